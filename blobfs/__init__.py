@@ -1,0 +1,1 @@
+"""Mounts the storage of a Docker/OCI registry as a filesystem."""

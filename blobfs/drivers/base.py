@@ -1,0 +1,233 @@
+"""The storage driver: a small file system that every backend can offer.
+
+Drivers are synchronous and thread-safe. ``tests/drivers`` holds all of them, bare and
+wrapped, to what is written here. Source of the contract: distribution,
+``registry/storage/driver/storagedriver.go``; where it leaves room, this text decides.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from blobfs.errors import PathNotFound
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """A path's attributes. *size* is in bytes, and 0 for a directory.
+
+    *mtime_ns* is in nanoseconds since the epoch, and 0 where the backend does not know it,
+    as some do not for directories.
+    """
+
+    path: str
+    size: int
+    is_dir: bool
+    mtime_ns: int
+
+
+class DirEntry(NamedTuple):
+    """A direct child of a directory."""
+
+    name: str
+    is_dir: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """A backend's room, in bytes and in files."""
+
+    size: int
+    free: int
+    available: int
+    files: int
+    files_free: int
+
+
+class FileReader(ABC):
+    """An open file, as it was when it was opened as far as the backend can keep it so."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Length in bytes when it was opened."""
+
+    @abstractmethod
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to *size* bytes from *offset*; short or empty past the end, and only there."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file; more than once does no harm."""
+
+    def chunks(self, size: int = 2**20) -> Iterator[bytes]:
+        """Everything from the start, *size* bytes at a time."""
+        offset = 0
+        while chunk := self.read_at(offset, size):
+            yield chunk
+            offset += len(chunk)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class FileWriter(ABC):
+    """A file being written from its start to its end.
+
+    After ``commit``, ``cancel`` or ``close`` it is over: ``write`` and ``commit`` raise
+    WriterClosed, and ``close`` does nothing.
+    """
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes written, by this writer and those it appends to, buffered ones included."""
+
+    @abstractmethod
+    def write(self, data: bytes) -> None:
+        """Add *data* at the end."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Make the file durable and readable under its path."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Throw away all that was written; the path is missing afterwards."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave what was written, durable, to a later ``append``; it need not be readable."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class StorageDriver(ABC):
+    """Files by absolute path. A directory need not be made, and may outlast its last file.
+
+    A path is ``/`` or components of ``[A-Za-z0-9._-]+``, each after a slash, neither ``.``
+    nor ``..``; ``CheckedDriver`` sees to that for all drivers. *name* is the driver's name
+    as distribution has it.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def is_local(self) -> bool:
+        """Whether calls are short enough to be made on an event loop (microseconds)."""
+
+    @abstractmethod
+    def stat(self, path: str) -> FileInfo:
+        """Attributes of a file or directory; raises PathNotFound."""
+
+    @abstractmethod
+    def listdir(self, path: str) -> Iterator[DirEntry]:
+        """The direct children, in no order; raises PathNotFound, before the first of them.
+
+        A child that comes or goes meanwhile may or may not be among them, all others are.
+        A file that a writer of ours left half-made under a temporary name is not.
+        """
+
+    @abstractmethod
+    def open(self, path: str) -> FileReader:
+        """Open a file to read it; raises PathNotFound, NotAFile."""
+
+    @abstractmethod
+    def put_content(self, path: str, content: bytes) -> None:
+        """Make or replace a small file, durably, and at once for readers.
+
+        Raises NotAFile for a directory, NotADirectory below a file.
+        """
+
+    @abstractmethod
+    def create(self, path: str) -> FileWriter:
+        """Write a file from its start; what was there goes at once.
+
+        Raises NotAFile for a directory, NotADirectory below a file.
+        """
+
+    @abstractmethod
+    def append(self, path: str) -> FileWriter:
+        """Go on with a file that a writer closed, or that is empty; raises PathNotFound."""
+
+    @abstractmethod
+    def move(self, source: str, target: str) -> None:
+        """Rename a file, durably, replacing *target*, and leave both alone if that fails.
+
+        Raises PathNotFound without a source, NotAFile where either is a directory,
+        NotADirectory below a file.
+        """
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Remove a file, or a directory and all below it; raises PathNotFound."""
+
+    @abstractmethod
+    def capacity(self) -> Capacity | None:
+        """The backend's room; None where it has no bound that it knows."""
+
+    def close(self) -> None:  # noqa: B027  (most drivers hold nothing)
+        """Let go of what the driver holds; it is not used again."""
+
+    def get_content(self, path: str) -> bytes:
+        """A whole small file; raises PathNotFound, NotAFile."""
+        with self.open(path) as reader:
+            return b"".join(reader.chunks())
+
+    def read_at(self, path: str, offset: int, size: int) -> bytes:
+        """Up to *size* bytes from *offset*; short or empty only past the end.
+
+        Raises PathNotFound, NotAFile.
+        """
+        with self.open(path) as reader:
+            return reader.read_at(offset, size)
+
+    def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
+        """``stat`` of each path, in their order; None for a missing one."""
+        return [self._stat_or_none(path) for path in paths]
+
+    def _stat_or_none(self, path: str) -> FileInfo | None:
+        try:
+            return self.stat(path)
+        except PathNotFound:
+            return None
+
+    def walk(self, path: str) -> Iterator[FileInfo]:
+        """Everything below *path*, a directory before what is in it; raises PathNotFound.
+
+        What comes or goes meanwhile may or may not be among it.
+        """
+        pending = [self._children(path)]
+        while pending:
+            child = next(pending[-1], None)
+            if child is None:
+                pending.pop()
+            elif (info := self._stat_or_none(child)) is not None:
+                yield info
+                if info.is_dir:
+                    pending.append(self._children(child, missing_ok=True))
+
+    def _children(self, path: str, *, missing_ok: bool = False) -> Iterator[str]:
+        base = path.rstrip("/")
+        try:
+            return iter(sorted(f"{base}/{entry.name}" for entry in self.listdir(path)))
+        except PathNotFound:
+            if missing_ok:
+                return iter(())
+            raise

@@ -1,0 +1,107 @@
+"""A wrapper that keeps ill-formed paths and offsets away from every driver."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from blobfs.drivers.base import (
+    Capacity,
+    DirEntry,
+    FileInfo,
+    FileReader,
+    FileWriter,
+    StorageDriver,
+)
+from blobfs.errors import OffsetInvalid, PathInvalid
+
+_NAME: Final = re.compile(r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]+")
+_PATH: Final = re.compile(rf"(?:/{_NAME.pattern})+")
+
+
+class CheckedDriver(StorageDriver):
+    """Raises PathInvalid, OffsetInvalid; hides stored names that no path can have."""
+
+    def __init__(self, driver: StorageDriver) -> None:
+        self.name = driver.name
+        self._driver = driver
+
+    @property
+    def is_local(self) -> bool:
+        return self._driver.is_local
+
+    def stat(self, path: str) -> FileInfo:
+        return self._driver.stat(_checked_or_root(path))
+
+    def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
+        return self._driver.stat_many([_checked_or_root(path) for path in paths])
+
+    def listdir(self, path: str) -> Iterator[DirEntry]:
+        entries = self._driver.listdir(_checked_or_root(path))
+        return (entry for entry in entries if _NAME.fullmatch(entry.name))
+
+    def walk(self, path: str) -> Iterator[FileInfo]:
+        found = self._driver.walk(_checked_or_root(path))
+        return (info for info in found if _PATH.fullmatch(info.path))
+
+    def open(self, path: str) -> FileReader:
+        return _CheckedReader(self._driver.open(_checked(path)))
+
+    def get_content(self, path: str) -> bytes:
+        return self._driver.get_content(_checked(path))
+
+    def read_at(self, path: str, offset: int, size: int) -> bytes:
+        return self._driver.read_at(_checked(path), _checked_offset(offset), size)
+
+    def put_content(self, path: str, content: bytes) -> None:
+        self._driver.put_content(_checked(path), content)
+
+    def create(self, path: str) -> FileWriter:
+        return self._driver.create(_checked(path))
+
+    def append(self, path: str) -> FileWriter:
+        return self._driver.append(_checked(path))
+
+    def move(self, source: str, target: str) -> None:
+        self._driver.move(_checked(source), _checked(target))
+
+    def delete(self, path: str) -> None:
+        self._driver.delete(_checked(path))
+
+    def capacity(self) -> Capacity | None:
+        return self._driver.capacity()
+
+    def close(self) -> None:
+        self._driver.close()
+
+
+class _CheckedReader(FileReader):
+    def __init__(self, reader: FileReader) -> None:
+        self._reader = reader
+
+    @property
+    def size(self) -> int:
+        return self._reader.size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._reader.read_at(_checked_offset(offset), size)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def _checked(path: str) -> str:
+    if _PATH.fullmatch(path) is None:
+        raise PathInvalid(f"not a driver path: {path[:255]!r}")
+    return path
+
+
+def _checked_or_root(path: str) -> str:
+    return path if path == "/" else _checked(path)
+
+
+def _checked_offset(offset: int) -> int:
+    if offset < 0:
+        raise OffsetInvalid(f"negative offset: {offset}")
+    return offset

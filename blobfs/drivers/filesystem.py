@@ -1,0 +1,333 @@
+"""A driver over a local directory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from blobfs.drivers import beneath
+from blobfs.drivers.base import (
+    Capacity,
+    DirEntry,
+    FileInfo,
+    FileReader,
+    FileWriter,
+    StorageDriver,
+)
+from blobfs.errors import (
+    AccessDenied,
+    NotADirectory,
+    NotAFile,
+    PathNotFound,
+    StorageUnavailable,
+    WriterClosed,
+)
+
+# Beside the file it will replace, as distribution (from 3.1) names its own.
+_TEMPORARY: Final = re.compile(r".+\.[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.tmp")
+
+_REMOTE: Final = ("nfs", "cifs", "smb", "ceph", "gluster", "lustre", "9p", "afs", "fuse")
+"""What the types of file systems begin with on which a call may take long."""
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
+
+
+class FilesystemDriver(StorageDriver):
+    """Stores the path ``/a/b`` as the file ``<root>/a/b``, and never leaves *root*.
+
+    A symlink below *root* is followed while it stays there; one that leads out of it is
+    AccessDenied.
+    """
+
+    name = "filesystem"
+
+    def __init__(self, root_fd: int, open_below: beneath.Opener, *, is_local: bool) -> None:
+        self._root_fd = root_fd
+        self._open_below = open_below
+        self._is_local = is_local
+
+    @classmethod
+    def below(cls, root: Path) -> FilesystemDriver:
+        """A driver over the directory *root*, which it holds open until ``close``.
+
+        Raises PathNotFound, AccessDenied, StorageUnavailable.
+        """
+        with _os_errors(str(root)):
+            fd = os.open(root, _DIRECTORY | os.O_CLOEXEC)
+            return cls(fd, beneath.opener(fd), is_local=_is_local(fd))
+
+    @property
+    def is_local(self) -> bool:
+        return self._is_local
+
+    def stat(self, path: str) -> FileInfo:
+        with _os_errors(path):
+            fd = self._open(path, os.O_PATH)
+            try:
+                st = os.fstat(fd)
+            finally:
+                os.close(fd)
+        is_dir = stat.S_ISDIR(st.st_mode)
+        return FileInfo(path, 0 if is_dir else st.st_size, is_dir, st.st_mtime_ns)
+
+    def listdir(self, path: str) -> Iterator[DirEntry]:
+        with _os_errors(path):
+            fd = self._open(path, _DIRECTORY)
+            try:
+                entries = os.scandir(fd)
+            finally:
+                os.close(fd)  # scandir has a descriptor of its own
+        return self._children(path, entries)
+
+    def _children(self, path: str, entries: os._ScandirIterator[str]) -> Iterator[DirEntry]:
+        with entries, _os_errors(path):
+            for entry in entries:
+                name = entry.name
+                if name.endswith(".tmp") and _TEMPORARY.fullmatch(name):
+                    continue
+                if entry.is_symlink():
+                    info = self._stat_or_none(f"{path.rstrip('/')}/{name}")
+                    yield DirEntry(name, info is not None and info.is_dir)
+                else:
+                    yield DirEntry(name, entry.is_dir(follow_symlinks=False))
+
+    def open(self, path: str) -> FileReader:
+        with _os_errors(path):
+            # O_NONBLOCK: a FIFO that somebody put there must not hold us up.
+            fd = self._open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                st = os.fstat(fd)
+                if not stat.S_ISREG(st.st_mode):
+                    raise NotAFile(f"not a file: {path}")
+            except BaseException:
+                os.close(fd)
+                raise
+        return _Reader(path, fd, st.st_size)
+
+    def put_content(self, path: str, content: bytes) -> None:
+        parent, name = _split(path)
+        temporary = f"{name}.{uuid.uuid4()}.tmp"
+        with _os_errors(path), self._made_directory(parent) as directory:
+            try:
+                fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=directory)
+                with os.fdopen(fd, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(fd)
+                os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                _unlink_if_there(temporary, directory)
+                raise
+            os.fsync(directory)
+
+    def create(self, path: str) -> FileWriter:
+        parent, name = _split(path)
+        with _os_errors(path), self._made_directory(parent) as directory:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            fd = os.open(name, flags, 0o666, dir_fd=directory)
+            return _Writer(path, fd, os.dup(directory), 0)
+
+    def append(self, path: str) -> FileWriter:
+        parent, name = _split(path)
+        with _os_errors(path), self._directory(parent) as directory:
+            fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=directory)
+            return _Writer(path, fd, os.dup(directory), os.lseek(fd, 0, os.SEEK_END))
+
+    def move(self, source: str, target: str) -> None:
+        source_parent, source_name = _split(source)
+        target_parent, target_name = _split(target)
+        if self.stat(source).is_dir:
+            raise NotAFile(f"not a file: {source}")
+        with (
+            _os_errors(source),
+            self._directory(source_parent) as old,
+            self._made_directory(target_parent) as new,
+        ):
+            os.rename(source_name, target_name, src_dir_fd=old, dst_dir_fd=new)
+            os.fsync(new)
+            os.fsync(old)
+
+    def delete(self, path: str) -> None:
+        # Emptied parents stay: a registry beside us may be about to put a file there.
+        parent, name = _split(path)
+        with _os_errors(path), self._directory(parent) as directory:
+            if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                shutil.rmtree(name, dir_fd=directory)
+            else:
+                os.unlink(name, dir_fd=directory)
+            os.fsync(directory)
+
+    def capacity(self) -> Capacity | None:
+        with _os_errors("/"):
+            st = os.fstatvfs(self._root_fd)
+        block = st.f_frsize
+        return Capacity(
+            size=st.f_blocks * block,
+            free=st.f_bfree * block,
+            available=st.f_bavail * block,
+            files=st.f_files,
+            files_free=st.f_ffree,
+        )
+
+    def close(self) -> None:
+        if self._root_fd >= 0:
+            os.close(self._root_fd)
+            self._root_fd = -1
+
+    def _open(self, path: str, flags: int) -> int:
+        return self._open_below(self._root_fd, path[1:] or ".", flags, 0)
+
+    @contextmanager
+    def _directory(self, path: str) -> Iterator[int]:
+        fd = self._open(path, _DIRECTORY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _made_directory(self, path: str) -> Iterator[int]:
+        """The directory *path*, made durably where it is missing."""
+        try:
+            fd = self._open(path, _DIRECTORY)
+        except FileNotFoundError:
+            parent, name = _split(path)
+            with self._made_directory(parent) as above:
+                try:
+                    os.mkdir(name, dir_fd=above)
+                    os.fsync(above)
+                except FileExistsError:
+                    pass  # a registry beside us was faster
+            fd = self._open(path, _DIRECTORY)
+        except NotADirectoryError:
+            raise NotADirectory(f"below a file: {path}") from None
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+class _Reader(FileReader):
+    """A descriptor, so the bytes stay although the file is renamed or removed."""
+
+    def __init__(self, path: str, fd: int, size: int) -> None:
+        self._path = path
+        self._fd = fd
+        self._size = size
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        with _os_errors(self._path):
+            return os.pread(self._fd, size, offset)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class _Writer(FileWriter):
+    """Writes straight to the file; *directory_fd* is where its name is."""
+
+    def __init__(self, path: str, fd: int, directory_fd: int, size: int) -> None:
+        self._path = path
+        self._fd = fd
+        self._directory_fd = directory_fd
+        self._size = size
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def write(self, data: bytes) -> None:
+        self._check_open()
+        rest = memoryview(data)
+        with _os_errors(self._path):
+            while rest:
+                written = os.write(self._fd, rest)
+                self._size += written
+                rest = rest[written:]
+
+    def commit(self) -> None:
+        self._check_open()
+        self.close()
+
+    def cancel(self) -> None:
+        self._check_open()
+        with _os_errors(self._path):
+            _unlink_if_there(_split(self._path)[1], self._directory_fd)
+            os.fsync(self._directory_fd)
+        self._let_go()
+
+    def close(self) -> None:
+        if self._fd < 0:
+            return
+        try:
+            with _os_errors(self._path):
+                os.fsync(self._fd)
+                os.fsync(self._directory_fd)
+        finally:
+            self._let_go()
+
+    def _check_open(self) -> None:
+        if self._fd < 0:
+            raise WriterClosed(f"no longer open for writing: {self._path}")
+
+    def _let_go(self) -> None:
+        os.close(self._fd)
+        os.close(self._directory_fd)
+        self._fd = self._directory_fd = -1
+
+
+def _split(path: str) -> tuple[str, str]:
+    parent, _, name = path.rpartition("/")
+    return parent or "/", name
+
+
+def _unlink_if_there(name: str, directory: int) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+
+
+def _is_local(fd: int) -> bool:
+    """Whether the file system of *fd* is one of this machine; proc(5) says how to tell."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as fdinfo:
+        mount_id = next(line.split()[1] for line in fdinfo if line.startswith("mnt_id:"))
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        for line in mounts:
+            head, _, tail = line.partition(" - ")
+            if head.split(maxsplit=1)[0] == mount_id:
+                return not tail.startswith(_REMOTE)
+    return True
+
+
+@contextmanager
+def _os_errors(path: str) -> Iterator[None]:
+    """Say an OSError in the driver's own terms: the one place that knows both."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise PathNotFound(path) from None
+    except IsADirectoryError:
+        raise NotAFile(f"not a file: {path}") from None
+    except PermissionError as exc:
+        raise AccessDenied(f"{path}: {exc.strerror}") from None
+    except OSError as exc:
+        if exc.errno in {errno.EXDEV, errno.ELOOP}:
+            raise AccessDenied(f"{path}: a symlink leads out of the storage") from None
+        if exc.errno == errno.ENAMETOOLONG:
+            raise PathNotFound(path) from None
+        raise StorageUnavailable(f"{path}: {exc.strerror}") from exc

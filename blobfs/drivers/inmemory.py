@@ -1,0 +1,180 @@
+"""A driver that keeps everything in memory, for tests and as the suite's reference."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+from blobfs.drivers.base import (
+    Capacity,
+    DirEntry,
+    FileInfo,
+    FileReader,
+    FileWriter,
+    StorageDriver,
+)
+from blobfs.errors import NotADirectory, NotAFile, PathNotFound, WriterClosed
+
+
+class _File:
+    __slots__ = ("content", "mtime_ns")
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.content = content
+        self.mtime_ns = time.time_ns()
+
+
+_Directory = dict[str, "_File | _Directory"]
+
+
+class InMemoryDriver(StorageDriver):
+    """A tree of dicts, guarded by one lock. Content is replaced, never changed."""
+
+    name = "inmemory"
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._root: _Directory = {}
+
+    @property
+    def is_local(self) -> bool:
+        return True
+
+    def stat(self, path: str) -> FileInfo:
+        with self._lock:
+            node = self._find(path)
+            if isinstance(node, _File):
+                return FileInfo(path, len(node.content), False, node.mtime_ns)
+            return FileInfo(path, 0, True, 0)
+
+    def listdir(self, path: str) -> Iterator[DirEntry]:
+        with self._lock:
+            directory = self._find(path)
+            if isinstance(directory, _File):
+                raise PathNotFound(path)
+            children = [DirEntry(name, isinstance(n, dict)) for name, n in directory.items()]
+        return iter(children)
+
+    def open(self, path: str) -> FileReader:
+        with self._lock:
+            return _Reader(self._file(path).content)
+
+    def put_content(self, path: str, content: bytes) -> None:
+        with self._lock:
+            self._put(path, _File(bytes(content)))
+
+    def create(self, path: str) -> FileWriter:
+        file = _File()
+        with self._lock:
+            self._put(path, file)
+        return _Writer(self, path, file)
+
+    def append(self, path: str) -> FileWriter:
+        with self._lock:
+            return _Writer(self, path, self._file(path))
+
+    def move(self, source: str, target: str) -> None:
+        with self._lock:
+            self._put(target, self._file(source))
+            if source != target:
+                parent, name = self._parent(source)
+                del parent[name]
+
+    def delete(self, path: str) -> None:
+        with self._lock:
+            parent, name = self._parent(path)
+            if parent.pop(name, None) is None:
+                raise PathNotFound(path)
+
+    def capacity(self) -> Capacity | None:
+        return None
+
+    def _find(self, path: str) -> _File | _Directory:
+        node: _File | _Directory = self._root
+        for name in path.split("/")[1:] if path != "/" else ():
+            if isinstance(node, _File) or name not in node:
+                raise PathNotFound(path)
+            node = node[name]
+        return node
+
+    def _file(self, path: str) -> _File:
+        node = self._find(path)
+        if not isinstance(node, _File):
+            raise NotAFile(f"not a file: {path}")
+        return node
+
+    def _parent(self, path: str) -> tuple[_Directory, str]:
+        above, _, name = path.rpartition("/")
+        parent = self._find(above or "/")
+        if isinstance(parent, _File):
+            raise PathNotFound(path)
+        return parent, name
+
+    def _put(self, path: str, file: _File) -> None:
+        *parents, name = path.split("/")[1:]
+        directory = self._root
+        for parent in parents:
+            below = directory.setdefault(parent, {})
+            if isinstance(below, _File):
+                raise NotADirectory(f"below a file: {path}")
+            directory = below
+        if isinstance(directory.get(name), dict):
+            raise NotAFile(f"not a file: {path}")
+        directory[name] = file
+
+
+class _Reader(FileReader):
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    @property
+    def size(self) -> int:
+        return len(self._content)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._content[offset : offset + size]
+
+    def close(self) -> None:
+        """Nothing is held but memory."""
+
+
+class _Writer(FileWriter):
+    """Gathers what is written, and replaces the file's content when it ends."""
+
+    def __init__(self, driver: InMemoryDriver, path: str, file: _File) -> None:
+        self._driver = driver
+        self._path = path
+        self._file: _File | None = file
+        self._content = bytearray(file.content)
+
+    @property
+    def size(self) -> int:
+        return len(self._content)
+
+    def write(self, data: bytes) -> None:
+        self._open_file()
+        self._content += data
+
+    def commit(self) -> None:
+        self._open_file()
+        self.close()
+
+    def cancel(self) -> None:
+        self._open_file()
+        self._file = None
+        try:
+            self._driver.delete(self._path)
+        except PathNotFound:
+            pass
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.content = bytes(self._content)
+            self._file.mtime_ns = time.time_ns()
+            self._file = None
+
+    def _open_file(self) -> _File:
+        if self._file is None:
+            raise WriterClosed(f"no longer open for writing: {self._path}")
+        return self._file

@@ -1,0 +1,185 @@
+"""Every exception that blobfs raises on purpose.
+
+BlobfsError
+├── NotFound              nothing is there under that name
+│   ├── PathNotFound          driver: no file or directory at the path
+│   ├── BlobUnknown           no such blob, or no link to it in the repository
+│   ├── ManifestUnknown       no such revision in the repository
+│   ├── TagUnknown
+│   └── RepositoryUnknown
+├── Invalid               the argument can never be right
+│   ├── DigestInvalid
+│   ├── HashStateInvalid
+│   ├── NameInvalid
+│   ├── PathInvalid
+│   ├── OffsetInvalid
+│   └── MountRefused          the command line: what to mount, or where, cannot be used
+├── NameTooLong           longer than any name the tree has
+├── NotADirectory         a file was used as a directory
+├── NotAFile              a directory was used as a file
+├── NotASymlink           something else was used as a symlink
+├── Stale                 the thing was there when it was looked up, and is gone
+├── AttributeUnknown      no extended attribute of that name
+├── Unsupported           the mount does not have the operation
+├── ReadOnly              the thing can never be changed through the mount
+├── AccessDenied          the storage refuses us
+├── Corrupt               what is stored contradicts itself
+│   ├── LinkInvalid           a link file that is not exactly one digest
+│   ├── LinkDangling          a link to a blob that is missing
+│   ├── BlobDamaged           a blob that is shorter than it was, or empty where it must not be
+│   ├── ManifestInvalid       not a manifest of a supported media type
+│   └── DigestMismatch        stored bytes do not hash to their digest
+├── WriterClosed          a file writer was used after its end
+└── StorageUnavailable    the driver could not reach its storage; trying again may help
+    └── StorageTimeout        it did not answer in time
+
+``fuse/errnos.py`` gives each of them its errno. Exceptions are plain classes, never
+frozen dataclasses: ``contextlib`` assigns ``__traceback__`` while they propagate.
+"""
+
+from __future__ import annotations
+
+
+class BlobfsError(Exception):
+    """Base of everything below."""
+
+
+class NotFound(BlobfsError):
+    """Nothing is there under that name."""
+
+
+class PathNotFound(NotFound):
+    """A driver has no file or directory at *path*."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"no such path: {path}")
+        self.path = path
+
+
+class BlobUnknown(NotFound):
+    """The blob does not exist, or the repository has no link to it."""
+
+    def __init__(self, digest: object) -> None:
+        super().__init__(f"unknown blob: {digest}")
+        self.digest = digest
+
+
+class ManifestUnknown(NotFound):
+    """The repository has no such revision."""
+
+    def __init__(self, reference: object) -> None:
+        super().__init__(f"unknown manifest: {reference}")
+
+
+class TagUnknown(NotFound):
+    """The repository has no such tag."""
+
+    def __init__(self, tag: str) -> None:
+        super().__init__(f"unknown tag: {tag}")
+
+
+class RepositoryUnknown(NotFound):
+    """The registry has no repository of that name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"unknown repository: {name}")
+
+
+class Invalid(BlobfsError):
+    """The argument can never be right, whatever is stored."""
+
+
+class DigestInvalid(Invalid):
+    """Not a digest blobfs can address content by."""
+
+
+class HashStateInvalid(Invalid):
+    """Not a hash state that a digester can go on from."""
+
+
+class NameInvalid(Invalid):
+    """Not a repository name, tag or reference."""
+
+
+class PathInvalid(Invalid):
+    """Not a driver path, or not one of the registry's layout."""
+
+
+class OffsetInvalid(Invalid):
+    """A negative offset."""
+
+
+class MountRefused(Invalid):
+    """What was to be mounted, or where, cannot be used; the message says what to do."""
+
+
+class NameTooLong(BlobfsError):
+    """Longer than any name the tree has."""
+
+
+class NotADirectory(BlobfsError):
+    """A file was used as a directory."""
+
+
+class NotAFile(BlobfsError):
+    """A directory was used as a file."""
+
+
+class NotASymlink(BlobfsError):
+    """Something else was used as a symlink."""
+
+
+class Stale(BlobfsError):
+    """The thing was there when it was looked up, and is gone."""
+
+
+class AttributeUnknown(BlobfsError):
+    """No extended attribute of that name."""
+
+
+class Unsupported(BlobfsError):
+    """The mount does not have the operation."""
+
+
+class ReadOnly(BlobfsError):
+    """The thing can never be changed through the mount."""
+
+
+class AccessDenied(BlobfsError):
+    """The storage refuses us."""
+
+
+class Corrupt(BlobfsError):
+    """What is stored contradicts itself."""
+
+
+class LinkInvalid(Corrupt):
+    """A link file that is not exactly one digest."""
+
+
+class LinkDangling(Corrupt):
+    """A link to a blob that is missing."""
+
+
+class BlobDamaged(Corrupt):
+    """A blob that is shorter than it was, or empty where it must not be."""
+
+
+class ManifestInvalid(Corrupt):
+    """Not a manifest of a supported media type."""
+
+
+class DigestMismatch(Corrupt):
+    """Stored bytes do not hash to their digest."""
+
+
+class WriterClosed(BlobfsError):
+    """A file writer was used after its end."""
+
+
+class StorageUnavailable(BlobfsError):
+    """The driver could not reach its storage; trying again may help."""
+
+
+class StorageTimeout(StorageUnavailable):
+    """The storage did not answer in time."""

@@ -1,0 +1,183 @@
+"""Where the registry keeps things: the ``docker/registry/v2`` layout, both ways.
+
+Pure functions on strings; no I/O. Source of truth: distribution, ``registry/storage/paths.go``.
+::
+
+    /docker/registry/v2/
+      blobs/<algorithm>/<hex[:2]>/<hex>/data             the bytes of layers, configs, manifests
+      repositories/<name>/
+        _layers/<algorithm>/<hex>/link                   \\
+        _manifests/revisions/<algorithm>/<hex>/link       | link files: a digest, nothing else
+        _manifests/tags/<tag>/current/link                |
+        _manifests/tags/<tag>/index/<algorithm>/<hex>/link /
+        _uploads/<id>/data                               what an upload has received
+        _uploads/<id>/startedat                          when it began, RFC 3339
+        _uploads/<id>/hashstates/<algorithm>/<offset>    the digester's inside at an offset
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from blobfs.digest import Digest
+from blobfs.errors import DigestInvalid, NameInvalid, PathInvalid
+from blobfs.reference import RepositoryName, Tag
+
+ROOT: Final = "/docker/registry/v2"
+BLOBS: Final = f"{ROOT}/blobs"
+REPOSITORIES: Final = f"{ROOT}/repositories"
+
+MARKERS: Final = ("_layers", "_manifests", "_uploads")
+"""A directory that has any of these below it is a repository."""
+
+
+def blob(digest: Digest) -> str:
+    """The directory that holds one blob and nothing else."""
+    return f"{BLOBS}/{digest.algorithm}/{digest.encoded[:2]}/{digest.encoded}"
+
+
+def blob_data(digest: Digest) -> str:
+    """The global blob's bytes."""
+    encoded = digest.encoded
+    return f"{BLOBS}/{digest.algorithm}/{encoded[:2]}/{encoded}/data"
+
+
+def repository(name: str) -> str:
+    """The directory of a repository, or of a name that repositories begin with."""
+    return f"{REPOSITORIES}/{name}" if name else REPOSITORIES
+
+
+def layers(name: RepositoryName) -> str:
+    """The link set of the blobs that the repository may read."""
+    return f"{REPOSITORIES}/{name}/_layers"
+
+
+def revisions(name: RepositoryName) -> str:
+    """The link set of the repository's manifests."""
+    return f"{REPOSITORIES}/{name}/_manifests/revisions"
+
+
+def tags(name: RepositoryName) -> str:
+    """The directory whose children are the repository's tags."""
+    return f"{REPOSITORIES}/{name}/_manifests/tags"
+
+
+def tag(name: RepositoryName, tag: Tag) -> str:
+    """The directory that holds all of one tag."""
+    return f"{tags(name)}/{tag}"
+
+
+def tag_current_link(name: RepositoryName, tag: Tag) -> str:
+    """The link file to the revision that the tag stands for now."""
+    return f"{tags(name)}/{tag}/current/link"
+
+
+def tag_index(name: RepositoryName, tag: Tag) -> str:
+    """The link set of every revision that the tag has ever stood for."""
+    return f"{tags(name)}/{tag}/index"
+
+
+def link(link_set: str, digest: Digest) -> str:
+    """The link file for *digest* in a link set, which holds the digest of a blob."""
+    return f"{link_set}/{digest.algorithm}/{digest.encoded}/link"
+
+
+def uploads(name: RepositoryName) -> str:
+    """The directory whose children are the repository's open uploads."""
+    return f"{REPOSITORIES}/{name}/_uploads"
+
+
+def upload(name: RepositoryName, upload_id: str) -> str:
+    """The directory that holds all of one upload."""
+    return f"{uploads(name)}/{upload_id}"
+
+
+def upload_data(name: RepositoryName, upload_id: str) -> str:
+    """The bytes that the upload has received."""
+    return f"{upload(name, upload_id)}/data"
+
+
+def upload_startedat(name: RepositoryName, upload_id: str) -> str:
+    """The file that says when the upload began."""
+    return f"{upload(name, upload_id)}/startedat"
+
+
+def upload_hashstates(name: RepositoryName, upload_id: str, algorithm: str) -> str:
+    """The directory whose children are named for the offsets of saved hash states."""
+    return f"{upload(name, upload_id)}/hashstates/{algorithm}"
+
+
+class Kind(Enum):
+    """What a file of the layout is."""
+
+    BLOB_DATA = "blob data"
+    LAYER_LINK = "layer link"
+    REVISION_LINK = "revision link"
+    TAG_CURRENT_LINK = "tag's current link"
+    TAG_INDEX_LINK = "tag's index link"
+    UPLOAD_DATA = "upload data"
+    UPLOAD_STARTEDAT = "upload start"
+    UPLOAD_HASHSTATE = "upload hash state"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file of the layout, taken apart. What its *kind* has no use for is None."""
+
+    kind: Kind
+    repository: RepositoryName | None = None
+    digest: Digest | None = None
+    tag: Tag | None = None
+    upload_id: str | None = None
+    algorithm: str | None = None
+    offset: int | None = None
+
+
+_DIGEST: Final = r"(?P<algorithm>[a-z0-9]+)/(?P<hex>[0-9a-f]+)"
+_IN_REPOSITORY: Final = {
+    Kind.LAYER_LINK: rf"_layers/{_DIGEST}/link",
+    Kind.REVISION_LINK: rf"_manifests/revisions/{_DIGEST}/link",
+    Kind.TAG_CURRENT_LINK: r"_manifests/tags/(?P<tag>[^/]+)/current/link",
+    Kind.TAG_INDEX_LINK: rf"_manifests/tags/(?P<tag>[^/]+)/index/{_DIGEST}/link",
+    Kind.UPLOAD_DATA: r"_uploads/(?P<upload>[^/]+)/data",
+    Kind.UPLOAD_STARTEDAT: r"_uploads/(?P<upload>[^/]+)/startedat",
+    Kind.UPLOAD_HASHSTATE: (
+        r"_uploads/(?P<upload>[^/]+)/hashstates/(?P<algorithm>[a-z0-9]+)/(?P<offset>[0-9]+)"
+    ),
+}
+_PATTERNS: Final = {
+    Kind.BLOB_DATA: re.compile(
+        rf"{BLOBS}/(?P<algorithm>[a-z0-9]+)/(?P<shard>[0-9a-f]{{2}})/(?P<hex>(?P=shard)[0-9a-f]+)/data"
+    ),
+    **{
+        kind: re.compile(rf"{REPOSITORIES}/(?P<repository>[^_/][^/]*(?:/[^_/][^/]*)*)/{pattern}")
+        for kind, pattern in _IN_REPOSITORY.items()
+    },
+}
+
+
+def parse(path: str) -> Place:
+    """Invert the functions above that name a file; raises PathInvalid."""
+    for kind, pattern in _PATTERNS.items():
+        if match := pattern.fullmatch(path):
+            try:
+                return _place(kind, match.groupdict())
+            except (DigestInvalid, NameInvalid) as exc:
+                raise PathInvalid(f"{path}: {exc}") from None
+    raise PathInvalid(f"not a file of the registry's layout: {path}")
+
+
+def _place(kind: Kind, part: dict[str, str]) -> Place:
+    algorithm = part.get("algorithm")
+    return Place(
+        kind,
+        repository=RepositoryName(part["repository"]) if "repository" in part else None,
+        digest=Digest(part["algorithm"], part["hex"]) if "hex" in part else None,
+        tag=Tag(part["tag"]) if "tag" in part else None,
+        upload_id=part.get("upload"),
+        algorithm=algorithm if "hex" not in part else None,
+        offset=int(part["offset"]) if "offset" in part else None,
+    )
