@@ -26,6 +26,8 @@ OCTET_STREAM: Final = "application/octet-stream"
 _LENGTH: Final = {"sha256": 64, "sha384": 96, "sha512": 128}  # hexadecimal digits
 _ENCODED: Final = {name: re.compile(f"[0-9a-f]{{{n}}}") for name, n in _LENGTH.items()}
 
+_MAX_SIZE: Final = 2**61  # bytes; sha256 counts bits in 64 (FIPS 180-4, 1)
+
 ALGORITHMS: Final = tuple(_LENGTH)
 
 
@@ -95,7 +97,7 @@ class _Form:
     """
 
     magic: bytes
-    hasher: type[PySha256] | type[PySha512]
+    hasher: type[PySha256 | PySha512]
     word: int  # bytes
     initial: tuple[int, ...] | None = None  # where it is not the hasher's own
 
@@ -165,7 +167,7 @@ class Digester:
     def state(self) -> bytes:
         """The inside, in distribution's form: 108 bytes for sha256, else 204."""
         form = _FORMS[self.algorithm]
-        raw = self._hasher.serialize()
+        raw: bytes = self._hasher.serialize()
         words = form.words("<").unpack_from(raw)
         waiting = self.size % form.block
         buffered = raw[10 * form.word + 1 :][:waiting]
@@ -184,6 +186,8 @@ class Digester:
         if len(state) != form.size or not state.startswith(form.magic):
             raise HashStateInvalid(f"not a {algorithm} state: {len(state)} bytes")
         size = int.from_bytes(state[-8:], "big")
+        if size >= _MAX_SIZE:
+            raise HashStateInvalid(f"not a {algorithm} state: {size} bytes hashed")
         words = form.words(">").unpack_from(state, 4)
         digester._load(words, state[4 + 8 * form.word :][: size % form.block], size)
         return digester

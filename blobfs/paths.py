@@ -6,10 +6,10 @@ Pure functions on strings; no I/O. Source of truth: distribution, ``registry/sto
     /docker/registry/v2/
       blobs/<algorithm>/<hex[:2]>/<hex>/data             the bytes of layers, configs, manifests
       repositories/<name>/
-        _layers/<algorithm>/<hex>/link                   \\
-        _manifests/revisions/<algorithm>/<hex>/link       | link files: a digest, nothing else
-        _manifests/tags/<tag>/current/link                |
-        _manifests/tags/<tag>/index/<algorithm>/<hex>/link /
+        _layers/<algorithm>/<hex>/link                   a link: the digest of a blob, no more
+        _manifests/revisions/<algorithm>/<hex>/link      likewise, of a manifest
+        _manifests/tags/<tag>/current/link               likewise, what the tag stands for
+        _manifests/tags/<tag>/index/<algorithm>/<hex>/link    likewise, what it has stood for
         _uploads/<id>/data                               what an upload has received
         _uploads/<id>/startedat                          when it began, RFC 3339
         _uploads/<id>/hashstates/<algorithm>/<offset>    the digester's inside at an offset
@@ -137,16 +137,16 @@ class Place:
 
 
 _DIGEST: Final = r"(?P<algorithm>[a-z0-9]+)/(?P<hex>[0-9a-f]+)"
+_UPLOAD: Final = r"_uploads/(?P<upload>(?!\.{1,2}/)[A-Za-z0-9._-]+)"
+_OFFSET: Final = r"0|[1-9][0-9]{0,18}"  # Go's int64, in its only decimal form
 _IN_REPOSITORY: Final = {
     Kind.LAYER_LINK: rf"_layers/{_DIGEST}/link",
     Kind.REVISION_LINK: rf"_manifests/revisions/{_DIGEST}/link",
     Kind.TAG_CURRENT_LINK: r"_manifests/tags/(?P<tag>[^/]+)/current/link",
     Kind.TAG_INDEX_LINK: rf"_manifests/tags/(?P<tag>[^/]+)/index/{_DIGEST}/link",
-    Kind.UPLOAD_DATA: r"_uploads/(?P<upload>[^/]+)/data",
-    Kind.UPLOAD_STARTEDAT: r"_uploads/(?P<upload>[^/]+)/startedat",
-    Kind.UPLOAD_HASHSTATE: (
-        r"_uploads/(?P<upload>[^/]+)/hashstates/(?P<algorithm>[a-z0-9]+)/(?P<offset>[0-9]+)"
-    ),
+    Kind.UPLOAD_DATA: rf"{_UPLOAD}/data",
+    Kind.UPLOAD_STARTEDAT: rf"{_UPLOAD}/startedat",
+    Kind.UPLOAD_HASHSTATE: rf"{_UPLOAD}/hashstates/(?P<algorithm>[a-z0-9]+)/(?P<offset>{_OFFSET})",
 }
 _PATTERNS: Final = {
     Kind.BLOB_DATA: re.compile(

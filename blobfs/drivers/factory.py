@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.checked import CheckedDriver
@@ -15,17 +15,30 @@ from blobfs.errors import MountRefused
 def local_root(storage: str) -> Path | None:
     """The directory that *storage* names, absolute; None where it names something else.
 
-    Raises MountRefused for a URL that no driver takes.
+    Raises MountRefused for what no driver takes.
     """
     if storage.startswith(("/", ".")) or ":" not in storage:
-        return Path(storage).absolute()
-    url = urlsplit(storage)
-    match url.scheme:
-        case "file" if url.netloc in {"", "localhost"}:
-            return Path(unquote(url.path)).absolute()
-        case "memory" | "inmemory":
+        return _absolute(storage, storage)
+    try:
+        url = urlsplit(storage)
+    except ValueError:
+        raise _refusal(storage) from None
+    match url:
+        case SplitResult(scheme="file", netloc="" | "localhost", query="", fragment=""):
+            return _absolute(unquote(url.path), storage)
+        case SplitResult(scheme="memory" | "inmemory"):
             return None
-    raise MountRefused(
+    raise _refusal(storage)
+
+
+def _absolute(directory: str, storage: str) -> Path:
+    if not directory or "\0" in directory:
+        raise _refusal(storage)
+    return Path(directory).absolute()
+
+
+def _refusal(storage: str) -> MountRefused:
+    return MountRefused(
         f"{storage!r} is not a storage; give a directory, file:///directory or memory:"
     )
 

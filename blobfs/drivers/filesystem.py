@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import stat
 import uuid
 from collections.abc import Iterator
@@ -34,10 +33,21 @@ from blobfs.errors import (
 # Beside the file it will replace, as distribution (from 3.1) names its own.
 _TEMPORARY: Final = re.compile(r".+\.[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.tmp")
 
+_MAX_STEM: Final = 255 - len(f".{uuid.UUID(int=0)}.tmp")
+
 _REMOTE: Final = ("nfs", "cifs", "smb", "ceph", "gluster", "lustre", "9p", "afs", "fuse")
 """What the types of file systems begin with on which a call may take long."""
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
+
+# O_NONBLOCK: a FIFO that somebody put there must not hold us up.
+_READ: Final = os.O_RDONLY | os.O_NONBLOCK
+_WRITE: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW
+
+_MISSING: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
+_NOT_A_FILE: Final = {errno.EISDIR, errno.ENXIO}  # ENXIO: a FIFO that nobody reads, a socket
+_REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
+_LED_OUT: Final = {errno.EXDEV, errno.ELOOP}
 
 
 class FilesystemDriver(StorageDriver):
@@ -62,7 +72,11 @@ class FilesystemDriver(StorageDriver):
         """
         with _os_errors(str(root)):
             fd = os.open(root, _DIRECTORY | os.O_CLOEXEC)
-            return cls(fd, beneath.opener(fd), is_local=_is_local(fd))
+            try:
+                return cls(fd, beneath.opener(fd), is_local=_is_local(fd))
+            except BaseException:
+                os.close(fd)
+                raise
 
     @property
     def is_local(self) -> bool:
@@ -79,45 +93,46 @@ class FilesystemDriver(StorageDriver):
         return FileInfo(path, 0 if is_dir else st.st_size, is_dir, st.st_mtime_ns)
 
     def listdir(self, path: str) -> Iterator[DirEntry]:
-        with _os_errors(path):
-            fd = self._open(path, _DIRECTORY)
-            try:
-                entries = os.scandir(fd)
-            finally:
-                os.close(fd)  # scandir has a descriptor of its own
-        return self._children(path, entries)
+        entries = self._entries(path)
+        next(entries)  # opens the directory, so that a missing one is told before its children
+        return entries
 
-    def _children(self, path: str, entries: os._ScandirIterator[str]) -> Iterator[DirEntry]:
-        with entries, _os_errors(path):
+    def _entries(self, path: str) -> Iterator[DirEntry]:
+        """The directory itself, which ``listdir`` takes, and then its children."""
+        # *fd* stays open: where readdir(3) tells no types, each child is asked through it.
+        with _os_errors(path), self._directory(path) as fd, os.scandir(fd) as entries:
+            yield DirEntry(".", is_dir=True)
             for entry in entries:
                 name = entry.name
                 if name.endswith(".tmp") and _TEMPORARY.fullmatch(name):
                     continue
                 if entry.is_symlink():
-                    info = self._stat_or_none(f"{path.rstrip('/')}/{name}")
-                    yield DirEntry(name, info is not None and info.is_dir)
+                    yield DirEntry(name, self._is_dir(f"{path.rstrip('/')}/{name}"))
                 else:
                     yield DirEntry(name, entry.is_dir(follow_symlinks=False))
 
+    def _is_dir(self, path: str) -> bool:
+        try:
+            return self.stat(path).is_dir
+        except (PathNotFound, AccessDenied):
+            return False
+
     def open(self, path: str) -> FileReader:
         with _os_errors(path):
-            # O_NONBLOCK: a FIFO that somebody put there must not hold us up.
-            fd = self._open(path, os.O_RDONLY | os.O_NONBLOCK)
-            try:
-                st = os.fstat(fd)
-                if not stat.S_ISREG(st.st_mode):
-                    raise NotAFile(f"not a file: {path}")
-            except BaseException:
-                os.close(fd)
-                raise
+            fd = self._open(path, _READ)
+            st = os.fstat(fd)
+        if not stat.S_ISREG(st.st_mode):
+            os.close(fd)
+            raise NotAFile(f"not a file: {path}")
         return _Reader(path, fd, st.st_size)
 
     def put_content(self, path: str, content: bytes) -> None:
         parent, name = _split(path)
-        temporary = f"{name}.{uuid.uuid4()}.tmp"
+        temporary = f"{name[:_MAX_STEM]}.{uuid.uuid4()}.tmp"
         with _os_errors(path), self._made_directory(parent) as directory:
             try:
-                fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=directory)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                fd = os.open(temporary, flags, 0o666, dir_fd=directory)
                 with os.fdopen(fd, "wb") as file:
                     file.write(content)
                     file.flush()
@@ -131,15 +146,14 @@ class FilesystemDriver(StorageDriver):
     def create(self, path: str) -> FileWriter:
         parent, name = _split(path)
         with _os_errors(path), self._made_directory(parent) as directory:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-            fd = os.open(name, flags, 0o666, dir_fd=directory)
-            return _Writer(path, fd, os.dup(directory), 0)
+            fd = os.open(name, _WRITE | os.O_CREAT | os.O_TRUNC, 0o666, dir_fd=directory)
+            return _writer_at_end(path, fd, directory)
 
     def append(self, path: str) -> FileWriter:
         parent, name = _split(path)
         with _os_errors(path), self._directory(parent) as directory:
-            fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=directory)
-            return _Writer(path, fd, os.dup(directory), os.lseek(fd, 0, os.SEEK_END))
+            fd = os.open(name, _WRITE, dir_fd=directory)
+            return _writer_at_end(path, fd, directory)
 
     def move(self, source: str, target: str) -> None:
         source_parent, source_name = _split(source)
@@ -159,10 +173,8 @@ class FilesystemDriver(StorageDriver):
         # Emptied parents stay: a registry beside us may be about to put a file there.
         parent, name = _split(path)
         with _os_errors(path), self._directory(parent) as directory:
-            if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                shutil.rmtree(name, dir_fd=directory)
-            else:
-                os.unlink(name, dir_fd=directory)
+            os.stat(name, dir_fd=directory, follow_symlinks=False)
+            _remove(name, directory)
             os.fsync(directory)
 
     def capacity(self) -> Capacity | None:
@@ -295,6 +307,45 @@ def _split(path: str) -> tuple[str, str]:
     return parent or "/", name
 
 
+def _writer_at_end(path: str, fd: int, directory: int) -> _Writer:
+    """Takes *fd* over, but not *directory*."""
+    try:
+        _check_is_file(path, fd)
+        size = os.lseek(fd, 0, os.SEEK_END)
+        return _Writer(path, fd, os.dup(directory), size)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _check_is_file(path: str, fd: int) -> None:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise NotAFile(f"not a file: {path}")
+
+
+def _remove(name: str, directory: int) -> None:
+    """Remove a file, or a directory and all below it, though others may be at it as well."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        _remove_directory(name, directory)
+
+
+def _remove_directory(name: str, above: int) -> None:
+    try:
+        fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+        try:
+            for child in os.listdir(fd):
+                _remove(child, fd)
+        finally:
+            os.close(fd)
+        os.rmdir(name, dir_fd=above)
+    except FileNotFoundError:
+        pass
+
+
 def _unlink_if_there(name: str, directory: int) -> None:
     try:
         os.unlink(name, dir_fd=directory)
@@ -319,15 +370,13 @@ def _os_errors(path: str) -> Iterator[None]:
     """Say an OSError in the driver's own terms: the one place that knows both."""
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError):
-        raise PathNotFound(path) from None
-    except IsADirectoryError:
-        raise NotAFile(f"not a file: {path}") from None
-    except PermissionError as exc:
-        raise AccessDenied(f"{path}: {exc.strerror}") from None
     except OSError as exc:
-        if exc.errno in {errno.EXDEV, errno.ELOOP}:
-            raise AccessDenied(f"{path}: a symlink leads out of the storage") from None
-        if exc.errno == errno.ENAMETOOLONG:
+        if exc.errno in _MISSING:
             raise PathNotFound(path) from None
+        if exc.errno in _NOT_A_FILE:
+            raise NotAFile(f"not a file: {path}") from None
+        if exc.errno in _REFUSED:
+            raise AccessDenied(f"{path}: {exc.strerror}") from None
+        if exc.errno in _LED_OUT:
+            raise AccessDenied(f"{path}: a symlink leads out of the storage") from None
         raise StorageUnavailable(f"{path}: {exc.strerror}") from exc

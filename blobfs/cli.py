@@ -1,0 +1,248 @@
+"""The command line: reads options, builds the objects, calls them, prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from blobfs import daemon, logs, preflight, reports
+from blobfs.config import Settings
+from blobfs.drivers.factory import local_root
+from blobfs.errors import BlobfsError
+from blobfs.fuse.attributes import Presentation, Timeouts
+from blobfs.fuse.mount import MountOptions, serve
+from blobfs.reference import Reference, RepositoryName
+from blobfs.storage.registry import open_registry
+from blobfs.unmounting import unmount
+from blobfs.vfs.verification import Verify
+
+T = TypeVar("T")
+
+
+class _Group(click.Group):
+    """Says a foreseen error in one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BlobfsError as exc:
+            raise click.ClickException(str(exc)) from exc
+
+
+class _Octal(click.ParamType[int]):
+    name = "octal"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        try:
+            number = value if isinstance(value, int) else int(str(value), 8)
+        except ValueError:
+            self.fail(f"{value!r} is not an octal number such as 022", param, ctx)
+        if not 0 <= number <= 0o777:
+            self.fail("a umask is between 000 and 777", param, ctx)
+        return number
+
+
+class _Parsed(click.ParamType[Any]):
+    """An argument that one of our value types reads."""
+
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        try:
+            return self._parse(value) if isinstance(value, str) else value
+        except BlobfsError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+_PATH = click.Path(path_type=Path)
+_FILE = click.Path(path_type=Path, dir_okay=False, resolve_path=True)
+_SECONDS = click.FloatRange(min=0, max=10**9)
+
+
+@click.group(cls=_Group, context_settings={"auto_envvar_prefix": "BLOBFS"})
+@click.version_option(package_name="blobfs", message="%(package)s %(version)s")
+def main() -> None:
+    """Mount the storage of a Docker/OCI registry as a filesystem, or look into it without.
+
+    STORAGE is the registry's root directory (which holds docker/registry/v2), as a path or
+    as file:///path. Every option can be given as BLOBFS_<COMMAND>_<OPTION>.
+    """
+
+
+@main.command()
+@click.argument("storage")
+@click.argument("mountpoint", type=_PATH)
+@click.option("--create", is_flag=True, help="Begin a registry in a directory that is none.")
+@click.option("--foreground", is_flag=True, help="Do not leave the terminal; log to stderr.")
+@click.option("--read-only", is_flag=True, help="Refuse every change (EROFS).")
+@click.option("--allow-other", is_flag=True, help="Let other users look.")
+@click.option("--uid", type=click.IntRange(min=0), default=os.getuid, help="Owner of all files.")
+@click.option("--gid", type=click.IntRange(min=0), default=os.getgid, help="Group of all files.")
+@click.option("--umask", type=_Octal(), default="000", show_default=True, help="Modes to deny.")
+@click.option(
+    "--entry-timeout",
+    type=_SECONDS,
+    default=3600.0,
+    show_default=True,
+    help="Seconds the kernel keeps a name that has a digest in it.",
+)
+@click.option(
+    "--attr-timeout",
+    type=_SECONDS,
+    default=86400.0,
+    show_default=True,
+    help="Seconds the kernel keeps the attributes of such a name.",
+)
+@click.option(
+    "--tag-timeout",
+    type=_SECONDS,
+    default=1.0,
+    show_default=True,
+    help="Seconds the kernel keeps tags, directories and listings.",
+)
+@click.option(
+    "--negative-timeout",
+    type=_SECONDS,
+    default=1.0,
+    show_default=True,
+    help="Seconds the kernel keeps that a name is not there.",
+)
+@click.option("--expose-blobs", is_flag=True, help="Show /_blobs, without access checks.")
+@click.option(
+    "--verify",
+    type=click.Choice([mode.value for mode in Verify]),
+    default="none",
+    show_default=True,
+    help="Hash blobs that are read from end to end: never, until found good, or each time.",
+)
+@click.option(
+    "--readahead-kb",
+    type=click.IntRange(min=0),
+    default=1024,
+    show_default=True,
+    help="How far the kernel reads ahead (needs root).",
+)
+@click.option(
+    "--max-background",
+    type=click.IntRange(1, 65535),
+    default=64,
+    show_default=True,
+    help="Requests that the kernel keeps under way ahead of need.",
+)
+@click.option("--log-file", type=_FILE, help="Where to log; else the system's log.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+@click.option("--pid-file", type=_FILE, help="Where to write the daemon's pid.")
+def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN401  (click's)
+    """Show the registry in STORAGE at the empty directory MOUNTPOINT.
+
+    Returns once the mount answers. To end it: blobfs umount MOUNTPOINT.
+    """
+    root = local_root(storage)
+    place = preflight.check_mountpoint(mountpoint, root)
+    if root is not None:
+        preflight.check_storage(root, create=options["create"])
+    settings = Settings(storage if root is None else str(root), place, **options)
+    logs.configure(settings.logging, to_stderr=settings.foreground)
+    if settings.foreground:
+        _serve(settings, lambda: None)
+    else:
+        daemon.daemonize(lambda ready: _serve(settings, ready))
+        click.echo(f"{storage} is mounted at {mountpoint}")
+
+
+@main.command()
+@click.argument("mountpoint", type=_PATH)
+def umount(mountpoint: Path) -> None:
+    """Take the mount at MOUNTPOINT away, alive or dead, and wait for its daemon's end."""
+    unmount(mountpoint)
+
+
+@main.command("ls")
+@click.argument("storage")
+@click.argument("repository", type=_Parsed("repository", RepositoryName), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one array.")
+def list_(storage: str, repository: RepositoryName | None, *, as_json: bool) -> None:
+    """List the repositories in STORAGE, or the tags of REPOSITORY."""
+    with open_registry(storage) as registry:
+        if repository is None:
+            report = reports.repositories(registry, _progress)
+        else:
+            report = reports.tags(registry, repository)
+    click.echo(report.as_json() if as_json else report.as_table())
+
+
+@main.command()
+@click.argument("storage")
+@click.argument("reference", type=_Parsed("repository@digest|repository:tag", Reference.parse))
+def cat(storage: str, reference: Reference) -> None:
+    """Print a blob or manifest, verified, from STORAGE.
+
+    REFERENCE is REPOSITORY@DIGEST for a blob or manifest, REPOSITORY:TAG for a manifest.
+    """
+    with open_registry(storage) as registry:
+        for chunk in reports.content(registry, reference):
+            sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+
+
+def _serve(settings: Settings, ready: Callable[[], None]) -> None:
+    def announce() -> None:
+        if settings.pid_file is not None:
+            settings.pid_file.write_text(f"{os.getpid()}\n")
+        ready()
+
+    options = MountOptions(
+        source=settings.storage,
+        presentation=Presentation(
+            settings.uid,
+            settings.gid,
+            settings.umask,
+            Timeouts(
+                settings.entry_timeout,
+                settings.attr_timeout,
+                settings.tag_timeout,
+                settings.negative_timeout,
+            ),
+        ),
+        verify=Verify(settings.verify),
+        expose_blobs=settings.expose_blobs,
+        read_only=settings.read_only,
+        allow_other=settings.allow_other,
+        readahead_kb=settings.readahead_kb,
+        max_background=settings.max_background,
+        config=settings.public(),
+    )
+    try:
+        with open_registry(settings.storage) as registry:
+            serve(registry, settings.mountpoint, options, announce)
+    finally:
+        if settings.pid_file is not None:
+            settings.pid_file.unlink(missing_ok=True)
+
+
+def _progress(items: Iterable[T], label: str) -> Iterator[T]:
+    """The same items, with a bar on stderr if a person is watching."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    with click.progressbar(list(items), label=label, file=sys.stderr) as bar:
+        yield from bar

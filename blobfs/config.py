@@ -1,0 +1,47 @@
+"""The options of a mount, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from blobfs.logs import LogSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What ``blobfs mount`` was told, or its defaults; durations are in seconds."""
+
+    storage: str
+    mountpoint: Path
+    create: bool
+    foreground: bool
+    read_only: bool
+    allow_other: bool
+    uid: int
+    gid: int
+    umask: int
+    entry_timeout: float
+    attr_timeout: float
+    tag_timeout: float
+    negative_timeout: float
+    expose_blobs: bool
+    verify: str
+    readahead_kb: int
+    max_background: int
+    log_file: Path | None
+    log_level: str
+    log_format: str
+    pid_file: Path | None
+
+    @property
+    def logging(self) -> LogSettings:
+        """Where and how to log."""
+        return LogSettings(self.log_level, self.log_format, self.log_file)
+
+    def public(self) -> dict[str, object]:
+        """Everything, for people and programs to read: it holds no secrets."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+        }

@@ -1,0 +1,73 @@
+"""A process that leaves its terminal, once what it is for works.
+
+The parent waits on a pipe: a zero byte says that all is well, anything else why not.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from blobfs.errors import BlobfsError, MountRefused
+
+_READY: Final = b"\0"
+_STANDARD_STREAMS: Final = (0, 1, 2)
+
+
+def daemonize(work: Callable[[Callable[[], None]], None], *, timeout_s: float = 30.0) -> int:
+    """Run ``work(ready)`` in a child of its own, and return its pid once it calls *ready*.
+
+    To be called before there is any thread. Raises MountRefused with the child's reason
+    if it ends before that, or after *timeout_s*, when it is ended.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        _be_child(work, writing)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        if not select.select([pipe], [], [], timeout_s)[0]:
+            os.kill(pid, signal.SIGTERM)
+            raise MountRefused(f"the mount did not answer within {timeout_s:g} s; see its log")
+        said = pipe.read()
+    if said == _READY:
+        return pid
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    raise MountRefused(
+        said.decode(errors="replace") or f"the daemon ended with {code} before it answered"
+    )
+
+
+def _be_child(work: Callable[[Callable[[], None]], None], pipe: int) -> NoReturn:
+    code = 1
+
+    def ready() -> None:
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in _STANDARD_STREAMS:
+            os.dup2(null, stream)
+        os.close(null)
+        os.write(pipe, _READY)
+        os.close(pipe)
+
+    try:
+        os.setsid()
+        os.chdir("/")
+        work(ready)
+        code = 0
+    except BlobfsError as exc:
+        try:
+            os.write(pipe, str(exc).encode())
+        except OSError:  # it was ready, so nobody waits for the reason
+            logging.getLogger(__name__).error("%s", exc)  # noqa: TRY400  (the log's only line)
+    finally:
+        logging.shutdown()
+        os._exit(code)  # never back into what was forked

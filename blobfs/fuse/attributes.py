@@ -1,0 +1,79 @@
+"""What the kernel is told of a node: stat(2)'s fields, and for how long they hold."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import Final
+
+from pyfuse3 import EntryAttributes, InodeT, ModeT
+
+from blobfs.vfs.nodes import Attr, Kind, Lifetime
+
+_MODE: Final = {
+    Kind.DIRECTORY: stat.S_IFDIR | 0o755,
+    Kind.FILE: stat.S_IFREG | 0o444,
+    Kind.SYMLINK: stat.S_IFLNK | 0o777,
+}
+
+_BLOCK_SIZE: Final = 128 * 1024
+"""The size of reads that programs are told to prefer, in bytes: one request's worth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long the kernel keeps what it was told, in seconds.
+
+    *entry* and *attr* are for names with a digest in them and what they name, *name* for tags,
+    directories and listings, *negative* for names that are not there.
+    """
+
+    entry_s: float = 3600.0
+    attr_s: float = 86400.0
+    name_s: float = 1.0
+    negative_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Presentation:
+    """Who owns everything in the mount, which permissions are taken away, and the timeouts."""
+
+    uid: int = field(default_factory=os.getuid)
+    gid: int = field(default_factory=os.getgid)
+    umask: int = 0
+    timeouts: Timeouts = Timeouts()
+
+    def entry(self, inode: InodeT, attr: Attr) -> EntryAttributes:
+        """What the kernel is told of *inode*."""
+        entry = EntryAttributes()
+        entry.st_ino = inode
+        entry.entry_timeout, entry.attr_timeout = self._timeouts(attr.lifetime)
+        mode = _MODE[attr.kind]
+        if attr.kind is not Kind.SYMLINK:
+            mode &= ~self.umask
+        entry.st_mode = ModeT(mode)
+        entry.st_nlink = attr.nlink
+        entry.st_uid = self.uid
+        entry.st_gid = self.gid
+        entry.st_size = attr.size
+        entry.st_blksize = _BLOCK_SIZE
+        entry.st_blocks = (attr.size + 511) // 512
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = attr.mtime_ns
+        return entry
+
+    def missing(self) -> EntryAttributes:
+        """What the kernel is told of a name that is not there."""
+        entry = EntryAttributes()
+        entry.st_ino = InodeT(0)
+        entry.entry_timeout = self.timeouts.negative_s
+        return entry
+
+    def _timeouts(self, lifetime: Lifetime) -> tuple[float, float]:
+        match lifetime:
+            case Lifetime.CONTENT:
+                return self.timeouts.entry_s, self.timeouts.attr_s
+            case Lifetime.NAME:
+                return self.timeouts.name_s, self.timeouts.name_s
+            case Lifetime.MOMENT:
+                return 0.0, 0.0

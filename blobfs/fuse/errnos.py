@@ -1,0 +1,137 @@
+"""The one table from blobfs errors to errno, and the one place that raises FUSEError.
+
+A handler that lets any other exception out ends ``pyfuse3.main`` and with it the mount,
+so every handler is wrapped in ``replies_errno``, or in ``logs_errors`` where FUSE has no reply.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
+
+import pyfuse3
+
+from blobfs import errors
+from blobfs.fuse.requests import Requests
+
+log = logging.getLogger(__name__)
+
+ERRNO: Final[dict[type[errors.BlobfsError], int]] = {
+    errors.NotFound: errno.ENOENT,
+    errors.Invalid: errno.EINVAL,
+    errors.NameTooLong: errno.ENAMETOOLONG,
+    errors.NotADirectory: errno.ENOTDIR,
+    errors.NotAFile: errno.EISDIR,
+    errors.NotASymlink: errno.EINVAL,
+    errors.Stale: errno.ESTALE,  # the kernel looks the name up again, and asks once more
+    errors.AttributeUnknown: errno.ENODATA,
+    errors.Unsupported: errno.EOPNOTSUPP,
+    errors.ReadOnly: errno.EROFS,
+    errors.AccessDenied: errno.EACCES,
+    errors.Corrupt: errno.EIO,
+    errors.WriterClosed: errno.EIO,
+    errors.StorageUnavailable: errno.EIO,
+}
+
+_EXPECTED: Final = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENAMETOOLONG,
+        errno.ENODATA,
+        errno.EOPNOTSUPP,
+        errno.EROFS,
+        errno.ESTALE,
+    }
+)
+"""What programs meet in normal use, and what is logged at DEBUG only."""
+
+_SAY_AGAIN_S: Final = 10.0
+
+
+def errno_for(exc: Exception) -> int:
+    """The errno of the nearest base class in ERRNO; EIO for what we did not foresee."""
+    for cls in type(exc).__mro__:
+        if cls in ERRNO:
+            return ERRNO[cls]
+    return errno.EIO
+
+
+class _Counting(Protocol):
+    """An object whose handlers are counted."""
+
+    @property
+    def requests(self) -> Requests: ...
+
+
+S = TypeVar("S", bound=_Counting)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Handler = Callable[Concatenate[S, P], Coroutine[Any, Any, T]]
+
+
+def replies_errno(handler: Handler[S, P, T]) -> Handler[S, P, T]:
+    """Make a FUSE handler answer with an errno whatever it raises."""
+    name = handler.__name__
+
+    @functools.wraps(handler)
+    async def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        began = time.perf_counter()
+        try:
+            reply = await handler(self, *args, **kwargs)
+        except errors.BlobfsError as exc:  # foreseen: the table answers
+            number = errno_for(exc)
+            _say(name, number, exc)
+        except Exception:  # a bug: the traceback goes to the log, EIO to the caller
+            number = errno.EIO
+            log.exception("%s: unexpected, answering EIO", name)
+        else:
+            self.requests.record(name, time.perf_counter() - began)
+            return reply
+        self.requests.record(name, time.perf_counter() - began, number)
+        raise pyfuse3.FUSEError(number)
+
+    return wrapper
+
+
+def logs_errors(handler: Handler[S, P, None]) -> Handler[S, P, None]:
+    """Keep what a handler without a reply (``forget``) raises from ending the mount."""
+
+    @functools.wraps(handler)
+    async def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            await handler(self, *args, **kwargs)
+        except Exception:
+            log.exception("%s: unexpected, ignored", handler.__name__)
+
+    return wrapper
+
+
+class _Repetition:
+    """Tells a line that was said a moment ago: one program asks for one thing many times."""
+
+    def __init__(self) -> None:
+        self._said: OrderedDict[str, float] = OrderedDict()
+
+    def is_repeated(self, line: str) -> bool:
+        now = time.monotonic()
+        repeated = now - self._said.pop(line, -_SAY_AGAIN_S) < _SAY_AGAIN_S
+        self._said[line] = now
+        if len(self._said) > 1024:
+            self._said.popitem(last=False)
+        return repeated
+
+
+_repetition = _Repetition()
+
+
+def _say(name: str, number: int, exc: errors.BlobfsError) -> None:
+    if number in _EXPECTED:
+        log.debug("%s: %s: %s", name, errno.errorcode[number], exc)
+    elif not _repetition.is_repeated(str(exc)):
+        log.warning("%s: %s: %s", name, errno.errorcode[number], exc)

@@ -1,0 +1,135 @@
+"""Which node each inode that the kernel holds stands for.
+
+Used on the event loop only, so it takes no lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Final
+
+from pyfuse3 import ROOT_INODE, EntryAttributes, InodeT
+
+from blobfs.errors import NotADirectory, NotAFile, NotASymlink
+from blobfs.fuse.attributes import Presentation
+from blobfs.vfs.nodes import Attr, Child, Directory, File, Kind, Lifetime, Node, Symlink
+
+_NOT_DIRECTORY: Final = 1 << 62
+"""Set in the numbers of all that is not a directory: no file can pass for a loop in the tree."""
+
+
+class Inode:
+    """An inode that the kernel holds, and what it was told of it."""
+
+    __slots__ = ("attr", "children", "entry", "lookups", "node", "number", "parent", "parents")
+
+    def __init__(self, number: InodeT, node: Node, attr: Attr, entry: EntryAttributes) -> None:
+        self.number = number
+        self.node = node
+        self.attr = attr
+        self.entry = entry
+        self.lookups = 0
+        self.parent = ROOT_INODE  # of a directory: what ".." is
+        # Of a directory: its content-addressed children, and until when they may be listed
+        # again without asking the storage, as the kernel may use them.
+        self.children: dict[str, tuple[Inode, float]] = {}
+        # Where it is such a child; numbers, as the parent may be forgotten first.
+        self.parents: list[tuple[InodeT, str]] = []
+
+
+class InodeTable:
+    """Inodes by number, with the kernel's lookup counts.
+
+    A number is a function of what the node is, so it is the same after a remount and on
+    another host. Where two nodes get the same, the later takes the next one that is free.
+    """
+
+    def __init__(self, root: Node, presentation: Presentation) -> None:
+        self._presentation = presentation
+        attr = Attr(Kind.DIRECTORY)
+        self._root = Inode(ROOT_INODE, root, attr, presentation.entry(ROOT_INODE, attr))
+        self._inodes: dict[InodeT, Inode] = {ROOT_INODE: self._root}
+
+    def __len__(self) -> int:
+        return len(self._inodes)
+
+    def __getitem__(self, number: InodeT) -> Inode:
+        return self._inodes[number]
+
+    def remember(self, parent: Inode, child: Child) -> Inode:
+        """The child's inode, with one more lookup that ``forget`` will take back."""
+        number = self._number(child.node)
+        inode = self._inodes.get(number)
+        if inode is None:
+            entry = self._presentation.entry(number, child.attr)
+            inode = Inode(number, child.node, child.attr, entry)
+            self._inodes[number] = inode
+        else:
+            inode.node = inode.node.joined(child.node)
+            self.refresh(inode, child.attr)
+        inode.parent = parent.number
+        if child.attr.lifetime is Lifetime.CONTENT:
+            if child.name not in parent.children:
+                inode.parents.append((parent.number, child.name))
+            fresh_until = time.monotonic() + self._presentation.timeouts.entry_s
+            parent.children[child.name] = (inode, fresh_until)
+        inode.lookups += 1
+        return inode
+
+    def refresh(self, inode: Inode, attr: Attr) -> EntryAttributes:
+        """What the kernel is told of *inode*, whose attributes are *attr* now."""
+        if attr != inode.attr:
+            inode.attr = attr
+            inode.entry = self._presentation.entry(inode.number, attr)
+        return inode.entry
+
+    def fresh_child(self, parent: Inode, name: str, now: float) -> Inode | None:
+        """A child that the kernel holds and may use at *now* (monotonic) without asking."""
+        found = parent.children.get(name)
+        return found[0] if found is not None and found[1] > now else None
+
+    def forget(self, number: InodeT, lookups: int) -> None:
+        """Take back *lookups*; at zero the kernel has let go of the inode."""
+        inode = self._inodes.get(number)
+        if inode is None or inode is self._root:
+            return
+        inode.lookups -= lookups
+        if inode.lookups > 0:
+            return
+        del self._inodes[number]
+        for parent_number, name in inode.parents:
+            parent = self._inodes.get(parent_number)
+            if parent is not None:
+                parent.children.pop(name, None)
+
+    def directory(self, number: InodeT) -> Directory:
+        """The directory behind an inode that the kernel holds; raises NotADirectory."""
+        node = self._inodes[number].node
+        if not isinstance(node, Directory):
+            raise NotADirectory(f"not a directory: {node.key}")
+        return node
+
+    def file(self, number: InodeT) -> File:
+        """The file behind an inode that the kernel holds; raises NotAFile."""
+        node = self._inodes[number].node
+        if not isinstance(node, File):
+            raise NotAFile(f"not a file: {node.key}")
+        return node
+
+    def symlink(self, number: InodeT) -> Symlink:
+        """The symlink behind an inode that the kernel holds; raises NotASymlink."""
+        node = self._inodes[number].node
+        if not isinstance(node, Symlink):
+            raise NotASymlink(f"not a symlink: {node.key}")
+        return node
+
+    def _number(self, node: Node) -> InodeT:
+        hashed = hashlib.blake2b(node.key.encode("utf-8", "surrogateescape"), digest_size=8)
+        number = int.from_bytes(hashed.digest(), "big") & (_NOT_DIRECTORY - 1)
+        kind = 0 if isinstance(node, Directory) else _NOT_DIRECTORY
+        while True:
+            found = self._inodes.get(InodeT(kind | number))
+            if number > ROOT_INODE and (found is None or found.node.key == node.key):
+                return InodeT(kind | number)
+            number = (number + 1) % _NOT_DIRECTORY

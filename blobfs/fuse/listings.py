@@ -1,0 +1,107 @@
+"""Directories being listed: a snapshot of the names, and what is known of the next ones."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+import trio
+from pyfuse3 import EntryAttributes, InodeT, ModeT, ReaddirToken, readdir_reply
+
+from blobfs.fuse.inodes import Inode, InodeTable
+from blobfs.fuse.threads import StorageThreads
+from blobfs.vfs.nodes import Child
+
+# How much is done between two checkpoints, so that nothing else waits longer than some
+# milliseconds: a name costs about 3 µs, a child that is new about 30 µs.
+_NAMES: Final = 2048
+_CHILDREN: Final = 256
+
+
+class Listing:
+    """A directory as it was when it was opened: what comes or goes shifts nothing.
+
+    Positions are those of ``readdir``: 0 is ``.``, 1 is ``..``, 2 the first name. What the
+    children are is asked in batches, which may reach beyond what fits a reply.
+    """
+
+    def __init__(self, inode: Inode, names: list[str]) -> None:
+        self.inode = inode
+        self.replied = False
+        self._names = names
+        self._batch: list[Child | Inode | None] = []  # None: gone since
+        self._batch_start = 0  # the index of its first name
+
+    async def reply(
+        self, token: ReaddirToken, position: int, inodes: InodeTable, threads: StorageThreads
+    ) -> None:
+        """Fill a reply from *position* on; the kernel remembers each child that fits."""
+        self.replied = True
+        for at, (dot, number) in enumerate(((b".", self.inode.number), (b"..", self.inode.parent))):
+            if position <= at and not readdir_reply(token, dot, _dot(number), at + 1):
+                return
+        index = max(position - 2, 0)
+        while index < len(self._names):
+            for child in await self._from(index, inodes, threads):
+                if child is not None and not self._reply_child(token, index, child, inodes):
+                    return
+                index += 1
+
+    async def _from(
+        self, index: int, inodes: InodeTable, threads: StorageThreads
+    ) -> list[Child | Inode | None]:
+        """What the names from *index* on are, for as many as are known; at least one is."""
+        at = index - self._batch_start
+        if not 0 <= at < len(self._batch):
+            at = 0
+            names = self._names[index : index + _CHILDREN]
+            now = time.monotonic()
+            held = {name: inodes.fresh_child(self.inode, name, now) for name in names}
+            directory = inodes.directory(self.inode.number)
+            unknown = [name for name, inode in held.items() if inode is None]
+            new = {child.name: child for child in await threads.run(directory.children, unknown)}
+            self._batch = [held[name] or new.get(name) for name in names]
+            self._batch_start = index
+        return self._batch[at:]
+
+    def _reply_child(
+        self, token: ReaddirToken, index: int, child: Child | Inode, inodes: InodeTable
+    ) -> bool:
+        """Whether the child fitted the reply, and so was remembered."""
+        name = self._names[index]
+        if isinstance(child, Inode):
+            if child.lookups > 0:
+                fitted = readdir_reply(token, os.fsencode(name), child.entry, index + 3)
+                child.lookups += fitted
+                return fitted
+            child = Child(name, child.node, child.attr)  # forgotten since the batch was made
+        inode = inodes.remember(self.inode, child)
+        fitted = readdir_reply(token, os.fsencode(name), inode.entry, index + 3)
+        if not fitted:
+            inodes.forget(inode.number, 1)
+        return fitted
+
+
+async def listing_of(inode: Inode, inodes: InodeTable, threads: StorageThreads) -> Listing:
+    """A snapshot of the directory; raises NotADirectory and what ``Directory.names`` does."""
+    names: list[str] = []
+    remaining = await threads.run(inodes.directory(inode.number).names)
+    while batch := await threads.run(_take, remaining):
+        names += batch
+        await trio.lowlevel.checkpoint()
+    return Listing(inode, names)
+
+
+def _take(names: Iterator[str]) -> list[str]:
+    return list(islice(names, _NAMES))
+
+
+def _dot(number: InodeT) -> EntryAttributes:
+    entry = EntryAttributes()
+    entry.st_ino = number
+    entry.st_mode = ModeT(stat.S_IFDIR)
+    return entry

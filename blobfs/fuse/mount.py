@@ -1,0 +1,156 @@
+"""A mount's life: init, serve until unmounted or told to stop, close."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import pyfuse3
+import trio
+
+from blobfs.errors import MountRefused
+from blobfs.fuse import kernel
+from blobfs.fuse.attributes import Presentation
+from blobfs.fuse.operations import Operations
+from blobfs.fuse.requests import LongestStep
+from blobfs.fuse.threads import StorageThreads
+from blobfs.storage.registry import Registry
+from blobfs.vfs.tree import Tree
+from blobfs.vfs.verification import Verification, Verify
+
+log = logging.getLogger(__name__)
+
+_MAX_TASKS: Final = 256
+"""Requests served at once, so that metadata finds a place beside many slow reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """How a mount looks and behaves.
+
+    *source* is what df(1) and mount(8) show as the device; *config* is rendered as
+    ``/.blobfs/config.json``, so it holds no secrets.
+    """
+
+    source: str = "blobfs"
+    presentation: Presentation = field(default_factory=Presentation)
+    verify: Verify = Verify.NONE
+    expose_blobs: bool = False
+    read_only: bool = False
+    allow_other: bool = False
+    readahead_kb: int = 1024
+    max_background: int = 64
+    config: dict[str, object] = field(default_factory=dict)
+
+    def for_fuse(self) -> set[str]:
+        """The options of mount(8), in libfuse's words."""
+        source = self.source.replace("\\", "\\\\").replace(",", "\\,")
+        options = {f"fsname={source}", "subtype=blobfs", "default_permissions"}
+        if self.read_only:
+            options.add("ro")
+        if self.allow_other:
+            options.add("allow_other")
+        return options
+
+
+def serve(
+    registry: Registry, mountpoint: Path, options: MountOptions, ready: Callable[[], None]
+) -> None:
+    """Serve *registry* at *mountpoint* until it is unmounted, or SIGTERM or SIGINT come.
+
+    *ready* is called once the mount answers. Raises MountRefused where it cannot be made.
+    """
+    threads = StorageThreads(inline=registry.is_local)
+    longest_step = LongestStep()
+    operations = _operations(registry, options, threads, longest_step)
+    try:
+        pyfuse3.init(operations, str(mountpoint), options.for_fuse())
+    except RuntimeError as exc:
+        raise MountRefused(f"cannot mount at {mountpoint}: {_why(options) or exc}") from exc
+    clean = False
+    try:
+        trio.run(_serve, mountpoint, options, threads, ready, instruments=[longest_step])
+        clean = True
+    finally:
+        # After a crash the mount stays, dead: an empty directory in its place would look
+        # to rsync and the like as if everything had been deleted.
+        pyfuse3.close(unmount=clean)
+    log.info("unmounted %s", mountpoint)
+
+
+async def _serve(
+    mountpoint: Path, options: MountOptions, threads: StorageThreads, ready: Callable[[], None]
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_unmount_when_told)
+        nursery.start_soon(_announce, mountpoint, options, threads, ready)
+        await pyfuse3.main(max_tasks=_MAX_TASKS)
+        nursery.cancel_scope.cancel()
+
+
+async def _unmount_when_told() -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("%s: unmounting", signal.Signals(number).name)
+            pyfuse3.terminate()
+
+
+async def _announce(
+    mountpoint: Path, options: MountOptions, threads: StorageThreads, ready: Callable[[], None]
+) -> None:
+    await threads.run_in_thread(os.stat, mountpoint)  # answered by ourselves, after INIT
+    kernel.tune(
+        mountpoint, readahead_kb=options.readahead_kb, max_background=options.max_background
+    )
+    log.info("%s is mounted at %s", options.source, mountpoint)
+    ready()
+
+
+def _operations(
+    registry: Registry, options: MountOptions, threads: StorageThreads, longest_step: LongestStep
+) -> Operations:
+    began = time.time()
+
+    def stats() -> str:
+        return _json(
+            {
+                "uptime_s": round(time.time() - began, 3),
+                "longest_step_s": round(longest_step.seconds, 6),
+                **operations.counts(),
+                "requests": operations.requests.snapshot(),
+            }
+        )
+
+    tree = Tree(
+        registry,
+        Verification(options.verify),
+        expose_blobs=options.expose_blobs,
+        control={
+            "version": lambda: version("blobfs") + "\n",
+            "config.json": lambda: _json({"pid": os.getpid(), **options.config}),
+            "stats.json": stats,
+        },
+    )
+    operations = Operations(tree, threads, options.presentation)
+    return operations
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2) + "\n"
+
+
+def _why(options: MountOptions) -> str | None:
+    """What a person can do about the commonest reasons; libfuse prints its own to stderr."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "/dev/fuse cannot be used; load the fuse module, or give the container the device"
+    if os.getuid() != 0 and options.allow_other:
+        return "--allow-other needs user_allow_other in /etc/fuse.conf"
+    return None

@@ -1,0 +1,173 @@
+"""FUSE requests in, nodes asked, FUSE replies out: translation only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Never
+
+import pyfuse3
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    InodeT,
+    ReaddirToken,
+    RequestContext,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from blobfs.drivers.base import Capacity, FileReader
+from blobfs.errors import AttributeUnknown, NameTooLong, NotFound, ReadOnly, Unsupported
+from blobfs.fuse.attributes import Presentation
+from blobfs.fuse.errnos import logs_errors, replies_errno
+from blobfs.fuse.handles import HandleTable
+from blobfs.fuse.inodes import InodeTable
+from blobfs.fuse.listings import Listing, listing_of
+from blobfs.fuse.requests import Requests
+from blobfs.fuse.threads import StorageThreads
+from blobfs.vfs.nodes import Child, Directory, Lifetime
+from blobfs.vfs.tree import Tree
+
+MAX_NAME = 255
+"""The longest name, in bytes."""
+
+
+class Operations(pyfuse3.Operations):
+    """The handlers that pyfuse3 calls, each request in its own task, all on one thread."""
+
+    supports_dot_lookup = False  # only NFS re-export asks for "." and ".."
+
+    def __init__(self, tree: Tree, threads: StorageThreads, presentation: Presentation) -> None:
+        super().__init__()
+        self.requests = Requests()
+        self._tree = tree
+        self._threads = threads
+        self._presentation = presentation
+        self._inodes = InodeTable(tree.root(), presentation)
+        self._listings: HandleTable[Listing] = HandleTable()
+        self._readers: HandleTable[FileReader] = HandleTable()
+
+    def counts(self) -> dict[str, int]:
+        """How much the kernel holds at present."""
+        return {
+            "inodes": len(self._inodes),
+            "open_directories": len(self._listings),
+            "open_files": len(self._readers),
+        }
+
+    @replies_errno
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        if len(name) > MAX_NAME:
+            raise NameTooLong(f"longer than {MAX_NAME} bytes: {name[:80]!r}…")
+        directory = self._inodes.directory(parent_inode)
+        child = await self._threads.run(_look_up, directory, os.fsdecode(name))
+        if child is None:
+            return self._presentation.missing()
+        return self._inodes.remember(self._inodes[parent_inode], child).entry
+
+    @logs_errors
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for inode, lookups in inode_list:
+            self._inodes.forget(inode, lookups)
+
+    @replies_errno
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        held = self._inodes[inode]
+        return self._inodes.refresh(held, await self._threads.run(held.node.attr))
+
+    @replies_errno
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        symlink = self._inodes.symlink(inode)
+        return FileNameT(os.fsencode(await self._threads.run(symlink.target)))
+
+    @replies_errno
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        return self._listings.add(await self._listing(inode))
+
+    @replies_errno
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        listing = self._listings[fh]
+        if start_id == 0 and listing.replied:  # rewinddir(3)
+            listing = await self._listing(listing.inode.number)
+            self._listings.replace(fh, listing)
+        await listing.reply(token, start_id, self._inodes, self._threads)
+
+    async def _listing(self, inode: InodeT) -> Listing:
+        return await listing_of(self._inodes[inode], self._inodes, self._threads)
+
+    @replies_errno
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self._listings.pop(fh)
+
+    @replies_errno
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        file = self._inodes.file(inode)
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            raise ReadOnly(f"{file.key} never changes")
+        reader = await self._threads.run(file.open)
+        is_text = self._inodes[inode].attr.lifetime is Lifetime.MOMENT
+        return FileInfo(fh=self._readers.add(reader), keep_cache=not is_text, direct_io=is_text)
+
+    @replies_errno
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        return await self._threads.run(self._readers[fh].read_at, off, size)
+
+    @replies_errno
+    async def release(self, fh: FileHandleT) -> None:
+        self._readers.pop(fh).close()
+
+    @replies_errno
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        return _statvfs(await self._threads.run(self._tree.registry.capacity))
+
+    @replies_errno
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        if not name.startswith(b"user."):
+            # "Never", so that ls(1) does not ask for each file what none of them has.
+            raise Unsupported(f"no {os.fsdecode(name)} here")
+        render = self._inodes[inode].node.xattrs().get(os.fsdecode(name))
+        if render is None:
+            raise AttributeUnknown(f"no {os.fsdecode(name)} here")
+        return (await self._threads.run(render)).encode()
+
+    @replies_errno
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        return [XAttrNameT(name.encode()) for name in self._inodes[inode].node.xattrs()]
+
+    @replies_errno
+    async def refuse(self, /, *args: object, **kwargs: object) -> Never:
+        """Whatever would change something."""
+        raise ReadOnly("the mount is read-only")
+
+    create = link = mkdir = mknod = removexattr = rename = rmdir = refuse
+    setattr = setxattr = symlink = unlink = write = refuse
+
+
+def _look_up(parent: Directory, name: str) -> Child | None:
+    """One trip for the node and what stat(2) shows of it; None if it is not there."""
+    try:
+        node = parent.lookup(name)
+        return Child(name, node, node.attr())
+    except NotFound:
+        return None
+
+
+def _statvfs(capacity: Capacity | None) -> StatvfsData:
+    block = 4096  # df(1) takes f_bsize for f_frsize
+    unbounded = Capacity(size=2**60, free=2**60, available=2**60, files=2**40, files_free=2**40)
+    capacity = capacity or unbounded
+    data = StatvfsData()
+    data.f_bsize = data.f_frsize = block
+    data.f_blocks = capacity.size // block
+    data.f_bfree = capacity.free // block
+    data.f_bavail = capacity.available // block
+    data.f_files = capacity.files
+    data.f_ffree = data.f_favail = capacity.files_free
+    data.f_namemax = MAX_NAME
+    return data

@@ -1,0 +1,50 @@
+"""The mounts that this process sees, without touching any of them.
+
+A dead or hung mount blocks whoever asks it anything, stat(2) included, so all questions go
+to ``/proc/self/mountinfo``; proc_pid_mountinfo(5) gives its format.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount. *device* is ``major:minor``, *mountpoint* absolute."""
+
+    mount_id: int
+    device: str
+    mountpoint: Path
+    fstype: str
+    source: str
+
+
+def mounts() -> Iterator[Mount]:
+    """Every mount, a later one covering an earlier one at the same mount point."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            before, _, after = line.partition(" - ")
+            mount_id, _parent, device, _root, mountpoint, *_ = before.split(" ")
+            fstype, source, *_ = after.split(" ")
+            yield Mount(
+                int(mount_id), device, Path(_unescaped(mountpoint)), fstype, _unescaped(source)
+            )
+
+
+def mount_at(mountpoint: Path) -> Mount | None:
+    """What is mounted at *mountpoint*, an absolute path without symlinks; the topmost."""
+    found = None
+    for mount in mounts():
+        if mount.mountpoint == mountpoint:
+            found = mount
+    return found
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPED.sub(lambda match: chr(int(match[1], 8)), text)

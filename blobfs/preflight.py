@@ -1,0 +1,88 @@
+"""What is refused before anything is mounted, each with a sentence saying what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from blobfs import paths
+from blobfs.errors import MountRefused
+from blobfs.mountinfo import mount_at
+
+
+def check_storage(root: Path, *, create: bool) -> None:
+    """See to it that the directory *root* is a registry's storage, or may become one.
+
+    Raises MountRefused.
+    """
+    if create:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise MountRefused(f"cannot make {root}: {exc.strerror}") from None
+    elif not root.exists():
+        raise MountRefused(f"{root} does not exist; give a registry's root directory, or --create")
+    elif not (root / paths.ROOT[1:]).is_dir():
+        raise MountRefused(f"{root} is no registry: {_advice(root)}")
+
+
+def _advice(root: Path) -> str:
+    for above in root.resolve().parents:
+        if (above / paths.ROOT[1:]).is_dir():
+            return f"its root is {above}; give that"
+    return f"it has no {paths.ROOT[1:]}; give its root directory, or --create to begin one"
+
+
+def check_mountpoint(mountpoint: Path, storage_root: Path | None) -> Path:
+    """*mountpoint*, absolute and without symlinks, if a mount may be made there.
+
+    *storage_root* is the local directory that will be shown, if it is one. Raises
+    MountRefused, with what to do.
+    """
+    resolved = _without_symlinks(mountpoint)
+    mounted = mount_at(resolved)
+    if mounted is not None and mounted.fstype.startswith("fuse"):
+        raise MountRefused(
+            f"{mountpoint} is a mount already ({mounted.source}); run: blobfs umount {mountpoint}"
+        )
+    if not resolved.exists():
+        raise MountRefused(f"{mountpoint} does not exist; run: mkdir -p {mountpoint}")
+    if not resolved.is_dir():
+        raise MountRefused(f"{mountpoint} is not a directory; choose one")
+    if any(resolved.iterdir()):
+        raise MountRefused(f"{mountpoint} is not empty; choose an empty directory")
+    if storage_root is not None:
+        _check_apart(resolved, storage_root)
+    return resolved
+
+
+def _without_symlinks(mountpoint: Path) -> Path:
+    """Resolve all but the last component: a dead mount there must not be asked anything."""
+    absolute = mountpoint.absolute()
+    if mount_at(absolute) is not None:
+        return absolute
+    try:
+        return absolute.resolve()
+    except OSError as exc:
+        raise MountRefused(f"{mountpoint}: {exc.strerror}; choose another directory") from None
+
+
+def _check_apart(mountpoint: Path, storage_root: Path) -> None:
+    """Refuse a mount inside what it shows, or around it: it would wait for itself."""
+    if any(_same(directory, storage_root) for directory in _upwards(mountpoint)):
+        raise MountRefused(f"{mountpoint} is inside the storage; mount it somewhere else")
+    if any(_same(directory, mountpoint) for directory in _upwards(storage_root.resolve())):
+        raise MountRefused(f"{mountpoint} holds the storage; mount it somewhere else")
+
+
+def _upwards(directory: Path) -> Iterator[Path]:
+    yield directory
+    yield from directory.parents
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both are one directory, also through a bind mount."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False

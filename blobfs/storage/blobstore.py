@@ -1,0 +1,101 @@
+"""The global, content-addressed blob store, which all repositories share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from blobfs import paths
+from blobfs.digest import ALGORITHMS, Descriptor, Digest
+from blobfs.drivers.base import FileInfo, FileReader, StorageDriver
+from blobfs.errors import (
+    BlobDamaged,
+    BlobUnknown,
+    DigestInvalid,
+    DigestMismatch,
+    NotAFile,
+    PathNotFound,
+)
+
+MAX_CONTENT: Final = 4 * 2**20
+"""The most bytes that are held in memory as one; distribution's limit of a manifest."""
+
+_EMPTY: Final = {Digest.of(b"", algorithm) for algorithm in ALGORITHMS}
+
+
+class BlobStore:
+    """Reads blobs by digest, whichever repository they belong to."""
+
+    def __init__(self, driver: StorageDriver) -> None:
+        self._driver = driver
+
+    def stat(self, digest: Digest) -> Descriptor:
+        """What is known of the blob; raises BlobUnknown, BlobDamaged."""
+        try:
+            return _descriptor(digest, self._driver.stat(paths.blob_data(digest)))
+        except PathNotFound:
+            raise BlobUnknown(digest) from None
+
+    def open(self, digest: Digest) -> FileReader:
+        """Open the blob to read it; raises BlobUnknown."""
+        try:
+            return self._driver.open(paths.blob_data(digest))
+        except (PathNotFound, NotAFile):
+            raise BlobUnknown(digest) from None
+
+    def get(self, digest: Digest) -> bytes:
+        """A small blob's content, verified.
+
+        Raises BlobUnknown, DigestMismatch, and BlobDamaged above ``MAX_CONTENT``.
+        """
+        with self.open(digest) as reader:
+            if reader.size > MAX_CONTENT:
+                raise BlobDamaged(f"blob {digest} has {reader.size} bytes, too many for a manifest")
+            content = reader.read_at(0, reader.size)
+        if Digest.of(content, digest.algorithm) != digest:
+            raise DigestMismatch(f"the content of blob {digest} does not match its digest")
+        return content
+
+    def shards(self, algorithm: str) -> Iterator[str]:
+        """The first two digits of the blobs that may be there, in no order."""
+        for entry in self._directories(f"{paths.BLOBS}/{algorithm}"):
+            if len(entry) == 2:
+                yield entry
+
+    def enumerate_shard(self, algorithm: str, shard: str) -> Iterator[Digest]:
+        """Every blob of one shard, in no order."""
+        for encoded in self._directories(f"{paths.BLOBS}/{algorithm}/{shard}"):
+            try:
+                digest = Digest(algorithm, encoded)
+            except DigestInvalid:
+                continue  # a stray directory
+            if encoded.startswith(shard) and self._has_data(digest):
+                yield digest
+
+    def enumerate(self) -> Iterator[Digest]:
+        """Every blob, in no order."""
+        for algorithm in ALGORITHMS:
+            for shard in self.shards(algorithm):
+                yield from self.enumerate_shard(algorithm, shard)
+
+    def _has_data(self, digest: Digest) -> bool:
+        [info] = self._driver.stat_many([paths.blob_data(digest)])
+        return info is not None and not info.is_dir
+
+    def _directories(self, path: str) -> Iterator[str]:
+        try:
+            entries = self._driver.listdir(path)
+        except PathNotFound:
+            return
+        for entry in entries:
+            if entry.is_dir:
+                yield entry.name
+
+
+def _descriptor(digest: Digest, info: FileInfo) -> Descriptor:
+    if info.is_dir:
+        raise BlobUnknown(digest)
+    if info.size == 0 and digest not in _EMPTY:
+        # What a crash leaves of a blob that was not synced (distribution#2788, #2188).
+        raise BlobDamaged(f"blob {digest} is empty")
+    return Descriptor(digest, info.size, mtime_ns=info.mtime_ns)

@@ -1,0 +1,111 @@
+"""A repository's view of the blob store: exactly the blobs that a link set names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Final
+
+from blobfs import paths
+from blobfs.digest import ALGORITHMS, Descriptor, Digest
+from blobfs.drivers.base import FileReader, StorageDriver
+from blobfs.errors import (
+    BlobUnknown,
+    DigestInvalid,
+    LinkDangling,
+    LinkInvalid,
+    NotAFile,
+    PathNotFound,
+)
+from blobfs.storage.blobstore import BlobStore
+
+log = logging.getLogger(__name__)
+
+_LONGER_THAN_A_LINK: Final = 256  # bytes; "sha512:" and its digits are 135
+
+
+def read_link(driver: StorageDriver, path: str) -> Digest:
+    """The digest that a link file holds, and nothing else; raises PathNotFound, LinkInvalid."""
+    try:
+        content = driver.read_at(path, 0, _LONGER_THAN_A_LINK)
+    except NotAFile:
+        raise LinkInvalid(f"link {path} is a directory") from None
+    try:
+        return Digest.parse(content.decode("ascii"))
+    except (DigestInvalid, UnicodeDecodeError):
+        what = repr(content[:80].decode("ascii", "backslashreplace")) if content else "nothing"
+        raise LinkInvalid(f"link {path} holds {what}, not a digest") from None
+
+
+class LinkedBlobStore:
+    """The blobs that a link set gives access to.
+
+    A link set is a directory of ``<algorithm>/<hex>/link`` files: a repository's layers, its
+    manifest revisions, or the index of a tag.
+    """
+
+    def __init__(self, driver: StorageDriver, blobs: BlobStore, link_set: str) -> None:
+        self._driver = driver
+        self._blobs = blobs
+        self.link_set = link_set
+
+    def resolve(self, digest: Digest) -> Digest:
+        """The digest under which the blob is stored.
+
+        It is *digest* itself, or one of another algorithm for the same bytes: a blob that
+        was pushed as ``sha512:…`` is stored as ``sha256:…``. Raises BlobUnknown, LinkInvalid.
+        """
+        path = paths.link(self.link_set, digest)
+        try:
+            target = read_link(self._driver, path)
+        except PathNotFound:
+            raise BlobUnknown(digest) from None
+        if target != digest:
+            if target.algorithm == digest.algorithm:
+                raise LinkInvalid(f"link {path} holds another digest, {target}")
+            log.info("link %s leads to %s", path, target)
+        return target
+
+    def stat(self, digest: Digest) -> Descriptor:
+        """What is known of the blob, under the digest it is stored by.
+
+        Raises BlobUnknown, LinkInvalid, LinkDangling, BlobDamaged.
+        """
+        target = self.resolve(digest)
+        try:
+            return self._blobs.stat(target)
+        except BlobUnknown:
+            path = paths.link(self.link_set, digest)
+            raise LinkDangling(f"link {path} names a blob that is not there") from None
+
+    def open(self, digest: Digest) -> FileReader:
+        """Open the blob to read it; raises BlobUnknown, LinkInvalid."""
+        return self._blobs.open(self.resolve(digest))
+
+    def get(self, digest: Digest) -> bytes:
+        """A small blob's content, verified; raises what ``BlobStore.get`` and ``resolve`` do."""
+        return self._blobs.get(self.resolve(digest))
+
+    def algorithms(self) -> list[str]:
+        """The algorithms that have a directory in the link set."""
+        infos = self._driver.stat_many([f"{self.link_set}/{name}" for name in ALGORITHMS])
+        return [name for name, info in zip(ALGORITHMS, infos, strict=True) if info and info.is_dir]
+
+    def enumerate(self, algorithm: str) -> Iterator[Digest]:
+        """Every digest of *algorithm* that has a link file, in no order; none is read."""
+        try:
+            entries = self._driver.listdir(f"{self.link_set}/{algorithm}")
+        except PathNotFound:
+            return
+        for entry in entries:
+            try:
+                digest = Digest(algorithm, entry.name)
+            except DigestInvalid:
+                continue  # a stray file or directory
+            # Deleting takes the link and leaves its directory.
+            if entry.is_dir and self._has_link(digest):
+                yield digest
+
+    def _has_link(self, digest: Digest) -> bool:
+        [info] = self._driver.stat_many([paths.link(self.link_set, digest)])
+        return info is not None

@@ -1,0 +1,86 @@
+"""Manifests: the JSON that says which blobs make up an image, or which manifests an index.
+
+Source of truth: the OCI image specification (manifest.md, image-index.md) and
+distribution's ``manifest/schema2`` and ``manifest/manifestlist``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from blobfs.digest import OCTET_STREAM, Descriptor, Digest
+from blobfs.errors import DigestInvalid, ManifestInvalid
+
+DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
+OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+
+INDEXES: Final = frozenset({DOCKER_LIST, OCI_INDEX})
+MEDIA_TYPES: Final = frozenset({DOCKER_MANIFEST, OCI_MANIFEST}) | INDEXES
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest of any of the four media types, as far as storage needs to know it.
+
+    *references* are the config and the layers of an image, or the children of an index.
+    """
+
+    media_type: str
+    references: tuple[Descriptor, ...]
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Manifest:
+        """Read a manifest's bytes; raises ManifestInvalid."""
+        try:
+            document = json.loads(payload)
+        except (ValueError, RecursionError):
+            raise ManifestInvalid("not JSON") from None
+        if not isinstance(document, dict):
+            raise ManifestInvalid("not a JSON object")
+        media_type = _media_type(document)
+        if media_type in INDEXES:
+            found = _sequence(document, "manifests")
+        else:
+            found = [document.get("config"), *_sequence(document, "layers")]
+        return cls(media_type, tuple(map(_descriptor, found)))
+
+
+def _media_type(document: dict[str, object]) -> str:
+    if document.get("schemaVersion") != 2:
+        raise ManifestInvalid(f"schemaVersion is {document.get('schemaVersion')!r}, not 2")
+    is_index = "manifests" in document
+    if is_index and ("config" in document or "layers" in document):
+        raise ManifestInvalid("both an index and a manifest")
+    media_type = document.get("mediaType") or (OCI_INDEX if is_index else OCI_MANIFEST)
+    if not isinstance(media_type, str) or media_type not in MEDIA_TYPES:
+        raise ManifestInvalid(f"unsupported media type {media_type!r:.160}")
+    if (media_type in INDEXES) != is_index:
+        raise ManifestInvalid(f"does not look like its media type, {media_type}")
+    return media_type
+
+
+def _sequence(document: dict[str, object], key: str) -> list[object]:
+    value = document.get(key)
+    if not isinstance(value, list):
+        raise ManifestInvalid(f"{key!r} is not a list")
+    return value
+
+
+def _descriptor(value: object) -> Descriptor:
+    match value:
+        case {"digest": str(digest), "size": int(size), **rest} if size >= 0:
+            media_type = rest.get("mediaType")
+        case _:
+            raise ManifestInvalid("a reference lacks a digest or a size")
+    try:
+        return Descriptor(
+            Digest.parse(digest),
+            size,
+            media_type if isinstance(media_type, str) and media_type else OCTET_STREAM,
+        )
+    except DigestInvalid as exc:
+        raise ManifestInvalid(f"refers to what is {exc}") from None

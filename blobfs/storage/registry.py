@@ -1,0 +1,126 @@
+"""A registry: one blob store and the repositories that share it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from threading import Lock
+from types import TracebackType
+from typing import Final, Self
+
+from blobfs import paths
+from blobfs.drivers.base import Capacity, FileInfo, StorageDriver
+from blobfs.drivers.factory import driver_for
+from blobfs.errors import NameInvalid, PathNotFound
+from blobfs.reference import RepositoryName, is_component
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.repository import Repository
+
+_KEPT: Final = 256
+"""Repositories whose media types are remembered, the latest used (not measured)."""
+
+
+class Registry:
+    """The storage of a registry. Thread-safe, like the driver, which it closes."""
+
+    def __init__(self, driver: StorageDriver) -> None:
+        self._driver = driver
+        self._lock = Lock()
+        self._repositories: OrderedDict[RepositoryName, Repository] = OrderedDict()
+        self.blobs = BlobStore(driver)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether calls are short enough to be made on an event loop."""
+        return self._driver.is_local
+
+    def exists(self) -> bool:
+        """Whether the storage is a registry's, as far as its root shows."""
+        info = self.stat(paths.ROOT)
+        return info is not None and info.is_dir
+
+    def repository(self, name: RepositoryName) -> Repository:
+        """The repository, which need not exist."""
+        with self._lock:
+            repository = self._repositories.get(name)
+            if repository is None:
+                repository = Repository(self._driver, self.blobs, name)
+                self._repositories[name] = repository
+                if len(self._repositories) > _KEPT:
+                    self._repositories.popitem(last=False)
+            else:
+                self._repositories.move_to_end(name)
+            return repository
+
+    def is_repository(self, name: RepositoryName) -> bool:
+        """Whether anything is stored that makes *name* a repository."""
+        path = paths.repository(name)
+        infos = self._driver.stat_many([f"{path}/{marker}" for marker in paths.MARKERS])
+        return any(info and info.is_dir for info in infos)
+
+    def children(self, prefix: str) -> Iterator[str]:
+        """What is directly below a repository's name, or below ``""``, in no order.
+
+        Components that names go on with, and such of ``paths.MARKERS`` as are there. Raises
+        PathNotFound, before the first of them.
+        """
+        entries = self._driver.listdir(paths.repository(prefix))
+        return (
+            entry.name
+            for entry in entries
+            if entry.is_dir and (entry.name in paths.MARKERS or is_component(entry.name))
+        )
+
+    def enumerate(self) -> Iterator[RepositoryName]:
+        """Every repository, a name before those below it, each level in order."""
+        pending = [""]
+        while pending:
+            prefix = pending.pop()
+            try:
+                names = sorted(self.children(prefix), reverse=True)
+            except PathNotFound:
+                continue
+            if prefix and not set(paths.MARKERS).isdisjoint(names):
+                yield RepositoryName(prefix)
+            for name in names:
+                below = f"{prefix}/{name}" if prefix else name
+                if _is_name(below):
+                    pending.append(below)
+
+    def stat(self, path: str) -> FileInfo | None:
+        """Attributes of a path of the layout, or None if it is missing."""
+        [info] = self._driver.stat_many([path])
+        return info
+
+    def capacity(self) -> Capacity | None:
+        """The storage's room; None where it has no bound that it knows."""
+        return self._driver.capacity()
+
+    def close(self) -> None:
+        """Let go of the storage; the registry is not used again."""
+        self._driver.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_registry(storage: str) -> Registry:
+    """The registry stored at *storage*: ``/dir``, ``file:///dir`` or ``memory:``.
+
+    To be closed by the caller, or used in ``with``. Raises MountRefused for what is no
+    storage, PathNotFound, AccessDenied, StorageUnavailable.
+    """
+    return Registry(driver_for(storage))
+
+
+def _is_name(text: str) -> bool:
+    try:
+        RepositoryName(text)
+    except NameInvalid:
+        return False
+    return True

@@ -1,0 +1,22 @@
+"""One repository: its layers, manifests and tags."""
+
+from __future__ import annotations
+
+from blobfs import paths
+from blobfs.drivers.base import StorageDriver
+from blobfs.reference import RepositoryName
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.linkedblobstore import LinkedBlobStore
+from blobfs.storage.manifeststore import ManifestStore, MediaTypes
+from blobfs.storage.tagstore import TagStore
+
+
+class Repository:
+    """The services of one repository, which need not exist yet."""
+
+    def __init__(self, driver: StorageDriver, blobs: BlobStore, name: RepositoryName) -> None:
+        self.name = name
+        self.layers = LinkedBlobStore(driver, blobs, paths.layers(name))
+        self.manifests = ManifestStore(LinkedBlobStore(driver, blobs, paths.revisions(name)))
+        self.tags = TagStore(driver, blobs, name)
+        self.media_types = MediaTypes(self.manifests)

@@ -1,0 +1,54 @@
+"""A repository's tags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from blobfs import paths
+from blobfs.digest import Digest
+from blobfs.drivers.base import FileInfo, StorageDriver
+from blobfs.errors import NameInvalid, PathNotFound, TagUnknown
+from blobfs.reference import RepositoryName, Tag
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.linkedblobstore import LinkedBlobStore, read_link
+
+
+class TagStore:
+    """What each tag stands for, and has stood for."""
+
+    def __init__(self, driver: StorageDriver, blobs: BlobStore, repository: RepositoryName) -> None:
+        self._driver = driver
+        self._blobs = blobs
+        self._repository = repository
+
+    def get(self, tag: Tag) -> Digest:
+        """The revision that the tag stands for; raises TagUnknown, LinkInvalid."""
+        try:
+            return read_link(self._driver, paths.tag_current_link(self._repository, tag))
+        except PathNotFound:
+            raise TagUnknown(tag) from None
+
+    def stat(self, tag: Tag) -> FileInfo:
+        """Attributes of the tag's current link file; raises TagUnknown."""
+        try:
+            return self._driver.stat(paths.tag_current_link(self._repository, tag))
+        except PathNotFound:
+            raise TagUnknown(tag) from None
+
+    def enumerate(self) -> Iterator[Tag]:
+        """Every tag that has a current link, in no order; none is read."""
+        try:
+            entries = self._driver.listdir(paths.tags(self._repository))
+        except PathNotFound:
+            return
+        for entry in entries:
+            try:
+                tag = Tag(entry.name)
+                self.stat(tag)
+            except (NameInvalid, TagUnknown):
+                continue
+            yield tag
+
+    def history(self, tag: Tag) -> LinkedBlobStore:
+        """Every revision that the tag has ever stood for."""
+        return LinkedBlobStore(self._driver, self._blobs, paths.tag_index(self._repository, tag))

@@ -1,0 +1,105 @@
+"""Blobs as files, wherever in the tree they are reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from blobfs.digest import Descriptor
+from blobfs.drivers.base import FileReader
+from blobfs.errors import BlobUnknown, Stale
+from blobfs.storage.registry import Registry
+from blobfs.storage.repository import Repository
+from blobfs.vfs.links import digest_named
+from blobfs.vfs.nodes import Attr, Directory, File, Kind, Lifetime, Node, Placed
+from blobfs.vfs.verification import Verification
+
+
+@dataclass(frozen=True, slots=True)
+class Blobs:
+    """What every blob's file needs: where blobs come from, and how reads are verified."""
+
+    registry: Registry
+    verification: Verification
+
+
+@dataclass(frozen=True, slots=True)
+class BlobFile(File):
+    """A blob's bytes, the same file in every repository that links the blob."""
+
+    blobs: Blobs
+    descriptor: Descriptor
+    repositories: tuple[Repository, ...] = ()  # those it has been reached through
+
+    @property
+    def key(self) -> str:
+        return str(self.descriptor.digest)
+
+    def attr(self) -> Attr:
+        # Two names at least: the global store's own, and the repository's link.
+        return Attr(
+            Kind.FILE,
+            size=self.descriptor.size,
+            mtime_ns=self.descriptor.mtime_ns or 0,
+            nlink=2,
+            lifetime=Lifetime.CONTENT,
+        )
+
+    def joined(self, newer: BlobFile) -> BlobFile:
+        known = {repository.name for repository in newer.repositories}
+        others = tuple(r for r in self.repositories if r.name not in known)
+        return replace(newer, repositories=newer.repositories + others) if others else newer
+
+    def open(self) -> FileReader:
+        digest = self.descriptor.digest
+        try:
+            reader = self.blobs.registry.blobs.open(digest)
+        except BlobUnknown:
+            raise Stale(f"blob {digest} is gone") from None
+        if reader.size != self.descriptor.size:
+            reader.close()
+            raise Stale(f"blob {digest} has changed from {self.descriptor.size} bytes")
+        return self.blobs.verification.reader(self.descriptor, reader)
+
+    def xattrs(self) -> Mapping[str, Callable[[], str]]:
+        names: dict[str, Callable[[], str]] = {
+            "user.blobfs.digest": lambda: str(self.descriptor.digest),
+            "user.blobfs.media_type": self._media_type,
+        }
+        if self.repositories:
+            names["user.blobfs.repository"] = self._repository
+        return names
+
+    def _repository(self) -> str:
+        return ",".join(sorted(repository.name for repository in self.repositories))
+
+    def _media_type(self) -> str:
+        for repository in self.repositories:
+            described = repository.media_types.describe(self.descriptor.digest)
+            if described is not None:
+                return described.media_type
+        return self.descriptor.media_type
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDirectory(Placed, Directory):
+    """``<hex>`` of one shard of the global store, without an access check."""
+
+    path: str
+    blobs: Blobs
+    algorithm: str
+    shard: str
+    mtime_ns: Callable[[], int]
+
+    def attr(self) -> Attr:
+        return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns())
+
+    def lookup(self, name: str) -> Node:
+        digest = digest_named(self.algorithm, name)
+        if not name.startswith(self.shard):
+            raise BlobUnknown(digest)
+        return BlobFile(self.blobs, self.blobs.registry.blobs.stat(digest))
+
+    def names(self) -> Iterator[str]:
+        digests = self.blobs.registry.blobs.enumerate_shard(self.algorithm, self.shard)
+        return (digest.encoded for digest in digests)

@@ -1,0 +1,112 @@
+"""``_manifests`` of a repository: revisions as files, tags and their history as symlinks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from blobfs import paths
+from blobfs.digest import Digest
+from blobfs.errors import NameInvalid, TagUnknown
+from blobfs.reference import Tag
+from blobfs.storage.registry import Registry
+from blobfs.storage.repository import Repository
+from blobfs.vfs.links import LinkSetDirectory, mtime_of
+from blobfs.vfs.nodes import Attr, Directory, FixedDirectory, Kind, Node, Placed, Symlink
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionLink(Placed, Symlink):
+    """A symlink to a revision: *up* leads from where it is to ``_manifests``."""
+
+    path: str
+    up: str
+    digest: Digest
+    mtime_ns: int
+
+    def attr(self) -> Attr:
+        return Attr(Kind.SYMLINK, size=len(self.target()), mtime_ns=self.mtime_ns)
+
+    def target(self) -> str:
+        return f"{self.up}revisions/{self.digest.algorithm}/{self.digest.encoded}"
+
+    def xattrs(self) -> Mapping[str, Callable[[], str]]:
+        return {"user.blobfs.digest": lambda: str(self.digest)}
+
+
+@dataclass(frozen=True, slots=True)
+class TagsDirectory(Placed, Directory):
+    """Every tag, as a child that *node_for* makes."""
+
+    path: str
+    repository: Repository
+    node_for: Callable[[Tag], Node]
+    mtime_ns: Callable[[], int]
+
+    def attr(self) -> Attr:
+        return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns())
+
+    def lookup(self, name: str) -> Node:
+        try:
+            tag = Tag(name)
+        except NameInvalid:
+            raise TagUnknown(repr(name[:160])) from None
+        return self.node_for(tag)
+
+    def names(self) -> Iterator[str]:
+        return self.repository.tags.enumerate()
+
+
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """Makes the nodes below one repository's ``_manifests``, which is at *path*."""
+
+    path: str
+    registry: Registry
+    repository: Repository
+    node_for_revision: Callable[[Digest], Node]
+
+    def directory(self) -> Directory:
+        """``_manifests`` itself."""
+        name = self.repository.name
+        return FixedDirectory(
+            self.path,
+            {
+                "revisions": lambda: LinkSetDirectory(
+                    f"{self.path}/revisions",
+                    self.registry,
+                    self.repository.manifests.links,
+                    self.node_for_revision,
+                ),
+                "tags": lambda: self._tags("tags", self._tag),
+                "history": lambda: self._tags("history", self._history),
+                "_uploads": lambda: FixedDirectory(
+                    f"{self.path}/_uploads", {}, mtime_of(self.registry, paths.uploads(name))
+                ),
+            },
+            mtime_of(self.registry, f"{paths.repository(name)}/_manifests"),
+        )
+
+    def _tags(self, name: str, node_for: Callable[[Tag], Node]) -> Directory:
+        mtime_ns = mtime_of(self.registry, paths.tags(self.repository.name))
+        return TagsDirectory(f"{self.path}/{name}", self.repository, node_for, mtime_ns)
+
+    def _tag(self, tag: Tag) -> Node:
+        return RevisionLink(
+            f"{self.path}/tags/{tag}",
+            "../",
+            self.repository.tags.get(tag),
+            self.repository.tags.stat(tag).mtime_ns,
+        )
+
+    def _history(self, tag: Tag) -> Node:
+        self.repository.tags.stat(tag)
+        links = self.repository.tags.history(tag)
+        path = f"{self.path}/history/{tag}"
+
+        def node_for(digest: Digest) -> Node:
+            links.resolve(digest)
+            mtime_ns = mtime_of(self.registry, paths.link(links.link_set, digest))()
+            return RevisionLink(f"{path}/{digest}", "../../../", digest, mtime_ns)
+
+        return LinkSetDirectory(path, self.registry, links, node_for)

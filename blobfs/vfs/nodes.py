@@ -1,0 +1,197 @@
+"""What a tree is made of, without FUSE: no inode numbers, no errno, names are ``str``.
+
+Nodes are values that cost no I/O to make or to compare: two with the same *key* are the
+same thing, whichever way each was reached, and a mount gives them one inode.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, Self
+
+from blobfs.drivers.base import FileReader
+from blobfs.errors import Corrupt, NotFound
+
+
+class Kind(Enum):
+    """What sort of node it is."""
+
+    DIRECTORY = "directory"
+    FILE = "file"
+    SYMLINK = "symlink"
+
+
+class Lifetime(Enum):
+    """How long the kernel may keep what it was told, before it asks again."""
+
+    CONTENT = "content"  # a name with a digest in it, and what it names, never changes
+    NAME = "name"  # tags and listings: others change them, and it should show soon
+    MOMENT = "moment"  # not at all
+
+
+@dataclass(frozen=True, slots=True)
+class Attr:
+    """What stat(2) shows of a node: *size* in bytes, *mtime_ns* since the epoch."""
+
+    kind: Kind
+    size: int = 0
+    mtime_ns: int = 0
+    nlink: int = 1
+    lifetime: Lifetime = Lifetime.NAME
+
+
+class Node(ABC):
+    """A file, directory or symlink."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """What the node is: a directory's or symlink's path in the tree, a blob's digest."""
+
+    @abstractmethod
+    def attr(self) -> Attr:
+        """What stat(2) shows; raises NotFound once the thing is gone."""
+
+    def joined(self, newer: Self) -> Self:
+        """The node that stands for both this and *newer*, which has the same key."""
+        return newer
+
+    def xattrs(self) -> Mapping[str, Callable[[], str]]:
+        """The extended attributes, each with what computes its value."""
+        return {}
+
+
+class Placed(Node):
+    """A node that is what it is by its *path* in the tree."""
+
+    __slots__ = ()
+
+    path: str
+
+    @property
+    def key(self) -> str:
+        return self.path
+
+
+class Child(NamedTuple):
+    """An entry of a directory, ready for a listing."""
+
+    name: str
+    node: Node
+    attr: Attr
+
+
+class Directory(Node):
+    """A node with named children."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def lookup(self, name: str) -> Node:
+        """The child called *name*; raises NotFound, Corrupt."""
+
+    @abstractmethod
+    def names(self) -> Iterator[str]:
+        """The children's names, in no order, each as soon as it is known; raises NotFound."""
+
+    def children(self, names: Iterable[str]) -> list[Child]:
+        """The children of these names, without those that are gone meanwhile.
+
+        What ``lookup`` says is corrupt is there all the same, as a ``BrokenFile``.
+        """
+        found = []
+        for name in names:
+            try:
+                node = self.lookup(name)
+                found.append(Child(name, node, node.attr()))
+            except NotFound:
+                continue
+            except Corrupt:
+                broken = BrokenFile(f"{self.key}/{name}")
+                found.append(Child(name, broken, broken.attr()))
+        return found
+
+
+class File(Node):
+    """A node with bytes."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def open(self) -> FileReader:
+        """Open it to read it; raises Stale once the bytes are gone."""
+
+
+class Symlink(Node):
+    """A node that leads to another."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def target(self) -> str:
+        """The relative path it leads to; raises NotFound."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenFile(Placed):
+    """What a listing shows of a name whose lookup fails: that it is there, no more."""
+
+    path: str
+
+    def attr(self) -> Attr:
+        return Attr(Kind.FILE, lifetime=Lifetime.MOMENT)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedDirectory(Placed, Directory):
+    """A directory whose children the layout gives; *mtime_ns* asks for its time."""
+
+    path: str
+    nodes: Mapping[str, Callable[[], Node]]
+    mtime_ns: Callable[[], int]
+    lifetime: Lifetime = Lifetime.NAME
+
+    def attr(self) -> Attr:
+        return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns(), lifetime=self.lifetime)
+
+    def lookup(self, name: str) -> Node:
+        if name not in self.nodes:
+            raise NotFound(f"{self.key} has no {name!r}")
+        return self.nodes[name]()
+
+    def names(self) -> Iterator[str]:
+        return iter(self.nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class TextFile(Placed, File):
+    """A file whose text is made when it is opened."""
+
+    path: str
+    render: Callable[[], str]
+
+    def attr(self) -> Attr:
+        return Attr(Kind.FILE, size=len(self.render().encode()), lifetime=Lifetime.MOMENT)
+
+    def open(self) -> FileReader:
+        return _Text(self.render().encode())
+
+
+class _Text(FileReader):
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    @property
+    def size(self) -> int:
+        return len(self._content)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._content[offset : offset + size]
+
+    def close(self) -> None:
+        """Nothing is held but memory."""
