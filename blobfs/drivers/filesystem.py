@@ -165,7 +165,12 @@ class FilesystemDriver(StorageDriver):
             self._directory(source_parent) as old,
             self._made_directory(target_parent) as new,
         ):
-            os.rename(source_name, target_name, src_dir_fd=old, dst_dir_fd=new)
+            try:
+                os.rename(source_name, target_name, src_dir_fd=old, dst_dir_fd=new)
+            except OSError as exc:
+                if exc.errno == errno.ENOTEMPTY:  # rename(2): a directory above the source
+                    raise NotAFile(f"not a file: {target}") from None
+                raise
             os.fsync(new)
             os.fsync(old)
 
@@ -304,6 +309,8 @@ class _Writer(FileWriter):
 
 def _split(path: str) -> tuple[str, str]:
     parent, _, name = path.rpartition("/")
+    if name == "..":  # the opener refuses it in *parent*
+        raise AccessDenied(f"{path}: leads out of the storage")
     return parent or "/", name
 
 

@@ -83,6 +83,7 @@ class InMemoryDriver(StorageDriver):
 
     def delete(self, path: str) -> None:
         with self._lock:
+            self._find(path)
             parent, name = self._parent(path)
             if parent.pop(name, None) is None:
                 raise PathNotFound(path)

@@ -16,10 +16,14 @@ from blobfs.fuse.inodes import Inode, InodeTable
 from blobfs.fuse.threads import StorageThreads
 from blobfs.vfs.nodes import Child
 
-# How much is done between two checkpoints, so that nothing else waits longer than some
-# milliseconds: a name costs about 3 µs, a child that is new about 30 µs.
-_NAMES: Final = 2048
-_CHILDREN: Final = 256
+_NAMES: Final = 1024
+"""Names taken between two checkpoints (about 2 µs each)."""
+
+_BATCHES: Final = (128, 4096)
+"""Children asked for ahead of replies: at first, and at the most, after doubling."""
+
+_SLICE: Final = 32
+"""Children asked for between two checkpoints, or in one thread (about 30 µs each)."""
 
 
 class Listing:
@@ -35,6 +39,7 @@ class Listing:
         self._names = names
         self._batch: list[Child | Inode | None] = []  # None: gone since
         self._batch_start = 0  # the index of its first name
+        self._batch_size = _BATCHES[0]
 
     async def reply(
         self, token: ReaddirToken, position: int, inodes: InodeTable, threads: StorageThreads
@@ -58,13 +63,19 @@ class Listing:
         at = index - self._batch_start
         if not 0 <= at < len(self._batch):
             at = 0
-            names = self._names[index : index + _CHILDREN]
+            names = self._names[index : index + self._batch_size]
+            self._batch_size = min(2 * self._batch_size, _BATCHES[1])
             now = time.monotonic()
             held = {name: inodes.fresh_child(self.inode, name, now) for name in names}
             directory = inodes.directory(self.inode.number)
+            known = [name for name, inode in held.items() if inode is not None]
             unknown = [name for name, inode in held.items() if inode is None]
-            new = {child.name: child for child in await threads.run(directory.children, unknown)}
-            self._batch = [held[name] or new.get(name) for name in names]
+            found: dict[str, Child | Inode | None] = {}
+            for present in await threads.run_each(directory.present, _slices(known)):
+                found.update((name, held[name]) for name in present)
+            for children in await threads.run_each(directory.children, _slices(unknown)):
+                found.update((child.name, child) for child in children)
+            self._batch = [found.get(name) for name in names]
             self._batch_start = index
         return self._batch[at:]
 
@@ -98,6 +109,10 @@ async def listing_of(inode: Inode, inodes: InodeTable, threads: StorageThreads) 
 
 def _take(names: Iterator[str]) -> list[str]:
     return list(islice(names, _NAMES))
+
+
+def _slices(names: list[str]) -> list[list[str]]:
+    return [names[start : start + _SLICE] for start in range(0, len(names), _SLICE)]
 
 
 def _dot(number: InodeT) -> EntryAttributes:

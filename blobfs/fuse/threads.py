@@ -9,15 +9,23 @@ touch those tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar, TypeVarTuple
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar, TypeVarTuple
 
 import trio
 
-from blobfs.errors import StorageTimeout
+from blobfs.errors import BlobfsError, StorageTimeout
 
+A = TypeVar("A")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+_SLOW_S: Final = 0.005
+"""What a call to local storage never takes while all it needs is in memory."""
+
+_SLOW_FOR_S: Final = 0.5
+"""How long the next calls are taken to be slow too, before one is tried again."""
 
 
 class StorageThreads:
@@ -27,6 +35,7 @@ class StorageThreads:
         self._inline = inline
         self._limiter = trio.CapacityLimiter(limit)
         self._deadline_s = deadline_s
+        self._slow_until = 0.0  # as time.perf_counter() has it
 
     async def run(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """The result of ``call(*args)``, which changes nothing.
@@ -37,6 +46,42 @@ class StorageThreads:
         if self._inline:
             return call(*args)
         return await self.run_in_thread(call, *args)
+
+    async def run_each(self, call: Callable[[A], T], arguments: Sequence[A]) -> list[T]:
+        """The results of ``call`` for each of *arguments*, in their order.
+
+        Those that may block run side by side. So do the calls to local storage that are left
+        once one of them was slow: its disk has to be asked, and gains from being asked more
+        at once. Raises what a call raised, StorageTimeout.
+        """
+        results = []
+        for argument in arguments:
+            began = time.perf_counter()
+            if not self._inline or began < self._slow_until:
+                break
+            results.append(call(argument))
+            ended = time.perf_counter()
+            if ended - began > _SLOW_S:
+                self._slow_until = ended + _SLOW_FOR_S
+            await trio.lowlevel.checkpoint()
+        return results + await self._run_side_by_side(call, arguments[len(results) :])
+
+    async def _run_side_by_side(self, call: Callable[[A], T], arguments: Sequence[A]) -> list[T]:
+        results: dict[int, T] = {}
+        failures: list[BlobfsError] = []
+
+        async def run_one(index: int, argument: A) -> None:
+            try:
+                results[index] = await self.run_in_thread(call, argument)
+            except BlobfsError as exc:
+                failures.append(exc)
+
+        async with trio.open_nursery() as nursery:
+            for index, argument in enumerate(arguments):
+                nursery.start_soon(run_one, index, argument)
+        if failures:
+            raise failures[0]
+        return [results[index] for index in range(len(arguments))]
 
     async def run_in_thread(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """Like ``run``, but never on the event loop."""

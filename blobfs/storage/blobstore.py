@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from blobfs import paths
@@ -62,25 +62,32 @@ class BlobStore:
             if len(entry) == 2:
                 yield entry
 
-    def enumerate_shard(self, algorithm: str, shard: str) -> Iterator[Digest]:
-        """Every blob of one shard, in no order."""
+    def candidates(self, algorithm: str, shard: str) -> Iterator[Digest]:
+        """The blobs of one shard, in no order, with some that have been deleted."""
         for encoded in self._directories(f"{paths.BLOBS}/{algorithm}/{shard}"):
             try:
                 digest = Digest(algorithm, encoded)
             except DigestInvalid:
                 continue  # a stray directory
-            if encoded.startswith(shard) and self._has_data(digest):
+            if encoded.startswith(shard):
                 yield digest
 
     def enumerate(self) -> Iterator[Digest]:
         """Every blob, in no order."""
         for algorithm in ALGORITHMS:
             for shard in self.shards(algorithm):
-                yield from self.enumerate_shard(algorithm, shard)
+                for digest in self.candidates(algorithm, shard):
+                    if self.present([digest]):
+                        yield digest
 
-    def _has_data(self, digest: Digest) -> bool:
-        [info] = self._driver.stat_many([paths.blob_data(digest)])
-        return info is not None and not info.is_dir
+    def present(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Those of *digests* whose bytes are there, right or wrong."""
+        infos = self._driver.stat_many([paths.blob_data(digest) for digest in digests])
+        return [
+            digest
+            for digest, info in zip(digests, infos, strict=True)
+            if info is not None and not info.is_dir
+        ]
 
     def _directories(self, path: str) -> Iterator[str]:
         try:

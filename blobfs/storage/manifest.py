@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Never, TypeGuard
 
 from blobfs.digest import OCTET_STREAM, Descriptor, Digest
 from blobfs.errors import DigestInvalid, ManifestInvalid
@@ -20,6 +20,8 @@ OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 
 INDEXES: Final = frozenset({DOCKER_LIST, OCI_INDEX})
 MEDIA_TYPES: Final = frozenset({DOCKER_MANIFEST, OCI_MANIFEST}) | INDEXES
+
+_MAX_SIZE: Final = 2**63 - 1  # bytes; what a registry holds it in is Go's int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Manifest:
     def parse(cls, payload: bytes) -> Manifest:
         """Read a manifest's bytes; raises ManifestInvalid."""
         try:
-            document = json.loads(payload)
+            document = json.loads(payload.decode(), parse_constant=_not_json)
         except (ValueError, RecursionError):
             raise ManifestInvalid("not JSON") from None
         if not isinstance(document, dict):
@@ -49,13 +51,20 @@ class Manifest:
         return cls(media_type, tuple(map(_descriptor, found)))
 
 
+def _not_json(constant: str) -> Never:
+    raise ValueError(constant)  # NaN and Infinity, which Python's json reads by default
+
+
 def _media_type(document: dict[str, object]) -> str:
-    if document.get("schemaVersion") != 2:
-        raise ManifestInvalid(f"schemaVersion is {document.get('schemaVersion')!r}, not 2")
+    version = document.get("schemaVersion")
+    if version != 2:
+        raise ManifestInvalid(f"schemaVersion is {version!r:.160}, not 2")
     is_index = "manifests" in document
     if is_index and ("config" in document or "layers" in document):
         raise ManifestInvalid("both an index and a manifest")
-    media_type = document.get("mediaType") or (OCI_INDEX if is_index else OCI_MANIFEST)
+    media_type = document.get("mediaType")
+    if media_type in (None, ""):
+        media_type = OCI_INDEX if is_index else OCI_MANIFEST
     if not isinstance(media_type, str) or media_type not in MEDIA_TYPES:
         raise ManifestInvalid(f"unsupported media type {media_type!r:.160}")
     if (media_type in INDEXES) != is_index:
@@ -72,15 +81,26 @@ def _sequence(document: dict[str, object], key: str) -> list[object]:
 
 def _descriptor(value: object) -> Descriptor:
     match value:
-        case {"digest": str(digest), "size": int(size), **rest} if size >= 0:
+        case {"digest": str(digest), "size": int(size), **rest} if _is_size(size):
             media_type = rest.get("mediaType")
         case _:
             raise ManifestInvalid("a reference lacks a digest or a size")
     try:
-        return Descriptor(
-            Digest.parse(digest),
-            size,
-            media_type if isinstance(media_type, str) and media_type else OCTET_STREAM,
-        )
+        parsed = Digest.parse(digest)
     except DigestInvalid as exc:
         raise ManifestInvalid(f"refers to what is {exc}") from None
+    return Descriptor(parsed, size, media_type if _is_told(media_type) else OCTET_STREAM)
+
+
+def _is_size(value: int) -> bool:
+    return not isinstance(value, bool) and 0 <= value <= _MAX_SIZE
+
+
+def _is_told(media_type: object) -> TypeGuard[str]:
+    """Whether it fits an extended attribute and a line of a terminal, as all in use do."""
+    return (
+        isinstance(media_type, str)
+        and 0 < len(media_type) < 256
+        and media_type.isascii()
+        and media_type.isprintable()
+    )

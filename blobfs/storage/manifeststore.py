@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
-from blobfs.errors import BlobUnknown, Corrupt, ManifestInvalid, ManifestUnknown
+from blobfs.errors import AccessDenied, BlobUnknown, Corrupt, ManifestInvalid, ManifestUnknown
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.manifest import Manifest
 
@@ -55,15 +55,19 @@ class MediaTypes:
         for algorithm in ALGORITHMS:
             for revision in self._manifests.links.enumerate(algorithm):
                 if revision not in self._read:
-                    self._read.add(revision)
                     self._read_revision(revision)
 
     def _read_revision(self, revision: Digest) -> None:
+        # Whoever reads a manifest that is refused here is told so.
         try:
             payload = self._manifests.payload(revision)
+        except (Corrupt, ManifestUnknown, AccessDenied):
+            return  # until it is repaired
+        self._read.add(revision)
+        try:
             manifest = Manifest.parse(payload)
-        except (Corrupt, ManifestUnknown):
-            return  # whoever reads that manifest is told
+        except ManifestInvalid:
+            return
         self._described[revision] = Descriptor(revision, len(payload), manifest.media_type)
         for reference in manifest.references:
             self._described.setdefault(reference.digest, reference)

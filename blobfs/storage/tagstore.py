@@ -37,6 +37,15 @@ class TagStore:
 
     def enumerate(self) -> Iterator[Tag]:
         """Every tag that has a current link, in no order; none is read."""
+        for tag in self.candidates():
+            try:
+                self.stat(tag)
+            except TagUnknown:
+                continue
+            yield tag
+
+    def candidates(self) -> Iterator[Tag]:
+        """Like ``enumerate``, but with some that have no current link, and much cheaper."""
         try:
             entries = self._driver.listdir(paths.tags(self._repository))
         except PathNotFound:
@@ -44,10 +53,10 @@ class TagStore:
         for entry in entries:
             try:
                 tag = Tag(entry.name)
-                self.stat(tag)
-            except (NameInvalid, TagUnknown):
-                continue
-            yield tag
+            except NameInvalid:
+                continue  # a stray file or directory
+            if entry.is_dir:
+                yield tag
 
     def history(self, tag: Tag) -> LinkedBlobStore:
         """Every revision that the tag has ever stood for."""

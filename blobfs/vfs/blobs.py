@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from blobfs.digest import Descriptor
+from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import BlobUnknown, Stale
 from blobfs.storage.registry import Registry
@@ -101,5 +101,9 @@ class ShardDirectory(Placed, Directory):
         return BlobFile(self.blobs, self.blobs.registry.blobs.stat(digest))
 
     def names(self) -> Iterator[str]:
-        digests = self.blobs.registry.blobs.enumerate_shard(self.algorithm, self.shard)
+        digests = self.blobs.registry.blobs.candidates(self.algorithm, self.shard)
         return (digest.encoded for digest in digests)
+
+    def present(self, names: Sequence[str]) -> Collection[str]:
+        digests = [Digest(self.algorithm, name) for name in names]
+        return {digest.encoded for digest in self.blobs.registry.blobs.present(digests)}

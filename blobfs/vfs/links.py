@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from blobfs import paths
 from blobfs.digest import CANONICAL, Digest
 from blobfs.errors import BlobUnknown, DigestInvalid, NotFound
 from blobfs.storage.linkedblobstore import LinkedBlobStore
@@ -51,7 +52,11 @@ class LinkDirectory(Placed, Directory):
         return self.node_for(digest_named(self.algorithm, name))
 
     def names(self) -> Iterator[str]:
-        return (digest.encoded for digest in self.links.enumerate(self.algorithm))
+        return (digest.encoded for digest in self.links.candidates(self.algorithm))
+
+    def present(self, names: Sequence[str]) -> Collection[str]:
+        digests = [Digest(self.algorithm, name) for name in names]
+        return {digest.encoded for digest in self.links.present(digests)}
 
 
 def digest_named(algorithm: str, name: str) -> Digest:
@@ -63,10 +68,12 @@ def digest_named(algorithm: str, name: str) -> Digest:
 
 
 def mtime_of(registry: Registry, path: str) -> Callable[[], int]:
-    """Asks for a storage path's time in nanoseconds, 0 while it is missing."""
+    """Asks for a storage path's time in nanoseconds; while it is missing, for its parent's."""
 
     def mtime_ns() -> int:
-        info = registry.stat(path)
+        there = path
+        while (info := registry.stat(there)) is None and there != paths.ROOT:
+            there, _, _ = there.rpartition("/")
         return info.mtime_ns if info else 0
 
     return mtime_ns

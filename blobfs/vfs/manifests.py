@@ -54,7 +54,7 @@ class TagsDirectory(Placed, Directory):
         return self.node_for(tag)
 
     def names(self) -> Iterator[str]:
-        return self.repository.tags.enumerate()
+        return self.repository.tags.candidates()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,7 @@ class Manifests:
         def node_for(digest: Digest) -> Node:
             links.resolve(digest)
             mtime_ns = mtime_of(self.registry, paths.link(links.link_set, digest))()
-            return RevisionLink(f"{path}/{digest}", "../../../", digest, mtime_ns)
+            name = f"{digest.algorithm}/{digest.encoded}"
+            return RevisionLink(f"{path}/{name}", "../../../", digest, mtime_ns)
 
         return LinkSetDirectory(path, self.registry, links, node_for)

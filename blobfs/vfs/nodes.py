@@ -6,14 +6,15 @@ same thing, whichever way each was reached, and a mount gives them one inode.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Self
 
 from blobfs.drivers.base import FileReader
-from blobfs.errors import Corrupt, NotFound
+from blobfs.errors import BlobfsError, NotFound
 
 
 class Kind(Enum):
@@ -97,12 +98,16 @@ class Directory(Node):
 
     @abstractmethod
     def names(self) -> Iterator[str]:
-        """The children's names, in no order, each as soon as it is known; raises NotFound."""
+        """The children's names, in no order, each as soon as it is known; raises NotFound.
+
+        Some may turn out not to be there: that costs a look at each, which ``children`` takes.
+        """
 
     def children(self, names: Iterable[str]) -> list[Child]:
         """The children of these names, without those that are gone meanwhile.
 
-        What ``lookup`` says is corrupt is there all the same, as a ``BrokenFile``.
+        One whose lookup fails for another reason is there all the same, as a ``BrokenFile``:
+        a single bad link must not hide its neighbours.
         """
         found = []
         for name in names:
@@ -111,10 +116,17 @@ class Directory(Node):
                 found.append(Child(name, node, node.attr()))
             except NotFound:
                 continue
-            except Corrupt:
+            except BlobfsError:
                 broken = BrokenFile(f"{self.key}/{name}")
                 found.append(Child(name, broken, broken.attr()))
         return found
+
+    def present(self, names: Sequence[str]) -> Collection[str]:
+        """Those of these names, all found by ``children`` before, that are still there.
+
+        Asked only of children whose ``Lifetime`` is CONTENT, and cheaper than ``children``.
+        """
+        return names
 
 
 class File(Node):
@@ -161,7 +173,7 @@ class FixedDirectory(Placed, Directory):
 
     def lookup(self, name: str) -> Node:
         if name not in self.nodes:
-            raise NotFound(f"{self.key} has no {name!r}")
+            raise NotFound(f"{self.key} has no {name[:160]!r}")
         return self.nodes[name]()
 
     def names(self) -> Iterator[str]:
@@ -170,13 +182,13 @@ class FixedDirectory(Placed, Directory):
 
 @dataclass(frozen=True, slots=True)
 class TextFile(Placed, File):
-    """A file whose text is made when it is opened."""
+    """A file whose text is made when it is opened; like one in proc(5), it shows no size."""
 
     path: str
     render: Callable[[], str]
 
     def attr(self) -> Attr:
-        return Attr(Kind.FILE, size=len(self.render().encode()), lifetime=Lifetime.MOMENT)
+        return Attr(Kind.FILE, mtime_ns=time.time_ns(), lifetime=Lifetime.MOMENT)
 
     def open(self) -> FileReader:
         return _Text(self.render().encode())

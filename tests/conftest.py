@@ -1,0 +1,148 @@
+"""What tests share: the services they need, what a missing one does, and registries with images."""
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import images
+from tests.services import DockerRegistry, ServiceFailed, push, run
+
+log = logging.getLogger(__name__)
+
+
+def _lacking(*programs: str) -> str | None:
+    absent = [program for program in programs if shutil.which(program) is None]
+    return f"not installed: {', '.join(absent)}" if absent else None
+
+
+def _fuse_missing() -> str | None:
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as exc:
+        return f"/dev/fuse: {exc.strerror}"
+    return None if os.geteuid() == 0 else _lacking("fusermount3")
+
+
+def _registry_missing() -> str | None:
+    return _lacking("docker-registry", "skopeo", "umoci")
+
+
+def _backup_missing() -> str | None:
+    return _lacking("tar", "rsync", "borg", "restic")
+
+
+def _debootstrap_missing() -> str | None:
+    return _lacking("debootstrap") if os.geteuid() == 0 else "debootstrap needs root"
+
+
+MISSING: dict[str, Callable[[], str | None]] = {
+    "fuse": _fuse_missing,
+    "registry": _registry_missing,
+    "backup": _backup_missing,
+}
+
+
+def _required() -> set[str]:
+    """Services that must be there: BLOBFS_REQUIRE, by default all of them in CI, else none."""
+    default = ",".join(MISSING) if os.environ.get("CI") else ""
+    return set(os.environ.get("BLOBFS_REQUIRE", default).split(",")) - {""}
+
+
+def _need(service: str, missing: Callable[[], str | None]) -> None:
+    """Without *service*, skip the test that is being set up, or fail it where it is required."""
+    if reason := missing():
+        if service in _required():
+            pytest.fail(f"{service} is required here, but {reason}", pytrace=False)
+        pytest.skip(reason)
+
+
+def pytest_configure() -> None:
+    if unknown := _required() - set(MISSING):
+        raise pytest.UsageError(f"BLOBFS_REQUIRE names no service: {', '.join(sorted(unknown))}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for service, missing in MISSING.items():
+        if item.get_closest_marker(service):
+            _need(service, missing)
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    """A registry with small images. For reading only: a test that changes one serves its own.
+
+    library/small:v1 and :v2 share their layers, library/multi:latest is an index of two platforms,
+    and team/app:v1 shares its layers with team/app/debug:v1, a repository below it.
+    """
+    _need("registry", _registry_missing)
+    with DockerRegistry.serving(tmp_path_factory.mktemp("registry") / "storage") as registry:
+        _push_small_images(registry)
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def debian_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    """What ``registry`` has, and debian:bookworm with layers of 95 MB and 8 MB; also for reading.
+
+    The first run on a machine takes a minute to make that image.
+    """
+    _need("registry", _registry_missing)
+    _need("registry", _debootstrap_missing)
+    with DockerRegistry.serving(tmp_path_factory.mktemp("debian-registry") / "storage") as registry:
+        _push_small_images(registry)
+        push(images.debian(), registry.address, "debian", "bookworm")
+        yield registry
+
+
+def _push_small_images(registry: DockerRegistry) -> None:
+    push(images.small(), registry.address, "library/small", "v1")
+    push(images.small(), registry.address, "library/small", "v2")
+    push(images.multi(), registry.address, "library/multi", "latest")
+    push(images.small(), registry.address, "team/app", "v1")
+    push(images.small(), registry.address, "team/app/debug", "v1", source_tag="v2")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_stale_mounts(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Detach the blobfs mounts of aborted runs, which pytest can not remove with their directories.
+
+    A mount may hang, so its path is compared and handed on, and never looked at.
+    """
+    runs = tmp_path_factory.getbasetemp().parent
+    if request.config.getoption("basetemp"):  # then it is ours alone, and empty
+        return
+    for mount_point in reversed(_blobfs_mount_points()):
+        if mount_point.is_relative_to(runs) and not _is_running(runs, mount_point):
+            try:
+                run("umount", "--lazy", "--no-canonicalize", mount_point, timeout_s=10)
+            except ServiceFailed as exc:  # such as: another run, beginning now, was faster
+                log.warning("stale mount: %s", exc)
+
+
+def _blobfs_mount_points() -> list[Path]:
+    """Oldest first. The format is in proc_pid_mountinfo(5)."""
+    mount_points = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        mounted, _, source = line.partition(b" - ")
+        if source.startswith(b"fuse.blobfs "):
+            escaped = mounted.split(b" ")[4]
+            name = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), escaped)
+            mount_points.append(Path(os.fsdecode(name)))
+    return mount_points
+
+
+def _is_running(runs: Path, path: Path) -> bool:
+    """Whether the run that *path* belongs to goes on: pytest leaves its process id in .lock."""
+    lock = runs / path.relative_to(runs).parts[0] / ".lock"
+    try:
+        return Path("/proc", lock.read_text()).exists()
+    except FileNotFoundError:
+        return False

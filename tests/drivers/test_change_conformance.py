@@ -1,0 +1,231 @@
+"""What every driver does to move and to delete, and refuses. Never edited for one of them."""
+
+from collections.abc import Callable
+
+import pytest
+
+from blobfs.drivers.base import StorageDriver
+from blobfs.errors import NotADirectory, NotAFile, PathNotFound
+
+Act = Callable[[StorageDriver, str], object]
+
+
+def test_move_takes_the_content_along(driver: StorageDriver) -> None:
+    driver.put_content("/d/a", b"content")
+    driver.move("/d/a", "/e/b")
+    assert driver.get_content("/e/b") == b"content"
+
+
+def test_move_leaves_no_source(driver: StorageDriver) -> None:
+    driver.put_content("/d/a", b"content")
+    driver.move("/d/a", "/e/b")
+    with pytest.raises(PathNotFound):
+        driver.stat("/d/a")
+
+
+def test_move_of_what_a_writer_committed(driver: StorageDriver) -> None:
+    with driver.create("/a") as writer:
+        writer.write(b"content")
+        writer.commit()
+    driver.move("/a", "/b/c/d")
+    assert driver.get_content("/b/c/d") == b"content"
+
+
+def test_move_replaces_the_target(driver: StorageDriver) -> None:
+    driver.put_content("/a", b"new")
+    driver.put_content("/b", b"old and longer")
+    driver.move("/a", "/b")
+    assert driver.get_content("/b") == b"new"
+
+
+def test_move_leaves_siblings_that_share_a_prefix(driver: StorageDriver) -> None:
+    driver.put_content("/d/a", b"moved")
+    driver.put_content("/d/ab", b"sibling")
+    driver.move("/d/a", "/d/b")
+    assert driver.get_content("/d/ab") == b"sibling"
+
+
+def test_move_onto_itself_changes_nothing(driver: StorageDriver) -> None:
+    driver.put_content("/a", b"content")
+    driver.move("/a", "/a")
+    assert driver.get_content("/a") == b"content"
+
+
+@pytest.mark.parametrize("source", ["/nowhere", "/nowhere/at/all", "/d/nowhere", "/d/file/below"])
+def test_move_of_a_missing_file_tells_which(driver: StorageDriver, source: str) -> None:
+    driver.put_content("/d/file", b"")
+    with pytest.raises(PathNotFound) as caught:
+        driver.move(source, "/target")
+    assert caught.value.path == source
+
+
+def test_move_of_a_missing_file_leaves_the_target(driver: StorageDriver) -> None:
+    driver.put_content("/target", b"kept")
+    with pytest.raises(PathNotFound):
+        driver.move("/nowhere", "/target")
+    assert driver.get_content("/target") == b"kept"
+
+
+def test_move_of_a_missing_file_makes_no_directory(driver: StorageDriver) -> None:
+    with pytest.raises(PathNotFound):
+        driver.move("/nowhere", "/d/e/target")
+    assert list(driver.listdir("/")) == []
+
+
+@pytest.mark.parametrize("target", ["/file/below", "/file/far/below", "/source/below"])
+def test_move_below_a_file_is_refused(driver: StorageDriver, target: str) -> None:
+    driver.put_content("/source", b"source")
+    driver.put_content("/file", b"file")
+    with pytest.raises(NotADirectory):
+        driver.move("/source", target)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("/source", "/file/below"), ("/source", "/d"), ("/d", "/file"), ("/d", "/new")],
+    ids=["below a file", "onto a directory", "directory onto a file", "directory to nowhere"],
+)
+def test_refused_move_leaves_both_alone(driver: StorageDriver, source: str, target: str) -> None:
+    contents = {"/source": b"source", "/file": b"file", "/d/a": b"in the directory"}
+    for path, content in contents.items():
+        driver.put_content(path, content)
+    with pytest.raises((NotADirectory, NotAFile)):
+        driver.move(source, target)
+    files = [info.path for info in driver.walk("/") if not info.is_dir]
+    assert {path: driver.get_content(path) for path in files} == contents
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda driver, path: driver.open(path),
+        lambda driver, path: driver.get_content(path),
+        lambda driver, path: driver.read_at(path, 0, 1),
+        lambda driver, path: driver.put_content(path, b"content"),
+        lambda driver, path: driver.create(path),
+        lambda driver, path: driver.move(path, "/new"),
+        lambda driver, path: driver.move("/file", path),
+        lambda driver, path: driver.move(f"{path}/a", path),
+    ],
+    ids=[
+        "open",
+        "get_content",
+        "read_at",
+        "put_content",
+        "create",
+        "move from",
+        "move to",
+        "move up to",
+    ],
+)
+def test_directory_is_not_a_file(driver: StorageDriver, act: Act) -> None:
+    driver.put_content("/d/a", b"")
+    driver.put_content("/file", b"")
+    with pytest.raises(NotAFile):
+        act(driver, "/d")
+
+
+@pytest.mark.parametrize("path", ["/file/below", "/file/far/below"])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda driver, path: driver.put_content(path, b"content"),
+        lambda driver, path: driver.create(path),
+    ],
+    ids=["put_content", "create"],
+)
+def test_file_is_not_a_directory(driver: StorageDriver, act: Act, path: str) -> None:
+    driver.put_content("/file", b"")
+    with pytest.raises(NotADirectory):
+        act(driver, path)
+
+
+@pytest.mark.parametrize("path", ["/d", "/d/a/below"])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda driver, path: driver.put_content(path, b"content"),
+        lambda driver, path: driver.create(path),
+    ],
+    ids=["put_content", "create"],
+)
+def test_refused_change_leaves_what_is_there(driver: StorageDriver, act: Act, path: str) -> None:
+    driver.put_content("/d/a", b"kept")
+    with pytest.raises((NotAFile, NotADirectory)):
+        act(driver, path)
+    assert {info.path for info in driver.walk("/")} == {"/d", "/d/a"}
+
+
+def test_delete_removes_a_file(driver: StorageDriver) -> None:
+    driver.put_content("/d/a", b"")
+    driver.delete("/d/a")
+    with pytest.raises(PathNotFound):
+        driver.get_content("/d/a")
+
+
+def test_deleted_file_is_no_longer_listed(driver: StorageDriver) -> None:
+    driver.put_content("/d/a", b"")
+    driver.put_content("/d/b", b"")
+    driver.delete("/d/a")
+    assert [entry.name for entry in driver.listdir("/d")] == ["b"]
+
+
+def test_deleted_file_can_be_made_again(driver: StorageDriver) -> None:
+    driver.put_content("/a", b"old")
+    driver.delete("/a")
+    driver.put_content("/a", b"new")
+    assert driver.get_content("/a") == b"new"
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/nowhere/at/all", "/d/nowhere", "/d/file/below"])
+def test_delete_of_a_missing_path_tells_which(driver: StorageDriver, path: str) -> None:
+    driver.put_content("/d/file", b"")
+    with pytest.raises(PathNotFound) as caught:
+        driver.delete(path)
+    assert caught.value.path == path
+
+
+def test_delete_removes_a_directory_and_all_below_it(driver: StorageDriver) -> None:
+    for path in ("/d/a", "/d/b", "/d/e/f/c"):
+        driver.put_content(path, b"")
+    driver.delete("/d")
+    assert driver.stat_many(["/d", "/d/a", "/d/b", "/d/e", "/d/e/f/c"]) == [None] * 5
+
+
+def test_delete_of_a_directory_leaves_the_one_above(driver: StorageDriver) -> None:
+    driver.put_content("/d/e/a", b"")
+    driver.put_content("/d/f", b"kept")
+    driver.delete("/d/e")
+    assert driver.get_content("/d/f") == b"kept"
+
+
+@pytest.mark.parametrize("deleted", ["/d/a", "/d/e"], ids=["file", "directory"])
+def test_delete_leaves_siblings_that_share_a_prefix(driver: StorageDriver, deleted: str) -> None:
+    for path in ("/d/a", "/d/ab", "/d/a-b", "/d/e/f", "/d/ee", "/d/e-e/f"):
+        driver.put_content(path, b"")
+    driver.delete(deleted)
+    files = {info.path for info in driver.walk("/") if not info.is_dir}
+    expected = {"/d/a", "/d/ab", "/d/a-b", "/d/e/f", "/d/ee", "/d/e-e/f"} - {deleted, "/d/e/f"}
+    assert files == expected | ({"/d/e/f"} if deleted == "/d/a" else set())
+
+
+def test_deleted_directory_can_become_a_file(driver: StorageDriver) -> None:
+    driver.put_content("/d/e/a", b"")
+    driver.delete("/d")
+    driver.put_content("/d", b"file")
+    assert driver.get_content("/d") == b"file"
+
+
+def test_deleted_file_can_become_a_directory(driver: StorageDriver) -> None:
+    driver.put_content("/d", b"file")
+    driver.delete("/d")
+    driver.put_content("/d/a", b"below")
+    assert driver.get_content("/d/a") == b"below"
+
+
+def test_delete_of_a_file_being_written_is_not_undone_by_its_writer(driver: StorageDriver) -> None:
+    with driver.create("/a") as writer:
+        writer.write(b"content")
+        driver.delete("/a")
+    with pytest.raises(PathNotFound):
+        driver.stat("/a")

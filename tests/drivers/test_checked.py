@@ -1,0 +1,133 @@
+"""What CheckedDriver keeps away from every driver below it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.filesystem import FilesystemDriver
+from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.errors import OffsetInvalid, PathInvalid
+
+ILL_FORMED = [
+    "",
+    "abc",
+    "123.abc",
+    "//bcd",
+    "/abc_123/",
+    "/a//b",
+    "/.",
+    "/..",
+    "/a/.",
+    "/a/..",
+    "/./a",
+    "/../a",
+    "/a/../b",
+    "/a b",
+    "/a\n",
+    "/a\0b",
+    "/a:b",
+    "/a@b",
+    "/a+b",
+    "/a%2fb",
+    "/a\\b",
+    "/é",
+    "/\udc80",
+    "/٣",
+    " /a",
+    "/" + "a" * 1_000_000 + "?",
+]
+ROOT_TOO = {
+    "stat": lambda driver, path: driver.stat(path),
+    "stat_many": lambda driver, path: driver.stat_many(["/", path]),
+    "listdir": lambda driver, path: driver.listdir(path),
+    "walk": lambda driver, path: driver.walk(path),
+}
+FILES_ONLY: dict[str, Callable[[StorageDriver, str], object]] = {
+    "open": lambda driver, path: driver.open(path),
+    "get_content": lambda driver, path: driver.get_content(path),
+    "read_at": lambda driver, path: driver.read_at(path, 0, 1),
+    "put_content": lambda driver, path: driver.put_content(path, b""),
+    "create": lambda driver, path: driver.create(path),
+    "append": lambda driver, path: driver.append(path),
+    "move from": lambda driver, path: driver.move(path, "/a"),
+    "move to": lambda driver, path: driver.move("/a", path),
+    "delete": lambda driver, path: driver.delete(path),
+}
+
+
+@pytest.mark.parametrize("path", ILL_FORMED, ids=lambda path: ascii(path[:12]))
+@pytest.mark.parametrize(
+    "act", (ROOT_TOO | FILES_ONLY).values(), ids=(ROOT_TOO | FILES_ONLY).keys()
+)
+def test_ill_formed_path_is_refused(act: Callable[[StorageDriver, str], object], path: str) -> None:
+    driver = CheckedDriver(InMemoryDriver())
+    driver.put_content("/a", b"")
+    with pytest.raises(PathInvalid):
+        act(driver, path)
+
+
+@pytest.mark.parametrize("act", FILES_ONLY.values(), ids=FILES_ONLY.keys())
+def test_root_is_no_path_of_a_file(
+    checked_driver: StorageDriver, act: Callable[[StorageDriver, str], object]
+) -> None:
+    checked_driver.put_content("/a", b"kept")
+    with pytest.raises(PathInvalid):
+        act(checked_driver, "/")
+    assert checked_driver.get_content("/a") == b"kept"
+
+
+def test_refusal_of_a_long_path_is_short() -> None:
+    with pytest.raises(PathInvalid) as caught:
+        CheckedDriver(InMemoryDriver()).stat("?" * 10_000)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("offset", [-1, -(2**70)])
+def test_negative_offset_is_refused(checked_driver: StorageDriver, offset: int) -> None:
+    checked_driver.put_content("/a", b"content")
+    with pytest.raises(OffsetInvalid, match=str(offset)):
+        checked_driver.read_at("/a", offset, 1)
+
+
+def test_negative_offset_of_a_reader_is_refused(checked_driver: StorageDriver) -> None:
+    checked_driver.put_content("/a", b"content")
+    with checked_driver.open("/a") as reader, pytest.raises(OffsetInvalid):
+        reader.read_at(-1, 1)
+
+
+HIDDEN = ["a b", "é", "a:b", "a\nb", "\udc80"]
+
+
+@pytest.fixture
+def with_hostile_names(tmp_path: Path) -> CheckedDriver:
+    for name in HIDDEN:
+        (tmp_path / "d" / name).mkdir(parents=True)
+        (tmp_path / "d" / name / "file").touch()
+    (tmp_path / "d" / "shown").touch()
+    return CheckedDriver(FilesystemDriver.below(tmp_path))
+
+
+def test_listdir_hides_names_that_no_path_can_have(with_hostile_names: CheckedDriver) -> None:
+    assert [entry.name for entry in with_hostile_names.listdir("/d")] == ["shown"]
+
+
+def test_walk_hides_names_that_no_path_can_have(with_hostile_names: CheckedDriver) -> None:
+    assert [info.path for info in with_hostile_names.walk("/")] == ["/d", "/d/shown"]
+
+
+def test_delete_takes_hidden_names_along(with_hostile_names: CheckedDriver, tmp_path: Path) -> None:
+    with_hostile_names.delete("/d")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrapper_is_named_for_what_it_wraps(tmp_path: Path) -> None:
+    wrapped = [CheckedDriver(InMemoryDriver()), CheckedDriver(FilesystemDriver.below(tmp_path))]
+    assert [driver.name for driver in wrapped] == ["inmemory", "filesystem"]
+
+
+def test_wrapper_is_as_local_as_what_it_wraps(tmp_path: Path) -> None:
+    inner = FilesystemDriver.below(tmp_path)
+    assert CheckedDriver(inner).is_local is inner.is_local

@@ -1,0 +1,277 @@
+"""Symlinks in a local directory: followed while they stay inside, never out of it."""
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from blobfs.drivers import beneath
+from blobfs.drivers.base import DirEntry, StorageDriver
+from blobfs.drivers.beneath import Opener
+from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.filesystem import FilesystemDriver
+from blobfs.errors import AccessDenied, BlobfsError
+
+Act = Callable[[StorageDriver, str], object]
+
+
+def _write(driver: StorageDriver, path: str) -> None:
+    with driver.create(path) as writer:
+        writer.write(b"written")
+        writer.commit()
+
+
+def _append(driver: StorageDriver, path: str) -> None:
+    with driver.append(path) as writer:
+        writer.write(b"appended")
+        writer.commit()
+
+
+def _cancel(driver: StorageDriver, path: str) -> None:
+    with driver.create(path) as writer:
+        writer.cancel()
+
+
+READS: dict[str, Act] = {
+    "stat": lambda driver, path: driver.stat(path),
+    "open": lambda driver, path: driver.open(path),
+    "get_content": lambda driver, path: driver.get_content(path),
+    "read_at": lambda driver, path: driver.read_at(path, 0, 1),
+    "move from": lambda driver, path: driver.move(path, "/moved"),
+}
+LISTS: dict[str, Act] = {
+    "listdir": lambda driver, path: driver.listdir(path),
+    "walk": lambda driver, path: list(driver.walk(path)),
+}
+WRITES: dict[str, Act] = {"create": _write, "append": _append, "cancel": _cancel}
+REPLACES: dict[str, Act] = {
+    "put_content": lambda driver, path: driver.put_content(path, b"put"),
+    "move to": lambda driver, path: driver.move("/file", path),
+    "delete": lambda driver, path: driver.delete(path),
+}
+ALL = READS | LISTS | WRITES | REPLACES
+
+each_link = pytest.mark.parametrize(
+    "link", ["absolute", "relative", "dangling", "chained", "directory", "absolute-directory"]
+)
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Path]:
+    outside = tmp_path / "outside"
+    (outside / "directory").mkdir(parents=True)
+    (outside / "directory/file").write_bytes(b"not ours")
+    (outside / "file").write_bytes(b"not ours")
+    yield outside
+    found = {
+        str(path.relative_to(outside)): path.is_file() and path.read_bytes()
+        for path in outside.rglob("*")
+    }
+    assert found == {
+        "file": b"not ours",
+        "directory": False,
+        "directory/file": b"not ours",
+    }
+
+
+@pytest.fixture
+def root(outside: Path) -> Path:
+    root = outside.parent / "root"
+    (root / "d").mkdir(parents=True)
+    (root / "file").write_bytes(b"ours")
+    (root / "d/file").write_bytes(b"ours, deeper")
+    (root / "absolute").symlink_to(outside / "file")
+    (root / "relative").symlink_to("../outside/file")
+    (root / "dangling").symlink_to("../outside/new")
+    (root / "chained").symlink_to("relative")
+    (root / "directory").symlink_to("../outside/directory")
+    (root / "absolute-directory").symlink_to(outside / "directory")
+    return root
+
+
+@pytest.fixture(params=[beneath.openat2, beneath.open_by_component], ids=["openat2", "components"])
+def driver(request: pytest.FixtureRequest, root: Path) -> Iterator[StorageDriver]:
+    """A driver that opens files in the one way and in the other."""
+    opener: Opener = request.param
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    driver = CheckedDriver(FilesystemDriver(fd, opener, is_local=True))
+    yield driver
+    driver.close()
+
+
+@pytest.fixture
+def following(root: Path) -> Iterator[StorageDriver]:
+    """A driver as this kernel allows it, with openat2."""
+    driver = CheckedDriver(FilesystemDriver.below(root))
+    yield driver
+    driver.close()
+
+
+@each_link
+@pytest.mark.parametrize("act", (READS | WRITES).values(), ids=READS | WRITES)
+def test_symlink_that_leads_out_is_denied(driver: StorageDriver, act: Act, link: str) -> None:
+    with pytest.raises(AccessDenied):
+        act(driver, f"/{link}")
+
+
+@pytest.mark.parametrize("link", ["directory", "absolute-directory"])
+@pytest.mark.parametrize("act", LISTS.values(), ids=LISTS)
+def test_directory_that_leads_out_is_not_listed(driver: StorageDriver, act: Act, link: str) -> None:
+    with pytest.raises(BlobfsError):
+        act(driver, f"/{link}")
+
+
+@pytest.mark.parametrize("link", ["directory", "absolute-directory"])
+@pytest.mark.parametrize("name", ["file", "new", "new/deeper"])
+@pytest.mark.parametrize("act", ALL.values(), ids=ALL)
+def test_nothing_is_done_below_a_directory_that_leads_out(
+    driver: StorageDriver, act: Act, name: str, link: str
+) -> None:
+    with pytest.raises(BlobfsError):
+        act(driver, f"/{link}/{name}")
+
+
+@pytest.mark.parametrize("link", ["directory", "absolute-directory"])
+@pytest.mark.parametrize("act", ALL.values(), ids=ALL)
+def test_openat2_denies_what_is_below_a_directory_that_leads_out(
+    following: StorageDriver, act: Act, link: str
+) -> None:
+    with pytest.raises(AccessDenied):
+        act(following, f"/{link}/file")
+
+
+@each_link
+@pytest.mark.parametrize("act", REPLACES.values(), ids=REPLACES)
+def test_replacing_a_symlink_replaces_the_link_alone(
+    driver: StorageDriver, root: Path, act: Act, link: str
+) -> None:
+    act(driver, f"/{link}")
+    assert not (root / link).is_symlink()
+
+
+def test_deleting_a_directory_removes_the_links_in_it_alone(
+    driver: StorageDriver, root: Path
+) -> None:
+    for link in ("absolute", "relative", "dangling", "directory", "absolute-directory"):
+        (root / link).rename(root / "d" / link)
+    driver.delete("/d")
+    assert not (root / "d").exists()
+
+
+def test_listdir_names_the_links_that_lead_out_as_files(driver: StorageDriver) -> None:
+    links = {"absolute", "relative", "dangling", "chained", "directory", "absolute-directory"}
+    assert set(driver.listdir("/")) == {
+        DirEntry("d", True),
+        DirEntry("file", False),
+        *(DirEntry(link, False) for link in links),
+    }
+
+
+def test_no_race_between_a_directory_and_a_link_leads_out(
+    driver: StorageDriver, root: Path
+) -> None:
+    finished = Event()
+
+    def swap() -> None:
+        while not finished.is_set():
+            _exchange(root / "d", root / "directory")
+
+    thread = Thread(target=swap)
+    thread.start()
+    try:
+        for number in range(60):
+            for act in (WRITES | REPLACES).values():
+                for path in ("/d/file", f"/d/new/{number}"):
+                    with suppress(BlobfsError):
+                        act(driver, path)
+    finally:
+        finished.set()
+        thread.join()
+
+
+def _exchange(one: Path, other: Path) -> None:
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    ctypes.CDLL(None).renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange)
+
+
+@pytest.mark.parametrize(
+    "path", ["/..", "/../outside", "/../outside/file", "/d/../../outside/file"]
+)
+@pytest.mark.parametrize("act", ALL.values(), ids=ALL)
+def test_path_that_climbs_out_is_denied_even_unchecked(root: Path, act: Act, path: str) -> None:
+    driver = FilesystemDriver.below(root)
+    with pytest.raises(AccessDenied):
+        act(driver, path)
+    driver.close()
+
+
+@pytest.fixture
+def links(root: Path) -> Path:
+    (root / "to-file").symlink_to("d/file")
+    (root / "to-directory").symlink_to("d")
+    (root / "d/up").symlink_to("../file")
+    (root / "to-nothing").symlink_to("d/nothing")
+    return root
+
+
+@pytest.mark.usefixtures("links")
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/to-file", b"ours, deeper"),
+        ("/d/up", b"ours"),
+        ("/to-directory/file", b"ours, deeper"),
+        ("/to-directory/up", b"ours"),
+    ],
+)
+def test_symlink_that_stays_inside_is_followed(
+    following: StorageDriver, path: str, content: bytes
+) -> None:
+    assert following.get_content(path) == content
+
+
+@pytest.mark.usefixtures("links")
+def test_stat_of_a_symlink_that_stays_inside_is_of_what_it_leads_to(
+    following: StorageDriver,
+) -> None:
+    info = following.stat("/to-file")
+    assert (info.path, info.size, info.is_dir) == ("/to-file", 12, False)
+
+
+@pytest.mark.usefixtures("links")
+def test_listdir_tells_what_a_symlink_that_stays_inside_leads_to(following: StorageDriver) -> None:
+    assert {
+        DirEntry("to-file", False),
+        DirEntry("to-directory", True),
+        DirEntry("to-nothing", False),
+    } <= set(following.listdir("/"))
+
+
+@pytest.mark.usefixtures("links")
+def test_listdir_through_a_symlink_that_stays_inside(following: StorageDriver) -> None:
+    assert {entry.name for entry in following.listdir("/to-directory")} == {"file", "up"}
+
+
+def test_files_are_made_through_a_directory_symlink_that_stays_inside(
+    following: StorageDriver, links: Path
+) -> None:
+    following.put_content("/to-directory/new/put", b"put")
+    assert (links / "d/new/put").read_bytes() == b"put"
+
+
+@pytest.mark.usefixtures("links")
+@pytest.mark.parametrize(
+    "act", [READS["get_content"], READS["stat"], WRITES["create"]], ids=["get", "stat", "create"]
+)
+@pytest.mark.parametrize("path", ["/to-file", "/to-directory/file"])
+def test_opening_by_component_follows_no_symlink_at_all(root: Path, act: Act, path: str) -> None:
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    driver = FilesystemDriver(fd, beneath.open_by_component, is_local=True)
+    with pytest.raises(BlobfsError):
+        act(driver, path)
+    driver.close()
+    assert (root / "d/file").read_bytes() == b"ours, deeper"

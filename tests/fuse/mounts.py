@@ -1,0 +1,72 @@
+"""Real mounts for tests: a daemon of its own process, unmounted whatever happens."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+BLOBFS = (sys.executable, "-m", "blobfs")
+
+
+class MountedRegistry:
+    """A mount of *storage* at *path*, and what its daemon says of itself."""
+
+    def __init__(self, storage: Path | str, path: Path, log: Path) -> None:
+        self.storage = storage
+        self.path = path
+        self.log = log
+
+    @property
+    def pid(self) -> int:
+        return int(self.control("config.json")["pid"])
+
+    def control(self, name: str) -> dict[str, Any]:
+        """One of the JSON files of ``/.blobfs``."""
+        document: dict[str, Any] = json.loads((self.path / ".blobfs" / name).read_text())
+        return document
+
+    def warnings(self) -> list[str]:
+        """What was logged as a warning or worse."""
+        lines = self.log.read_text().splitlines()
+        return [line for line in lines if " WARNING " in line or " ERROR " in line]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The blobfs command, as a person runs it."""
+    return subprocess.run(
+        [*BLOBFS, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@contextmanager
+def mounted(storage: Path | str, tmp_path: Path, *options: str) -> Iterator[MountedRegistry]:
+    """Mount *storage* below *tmp_path*; a daemon that does not end well fails the test."""
+    number = sum(1 for _ in tmp_path.glob("mnt*"))
+    mount = MountedRegistry(storage, tmp_path / f"mnt{number}", tmp_path / f"log{number}")
+    mount.path.mkdir()
+    done = run("mount", storage, mount.path, "--log-file", mount.log, *options)
+    assert done.returncode == 0, done.stderr
+    try:
+        yield mount
+    except BaseException:
+        subprocess.run(["umount", "-l", str(mount.path)], check=False)
+        raise
+    done = run("umount", mount.path)
+    if done.returncode != 0:
+        subprocess.run(["umount", "-l", str(mount.path)], check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in mount.log.read_text()
+
+
+def eventually(holds: Callable[[], bool], *, within_s: float = 10.0) -> None:
+    """Wait until *holds* does; fails after *within_s*."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {within_s:g} s"
+        time.sleep(0.01)

@@ -1,0 +1,211 @@
+"""The real programs tests stand on: Debian's docker-registry as a server, skopeo as its client."""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, Self
+
+# Generous: only a machine in trouble comes near them.
+_START_S: Final = 15.0
+_STOP_S: Final = 10.0
+
+
+class ServiceFailed(Exception):
+    """A real program did not do its part; says which, how, and what it printed."""
+
+
+def run(*command: str | Path, timeout_s: float = 120) -> bytes:
+    """What *command* writes to its standard output; raises ServiceFailed."""
+    shown = " ".join(str(part) for part in command)
+    try:
+        return subprocess.run(
+            command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout_s
+        ).stdout
+    except FileNotFoundError:
+        raise ServiceFailed(f"{command[0]} is not installed: run scripts/setup") from None
+    except subprocess.TimeoutExpired:
+        raise ServiceFailed(f"{shown}: still running after {timeout_s:.0f} s") from None
+    except subprocess.CalledProcessError as exc:
+        printed = os.fsdecode(exc.stdout + exc.stderr).strip()
+        raise ServiceFailed(f"{shown}: ended with {exc.returncode}:\n{printed}") from None
+
+
+def free_port() -> int:
+    """A loopback port nobody listened on a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True, slots=True)
+class DockerRegistry:
+    """A docker-registry that keeps what it is given below *root*, and listens at *address*."""
+
+    root: Path
+    address: str
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    @classmethod
+    @contextmanager
+    def serving(cls, root: Path, *, cache: Literal["inmemory"] | None = None) -> Iterator[Self]:
+        """Serve *root* inside the ``with`` block; *cache* is its descriptor cache.
+
+        Its configuration and log lie beside *root*, as ``<root>.yml`` and ``<root>.log``. Several
+        may serve one root, and one may be started on what another left.
+        """
+        root.mkdir(parents=True, exist_ok=True)
+        registry = cls(root, f"127.0.0.1:{free_port()}")
+        config = root.with_name(root.name + ".yml")
+        config.write_text(_config(registry, cache))
+        log_path = root.with_name(root.name + ".log")
+        # Its variables override the file; somebody's registry may be configured by them.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("REGISTRY_")}
+        with (
+            log_path.open("wb") as log,
+            subprocess.Popen(
+                ["docker-registry", "serve", config],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            ) as process,
+        ):
+            try:
+                _wait_until_ready(registry, process, log_path)
+                yield registry
+            finally:
+                _stop(process)
+
+
+def _config(registry: DockerRegistry, cache: Literal["inmemory"] | None) -> str:
+    # JSON is YAML that needs no thought about quotes.
+    storage: dict[str, object] = {
+        "filesystem": {"rootdirectory": str(registry.root)},
+        "delete": {"enabled": True},
+        # A test's unfinished upload is the test's to remove.
+        "maintenance": {"uploadpurging": {"enabled": False}},
+    }
+    if cache is not None:
+        storage["cache"] = {"blobdescriptor": cache}
+    return json.dumps(
+        {
+            "version": 0.1,
+            "log": {"level": "warn", "accesslog": {"disabled": True}},
+            "storage": storage,
+            # With its own, an upload begun at one registry can be continued at another.
+            "http": {"addr": registry.address, "secret": "every registry of the tests has this"},
+        },
+        indent=2,
+    )
+
+
+def _wait_until_ready(
+    registry: DockerRegistry, process: subprocess.Popen[bytes], log_path: Path
+) -> None:
+    deadline = time.monotonic() + _START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if _request(registry.address, "GET", "/v2/")[0] == http.client.OK:
+                return
+        except OSError:  # it does not listen yet
+            pass
+        time.sleep(0.01)
+    ended = process.returncode
+    trouble = f"gave no answer in {_START_S:.0f} s" if ended is None else f"ended with {ended}"
+    log = log_path.read_text(errors="replace").strip()
+    raise ServiceFailed(f"docker-registry at {registry.address} {trouble}; its log:\n{log}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def push(layout: Path, address: str, name: str, tag: str, *, source_tag: str | None = None) -> None:
+    """Push the image *source_tag* (*tag* by default) of an OCI layout, for all its platforms."""
+    _skopeo(
+        "copy",
+        "--all",
+        "--quiet",
+        "--dest-tls-verify=false",
+        f"oci:{layout}:{source_tag or tag}",
+        f"docker://{address}/{name}:{tag}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest as skopeo gets it from a registry: its *digest*, and the bytes it belongs to."""
+
+    digest: str
+    content: bytes
+
+    @property
+    def blobs(self) -> tuple[str, ...]:
+        """The digests of an image's config and layers; none for an index."""
+        document = json.loads(self.content)
+        config = [document["config"]] if "config" in document else []
+        return tuple(blob["digest"] for blob in config + document.get("layers", []))
+
+    @property
+    def platforms(self) -> dict[str, str]:
+        """An index's "os/architecture" with the digest of the image for it; none for an image."""
+        return {
+            "{os}/{architecture}".format(**image["platform"]): image["digest"]
+            for image in json.loads(self.content).get("manifests", [])
+        }
+
+
+def inspect(address: str, name: str, reference: str) -> Manifest:
+    """What a registry serves for a tag or a digest of *name*; raises ServiceFailed."""
+    separator = "@" if ":" in reference else ":"
+    image = f"docker://{address}/{name}{separator}{reference}"
+    content = _skopeo("inspect", "--tls-verify=false", "--raw", image)
+    digest = _skopeo("inspect", "--tls-verify=false", "--format", "{{.Digest}}", image)
+    return Manifest(digest.decode().strip(), content)
+
+
+def delete_manifest(address: str, name: str, digest: str) -> None:
+    """Have a registry forget a manifest and the tags that point to it."""
+    _delete(address, f"/v2/{name}/manifests/{digest}")
+
+
+def delete_blob(address: str, name: str, digest: str) -> None:
+    """Have a registry forget that *name* may read a layer."""
+    _delete(address, f"/v2/{name}/blobs/{digest}")
+
+
+def _delete(address: str, path: str) -> None:
+    status, body = _request(address, "DELETE", path)
+    if status != http.client.ACCEPTED:
+        answer = body.decode(errors="replace").strip()
+        raise ServiceFailed(f"DELETE {path}: {address} answered {status}: {answer}")
+
+
+def _request(address: str, method: str, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(address, timeout=10)
+    try:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def _skopeo(verb: str, *arguments: str) -> bytes:
+    # Debian's skopeo brings no policy for signatures, and refuses to work without one.
+    return run("skopeo", "--insecure-policy", verb, *arguments)

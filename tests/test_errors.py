@@ -1,0 +1,49 @@
+"""The tree drawn in the docstring of errors.py is the tree of its classes."""
+
+from collections.abc import Iterator
+
+from blobfs import errors
+from blobfs.errors import BlobfsError
+
+
+def _drawn() -> Iterator[tuple[str, str]]:
+    """Each class with the one it is drawn below."""
+    assert errors.__doc__ is not None
+    above = ["BlobfsError"]
+    for line in errors.__doc__.splitlines():
+        branch, found, rest = line.partition("── ")
+        if found:
+            depth = len(branch) // 4 + 1
+            name = rest.split()[0]
+            yield name, above[depth - 1]
+            above[depth:] = [name]
+
+
+def _defined(cls: type[BlobfsError]) -> Iterator[tuple[str, str]]:
+    for below in cls.__subclasses__():
+        if below.__module__ == errors.__name__:
+            yield below.__name__, cls.__name__
+            yield from _defined(below)
+
+
+def test_tree_is_drawn_as_it_is_defined() -> None:
+    assert list(_drawn()) == list(_defined(BlobfsError))
+
+
+def test_every_class_has_one_base() -> None:
+    names = [name for name, _ in _defined(BlobfsError)]
+    assert len(names) == len(set(names))
+
+
+def test_every_class_says_what_it_means() -> None:
+    assert all(getattr(errors, name).__doc__ for name, _ in _defined(BlobfsError))
+
+
+def test_path_not_found_tells_which() -> None:
+    error = errors.PathNotFound("/a")
+    assert (error.path, str(error)) == ("/a", "no such path: /a")
+
+
+def test_unknown_blob_tells_which() -> None:
+    error = errors.BlobUnknown("sha256:00")
+    assert (error.digest, str(error)) == ("sha256:00", "unknown blob: sha256:00")
