@@ -100,7 +100,15 @@ def mounted(storage: Path, at: Path) -> Iterator[Path]:
 @contextmanager
 def rclone_mounted(storage: Path, at: Path) -> Iterator[Path]:
     at.mkdir()
-    command = [RCLONE, "mount", storage, at, "--read-only", "--config", "/dev/null"]
+    command: list[str | Path] = [
+        RCLONE,
+        "mount",
+        storage,
+        at,
+        "--read-only",
+        "--config",
+        "/dev/null",
+    ]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 20

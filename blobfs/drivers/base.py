@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from blobfs.errors import PathNotFound
+from blobfs.errors import AccessDenied, PathNotFound
 
 
-@dataclass(frozen=True, slots=True)
-class FileInfo:
+class FileInfo(NamedTuple):
     """A path's attributes. *size* is in bytes, and 0 for a directory.
 
     *mtime_ns* is in nanoseconds since the epoch, and 0 where the backend does not know it,
@@ -83,8 +82,8 @@ class FileReader(ABC):
 class FileWriter(ABC):
     """A file being written from its start to its end.
 
-    After ``commit``, ``cancel`` or ``close`` it is over: ``write`` and ``commit`` raise
-    WriterClosed, and ``close`` does nothing.
+    After ``commit``, ``cancel`` or ``close`` it is over: ``write``, ``commit`` and ``cancel``
+    raise WriterClosed, and ``close`` does nothing.
     """
 
     @property
@@ -164,7 +163,10 @@ class StorageDriver(ABC):
 
     @abstractmethod
     def append(self, path: str) -> FileWriter:
-        """Go on with a file that a writer closed, or that is empty; raises PathNotFound."""
+        """Go on with a file that a writer closed, or that is empty.
+
+        Raises PathNotFound, NotAFile.
+        """
 
     @abstractmethod
     def move(self, source: str, target: str) -> None:
@@ -211,17 +213,24 @@ class StorageDriver(ABC):
     def walk(self, path: str) -> Iterator[FileInfo]:
         """Everything below *path*, a directory before what is in it; raises PathNotFound.
 
-        What comes or goes meanwhile may or may not be among it.
+        What comes or goes meanwhile may or may not be among it; what the storage refuses to
+        tell of is not.
         """
         pending = [self._children(path)]
         while pending:
             child = next(pending[-1], None)
             if child is None:
                 pending.pop()
-            elif (info := self._stat_or_none(child)) is not None:
+            elif (info := self._stat_if_allowed(child)) is not None:
                 yield info
                 if info.is_dir:
                     pending.append(self._children(child, missing_ok=True))
+
+    def _stat_if_allowed(self, path: str) -> FileInfo | None:
+        try:
+            return self._stat_or_none(path)
+        except AccessDenied:
+            return None
 
     def _children(self, path: str, *, missing_ok: bool = False) -> Iterator[str]:
         base = path.rstrip("/")

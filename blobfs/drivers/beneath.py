@@ -1,7 +1,8 @@
-"""Opening files below a directory without ever leaving it, whatever symlinks lie there.
+"""Opening files below a directory without ever leaving it, whatever lies there.
 
-Linux's openat2(2) does it in one call; where a kernel or a container does not allow that,
-every component is opened in turn and no symlink is followed at all. Neither can be raced.
+No symlink is followed: a storage that others write, shown by a daemon that runs as root, must
+not lead to the rest of the machine. Linux's openat2(2) does it in one call; where a kernel or
+a container does not allow that, every component is opened in turn. Neither can be raced.
 """
 
 from __future__ import annotations
@@ -10,31 +11,27 @@ import ctypes
 import errno
 import os
 import stat
+import struct
 from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 Opener = Callable[[int, str, int, int], int]
 """``open(directory_fd, relative_path, flags, mode)`` gives a descriptor; raises OSError."""
 
 _OPENAT2: Final = 437  # the same on every architecture (Linux 5.6)
-_RESOLVE_NO_MAGICLINKS: Final = 0x02
+_RESOLVE_NO_SYMLINKS: Final = 0x04
 _RESOLVE_BENEATH: Final = 0x08
 
-_ATTEMPTS: Final = 100
-"""At opening a path that EAGAIN kept us from; three in a hundred did, at worst."""
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-
-
-class _OpenHow(ctypes.Structure):
-    """The kernel's ``struct open_how``."""
-
-    _fields_ = (
-        ("flags", ctypes.c_uint64),
-        ("mode", ctypes.c_uint64),
-        ("resolve", ctypes.c_uint64),
-    )
+_syscall: Final = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = (
+    ctypes.c_long,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_size_t,
+)
 
 
 def opener(directory: int) -> Opener:
@@ -49,29 +46,25 @@ def opener(directory: int) -> Opener:
 
 
 def openat2(directory: int, path: str, flags: int, mode: int) -> int:
-    """Open *path*, following symlinks that stay below *directory*; EXDEV for the others."""
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
+    """Open *path*; ELOOP for any symlink on the way, EXDEV for a way out."""
+    how = _open_how(flags | os.O_CLOEXEC, mode)
     encoded = os.fsencode(path)
-    attempts = 0
     while True:
-        fd: int = _libc.syscall(
-            ctypes.c_long(_OPENAT2),
-            ctypes.c_int(directory),
-            encoded,
-            ctypes.byref(how),
-            ctypes.c_size_t(ctypes.sizeof(how)),
-        )
+        fd: int = _syscall(_OPENAT2, directory, encoded, how, len(how))
         if fd >= 0:
             return fd
-        number = ctypes.get_errno()
-        # EAGAIN: a rename anywhere in the system got in the way of a symlink's "..".
-        attempts += number == errno.EAGAIN
-        if number not in {errno.EINTR, errno.EAGAIN} or attempts == _ATTEMPTS:
+        if (number := ctypes.get_errno()) != errno.EINTR:
             raise OSError(number, os.strerror(number), path)
 
 
+@cache
+def _open_how(flags: int, mode: int) -> bytes:
+    """The kernel's ``struct open_how``."""
+    return struct.pack("=QQQ", flags, mode, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
+
+
 def open_by_component(directory: int, path: str, flags: int, mode: int) -> int:
-    """Open *path* step by step; ELOOP or ENOTDIR for any symlink on the way."""
+    """Open *path* step by step; ELOOP or ENOTDIR for any symlink, EXDEV for a way out."""
     *parents, name = path.split("/")
     if ".." in (*parents, name):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)

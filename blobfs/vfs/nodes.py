@@ -33,8 +33,7 @@ class Lifetime(Enum):
     MOMENT = "moment"  # not at all
 
 
-@dataclass(frozen=True, slots=True)
-class Attr:
+class Attr(NamedTuple):
     """What stat(2) shows of a node: *size* in bytes, *mtime_ns* since the epoch."""
 
     kind: Kind
