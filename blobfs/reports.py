@@ -6,17 +6,29 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from blobfs.digest import ALGORITHMS, Digest
-from blobfs.errors import BlobUnknown, Corrupt, DigestMismatch, NotFound, RepositoryUnknown
-from blobfs.reference import Reference, RepositoryName
+from blobfs.errors import (
+    AccessDenied,
+    BlobUnknown,
+    Corrupt,
+    DigestMismatch,
+    NotFound,
+    RepositoryUnknown,
+)
+from blobfs.reference import Reference, RepositoryName, Tag
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.manifest import INDEXES, Manifest
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 
 T = TypeVar("T")
+
+_BROKEN: Final = (NotFound, Corrupt, AccessDenied)
+"""What one thing in a registry may be while all others are told of."""
+
+Row = tuple[str | int | None, ...]
 
 
 class Progress(Protocol):
@@ -30,7 +42,7 @@ class Report:
     """Rows of strings and numbers under *columns*; None is what is not known."""
 
     columns: tuple[str, ...]
-    rows: Sequence[tuple[str | int | None, ...]]
+    rows: Sequence[Row]
 
     def as_json(self) -> str:
         """One array, an object a row."""
@@ -63,7 +75,7 @@ def repositories(registry: Registry, progress: Progress) -> Report:
 
     Within a repository a blob counts once. What is broken counts, but has no bytes.
     """
-    rows: list[tuple[str | int | None, ...]] = []
+    rows: list[Row] = []
     for name in progress(registry.enumerate(), "Reading"):
         repository = registry.repository(name)
         revisions = _digests(repository.manifests.links)
@@ -85,17 +97,7 @@ def tags(registry: Registry, name: RepositoryName) -> Report:
     if not registry.is_repository(name):
         raise RepositoryUnknown(name)
     repository = registry.repository(name)
-    rows: list[tuple[str | int | None, ...]] = []
-    for tag in sorted(repository.tags.enumerate()):
-        try:
-            digest = repository.tags.get(tag)
-            media_type: str | None = repository.manifests.get(digest).media_type
-        except (NotFound, Corrupt):
-            rows.append((tag, None, None, None))
-        else:
-            needed: dict[Digest, int] = {}
-            _gather(repository, digest, needed)
-            rows.append((tag, str(digest), media_type, sum(needed.values())))
+    rows = [_tag_row(repository, tag) for tag in sorted(repository.tags.enumerate())]
     return Report(("tag", "digest", "media_type", "bytes"), rows)
 
 
@@ -105,17 +107,27 @@ def content(registry: Registry, reference: Reference) -> Iterator[bytes]:
     Raises BlobUnknown, TagUnknown, Corrupt; DigestMismatch after the last piece of a wrong one.
     """
     repository = registry.repository(reference.repository)
-    if isinstance(reference.target, Digest):
-        digest = _linked(repository, reference.target)
-    else:
-        digest = repository.tags.get(reference.target)
+    target = reference.target
+    digest = target if isinstance(target, Digest) else repository.tags.get(target)
     hasher = hashlib.new(digest.algorithm)
-    with registry.blobs.open(digest) as reader:
+    with registry.blobs.open(_linked(repository, digest)) as reader:
         for chunk in reader.chunks():
             hasher.update(chunk)
             yield chunk
     if hasher.hexdigest() != digest.encoded:
         raise DigestMismatch(f"the content of blob {digest} does not match its digest")
+
+
+def _tag_row(repository: Repository, tag: Tag) -> Row:
+    try:
+        digest = repository.tags.get(tag)
+    except _BROKEN:
+        return (tag, None, None, None)
+    try:
+        media_type = repository.manifests.get(digest).media_type
+    except _BROKEN:
+        return (tag, str(digest), None, None)
+    return (tag, str(digest), media_type, sum(_needed(repository, digest).values()))
 
 
 def _linked(repository: Repository, digest: Digest) -> Digest:
@@ -134,24 +146,29 @@ def _sizes(links: LinkedBlobStore, digests: Iterable[Digest]) -> dict[Digest, in
     for digest in digests:
         try:
             descriptor = links.stat(digest)
-        except (NotFound, Corrupt):
+        except _BROKEN:
             continue
         sizes[descriptor.digest] = descriptor.size
     return sizes
 
 
-def _gather(repository: Repository, revision: Digest, needed: dict[Digest, int]) -> None:
-    """Add the sizes of a manifest and of all that it refers to, as far as it is there."""
-    try:
-        payload = repository.manifests.payload(revision)
-        manifest = Manifest.parse(payload)
-    except (NotFound, Corrupt):
-        return
-    needed[revision] = len(payload)
-    for reference in manifest.references:
-        if reference.digest in needed:
+def _needed(repository: Repository, revision: Digest) -> dict[Digest, int]:
+    """The sizes of a manifest and of all that it refers to, as far as it is there."""
+    needed: dict[Digest, int] = {}
+    pending = [revision]
+    while pending:
+        digest = pending.pop()
+        if digest in needed:
             continue
+        try:
+            payload = repository.manifests.payload(digest)
+            manifest = Manifest.parse(payload)
+        except _BROKEN:
+            continue
+        needed[digest] = len(payload)
         if manifest.media_type in INDEXES:
-            _gather(repository, reference.digest, needed)
+            pending += [reference.digest for reference in manifest.references]
         else:
-            needed[reference.digest] = reference.size
+            for reference in manifest.references:
+                needed.setdefault(reference.digest, reference.size)
+    return needed

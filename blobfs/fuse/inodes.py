@@ -125,11 +125,16 @@ class InodeTable:
         return node
 
     def _number(self, node: Node) -> InodeT:
-        hashed = hashlib.blake2b(node.key.encode("utf-8", "surrogateescape"), digest_size=8)
-        number = int.from_bytes(hashed.digest(), "big") & (_NOT_DIRECTORY - 1)
+        number = hashed(node.key) & (_NOT_DIRECTORY - 1)
         kind = 0 if isinstance(node, Directory) else _NOT_DIRECTORY
         while True:
             found = self._inodes.get(InodeT(kind | number))
             if number > ROOT_INODE and (found is None or found.node.key == node.key):
                 return InodeT(kind | number)
             number = (number + 1) % _NOT_DIRECTORY
+
+
+def hashed(key: str) -> int:
+    """64 bits of *key*, the same wherever it is computed."""
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")

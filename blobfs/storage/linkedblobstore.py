@@ -10,6 +10,7 @@ from blobfs import paths
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
 from blobfs.drivers.base import FileReader, StorageDriver
 from blobfs.errors import (
+    AccessDenied,
     BlobDamaged,
     BlobUnknown,
     DigestInvalid,
@@ -114,6 +115,12 @@ class LinkedBlobStore:
                 yield digest
 
     def present(self, digests: Sequence[Digest]) -> list[Digest]:
-        """Those of *digests* that have a link file; deleting one leaves its directory."""
-        infos = self._driver.stat_many([paths.link(self.link_set, digest) for digest in digests])
+        """Those of *digests* that have a link file; deleting one leaves its directory.
+
+        All of them where the storage refuses to tell of one, and tells whoever looks at that.
+        """
+        try:
+            infos = self._driver.stat_many([paths.link(self.link_set, d) for d in digests])
+        except AccessDenied:
+            return list(digests)
         return [digest for digest, info in zip(digests, infos, strict=True) if info is not None]

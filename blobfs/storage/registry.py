@@ -11,7 +11,7 @@ from typing import Final, Self
 from blobfs import paths
 from blobfs.drivers.base import Capacity, FileInfo, StorageDriver
 from blobfs.drivers.factory import driver_for
-from blobfs.errors import NameInvalid, PathNotFound
+from blobfs.errors import AccessDenied, NameInvalid, PathNotFound
 from blobfs.reference import RepositoryName, is_component
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.repository import Repository
@@ -55,7 +55,10 @@ class Registry:
     def is_repository(self, name: RepositoryName) -> bool:
         """Whether anything is stored that makes *name* a repository."""
         path = paths.repository(name)
-        infos = self._driver.stat_many([f"{path}/{marker}" for marker in paths.MARKERS])
+        try:
+            infos = self._driver.stat_many([f"{path}/{marker}" for marker in paths.MARKERS])
+        except AccessDenied:
+            return True  # a marker that is there but refused must not hide the others
         return any(info and info.is_dir for info in infos)
 
     def children(self, prefix: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.drivers.base import FileInfo, StorageDriver
-from blobfs.errors import NameInvalid, PathNotFound, TagUnknown
+from blobfs.errors import AccessDenied, NameInvalid, PathNotFound, TagUnknown
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore, read_link
@@ -42,6 +42,8 @@ class TagStore:
                 self.stat(tag)
             except TagUnknown:
                 continue
+            except AccessDenied:
+                pass  # it is there, and whoever looks at it is told
             yield tag
 
     def candidates(self) -> Iterator[Tag]:

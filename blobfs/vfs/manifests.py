@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from blobfs import paths
@@ -29,9 +29,6 @@ class RevisionLink(Placed, Symlink):
 
     def target(self) -> str:
         return f"{self.up}revisions/{self.digest.algorithm}/{self.digest.encoded}"
-
-    def xattrs(self) -> Mapping[str, Callable[[], str]]:
-        return {"user.blobfs.digest": lambda: str(self.digest)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,8 +92,8 @@ class _BlobReader(FileReader):
         return self._descriptor.size
 
     def read_at(self, offset: int, size: int) -> bytes:
-        data = self._reader.read_at(offset, size)
         wanted = max(0, min(size, self._descriptor.size - offset))
+        data = self._reader.read_at(offset, wanted)
         if len(data) < wanted:
             raise BlobDamaged(
                 f"blob {self._descriptor.digest} ends at {offset + len(data)},"

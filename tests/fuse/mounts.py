@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 BLOBFS = (sys.executable, "-m", "blobfs")
 
 
@@ -62,6 +64,14 @@ def mounted(storage: Path | str, tmp_path: Path, *options: str) -> Iterator[Moun
         subprocess.run(["umount", "-l", str(mount.path)], check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in mount.log.read_text()
+
+
+@contextmanager
+def failing_with(number: int) -> Iterator[None]:
+    """What is done inside fails, with this errno and no other."""
+    with pytest.raises(OSError) as caught:  # noqa: PT011  (the errno says which)
+        yield
+    assert caught.value.errno == number, caught.value
 
 
 def eventually(holds: Callable[[], bool], *, within_s: float = 10.0) -> None:

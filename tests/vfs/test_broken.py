@@ -45,6 +45,11 @@ class Storage:
         self.driver = WatchedDriver(CheckedDriver(FilesystemDriver.below(path)), self._open)
         self.layout = Layout(self.driver)
 
+    def make_directory(self, path: str) -> None:
+        """Put a directory in a file's place."""
+        self.driver.delete(path)
+        self.layout.put(f"{path}/below")
+
     def refuse(self, path: str) -> None:
         """Put a symlink in a file's place that leads out of the storage."""
         file = self.path / path[1:]
@@ -70,7 +75,7 @@ LINKS: dict[str, tuple[Break, type[BlobfsError]]] = {
     "truncated": (lambda storage, link: storage.layout.put(link, TEXT[:-1]), LinkInvalid),
     "not ASCII": (lambda storage, link: storage.layout.put(link, b"\xff" * 71), LinkInvalid),
     "huge": (lambda storage, link: storage.layout.put(link, b"a" * 2**20), LinkInvalid),
-    "directory": (lambda storage, link: storage.layout.put(f"{link}/below"), LinkInvalid),
+    "directory": (lambda storage, link: storage.make_directory(link), LinkInvalid),
     "refused": (lambda storage, link: storage.refuse(link), AccessDenied),
     "unreadable": (lambda storage, link: storage.fail(link), StorageUnavailable),
 }
@@ -124,8 +129,7 @@ def root_of(driver: StorageDriver) -> Directory:
 def test_broken_digest_says_so_when_it_is_looked_up(
     storage: Storage, link_set: str, break_it: Break, error: type[BlobfsError]
 ) -> None:
-    storage.layout.link(link_set, BROKEN)
-    break_link(storage, paths.link(link_set, BROKEN), break_it)
+    break_it(storage, paths.link(link_set, BROKEN))
     with pytest.raises(error, match=BROKEN.encoded):
         find(root_of(storage.driver), f"{SHOWN_AT[link_set]}/{BROKEN.encoded}")
 
@@ -135,7 +139,7 @@ def test_broken_digest_is_listed_and_hides_nothing(
     storage: Storage, link_set: str, break_it: Break, error: type[BlobfsError]
 ) -> None:
     before = [path for path, _ in walk(root_of(storage.driver), "/team")]
-    break_link(storage, paths.link(link_set, BROKEN), break_it)
+    break_it(storage, paths.link(link_set, BROKEN))
     root = root_of(storage.driver)
     assert [path for path, _ in walk(root, "/team")] == before
     listed = children(root, SHOWN_AT[link_set])
@@ -147,7 +151,7 @@ def test_broken_digest_is_listed_and_hides_nothing(
 def test_broken_tag_says_so_when_it_is_looked_up(
     storage: Storage, break_it: Break, error: type[BlobfsError]
 ) -> None:
-    break_link(storage, CURRENT, break_it)
+    break_it(storage, CURRENT)
     with pytest.raises(error, match=CURRENT):
         find(root_of(storage.driver), "/team/app/_manifests/tags/latest")
 
@@ -156,7 +160,7 @@ def test_broken_tag_says_so_when_it_is_looked_up(
 def test_broken_tag_is_listed_and_hides_nothing(
     storage: Storage, break_it: Break, error: type[BlobfsError]
 ) -> None:
-    break_link(storage, CURRENT, break_it)
+    break_it(storage, CURRENT)
     listed = children(root_of(storage.driver), "/team/app/_manifests/tags")
     assert sorted(listed) == ["latest", "other"]
     assert isinstance(listed["latest"].node, BrokenFile)
@@ -202,8 +206,3 @@ def test_repaired_digest_is_a_file_again(storage: Storage) -> None:
         find(root, path)
     storage.layout.link(LAYERS, BROKEN)
     assert find(root, path).key == str(BROKEN)
-
-
-def break_link(storage: Storage, link: str, break_it: Break) -> None:
-    storage.driver.delete(link)
-    break_it(storage, link)

@@ -1,0 +1,44 @@
+"""Mounts that several tests look at, and a storage that tests lay out themselves."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.filesystem import FilesystemDriver
+from tests.fuse.mounts import MountedRegistry, mounted
+from tests.services import DockerRegistry
+from tests.storage.layout import Layout
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    """An empty registry's root."""
+    root = tmp_path / "storage"
+    (root / "docker/registry/v2").mkdir(parents=True)
+    return root
+
+
+@pytest.fixture
+def layout(storage: Path) -> Iterator[Layout]:
+    """Lays out what ``storage`` holds."""
+    driver = CheckedDriver(FilesystemDriver.below(storage))
+    yield Layout(driver)
+    driver.close()
+
+
+@pytest.fixture
+def mount(storage: Path, tmp_path: Path) -> Iterator[MountedRegistry]:
+    """A mount of ``storage``, which tests fill while it is there."""
+    with mounted(storage, tmp_path) as mount:
+        yield mount
+
+
+@pytest.fixture(scope="session")
+def images(
+    registry: DockerRegistry, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MountedRegistry]:
+    """A mount of what a running docker-registry keeps, with ``_blobs``; for reading only."""
+    with mounted(registry.root, tmp_path_factory.mktemp("images"), "--expose-blobs") as mount:
+        yield mount

@@ -1,0 +1,215 @@
+"""Storages that contradict themselves, and names that nothing can have."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from blobfs import paths
+from blobfs.digest import Digest
+from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.filesystem import FilesystemDriver
+from blobfs.reference import Tag
+from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
+from tests.storage.layout import APP, LATEST, Layout
+
+pytestmark = pytest.mark.fuse
+
+Breaking = Callable[[Layout, Path], Digest]
+
+
+def _link(content: bytes | None) -> Breaking:
+    def broken(layout: Layout, _storage: Path) -> Digest:
+        return layout.link(paths.layers(APP), layout.blob(b"broken"), content)
+
+    return broken
+
+
+def _newline(layout: Layout, _storage: Path) -> Digest:
+    digest = layout.blob(b"broken")
+    return layout.link(paths.layers(APP), digest, f"{digest}\n".encode())
+
+
+def _no_blob(layout: Layout, _storage: Path) -> Digest:
+    return layout.link(paths.layers(APP), Digest.of(b"never stored"))
+
+
+def _directory_for_data(layout: Layout, storage: Path) -> Digest:
+    digest = layout.link(paths.layers(APP), Digest.of(b"a directory"))
+    Path(f"{storage}{paths.blob_data(digest)}").mkdir(parents=True)
+    return digest
+
+
+def _directory_for_link(layout: Layout, storage: Path) -> Digest:
+    digest = layout.blob(b"broken")
+    Path(f"{storage}{paths.link(paths.layers(APP), digest)}").mkdir(parents=True)
+    return digest
+
+
+def _emptied(layout: Layout, _storage: Path) -> Digest:
+    digest = layout.layer(b"torn by a crash")
+    layout.put(paths.blob_data(digest), b"")
+    return digest
+
+
+BROKEN: dict[str, Breaking] = {
+    "empty link": _link(b""),
+    "link of a newline": _newline,
+    "link of half a digest": _link(b"sha256:0123456789abcdef"),
+    "link to another digest": _link(str(Digest.of(b"good")).encode()),
+    "link of bytes": _link(b"\xff\x00" * 5000),
+    "link without a blob": _no_blob,
+    "directory named link": _directory_for_link,
+    "directory named data": _directory_for_data,
+    "blob that is empty": _emptied,
+}
+
+each_break = pytest.mark.parametrize("breaking", BROKEN.values(), ids=BROKEN)
+
+
+@each_break
+def test_broken_layer_is_an_error_with_one_warning_that_names_it(
+    layout: Layout, storage: Path, mount: MountedRegistry, breaking: Breaking
+) -> None:
+    """[S4.1]"""
+    digest = breaking(layout, storage)
+    for _ in range(3):
+        with failing_with(errno.EIO):
+            os.stat(mount.path / APP / "_layers/sha256" / digest.encoded)
+    [warning] = mount.warnings()
+    assert APP in warning
+    assert digest.encoded in warning
+
+
+@each_break
+def test_broken_layer_is_listed_as_a_file_among_the_others(
+    layout: Layout, storage: Path, mount: MountedRegistry, breaking: Breaking
+) -> None:
+    """[S4.2]"""
+    good, broken = layout.layer(b"good"), breaking(layout, storage)
+    layers = mount.path / APP / "_layers/sha256"
+    with os.scandir(layers) as entries:
+        found = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
+    assert found == {good.encoded: True, broken.encoded: True}
+    assert (layers / good.encoded).read_bytes() == b"good"
+    with failing_with(errno.EIO):
+        os.stat(layers / broken.encoded)
+
+
+def test_broken_tag_is_an_error_and_its_neighbours_are_not(
+    layout: Layout, mount: MountedRegistry
+) -> None:
+    """[S4.1] [S4.2]"""
+    layout.tag(layout.revision(b"{}"), LATEST)
+    layout.put(paths.tag_current_link(APP, Tag("bad")), b"")
+    tags = mount.path / APP / "_manifests/tags"
+    assert set(os.listdir(tags)) == {"bad", LATEST}
+    assert os.readlink(tags / LATEST).startswith("../revisions/")
+    with failing_with(errno.EIO):
+        os.readlink(tags / "bad")
+
+
+def test_stray_files_are_not_shown(layout: Layout, storage: Path, mount: MountedRegistry) -> None:
+    """[S1.6]"""
+    layout.tag(layout.revision(layout.layer(b"x").encoded.encode()))
+    root = storage / "docker/registry/v2"
+    shown = sorted(str(path.relative_to(mount.path)) for path in mount.path.rglob("*"))
+    directories = [path for path in root.rglob("*") if path.is_dir()]
+    for directory in (storage, root, *directories):
+        (directory / "stray").write_bytes(b"?")
+        (directory / "STRAY").mkdir()
+        Path(os.fsdecode(os.fsencode(directory) + b"/\xff\xfe")).mkdir()
+    eventually(lambda: mount.path.stat().st_mtime_ns == (root / "repositories").stat().st_mtime_ns)
+    assert sorted(str(path.relative_to(mount.path)) for path in mount.path.rglob("*")) == shown
+
+
+NAMES = {
+    "unknown": b"unknown",
+    "not UTF-8": b"\xff\xfe",
+    "uppercase": b"UPPER",
+    "newline": b"a\nb",
+    "dots": b"...",
+    "255 bytes": b"n" * 255,
+    "hidden": b".hidden",
+    "marker": b"_unknown",
+    "digest of the wrong length": b"0" * 63,
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize(
+    "directory",
+    ["", APP, f"{APP}/_layers", f"{APP}/_layers/sha256", f"{APP}/_manifests",
+     f"{APP}/_manifests/revisions/sha256", f"{APP}/_manifests/tags", f"{APP}/_manifests/history",
+     f"{APP}/_manifests/history/{LATEST}", f"{APP}/_uploads", "_blobs", "_blobs/sha256", ".blobfs"],
+)  # fmt: skip
+def test_names_that_are_not_there(names: MountedRegistry, directory: str, name: bytes) -> None:
+    """[S1.6]"""
+    with failing_with(errno.ENOENT):
+        os.stat(os.fsencode(names.path / directory) + b"/" + name)
+
+
+@pytest.mark.parametrize("length", [256, 1000])
+@pytest.mark.parametrize("directory", ["", f"{APP}/_layers/sha256", f"{APP}/_manifests/tags"])
+def test_names_that_are_too_long(names: MountedRegistry, directory: str, length: int) -> None:
+    """[S1.6]"""
+    with failing_with(errno.ENAMETOOLONG):
+        os.stat(names.path / directory / ("n" * length))
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedRegistry]:
+    """A mount with one of each directory, for looking up names."""
+    place = tmp_path_factory.mktemp("names")
+    (place / "storage").mkdir()
+    driver = CheckedDriver(FilesystemDriver.below(place / "storage"))
+    layout = Layout(driver)
+    layout.tag(layout.revision(layout.layer(b"x").encoded.encode()))
+    driver.close()
+    with mounted(place / "storage", place, "--expose-blobs") as mount:
+        yield mount
+
+
+def test_symlink_in_the_storage_is_not_followed(
+    layout: Layout, storage: Path, mount: MountedRegistry, tmp_path: Path
+) -> None:
+    """[S1.8] Neither a blob's bytes nor a repository come from elsewhere."""
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "data").write_bytes(b"root's own")
+    digest = layout.link(paths.layers(APP), Digest.of(b"root's own"))
+    place = Path(f"{storage}{paths.blob(digest)}")
+    place.parent.mkdir(parents=True)
+    place.symlink_to(secret)
+    (storage / "docker/registry/v2/repositories/planted").symlink_to(tmp_path)
+    with failing_with(errno.EACCES):
+        (mount.path / APP / "_layers/sha256" / digest.encoded).read_bytes()
+    with failing_with(errno.EACCES):
+        os.stat(mount.path / "planted")
+    assert os.listdir(mount.path) == ["team"]
+
+
+def test_link_deleted_elsewhere_is_found_for_a_while_but_not_listed(
+    layout: Layout, storage: Path, mount: MountedRegistry
+) -> None:
+    """[S5.2]"""
+    digest = layout.layer(b"x")
+    layers = mount.path / APP / "_layers/sha256"
+    assert os.listdir(layers) == [digest.encoded]
+    Path(f"{storage}{paths.link(paths.layers(APP), digest)}").unlink()
+    eventually(lambda: os.listdir(layers) == [], within_s=3)
+    assert (layers / digest.encoded).read_bytes() == b"x"
+
+
+def test_entry_timeout_zero_forgets_at_once(layout: Layout, storage: Path, tmp_path: Path) -> None:
+    """[S5.2]"""
+    digest = layout.layer(b"x")
+    with mounted(storage, tmp_path, "--entry-timeout", "0", "--negative-timeout", "0") as mount:
+        blob = mount.path / APP / "_layers/sha256" / digest.encoded
+        assert blob.exists()
+        Path(f"{storage}{paths.link(paths.layers(APP), digest)}").unlink()
+        assert not blob.exists()
+        layout.link(paths.layers(APP), digest)
+        assert blob.exists()

@@ -1,0 +1,199 @@
+"""How a mount begins and ends."""
+
+import errno
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fuse.mounts import BLOBFS, MountedRegistry, eventually, failing_with, mounted, run
+from tests.storage.layout import APP, Layout
+
+pytestmark = pytest.mark.fuse
+
+
+def _is_over(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_mount_answers_when_the_command_returns(
+    layout: Layout, storage: Path, tmp_path: Path
+) -> None:
+    """[S6.1]"""
+    layout.layer(b"x")
+    (tmp_path / "m").mkdir()
+    done = run("mount", storage, tmp_path / "m")
+    assert (done.returncode, done.stdout) == (0, f"{storage} is mounted at {tmp_path / 'm'}\n")
+    assert os.listdir(tmp_path / "m") == ["team"]
+    assert run("umount", tmp_path / "m").returncode == 0
+    assert os.listdir(tmp_path / "m") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (("{tmp}/nowhere", "{mnt}"), "--create"),
+        (("{tmp}", "{mnt}"), "--create"),
+        (("{storage}/docker/registry", "{mnt}"), "its root is {storage}"),
+        (("ftp://x/y", "{mnt}"), "give a directory"),
+        (("{storage}", "{tmp}/nowhere"), "mkdir -p"),
+        (("{storage}", "{tmp}/file"), "not a directory"),
+        (("{storage}", "{tmp}"), "not empty"),
+        (("{storage}", "{storage}/empty"), "inside the storage"),
+        (("{tmp}/around/storage", "{tmp}/around"), "not empty"),
+        (("{storage}", "{mnt}", "--log-file", "{tmp}/nowhere/log"), "cannot write the log"),
+    ],
+    ids=["missing storage", "no registry", "inside a registry", "unknown storage",
+         "missing mount point", "file as mount point", "mount point in use",
+         "inside the storage", "around the storage", "log that cannot be written"],
+)  # fmt: skip
+def test_what_cannot_be_mounted_is_refused_with_advice(
+    storage: Path, tmp_path: Path, arguments: tuple[str, ...], advice: str
+) -> None:
+    """[S6.2]"""
+    (tmp_path / "mnt").mkdir()
+    (storage / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "around/storage/docker/registry/v2").mkdir(parents=True)
+    names = {"tmp": tmp_path, "storage": storage, "mnt": tmp_path / "mnt"}
+    done = run("mount", *(argument.format(**names) for argument in arguments))
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    assert advice.format(**names) in done.stderr
+
+
+def test_storage_bound_elsewhere_is_told_to_be_around_the_mount_point(
+    storage: Path, tmp_path: Path
+) -> None:
+    """[S6.2] The same directory under another name."""
+    (storage / "empty").mkdir()
+    alias = tmp_path / "alias"
+    alias.mkdir()
+    subprocess.run(["mount", "--bind", storage, alias], check=True)
+    try:
+        done = run("mount", storage, alias / "empty")
+    finally:
+        subprocess.run(["umount", alias], check=True)
+    assert "inside the storage" in done.stderr
+
+
+def test_second_mount_at_the_same_place_is_refused(mount: MountedRegistry) -> None:
+    """[S6.2]"""
+    done = run("mount", mount.storage, mount.path)
+    assert done.returncode == 1
+    assert "is a mount already" in done.stderr
+
+
+def test_create_begins_a_registry(tmp_path: Path) -> None:
+    """[S6.2]"""
+    with mounted(tmp_path / "new", tmp_path, "--create") as mount:
+        assert os.listdir(mount.path) == []
+
+
+def test_memory_is_a_storage(tmp_path: Path) -> None:
+    with mounted("memory:", tmp_path) as mount:
+        assert os.listdir(mount.path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_unmounts_and_ends_with_0(
+    storage: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """[S6.3]"""
+    place = tmp_path / "m"
+    place.mkdir()
+    with subprocess.Popen([*BLOBFS, "mount", "--foreground", storage, place]) as process:
+        eventually(place.is_mount)
+        eventually(lambda: (place / ".blobfs").exists())
+        process.send_signal(number)
+        assert process.wait(10) == 0
+    assert not place.is_mount()
+
+
+def test_signal_while_files_are_open_unmounts_too(
+    layout: Layout, storage: Path, tmp_path: Path
+) -> None:
+    """[S6.3]"""
+    digest = layout.layer(b"x")
+    place = tmp_path / "m"
+    place.mkdir()
+    with subprocess.Popen([*BLOBFS, "mount", "--foreground", storage, place]) as process:
+        eventually(lambda: (place / ".blobfs").exists())
+        with (place / APP / "_layers/sha256" / digest.encoded).open("rb"):
+            process.terminate()
+            assert process.wait(10) == 0
+    assert not place.is_mount()
+
+
+def test_crash_leaves_a_dead_mount_that_umount_clears(storage: Path, tmp_path: Path) -> None:
+    """[S6.4]"""
+    place = tmp_path / "m"
+    place.mkdir()
+    assert run("mount", storage, place).returncode == 0
+    pid = MountedRegistry(storage, place, tmp_path / "log").pid
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: _is_over(pid))
+    with failing_with(errno.ENOTCONN):
+        os.listdir(place)
+    assert "is a mount already" in run("mount", storage, place).stderr
+    assert run("umount", place).returncode == 0
+    assert os.listdir(place) == []
+
+
+def test_umount_returns_when_the_daemon_has_ended(storage: Path, tmp_path: Path) -> None:
+    """[S6.5]"""
+    place = tmp_path / "m"
+    place.mkdir()
+    assert run("mount", storage, place).returncode == 0
+    pid = MountedRegistry(storage, place, tmp_path / "log").pid
+    assert run("umount", place).returncode == 0
+    assert _is_over(pid)
+
+
+def test_umount_of_a_mount_in_use_says_by_whom(storage: Path, tmp_path: Path) -> None:
+    """[S6.5]"""
+    with mounted(storage, tmp_path) as mount:
+        with subprocess.Popen(["sleep", "60"], cwd=mount.path) as user:
+            done = run("umount", mount.path)
+            user.kill()
+        assert done.returncode == 1
+        assert f"sleep ({user.pid})" in done.stderr
+
+
+def test_umount_of_what_is_no_mount_is_refused(tmp_path: Path) -> None:
+    done = run("umount", tmp_path)
+    assert done.returncode == 1
+    assert "no blobfs is mounted" in done.stderr
+
+
+def test_pid_file_is_there_while_the_mount_is(storage: Path, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    with mounted(storage, tmp_path, "--pid-file", str(pid_file)) as mount:
+        assert int(pid_file.read_text()) == mount.pid
+    assert not pid_file.exists()
+
+
+def test_daemon_that_cannot_mount_says_why(storage: Path, tmp_path: Path) -> None:
+    """[S6.1] Without the privilege, and without the helper that has it."""
+    place = tmp_path / "m"
+    place.mkdir()
+    command = ["unshare", "--map-users=1000,0,1", "--map-groups=1000,0,1", "--user",
+               *BLOBFS, "mount", str(storage), str(place)]  # fmt: skip
+    began = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Error: " in done.stderr
+    assert time.monotonic() - began < 30
+
+
+def test_log_lines_are_json_objects_if_asked(storage: Path, tmp_path: Path) -> None:
+    import json
+
+    with mounted(storage, tmp_path, "--log-format", "json") as mount:
+        [line] = map(json.loads, mount.log.read_text().splitlines())
+    assert line["level"] == "INFO"
+    assert "is mounted at" in line["message"]
