@@ -157,9 +157,9 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
     Returns once the mount answers. To end it: blobfs umount MOUNTPOINT.
     """
     root = local_root(storage)
-    place = preflight.check_mountpoint(mountpoint, root)
     if root is not None:
         preflight.check_storage(root, create=options["create"])
+    place = preflight.check_mountpoint(mountpoint, root)
     settings = Settings(storage if root is None else str(root), place, **options)
     logs.configure(settings.logging, to_stderr=settings.foreground)
     if settings.foreground:

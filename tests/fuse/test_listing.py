@@ -10,6 +10,7 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from tests.fuse.mounts import MountedRegistry, eventually, mounted
+from tests.services import run
 from tests.storage.layout import APP, Layout
 
 pytestmark = pytest.mark.fuse
@@ -72,8 +73,8 @@ def test_dot_and_dot_dot_are_listed_with_their_numbers(
     layout: Layout, mount: MountedRegistry
 ) -> None:
     layout.layer(b"x")
-    listed = os.popen(f"ls -ai {mount.path / APP}").read().split()
-    numbers = dict(zip(listed[1::2], map(int, listed[::2]), strict=True))
+    listed = run("ls", "-ai", mount.path / APP).split()
+    numbers = dict(zip(map(os.fsdecode, listed[1::2]), map(int, listed[::2]), strict=True))
     assert numbers["."] == (mount.path / APP).stat().st_ino
     assert numbers[".."] == (mount.path / APP).parent.stat().st_ino
 

@@ -1,0 +1,85 @@
+"""The command line, as a person uses it."""
+
+import hashlib
+import json
+import subprocess
+
+import pytest
+
+from tests.fuse.mounts import BLOBFS, run
+from tests.services import DockerRegistry, inspect
+
+pytestmark = pytest.mark.registry
+
+
+def test_ls_shows_repositories_as_a_table(registry: DockerRegistry) -> None:
+    done = run("ls", registry.root)
+    header, *rows = done.stdout.splitlines()
+    assert header.split() == ["repository", "tags", "manifests", "layers", "bytes"]
+    assert [row.split()[0] for row in rows] == [
+        "library/multi", "library/small", "team/app", "team/app/debug",
+    ]  # fmt: skip
+
+
+def test_ls_json_has_an_object_a_repository(registry: DockerRegistry) -> None:
+    rows = json.loads(run("ls", registry.root, "--json").stdout)
+    found = {row["repository"]: row for row in rows}
+    assert found["library/small"]["tags"] == 2
+    assert found["team/app"]["bytes"] > 10**6
+
+
+def test_ls_of_a_repository_shows_its_tags(registry: DockerRegistry) -> None:
+    tags = json.loads(run("ls", registry.root, "library/small", "--json").stdout)
+    assert {row["tag"]: row["digest"] for row in tags} == {
+        tag: inspect(registry.address, "library/small", tag).digest for tag in ("v1", "v2")
+    }
+
+
+def test_cat_of_a_tag_prints_the_manifest(registry: DockerRegistry) -> None:
+    manifest = inspect(registry.address, "team/app", "v1")
+    assert run("cat", registry.root, "team/app:v1").stdout.encode() == manifest.content
+
+
+def test_cat_of_a_digest_prints_the_blob(registry: DockerRegistry) -> None:
+    digest = inspect(registry.address, "team/app", "v1").blobs[-1]
+    command = [*BLOBFS, "cat", str(registry.root), f"team/app@{digest}"]
+    printed = subprocess.run(command, capture_output=True, check=True).stdout
+    assert f"sha256:{hashlib.sha256(printed).hexdigest()}" == digest
+
+
+def test_cat_into_a_closed_pipe_ends_quietly(registry: DockerRegistry) -> None:
+    digest = inspect(registry.address, "team/app", "v1").blobs[-1]
+    command = f"{' '.join(BLOBFS)} cat {registry.root} team/app@{digest} | head -c 10 | wc -c"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("10", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("ls", "/nowhere"), 1, "/nowhere"),
+        (("ls", "{root}", "no/such"), 1, "unknown repository: no/such"),
+        (("ls", "{root}", "NO"), 2, "not a repository name"),
+        (("cat", "{root}", "team/app"), 2, "neither a :tag nor a @digest"),
+        (("cat", "{root}", "team/app:none"), 1, "unknown tag: none"),
+        (("cat", "{root}", "team/app@sha256:12"), 2, "not a digest"),
+        (("mount", "{root}", "/mnt", "--umask", "9"), 2, "not an octal number"),
+        (("mount", "{root}", "/mnt", "--tag-timeout", "-1"), 2, "--tag-timeout"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_mistake_is_told_in_a_sentence(
+    registry: DockerRegistry, arguments: tuple[str, ...], code: int, told: str
+) -> None:
+    done = run(*(argument.format(root=registry.root) for argument in arguments))
+    assert done.returncode == code
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_options_can_be_given_by_the_environment(registry: DockerRegistry) -> None:
+    command = [*BLOBFS, "mount", str(registry.root), "/nowhere/at/all"]
+    done = subprocess.run(
+        command, env={"BLOBFS_MOUNT_UMASK": "9"}, capture_output=True, text=True, check=False
+    )
+    assert "not an octal number" in done.stderr
