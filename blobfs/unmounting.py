@@ -30,9 +30,13 @@ def unmount(mountpoint: Path, *, timeout_s: float = 60.0) -> None:
         daemon = os.pidfd_open(pid) if pid is not None else None
     except ProcessLookupError:
         daemon = None
-    helper = ["umount"] if os.getuid() == 0 else [shutil.which("fusermount3") or "fusermount", "-u"]
+    helper = (
+        ["umount", "--no-canonicalize"]
+        if os.getuid() == 0
+        else [shutil.which("fusermount3") or "fusermount", "-u"]
+    )
     done = subprocess.run(  # noqa: S603  (our own words, and a path after them)
-        [*helper, "--", str(mount.mountpoint)], capture_output=True, text=True, check=False
+        [*helper, str(mount.mountpoint)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise MountRefused(_why_not(mount, done.stderr.strip()))

@@ -195,6 +195,16 @@ def test_index_counts_the_manifests_that_are_there(layout: Layout, registry: Reg
     assert rows(reports.tags(registry, APP))[0][3] == len(payload) + len(PAYLOAD) + 2
 
 
+def test_manifest_is_read_no_more_often_than_it_is_shared(
+    layout: Layout, driver: StorageDriver
+) -> None:
+    opened: list[str] = []
+    payload = index(*[put_image(layout)] * 100)
+    layout.tag(layout.revision(payload))
+    reports.tags(Registry(WatchedDriver(driver, opened.append)), APP)
+    assert opened.count(paths.blob_data(Digest.of(PAYLOAD))) == 1
+
+
 def test_indexes_may_be_nested_ever_so_deep(layout: Layout, registry: Registry) -> None:
     payload = index()
     size = len(payload)

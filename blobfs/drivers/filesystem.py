@@ -48,6 +48,7 @@ _WRITE: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 _MISSING: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 _NOT_A_FILE: Final = {errno.EISDIR, errno.ENXIO}  # ENXIO: a FIFO that nobody reads, a socket
 _REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
+_DISCONNECTED: Final = {errno.ENOTCONN, errno.ESTALE}
 _LED_AWAY: Final = {errno.EXDEV, errno.ELOOP}
 
 
@@ -59,7 +60,10 @@ class FilesystemDriver(StorageDriver):
 
     name = "filesystem"
 
-    def __init__(self, root_fd: int, open_below: beneath.Opener, *, is_local: bool) -> None:
+    def __init__(
+        self, root: Path, root_fd: int, open_below: beneath.Opener, *, is_local: bool
+    ) -> None:
+        self._root = root
         self._root_fd = root_fd
         self._open_below = open_below
         self._is_local = is_local
@@ -73,7 +77,7 @@ class FilesystemDriver(StorageDriver):
         with _os_errors(str(root)):
             fd = os.open(root, _DIRECTORY | os.O_CLOEXEC)
             try:
-                return cls(fd, beneath.opener(fd), is_local=_is_local(fd))
+                return cls(root, fd, beneath.opener(fd), is_local=_is_local(fd))
             except BaseException:
                 os.close(fd)
                 raise
@@ -201,7 +205,22 @@ class FilesystemDriver(StorageDriver):
             self._root_fd = -1
 
     def _open(self, path: str, flags: int) -> int:
-        return self._open_below(self._root_fd, path[1:] or ".", flags, 0)
+        below = path[1:] or "."
+        try:
+            return self._open_below(self._root_fd, below, flags, 0)
+        except OSError as exc:
+            if exc.errno not in _DISCONNECTED:
+                raise
+            self._reconnect()
+            return self._open_below(self._root_fd, below, flags, 0)
+
+    def _reconnect(self) -> None:
+        """Open the root anew: the file system it was on has gone, and may be back."""
+        fd = os.open(self._root, _DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.dup2(fd, self._root_fd, inheritable=False)  # at once for all threads
+        finally:
+            os.close(fd)
 
     @contextmanager
     def _directory(self, path: str) -> Iterator[int]:

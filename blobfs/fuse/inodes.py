@@ -22,7 +22,10 @@ _NOT_DIRECTORY: Final = 1 << 62
 class Inode:
     """An inode that the kernel holds, and what it was told of it."""
 
-    __slots__ = ("attr", "children", "entry", "lookups", "node", "number", "parent", "parents")
+    __slots__ = (
+        "attr", "children", "entry", "lookups", "names", "names_until", "node", "number", "parent",
+        "parents",
+    )  # fmt: skip
 
     def __init__(self, number: InodeT, node: Node, attr: Attr, entry: EntryAttributes) -> None:
         self.number = number
@@ -31,11 +34,27 @@ class Inode:
         self.entry = entry
         self.lookups = 0
         self.parent = ROOT_INODE  # of a directory: what ".." is
-        # Of a directory: its content-addressed children, and until when they may be listed
-        # again without asking the storage, as the kernel may use them.
-        self.children: dict[str, tuple[Inode, float]] = {}
+        # Of a directory: its content-addressed children, and its names as last listed.
+        self.children: dict[str, HeldChild] = {}
+        self.names: list[str] = []
+        self.names_until = 0.0
         # Where it is such a child; numbers, as the parent may be forgotten first.
         self.parents: list[tuple[InodeT, str]] = []
+
+
+class HeldChild:
+    """A content-addressed child that the kernel holds; times are monotonic.
+
+    Until *known_until* the kernel may use it without asking, and until *listed_until* a
+    listing may show it without asking whether it is still there.
+    """
+
+    __slots__ = ("inode", "known_until", "listed_until")
+
+    def __init__(self, inode: Inode, known_until: float, listed_until: float) -> None:
+        self.inode = inode
+        self.known_until = known_until
+        self.listed_until = listed_until
 
 
 class InodeTable:
@@ -47,6 +66,7 @@ class InodeTable:
 
     def __init__(self, root: Node, presentation: Presentation) -> None:
         self._presentation = presentation
+        self.timeouts = presentation.timeouts
         attr = Attr(Kind.DIRECTORY)
         self._root = Inode(ROOT_INODE, root, attr, presentation.entry(ROOT_INODE, attr))
         self._inodes: dict[InodeT, Inode] = {ROOT_INODE: self._root}
@@ -72,8 +92,10 @@ class InodeTable:
         if child.attr.lifetime is Lifetime.CONTENT:
             if child.name not in parent.children:
                 inode.parents.append((parent.number, child.name))
-            fresh_until = time.monotonic() + self._presentation.timeouts.entry_s
-            parent.children[child.name] = (inode, fresh_until)
+            now, timeouts = time.monotonic(), self.timeouts
+            parent.children[child.name] = HeldChild(
+                inode, now + timeouts.entry_s, now + timeouts.name_s
+            )
         inode.lookups += 1
         return inode
 
@@ -84,10 +106,10 @@ class InodeTable:
             inode.entry = self._presentation.entry(inode.number, attr)
         return inode.entry
 
-    def fresh_child(self, parent: Inode, name: str, now: float) -> Inode | None:
-        """A child that the kernel holds and may use at *now* (monotonic) without asking."""
-        found = parent.children.get(name)
-        return found[0] if found is not None and found[1] > now else None
+    def held_child(self, parent: Inode, name: str, now: float) -> HeldChild | None:
+        """A child that the kernel may use at *now* (monotonic) without asking."""
+        held = parent.children.get(name)
+        return held if held is not None and held.known_until > now else None
 
     def forget(self, number: InodeT, lookups: int) -> None:
         """Take back *lookups*; at zero the kernel has let go of the inode."""

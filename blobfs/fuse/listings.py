@@ -12,15 +12,15 @@ from typing import Final
 import trio
 from pyfuse3 import EntryAttributes, InodeT, ModeT, ReaddirToken, readdir_reply
 
-from blobfs.fuse.inodes import Inode, InodeTable
+from blobfs.fuse.inodes import HeldChild, Inode, InodeTable
 from blobfs.fuse.threads import StorageThreads
 from blobfs.vfs.nodes import Child
 
 _NAMES: Final = 1024
 """Names taken between two checkpoints (about 2 µs each)."""
 
-_BATCHES: Final = (128, 4096)
-"""Children asked for ahead of replies: at first, and at the most, after doubling."""
+_BATCHES: Final = (512, 8192)
+"""Children asked for ahead of replies: at first, and at the most, later on."""
 
 _SLICE: Final = 32
 """Children asked for between two checkpoints, or in one thread (about 30 µs each)."""
@@ -64,20 +64,36 @@ class Listing:
         if not 0 <= at < len(self._batch):
             at = 0
             names = self._names[index : index + self._batch_size]
-            self._batch_size = min(2 * self._batch_size, _BATCHES[1])
-            now = time.monotonic()
-            held = {name: inodes.fresh_child(self.inode, name, now) for name in names}
-            directory = inodes.directory(self.inode.number)
-            known = [name for name, inode in held.items() if inode is not None]
-            unknown = [name for name, inode in held.items() if inode is None]
-            found: dict[str, Child | Inode | None] = {}
-            for present in await threads.run_each(directory.present, _slices(known)):
-                found.update((name, held[name]) for name in present)
-            for children in await threads.run_each(directory.children, _slices(unknown)):
-                found.update((child.name, child) for child in children)
+            self._batch_size = min(4 * self._batch_size, _BATCHES[1])
+            found = await self._look_at(names, inodes, threads)
             self._batch = [found.get(name) for name in names]
             self._batch_start = index
         return self._batch[at:]
+
+    async def _look_at(
+        self, names: list[str], inodes: InodeTable, threads: StorageThreads
+    ) -> dict[str, Child | Inode]:
+        """Those of *names* that are there, each with what is known of it, or asked now."""
+        found: dict[str, Child | Inode] = {}
+        doubtful: dict[str, HeldChild] = {}
+        unknown: list[str] = []
+        now = time.monotonic()
+        for name in names:
+            held = inodes.held_child(self.inode, name, now)
+            if held is None:
+                unknown.append(name)
+            elif held.listed_until > now:
+                found[name] = held.inode
+            else:
+                doubtful[name] = held
+        directory = inodes.directory(self.inode.number)
+        for present in await threads.run_each(directory.present, _slices(list(doubtful))):
+            for name in present:
+                doubtful[name].listed_until = now + inodes.timeouts.name_s
+                found[name] = doubtful[name].inode
+        for children in await threads.run_each(directory.children, _slices(unknown)):
+            found.update((child.name, child) for child in children)
+        return found
 
     def _reply_child(
         self, token: ReaddirToken, index: int, child: Child | Inode, inodes: InodeTable
@@ -99,12 +115,15 @@ class Listing:
 
 async def listing_of(inode: Inode, inodes: InodeTable, threads: StorageThreads) -> Listing:
     """A snapshot of the directory; raises NotADirectory and what ``Directory.names`` does."""
-    names: list[str] = []
-    remaining = await threads.run(inodes.directory(inode.number).names)
-    while batch := await threads.run(_take, remaining):
-        names += batch
-        await trio.lowlevel.checkpoint()
-    return Listing(inode, names)
+    if time.monotonic() >= inode.names_until:
+        names: list[str] = []
+        remaining = await threads.run(inodes.directory(inode.number).names)
+        while batch := await threads.run(_take, remaining):
+            names += batch
+            await trio.lowlevel.checkpoint()
+        inode.names = names
+        inode.names_until = time.monotonic() + inodes.timeouts.name_s
+    return Listing(inode, inode.names)
 
 
 def _take(names: Iterator[str]) -> list[str]:

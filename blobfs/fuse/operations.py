@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
-from collections.abc import Sequence
-from typing import Never
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Never, TypeVar, TypeVarTuple
 
 import pyfuse3
+import trio
 from pyfuse3 import (
+    ROOT_INODE,
     EntryAttributes,
     FileHandleT,
     FileInfo,
@@ -21,19 +26,42 @@ from pyfuse3 import (
 )
 
 from blobfs.drivers.base import Capacity, FileReader
-from blobfs.errors import AttributeUnknown, NameTooLong, NotFound, ReadOnly, Unsupported
+from blobfs.errors import (
+    AttributeUnknown,
+    BlobfsError,
+    NameTooLong,
+    NotFound,
+    ReadOnly,
+    Unsupported,
+)
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.errnos import logs_errors, replies_errno
 from blobfs.fuse.handles import HandleTable
-from blobfs.fuse.inodes import InodeTable
+from blobfs.fuse.inodes import Inode, InodeTable
 from blobfs.fuse.listings import Listing, listing_of
 from blobfs.fuse.requests import Requests
 from blobfs.fuse.threads import StorageThreads
-from blobfs.vfs.nodes import Child, Directory, Lifetime
+from blobfs.vfs.nodes import Child, Directory, File, Node
 from blobfs.vfs.tree import Tree
 
-MAX_NAME = 255
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+MAX_NAME: Final = 255
 """The longest name, in bytes."""
+
+_ROOT_PATIENCE_S: Final = 1.0
+_ROOT_RESTS_S: Final = 10.0  # after the storage failed to answer within that
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file that a program has open."""
+
+    file: File
+    reader: FileReader
 
 
 class Operations(pyfuse3.Operations):
@@ -49,7 +77,8 @@ class Operations(pyfuse3.Operations):
         self._presentation = presentation
         self._inodes = InodeTable(tree.root(), presentation)
         self._listings: HandleTable[Listing] = HandleTable()
-        self._readers: HandleTable[FileReader] = HandleTable()
+        self._root_rests_until = -math.inf
+        self._readers: HandleTable[OpenFile] = HandleTable()
 
     def counts(self) -> dict[str, int]:
         """How much the kernel holds at present."""
@@ -66,10 +95,18 @@ class Operations(pyfuse3.Operations):
         if len(name) > MAX_NAME:
             raise NameTooLong(f"longer than {MAX_NAME} bytes: {name[:80]!r}…")
         directory = self._inodes.directory(parent_inode)
-        child = await self._threads.run(_look_up, directory, os.fsdecode(name))
+        text = os.fsdecode(name)
+        if (known := directory.known(text)) is not None:
+            child: Child | None = Child(text, known, known.attr())
+        else:
+            child = await self._ask(directory, _look_up, directory, text)
         if child is None:
             return self._presentation.missing()
         return self._inodes.remember(self._inodes[parent_inode], child).entry
+
+    async def _ask(self, node: Node, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        """The result of ``call(*args)``, a method of *node* or of what it has opened."""
+        return await self._threads.run(call, *args) if node.asks_storage else call(*args)
 
     @logs_errors
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -79,12 +116,26 @@ class Operations(pyfuse3.Operations):
     @replies_errno
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         held = self._inodes[inode]
-        return self._inodes.refresh(held, await self._threads.run(held.node.attr))
+        if inode == ROOT_INODE:
+            return await self._root_attributes(held)
+        return self._inodes.refresh(held, await self._ask(held.node, held.node.attr))
+
+    async def _root_attributes(self, root: Inode) -> EntryAttributes:
+        """Those it had while the storage does not answer: every path leads through the root."""
+        if trio.current_time() < self._root_rests_until:
+            return root.entry
+        try:
+            with trio.fail_after(_ROOT_PATIENCE_S):
+                self._inodes.refresh(root, await self._threads.run(root.node.attr))
+        except (BlobfsError, trio.TooSlowError) as exc:
+            log.debug("the root's attributes are as they were: %r", exc)
+            self._root_rests_until = trio.current_time() + _ROOT_RESTS_S
+        return root.entry
 
     @replies_errno
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         symlink = self._inodes.symlink(inode)
-        return FileNameT(os.fsencode(await self._threads.run(symlink.target)))
+        return FileNameT(os.fsencode(await self._ask(symlink, symlink.target)))
 
     @replies_errno
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
@@ -94,6 +145,7 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         listing = self._listings[fh]
         if start_id == 0 and listing.replied:  # rewinddir(3)
+            self._inodes[listing.inode.number].names_until = 0.0
             listing = await self._listing(listing.inode.number)
             self._listings.replace(fh, listing)
         await listing.reply(token, start_id, self._inodes, self._threads)
@@ -110,17 +162,19 @@ class Operations(pyfuse3.Operations):
         file = self._inodes.file(inode)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             raise ReadOnly(f"{file.key} never changes")
-        reader = await self._threads.run(file.open)
-        is_text = self._inodes[inode].attr.lifetime is Lifetime.MOMENT
-        return FileInfo(fh=self._readers.add(reader), keep_cache=not is_text, direct_io=is_text)
+        reader = await self._ask(file, file.open)
+        fh = self._readers.add(OpenFile(file, reader))
+        # What is made anew at each opening is neither kept nor has a size that would hold.
+        return FileInfo(fh=fh, keep_cache=file.asks_storage, direct_io=not file.asks_storage)
 
     @replies_errno
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return await self._threads.run(self._readers[fh].read_at, off, size)
+        opened = self._readers[fh]
+        return await self._ask(opened.file, opened.reader.read_at, off, size)
 
     @replies_errno
     async def release(self, fh: FileHandleT) -> None:
-        self._readers.pop(fh).close()
+        self._readers.pop(fh).reader.close()
 
     @replies_errno
     async def statfs(self, ctx: RequestContext) -> StatvfsData:

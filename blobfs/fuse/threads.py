@@ -9,6 +9,7 @@ touch those tables.
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar, TypeVarTuple
@@ -21,11 +22,11 @@ A = TypeVar("A")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_SLOW_S: Final = 0.005
-"""What a call to local storage never takes while all it needs is in memory."""
+_MANY_BLOCKS: Final = 64
+"""Disk blocks of 512 bytes that one call may read before the next go to threads."""
 
 _SLOW_FOR_S: Final = 0.5
-"""How long the next calls are taken to be slow too, before one is tried again."""
+"""How long the next calls are taken to need the disk too, before one is tried inline."""
 
 
 class StorageThreads:
@@ -35,7 +36,7 @@ class StorageThreads:
         self._inline = inline
         self._limiter = trio.CapacityLimiter(limit)
         self._deadline_s = deadline_s
-        self._slow_until = 0.0  # as time.perf_counter() has it
+        self._slow_until = 0.0  # as time.monotonic() has it
 
     async def run(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """The result of ``call(*args)``, which changes nothing.
@@ -51,18 +52,17 @@ class StorageThreads:
         """The results of ``call`` for each of *arguments*, in their order.
 
         Those that may block run side by side. So do the calls to local storage that are left
-        once one of them was slow: its disk has to be asked, and gains from being asked more
-        at once. Raises what a call raised, StorageTimeout.
+        once one of them had to wait for its disk, which gains from being asked more at once.
+        Raises what a call raised, StorageTimeout.
         """
         results = []
         for argument in arguments:
-            began = time.perf_counter()
-            if not self._inline or began < self._slow_until:
+            if not self._inline or time.monotonic() < self._slow_until:
                 break
+            read_before = _blocks_read()
             results.append(call(argument))
-            ended = time.perf_counter()
-            if ended - began > _SLOW_S:
-                self._slow_until = ended + _SLOW_FOR_S
+            if _blocks_read() - read_before > _MANY_BLOCKS:
+                self._slow_until = time.monotonic() + _SLOW_FOR_S
             await trio.lowlevel.checkpoint()
         return results + await self._run_side_by_side(call, arguments[len(results) :])
 
@@ -90,3 +90,8 @@ class StorageThreads:
                 call, *args, limiter=self._limiter, abandon_on_cancel=True
             )
         raise StorageTimeout(f"the storage did not answer within {self._deadline_s:g} s")
+
+
+def _blocks_read() -> int:
+    """Blocks that this thread has had read from a disk, and so has waited for."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_inblock

@@ -6,12 +6,11 @@ same thing, whichever way each was reached, and a mount gives them one inode.
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 from blobfs.drivers.base import FileReader
 from blobfs.errors import BlobfsError, NotFound
@@ -47,6 +46,9 @@ class Node(ABC):
     """A file, directory or symlink."""
 
     __slots__ = ()
+
+    asks_storage: ClassVar[bool] = True
+    """Whether its methods may have to wait for the storage."""
 
     @property
     @abstractmethod
@@ -94,6 +96,10 @@ class Directory(Node):
     @abstractmethod
     def lookup(self, name: str) -> Node:
         """The child called *name*; raises NotFound, Corrupt."""
+
+    def known(self, name: str) -> Node | None:
+        """The child called *name* if it is there whatever the storage holds."""
+        return None
 
     @abstractmethod
     def names(self) -> Iterator[str]:
@@ -152,6 +158,8 @@ class Symlink(Node):
 class BrokenFile(Placed):
     """What a listing shows of a name whose lookup fails: that it is there, no more."""
 
+    asks_storage = False
+
     path: str
 
     def attr(self) -> Attr:
@@ -165,10 +173,9 @@ class FixedDirectory(Placed, Directory):
     path: str
     nodes: Mapping[str, Callable[[], Node]]
     mtime_ns: Callable[[], int]
-    lifetime: Lifetime = Lifetime.NAME
 
     def attr(self) -> Attr:
-        return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns(), lifetime=self.lifetime)
+        return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns())
 
     def lookup(self, name: str) -> Node:
         if name not in self.nodes:
@@ -177,32 +184,3 @@ class FixedDirectory(Placed, Directory):
 
     def names(self) -> Iterator[str]:
         return iter(self.nodes)
-
-
-@dataclass(frozen=True, slots=True)
-class TextFile(Placed, File):
-    """A file whose text is made when it is opened; like one in proc(5), it shows no size."""
-
-    path: str
-    render: Callable[[], str]
-
-    def attr(self) -> Attr:
-        return Attr(Kind.FILE, mtime_ns=time.time_ns(), lifetime=Lifetime.MOMENT)
-
-    def open(self) -> FileReader:
-        return _Text(self.render().encode())
-
-
-class _Text(FileReader):
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    @property
-    def size(self) -> int:
-        return len(self._content)
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        return self._content[offset : offset + size]
-
-    def close(self) -> None:
-        """Nothing is held but memory."""

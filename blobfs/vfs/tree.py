@@ -24,9 +24,10 @@ from blobfs.errors import NameInvalid, NotFound, PathNotFound, RepositoryUnknown
 from blobfs.reference import RepositoryName
 from blobfs.storage.registry import Registry
 from blobfs.vfs.blobs import BlobFile, Blobs, ShardDirectory
+from blobfs.vfs.control import ControlDirectory
 from blobfs.vfs.links import LinkSetDirectory, mtime_of
 from blobfs.vfs.manifests import Manifests
-from blobfs.vfs.nodes import Attr, Directory, FixedDirectory, Kind, Lifetime, Node, TextFile
+from blobfs.vfs.nodes import Attr, Directory, FixedDirectory, Kind, Node
 from blobfs.vfs.verification import Verification
 
 
@@ -45,14 +46,6 @@ class Tree:
     def root(self) -> Directory:
         """The mount's root."""
         return NameDirectory(self, "")
-
-    def special(self, name: str) -> Node | None:
-        """What the root has beside repositories."""
-        if name == ".blobfs":
-            return self._control_directory()
-        if name == "_blobs" and self.expose_blobs:
-            return self._blobs_directory()
-        return None
 
     def below_repository(self, name: RepositoryName, marker: str) -> Node:
         """``_layers``, ``_manifests`` or ``_uploads``; raises RepositoryUnknown."""
@@ -76,7 +69,9 @@ class Tree:
             case _:
                 return FixedDirectory(key, {}, mtime_of(self.registry, paths.uploads(name)))
 
-    def _blobs_directory(self) -> Directory:
+    def blobs_directory(self) -> Directory:
+        """``/_blobs``."""
+
         def algorithm_directory(algorithm: str) -> Callable[[], Node]:
             return lambda: AlgorithmDirectory(self, algorithm)
 
@@ -84,17 +79,6 @@ class Tree:
             "/_blobs",
             {algorithm: algorithm_directory(algorithm) for algorithm in ALGORITHMS},
             mtime_of(self.registry, paths.BLOBS),
-        )
-
-    def _control_directory(self) -> Directory:
-        def file(name: str, render: Callable[[], str]) -> Callable[[], Node]:
-            return lambda: TextFile(f"/.blobfs/{name}", render)
-
-        return FixedDirectory(
-            "/.blobfs",
-            {name: file(name, render) for name, render in self.control.items()},
-            mtime_of(self.registry, paths.ROOT),
-            Lifetime.MOMENT,
         )
 
 
@@ -115,12 +99,17 @@ class NameDirectory(Directory):
             raise RepositoryUnknown(self.prefix)
         return Attr(Kind.DIRECTORY, mtime_ns=info.mtime_ns if info else 0)
 
+    def known(self, name: str) -> Node | None:
+        if name == ".blobfs" and not self.prefix:
+            return ControlDirectory("/.blobfs", self.tree.control)
+        return None
+
     def lookup(self, name: str) -> Node:
-        if not self.prefix:
-            special = self.tree.special(name)
-            if special is not None:
-                return special
-        elif name in paths.MARKERS:
+        if (known := self.known(name)) is not None:
+            return known
+        if not self.prefix and name == "_blobs" and self.tree.expose_blobs:
+            return self.tree.blobs_directory()
+        if self.prefix and name in paths.MARKERS:
             return self.tree.below_repository(RepositoryName(self.prefix), name)
         try:
             child = RepositoryName(f"{self.prefix}/{name}" if self.prefix else name)

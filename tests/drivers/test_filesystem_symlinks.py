@@ -98,7 +98,7 @@ def driver(request: pytest.FixtureRequest, root: Path) -> Iterator[StorageDriver
     """A driver that opens files in the one way and in the other."""
     opener: Opener = request.param
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    driver = CheckedDriver(FilesystemDriver(fd, opener, is_local=True))
+    driver = CheckedDriver(FilesystemDriver(root, fd, opener, is_local=True))
     yield driver
     driver.close()
 

@@ -191,7 +191,7 @@ def test_open_files_stay_readable_while_their_blob_is_deleted(
         assert file.read() == CONTENT
 
 
-def test_storage_that_stops_answering_is_an_error_and_works_again(
+def test_storage_that_is_moved_away_works_again_once_it_is_back(
     layout: Layout, storage: Path, mount: MountedRegistry
 ) -> None:
     """[S4.3]"""

@@ -13,9 +13,8 @@ from tests.storage.layout import Layout
 
 
 @pytest.fixture(params=["inmemory", "filesystem"])
-def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StorageDriver]:
-    inner = InMemoryDriver() if request.param == "inmemory" else FilesystemDriver.below(tmp_path)
-    driver = CheckedDriver(inner)
+def driver(request: pytest.FixtureRequest) -> Iterator[StorageDriver]:
+    driver = CheckedDriver(_driver(request))
     yield driver
     driver.close()
 
@@ -23,3 +22,10 @@ def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StorageDr
 @pytest.fixture
 def layout(driver: StorageDriver) -> Layout:
     return Layout(driver)
+
+
+def _driver(request: pytest.FixtureRequest) -> StorageDriver:
+    if request.param == "inmemory":
+        return InMemoryDriver()
+    directory: Path = request.getfixturevalue("tmp_path")
+    return FilesystemDriver.below(directory)

@@ -246,10 +246,11 @@ def test_other_media_types_are_refused_in_a_short_line(media_type: Json) -> None
 
 @pytest.mark.parametrize("media_type", sorted(MEDIA_TYPES))
 def test_what_is_both_an_index_and_an_image_is_refused(media_type: str) -> None:
-    both = altered(media_type, manifests=[], layers=[], config=descriptor(CONFIG))
-    for payload in (both, without_media_type(both)):
-        with pytest.raises(ManifestInvalid, match="both"):
-            Manifest.parse(payload)
+    for member in ("layers", "config"):
+        both = altered(media_type, **{"manifests": [], member: []})
+        for payload in (both, without_media_type(both)):
+            with pytest.raises(ManifestInvalid, match="both"):
+                Manifest.parse(payload)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""``/.blobfs``: what the mount tells of itself, also while the storage does not answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from blobfs.drivers.base import FileReader
+from blobfs.errors import NotFound
+from blobfs.vfs.nodes import Attr, Directory, File, Kind, Lifetime, Node, Placed
+
+
+@dataclass(frozen=True, slots=True)
+class ControlDirectory(Placed, Directory):
+    """Files by name, each with what renders its text."""
+
+    asks_storage = False
+
+    path: str
+    files: Mapping[str, Callable[[], str]]
+
+    def attr(self) -> Attr:
+        return Attr(Kind.DIRECTORY, mtime_ns=time.time_ns(), lifetime=Lifetime.MOMENT)
+
+    def known(self, name: str) -> Node | None:
+        render = self.files.get(name)
+        return None if render is None else TextFile(f"{self.path}/{name}", render)
+
+    def lookup(self, name: str) -> Node:
+        node = self.known(name)
+        if node is None:
+            raise NotFound(f"{self.path} has no {name[:160]!r}")
+        return node
+
+    def names(self) -> Iterator[str]:
+        return iter(self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class TextFile(Placed, File):
+    """A file whose text is made when it is opened; like one in proc(5), it shows no size."""
+
+    asks_storage = False
+
+    path: str
+    render: Callable[[], str]
+
+    def attr(self) -> Attr:
+        return Attr(Kind.FILE, mtime_ns=time.time_ns(), lifetime=Lifetime.MOMENT)
+
+    def open(self) -> FileReader:
+        return _Text(self.render().encode())
+
+
+class _Text(FileReader):
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    @property
+    def size(self) -> int:
+        return len(self._content)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._content[offset : offset + size]
+
+    def close(self) -> None:
+        """Nothing is held but memory."""

@@ -1,0 +1,98 @@
+"""A storage on a file system that is not this machine's: it may hang, die and come back."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blobfs.digest import Digest
+from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
+from tests.storage.layout import APP, Layout
+
+pytestmark = pytest.mark.fuse
+
+RCLONE = Path(sys.executable).with_name("rclone")
+
+
+class Remote:
+    """What ``rclone mount`` shows of *origin* at *path*, caching nothing."""
+
+    def __init__(self, origin: Path, path: Path) -> None:
+        self.origin = origin
+        self.path = path
+        path.mkdir()
+        self.connect()
+
+    def connect(self) -> None:
+        self.process = subprocess.Popen(
+            [RCLONE, "mount", self.origin, self.path, "--config", "/dev/null",
+             "--dir-cache-time", "0", "--attr-timeout", "0"],
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        eventually(self.path.is_mount)
+
+    def die(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def disconnect(self) -> None:
+        subprocess.run(["umount", "-l", self.path], check=True)
+
+
+@pytest.fixture
+def remote(storage: Path, layout: Layout, tmp_path: Path) -> Iterator[Remote]:
+    layout.layer(b"far away")
+    remote = Remote(storage, tmp_path / "remote")
+    yield remote
+    remote.die()
+    remote.disconnect()
+
+
+@pytest.fixture
+def mount(remote: Remote, tmp_path: Path) -> Iterator[MountedRegistry]:
+    options = ("--entry-timeout", "0", "--tag-timeout", "0", "--negative-timeout", "0")
+    with mounted(remote.path, tmp_path, *options) as mount:
+        yield mount
+
+
+BLOB = f"{APP}/_layers/sha256/{Digest.of(b'far away').encoded}"
+
+
+def test_blob_is_read(mount: MountedRegistry) -> None:
+    """[S2.1]"""
+    assert (mount.path / BLOB).read_bytes() == b"far away"
+
+
+def test_storage_that_dies_is_an_error_until_it_is_back(
+    mount: MountedRegistry, remote: Remote
+) -> None:
+    """[S4.3]"""
+    assert (mount.path / BLOB).exists()
+    remote.die()
+    for path in (BLOB, APP):
+        with failing_with(errno.EIO):
+            os.stat(mount.path / path)
+    with failing_with(errno.EIO):
+        os.listdir(mount.path)
+    assert mount.warnings()
+    remote.disconnect()
+    remote.connect()
+    assert (mount.path / BLOB).read_bytes() == b"far away"
+
+
+def test_storage_that_hangs_holds_up_nothing_else(mount: MountedRegistry, remote: Remote) -> None:
+    """[S4.3]"""
+    remote.process.send_signal(signal.SIGSTOP)
+    with subprocess.Popen(["cat", mount.path / BLOB], stdout=subprocess.PIPE) as waiting:
+        try:
+            for _ in range(50):
+                assert mount.control("stats.json")["uptime_s"] > 0
+            assert waiting.poll() is None
+        finally:
+            remote.process.send_signal(signal.SIGCONT)
+        assert waiting.communicate(timeout=30)[0] == b"far away"
