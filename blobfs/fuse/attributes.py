@@ -17,6 +17,8 @@ _MODE: Final = {
     Kind.SYMLINK: stat.S_IFLNK | 0o777,
 }
 
+_FOR_EVER_S: Final = 1e9
+
 _BLOCK_SIZE: Final = 128 * 1024
 """The size of reads that programs are told to prefer, in bytes: one request's worth."""
 
@@ -77,3 +79,5 @@ class Presentation:
                 return self.timeouts.name_s, self.timeouts.name_s
             case Lifetime.MOMENT:
                 return 0.0, 0.0
+            case Lifetime.MOUNT:
+                return _FOR_EVER_S, _FOR_EVER_S

@@ -119,7 +119,8 @@ async def _unmount_when_told() -> None:
 async def _announce(
     mountpoint: Path, options: MountOptions, threads: StorageThreads, ready: Callable[[], None]
 ) -> None:
-    await threads.run_in_thread(os.stat, mountpoint)  # answered by ourselves, after INIT
+    # Answered by ourselves, once the kernel has been through with INIT.
+    await threads.run_in_thread(os.stat, mountpoint / ".blobfs")
     kernel.tune(
         mountpoint, readahead_kb=options.readahead_kb, max_background=options.max_background
     )

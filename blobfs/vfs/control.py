@@ -21,7 +21,9 @@ class ControlDirectory(Placed, Directory):
     files: Mapping[str, Callable[[], str]]
 
     def attr(self) -> Attr:
-        return Attr(Kind.DIRECTORY, mtime_ns=time.time_ns(), lifetime=Lifetime.MOMENT)
+        # Kept by the kernel: it looks up one name of a directory at a time (pyfuse3 does not
+        # ask for FUSE_PARALLEL_DIROPS), and this one must be found while others hang.
+        return Attr(Kind.DIRECTORY, mtime_ns=time.time_ns(), lifetime=Lifetime.MOUNT)
 
     def known(self, name: str) -> Node | None:
         render = self.files.get(name)

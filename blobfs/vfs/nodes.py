@@ -30,6 +30,7 @@ class Lifetime(Enum):
     CONTENT = "content"  # a name with a digest in it, and what it names, never changes
     NAME = "name"  # tags and listings: others change them, and it should show soon
     MOMENT = "moment"  # not at all
+    MOUNT = "mount"  # as long as the mount is there
 
 
 class Attr(NamedTuple):

@@ -1,5 +1,6 @@
 """The drivers that a registry's storage is laid out in."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from tests.storage.layout import Layout
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is laid out here need not outlast the machine, and a busy disk takes minutes."""
+    monkeypatch.setattr(os, "fsync", os.fstat)
 
 
 @pytest.fixture(params=["inmemory", "filesystem"])

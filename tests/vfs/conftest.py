@@ -1,5 +1,7 @@
 """A registry in memory, and the tree that a mount would show of it."""
 
+import os
+
 import pytest
 
 from blobfs.drivers.base import StorageDriver
@@ -8,6 +10,12 @@ from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.vfs.nodes import Directory
 from tests.storage.layout import Layout
 from tests.vfs.walking import tree_of
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is laid out here need not outlast the machine, and a busy disk takes minutes."""
+    monkeypatch.setattr(os, "fsync", os.fstat)
 
 
 @pytest.fixture
