@@ -189,11 +189,11 @@ def listings(work: Path, runs: int) -> Iterator[Row]:
     raw = Path(f"{storage}{paths.layers(RepositoryName('bench/r0000'))}/sha256")
     with mounted(storage, work / "mnt") as mount:
         ours = command("ls", "-l", mount / layers)
-        lsl = command(RCLONE, "lsl", "--config", "/dev/null", f"{storage}{paths.BLOBS}")
+        lsl = command(RCLONE, "lsl", "--config", "/dev/null", storage)
         yield Row(
             "ls -l of 10,000 layers, caches dropped",
             *in_turn(runs, ours, lsl, lambda: drop(3)),
-            "rclone lsl of the same blobs",
+            "rclone lsl of the same storage",
             1.0,
         )
         sides = in_turn(runs, ours, command("ls", "-l", raw), nothing)

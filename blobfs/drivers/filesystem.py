@@ -46,7 +46,8 @@ _READ: Final = os.O_RDONLY | os.O_NONBLOCK
 _WRITE: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 
 _MISSING: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
-_NOT_A_FILE: Final = {errno.EISDIR, errno.ENXIO}  # ENXIO: a FIFO that nobody reads, a socket
+# ENXIO: a FIFO that nobody reads, a socket; ESPIPE: one that somebody does.
+_NOT_A_FILE: Final = {errno.EISDIR, errno.ENXIO, errno.ESPIPE}
 _REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
 _DISCONNECTED: Final = {errno.ENOTCONN, errno.ESTALE}
 _LED_AWAY: Final = {errno.EXDEV, errno.ELOOP}
@@ -126,8 +127,7 @@ class FilesystemDriver(StorageDriver):
         with _os_errors(path):
             fd = self._open(path, _READ)
             try:
-                _check_is_file(path, fd)
-                return os.pread(fd, size, offset)
+                return os.pread(fd, size, offset)  # EISDIR, ESPIPE for what is no file
             finally:
                 os.close(fd)
 

@@ -120,6 +120,8 @@ async def listing_of(inode: Inode, inodes: InodeTable, threads: StorageThreads) 
         remaining = await threads.run(inodes.directory(inode.number).names)
         while batch := await threads.run(_take, remaining):
             names += batch
+            if len(batch) < _NAMES:
+                break
             await trio.lowlevel.checkpoint()
         inode.names = names
         inode.names_until = time.monotonic() + inodes.timeouts.name_s

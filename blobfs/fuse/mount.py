@@ -29,6 +29,9 @@ from blobfs.vfs.verification import Verification, Verify
 
 log = logging.getLogger(__name__)
 
+_MIN_TASKS: Final = 8
+"""Tasks kept for the next requests; with pyfuse3's 1, many are made and ended all the time."""
+
 _MAX_TASKS: Final = 256
 """Requests served at once, so that metadata finds a place beside many slow reads."""
 
@@ -105,7 +108,7 @@ async def _serve(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_unmount_when_told)
         nursery.start_soon(_announce, mountpoint, options, threads, ready)
-        await pyfuse3.main(max_tasks=_MAX_TASKS)
+        await pyfuse3.main(min_tasks=_MIN_TASKS, max_tasks=_MAX_TASKS)
         nursery.cancel_scope.cancel()
 
 

@@ -59,12 +59,14 @@ class StorageThreads:
         for argument in arguments:
             if not self._inline or time.monotonic() < self._slow_until:
                 break
+            if results:
+                await trio.lowlevel.checkpoint()
             read_before = _blocks_read()
             results.append(call(argument))
             if _blocks_read() - read_before > _MANY_BLOCKS:
                 self._slow_until = time.monotonic() + _SLOW_FOR_S
-            await trio.lowlevel.checkpoint()
-        return results + await self._run_side_by_side(call, arguments[len(results) :])
+        left = arguments[len(results) :]
+        return results + await self._run_side_by_side(call, left) if left else results
 
     async def _run_side_by_side(self, call: Callable[[A], T], arguments: Sequence[A]) -> list[T]:
         results: dict[int, T] = {}

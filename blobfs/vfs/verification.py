@@ -15,6 +15,9 @@ from blobfs.errors import BlobDamaged, DigestMismatch
 _REMEMBERED: Final = 4096
 """Blobs whose progress or verdict is kept, the latest read (a few hundred bytes each)."""
 
+_READ_AHEAD: Final = 64
+"""Reads of one open file kept until it is their turn; the kernel has as many under way."""
+
 
 class Verify(Enum):
     """When reads are verified."""
@@ -32,18 +35,31 @@ class _Progress:
         self.lock = threading.Lock()
         self.start()
 
+    def is_of(self, descriptor: Descriptor) -> bool:
+        """Whether the blob has not been stored anew since."""
+        ours = self.descriptor
+        return (ours.size, ours.mtime_ns) == (descriptor.size, descriptor.mtime_ns)
+
     def start(self) -> None:
         self.position = 0
         self.hasher = hashlib.new(self.descriptor.digest.algorithm)
         self.good: bool | None = None  # not known yet
+
+    def update(self, data: bytes) -> None:
+        """Hash what comes next."""
+        self.hasher.update(data)
+        self.position += len(data)
+        if self.position == self.descriptor.size:
+            self.good = self.hasher.hexdigest() == self.descriptor.digest.encoded
 
 
 class Verification:
     """Opens readers that fail with DigestMismatch instead of ending with wrong bytes.
 
     Hashing goes on where the last reader of the same blob left it, since the kernel asks
-    only for what it has not cached; what is read out of sequence is passed through. A blob
-    found bad stays so until it is stored anew. Thread-safe.
+    only for what it has not cached. What is read before it is its turn is passed through, and
+    hashed later: reads that are under way together end in any order where storage is slow.
+    A blob found bad stays so until it is stored anew. Thread-safe.
     """
 
     def __init__(self, verify: Verify) -> None:
@@ -63,7 +79,7 @@ class Verification:
         key = str(descriptor.digest)
         with self._lock:
             progress = self._progress.pop(key, None)
-            if progress is None or progress.descriptor.mtime_ns != descriptor.mtime_ns:
+            if progress is None or not progress.is_of(descriptor):
                 progress = _Progress(descriptor)
             self._progress[key] = progress
             if len(self._progress) > _REMEMBERED:
@@ -86,6 +102,7 @@ class _BlobReader(FileReader):
         self._reader = reader
         self._progress = progress
         self._again = again
+        self._ahead: dict[int, bytes] = {}  # by offset, the oldest first; progress.lock guards it
 
     @property
     def size(self) -> int:
@@ -107,14 +124,26 @@ class _BlobReader(FileReader):
         with progress.lock:
             if self._again and offset == 0 and progress.good:
                 progress.start()
-            if progress.good is None and offset <= progress.position < offset + len(data):
-                progress.hasher.update(memoryview(data)[progress.position - offset :])
-                progress.position = offset + len(data)
-                if progress.position == self._descriptor.size:
-                    encoded = self._descriptor.digest.encoded
-                    progress.good = progress.hasher.hexdigest() == encoded
+            if progress.good is None:
+                self._hash(progress, offset, data)
+            elif self._again:  # the read that starts anew may be on its way
+                self._keep(offset, data)
             if progress.good is False:
                 raise _mismatch(self._descriptor)
+
+    def _hash(self, progress: _Progress, offset: int, data: bytes) -> None:
+        """Hash *data* if it is its turn, else keep it, and then what was kept for its turn."""
+        if offset > progress.position:
+            self._keep(offset, data)
+        else:
+            progress.update(data[progress.position - offset :])
+        while progress.good is None and (chunk := self._ahead.pop(progress.position, None)):
+            progress.update(chunk)
+
+    def _keep(self, offset: int, data: bytes) -> None:
+        self._ahead[offset] = data
+        if len(self._ahead) > _READ_AHEAD:
+            del self._ahead[next(iter(self._ahead))]
 
     def close(self) -> None:
         self._reader.close()

@@ -1,7 +1,8 @@
 """The bridge: at once where storage is local, in threads and with a deadline where it may block."""
 
+import os
 import threading
-import time
+from pathlib import Path
 
 import pytest
 import trio
@@ -44,14 +45,18 @@ async def test_one_that_fails_fails_all(inline: bool) -> None:
         await StorageThreads(inline=inline).run_each(fail, range(9))
 
 
-async def test_local_calls_go_to_threads_once_one_was_slow() -> None:
-    """As if a disk had to be asked."""
+async def test_local_calls_go_to_threads_once_one_needed_the_disk(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(2**20))
 
-    def slow(_argument: int) -> int:
-        time.sleep(0.02)
+    def read_from_disk(_argument: int) -> int:
+        with file.open("rb", buffering=0) as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            stream.read()
         return threading.get_ident()
 
-    first, *others = await StorageThreads(inline=True).run_each(slow, range(5))
+    first, *others = await StorageThreads(inline=True).run_each(read_from_disk, range(5))
     assert first == threading.get_ident()
     assert threading.get_ident() not in others
 

@@ -1,8 +1,11 @@
 """Reads held to a blob's digest: which fail, when, and what is remembered of it."""
 
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
 from blobfs.drivers.base import FileReader
@@ -76,6 +79,58 @@ def test_reads_out_of_sequence_are_passed_through(verify: Verify) -> None:
     with opened(Verification(verify), WRONG) as reader:
         for offset in (90, 50, 10, 0, 99):
             assert reader.read_at(offset, 10) == WRONG[offset : offset + 10]
+
+
+@each_hashing
+@settings(deadline=None)
+@given(offsets=st.permutations(range(0, len(GOOD), 10)))
+def test_wrong_blob_fails_in_whatever_order_all_of_it_is_read(
+    verify: Verify, offsets: list[int]
+) -> None:
+    # As a kernel reads ahead: several reads at once, of which any may come first.
+    with opened(Verification(verify), WRONG) as reader:
+        for offset in offsets[:-1]:
+            assert reader.read_at(offset, 10) == WRONG[offset : offset + 10]
+        with pytest.raises(DigestMismatch):
+            reader.read_at(offsets[-1], 10)
+
+
+@each_hashing
+@settings(deadline=None)
+@given(offsets=st.permutations(range(0, len(GOOD), 10)))
+def test_good_blob_is_read_in_whatever_order(verify: Verify, offsets: list[int]) -> None:
+    verification = Verification(verify)
+    for _ in range(2):
+        with opened(verification, GOOD) as reader:
+            for offset in offsets:
+                assert reader.read_at(offset, 10) == GOOD[offset : offset + 10]
+
+
+@settings(deadline=None)
+@given(offsets=st.permutations(range(0, len(GOOD), 10)))
+def test_wrong_blob_fails_in_whatever_order_it_is_read_again(offsets: list[int]) -> None:
+    verification = Verification(Verify.ALWAYS)
+    content(opened(verification, GOOD), 10)
+    with opened(verification, WRONG) as reader:
+        for offset in offsets[:-1]:
+            assert reader.read_at(offset, 10) == WRONG[offset : offset + 10]
+        with pytest.raises(DigestMismatch):
+            reader.read_at(offsets[-1], 10)
+
+
+@each_hashing
+def test_what_is_read_backwards_is_not_held_without_bound(verify: Verify) -> None:
+    size, chunk = 2**28, 2**20
+    driver = InMemoryDriver()
+    driver.put_content("/data", bytes(size))
+    descriptor = Descriptor(Digest.of(GOOD), size)
+    with Verification(verify).reader(descriptor, driver.open("/data")) as reader:
+        tracemalloc.start()
+        for offset in range(size - chunk, 0, -chunk):
+            reader.read_at(offset, chunk)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert held < 70 * chunk
 
 
 @each_hashing
