@@ -129,7 +129,7 @@ def main() -> None:
 @click.option(
     "--readahead-kb",
     type=click.IntRange(min=0),
-    default=1024,
+    default=4096,
     show_default=True,
     help="How far the kernel reads ahead (needs root).",
 )

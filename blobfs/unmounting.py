@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import select
@@ -70,7 +69,7 @@ def _daemon_of(mount: Mount) -> int | None:
 
 
 def _why_not(mount: Mount, said: str) -> str:
-    if os.strerror(errno.EBUSY).removeprefix("Device or resource ") not in said:
+    if "busy" not in said:
         return said
     users: list[str] = []
     _in_thread(lambda: users.extend(_users(mount.mountpoint)), timeout_s=2.0)

@@ -47,7 +47,23 @@ class Capacity:
     files_free: int
 
 
-class FileReader(ABC):
+class Closing(ABC):
+    """Something that ``with`` closes."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what is held; more than once does no harm."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class FileReader(Closing):
     """An open file, as it was when it was opened as far as the backend can keep it so."""
 
     @property
@@ -59,10 +75,6 @@ class FileReader(ABC):
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to *size* bytes from *offset*; short or empty past the end, and only there."""
 
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the file; more than once does no harm."""
-
     def chunks(self, size: int = 2**20) -> Iterator[bytes]:
         """Everything from the start, *size* bytes at a time."""
         offset = 0
@@ -70,16 +82,25 @@ class FileReader(ABC):
             yield chunk
             offset += len(chunk)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
+class BytesReader(FileReader):
+    """Content that is all in memory."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    @property
+    def size(self) -> int:
+        return len(self._content)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._content[offset : offset + size]
+
+    def close(self) -> None:
+        """Nothing is held but memory."""
 
 
-class FileWriter(ABC):
+class FileWriter(Closing):
     """A file being written from its start to its end.
 
     After ``commit``, ``cancel`` or ``close`` it is over: ``write``, ``commit`` and ``cancel``
@@ -106,14 +127,6 @@ class FileWriter(ABC):
     @abstractmethod
     def close(self) -> None:
         """Leave what was written, durable, to a later ``append``; it need not be readable."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class StorageDriver(ABC):

@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from blobfs.drivers import beneath
@@ -22,14 +21,9 @@ from blobfs.drivers.base import (
     FileWriter,
     StorageDriver,
 )
-from blobfs.errors import (
-    AccessDenied,
-    NotADirectory,
-    NotAFile,
-    PathNotFound,
-    StorageUnavailable,
-    WriterClosed,
-)
+from blobfs.drivers.localfile import LocalReader, LocalWriter, os_errors, unlink_if_there
+from blobfs.errors import AccessDenied, NotADirectory, NotAFile
+from blobfs.mountinfo import mounts
 
 # Beside the file it will replace, as distribution (from 3.1) names its own.
 _TEMPORARY: Final = re.compile(r".+\.[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.tmp")
@@ -45,12 +39,7 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK
 _WRITE: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 
-_MISSING: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
-# ENXIO: a FIFO that nobody reads, a socket; ESPIPE: one that somebody does.
-_NOT_A_FILE: Final = {errno.EISDIR, errno.ENXIO, errno.ESPIPE}
-_REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
 _DISCONNECTED: Final = {errno.ENOTCONN, errno.ESTALE}
-_LED_AWAY: Final = {errno.EXDEV, errno.ELOOP}
 
 
 class FilesystemDriver(StorageDriver):
@@ -75,7 +64,7 @@ class FilesystemDriver(StorageDriver):
 
         Raises PathNotFound, AccessDenied, StorageUnavailable.
         """
-        with _os_errors(str(root)):
+        with os_errors(str(root)):
             fd = os.open(root, _DIRECTORY | os.O_CLOEXEC)
             try:
                 return cls(root, fd, beneath.opener(fd), is_local=_is_local(fd))
@@ -88,7 +77,7 @@ class FilesystemDriver(StorageDriver):
         return self._is_local
 
     def stat(self, path: str) -> FileInfo:
-        with _os_errors(path):
+        with os_errors(path):
             fd = self._open(path, os.O_PATH)
             try:
                 st = os.fstat(fd)
@@ -105,7 +94,7 @@ class FilesystemDriver(StorageDriver):
     def _entries(self, path: str) -> Iterator[DirEntry]:
         """The directory itself, which ``listdir`` takes, and then its children."""
         # *fd* stays open: where readdir(3) tells no types, each child is asked through it.
-        with _os_errors(path), self._directory(path) as fd, os.scandir(fd) as entries:
+        with os_errors(path), self._directory(path) as fd, os.scandir(fd) as entries:
             yield DirEntry(".", is_dir=True)
             for entry in entries:
                 name = entry.name
@@ -114,17 +103,12 @@ class FilesystemDriver(StorageDriver):
                 yield DirEntry(name, entry.is_dir(follow_symlinks=False))
 
     def open(self, path: str) -> FileReader:
-        with _os_errors(path):
+        with os_errors(path):
             fd = self._open(path, _READ)
-            try:
-                size = _check_is_file(path, fd)
-            except BaseException:
-                os.close(fd)
-                raise
-        return _Reader(path, fd, size)
+            return LocalReader.of(path, fd)
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
-        with _os_errors(path):
+        with os_errors(path):
             fd = self._open(path, _READ)
             try:
                 return os.pread(fd, size, offset)  # EISDIR, ESPIPE for what is no file
@@ -134,7 +118,7 @@ class FilesystemDriver(StorageDriver):
     def put_content(self, path: str, content: bytes) -> None:
         parent, name = _split(path)
         temporary = f"{name[:_MAX_STEM]}.{uuid.uuid4()}.tmp"
-        with _os_errors(path), self._made_directory(parent) as directory:
+        with os_errors(path), self._made_directory(parent) as directory:
             try:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
                 fd = os.open(temporary, flags, 0o666, dir_fd=directory)
@@ -144,21 +128,21 @@ class FilesystemDriver(StorageDriver):
                     os.fsync(fd)
                 os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
             except BaseException:
-                _unlink_if_there(temporary, directory)
+                unlink_if_there(temporary, directory)
                 raise
             os.fsync(directory)
 
     def create(self, path: str) -> FileWriter:
         parent, name = _split(path)
-        with _os_errors(path), self._made_directory(parent) as directory:
+        with os_errors(path), self._made_directory(parent) as directory:
             fd = os.open(name, _WRITE | os.O_CREAT | os.O_TRUNC, 0o666, dir_fd=directory)
-            return _writer_at_end(path, fd, directory)
+            return LocalWriter.at_end(path, fd, directory)
 
     def append(self, path: str) -> FileWriter:
         parent, name = _split(path)
-        with _os_errors(path), self._directory(parent) as directory:
+        with os_errors(path), self._directory(parent) as directory:
             fd = os.open(name, _WRITE, dir_fd=directory)
-            return _writer_at_end(path, fd, directory)
+            return LocalWriter.at_end(path, fd, directory)
 
     def move(self, source: str, target: str) -> None:
         source_parent, source_name = _split(source)
@@ -166,7 +150,7 @@ class FilesystemDriver(StorageDriver):
         if self.stat(source).is_dir:
             raise NotAFile(f"not a file: {source}")
         with (
-            _os_errors(source),
+            os_errors(source),
             self._directory(source_parent) as old,
             self._made_directory(target_parent) as new,
         ):
@@ -182,13 +166,13 @@ class FilesystemDriver(StorageDriver):
     def delete(self, path: str) -> None:
         # Emptied parents stay: a registry beside us may be about to put a file there.
         parent, name = _split(path)
-        with _os_errors(path), self._directory(parent) as directory:
+        with os_errors(path), self._directory(parent) as directory:
             os.stat(name, dir_fd=directory, follow_symlinks=False)
             _remove(name, directory)
             os.fsync(directory)
 
     def capacity(self) -> Capacity | None:
-        with _os_errors("/"):
+        with os_errors("/"):
             st = os.fstatvfs(self._root_fd)
         block = st.f_frsize
         return Capacity(
@@ -252,105 +236,11 @@ class FilesystemDriver(StorageDriver):
             os.close(fd)
 
 
-class _Reader(FileReader):
-    """A descriptor, so the bytes stay although the file is renamed or removed."""
-
-    def __init__(self, path: str, fd: int, size: int) -> None:
-        self._path = path
-        self._fd = fd
-        self._size = size
-
-    @property
-    def size(self) -> int:
-        return self._size
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        with _os_errors(self._path):
-            return os.pread(self._fd, size, offset)
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-class _Writer(FileWriter):
-    """Writes straight to the file; *directory_fd* is where its name is."""
-
-    def __init__(self, path: str, fd: int, directory_fd: int, size: int) -> None:
-        self._path = path
-        self._fd = fd
-        self._directory_fd = directory_fd
-        self._size = size
-
-    @property
-    def size(self) -> int:
-        return self._size
-
-    def write(self, data: bytes) -> None:
-        self._check_open()
-        rest = memoryview(data)
-        with _os_errors(self._path):
-            while rest:
-                written = os.write(self._fd, rest)
-                self._size += written
-                rest = rest[written:]
-
-    def commit(self) -> None:
-        self._check_open()
-        self.close()
-
-    def cancel(self) -> None:
-        self._check_open()
-        with _os_errors(self._path):
-            _unlink_if_there(_split(self._path)[1], self._directory_fd)
-            os.fsync(self._directory_fd)
-        self._let_go()
-
-    def close(self) -> None:
-        if self._fd < 0:
-            return
-        try:
-            with _os_errors(self._path):
-                os.fsync(self._fd)
-                os.fsync(self._directory_fd)
-        finally:
-            self._let_go()
-
-    def _check_open(self) -> None:
-        if self._fd < 0:
-            raise WriterClosed(f"no longer open for writing: {self._path}")
-
-    def _let_go(self) -> None:
-        os.close(self._fd)
-        os.close(self._directory_fd)
-        self._fd = self._directory_fd = -1
-
-
 def _split(path: str) -> tuple[str, str]:
     parent, _, name = path.rpartition("/")
     if name == "..":  # the opener refuses it in *parent*
         raise AccessDenied(f"{path}: leads out of the storage")
     return parent or "/", name
-
-
-def _writer_at_end(path: str, fd: int, directory: int) -> _Writer:
-    """Takes *fd* over, but not *directory*."""
-    try:
-        _check_is_file(path, fd)
-        size = os.lseek(fd, 0, os.SEEK_END)
-        return _Writer(path, fd, os.dup(directory), size)
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-def _check_is_file(path: str, fd: int) -> int:
-    """The size in bytes of a regular file; raises NotAFile."""
-    st = os.fstat(fd)
-    if not stat.S_ISREG(st.st_mode):
-        raise NotAFile(f"not a file: {path}")
-    return st.st_size
 
 
 def _remove(name: str, directory: int) -> None:
@@ -376,49 +266,10 @@ def _remove_directory(name: str, above: int) -> None:
         pass
 
 
-def _unlink_if_there(name: str, directory: int) -> None:
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass
-
-
 def _is_local(fd: int) -> bool:
     """Whether the file system of *fd* is one of this machine; proc(5) says how to tell."""
     with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as fdinfo:
-        mount_id = next(line.split()[1] for line in fdinfo if line.startswith("mnt_id:"))
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
-        for line in mounts:
-            head, _, tail = line.partition(" - ")
-            if head.split(maxsplit=1)[0] == mount_id:
-                return not tail.startswith(_REMOTE)
-    return True
-
-
-class _os_errors:  # noqa: N801  (a context manager; @contextmanager costs a fifth of a stat)
-    """Say an OSError in the driver's own terms: the one place that knows both."""
-
-    __slots__ = ("_path",)
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if not isinstance(exc, OSError):
-            return
-        if exc.errno in _MISSING:
-            raise PathNotFound(self._path) from None
-        if exc.errno in _NOT_A_FILE:
-            raise NotAFile(f"not a file: {self._path}") from None
-        if exc.errno in _REFUSED:
-            raise AccessDenied(f"{self._path}: {exc.strerror}") from None
-        if exc.errno in _LED_AWAY:
-            raise AccessDenied(
-                f"{self._path}: a symlink; use a bind mount, none is followed in a storage"
-            ) from None
-        raise StorageUnavailable(f"{self._path}: {exc.strerror}") from exc
+        mount_id = next(int(line.split()[1]) for line in fdinfo if line.startswith("mnt_id:"))
+    return not any(
+        mount.mount_id == mount_id and mount.fstype.startswith(_REMOTE) for mount in mounts()
+    )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 from blobfs.drivers.base import (
+    BytesReader,
     Capacity,
     DirEntry,
     FileInfo,
@@ -58,7 +59,7 @@ class InMemoryDriver(StorageDriver):
 
     def open(self, path: str) -> FileReader:
         with self._lock:
-            return _Reader(self._file(path).content)
+            return BytesReader(self._file(path).content)
 
     def put_content(self, path: str, content: bytes) -> None:
         with self._lock:
@@ -123,21 +124,6 @@ class InMemoryDriver(StorageDriver):
         if isinstance(directory.get(name), dict):
             raise NotAFile(f"not a file: {path}")
         directory[name] = file
-
-
-class _Reader(FileReader):
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    @property
-    def size(self) -> int:
-        return len(self._content)
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        return self._content[offset : offset + size]
-
-    def close(self) -> None:
-        """Nothing is held but memory."""
 
 
 class _Writer(FileWriter):

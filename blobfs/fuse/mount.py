@@ -50,7 +50,7 @@ class MountOptions:
     expose_blobs: bool = False
     read_only: bool = False
     allow_other: bool = False
-    readahead_kb: int = 1024
+    readahead_kb: int = 4096
     max_background: int = 64
     config: dict[str, object] = field(default_factory=dict)
 

@@ -21,13 +21,13 @@ class Requests:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._seconds: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
         self._errors: dict[str, Counter[str]] = {}
 
     def record(self, operation: str, seconds: float, number: int = 0) -> None:
         """Count one request that took *seconds*; *number* is its errno, or 0."""
         self._counts[operation] += 1
-        self._seconds[operation] += seconds  # type: ignore[assignment]  # a Counter of floats
+        self._seconds[operation] = self._seconds.get(operation, 0.0) + seconds
         if number:
             name = errno.errorcode.get(number, str(number))
             self._errors.setdefault(operation, Counter())[name] += 1

@@ -55,7 +55,7 @@ class StorageThreads:
         once one of them had to wait for its disk, which gains from being asked more at once.
         Raises what a call raised, StorageTimeout.
         """
-        results = []
+        results: list[T] = []
         for argument in arguments:
             if not self._inline or time.monotonic() < self._slow_until:
                 break

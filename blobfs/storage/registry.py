@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from threading import Lock
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from blobfs import paths
-from blobfs.drivers.base import Capacity, FileInfo, StorageDriver
+from blobfs.drivers.base import Capacity, Closing, FileInfo, StorageDriver
 from blobfs.drivers.factory import driver_for
 from blobfs.errors import AccessDenied, NameInvalid, PathNotFound
 from blobfs.reference import RepositoryName, is_component
@@ -20,7 +19,7 @@ _KEPT: Final = 256
 """Repositories whose media types are remembered, the latest used (not measured)."""
 
 
-class Registry:
+class Registry(Closing):
     """The storage of a registry. Thread-safe, like the driver, which it closes."""
 
     def __init__(self, driver: StorageDriver) -> None:
@@ -102,14 +101,6 @@ class Registry:
     def close(self) -> None:
         """Let go of the storage; the registry is not used again."""
         self._driver.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_registry(storage: str) -> Registry:

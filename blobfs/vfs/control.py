@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from blobfs.drivers.base import FileReader
+from blobfs.drivers.base import BytesReader, FileReader
 from blobfs.errors import NotFound
 from blobfs.vfs.nodes import Attr, Directory, File, Kind, Lifetime, Node, Placed
 
@@ -52,19 +52,4 @@ class TextFile(Placed, File):
         return Attr(Kind.FILE, mtime_ns=time.time_ns(), lifetime=Lifetime.MOMENT)
 
     def open(self) -> FileReader:
-        return _Text(self.render().encode())
-
-
-class _Text(FileReader):
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    @property
-    def size(self) -> int:
-        return len(self._content)
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        return self._content[offset : offset + size]
-
-    def close(self) -> None:
-        """Nothing is held but memory."""
+        return BytesReader(self.render().encode())
