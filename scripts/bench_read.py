@@ -1,4 +1,4 @@
-"""How fast is reading through the mount, beside the storage itself and beside rclone?
+"""Times reading through the mount, beside the storage itself and beside rclone.
 
 Everything is measured in one run on one machine, the two sides in turn; the table gives
 medians and their ratio. Needs root (to drop caches), 3 GiB of disk and about five minutes:

@@ -188,7 +188,7 @@ class Operations(pyfuse3.Operations):
         render = self._inodes[inode].node.xattrs().get(os.fsdecode(name))
         if render is None:
             raise AttributeUnknown(f"no {os.fsdecode(name)} here")
-        return (await self._threads.run(render)).encode()
+        return (await self._threads.run_in_thread(render)).encode()  # may read all manifests
 
     @replies_errno
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from blobfs import paths
-from blobfs.digest import ALGORITHMS, Descriptor, Digest
+from blobfs.digest import ALGORITHMS, CANONICAL, Descriptor, Digest
 from blobfs.drivers.base import FileReader, StorageDriver
 from blobfs.errors import (
     AccessDenied,
@@ -54,8 +54,8 @@ class LinkedBlobStore:
     def resolve(self, digest: Digest) -> Digest:
         """The digest under which the blob is stored.
 
-        It is *digest* itself, or one of another algorithm for the same bytes: a blob that
-        was pushed as ``sha512:…`` is stored as ``sha256:…``. Raises BlobUnknown, LinkInvalid.
+        It is *digest* itself, or the canonical one for the same bytes: a blob that was pushed
+        as ``sha512:…`` is stored as ``sha256:…``. Raises BlobUnknown, LinkInvalid.
         """
         path = paths.link(self.link_set, digest)
         try:
@@ -63,7 +63,7 @@ class LinkedBlobStore:
         except PathNotFound:
             raise BlobUnknown(digest) from None
         if target != digest:
-            if target.algorithm == digest.algorithm:
+            if target.algorithm != CANONICAL or digest.algorithm == CANONICAL:
                 raise LinkInvalid(f"link {path} holds another digest, {target}")
             log.info("link %s leads to %s", path, target)
         return target

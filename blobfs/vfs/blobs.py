@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
@@ -13,6 +14,9 @@ from blobfs.storage.repository import Repository
 from blobfs.vfs.links import digest_named
 from blobfs.vfs.nodes import Attr, Directory, File, Kind, Lifetime, Node, Placed
 from blobfs.vfs.verification import Verification
+
+_MAX_REPOSITORIES: Final = 64
+"""Repositories that a blob's file remembers; an attribute may not hold 64 KiB of names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,9 @@ class BlobFile(File):
     def joined(self, newer: BlobFile) -> BlobFile:
         known = {repository.name for repository in newer.repositories}
         others = tuple(r for r in self.repositories if r.name not in known)
-        return replace(newer, repositories=newer.repositories + others) if others else newer
+        if not others:
+            return newer
+        return replace(newer, repositories=(newer.repositories + others)[:_MAX_REPOSITORIES])
 
     def open(self) -> FileReader:
         digest = self.descriptor.digest
