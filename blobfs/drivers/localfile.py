@@ -77,6 +77,9 @@ class LocalReader(FileReader):
             os.close(self._fd)
             self._fd = -1
 
+    def __del__(self) -> None:
+        self.close()  # opened for somebody who had stopped waiting
+
 
 class LocalWriter(FileWriter):
     """Writes straight to the file, whose name is in *directory_fd*."""
