@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -13,11 +14,11 @@ import click
 from blobfs import daemon, logs, preflight, reports
 from blobfs.config import Settings
 from blobfs.drivers.factory import local_root
-from blobfs.errors import BlobfsError
+from blobfs.errors import BlobfsError, MountRefused
 from blobfs.fuse.attributes import Presentation, Timeouts
 from blobfs.fuse.mount import MountOptions, serve
 from blobfs.reference import Reference, RepositoryName
-from blobfs.storage.registry import open_registry
+from blobfs.storage.registry import Registry, open_registry
 from blobfs.unmounting import unmount
 from blobfs.vfs.verification import Verify
 
@@ -32,6 +33,10 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except BlobfsError as exc:
             raise click.ClickException(str(exc)) from exc
+        except OSError as exc:
+            if exc.errno == errno.EPIPE:
+                raise  # click ends quietly
+            raise click.ClickException(f"{exc.filename or 'output'}: {exc.strerror}") from exc
 
 
 class _Octal(click.ParamType[int]):
@@ -131,7 +136,7 @@ def main() -> None:
     type=click.IntRange(min=0),
     default=4096,
     show_default=True,
-    help="How far the kernel reads ahead (needs root).",
+    help="How far the kernel reads ahead (needs root); 0 leaves it as it is.",
 )
 @click.option(
     "--max-background",
@@ -182,7 +187,7 @@ def umount(mountpoint: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one array.")
 def list_(storage: str, repository: RepositoryName | None, *, as_json: bool) -> None:
     """List the repositories in STORAGE, or the tags of REPOSITORY."""
-    with open_registry(storage) as registry:
+    with _opened(storage) as registry:
         if repository is None:
             report = reports.repositories(registry, _progress)
         else:
@@ -198,16 +203,26 @@ def cat(storage: str, reference: Reference) -> None:
 
     REFERENCE is REPOSITORY@DIGEST for a blob or manifest, REPOSITORY:TAG for a manifest.
     """
-    with open_registry(storage) as registry:
+    with _opened(storage) as registry:
         for chunk in reports.content(registry, reference):
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
 
 
+def _opened(storage: str) -> Registry:
+    root = local_root(storage)
+    if root is not None:
+        preflight.check_storage(root, create=False)
+    return open_registry(storage)
+
+
 def _serve(settings: Settings, ready: Callable[[], None]) -> None:
     def announce() -> None:
         if settings.pid_file is not None:
-            settings.pid_file.write_text(f"{os.getpid()}\n")
+            try:
+                settings.pid_file.write_text(f"{os.getpid()}\n")
+            except OSError as exc:
+                raise MountRefused(f"{settings.pid_file}: {exc.strerror}") from None
         ready()
 
     options = MountOptions(

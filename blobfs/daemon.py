@@ -15,6 +15,9 @@ from typing import Final, NoReturn
 
 from blobfs.errors import BlobfsError, MountRefused
 
+END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What ends a daemon well."""
+
 _READY: Final = b"\0"
 _STANDARD_STREAMS: Final = (0, 1, 2)
 
@@ -28,16 +31,20 @@ def daemonize(work: Callable[[Callable[[], None]], None], *, timeout_s: float = 
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
+    # Until the child is ready for signals, they wait: it may have half a mount by then.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
     pid = os.fork()
     if pid == 0:
         os.close(reading)
         _be_child(work, writing)
     os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        if not select.select([pipe], [], [], timeout_s)[0]:
-            os.kill(pid, signal.SIGTERM)
-            raise MountRefused(f"the mount did not answer within {timeout_s:g} s; see its log")
-        said = pipe.read()
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        said = _read_within(reading, timeout_s)
+    except BaseException:
+        os.kill(pid, signal.SIGTERM)  # it unmounts, and ends
+        os.waitpid(pid, 0)
+        raise
     if said == _READY:
         return pid
     _, status = os.waitpid(pid, 0)
@@ -45,6 +52,13 @@ def daemonize(work: Callable[[Callable[[], None]], None], *, timeout_s: float = 
     raise MountRefused(
         said.decode(errors="replace") or f"the daemon ended with {code} before it answered"
     )
+
+
+def _read_within(fd: int, timeout_s: float) -> bytes:
+    with os.fdopen(fd, "rb") as pipe:
+        if select.select([pipe], [], [], timeout_s)[0]:
+            return pipe.read()
+    raise MountRefused(f"the mount did not answer within {timeout_s:g} s; see its log")
 
 
 def _be_child(work: Callable[[Callable[[], None]], None], pipe: int) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from blobfs import paths
@@ -20,10 +21,22 @@ def check_storage(root: Path, *, create: bool) -> None:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise MountRefused(f"cannot make {root}: {exc.strerror}") from None
-    elif not root.exists():
-        raise MountRefused(f"{root} does not exist; give a registry's root directory, or --create")
-    elif not (root / paths.ROOT[1:]).is_dir():
-        raise MountRefused(f"{root} is no registry: {_advice(root)}")
+        return
+    with _readable(root):
+        if not root.exists():
+            raise MountRefused(
+                f"{root} does not exist; give a registry's root directory, or --create"
+            )
+        if not (root / paths.ROOT[1:]).is_dir():
+            raise MountRefused(f"{root} is no registry: {_advice(root)}")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise MountRefused(f"{path}: {exc.strerror}; run as a user who may read it") from None
 
 
 def _advice(root: Path) -> str:
@@ -45,12 +58,13 @@ def check_mountpoint(mountpoint: Path, storage_root: Path | None) -> Path:
         raise MountRefused(
             f"{mountpoint} is a mount already ({mounted.source}); run: blobfs umount {mountpoint}"
         )
-    if not resolved.exists():
-        raise MountRefused(f"{mountpoint} does not exist; run: mkdir -p {mountpoint}")
-    if not resolved.is_dir():
-        raise MountRefused(f"{mountpoint} is not a directory; choose one")
-    if any(resolved.iterdir()):
-        raise MountRefused(f"{mountpoint} is not empty; choose an empty directory")
+    with _readable(mountpoint):
+        if not resolved.exists():
+            raise MountRefused(f"{mountpoint} does not exist; run: mkdir -p {mountpoint}")
+        if not resolved.is_dir():
+            raise MountRefused(f"{mountpoint} is not a directory; choose one")
+        if any(resolved.iterdir()):
+            raise MountRefused(f"{mountpoint} is not empty; choose an empty directory")
     if storage_root is not None:
         _check_apart(resolved, storage_root)
     return resolved

@@ -104,8 +104,11 @@ def tags(registry: Registry, name: RepositoryName) -> Report:
 def content(registry: Registry, reference: Reference) -> Iterator[bytes]:
     """The bytes of a blob or manifest, in pieces.
 
-    Raises BlobUnknown, TagUnknown, Corrupt; DigestMismatch after the last piece of a wrong one.
+    Raises RepositoryUnknown, BlobUnknown, TagUnknown, Corrupt; DigestMismatch after the last
+    piece of a wrong one.
     """
+    if not registry.is_repository(reference.repository):
+        raise RepositoryUnknown(reference.repository)
     repository = registry.repository(reference.repository)
     target = reference.target
     digest = target if isinstance(target, Digest) else repository.tags.get(target)

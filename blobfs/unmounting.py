@@ -80,7 +80,11 @@ def _why_not(mount: Mount, said: str) -> str:
 def _users(mountpoint: Path) -> Iterator[str]:
     """Who has something open below *mountpoint*, as ``name (pid)``; readlink(2) only."""
     for process in Path("/proc").iterdir():
-        if process.name.isdecimal() and _uses(process, mountpoint):
+        if (
+            process.name.isdecimal()
+            and int(process.name) != os.getpid()
+            and _uses(process, mountpoint)
+        ):
             name = (process / "comm").read_text(errors="replace").strip()
             yield f"{name} ({process.name})"
 

@@ -58,6 +58,8 @@ def test_cat_into_a_closed_pipe_ends_quietly(registry: DockerRegistry) -> None:
     ("arguments", "code", "told"),
     [
         (("ls", "/nowhere"), 1, "/nowhere"),
+        (("ls", "{root}/docker"), 1, "its root is {root}"),
+        (("cat", "{root}", "no/such:v1"), 1, "unknown repository: no/such"),
         (("ls", "{root}", "no/such"), 1, "unknown repository: no/such"),
         (("ls", "{root}", "NO"), 2, "not a repository name"),
         (("cat", "{root}", "team/app"), 2, "neither a :tag nor a @digest"),
@@ -73,7 +75,7 @@ def test_mistake_is_told_in_a_sentence(
 ) -> None:
     done = run(*(argument.format(root=registry.root) for argument in arguments))
     assert done.returncode == code
-    assert told in done.stderr
+    assert told.format(root=registry.root) in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -378,7 +378,7 @@ def test_content_of_what_is_unknown_is_an_error(layout: Layout, registry: Regist
     put_image(layout)
     with pytest.raises(TagUnknown):
         read(registry, "team/app:other")
-    with pytest.raises(TagUnknown):
+    with pytest.raises(RepositoryUnknown):
         read(registry, "nowhere:latest")
     layout.driver.delete(paths.blob_data(Digest.of(LAYER)))
     with pytest.raises(BlobUnknown):

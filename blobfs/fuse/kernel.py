@@ -19,7 +19,8 @@ def tune(mountpoint: Path, *, readahead_kb: int, max_background: int) -> None:
     if mount is None:
         return
     _, _, minor = mount.device.partition(":")
-    _write(Path(f"/sys/class/bdi/{mount.device}/read_ahead_kb"), readahead_kb)
+    if readahead_kb:
+        _write(Path(f"/sys/class/bdi/{mount.device}/read_ahead_kb"), readahead_kb)
     _write(Path(f"/sys/fs/fuse/connections/{minor}/max_background"), max_background)
 
 

@@ -17,7 +17,8 @@ from typing import Final
 import pyfuse3
 import trio
 
-from blobfs.errors import MountRefused
+from blobfs.daemon import END_SIGNALS
+from blobfs.errors import BlobfsError, MountRefused
 from blobfs.fuse import kernel
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.operations import Operations
@@ -57,9 +58,8 @@ class MountOptions:
     def for_fuse(self) -> set[str]:
         """The options of mount(8), in libfuse's words."""
         source = self.source.replace("\\", "\\\\").replace(",", "\\,")
-        options = {f"fsname={source}", "subtype=blobfs", "default_permissions"}
-        if self.read_only:
-            options.add("ro")
+        # Always read-only, as long as nothing can be written through it.
+        options = {f"fsname={source}", "subtype=blobfs", "default_permissions", "ro"}
         if self.allow_other:
             options.add("allow_other")
         return options
@@ -72,6 +72,8 @@ def serve(
 
     *ready* is called once the mount answers. Raises MountRefused where it cannot be made.
     """
+    # What comes from now on is seen to once the event loop runs: no signal leaves half a mount.
+    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
     threads = StorageThreads(inline=registry.is_local)
     longest_step = LongestStep()
     operations = _operations(registry, options, threads, longest_step)
@@ -80,14 +82,25 @@ def serve(
     except RuntimeError as exc:
         raise MountRefused(f"cannot mount at {mountpoint}: {_why(options) or exc}") from exc
     _spare_full_collections()
-    clean = False
+    answering = False
+
+    def answers() -> None:
+        nonlocal answering
+        ready()
+        answering = True
+
     try:
-        trio.run(_serve, mountpoint, options, threads, ready, instruments=[longest_step])
-        clean = True
+        trio.run(_serve, mountpoint, options, threads, answers, instruments=[longest_step])
+        answering = False
+    except ExceptionGroup as group:
+        ours, others = group.split(BlobfsError)
+        if ours is None or others is not None:
+            raise
+        raise MountRefused("; ".join(map(str, ours.exceptions))) from group
     finally:
         # After a crash the mount stays, dead: an empty directory in its place would look
         # to rsync and the like as if everything had been deleted.
-        pyfuse3.close(unmount=clean)
+        pyfuse3.close(unmount=not answering)
     log.info("unmounted %s", mountpoint)
 
 
@@ -113,7 +126,8 @@ async def _serve(
 
 
 async def _unmount_when_told() -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(*END_SIGNALS) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
         async for number in signals:
             log.info("%s: unmounting", signal.Signals(number).name)
             pyfuse3.terminate()

@@ -21,6 +21,7 @@ class LinkSetDirectory(Placed, Directory):
     registry: Registry
     links: LinkedBlobStore
     node_for: Callable[[Digest], Node]
+    kind: Kind = Kind.FILE  # of what *node_for* makes
 
     def attr(self) -> Attr:
         return Attr(Kind.DIRECTORY, mtime_ns=mtime_of(self.registry, self.links.link_set)())
@@ -28,7 +29,8 @@ class LinkSetDirectory(Placed, Directory):
     def lookup(self, name: str) -> Node:
         if name != CANONICAL and name not in self.links.algorithms():
             raise NotFound(f"{self.path} has no {name[:160]!r}")
-        return LinkDirectory(f"{self.path}/{name}", self.registry, self.links, name, self.node_for)
+        path = f"{self.path}/{name}"
+        return LinkDirectory(path, self.registry, self.links, name, self.node_for, self.kind)
 
     def names(self) -> Iterator[str]:
         return iter(sorted({CANONICAL, *self.links.algorithms()}))
@@ -43,6 +45,11 @@ class LinkDirectory(Placed, Directory):
     links: LinkedBlobStore
     algorithm: str
     node_for: Callable[[Digest], Node]
+    kind: Kind
+
+    @property
+    def kind_of_children(self) -> Kind:
+        return self.kind
 
     def attr(self) -> Attr:
         path = f"{self.links.link_set}/{self.algorithm}"

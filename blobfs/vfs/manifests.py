@@ -33,12 +33,17 @@ class RevisionLink(Placed, Symlink):
 
 @dataclass(frozen=True, slots=True)
 class TagsDirectory(Placed, Directory):
-    """Every tag, as a child that *node_for* makes."""
+    """Every tag, as a child of one *kind* that *node_for* makes."""
 
     path: str
     repository: Repository
+    kind: Kind
     node_for: Callable[[Tag], Node]
     mtime_ns: Callable[[], int]
+
+    @property
+    def kind_of_children(self) -> Kind:
+        return self.kind
 
     def attr(self) -> Attr:
         return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns())
@@ -75,8 +80,8 @@ class Manifests:
                     self.repository.manifests.links,
                     self.node_for_revision,
                 ),
-                "tags": lambda: self._tags("tags", self._tag),
-                "history": lambda: self._tags("history", self._history),
+                "tags": lambda: self._tags("tags", Kind.SYMLINK, self._tag),
+                "history": lambda: self._tags("history", Kind.DIRECTORY, self._history),
                 "_uploads": lambda: FixedDirectory(
                     f"{self.path}/_uploads", {}, mtime_of(self.registry, paths.uploads(name))
                 ),
@@ -84,9 +89,9 @@ class Manifests:
             mtime_of(self.registry, f"{paths.repository(name)}/_manifests"),
         )
 
-    def _tags(self, name: str, node_for: Callable[[Tag], Node]) -> Directory:
+    def _tags(self, name: str, kind: Kind, node_for: Callable[[Tag], Node]) -> Directory:
         mtime_ns = mtime_of(self.registry, paths.tags(self.repository.name))
-        return TagsDirectory(f"{self.path}/{name}", self.repository, node_for, mtime_ns)
+        return TagsDirectory(f"{self.path}/{name}", self.repository, kind, node_for, mtime_ns)
 
     def _tag(self, tag: Tag) -> Node:
         return RevisionLink(
@@ -107,4 +112,4 @@ class Manifests:
             name = f"{digest.algorithm}/{digest.encoded}"
             return RevisionLink(f"{path}/{name}", "../../../", digest, mtime_ns)
 
-        return LinkSetDirectory(path, self.registry, links, node_for)
+        return LinkSetDirectory(path, self.registry, links, node_for, Kind.SYMLINK)

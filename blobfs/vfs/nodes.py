@@ -94,6 +94,11 @@ class Directory(Node):
 
     __slots__ = ()
 
+    @property
+    def kind_of_children(self) -> Kind:
+        """What the children are, as far as a broken one can tell."""
+        return Kind.FILE
+
     @abstractmethod
     def lookup(self, name: str) -> Node:
         """The child called *name*; raises NotFound, Corrupt."""
@@ -112,7 +117,7 @@ class Directory(Node):
     def children(self, names: Iterable[str]) -> list[Child]:
         """The children of these names, without those that are gone meanwhile.
 
-        One whose lookup fails for another reason is there all the same, as a ``BrokenFile``:
+        One whose lookup fails for another reason is there all the same, as a ``BrokenNode``:
         a single bad link must not hide its neighbours.
         """
         found = []
@@ -123,7 +128,7 @@ class Directory(Node):
             except NotFound:
                 continue
             except BlobfsError:
-                broken = BrokenFile(f"{self.key}/{name}")
+                broken = BrokenNode(f"{self.key.rstrip('/')}/{name}", self.kind_of_children)
                 found.append(Child(name, broken, broken.attr()))
         return found
 
@@ -156,15 +161,16 @@ class Symlink(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class BrokenFile(Placed):
-    """What a listing shows of a name whose lookup fails: that it is there, no more."""
+class BrokenNode(Placed):
+    """What a listing shows of a name whose lookup fails: that it is there, and its kind."""
 
     asks_storage = False
 
     path: str
+    kind: Kind
 
     def attr(self) -> Attr:
-        return Attr(Kind.FILE, lifetime=Lifetime.MOMENT)
+        return Attr(self.kind, lifetime=Lifetime.MOMENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,10 @@ class NameDirectory(Directory):
             raise RepositoryUnknown(self.prefix)
         return Attr(Kind.DIRECTORY, mtime_ns=info.mtime_ns if info else 0)
 
+    @property
+    def kind_of_children(self) -> Kind:
+        return Kind.DIRECTORY
+
     def known(self, name: str) -> Node | None:
         if name == ".blobfs" and not self.prefix:
             return ControlDirectory("/.blobfs", self.tree.control)

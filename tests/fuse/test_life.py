@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from blobfs.mountinfo import mount_at
 from tests.fuse.mounts import BLOBFS, MountedRegistry, eventually, failing_with, mounted, run
 from tests.storage.layout import APP, Layout
 
@@ -21,6 +22,15 @@ def _is_over(pid: int) -> bool:
         return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return True
+
+
+def _is_dead(place: Path) -> bool:
+    """What was under way while the daemon died may fail otherwise; what comes later does not."""
+    try:
+        os.listdir(place)
+    except OSError as exc:
+        return exc.errno == errno.ENOTCONN
+    return False
 
 
 def test_mount_answers_when_the_command_returns(
@@ -142,9 +152,7 @@ def test_crash_leaves_a_dead_mount_that_umount_clears(storage: Path, tmp_path: P
     assert run("mount", storage, place).returncode == 0
     pid = MountedRegistry(storage, place, tmp_path / "log").pid
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: _is_over(pid))
-    with failing_with(errno.ENOTCONN):
-        os.listdir(place)
+    eventually(lambda: _is_dead(place))
     assert "is a mount already" in run("mount", storage, place).stderr
     assert run("umount", place).returncode == 0
     assert os.listdir(place) == []
@@ -195,6 +203,36 @@ def test_daemon_that_cannot_mount_says_why(storage: Path, tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "/dev/fuse cannot be used" in done.stderr
     assert time.monotonic() - began < 30
+
+
+def test_pid_file_that_cannot_be_written_leaves_no_mount(storage: Path, tmp_path: Path) -> None:
+    """[S6.1]"""
+    place = tmp_path / "m"
+    place.mkdir()
+    done = run("mount", storage, place, "--pid-file", tmp_path / "nowhere/pid")
+    assert done.returncode == 1
+    assert "nowhere/pid" in done.stderr
+    assert mount_at(place) is None
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4])
+def test_interrupted_mount_is_whole_or_not_there(
+    storage: Path, tmp_path: Path, after_s: float
+) -> None:
+    """[S6.1] As by ^C, which goes to all of the terminal's processes."""
+    place = tmp_path / "m"
+    place.mkdir()
+    with subprocess.Popen(
+        [*BLOBFS, "mount", storage, place], process_group=0, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            process.wait(after_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGINT)
+        code = process.wait(30)
+    if code == 0:
+        assert run("umount", place).returncode == 0
+    eventually(lambda: mount_at(place) is None)
 
 
 def test_log_lines_are_json_objects_if_asked(storage: Path, tmp_path: Path) -> None:

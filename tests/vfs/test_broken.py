@@ -19,7 +19,7 @@ from blobfs.errors import (
     StorageUnavailable,
 )
 from blobfs.reference import Tag
-from blobfs.vfs.nodes import BrokenFile, Directory, Kind, Lifetime
+from blobfs.vfs.nodes import BrokenNode, Directory, Kind, Lifetime
 from tests.storage.layout import APP, LATEST, Layout, image
 from tests.storage.watched import WatchedDriver
 from tests.vfs.walking import children, find, tree_of, walk
@@ -143,8 +143,8 @@ def test_broken_digest_is_listed_and_hides_nothing(
     root = root_of(storage.driver)
     assert [path for path, _ in walk(root, "/team")] == before
     listed = children(root, SHOWN_AT[link_set])
-    assert isinstance(listed[BROKEN.encoded].node, BrokenFile)
-    assert not isinstance(listed[GOOD.encoded].node, BrokenFile)
+    assert isinstance(listed[BROKEN.encoded].node, BrokenNode)
+    assert not isinstance(listed[GOOD.encoded].node, BrokenNode)
 
 
 @pytest.mark.parametrize(("break_it", "error"), LINKS.values(), ids=LINKS)
@@ -163,22 +163,22 @@ def test_broken_tag_is_listed_and_hides_nothing(
     break_it(storage, CURRENT)
     listed = children(root_of(storage.driver), "/team/app/_manifests/tags")
     assert sorted(listed) == ["latest", "other"]
-    assert isinstance(listed["latest"].node, BrokenFile)
+    assert isinstance(listed["latest"].node, BrokenNode)
     assert listed["other"].attr.kind is Kind.SYMLINK
 
 
-def test_broken_file_is_a_file_that_the_kernel_does_not_keep(storage: Storage) -> None:
+def test_broken_tag_is_a_symlink_that_the_kernel_does_not_keep(storage: Storage) -> None:
     storage.layout.put(CURRENT)
     listed = children(root_of(storage.driver), "/team/app/_manifests/tags")
     attr = listed["latest"].attr
-    assert (attr.kind, attr.size, attr.lifetime) == (Kind.FILE, 0, Lifetime.MOMENT)
+    assert (attr.kind, attr.size, attr.lifetime) == (Kind.SYMLINK, 0, Lifetime.MOMENT)
 
 
 def test_damaged_blob_is_listed_in_the_global_store(storage: Storage) -> None:
     storage.layout.put(paths.blob_data(BROKEN))
     root = root_of(storage.driver)
     shard = f"/_blobs/sha256/{BROKEN.encoded[:2]}"
-    assert isinstance(children(root, shard)[BROKEN.encoded].node, BrokenFile)
+    assert isinstance(children(root, shard)[BROKEN.encoded].node, BrokenNode)
     with pytest.raises(BlobDamaged, match=BROKEN.encoded):
         find(root, f"{shard}/{BROKEN.encoded}")
 

@@ -17,7 +17,7 @@ from blobfs.errors import BlobfsError, NotADirectory, NotAFile
 from blobfs.reference import Reference, RepositoryName, Tag
 from blobfs.storage.manifest import MEDIA_TYPES
 from blobfs.storage.registry import Registry
-from blobfs.vfs.nodes import BrokenFile, Directory, File, Node, Symlink
+from blobfs.vfs.nodes import BrokenNode, Directory, File, Node, Symlink
 from blobfs.vfs.verification import Verify
 from tests.storage.layout import manifest
 from tests.vfs.walking import content, tree_of, walk
@@ -103,7 +103,7 @@ def test_what_is_listed_is_found_unless_it_is_broken(files: list[tuple[str, byte
         if isinstance(child.node, Directory):
             listed = child.node.children(child.node.names())
             for below in listed:
-                if isinstance(below.node, BrokenFile):
+                if isinstance(below.node, BrokenNode):
                     with pytest.raises(BlobfsError):
                         child.node.lookup(below.name).attr()
                 else:
