@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Final, NoReturn
 
@@ -25,28 +26,29 @@ _STANDARD_STREAMS: Final = (0, 1, 2)
 def daemonize(work: Callable[[Callable[[], None]], None], *, timeout_s: float = 30.0) -> int:
     """Run ``work(ready)`` in a child of its own, and return its pid once it calls *ready*.
 
-    To be called before there is any thread. Raises MountRefused with the child's reason
-    if it ends before that, or after *timeout_s*, when it is ended.
+    To be called before there is any thread, and shortly before the caller ends: it leaves
+    ``END_SIGNALS`` blocked, so that the child either stays and is told of, or is ended.
+    Raises MountRefused with the child's reason if it ends before it is ready, or after
+    *timeout_s*, when it is ended; a signal meanwhile ends it too, and takes its course then.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
     # Until the child is ready for signals, they wait: it may have half a mount by then.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
     pid = os.fork()
     if pid == 0:
         os.close(reading)
         _be_child(work, writing)
     os.close(writing)
-    try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        said = _read_within(reading, timeout_s)
-    except BaseException:
-        os.kill(pid, signal.SIGTERM)  # it unmounts, and ends
-        os.waitpid(pid, 0)
-        raise
+    said = _read_within(reading, timeout_s)
     if said == _READY:
         return pid
+    if said is None:
+        os.kill(pid, signal.SIGTERM)  # it unmounts, and ends
+        os.waitpid(pid, 0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
+        raise MountRefused(f"the mount did not answer within {timeout_s:g} s; see its log")
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     raise MountRefused(
@@ -54,11 +56,14 @@ def daemonize(work: Callable[[Callable[[], None]], None], *, timeout_s: float = 
     )
 
 
-def _read_within(fd: int, timeout_s: float) -> bytes:
+def _read_within(fd: int, timeout_s: float) -> bytes | None:
+    """All that comes through the pipe; None after *timeout_s*, or if a signal waits."""
+    deadline = time.monotonic() + timeout_s
     with os.fdopen(fd, "rb") as pipe:
-        if select.select([pipe], [], [], timeout_s)[0]:
-            return pipe.read()
-    raise MountRefused(f"the mount did not answer within {timeout_s:g} s; see its log")
+        while not select.select([pipe], [], [], 0.1)[0]:
+            if time.monotonic() > deadline or signal.sigpending() & set(END_SIGNALS):
+                return None
+        return pipe.read()
 
 
 def _be_child(work: Callable[[Callable[[], None]], None], pipe: int) -> NoReturn:
