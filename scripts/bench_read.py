@@ -179,6 +179,8 @@ def big_reads(work: Path, runs: int) -> Iterator[Row]:
         read_through(data)
         sides = in_turn(runs, lambda: read_through(blob), lambda: read_through(data), nothing)
         yield Row("second read of 1 GiB", *sides, "the file in the storage", 0.8)
+        sides = in_turn(runs, command("cat", blob), command("cat", data), nothing)
+        yield Row("second read of 1 GiB, by cat", *sides, "the file in the storage", 0.8)
     shutil.rmtree(storage)
 
 
