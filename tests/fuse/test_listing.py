@@ -109,20 +109,26 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedRegistry]:
         yield mount
 
 
-def test_very_many_are_listed_without_holding_the_event_loop(many: MountedRegistry) -> None:
-    """The bound is 50 ms; the least of three, as the machine may be busy with other things."""
-    layers = many.path / APP / "_layers/sha256"
-    longest = []
-    for _ in range(3):
-        assert sum(1 for _ in os.scandir(layers)) == MANY
-        longest.append(many.control("stats.json")["longest_step_s"])
+def test_very_many_are_listed_without_holding_the_event_loop(
+    many: MountedRegistry, tmp_path: Path
+) -> None:
+    """The bound is 50 ms; the best of three mounts, as the machine has other things to do."""
+    longest: list[float] = []
+    while len(longest) < 3 and not any(seconds < 0.05 for seconds in longest):
+        with mounted(many.storage, tmp_path) as mount:
+            assert sum(1 for _ in os.scandir(mount.path / APP / "_layers/sha256")) == MANY
+            longest.append(mount.control("stats.json")["longest_step_s"])
     assert min(longest) < 0.05
 
 
 def test_daemon_forgets_what_the_kernel_forgets(many: MountedRegistry) -> None:
     assert sum(entry.stat().st_size for entry in os.scandir(many.path / APP / "_layers/sha256"))
     assert many.control("stats.json")["inodes"] > MANY
-    Path("/proc/sys/vm/drop_caches").write_text("2\n")
-    eventually(lambda: many.control("stats.json")["inodes"] < 100)
+
+    def is_forgotten() -> bool:
+        Path("/proc/sys/vm/drop_caches").write_text("2\n")
+        return bool(many.control("stats.json")["inodes"] < 100)
+
+    eventually(is_forgotten, within_s=30)
     status = Path(f"/proc/{many.pid}/status").read_text()
     assert int(status.split("VmRSS:")[1].split()[0]) < 150 * 1024
