@@ -240,7 +240,6 @@ def _serve(settings: Settings, ready: Callable[[], None]) -> None:
         ),
         verify=Verify(settings.verify),
         expose_blobs=settings.expose_blobs,
-        read_only=settings.read_only,
         allow_other=settings.allow_other,
         readahead_kb=settings.readahead_kb,
         max_background=settings.max_background,

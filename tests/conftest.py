@@ -2,13 +2,13 @@
 
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from blobfs.mountinfo import mounts
 from tests import images
 from tests.services import DockerRegistry, ServiceFailed, push, run
 
@@ -128,15 +128,8 @@ def _no_stale_mounts(
 
 
 def _blobfs_mount_points() -> list[Path]:
-    """Oldest first. The format is in proc_pid_mountinfo(5)."""
-    mount_points = []
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        mounted, _, source = line.partition(b" - ")
-        if source.startswith(b"fuse.blobfs "):
-            escaped = mounted.split(b" ")[4]
-            name = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), escaped)
-            mount_points.append(Path(os.fsdecode(name)))
-    return mount_points
+    """Oldest first."""
+    return [mount.mountpoint for mount in mounts() if mount.fstype == "fuse.blobfs"]
 
 
 def _is_running(runs: Path, path: Path) -> bool:

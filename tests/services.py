@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Literal, Never, Self
+
+import pytest
 
 # Generous: only a machine in trouble comes near them.
 _START_S: Final = 15.0
@@ -35,6 +37,13 @@ def run(*command: str | Path, timeout_s: float = 120) -> bytes:
     except subprocess.CalledProcessError as exc:
         printed = os.fsdecode(exc.stdout + exc.stderr).strip()
         raise ServiceFailed(f"{shown}: ended with {exc.returncode}:\n{printed}") from None
+
+
+def cannot(reason: str) -> Never:
+    """Skip the test, or fail it in CI: what it needs is missing."""
+    if os.environ.get("CI"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 def free_port() -> int:

@@ -49,7 +49,6 @@ class MountOptions:
     presentation: Presentation = field(default_factory=Presentation)
     verify: Verify = Verify.NONE
     expose_blobs: bool = False
-    read_only: bool = False
     allow_other: bool = False
     readahead_kb: int = 4096
     max_background: int = 64

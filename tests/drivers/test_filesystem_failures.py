@@ -14,6 +14,7 @@ from blobfs.drivers.base import DirEntry, StorageDriver
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import AccessDenied, BlobfsError, NotAFile, StorageUnavailable
+from tests.services import cannot
 
 Act = Callable[[StorageDriver], object]
 
@@ -144,7 +145,7 @@ def _mounted(directory: Path, *options: str | Path) -> Iterator[None]:
     directory.mkdir()
     done = subprocess.run(["mount", *options, directory], capture_output=True, check=False)
     if done.returncode:
-        pytest.skip(f"cannot mount here: {os.fsdecode(done.stderr).splitlines()[0]}")
+        cannot(f"cannot mount here: {os.fsdecode(done.stderr).splitlines()[0]}")
     try:
         yield
     finally:
@@ -177,7 +178,7 @@ def test_reading_of_a_read_only_file_system_is_not_denied(read_only: StorageDriv
 def untyped(tmp_path: Path) -> Iterator[StorageDriver]:
     """A driver over a file system whose directories do not tell files from directories."""
     if shutil.which("mke2fs") is None:
-        pytest.skip("mke2fs is not installed")
+        cannot("mke2fs is not installed")
     image = tmp_path / "image"
     with image.open("wb") as file:
         file.truncate(2**20)
