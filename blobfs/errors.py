@@ -6,6 +6,7 @@ BlobfsError
 │   ├── BlobUnknown           no such blob, or no link to it in the repository
 │   ├── ManifestUnknown       no such revision in the repository
 │   ├── TagUnknown
+│   ├── UploadUnknown
 │   └── RepositoryUnknown
 ├── Invalid               the argument can never be right
 │   ├── DigestInvalid
@@ -13,6 +14,8 @@ BlobfsError
 │   ├── NameInvalid
 │   ├── PathInvalid
 │   ├── OffsetInvalid
+│   ├── AppendOnly            the backend cannot change bytes that were written
+│   ├── ManifestRejected      what was to be put is no manifest that the repository can hold
 │   └── MountRefused          the command line: what to mount, or where, cannot be used
 ├── NameTooLong           longer than any name the tree has
 ├── NotADirectory         a file was used as a directory
@@ -22,6 +25,13 @@ BlobfsError
 ├── AttributeUnknown      no extended attribute of that name
 ├── Unsupported           the mount does not have the operation
 ├── ReadOnly              the thing can never be changed through the mount
+├── NotPermitted          nothing can be done in that way there, or only with an option
+├── CrossesDirectories    a rename that only a copy can do
+├── Exists                something is there under that name
+├── NotEmpty              the directory to be removed has something in it
+├── Busy                  another writer has it open
+├── TooLarge              more bytes than it may have
+├── ContentMismatch       what was uploaded is not what was declared
 ├── AccessDenied          the storage refuses us
 ├── Corrupt               what is stored contradicts itself
 │   ├── LinkInvalid           a link file that is not exactly one digest
@@ -30,6 +40,8 @@ BlobfsError
 │   ├── ManifestInvalid       not a manifest of a supported media type
 │   └── DigestMismatch        stored bytes do not hash to their digest
 ├── WriterClosed          a file writer was used after its end
+├── StorageFull           the storage has no room
+│   └── QuotaExceeded         we may not use more of it
 └── StorageUnavailable    the driver could not reach its storage; trying again may help
     └── StorageTimeout        it did not answer in time
 
@@ -78,6 +90,13 @@ class TagUnknown(NotFound):
         super().__init__(f"unknown tag: {tag}")
 
 
+class UploadUnknown(NotFound):
+    """The repository has no such upload."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"unknown upload: {name}")
+
+
 class RepositoryUnknown(NotFound):
     """The registry has no repository of that name."""
 
@@ -107,6 +126,14 @@ class PathInvalid(Invalid):
 
 class OffsetInvalid(Invalid):
     """A negative offset."""
+
+
+class AppendOnly(Invalid):
+    """The backend cannot change bytes that were written."""
+
+
+class ManifestRejected(Invalid):
+    """What was to be put is no manifest that the repository can hold; the message says why."""
 
 
 class MountRefused(Invalid):
@@ -145,6 +172,34 @@ class ReadOnly(BlobfsError):
     """The thing can never be changed through the mount."""
 
 
+class NotPermitted(BlobfsError):
+    """Nothing can be done in that way there, or only with an option of the mount."""
+
+
+class CrossesDirectories(BlobfsError):
+    """A rename that only a copy can do."""
+
+
+class Exists(BlobfsError):
+    """Something is there under that name."""
+
+
+class NotEmpty(BlobfsError):
+    """The directory to be removed has something in it."""
+
+
+class Busy(BlobfsError):
+    """Another writer has it open."""
+
+
+class TooLarge(BlobfsError):
+    """More bytes than it may have."""
+
+
+class ContentMismatch(BlobfsError):
+    """What was uploaded has another digest, or size, than was declared."""
+
+
 class AccessDenied(BlobfsError):
     """The storage refuses us."""
 
@@ -175,6 +230,14 @@ class DigestMismatch(Corrupt):
 
 class WriterClosed(BlobfsError):
     """A file writer was used after its end."""
+
+
+class StorageFull(BlobfsError):
+    """The storage has no room; what was written so far stays."""
+
+
+class QuotaExceeded(StorageFull):
+    """We may not use more of the storage."""
 
 
 class StorageUnavailable(BlobfsError):

@@ -13,6 +13,7 @@ Pure functions on strings; no I/O. Source of truth: distribution, ``registry/sto
         _uploads/<id>/data                               what an upload has received
         _uploads/<id>/startedat                          when it began, RFC 3339
         _uploads/<id>/hashstates/<algorithm>/<offset>    the digester's inside at an offset
+        _uploads/<id>/blobfs.json                        ours: what the upload is called here
 """
 
 from __future__ import annotations
@@ -110,6 +111,16 @@ def upload_hashstates(name: RepositoryName, upload_id: str, algorithm: str) -> s
     return f"{upload(name, upload_id)}/hashstates/{algorithm}"
 
 
+def upload_hashstate(name: RepositoryName, upload_id: str, algorithm: str, offset: int) -> str:
+    """The digester's inside when *offset* bytes had been received."""
+    return f"{upload_hashstates(name, upload_id, algorithm)}/{offset}"
+
+
+def upload_record(name: RepositoryName, upload_id: str) -> str:
+    """What blobfs alone knows of the upload; a registry removes it with the rest."""
+    return f"{upload(name, upload_id)}/blobfs.json"
+
+
 class Kind(Enum):
     """What a file of the layout is."""
 
@@ -121,6 +132,7 @@ class Kind(Enum):
     UPLOAD_DATA = "upload data"
     UPLOAD_STARTEDAT = "upload start"
     UPLOAD_HASHSTATE = "upload hash state"
+    UPLOAD_RECORD = "upload record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +158,7 @@ _IN_REPOSITORY: Final = {
     Kind.TAG_INDEX_LINK: rf"_manifests/tags/(?P<tag>[^/]+)/index/{_DIGEST}/link",
     Kind.UPLOAD_DATA: rf"{_UPLOAD}/data",
     Kind.UPLOAD_STARTEDAT: rf"{_UPLOAD}/startedat",
+    Kind.UPLOAD_RECORD: rf"{_UPLOAD}/blobfs\.json",
     Kind.UPLOAD_HASHSTATE: rf"{_UPLOAD}/hashstates/(?P<algorithm>[a-z0-9]+)/(?P<offset>{_OFFSET})",
 }
 _PATTERNS: Final = {

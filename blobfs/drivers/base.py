@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from blobfs.errors import AccessDenied, PathNotFound
+from blobfs.errors import AccessDenied, AppendOnly, PathNotFound, Unsupported
 
 
 class FileInfo(NamedTuple):
@@ -103,8 +103,9 @@ class BytesReader(FileReader):
 class FileWriter(Closing):
     """A file being written from its start to its end.
 
-    After ``commit``, ``cancel`` or ``close`` it is over: ``write``, ``commit`` and ``cancel``
-    raise WriterClosed, and ``close`` does nothing.
+    After ``commit``, ``cancel`` or ``close`` it is over: ``close`` does nothing, and all else
+    but ``size`` raises WriterClosed. What fails for want of room raises StorageFull, and
+    ``size`` tells how much of it was written.
     """
 
     @property
@@ -115,6 +116,31 @@ class FileWriter(Closing):
     @abstractmethod
     def write(self, data: bytes) -> None:
         """Add *data* at the end."""
+
+    def rewrite(self, offset: int, data: bytes) -> None:
+        """Replace what was written from *offset* on, which is not beyond ``size``, by *data*.
+
+        It may reach beyond the end. Raises AppendOnly where the backend cannot.
+        """
+        raise AppendOnly(f"{len(data)} bytes at {offset}: what was written stays as it is here")
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to *size* bytes, or fill it with zeros up to there.
+
+        Raises AppendOnly where the backend cannot.
+        """
+        raise AppendOnly(f"cut to {size} bytes: what was written stays as it is here")
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to *size* of the bytes written, from *offset*.
+
+        Raises Unsupported where the backend shows nothing before ``commit``.
+        """
+        raise Unsupported(f"{size} bytes at {offset} cannot be read before they are committed")
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Make durable what was written, as ``close`` does, and go on."""
 
     @abstractmethod
     def commit(self) -> None:
@@ -183,7 +209,9 @@ class StorageDriver(ABC):
 
     @abstractmethod
     def move(self, source: str, target: str) -> None:
-        """Rename a file, durably, replacing *target*, and leave both alone if that fails.
+        """Rename a file, replacing *target*, and leave both alone if that fails.
+
+        *target* is durable afterwards; *source* may be there again after a crash.
 
         Raises PathNotFound without a source, NotAFile where either is a directory,
         NotADirectory below a file.
@@ -192,6 +220,12 @@ class StorageDriver(ABC):
     @abstractmethod
     def delete(self, path: str) -> None:
         """Remove a file, or a directory and all below it; raises PathNotFound."""
+
+    def prune(self, path: str) -> None:  # noqa: B027  (most backends have no directories)
+        """Remove the directory *path* and those below it, as far as they hold no files.
+
+        A missing one is no error, and nobody's new file can be lost by it.
+        """
 
     @abstractmethod
     def capacity(self) -> Capacity | None:

@@ -69,6 +69,9 @@ class CheckedDriver(StorageDriver):
     def delete(self, path: str) -> None:
         self._driver.delete(_checked(path))
 
+    def prune(self, path: str) -> None:
+        self._driver.prune(_checked(path))
+
     def capacity(self) -> Capacity | None:
         return self._driver.capacity()
 

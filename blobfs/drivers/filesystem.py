@@ -22,7 +22,7 @@ from blobfs.drivers.base import (
     StorageDriver,
 )
 from blobfs.drivers.localfile import LocalReader, LocalWriter, os_errors, unlink_if_there
-from blobfs.errors import AccessDenied, NotADirectory, NotAFile
+from blobfs.errors import AccessDenied, NotADirectory, NotAFile, PathNotFound
 from blobfs.mountinfo import mounts
 
 # Beside the file it will replace, as distribution (from 3.1) names its own.
@@ -37,7 +37,7 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 
 # O_NONBLOCK: a FIFO that somebody put there must not hold us up.
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK
-_WRITE: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW
+_WRITE: Final = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW
 
 _DISCONNECTED: Final = {errno.ENOTCONN, errno.ESTALE}
 
@@ -161,7 +161,6 @@ class FilesystemDriver(StorageDriver):
                     raise NotAFile(f"not a file: {target}") from None
                 raise
             os.fsync(new)
-            os.fsync(old)
 
     def delete(self, path: str) -> None:
         # Emptied parents stay: a registry beside us may be about to put a file there.
@@ -170,6 +169,14 @@ class FilesystemDriver(StorageDriver):
             os.stat(name, dir_fd=directory, follow_symlinks=False)
             _remove(name, directory)
             os.fsync(directory)
+
+    def prune(self, path: str) -> None:
+        parent, name = _split(path)
+        try:
+            with os_errors(path), self._directory(parent) as directory:
+                _prune(name, directory)
+        except PathNotFound:
+            pass
 
     def capacity(self) -> Capacity | None:
         with os_errors("/"):
@@ -216,7 +223,11 @@ class FilesystemDriver(StorageDriver):
 
     @contextmanager
     def _made_directory(self, path: str) -> Iterator[int]:
-        """The directory *path*, made durably where it is missing."""
+        """The directory *path*, made where it is missing, durably so when the block ends.
+
+        What is put into it is synced before its parents are: one commit of the file system's
+        journal takes them all, and the later calls find nothing left to do.
+        """
         try:
             fd = self._open(path, _DIRECTORY)
         except FileNotFoundError:
@@ -224,10 +235,12 @@ class FilesystemDriver(StorageDriver):
             with self._made_directory(parent) as above:
                 try:
                     os.mkdir(name, dir_fd=above)
-                    os.fsync(above)
                 except FileExistsError:
                     pass  # a registry beside us was faster
-            fd = self._open(path, _DIRECTORY)
+                with self._directory(path) as made:
+                    yield made
+                os.fsync(above)
+            return
         except NotADirectoryError:
             raise NotADirectory(f"below a file: {path}") from None
         try:
@@ -264,6 +277,25 @@ def _remove_directory(name: str, above: int) -> None:
         os.rmdir(name, dir_fd=above)
     except FileNotFoundError:
         pass
+
+
+def _prune(name: str, above: int) -> None:
+    """Remove a directory if rmdir(2) finds it empty once those below it have been tried."""
+    try:
+        fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+        try:
+            with os.scandir(fd) as entries:
+                below = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            for child in below:
+                _prune(child, fd)
+        finally:
+            os.close(fd)
+        os.rmdir(name, dir_fd=above)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        if exc.errno != errno.ENOTEMPTY:
+            raise
 
 
 def _is_local(fd: int) -> bool:

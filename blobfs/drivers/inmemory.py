@@ -89,6 +89,16 @@ class InMemoryDriver(StorageDriver):
             if parent.pop(name, None) is None:
                 raise PathNotFound(path)
 
+    def prune(self, path: str) -> None:
+        with self._lock:
+            try:
+                node = self._find(path)
+                parent, name = self._parent(path)
+            except PathNotFound:
+                return
+            if _is_empty(node):
+                parent.pop(name, None)
+
     def capacity(self) -> Capacity | None:
         return None
 
@@ -143,6 +153,24 @@ class _Writer(FileWriter):
         self._open_file()
         self._content += data
 
+    def rewrite(self, offset: int, data: bytes) -> None:
+        self._open_file()
+        self._content[offset : offset + len(data)] = data
+
+    def truncate(self, size: int) -> None:
+        self._open_file()
+        del self._content[size:]
+        self._content += bytes(size - len(self._content))
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        self._open_file()
+        return bytes(self._content[offset : offset + size])
+
+    def flush(self) -> None:
+        file = self._open_file()
+        file.content = bytes(self._content)
+        file.mtime_ns = time.time_ns()
+
     def commit(self) -> None:
         self._open_file()
         self.close()
@@ -157,11 +185,20 @@ class _Writer(FileWriter):
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.content = bytes(self._content)
-            self._file.mtime_ns = time.time_ns()
+            self.flush()
             self._file = None
 
     def _open_file(self) -> _File:
         if self._file is None:
             raise WriterClosed(f"no longer open for writing: {self._path}")
         return self._file
+
+
+def _is_empty(node: _File | _Directory) -> bool:
+    """Whether it is a directory with no file in it; removes the directories that are."""
+    if isinstance(node, _File):
+        return False
+    for name, child in list(node.items()):
+        if _is_empty(child):
+            del node[name]
+    return not node

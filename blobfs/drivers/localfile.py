@@ -9,12 +9,26 @@ from types import TracebackType
 from typing import Final, Self
 
 from blobfs.drivers.base import FileReader, FileWriter
-from blobfs.errors import AccessDenied, NotAFile, PathNotFound, StorageUnavailable, WriterClosed
+from blobfs.errors import (
+    AccessDenied,
+    NotAFile,
+    PathNotFound,
+    QuotaExceeded,
+    StorageFull,
+    StorageUnavailable,
+    TooLarge,
+    WriterClosed,
+)
 
 _MISSING: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 # ENXIO: a FIFO that nobody reads, a socket; ESPIPE: one that somebody does.
 _NOT_A_FILE: Final = {errno.EISDIR, errno.ENXIO, errno.ESPIPE}
 _REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
+_OUT_OF_ROOM: Final = {
+    errno.ENOSPC: StorageFull,
+    errno.EDQUOT: QuotaExceeded,
+    errno.EFBIG: TooLarge,
+}
 _LED_AWAY: Final = {errno.EXDEV, errno.ELOOP}
 
 
@@ -44,7 +58,8 @@ class os_errors:  # noqa: N801  (a context manager; @contextmanager costs a fift
             raise AccessDenied(
                 f"{self._path}: a symlink; use a bind mount, none is followed in a storage"
             ) from None
-        raise StorageUnavailable(f"{self._path}: {exc.strerror}") from exc
+        kind_of_ours = _OUT_OF_ROOM.get(exc.errno or 0, StorageUnavailable)
+        raise kind_of_ours(f"{self._path}: {exc.strerror}") from exc
 
 
 class LocalReader(FileReader):
@@ -97,9 +112,7 @@ class LocalWriter(FileWriter):
         Raises NotAFile.
         """
         try:
-            size = _size_of_file(path, fd)
-            os.lseek(fd, size, os.SEEK_SET)
-            return cls(path, fd, os.dup(directory_fd), size)
+            return cls(path, fd, os.dup(directory_fd), _size_of_file(path, fd))
         except BaseException:
             os.close(fd)
             raise
@@ -109,13 +122,37 @@ class LocalWriter(FileWriter):
         return self._size
 
     def write(self, data: bytes) -> None:
+        self._put(self._size, data)
+
+    def rewrite(self, offset: int, data: bytes) -> None:
+        self._put(offset, data)
+
+    def _put(self, offset: int, data: bytes) -> None:
         self._check_open()
         rest = memoryview(data)
         with os_errors(self._path):
             while rest:
-                written = os.write(self._fd, rest)
-                self._size += written
+                written = os.pwrite(self._fd, rest, offset)
+                offset += written
+                self._size = max(self._size, offset)
                 rest = rest[written:]
+
+    def truncate(self, size: int) -> None:
+        self._check_open()
+        with os_errors(self._path):
+            os.ftruncate(self._fd, size)
+        self._size = size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        self._check_open()
+        with os_errors(self._path):
+            return os.pread(self._fd, size, offset)
+
+    def flush(self) -> None:
+        self._check_open()
+        with os_errors(self._path):
+            os.fsync(self._fd)
+            os.fsync(self._directory_fd)
 
     def commit(self) -> None:
         self._check_open()
@@ -132,9 +169,7 @@ class LocalWriter(FileWriter):
         if self._fd < 0:
             return
         try:
-            with os_errors(self._path):
-                os.fsync(self._fd)
-                os.fsync(self._directory_fd)
+            self.flush()
         finally:
             self._let_go()
 

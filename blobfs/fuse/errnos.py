@@ -32,9 +32,18 @@ ERRNO: Final[dict[type[errors.BlobfsError], int]] = {
     errors.AttributeUnknown: errno.ENODATA,
     errors.Unsupported: errno.EOPNOTSUPP,
     errors.ReadOnly: errno.EROFS,
+    errors.NotPermitted: errno.EPERM,
+    errors.CrossesDirectories: errno.EXDEV,  # at which mv(1) copies
+    errors.Exists: errno.EEXIST,
+    errors.NotEmpty: errno.ENOTEMPTY,
+    errors.Busy: errno.EBUSY,
+    errors.TooLarge: errno.EFBIG,
+    errors.ContentMismatch: errno.EBADMSG,
     errors.AccessDenied: errno.EACCES,
     errors.Corrupt: errno.EIO,
     errors.WriterClosed: errno.EIO,
+    errors.StorageFull: errno.ENOSPC,
+    errors.QuotaExceeded: errno.EDQUOT,
     errors.StorageUnavailable: errno.EIO,
 }
 
@@ -45,6 +54,11 @@ _EXPECTED: Final = frozenset(
         errno.ENODATA,
         errno.EOPNOTSUPP,
         errno.EROFS,
+        errno.EPERM,
+        errno.EXDEV,
+        errno.EEXIST,
+        errno.ENOTEMPTY,
+        errno.EBUSY,
         errno.ESTALE,
     }
 )

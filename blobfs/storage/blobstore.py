@@ -25,7 +25,7 @@ _EMPTY: Final = {Digest.of(b"", algorithm) for algorithm in ALGORITHMS}
 
 
 class BlobStore:
-    """Reads blobs by digest, whichever repository they belong to."""
+    """Reads and stores blobs by digest, whichever repository they belong to."""
 
     def __init__(self, driver: StorageDriver) -> None:
         self._driver = driver
@@ -56,6 +56,30 @@ class BlobStore:
         if Digest.of(content, digest.algorithm) != digest:
             raise DigestMismatch(f"the content of blob {digest} does not match its digest")
         return content
+
+    def is_whole(self, digest: Digest, size: int) -> bool:
+        """Whether a blob of that digest is there, and has *size* bytes as it must.
+
+        A writer asks this and not ``stat``: what a crash left of a blob is as good as missing,
+        and what a cache knows may be gone.
+        """
+        [info] = self._driver.stat_many([paths.blob_data(digest)])
+        return info is not None and not info.is_dir and info.size == size
+
+    def put(self, content: bytes) -> Descriptor:
+        """Store a small blob, durably, unless it is there already."""
+        digest = Digest.of(content)
+        self.put_as(digest, content)
+        return self.stat(digest)
+
+    def put_as(self, digest: Digest, content: bytes) -> None:
+        """``put`` where the digest of *content* is known."""
+        if not self.is_whole(digest, len(content)):
+            self._driver.put_content(paths.blob_data(digest), content)
+
+    def adopt(self, digest: Digest, path: str) -> None:
+        """Make the file at *path*, which is durable and verified, the blob; raises PathNotFound."""
+        self._driver.move(path, paths.blob_data(digest))
 
     def shards(self, algorithm: str) -> Iterator[str]:
         """The first two digits of the blobs that may be there, in no order."""

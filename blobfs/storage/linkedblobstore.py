@@ -91,6 +91,39 @@ class LinkedBlobStore:
         """A small blob's content, verified; raises what ``BlobStore.get`` and ``resolve`` do."""
         return self._blobs.get(self.resolve(digest))
 
+    def link(self, digest: Digest, target: Digest) -> None:
+        """Give access to the blob *target*, which must be there, under the name *digest*."""
+        path = paths.link(self.link_set, digest)
+        try:
+            if read_link(self._driver, path) == target:
+                return
+        except (PathNotFound, LinkInvalid):
+            pass  # what a crash left of a link is written anew
+        self._driver.put_content(path, str(target).encode("ascii"))
+
+    def put(self, content: bytes) -> Descriptor:
+        """Store a small blob, and link it."""
+        descriptor = self._blobs.put(content)
+        self.link(descriptor.digest, descriptor.digest)
+        return descriptor
+
+    def mount(self, digest: Digest, source: LinkedBlobStore) -> Descriptor:
+        """Give access to a blob that *source* has, without moving a byte of it.
+
+        Raises what ``source.stat`` does.
+        """
+        descriptor = source.stat(digest)
+        for name in {descriptor.digest, digest}:
+            self.link(name, descriptor.digest)
+        return descriptor
+
+    def delete(self, digest: Digest) -> None:
+        """Take access away; the blob stays until garbage is collected. Raises BlobUnknown."""
+        try:
+            self._driver.delete(paths.link(self.link_set, digest))
+        except PathNotFound:
+            raise BlobUnknown(digest) from None
+
     def algorithms(self) -> list[str]:
         """The algorithms that have a directory in the link set."""
         infos = self._driver.stat_many([f"{self.link_set}/{name}" for name in ALGORITHMS])

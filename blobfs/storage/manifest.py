@@ -21,6 +21,11 @@ OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 INDEXES: Final = frozenset({DOCKER_LIST, OCI_INDEX})
 MEDIA_TYPES: Final = frozenset({DOCKER_MANIFEST, OCI_MANIFEST}) | INDEXES
 
+_FOREIGN: Final = (
+    "application/vnd.docker.image.rootfs.foreign.",
+    "application/vnd.oci.image.layer.nondistributable.",
+)
+
 _MAX_SIZE: Final = 2**63 - 1  # bytes; what a registry holds it in is Go's int64
 
 
@@ -28,11 +33,18 @@ _MAX_SIZE: Final = 2**63 - 1  # bytes; what a registry holds it in is Go's int64
 class Manifest:
     """A manifest of any of the four media types, as far as storage needs to know it.
 
-    *references* are the config and the layers of an image, or the children of an index.
+    *references* are the config and the layers of an image, or the children of an index. Those
+    that are *foreign* are layers to be had elsewhere, which a registry need not have.
     """
 
     media_type: str
     references: tuple[Descriptor, ...]
+    foreign: frozenset[Digest] = frozenset()
+
+    @property
+    def is_index(self) -> bool:
+        """Whether the references are manifests."""
+        return self.media_type in INDEXES
 
     @classmethod
     def parse(cls, payload: bytes) -> Manifest:
@@ -48,7 +60,20 @@ class Manifest:
             found = _sequence(document, "manifests")
         else:
             found = [document.get("config"), *_sequence(document, "layers")]
-        return cls(media_type, tuple(map(_descriptor, found)))
+        references = tuple(map(_descriptor, found))
+        foreign = frozenset(
+            reference.digest
+            for reference, value in zip(references, found, strict=True)
+            if reference.media_type.startswith(_FOREIGN) and _has_urls(value)
+        )
+        return cls(media_type, references, foreign)
+
+
+def _has_urls(value: object) -> bool:
+    match value:
+        case {"urls": [str(), *_]}:
+            return True
+    return False
 
 
 def _not_json(constant: str) -> Never:

@@ -3,18 +3,63 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
-from blobfs.errors import AccessDenied, BlobUnknown, Corrupt, ManifestInvalid, ManifestUnknown
+from blobfs.errors import (
+    AccessDenied,
+    BlobUnknown,
+    Corrupt,
+    ManifestInvalid,
+    ManifestRejected,
+    ManifestUnknown,
+    TooLarge,
+)
+from blobfs.storage.blobstore import MAX_CONTENT
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.manifest import Manifest
 
 
 class ManifestStore:
-    """Reads manifests by digest, through the repository's revision links."""
+    """Reads manifests by digest, through the repository's revision links, and puts them there.
 
-    def __init__(self, links: LinkedBlobStore) -> None:
+    *layers* are the blobs that a manifest may refer to.
+    """
+
+    def __init__(self, links: LinkedBlobStore, layers: LinkedBlobStore) -> None:
         self.links = links
+        self._layers = layers
+
+    def put(self, payload: bytes) -> Descriptor:
+        """Store a manifest, byte for byte, as a revision of the repository.
+
+        Raises ManifestRejected for what is none, or refers to a blob or a manifest that the
+        repository does not have, unless that is foreign; TooLarge above ``MAX_CONTENT`` bytes.
+        """
+        manifest = self._validated(payload)
+        return replace(self.links.put(payload), media_type=manifest.media_type)
+
+    def mount(self, digest: Digest, source: LinkedBlobStore) -> Descriptor:
+        """Link a manifest that *source* has; raises ManifestRejected, and what ``source`` does."""
+        self._validated(source.get(digest))
+        return self.links.mount(digest, source)
+
+    def _validated(self, payload: bytes) -> Manifest:
+        if len(payload) > MAX_CONTENT:
+            raise TooLarge(f"{len(payload)} bytes are too many for a manifest")
+        try:
+            manifest = Manifest.parse(payload)
+        except ManifestInvalid as exc:
+            raise ManifestRejected(f"not a manifest: {exc}") from None
+        needed = self.links if manifest.is_index else self._layers
+        for reference in manifest.references:
+            if reference.digest not in manifest.foreign:
+                try:
+                    needed.stat(reference.digest)
+                except (BlobUnknown, Corrupt) as exc:
+                    what = "manifest" if manifest.is_index else "blob"
+                    raise ManifestRejected(f"refers to a {what} that is missing: {exc}") from None
+        return manifest
 
     def payload(self, digest: Digest) -> bytes:
         """The manifest's bytes, as they were pushed; raises ManifestUnknown, Corrupt."""

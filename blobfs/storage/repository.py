@@ -1,4 +1,4 @@
-"""One repository: its layers, manifests and tags."""
+"""One repository: its layers, manifests, tags and uploads."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.manifeststore import ManifestStore, MediaTypes
 from blobfs.storage.tagstore import TagStore
+from blobfs.storage.uploadstore import UploadStore
 
 
 class Repository:
@@ -17,6 +18,8 @@ class Repository:
     def __init__(self, driver: StorageDriver, blobs: BlobStore, name: RepositoryName) -> None:
         self.name = name
         self.layers = LinkedBlobStore(driver, blobs, paths.layers(name))
-        self.manifests = ManifestStore(LinkedBlobStore(driver, blobs, paths.revisions(name)))
+        revisions = LinkedBlobStore(driver, blobs, paths.revisions(name))
+        self.manifests = ManifestStore(revisions, self.layers)
         self.tags = TagStore(driver, blobs, name)
+        self.uploads = UploadStore(driver, blobs, self.layers, name)
         self.media_types = MediaTypes(self.manifests)

@@ -35,6 +35,32 @@ class TagStore:
         except PathNotFound:
             raise TagUnknown(tag) from None
 
+    def tag(self, tag: Tag, digest: Digest) -> None:
+        """Let *tag* stand for the revision *digest*: atomically, durably, and in its history."""
+        # The index first: a revision that a tag stands for is always in its history.
+        self.history(tag).link(digest, digest)
+        path = paths.tag_current_link(self._repository, tag)
+        self._driver.put_content(path, str(digest).encode("ascii"))
+
+    def untag(self, tag: Tag) -> None:
+        """Remove the tag, and its history; raises TagUnknown."""
+        try:
+            self._driver.delete(paths.tag(self._repository, tag))
+        except PathNotFound:
+            raise TagUnknown(tag) from None
+
+    def rename(self, old: Tag, new: Tag) -> None:
+        """Let *new* stand for what *old* does, and have its history too; raises TagUnknown."""
+        current = self.get(old)
+        if new == old:
+            return
+        past = self.history(old)
+        for algorithm in past.algorithms():
+            for digest in list(past.enumerate(algorithm)):
+                self.history(new).link(digest, digest)
+        self.tag(new, current)
+        self.untag(old)
+
     def enumerate(self) -> Iterator[Tag]:
         """Every tag that has a current link, in no order; none is read."""
         for tag in self.candidates():

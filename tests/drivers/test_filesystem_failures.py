@@ -13,7 +13,7 @@ import pytest
 from blobfs.drivers.base import DirEntry, StorageDriver
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
-from blobfs.errors import AccessDenied, BlobfsError, NotAFile, StorageUnavailable
+from blobfs.errors import AccessDenied, BlobfsError, NotAFile, StorageUnavailable, TooLarge
 from tests.services import cannot
 
 Act = Callable[[StorageDriver], object]
@@ -72,21 +72,21 @@ def test_put_content_that_cannot_be_renamed_leaves_no_temporary(
 def test_put_content_that_cannot_be_written_leaves_no_temporary(
     driver: StorageDriver, tmp_path: Path
 ) -> None:
-    with _limit(resource.RLIMIT_FSIZE, 5000), pytest.raises(StorageUnavailable):
+    with _limit(resource.RLIMIT_FSIZE, 5000), pytest.raises(TooLarge):
         driver.put_content("/a", b"n" * 100_000)
     assert os.listdir(tmp_path) == []
 
 
 def test_put_content_that_cannot_be_written_keeps_the_old_content(driver: StorageDriver) -> None:
     driver.put_content("/a", b"old")
-    with _limit(resource.RLIMIT_FSIZE, 5000), pytest.raises(StorageUnavailable):
+    with _limit(resource.RLIMIT_FSIZE, 5000), pytest.raises(TooLarge):
         driver.put_content("/a", b"n" * 100_000)
     assert driver.get_content("/a") == b"old"
 
 
 def test_writer_that_runs_out_of_room_counts_what_it_wrote(driver: StorageDriver) -> None:
     with driver.create("/a") as writer:
-        with _limit(resource.RLIMIT_FSIZE, 5000), pytest.raises(StorageUnavailable):
+        with _limit(resource.RLIMIT_FSIZE, 5000), pytest.raises(TooLarge):
             writer.write(b"n" * 100_000)
         assert writer.size == driver.stat("/a").size == 5000
 
@@ -94,7 +94,7 @@ def test_writer_that_runs_out_of_room_counts_what_it_wrote(driver: StorageDriver
 def test_writer_that_ran_out_of_room_can_be_gone_on_with(driver: StorageDriver) -> None:
     with (
         _limit(resource.RLIMIT_FSIZE, 5000),
-        pytest.raises(StorageUnavailable),
+        pytest.raises(TooLarge),
         driver.create("/a") as writer,
     ):
         writer.write(b"n" * 100_000)

@@ -1,0 +1,386 @@
+"""A resumable writer of one blob: what it has received, its running digests, and its commit.
+
+Its life is that of distribution's (``registry/storage/blobwriter.go``), with two differences:
+what is small stays in memory until it is committed or suspended, so that it costs the storage
+nothing but the blob itself; and ``size`` counts every byte received.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from blobfs.digest import CANONICAL, Descriptor, Digest, Digester
+from blobfs.drivers.base import Closing, FileWriter, StorageDriver
+from blobfs.errors import (
+    AppendOnly,
+    BlobfsError,
+    BlobUnknown,
+    ContentMismatch,
+    PathNotFound,
+    ReadOnly,
+    WriterClosed,
+)
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.linkedblobstore import LinkedBlobStore
+from blobfs.storage.uploadfiles import UploadFiles, UploadRecord
+
+log = logging.getLogger(__name__)
+
+IN_MEMORY: Final = 2**20
+"""The most bytes of an upload that is not in the storage yet."""
+
+_CHUNK: Final = 2**20
+_HASHED_ZEROS: Final = 64 * 2**20
+"""The longest gap whose zeros are hashed at once, in bytes; a longer one waits for the commit."""
+
+
+class BlobWriter(Closing):
+    """Receives a blob, and commits it under its digest; not thread-safe.
+
+    It is over once ``commit``, ``cancel`` or ``close`` has returned; then everything but ``close``
+    raises WriterClosed. ``close`` leaves the upload to ``UploadStore.resume``.
+    """
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        stores: tuple[BlobStore, LinkedBlobStore],
+        files: UploadFiles,
+        started_at: datetime,
+        record: UploadRecord,
+    ) -> None:
+        self._driver = driver
+        self._blobs, self._layers = stores
+        self._files = files
+        self._started_at = started_at
+        self._record = record
+        self._content: bytearray | None = bytearray()  # None once the upload is in the storage
+        self._file: FileWriter | None = None
+        self._moved: Digest | None = None  # where the data have gone, and only a link is missing
+        self._over = False
+        self._suspended = False
+        self._size = 0
+        self._digesters = {CANONICAL: Digester()}
+        self._follow_declared()
+
+    @property
+    def id(self) -> str:
+        """The upload's name in the storage."""
+        return self._files.upload_id
+
+    @property
+    def started_at(self) -> datetime:
+        """When the upload began."""
+        return self._started_at
+
+    @property
+    def record(self) -> UploadRecord:
+        """What the upload is called, and what was declared of it."""
+        return self._record
+
+    @property
+    def size(self) -> int:
+        """Bytes received so far."""
+        return self._size
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the storage knows of the upload."""
+        return self._content is None
+
+    def resume(self) -> None:
+        """Take up what the storage has of the upload; ``UploadStore.resume`` calls it."""
+        self._content = None
+        self._suspended = True
+        try:
+            self._size = self._driver.stat(self._files.data).size
+        except PathNotFound:
+            self._resume_without_data()
+            return
+        for algorithm in self._digesters:
+            self._digesters[algorithm] = self._files.load_state(algorithm, self._size)
+
+    def _resume_without_data(self) -> None:
+        blob = self._record.blob or self._record.digest
+        if blob is not None and blob.algorithm == CANONICAL:
+            try:
+                self._size = self._blobs.stat(blob).size
+                self._moved = blob
+            except BlobUnknown:
+                pass  # it had received nothing
+
+    def declare(self, record: UploadRecord) -> None:
+        """Replace the record: another name, another digest or size that is declared."""
+        self._check_open()
+        if record == self._record:
+            return
+        if self.is_stored:
+            self._files.put_record(record)
+        self._record = record
+        self._follow_declared()
+
+    def _follow_declared(self) -> None:
+        declared = self._record.digest
+        if declared is not None and declared.algorithm not in self._digesters:
+            self._digesters[declared.algorithm] = self._load(declared.algorithm, self._size)
+
+    def _load(self, algorithm: str, size: int) -> Digester:
+        """A digester that has seen as much of the first *size* bytes as is remembered."""
+        return self._files.load_state(algorithm, size) if self.is_stored else Digester(algorithm)
+
+    def write(self, data: bytes) -> None:
+        """Add *data* at the end."""
+        self.write_at(self._size, data)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Put *data* at *offset*: at the end, over what was written, or after a gap of zeros.
+
+        Raises AppendOnly where the storage cannot change what was written, StorageFull.
+        """
+        self._check_writable()
+        if offset > self._size:
+            self._extend(offset)
+        end = offset + len(data)
+        if self._content is not None and end > IN_MEMORY:
+            self._store()
+        if self._content is not None:
+            self._forget_after(offset)
+            self._content[offset:end] = data
+            self._follow(offset, data)
+            self._size = len(self._content)
+        else:
+            self._write_to_file(offset, data)
+
+    def _write_to_file(self, offset: int, data: bytes) -> None:
+        file = self._open_file()
+        self._suspended = False
+        try:
+            if offset < self._size:
+                self._forget_after(offset)
+                file.rewrite(offset, data)
+                self._follow(offset, data)
+            else:
+                file.write(data)
+        finally:  # what was written before the room ended counts
+            if offset == self._size:
+                self._follow(offset, data[: file.size - offset])
+            self._size = file.size
+
+    def truncate(self, size: int) -> None:
+        """Cut to *size* bytes, or fill with zeros up to there; raises AppendOnly, StorageFull."""
+        self._check_writable()
+        if size > self._size:
+            self._extend(size)
+        elif size < self._size:
+            self._forget_after(size)
+            if self._content is not None:
+                del self._content[size:]
+            else:
+                self._cut_file(size)
+            self._size = size
+
+    def _cut_file(self, size: int) -> None:
+        self._suspended = False
+        try:
+            self._open_file().truncate(size)
+        except AppendOnly:
+            if size > 0:
+                raise
+            self._close_file()
+            self._file = self._driver.create(self._files.data)
+
+    def _extend(self, size: int) -> None:
+        if self._content is not None and size > IN_MEMORY:
+            self._store()
+        if self._content is not None:
+            self._content += bytes(size - len(self._content))
+        else:
+            self._extend_file(size)
+        if size - self._size <= _HASHED_ZEROS:
+            for offset in range(self._size, size, _CHUNK):
+                self._follow(offset, bytes(min(_CHUNK, size - offset)))
+        self._size = size
+
+    def _extend_file(self, size: int) -> None:
+        self._suspended = False
+        file = self._open_file()
+        try:
+            file.truncate(size)
+        except AppendOnly:
+            while file.size < size:
+                file.write(bytes(min(_CHUNK, size - file.size)))
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to *size* of the bytes received, from *offset*; raises Unsupported."""
+        self._check_open()
+        if self._content is not None:
+            return bytes(self._content[offset : offset + size])
+        if self._moved is not None:
+            with self._blobs.open(self._moved) as reader:
+                return reader.read_at(offset, size)
+        return self._open_file().read_at(offset, size)
+
+    def matches(self) -> bool:
+        """Whether the bytes received are known to be what was declared; none is read again."""
+        declared = self._record.digest
+        if declared is None or self._record.size not in (None, self._size):
+            return False
+        if self._moved is not None:
+            return self._moved == declared
+        digester = self._digesters[declared.algorithm]
+        return digester.size == self._size and digester.digest() == declared
+
+    def suspend(self) -> None:
+        """Make what was received durable: anybody can go on with it, also after a crash."""
+        self._check_open()
+        if self._suspended:
+            return
+        if self._content is not None:
+            self._store()
+        self._open_file().flush()
+        for digester in self._digesters.values():
+            # The data first: a state must never speak of bytes that a crash can take.
+            if digester.size == self._size:
+                self._files.save_state(digester)
+                self._files.drop_states(digester.algorithm, below=self._size)
+        self._suspended = True
+
+    def commit(self, digest: Digest | None = None) -> Descriptor:
+        """Verify what was received, make it a blob, and link it in the repository.
+
+        It is held to *digest*, else to the digest that was declared, else it gets the one that it
+        has. Raises ContentMismatch, StorageFull and what else a storage can fail with; the upload
+        is as it was then, and can be gone on with.
+        """
+        self._check_open()
+        declared = digest or self._record.digest
+        canonical = self._verify(declared)
+        if self._moved is None:
+            self._put_in_place(canonical)
+        for name in {canonical, declared or canonical}:
+            self._layers.link(name, canonical)
+        self._over = True
+        try:
+            self._discard()
+        except BlobfsError as exc:  # the blob is there, which is what counts
+            log.warning("upload %s is committed, and cannot be removed: %s", self.id, exc)
+        return self._blobs.stat(canonical)
+
+    def _verify(self, declared: Digest | None) -> Digest:
+        """The canonical digest of what was received; raises ContentMismatch."""
+        if self._record.size not in (None, self._size):
+            raise ContentMismatch(f"has {self._size} bytes, not the {self._record.size} declared")
+        if self._moved is not None:
+            return self._moved  # it was verified before
+        if declared is not None and declared.algorithm not in self._digesters:
+            self._digesters[declared.algorithm] = self._load(declared.algorithm, self._size)
+        self._catch_up()
+        if declared is not None:
+            found = self._digesters[declared.algorithm].digest()
+            if found != declared:
+                raise ContentMismatch(f"hashes to {found}, not to the {declared} declared")
+        return self._digesters[CANONICAL].digest()
+
+    def _catch_up(self) -> None:
+        """Hash what the digesters have not seen."""
+        behind = min(digester.size for digester in self._digesters.values())
+        while behind < self._size:
+            chunk = self.read_at(behind, _CHUNK)
+            if not chunk:
+                raise ContentMismatch(f"ends at {behind} bytes, not at {self._size}")
+            self._follow(behind, chunk)
+            behind += len(chunk)
+
+    def _put_in_place(self, canonical: Digest) -> None:
+        if self._content is not None:
+            self._blobs.put_as(canonical, bytes(self._content))
+            return
+        if self._blobs.is_whole(canonical, self._size):
+            return
+        if self._record.digest != canonical:
+            self._record = replace(self._record, blob=canonical)
+            self._files.put_record(self._record)
+        self._open_file().commit()
+        self._file = None
+        self._blobs.adopt(canonical, self._files.data)
+        self._moved = canonical
+
+    def cancel(self) -> None:
+        """Remove everything of the upload from the storage."""
+        self._check_open()
+        self._discard()
+        self._over = True
+
+    def _discard(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.cancel()
+        if self.is_stored:
+            self._files.remove()
+
+    def close(self) -> None:
+        """Suspend it, unless it is over, and let go of it."""
+        if self._over:
+            return
+        try:
+            self.suspend()
+        finally:
+            self._close_file()
+            self._over = True
+
+    def _store(self) -> None:
+        """Put what was in memory into the storage, where the rest will follow."""
+        content = bytes(self._content or b"")
+        self._files.begin(self._started_at, self._record)
+        file = self._driver.create(self._files.data)
+        try:
+            file.write(content)
+        except BaseException:
+            file.cancel()
+            self._files.remove()
+            raise
+        self._file = file
+        self._content = None
+        self._suspended = False
+
+    def _open_file(self) -> FileWriter:
+        if self._file is None:
+            try:
+                self._file = self._driver.append(self._files.data)
+            except PathNotFound:
+                self._file = self._driver.create(self._files.data)
+        return self._file
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _follow(self, offset: int, data: bytes) -> None:
+        for digester in self._digesters.values():
+            if offset <= digester.size < offset + len(data):
+                digester.update(data[digester.size - offset :])
+
+    def _forget_after(self, size: int) -> None:
+        """Hash anew what comes after *size* bytes, which are about to change."""
+        if size >= self._size:
+            return
+        if self.is_stored:
+            # Gone before the bytes are: a registry that resumes the upload would trust them.
+            for algorithm in self._digesters:
+                self._files.drop_states(algorithm, above=size)
+        for algorithm, digester in self._digesters.items():
+            if digester.size > size:
+                self._digesters[algorithm] = self._load(algorithm, size)
+
+    def _check_open(self) -> None:
+        if self._over:
+            raise WriterClosed(f"upload {self.id} is over")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self._moved is not None:
+            raise ReadOnly(f"upload {self.id} is complete, and waits only to be linked")

@@ -1,0 +1,178 @@
+"""What one upload has in the storage beside its data: when it began, its record, hash states.
+
+Source of truth of all but the record: distribution, ``registry/storage/linkedblobstore.go``
+and ``blobwriter_resumable.go``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from blobfs import paths
+from blobfs.digest import Digest, Digester
+from blobfs.drivers.base import StorageDriver
+from blobfs.errors import (
+    Corrupt,
+    DigestInvalid,
+    HashStateInvalid,
+    NotAFile,
+    PathNotFound,
+    UploadUnknown,
+)
+from blobfs.reference import RepositoryName
+
+_MAX_NAME: Final = 255  # bytes
+_LONGER_THAN_A_RECORD: Final = 4096  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRecord:
+    """What blobfs keeps of an upload for itself.
+
+    *name* is its file's name in ``_uploads``, and ``""`` where it is called by its id; *digest* and
+    *size* (in bytes) are what was declared. *blob* is set before the data leave for the blob
+    store: where they are missing, the upload is complete, and only has to be linked.
+    """
+
+    name: str = ""
+    digest: Digest | None = None
+    size: int | None = None
+    blob: Digest | None = None
+
+    def to_json(self) -> bytes:
+        """The record's file, without what is not known."""
+        document = {"name": self.name, "size": self.size}
+        for key, digest in (("digest", self.digest), ("blob", self.blob)):
+            document[key] = None if digest is None else str(digest)
+        return json.dumps({k: v for k, v in document.items() if v not in (None, "")}).encode()
+
+    @classmethod
+    def of_json(cls, content: bytes) -> UploadRecord:
+        """Read the file; what makes no sense is left out, since a storage's names are hostile."""
+        try:
+            document = json.loads(content)
+        except (ValueError, RecursionError):
+            return cls()
+        if not isinstance(document, dict):
+            return cls()
+        name, size = document.get("name"), document.get("size")
+        return cls(
+            name if isinstance(name, str) and is_file_name(name) else "",
+            _digest(document.get("digest")),
+            size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else None,
+            _digest(document.get("blob")),
+        )
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a file can be called so."""
+    if text in ("", ".", "..") or "/" in text or "\0" in text:
+        return False
+    try:
+        return len(text.encode("utf-8", "surrogateescape")) <= _MAX_NAME
+    except UnicodeEncodeError:
+        return False
+
+
+def _digest(value: object) -> Digest | None:
+    try:
+        return Digest.parse(value) if isinstance(value, str) else None
+    except DigestInvalid:
+        return None
+
+
+class UploadFiles:
+    """The small files of one upload, which need not be there yet."""
+
+    def __init__(self, driver: StorageDriver, repository: RepositoryName, upload_id: str) -> None:
+        self._driver = driver
+        self._repository = repository
+        self.upload_id = upload_id
+        self.data = paths.upload_data(repository, upload_id)
+
+    def begin(self, started_at: datetime, record: UploadRecord) -> None:
+        """Make the upload known; from now on it can be resumed."""
+        path = paths.upload_startedat(self._repository, self.upload_id)
+        moment = started_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._driver.put_content(path, moment.encode())
+        if record != UploadRecord():
+            self.put_record(record)
+
+    def started_at(self) -> datetime:
+        """When the upload began; raises UploadUnknown."""
+        path = paths.upload_startedat(self._repository, self.upload_id)
+        try:
+            content = self._driver.read_at(path, 0, 64)
+            began = datetime.fromisoformat(content.decode("ascii"))
+        except PathNotFound:
+            raise UploadUnknown(self.upload_id) from None
+        except NotAFile:
+            raise Corrupt(f"{path} is a directory") from None
+        except ValueError:  # cut off by a crash: it began about when the file was made
+            return datetime.fromtimestamp(self._driver.stat(path).mtime_ns / 1e9, UTC)
+        return began if began.tzinfo is not None else began.replace(tzinfo=UTC)
+
+    def record(self) -> UploadRecord:
+        """What blobfs keeps of it; an empty one for an upload of a registry's."""
+        path = paths.upload_record(self._repository, self.upload_id)
+        try:
+            return UploadRecord.of_json(self._driver.read_at(path, 0, _LONGER_THAN_A_RECORD))
+        except (PathNotFound, NotAFile):
+            return UploadRecord()
+
+    def put_record(self, record: UploadRecord) -> None:
+        """Replace the record, durably."""
+        path = paths.upload_record(self._repository, self.upload_id)
+        self._driver.put_content(path, record.to_json())
+
+    def save_state(self, digester: Digester) -> None:
+        """Keep the digester's inside: from there, hashing can go on here or in a registry."""
+        path = paths.upload_hashstate(
+            self._repository, self.upload_id, digester.algorithm, digester.size
+        )
+        self._driver.put_content(path, digester.state())
+
+    def load_state(self, algorithm: str, size: int) -> Digester:
+        """A digester that has seen as much as a state tells of the first *size* bytes."""
+        for offset in sorted(self._offsets(algorithm), reverse=True):
+            path = paths.upload_hashstate(self._repository, self.upload_id, algorithm, offset)
+            if offset <= size:
+                try:
+                    digester = Digester.load(self._driver.read_at(path, 0, 256), algorithm)
+                except (HashStateInvalid, PathNotFound, NotAFile):
+                    continue
+                if digester.size == offset:
+                    return digester
+        return Digester(algorithm)
+
+    def drop_states(self, algorithm: str, *, below: int = 0, above: int | None = None) -> None:
+        """Remove the states of less than *below* and of more than *above* bytes."""
+        for offset in list(self._offsets(algorithm)):
+            if offset < below or (above is not None and offset > above):
+                self._delete(
+                    paths.upload_hashstate(self._repository, self.upload_id, algorithm, offset)
+                )
+
+    def remove(self) -> None:
+        """Remove everything of the upload; a missing one is no error."""
+        self._delete(paths.upload(self._repository, self.upload_id))
+
+    def _delete(self, path: str) -> None:
+        try:
+            self._driver.delete(path)
+        except PathNotFound:
+            pass
+
+    def _offsets(self, algorithm: str) -> Iterator[int]:
+        path = paths.upload_hashstates(self._repository, self.upload_id, algorithm)
+        try:
+            entries = list(self._driver.listdir(path))
+        except PathNotFound:
+            return
+        for entry in entries:
+            if entry.name.isdecimal() and str(int(entry.name)) == entry.name:
+                yield int(entry.name)

@@ -1,0 +1,117 @@
+"""A repository's uploads: blobs on their way in, begun here or by a registry."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from blobfs import paths
+from blobfs.digest import Digest
+from blobfs.drivers.base import StorageDriver
+from blobfs.errors import BlobUnknown, PathNotFound
+from blobfs.reference import RepositoryName
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.blobwriter import BlobWriter
+from blobfs.storage.linkedblobstore import LinkedBlobStore
+from blobfs.storage.uploadfiles import UploadFiles, UploadRecord
+
+
+@dataclass(frozen=True, slots=True)
+class UploadInfo:
+    """An upload as the storage has it: *size* is in bytes, *mtime_ns* of the last one written."""
+
+    size: int
+    mtime_ns: int
+
+
+class UploadStore:
+    """Begins, finds and resumes uploads.
+
+    An upload shows in the storage once it has more than ``blobwriter.IN_MEMORY`` bytes, or was
+    suspended. Two writers of one upload, here and in a registry, would spoil it for each other,
+    as two of a registry's do; what is committed is verified all the same.
+    """
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        blobs: BlobStore,
+        layers: LinkedBlobStore,
+        repository: RepositoryName,
+    ) -> None:
+        self._driver = driver
+        self._blobs = blobs
+        self._layers = layers
+        self._repository = repository
+
+    def create(
+        self, *, name: str = "", digest: Digest | None = None, size: int | None = None
+    ) -> BlobWriter:
+        """Begin an upload, of *size* bytes that hash to *digest* where that is known before."""
+        return self._writer(
+            str(uuid.uuid4()), datetime.now(UTC), UploadRecord(name, digest=digest, size=size)
+        )
+
+    def resume(self, upload_id: str) -> BlobWriter:
+        """Go on with an upload where it stopped; raises UploadUnknown."""
+        files = self._files(upload_id)
+        writer = self._writer(upload_id, files.started_at(), files.record())
+        writer.resume()
+        return writer
+
+    def stat(self, upload_id: str) -> UploadInfo:
+        """How much an upload has received; raises UploadUnknown."""
+        try:
+            info = self._driver.stat(paths.upload_data(self._repository, upload_id))
+            return UploadInfo(info.size, info.mtime_ns)
+        except PathNotFound:
+            return self._stat_without_data(upload_id)
+
+    def _stat_without_data(self, upload_id: str) -> UploadInfo:
+        began = self.started_at(upload_id)
+        record = self.record(upload_id)
+        blob = record.blob or record.digest
+        try:
+            size = self._blobs.stat(blob).size if blob is not None else 0
+        except BlobUnknown:
+            size = 0
+        return UploadInfo(size, int(began.timestamp()) * 10**9)
+
+    def started_at(self, upload_id: str) -> datetime:
+        """When an upload began; raises UploadUnknown."""
+        return self._files(upload_id).started_at()
+
+    def record(self, upload_id: str) -> UploadRecord:
+        """What an upload is called, and what was declared of it."""
+        return self._files(upload_id).record()
+
+    def put_record(self, upload_id: str, record: UploadRecord) -> None:
+        """Replace that; raises UploadUnknown."""
+        files = self._files(upload_id)
+        files.started_at()
+        files.put_record(record)
+
+    def enumerate(self) -> Iterator[str]:
+        """The id of every upload, in no order; some may turn out to be unknown."""
+        try:
+            entries = self._driver.listdir(paths.uploads(self._repository))
+        except PathNotFound:
+            return
+        for entry in entries:
+            if entry.is_dir:
+                yield entry.name
+
+    def cancel(self, upload_id: str) -> None:
+        """Remove everything of an upload that nobody writes; raises UploadUnknown."""
+        files = self._files(upload_id)
+        files.started_at()
+        files.remove()
+
+    def _files(self, upload_id: str) -> UploadFiles:
+        return UploadFiles(self._driver, self._repository, upload_id)
+
+    def _writer(self, upload_id: str, started_at: datetime, record: UploadRecord) -> BlobWriter:
+        stores = (self._blobs, self._layers)
+        return BlobWriter(self._driver, stores, self._files(upload_id), started_at, record)
