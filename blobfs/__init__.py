@@ -1,4 +1,20 @@
-"""Mounts the storage of a Docker/OCI registry as a filesystem."""
+"""Mounts the storage of a Docker/OCI registry as a filesystem.
+
+Below the mount lies a library, which needs neither FUSE nor a registry that runs:
+
+>>> from blobfs import open_registry
+>>> with open_registry("memory:") as registry:
+...     repository = registry.repository("library/app")
+...     with repository.uploads.create() as upload:
+...         upload.write(b"what the ")
+...         upload.write(b"blob holds")
+...         layer = upload.commit()
+...     print(layer.digest, layer.size)
+...     with repository.layers.open(layer.digest) as reader:
+...         print(reader.read_at(5, 3))
+sha256:16fa00472b01e73ac146a09d548b80fa3af7d2d31d46e79b1a30de2ceec6d500 19
+b'the'
+"""
 
 from __future__ import annotations
 

@@ -123,6 +123,21 @@ def main() -> None:
     show_default=True,
     help="Seconds the kernel keeps that a name is not there.",
 )
+@click.option("--allow-delete", is_flag=True, help="Let rm remove layers and manifests.")
+@click.option(
+    "--receipt-ttl",
+    type=_SECONDS,
+    default=3600.0,
+    show_default=True,
+    help="Seconds that a committed upload stays in _uploads.",
+)
+@click.option(
+    "--upload-deadline",
+    type=click.FloatRange(min=0.1, max=10**6),
+    default=300.0,
+    show_default=True,
+    help="Seconds that the commit in a close may take; it goes on after them.",
+)
 @click.option("--expose-blobs", is_flag=True, help="Show /_blobs, without access checks.")
 @click.option(
     "--verify",
@@ -241,6 +256,10 @@ def _serve(settings: Settings, ready: Callable[[], None]) -> None:
         verify=Verify(settings.verify),
         expose_blobs=settings.expose_blobs,
         allow_other=settings.allow_other,
+        read_only=settings.read_only,
+        allow_delete=settings.allow_delete,
+        receipt_ttl_s=settings.receipt_ttl,
+        upload_deadline_s=settings.upload_deadline,
         readahead_kb=settings.readahead_kb,
         max_background=settings.max_background,
         config=settings.public(),

@@ -26,6 +26,9 @@ class Settings:
     tag_timeout: float
     negative_timeout: float
     expose_blobs: bool
+    allow_delete: bool
+    receipt_ttl: float
+    upload_deadline: float
     verify: str
     readahead_kb: int
     max_background: int

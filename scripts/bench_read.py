@@ -8,46 +8,31 @@ medians and their ratio. Needs root (to drop caches), 3 GiB of disk and about fi
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
 import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import (
+    GIB,
+    Row,
+    command,
+    drop,
+    in_turn,
+    mounted,
+    nothing,
+    resident_mib,
+    run_parts,
+)
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName
 
-GIB = 2**30
-BLOBFS = (sys.executable, "-m", "blobfs")
 RCLONE = Path(sys.executable).with_name("rclone")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measure: seconds (or MiB) of ours and of the peer, and the ratio that is asked for."""
-
-    what: str
-    ours: list[float]
-    peer: list[float]
-    peer_name: str
-    bar: float  # the least that peer / ours must be; 0 where nothing is asked
-
-    def line(self) -> str:
-        ours, peer = statistics.median(self.ours), statistics.median(self.peer)
-        ratio = peer / ours
-        verdict = (
-            "" if not self.bar else f"≥ {self.bar:g} {'ok' if ratio >= self.bar else 'MISSED'}"
-        )
-        return f"{self.what:44} {ours:9.3f} {peer:9.3f} {ratio:7.2f}  {verdict:12} {self.peer_name}"
 
 
 def put(root: Path, path: str, content: bytes) -> None:
@@ -88,16 +73,6 @@ def big_blob(root: Path) -> tuple[Path, str]:
 
 
 @contextmanager
-def mounted(storage: Path, at: Path) -> Iterator[Path]:
-    at.mkdir()
-    subprocess.run([*BLOBFS, "mount", storage, at], check=True, stdout=subprocess.DEVNULL)
-    try:
-        yield at
-    finally:
-        subprocess.run([*BLOBFS, "umount", at], check=True)
-
-
-@contextmanager
 def rclone_mounted(storage: Path, at: Path) -> Iterator[Path]:
     at.mkdir()
     command: list[str | Path] = [
@@ -121,12 +96,6 @@ def rclone_mounted(storage: Path, at: Path) -> Iterator[Path]:
             subprocess.run(["umount", at], check=True)
 
 
-def drop(what: int) -> None:
-    """Drop the kernel's caches: 1 pages, 2 names and inodes, 3 both."""
-    os.sync()
-    Path("/proc/sys/vm/drop_caches").write_text(f"{what}\n")
-
-
 def read_through(file: Path) -> float:
     buffer = bytearray(2**20)
     with file.open("rb", buffering=0) as stream:
@@ -134,33 +103,6 @@ def read_through(file: Path) -> float:
         while stream.readinto(buffer):
             pass
         return time.perf_counter() - began
-
-
-def command(*words: object) -> Callable[[], float]:
-    def run() -> float:
-        began = time.perf_counter()
-        subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - began
-
-    return run
-
-
-def in_turn(
-    runs: int, ours: Callable[[], float], peer: Callable[[], float], before: Callable[[], None]
-) -> tuple[list[float], list[float]]:
-    """Each side *runs* times, one after the other, after one round that is not counted."""
-    rounds = []
-    for _ in range(runs + 1):
-        pair = []
-        for side in (ours, peer):
-            before()
-            pair.append(side())
-        rounds.append(pair)
-    return [a for a, _ in rounds[1:]], [b for _, b in rounds[1:]]
-
-
-def nothing() -> None:
-    """Before a warm run."""
 
 
 def big_reads(work: Path, runs: int) -> Iterator[Row]:
@@ -221,48 +163,17 @@ def memory(work: Path, _runs: int) -> Iterator[Row]:
     storage = work / "hundred-thousand"
     fill(storage, 10, 10_000)
     with mounted(storage, work / "mnt") as mount:
-        config = (mount / ".blobfs/config.json").read_text()
-        pid = config.split('"pid":')[1].split(",")[0].strip()
         command("find", mount, "-size", "+1G")()
         drop(2)
-        status = Path(f"/proc/{pid}/status").read_text()
-    resident = int(status.split("VmRSS:")[1].split()[0]) / 1024
+        resident = resident_mib(mount)
     yield Row("MiB held after 100,000 files, caches dropped", [resident], [150.0], "150 MiB", 1.0)
     shutil.rmtree(storage)
 
 
-def versions() -> str:
-    rclone = subprocess.run([RCLONE, "version"], capture_output=True, text=True, check=True)
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
-    return (
-        f"{os.cpu_count()} × {model}, Linux {platform.release()},"
-        f" Python {platform.python_version()}, {rclone.stdout.splitlines()[0]}"
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--work", type=Path)
-    parser.add_argument("--only", choices=["big_reads", "listings", "walks", "memory"])
-    options = parser.parse_args()
-    print(versions())
-    print(f"{'medians, seconds':44} {'ours':>9} {'peer':>9} {'peer/ours':>7}  {'asked':12} peer")
-    with tempfile.TemporaryDirectory(prefix="blobfs-bench-", dir=options.work) as work:
-        for part in (big_reads, listings, walks, memory):
-            if options.only in {None, part.__name__}:
-                place = Path(work) / part.__name__
-                place.mkdir()
-                for row in part(place, options.runs):
-                    print(row.line(), flush=True)
+def rclone_version() -> str:
+    shown = subprocess.run([RCLONE, "version"], capture_output=True, text=True, check=True)
+    return shown.stdout.splitlines()[0]
 
 
 if __name__ == "__main__":
-    main()
+    run_parts(__doc__, (big_reads, listings, walks, memory), rclone_version())

@@ -160,10 +160,12 @@ class LocalWriter(FileWriter):
 
     def cancel(self) -> None:
         self._check_open()
-        with os_errors(self._path):
-            unlink_if_there(self._path.rpartition("/")[2], self._directory_fd)
-            os.fsync(self._directory_fd)
-        self._let_go()
+        try:
+            with os_errors(self._path):
+                unlink_if_there(self._path.rpartition("/")[2], self._directory_fd)
+                os.fsync(self._directory_fd)
+        finally:
+            self._let_go()
 
     def close(self) -> None:
         if self._fd < 0:
@@ -171,6 +173,10 @@ class LocalWriter(FileWriter):
         try:
             self.flush()
         finally:
+            self._let_go()
+
+    def __del__(self) -> None:
+        if self._fd >= 0:  # dropped where a failure left nobody to close it
             self._let_go()
 
     def _check_open(self) -> None:

@@ -51,7 +51,7 @@ class Presentation:
         entry = EntryAttributes()
         entry.st_ino = inode
         entry.entry_timeout, entry.attr_timeout = self._timeouts(attr.lifetime)
-        mode = _MODE[attr.kind]
+        mode = _MODE[attr.kind] | (stat.S_IWUSR if attr.writable else 0)
         if attr.kind is not Kind.SYMLINK:
             mode &= ~self.umask
         entry.st_mode = ModeT(mode)
@@ -64,11 +64,11 @@ class Presentation:
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = attr.mtime_ns
         return entry
 
-    def missing(self) -> EntryAttributes:
-        """What the kernel is told of a name that is not there."""
+    def missing(self, *, may_appear: bool) -> EntryAttributes:
+        """What the kernel is told of a name that is not there, until somebody here makes it."""
         entry = EntryAttributes()
         entry.st_ino = InodeT(0)
-        entry.entry_timeout = self.timeouts.negative_s
+        entry.entry_timeout = 0.0 if may_appear else self.timeouts.negative_s
         return entry
 
     def _timeouts(self, lifetime: Lifetime) -> tuple[float, float]:

@@ -11,9 +11,9 @@ from typing import Final
 
 from pyfuse3 import ROOT_INODE, EntryAttributes, InodeT
 
-from blobfs.errors import NotADirectory, NotAFile, NotASymlink
+from blobfs.errors import NotADirectory, NotAFile, NotASymlink, NotPermitted
 from blobfs.fuse.attributes import Presentation
-from blobfs.vfs.nodes import Attr, Child, Directory, File, Kind, Lifetime, Node, Symlink
+from blobfs.vfs.nodes import Attr, Changeable, Child, Directory, File, Kind, Lifetime, Node, Symlink
 
 _NOT_DIRECTORY: Final = 1 << 62
 """Set in the numbers of all that is not a directory: no file can pass for a loop in the tree."""
@@ -23,8 +23,8 @@ class Inode:
     """An inode that the kernel holds, and what it was told of it."""
 
     __slots__ = (
-        "attr", "children", "entry", "lookups", "names", "names_until", "node", "number", "parent",
-        "parents",
+        "attr", "children", "entry", "lookups", "names", "names_at", "names_until", "node",
+        "number", "parent", "parents",
     )  # fmt: skip
 
     def __init__(self, number: InodeT, node: Node, attr: Attr, entry: EntryAttributes) -> None:
@@ -37,7 +37,7 @@ class Inode:
         # Of a directory: its content-addressed children, and its names as last listed.
         self.children: dict[str, HeldChild] = {}
         self.names: list[str] = []
-        self.names_until = 0.0
+        self.names_at = self.names_until = 0.0
         # Where it is such a child; numbers, as the parent may be forgotten first.
         self.parents: list[tuple[InodeT, str]] = []
 
@@ -70,6 +70,7 @@ class InodeTable:
         attr = Attr(Kind.DIRECTORY)
         self._root = Inode(ROOT_INODE, root, attr, presentation.entry(ROOT_INODE, attr))
         self._inodes: dict[InodeT, Inode] = {ROOT_INODE: self._root}
+        self._changed_at = 0.0  # monotonic
 
     def __len__(self) -> int:
         return len(self._inodes)
@@ -79,7 +80,8 @@ class InodeTable:
 
     def remember(self, parent: Inode, child: Child) -> Inode:
         """The child's inode, with one more lookup that ``forget`` will take back."""
-        number = self._number(child.node)
+        node = child.node
+        number = self._number(node.key, 0 if isinstance(node, Directory) else _NOT_DIRECTORY)
         inode = self._inodes.get(number)
         if inode is None:
             entry = self._presentation.entry(number, child.attr)
@@ -111,6 +113,23 @@ class InodeTable:
         held = parent.children.get(name)
         return held if held is not None and held.known_until > now else None
 
+    def find_file(self, key: str) -> Inode | None:
+        """The inode that the kernel holds for the file or symlink *key*, if it holds one."""
+        return self._inodes.get(self._number(key, _NOT_DIRECTORY))
+
+    def changed(self) -> None:
+        """Have directories listed anew: something was changed through this mount."""
+        self._changed_at = time.monotonic()
+
+    def lists_anew(self, inode: Inode) -> bool:
+        """Whether the names that a directory had when it was last listed are out of date."""
+        return time.monotonic() >= inode.names_until or inode.names_at <= self._changed_at
+
+    def drop_child(self, parent: Inode, name: str) -> None:
+        """A name was removed, or means something else now."""
+        parent.children.pop(name, None)
+        self.changed()
+
     def forget(self, number: InodeT, lookups: int) -> None:
         """Take back *lookups*; at zero the kernel has let go of the inode."""
         inode = self._inodes.get(number)
@@ -132,6 +151,13 @@ class InodeTable:
             raise NotADirectory(f"not a directory: {node.key}")
         return node
 
+    def changeable(self, number: InodeT) -> Changeable:
+        """The directory behind an inode that the kernel holds; raises NotPermitted."""
+        node = self._inodes[number].node
+        if not isinstance(node, Changeable):
+            raise NotPermitted(f"nothing can be changed in {node.key}")
+        return node
+
     def file(self, number: InodeT) -> File:
         """The file behind an inode that the kernel holds; raises NotAFile."""
         node = self._inodes[number].node
@@ -146,12 +172,11 @@ class InodeTable:
             raise NotASymlink(f"not a symlink: {node.key}")
         return node
 
-    def _number(self, node: Node) -> InodeT:
-        number = hashed(node.key) & (_NOT_DIRECTORY - 1)
-        kind = 0 if isinstance(node, Directory) else _NOT_DIRECTORY
+    def _number(self, key: str, kind: int) -> InodeT:
+        number = hashed(key) & (_NOT_DIRECTORY - 1)
         while True:
             found = self._inodes.get(InodeT(kind | number))
-            if number > ROOT_INODE and (found is None or found.node.key == node.key):
+            if number > ROOT_INODE and (found is None or found.node.key == key):
                 return InodeT(kind | number)
             number = (number + 1) % _NOT_DIRECTORY
 

@@ -115,7 +115,8 @@ class Listing:
 
 async def listing_of(inode: Inode, inodes: InodeTable, threads: StorageThreads) -> Listing:
     """A snapshot of the directory; raises NotADirectory and what ``Directory.names`` does."""
-    if time.monotonic() >= inode.names_until:
+    if inodes.lists_anew(inode):
+        asked_at = time.monotonic()
         names: list[str] = []
         remaining = await threads.run(inodes.directory(inode.number).names)
         while batch := await threads.run(_take, remaining):
@@ -124,6 +125,7 @@ async def listing_of(inode: Inode, inodes: InodeTable, threads: StorageThreads) 
                 break
             await trio.lowlevel.checkpoint()
         inode.names = names
+        inode.names_at = asked_at
         inode.names_until = time.monotonic() + inodes.timeouts.name_s
     return Listing(inode, inode.names)
 

@@ -22,10 +22,13 @@ from blobfs.errors import BlobfsError, MountRefused
 from blobfs.fuse import kernel
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.operations import Operations
+from blobfs.fuse.reading import Reading
 from blobfs.fuse.requests import LongestStep
 from blobfs.fuse.threads import StorageThreads
+from blobfs.fuse.uploading import Uploading
 from blobfs.storage.registry import Registry
 from blobfs.vfs.tree import Tree
+from blobfs.vfs.uploads import Uploads
 from blobfs.vfs.verification import Verification, Verify
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,10 @@ class MountOptions:
     verify: Verify = Verify.NONE
     expose_blobs: bool = False
     allow_other: bool = False
+    read_only: bool = False
+    allow_delete: bool = False
+    receipt_ttl_s: float = 3600.0
+    upload_deadline_s: float = 300.0
     readahead_kb: int = 4096
     max_background: int = 64
     config: dict[str, object] = field(default_factory=dict)
@@ -57,8 +64,9 @@ class MountOptions:
     def for_fuse(self) -> set[str]:
         """The options of mount(8), in libfuse's words."""
         source = self.source.replace("\\", "\\\\").replace(",", "\\,")
-        # Always read-only, as long as nothing can be written through it.
-        options = {f"fsname={source}", "subtype=blobfs", "default_permissions", "ro"}
+        options = {f"fsname={source}", "subtype=blobfs", "default_permissions"}
+        if self.read_only:
+            options.add("ro")
         if self.allow_other:
             options.add("allow_other")
         return options
@@ -97,6 +105,7 @@ def serve(
             raise
         raise MountRefused("; ".join(map(str, ours.exceptions))) from group
     finally:
+        operations.suspend_uploads()
         # After a crash the mount stays, dead: an empty directory in its place would look
         # to rsync and the like as if everything had been deleted.
         pyfuse3.close(unmount=not answering)
@@ -146,7 +155,7 @@ async def _announce(
 
 def _operations(
     registry: Registry, options: MountOptions, threads: StorageThreads, longest_step: LongestStep
-) -> Operations:
+) -> Reading:
     began = time.time()
 
     def stats() -> str:
@@ -162,14 +171,21 @@ def _operations(
     tree = Tree(
         registry,
         Verification(options.verify),
+        Uploads(options.receipt_ttl_s),
         expose_blobs=options.expose_blobs,
+        allow_delete=options.allow_delete,
         control={
             "version": lambda: version("blobfs") + "\n",
             "config.json": lambda: _json({"pid": os.getpid(), **options.config}),
             "stats.json": stats,
         },
     )
-    operations = Operations(tree, threads, options.presentation)
+    uploading = Uploading(
+        threads, deadline_s=options.upload_deadline_s, everybody=options.allow_other
+    )
+    # Without a handler for flush, the kernel does not ask at each close of a file.
+    handlers = Reading if options.read_only else Operations
+    operations = handlers(tree, threads, options.presentation, uploading)
     return operations
 
 

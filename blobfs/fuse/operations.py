@@ -1,227 +1,290 @@
-"""FUSE requests in, nodes asked, FUSE replies out: translation only."""
+"""The handlers that change something; with those of ``reading``, all that pyfuse3 calls."""
 
 from __future__ import annotations
 
-import logging
-import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Never, TypeVar, TypeVarTuple
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar, TypeVarTuple
 
 import pyfuse3
-import trio
 from pyfuse3 import (
-    ROOT_INODE,
     EntryAttributes,
     FileHandleT,
     FileInfo,
     FileNameT,
     FlagT,
     InodeT,
-    ReaddirToken,
+    ModeT,
     RequestContext,
-    StatvfsData,
+    SetattrFields,
     XAttrNameT,
 )
 
-from blobfs.drivers.base import Capacity, FileReader
-from blobfs.errors import (
-    AttributeUnknown,
-    BlobfsError,
-    NameTooLong,
-    NotFound,
-    ReadOnly,
-    Unsupported,
-)
+from blobfs.errors import Exists, Invalid, NameTooLong, NotPermitted, ReadOnly, Unsupported
 from blobfs.fuse.attributes import Presentation
-from blobfs.fuse.errnos import logs_errors, replies_errno
-from blobfs.fuse.handles import HandleTable
-from blobfs.fuse.inodes import Inode, InodeTable
-from blobfs.fuse.listings import Listing, listing_of
-from blobfs.fuse.requests import Requests
+from blobfs.fuse.errnos import replies_errno
+from blobfs.fuse.holders import process_of
+from blobfs.fuse.notifier import Notifier
+from blobfs.fuse.reading import MAX_NAME, OpenFile, Reading
 from blobfs.fuse.threads import StorageThreads
-from blobfs.vfs.nodes import Child, Directory, File, Node
+from blobfs.fuse.uploading import Uploading
+from blobfs.vfs.nodes import Changeable, Child, File, Node
+from blobfs.vfs.openupload import OpenUpload
 from blobfs.vfs.tree import Tree
-
-log = logging.getLogger(__name__)
+from blobfs.vfs.upload import Upload
+from blobfs.vfs.uploadnodes import UploadFile
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-MAX_NAME: Final = 255
-"""The longest name, in bytes."""
 
-_ROOT_PATIENCE_S: Final = 1.0
-_ROOT_RESTS_S: Final = 10.0  # after the storage failed to answer within that
+class Operations(Reading):
+    """The handlers of a mount."""
 
-
-@dataclass(frozen=True, slots=True)
-class OpenFile:
-    """A file that a program has open."""
-
-    file: File
-    reader: FileReader
-
-
-class Operations(pyfuse3.Operations):
-    """The handlers that pyfuse3 calls, each request in its own task, all on one thread."""
-
-    supports_dot_lookup = False  # only NFS re-export asks for "." and ".."
-
-    def __init__(self, tree: Tree, threads: StorageThreads, presentation: Presentation) -> None:
-        super().__init__()
-        self.requests = Requests()
-        self._tree = tree
-        self._threads = threads
-        self._presentation = presentation
-        self._inodes = InodeTable(tree.root(), presentation)
-        self._listings: HandleTable[Listing] = HandleTable()
-        self._root_rests_until = -math.inf
-        self._readers: HandleTable[OpenFile] = HandleTable()
-
-    def counts(self) -> dict[str, int]:
-        """How much the kernel holds at present."""
-        return {
-            "inodes": len(self._inodes),
-            "open_directories": len(self._listings),
-            "open_files": len(self._readers),
-        }
+    def __init__(
+        self,
+        tree: Tree,
+        threads: StorageThreads,
+        presentation: Presentation,
+        uploading: Uploading | None = None,
+    ) -> None:
+        super().__init__(tree, threads, presentation, uploading)
+        self._notifier = Notifier()
 
     @replies_errno
-    async def lookup(
-        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
-    ) -> EntryAttributes:
-        if len(name) > MAX_NAME:
-            raise NameTooLong(f"longer than {MAX_NAME} bytes: {name[:80]!r}…")
-        directory = self._inodes.directory(parent_inode)
-        text = os.fsdecode(name)
-        if (known := directory.known(text)) is not None:
-            child: Child | None = Child(text, known, known.attr())
-        else:
-            child = await self._ask(directory, _look_up, directory, text)
-        if child is None:
-            return self._presentation.missing()
+    async def create(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> tuple[FileInfo, EntryAttributes]:
+        directory, text = self._inodes.changeable(parent_inode), _name(name)
+        await self._uploading.settled(directory.key)
+        try:
+            node = await self._ask(directory, directory.create, text)
+        except Exists:  # it was not a moment ago, when the kernel looked
+            if flags & os.O_EXCL:
+                raise
+            node = await self._ask(directory, self._inodes.directory(parent_inode).lookup, text)
+        if not isinstance(node, File):
+            raise ReadOnly(f"{node.key} never changes")
+        info = await self._open_to_write(node, flags, ctx)
+        self._inodes.changed()
+        return info, self._remembered(parent_inode, text, node)
+
+    def _remembered(self, parent_inode: InodeT, name: str, node: Node) -> EntryAttributes:
+        child = Child(name, node, node.attr())
         return self._inodes.remember(self._inodes[parent_inode], child).entry
 
-    async def _ask(self, node: Node, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        """The result of ``call(*args)``, a method of *node* or of what it has opened."""
-        return await self._threads.run(call, *args) if node.asks_storage else call(*args)
-
-    @logs_errors
-    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
-        for inode, lookups in inode_list:
-            self._inodes.forget(inode, lookups)
-
-    @replies_errno
-    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        held = self._inodes[inode]
-        if inode == ROOT_INODE:
-            return await self._root_attributes(held)
-        return self._inodes.refresh(held, await self._ask(held.node, held.node.attr))
-
-    async def _root_attributes(self, root: Inode) -> EntryAttributes:
-        """Those it had while the storage does not answer: every path leads through the root."""
-        if trio.current_time() < self._root_rests_until:
-            return root.entry
-        try:
-            with trio.fail_after(_ROOT_PATIENCE_S):
-                self._inodes.refresh(root, await self._threads.run(root.node.attr))
-        except (BlobfsError, trio.TooSlowError) as exc:
-            log.debug("the root's attributes are as they were: %r", exc)
-            self._root_rests_until = trio.current_time() + _ROOT_RESTS_S
-        return root.entry
-
-    @replies_errno
-    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        symlink = self._inodes.symlink(inode)
-        return FileNameT(os.fsencode(await self._ask(symlink, symlink.target)))
-
-    @replies_errno
-    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        return self._listings.add(await self._listing(inode))
-
-    @replies_errno
-    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        listing = self._listings[fh]
-        if start_id == 0 and listing.replied:  # rewinddir(3)
-            self._inodes[listing.inode.number].names_until = 0.0
-            listing = await self._listing(listing.inode.number)
-            self._listings.replace(fh, listing)
-        await listing.reply(token, start_id, self._inodes, self._threads)
-
-    async def _listing(self, inode: InodeT) -> Listing:
-        return await listing_of(self._inodes[inode], self._inodes, self._threads)
-
-    @replies_errno
-    async def releasedir(self, fh: FileHandleT) -> None:
-        self._listings.pop(fh)
-
-    @replies_errno
-    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        file = self._inodes.file(inode)
-        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+    async def _open_to_write(self, file: File, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        if not isinstance(file, UploadFile):
             raise ReadOnly(f"{file.key} never changes")
-        reader = await self._ask(file, file.open)
-        fh = self._readers.add(OpenFile(file, reader))
-        # What is made anew at each opening is neither kept nor has a size that would hold.
-        return FileInfo(fh=fh, keep_cache=file.asks_storage, direct_io=not file.asks_storage)
+        await self._uploading.settled(file.upload.directory)
+        writing = await self._uploading.open(file.upload, truncate=bool(flags & os.O_TRUNC))
+        fh = self._files.add(OpenFile(file, file.open(), writing, process_of(ctx.pid)))
+        return FileInfo(fh=fh, keep_cache=False, direct_io=True)
 
     @replies_errno
-    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        opened = self._readers[fh]
-        return await self._ask(opened.file, opened.reader.read_at, off, size)
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        await self._uploading.write(self._writing(fh), off, buf)
+        return len(buf)
+
+    def _writing(self, fh: FileHandleT) -> OpenUpload:
+        writing = self._files[fh].writing
+        if writing is None:
+            raise ReadOnly("not open for writing")
+        return writing
+
+    @replies_errno
+    async def flush(self, fh: FileHandleT) -> None:
+        opened = self._files[fh]
+        if opened.writing is not None and not opened.writing.is_clean:
+            await self._uploading.flush(opened.writing, opened.opener)
+            self._published(opened.writing.upload)
+
+    @replies_errno
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        opened = self._files[fh]
+        if opened.writing is not None:
+            await self._uploading.sync(opened.writing)
+            self._published(opened.writing.upload)
 
     @replies_errno
     async def release(self, fh: FileHandleT) -> None:
-        self._readers.pop(fh).reader.close()
+        opened = self._files.pop(fh)
+        opened.reader.close()
+        if opened.writing is not None:
+            await self._uploading.release(opened.writing)
+            self._published(opened.writing.upload)
+
+    def _published(self, upload: Upload) -> None:
+        """Let the kernel know of what a commit has changed."""
+        self._inodes.changed()
+        if upload.receipt is None:
+            return
+        held = self._inodes.find_file(str(upload.receipt.descriptor.digest))
+        if held is not None and held.attr.size != upload.receipt.descriptor.size:
+            self._notifier.forget(held.number)  # there was a blob of another size
 
     @replies_errno
-    async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        return _statvfs(await self._threads.run(self._tree.registry.capacity))
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        held = self._inodes[inode]
+        if isinstance(held.node, UploadFile):
+            await self._set_of_upload(held.node.upload, attr, fields, fh)
+        elif not isinstance(held.node, Changeable) or fields.update_size:
+            raise ReadOnly(f"{held.node.key} never changes")
+        # Owners, modes and the times of directories are taken, as cp -p and rsync -a set them on
+        # all they copy, but they are what the mount says.
+        return self._inodes.refresh(held, await self._ask(held.node, held.node.attr))
+
+    async def _set_of_upload(
+        self, upload: Upload, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None
+    ) -> None:
+        if fields.update_size:
+            if fh is not None:
+                await self._threads.change(self._writing(fh).truncate, attr.st_size)
+            else:
+                await self._uploading.settled(upload.directory)
+                await self._threads.change(_truncated, upload, attr.st_size)
+        if fields.update_mtime:
+            upload.mtime_ns = attr.st_mtime_ns
 
     @replies_errno
-    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+    async def setxattr(
+        self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
+    ) -> None:
         if not name.startswith(b"user."):
-            # "Never", so that ls(1) does not ask for each file what none of them has.
             raise Unsupported(f"no {os.fsdecode(name)} here")
-        render = self._inodes[inode].node.xattrs().get(os.fsdecode(name))
-        if render is None:
-            raise AttributeUnknown(f"no {os.fsdecode(name)} here")
-        return (await self._threads.run_in_thread(render)).encode()  # may read all manifests
+        node = self._inodes[inode].node
+        if not isinstance(node, UploadFile):
+            raise ReadOnly(f"{node.key} never changes")
+        await self._uploading.settled(node.upload.directory)
+        await self._threads.change(node.set_xattr, os.fsdecode(name), value)
+        self._published(node.upload)
 
     @replies_errno
-    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        return [XAttrNameT(name.encode()) for name in self._inodes[inode].node.xattrs()]
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        if not name.startswith(b"user."):
+            raise Unsupported(f"no {os.fsdecode(name)} here")
+        node = self._inodes[inode].node
+        if not isinstance(node, UploadFile):
+            raise ReadOnly(f"{node.key} never changes")
+        raise NotPermitted(f"{os.fsdecode(name)} cannot be removed")
 
     @replies_errno
-    async def refuse(self, /, *args: object, **kwargs: object) -> Never:
-        """Whatever would change something."""
-        raise ReadOnly("the mount is read-only")
+    async def mknod(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        rdev: int,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        raise NotPermitted(f"{os.fsdecode(name)}: no devices, sockets or pipes here")
 
-    create = link = mkdir = mknod = removexattr = rename = rmdir = refuse
-    setattr = setxattr = symlink = unlink = write = refuse
+    @replies_errno
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        directory = self._inodes.changeable(parent_inode)
+        return await self._made(parent_inode, name, directory.mkdir)
+
+    @replies_errno
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        directory = self._inodes.changeable(parent_inode)
+        entry = await self._made(parent_inode, name, directory.symlink, os.fsdecode(target))
+        # ln -sfn renames it at once, and the kernel would go on using it under its new name.
+        entry.entry_timeout = entry.attr_timeout = 0.0
+        return entry
+
+    @replies_errno
+    async def link(
+        self,
+        inode: InodeT,
+        new_parent_inode: InodeT,
+        new_name: FileNameT,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        directory = self._inodes.changeable(new_parent_inode)
+        return await self._made(
+            new_parent_inode, new_name, directory.link, self._inodes[inode].node
+        )
+
+    async def _made(
+        self, parent: InodeT, name: FileNameT, make: Callable[[str, *Ts], Node], *args: *Ts
+    ) -> EntryAttributes:
+        """What the kernel is told of the child that ``make(name, *args)`` returns."""
+        text = _name(name)
+        child = await self._threads.change(_made_child, make, text, *args)
+        self._inodes.drop_child(self._inodes[parent], text)
+        return self._inodes.remember(self._inodes[parent], child).entry
+
+    @replies_errno
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        directory = self._inodes.changeable(parent_inode)
+        await self._removed(parent_inode, name, directory.unlink)
+
+    @replies_errno
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        directory = self._inodes.changeable(parent_inode)
+        await self._removed(parent_inode, name, directory.rmdir)
+
+    async def _removed(
+        self, parent: InodeT, name: FileNameT, remove: Callable[[str], None]
+    ) -> None:
+        text = _name(name)
+        await self._uploading.settled(self._inodes[parent].node.key)
+        await self._threads.change(remove, text)
+        self._inodes.drop_child(self._inodes[parent], text)
+
+    @replies_errno
+    async def rename(  # noqa: PLR0913, PLR0917  (pyfuse3's)
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        if flags & ~pyfuse3.RENAME_NOREPLACE:
+            raise Invalid("names cannot be exchanged")
+        source = self._inodes.changeable(parent_inode_old)
+        target = self._inodes.directory(parent_inode_new)
+        await self._uploading.settled(source.key)
+        rename = partial(source.rename, replace=not flags)
+        await self._threads.change(rename, _name(name_old), target, _name(name_new))
+        for parent, name in ((parent_inode_old, name_old), (parent_inode_new, name_new)):
+            self._inodes.drop_child(self._inodes[parent], os.fsdecode(name))
 
 
-def _look_up(parent: Directory, name: str) -> Child | None:
-    """One trip for the node and what stat(2) shows of it; None if it is not there."""
+def _name(name: FileNameT) -> str:
+    if len(name) > MAX_NAME:
+        raise NameTooLong(f"longer than {MAX_NAME} bytes: {name[:80]!r}…")
+    return os.fsdecode(name)
+
+
+def _truncated(upload: Upload, size: int) -> None:
+    """truncate(2), of what nobody has open."""
+    opened = OpenUpload(upload, truncate=False)
     try:
-        node = parent.lookup(name)
-        return Child(name, node, node.attr())
-    except NotFound:
-        return None
+        opened.truncate(size)
+    finally:
+        opened.release()
 
 
-def _statvfs(capacity: Capacity | None) -> StatvfsData:
-    block = 4096  # df(1) takes f_bsize for f_frsize
-    unbounded = Capacity(size=2**60, free=2**60, available=2**60, files=2**40, files_free=2**40)
-    capacity = capacity or unbounded
-    data = StatvfsData()
-    data.f_bsize = data.f_frsize = block
-    data.f_blocks = capacity.size // block
-    data.f_bfree = capacity.free // block
-    data.f_bavail = capacity.available // block
-    data.f_files = capacity.files
-    data.f_ffree = data.f_favail = capacity.files_free
-    data.f_namemax = MAX_NAME
-    return data
+def _made_child(make: Callable[[str, *Ts], Node], name: str, *args: *Ts) -> Child:
+    node = make(name, *args)
+    return Child(name, node, node.attr())

@@ -33,8 +33,9 @@ class StorageThreads:
     """Runs storage calls: at once if *inline*, else at most *limit* at a time in threads."""
 
     def __init__(self, *, inline: bool, limit: int = 32, deadline_s: float = 60.0) -> None:
-        self._inline = inline
+        self.inline = inline
         self._limiter = trio.CapacityLimiter(limit)
+        self._writers = trio.CapacityLimiter(limit)
         self._deadline_s = deadline_s
         self._slow_until = 0.0  # as time.monotonic() has it
 
@@ -44,7 +45,7 @@ class StorageThreads:
         Raises StorageTimeout after the deadline; the call is left to itself then, and keeps
         its place among the *limit* until it ends.
         """
-        if self._inline:
+        if self.inline:
             return call(*args)
         return await self.run_in_thread(call, *args)
 
@@ -57,7 +58,7 @@ class StorageThreads:
         """
         results: list[T] = []
         for argument in arguments:
-            if not self._inline or time.monotonic() < self._slow_until:
+            if not self.inline or time.monotonic() < self._slow_until:
                 break
             if results:
                 await trio.lowlevel.checkpoint()
@@ -87,11 +88,25 @@ class StorageThreads:
 
     async def run_in_thread(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """Like ``run``, but never on the event loop."""
-        with trio.move_on_after(self._deadline_s):
+        return await self._run_within(self._deadline_s, self._limiter, call, *args)
+
+    async def change(
+        self, call: Callable[[*Ts], T], *args: *Ts, deadline_s: float | None = None
+    ) -> T:
+        """The result of ``call(*args)``, which writes: in a thread, as it may wait for a disk.
+
+        Raises StorageTimeout after *deadline_s*; the call goes on to its end all the same.
+        """
+        return await self._run_within(deadline_s or self._deadline_s, self._writers, call, *args)
+
+    async def _run_within(
+        self, deadline_s: float, limiter: trio.CapacityLimiter, call: Callable[[*Ts], T], *args: *Ts
+    ) -> T:
+        with trio.move_on_after(deadline_s):
             return await trio.to_thread.run_sync(
-                call, *args, limiter=self._limiter, abandon_on_cancel=True
+                call, *args, limiter=limiter, abandon_on_cancel=True
             )
-        raise StorageTimeout(f"the storage did not answer within {self._deadline_s:g} s")
+        raise StorageTimeout(f"the storage did not answer within {deadline_s:g} s")
 
 
 def _blocks_read() -> int:

@@ -13,17 +13,21 @@ from datetime import datetime
 from typing import Final
 
 from blobfs.digest import CANONICAL, Descriptor, Digest, Digester
-from blobfs.drivers.base import Closing, FileWriter, StorageDriver
+from blobfs.drivers.base import FileWriter, StorageDriver
 from blobfs.errors import (
     AppendOnly,
+    BlobDamaged,
     BlobfsError,
     BlobUnknown,
+    Busy,
     ContentMismatch,
     PathNotFound,
     ReadOnly,
+    Stale,
     WriterClosed,
 )
 from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.contentwriter import ContentWriter
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.uploadfiles import UploadFiles, UploadRecord
 
@@ -37,11 +41,10 @@ _HASHED_ZEROS: Final = 64 * 2**20
 """The longest gap whose zeros are hashed at once, in bytes; a longer one waits for the commit."""
 
 
-class BlobWriter(Closing):
-    """Receives a blob, and commits it under its digest; not thread-safe.
+class BlobWriter(ContentWriter):
+    """Receives a blob, and commits it under its digest, linked in the repository.
 
-    It is over once ``commit``, ``cancel`` or ``close`` has returned; then everything but ``close``
-    raises WriterClosed. ``close`` leaves the upload to ``UploadStore.resume``.
+    ``close`` leaves the upload to ``UploadStore.resume``.
     """
 
     def __init__(
@@ -68,28 +71,28 @@ class BlobWriter(Closing):
 
     @property
     def id(self) -> str:
-        """The upload's name in the storage."""
         return self._files.upload_id
 
     @property
     def started_at(self) -> datetime:
-        """When the upload began."""
         return self._started_at
 
     @property
     def record(self) -> UploadRecord:
-        """What the upload is called, and what was declared of it."""
         return self._record
 
     @property
     def size(self) -> int:
-        """Bytes received so far."""
         return self._size
 
     @property
     def is_stored(self) -> bool:
-        """Whether the storage knows of the upload."""
         return self._content is None
+
+    def takes_at_once(self, offset: int, size: int) -> bool:
+        if not self.is_stored:
+            return offset + size <= IN_MEMORY
+        return self._file is not None and self._size <= offset <= self._size + _CHUNK
 
     def resume(self) -> None:
         """Take up what the storage has of the upload; ``UploadStore.resume`` calls it."""
@@ -99,7 +102,8 @@ class BlobWriter(Closing):
             self._size = self._driver.stat(self._files.data).size
         except PathNotFound:
             self._resume_without_data()
-            return
+        if self._moved is None:
+            self._files.drop_states_above(self._size)  # they tell of bytes that a crash took
         for algorithm in self._digesters:
             self._digesters[algorithm] = self._files.load_state(algorithm, self._size)
 
@@ -109,12 +113,12 @@ class BlobWriter(Closing):
             try:
                 self._size = self._blobs.stat(blob).size
                 self._moved = blob
-            except BlobUnknown:
+            except (BlobUnknown, BlobDamaged):
                 pass  # it had received nothing
 
     def declare(self, record: UploadRecord) -> None:
-        """Replace the record: another name, another digest or size that is declared."""
         self._check_open()
+        record = replace(record, blob=self._record.blob)
         if record == self._record:
             return
         if self.is_stored:
@@ -136,10 +140,6 @@ class BlobWriter(Closing):
         self.write_at(self._size, data)
 
     def write_at(self, offset: int, data: bytes) -> None:
-        """Put *data* at *offset*: at the end, over what was written, or after a gap of zeros.
-
-        Raises AppendOnly where the storage cannot change what was written, StorageFull.
-        """
         self._check_writable()
         if offset > self._size:
             self._extend(offset)
@@ -159,6 +159,7 @@ class BlobWriter(Closing):
         self._suspended = False
         try:
             if offset < self._size:
+                file.rewrite(offset, b"")  # AppendOnly comes before anything is forgotten
                 self._forget_after(offset)
                 file.rewrite(offset, data)
                 self._follow(offset, data)
@@ -170,13 +171,12 @@ class BlobWriter(Closing):
             self._size = file.size
 
     def truncate(self, size: int) -> None:
-        """Cut to *size* bytes, or fill with zeros up to there; raises AppendOnly, StorageFull."""
         self._check_writable()
         if size > self._size:
             self._extend(size)
         elif size < self._size:
-            self._forget_after(size)
             if self._content is not None:
+                self._forget_after(size)
                 del self._content[size:]
             else:
                 self._cut_file(size)
@@ -184,11 +184,15 @@ class BlobWriter(Closing):
 
     def _cut_file(self, size: int) -> None:
         self._suspended = False
+        file = self._open_file()
         try:
-            self._open_file().truncate(size)
+            file.truncate(self._size)  # AppendOnly comes before anything is forgotten
+            self._forget_after(size)
+            file.truncate(size)
         except AppendOnly:
             if size > 0:
                 raise
+            self._forget_after(0)
             self._close_file()
             self._file = self._driver.create(self._files.data)
 
@@ -210,11 +214,10 @@ class BlobWriter(Closing):
         try:
             file.truncate(size)
         except AppendOnly:
-            while file.size < size:
-                file.write(bytes(min(_CHUNK, size - file.size)))
+            while self._size < size:
+                self._write_to_file(self._size, bytes(min(_CHUNK, size - self._size)))
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Up to *size* of the bytes received, from *offset*; raises Unsupported."""
         self._check_open()
         if self._content is not None:
             return bytes(self._content[offset : offset + size])
@@ -224,17 +227,15 @@ class BlobWriter(Closing):
         return self._open_file().read_at(offset, size)
 
     def matches(self) -> bool:
-        """Whether the bytes received are known to be what was declared; none is read again."""
         declared = self._record.digest
+        if self._moved is not None and declared in (None, self._moved):
+            return True
         if declared is None or self._record.size not in (None, self._size):
             return False
-        if self._moved is not None:
-            return self._moved == declared
         digester = self._digesters[declared.algorithm]
         return digester.size == self._size and digester.digest() == declared
 
     def suspend(self) -> None:
-        """Make what was received durable: anybody can go on with it, also after a crash."""
         self._check_open()
         if self._suspended:
             return
@@ -245,16 +246,10 @@ class BlobWriter(Closing):
             # The data first: a state must never speak of bytes that a crash can take.
             if digester.size == self._size:
                 self._files.save_state(digester)
-                self._files.drop_states(digester.algorithm, below=self._size)
+                self._files.drop_states_below(digester.algorithm, self._size)
         self._suspended = True
 
     def commit(self, digest: Digest | None = None) -> Descriptor:
-        """Verify what was received, make it a blob, and link it in the repository.
-
-        It is held to *digest*, else to the digest that was declared, else it gets the one that it
-        has. Raises ContentMismatch, StorageFull and what else a storage can fail with; the upload
-        is as it was then, and can be gone on with.
-        """
         self._check_open()
         declared = digest or self._record.digest
         canonical = self._verify(declared)
@@ -262,18 +257,19 @@ class BlobWriter(Closing):
             self._put_in_place(canonical)
         for name in {canonical, declared or canonical}:
             self._layers.link(name, canonical)
+        descriptor = self._blobs.stat(canonical)
         self._over = True
         try:
             self._discard()
         except BlobfsError as exc:  # the blob is there, which is what counts
             log.warning("upload %s is committed, and cannot be removed: %s", self.id, exc)
-        return self._blobs.stat(canonical)
+        return descriptor
 
     def _verify(self, declared: Digest | None) -> Digest:
         """The canonical digest of what was received; raises ContentMismatch."""
         if self._record.size not in (None, self._size):
-            raise ContentMismatch(f"has {self._size} bytes, not the {self._record.size} declared")
-        if self._moved is not None:
+            raise self._mismatch(f"has {self._size} bytes, not {self._record.size}")
+        if self._moved is not None and declared in (None, self._moved):
             return self._moved  # it was verified before
         if declared is not None and declared.algorithm not in self._digesters:
             self._digesters[declared.algorithm] = self._load(declared.algorithm, self._size)
@@ -281,8 +277,11 @@ class BlobWriter(Closing):
         if declared is not None:
             found = self._digesters[declared.algorithm].digest()
             if found != declared:
-                raise ContentMismatch(f"hashes to {found}, not to the {declared} declared")
-        return self._digesters[CANONICAL].digest()
+                raise self._mismatch(f"hashes to {found}, not to {declared}")
+        return self._moved or self._digesters[CANONICAL].digest()
+
+    def _mismatch(self, how: str) -> ContentMismatch:
+        return ContentMismatch(f"{self._files.label(self._record)} {how}")
 
     def _catch_up(self) -> None:
         """Hash what the digesters have not seen."""
@@ -290,7 +289,7 @@ class BlobWriter(Closing):
         while behind < self._size:
             chunk = self.read_at(behind, _CHUNK)
             if not chunk:
-                raise ContentMismatch(f"ends at {behind} bytes, not at {self._size}")
+                raise self._mismatch(f"ends at {behind} bytes, not at {self._size}")
             self._follow(behind, chunk)
             behind += len(chunk)
 
@@ -300,16 +299,21 @@ class BlobWriter(Closing):
             return
         if self._blobs.is_whole(canonical, self._size):
             return
-        if self._record.digest != canonical:
-            self._record = replace(self._record, blob=canonical)
-            self._files.put_record(self._record)
-        self._open_file().commit()
-        self._file = None
+        if (self._record.blob or self._record.digest) != canonical:
+            record = replace(self._record, blob=canonical)
+            self._files.put_record(record)
+            self._record = record
+        file, self._file = self._open_file(), None
+        with file:  # where the commit fails, closing keeps what was written
+            file.commit()
+        stored = self._driver.stat(self._files.data).size
+        if stored != self._size:
+            raise self._mismatch(f"has {stored} bytes, not the {self._size} that were received")
         self._blobs.adopt(canonical, self._files.data)
         self._moved = canonical
+        self._suspended = True
 
     def cancel(self) -> None:
-        """Remove everything of the upload from the storage."""
         self._check_open()
         self._discard()
         self._over = True
@@ -322,24 +326,26 @@ class BlobWriter(Closing):
             self._files.remove()
 
     def close(self) -> None:
-        """Suspend it, unless it is over, and let go of it."""
         if self._over:
             return
         try:
             self.suspend()
         finally:
-            self._close_file()
             self._over = True
+            self._close_file()
 
     def _store(self) -> None:
         """Put what was in memory into the storage, where the rest will follow."""
         content = bytes(self._content or b"")
-        self._files.begin(self._started_at, self._record)
-        file = self._driver.create(self._files.data)
         try:
-            file.write(content)
+            self._files.begin(self._started_at, self._record)
+            file = self._driver.create(self._files.data)
+            try:
+                file.write(content)
+            except BaseException:
+                file.cancel()
+                raise
         except BaseException:
-            file.cancel()
             self._files.remove()
             raise
         self._file = file
@@ -348,16 +354,25 @@ class BlobWriter(Closing):
 
     def _open_file(self) -> FileWriter:
         if self._file is None:
-            try:
-                self._file = self._driver.append(self._files.data)
-            except PathNotFound:
-                self._file = self._driver.create(self._files.data)
+            file = self._append_or_create()
+            if file.size != self._size:  # what was hashed is not what is there
+                file.close()
+                raise Busy(f"upload {self.id} has {file.size} bytes now, not {self._size}")
+            self._file = file
         return self._file
+
+    def _append_or_create(self) -> FileWriter:
+        try:
+            return self._driver.append(self._files.data)
+        except PathNotFound:
+            if self._size > 0:
+                raise Stale(f"upload {self.id} has lost its data") from None
+            return self._driver.create(self._files.data)
 
     def _close_file(self) -> None:
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            file.close()
 
     def _follow(self, offset: int, data: bytes) -> None:
         for digester in self._digesters.values():
@@ -370,8 +385,7 @@ class BlobWriter(Closing):
             return
         if self.is_stored:
             # Gone before the bytes are: a registry that resumes the upload would trust them.
-            for algorithm in self._digesters:
-                self._files.drop_states(algorithm, above=size)
+            self._files.drop_states_above(size)
         for algorithm, digester in self._digesters.items():
             if digester.size > size:
                 self._digesters[algorithm] = self._load(algorithm, size)

@@ -107,7 +107,7 @@ class LinkedBlobStore:
         self.link(descriptor.digest, descriptor.digest)
         return descriptor
 
-    def mount(self, digest: Digest, source: LinkedBlobStore) -> Descriptor:
+    def mount(self, digest: Digest, source: LinkedBlobStore | BlobStore) -> Descriptor:
         """Give access to a blob that *source* has, without moving a byte of it.
 
         Raises what ``source.stat`` does.

@@ -61,18 +61,19 @@ class Manifest:
         else:
             found = [document.get("config"), *_sequence(document, "layers")]
         references = tuple(map(_descriptor, found))
-        foreign = frozenset(
+        needed = {
             reference.digest
             for reference, value in zip(references, found, strict=True)
-            if reference.media_type.startswith(_FOREIGN) and _has_urls(value)
-        )
+            if not _is_foreign(reference, value)
+        }
+        foreign = frozenset(reference.digest for reference in references) - needed
         return cls(media_type, references, foreign)
 
 
-def _has_urls(value: object) -> bool:
+def _is_foreign(reference: Descriptor, value: object) -> bool:
     match value:
         case {"urls": [str(), *_]}:
-            return True
+            return reference.media_type.startswith(_FOREIGN)
     return False
 
 

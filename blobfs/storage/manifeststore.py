@@ -15,7 +15,7 @@ from blobfs.errors import (
     ManifestUnknown,
     TooLarge,
 )
-from blobfs.storage.blobstore import MAX_CONTENT
+from blobfs.storage.blobstore import MAX_CONTENT, BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.manifest import Manifest
 
@@ -39,7 +39,7 @@ class ManifestStore:
         manifest = self._validated(payload)
         return replace(self.links.put(payload), media_type=manifest.media_type)
 
-    def mount(self, digest: Digest, source: LinkedBlobStore) -> Descriptor:
+    def mount(self, digest: Digest, source: LinkedBlobStore | BlobStore) -> Descriptor:
         """Link a manifest that *source* has; raises ManifestRejected, and what ``source`` does."""
         self._validated(source.get(digest))
         return self.links.mount(digest, source)
@@ -50,7 +50,7 @@ class ManifestStore:
         try:
             manifest = Manifest.parse(payload)
         except ManifestInvalid as exc:
-            raise ManifestRejected(f"not a manifest: {exc}") from None
+            raise ManifestRejected(f"is not a manifest: {exc}") from None
         needed = self.links if manifest.is_index else self._layers
         for reference in manifest.references:
             if reference.digest not in manifest.foreign:

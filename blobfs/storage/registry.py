@@ -10,7 +10,7 @@ from typing import Final
 from blobfs import paths
 from blobfs.drivers.base import Capacity, Closing, FileInfo, StorageDriver
 from blobfs.drivers.factory import driver_for
-from blobfs.errors import AccessDenied, NameInvalid, PathNotFound
+from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound
 from blobfs.reference import RepositoryName, is_component
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.repository import Repository
@@ -38,8 +38,9 @@ class Registry(Closing):
         info = self.stat(paths.ROOT)
         return info is not None and info.is_dir
 
-    def repository(self, name: RepositoryName) -> Repository:
-        """The repository, which need not exist."""
+    def repository(self, name: str) -> Repository:
+        """The repository, which need not exist; raises NameInvalid."""
+        name = RepositoryName(name)
         with self._lock:
             repository = self._repositories.get(name)
             if repository is None:
@@ -88,6 +89,19 @@ class Registry(Closing):
                 below = f"{prefix}/{name}" if prefix else name
                 if _is_name(below):
                     pending.append(below)
+
+    def remove_empty(self, name: RepositoryName) -> None:
+        """Remove what is left of a repository that holds nothing.
+
+        A missing one is no error; raises NotEmpty if it, or one below it, holds something.
+        """
+        path = paths.repository(name)
+        try:
+            if any(not info.is_dir for info in self._driver.walk(path)):
+                raise NotEmpty(f"repository {name} holds something")
+        except PathNotFound:
+            return
+        self._driver.prune(path)
 
     def stat(self, path: str) -> FileInfo | None:
         """Attributes of a path of the layout, or None if it is missing."""

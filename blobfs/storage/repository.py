@@ -8,6 +8,7 @@ from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.manifeststore import ManifestStore, MediaTypes
+from blobfs.storage.manifestuploads import ManifestUploadStore
 from blobfs.storage.tagstore import TagStore
 from blobfs.storage.uploadstore import UploadStore
 
@@ -22,4 +23,5 @@ class Repository:
         self.manifests = ManifestStore(revisions, self.layers)
         self.tags = TagStore(driver, blobs, name)
         self.uploads = UploadStore(driver, blobs, self.layers, name)
+        self.manifest_uploads = ManifestUploadStore(self.manifests, self.tags)
         self.media_types = MediaTypes(self.manifests)

@@ -19,19 +19,19 @@ class TagStore:
     def __init__(self, driver: StorageDriver, blobs: BlobStore, repository: RepositoryName) -> None:
         self._driver = driver
         self._blobs = blobs
-        self._repository = repository
+        self.repository = repository
 
     def get(self, tag: Tag) -> Digest:
         """The revision that the tag stands for; raises TagUnknown, LinkInvalid."""
         try:
-            return read_link(self._driver, paths.tag_current_link(self._repository, tag))
+            return read_link(self._driver, paths.tag_current_link(self.repository, tag))
         except PathNotFound:
             raise TagUnknown(tag) from None
 
     def stat(self, tag: Tag) -> FileInfo:
         """Attributes of the tag's current link file; raises TagUnknown."""
         try:
-            return self._driver.stat(paths.tag_current_link(self._repository, tag))
+            return self._driver.stat(paths.tag_current_link(self.repository, tag))
         except PathNotFound:
             raise TagUnknown(tag) from None
 
@@ -39,13 +39,13 @@ class TagStore:
         """Let *tag* stand for the revision *digest*: atomically, durably, and in its history."""
         # The index first: a revision that a tag stands for is always in its history.
         self.history(tag).link(digest, digest)
-        path = paths.tag_current_link(self._repository, tag)
+        path = paths.tag_current_link(self.repository, tag)
         self._driver.put_content(path, str(digest).encode("ascii"))
 
     def untag(self, tag: Tag) -> None:
         """Remove the tag, and its history; raises TagUnknown."""
         try:
-            self._driver.delete(paths.tag(self._repository, tag))
+            self._driver.delete(paths.tag(self.repository, tag))
         except PathNotFound:
             raise TagUnknown(tag) from None
 
@@ -75,7 +75,7 @@ class TagStore:
     def candidates(self) -> Iterator[Tag]:
         """Like ``enumerate``, but with some that have no current link, and much cheaper."""
         try:
-            entries = self._driver.listdir(paths.tags(self._repository))
+            entries = self._driver.listdir(paths.tags(self.repository))
         except PathNotFound:
             return
         for entry in entries:
@@ -88,4 +88,4 @@ class TagStore:
 
     def history(self, tag: Tag) -> LinkedBlobStore:
         """Every revision that the tag has ever stood for."""
-        return LinkedBlobStore(self._driver, self._blobs, paths.tag_index(self._repository, tag))
+        return LinkedBlobStore(self._driver, self._blobs, paths.tag_index(self.repository, tag))

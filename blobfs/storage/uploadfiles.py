@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from blobfs import paths
-from blobfs.digest import Digest, Digester
+from blobfs.digest import ALGORITHMS, Digest, Digester
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import (
     Corrupt,
@@ -68,6 +68,14 @@ class UploadRecord:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class UploadInfo:
+    """An upload as the storage has it: *size* is in bytes, *mtime_ns* of the last one written."""
+
+    size: int
+    mtime_ns: int
+
+
 def is_file_name(text: str) -> bool:
     """Whether a file can be called so."""
     if text in ("", ".", "..") or "/" in text or "\0" in text:
@@ -93,6 +101,10 @@ class UploadFiles:
         self._repository = repository
         self.upload_id = upload_id
         self.data = paths.upload_data(repository, upload_id)
+
+    def label(self, record: UploadRecord) -> str:
+        """What a person calls the upload."""
+        return f"{self._repository}/_uploads/{record.name or self.upload_id}"
 
     def begin(self, started_at: datetime, record: UploadRecord) -> None:
         """Make the upload known; from now on it can be resumed."""
@@ -149,13 +161,21 @@ class UploadFiles:
                     return digester
         return Digester(algorithm)
 
-    def drop_states(self, algorithm: str, *, below: int = 0, above: int | None = None) -> None:
-        """Remove the states of less than *below* and of more than *above* bytes."""
+    def drop_states_below(self, algorithm: str, size: int) -> None:
+        """Remove the algorithm's states of less than *size* bytes."""
         for offset in list(self._offsets(algorithm)):
-            if offset < below or (above is not None and offset > above):
-                self._delete(
-                    paths.upload_hashstate(self._repository, self.upload_id, algorithm, offset)
-                )
+            if offset < size:
+                self._drop_state(algorithm, offset)
+
+    def drop_states_above(self, size: int) -> None:
+        """Remove the states of more than *size* bytes, of every algorithm."""
+        for algorithm in ALGORITHMS:
+            for offset in list(self._offsets(algorithm)):
+                if offset > size:
+                    self._drop_state(algorithm, offset)
+
+    def _drop_state(self, algorithm: str, offset: int) -> None:
+        self._delete(paths.upload_hashstate(self._repository, self.upload_id, algorithm, offset))
 
     def remove(self) -> None:
         """Remove everything of the upload; a missing one is no error."""

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from blobfs import paths
 from blobfs.digest import Digest
-from blobfs.drivers.base import StorageDriver
-from blobfs.errors import BlobUnknown, PathNotFound
+from blobfs.drivers.base import FileReader, StorageDriver
+from blobfs.errors import BlobDamaged, BlobUnknown, PathNotFound, UploadUnknown
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.blobwriter import BlobWriter
 from blobfs.storage.linkedblobstore import LinkedBlobStore
-from blobfs.storage.uploadfiles import UploadFiles, UploadRecord
-
-
-@dataclass(frozen=True, slots=True)
-class UploadInfo:
-    """An upload as the storage has it: *size* is in bytes, *mtime_ns* of the last one written."""
-
-    size: int
-    mtime_ns: int
+from blobfs.storage.uploadfiles import UploadFiles, UploadInfo, UploadRecord
 
 
 class UploadStore:
@@ -61,6 +52,13 @@ class UploadStore:
         writer.resume()
         return writer
 
+    def open(self, upload_id: str) -> FileReader:
+        """Open what an upload has received, to read it; raises UploadUnknown."""
+        try:
+            return self._driver.open(paths.upload_data(self._repository, upload_id))
+        except PathNotFound:
+            raise UploadUnknown(upload_id) from None
+
     def stat(self, upload_id: str) -> UploadInfo:
         """How much an upload has received; raises UploadUnknown."""
         try:
@@ -75,7 +73,7 @@ class UploadStore:
         blob = record.blob or record.digest
         try:
             size = self._blobs.stat(blob).size if blob is not None else 0
-        except BlobUnknown:
+        except (BlobUnknown, BlobDamaged):
             size = 0
         return UploadInfo(size, int(began.timestamp()) * 10**9)
 
@@ -87,11 +85,8 @@ class UploadStore:
         """What an upload is called, and what was declared of it."""
         return self._files(upload_id).record()
 
-    def put_record(self, upload_id: str, record: UploadRecord) -> None:
-        """Replace that; raises UploadUnknown."""
-        files = self._files(upload_id)
-        files.started_at()
-        files.put_record(record)
+    def rename_committed(self, digest: Digest, name: str) -> None:
+        """Nothing follows: a blob is called by its digest."""
 
     def enumerate(self) -> Iterator[str]:
         """The id of every upload, in no order; some may turn out to be unknown."""
@@ -102,12 +97,6 @@ class UploadStore:
         for entry in entries:
             if entry.is_dir:
                 yield entry.name
-
-    def cancel(self, upload_id: str) -> None:
-        """Remove everything of an upload that nobody writes; raises UploadUnknown."""
-        files = self._files(upload_id)
-        files.started_at()
-        files.remove()
 
     def _files(self, upload_id: str) -> UploadFiles:
         return UploadFiles(self._driver, self._repository, upload_id)

@@ -8,7 +8,9 @@ from typing import Final
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
-from blobfs.errors import BlobUnknown, Stale
+from blobfs.errors import BlobUnknown, Invalid, Stale
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 from blobfs.vfs.links import digest_named
@@ -30,6 +32,8 @@ class Blobs:
 @dataclass(frozen=True, slots=True)
 class BlobFile(File):
     """A blob's bytes, the same file in every repository that links the blob."""
+
+    never_changes = True
 
     blobs: Blobs
     descriptor: Descriptor
@@ -66,6 +70,15 @@ class BlobFile(File):
             reader.close()
             raise Stale(f"blob {digest} has changed from {self.descriptor.size} bytes")
         return self.blobs.verification.reader(self.descriptor, reader)
+
+    def source(self, digest: Digest) -> LinkedBlobStore | BlobStore:
+        """What has the blob under *digest*; raises Invalid if it is not called so."""
+        if digest == self.descriptor.digest:
+            return self.blobs.registry.blobs
+        for repository in self.repositories:
+            if digest in repository.layers.present([digest]):
+                return repository.layers  # by another algorithm
+        raise Invalid(f"blob {self.descriptor.digest} cannot be called {digest}")
 
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         names: dict[str, Callable[[], str]] = {

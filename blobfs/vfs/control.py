@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blobfs.drivers.base import BytesReader, FileReader
 from blobfs.errors import NotFound
@@ -19,6 +19,7 @@ class ControlDirectory(Placed, Directory):
 
     path: str
     files: Mapping[str, Callable[[], str]]
+    walks: Mapping[str, Callable[[], str]] = field(default_factory=dict)  # through the storage
 
     def attr(self) -> Attr:
         # Kept by the kernel: it looks up one name of a directory at a time (pyfuse3 does not
@@ -26,8 +27,10 @@ class ControlDirectory(Placed, Directory):
         return Attr(Kind.DIRECTORY, mtime_ns=time.time_ns(), lifetime=Lifetime.MOUNT)
 
     def known(self, name: str) -> Node | None:
-        render = self.files.get(name)
-        return None if render is None else TextFile(f"{self.path}/{name}", render)
+        path = f"{self.path}/{name}"
+        if name in self.files:
+            return TextFile(path, self.files[name])
+        return WalkFile(path, self.walks[name]) if name in self.walks else None
 
     def lookup(self, name: str) -> Node:
         node = self.known(name)
@@ -36,7 +39,7 @@ class ControlDirectory(Placed, Directory):
         return node
 
     def names(self) -> Iterator[str]:
-        return iter(self.files)
+        return iter([*self.files, *self.walks])
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +56,10 @@ class TextFile(Placed, File):
 
     def open(self) -> FileReader:
         return BytesReader(self.render().encode())
+
+
+@dataclass(frozen=True, slots=True)
+class WalkFile(TextFile):
+    """One whose text takes a walk through the storage."""
+
+    takes_long = True

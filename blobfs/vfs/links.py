@@ -4,24 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from blobfs import paths
 from blobfs.digest import CANONICAL, Digest
-from blobfs.errors import BlobUnknown, DigestInvalid, NotFound
+from blobfs.errors import BlobUnknown, DigestInvalid, Exists, Invalid, NotFound
+from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
-from blobfs.vfs.nodes import Attr, Directory, Kind, Node, Placed
+from blobfs.vfs.nodes import Attr, Changeable, Directory, Kind, Node, Placed
+
+
+@runtime_checkable
+class Linkable(Protocol):
+    """A node that other repositories can have as well: a blob."""
+
+    def source(self, digest: Digest) -> LinkedBlobStore | BlobStore:
+        """What has it under *digest*; raises Invalid if that is not what it is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChanges:
+    """What ``ln`` and ``rm`` do in a link set: *mount* takes a digest and who has it."""
+
+    mount: Callable[[Digest, LinkedBlobStore | BlobStore], object]
+    delete: Callable[[Digest], None]
 
 
 @dataclass(frozen=True, slots=True)
 class LinkSetDirectory(Placed, Directory):
     """The algorithms of a link set, each a directory; the canonical one is always there."""
 
+    gains_names = True
+
     path: str
     registry: Registry
     links: LinkedBlobStore
     node_for: Callable[[Digest], Node]
     kind: Kind = Kind.FILE  # of what *node_for* makes
+    changes: LinkChanges | None = None
 
     def attr(self) -> Attr:
         return Attr(Kind.DIRECTORY, mtime_ns=mtime_of(self.registry, self.links.link_set)())
@@ -30,15 +51,19 @@ class LinkSetDirectory(Placed, Directory):
         if name != CANONICAL and name not in self.links.algorithms():
             raise NotFound(f"{self.path} has no {name[:160]!r}")
         path = f"{self.path}/{name}"
-        return LinkDirectory(path, self.registry, self.links, name, self.node_for, self.kind)
+        return LinkDirectory(
+            path, self.registry, self.links, name, self.node_for, self.kind, self.changes
+        )
 
     def names(self) -> Iterator[str]:
         return iter(sorted({CANONICAL, *self.links.algorithms()}))
 
 
 @dataclass(frozen=True, slots=True)
-class LinkDirectory(Placed, Directory):
+class LinkDirectory(Placed, Directory, Changeable):
     """``<hex>`` of one algorithm in a link set, each made a node by *node_for*."""
+
+    gains_names = True
 
     path: str
     registry: Registry
@@ -46,6 +71,7 @@ class LinkDirectory(Placed, Directory):
     algorithm: str
     node_for: Callable[[Digest], Node]
     kind: Kind
+    changes: LinkChanges | None
 
     @property
     def kind_of_children(self) -> Kind:
@@ -64,6 +90,27 @@ class LinkDirectory(Placed, Directory):
     def present(self, names: Sequence[str]) -> Collection[str]:
         digests = [Digest(self.algorithm, name) for name in names]
         return {digest.encoded for digest in self.links.present(digests)}
+
+    def link(self, name: str, node: Node) -> Node:
+        digest = _digest_or_invalid(self.algorithm, name)
+        if self.changes is None or not isinstance(node, Linkable):
+            raise self._not_permitted(name)
+        if self.links.present([digest]):
+            raise Exists(f"{self.path}/{name}")
+        self.changes.mount(digest, node.source(digest))
+        return self.lookup(name)
+
+    def unlink(self, name: str) -> None:
+        if self.changes is None:
+            raise self._not_permitted(name)
+        self.changes.delete(digest_named(self.algorithm, name))
+
+
+def _digest_or_invalid(algorithm: str, name: str) -> Digest:
+    try:
+        return Digest(algorithm, name)
+    except DigestInvalid:
+        raise Invalid(f"only a digest's digits can be a name here: {name[:160]!r}") from None
 
 
 def digest_named(algorithm: str, name: str) -> Digest:

@@ -7,12 +7,24 @@ from dataclasses import dataclass
 
 from blobfs import paths
 from blobfs.digest import Digest
-from blobfs.errors import NameInvalid, TagUnknown
+from blobfs.errors import CrossesDirectories, DigestInvalid, Exists, NameInvalid, TagUnknown
 from blobfs.reference import Tag
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
-from blobfs.vfs.links import LinkSetDirectory, mtime_of
-from blobfs.vfs.nodes import Attr, Directory, FixedDirectory, Kind, Node, Placed, Symlink
+from blobfs.storage.tagstore import TagStore
+from blobfs.vfs.links import LinkChanges, LinkSetDirectory, mtime_of
+from blobfs.vfs.nodes import (
+    Attr,
+    Changeable,
+    Directory,
+    FixedDirectory,
+    Kind,
+    Node,
+    Placed,
+    Symlink,
+)
+from blobfs.vfs.uploadnodes import UploadsDirectory
+from blobfs.vfs.uploads import Uploads
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,31 +44,112 @@ class RevisionLink(Placed, Symlink):
 
 
 @dataclass(frozen=True, slots=True)
-class TagsDirectory(Placed, Directory):
-    """Every tag, as a child of one *kind* that *node_for* makes."""
+class TagLink(Placed, Symlink):
+    """A tag: a symlink to the revision that it stands for at the moment it is asked."""
+
+    path: str
+    tags: TagStore
+    tag: Tag
+    size: int
+    mtime_ns: int
+
+    def attr(self) -> Attr:
+        return Attr(Kind.SYMLINK, size=self.size, mtime_ns=self.mtime_ns)
+
+    def target(self) -> str:
+        return _target(self.tags.get(self.tag))
+
+
+@dataclass(frozen=True, slots=True)
+class TagsDirectory(Placed, Directory, Changeable):
+    """``tags``, in which ``ln -s`` tags, ``ln -sfn`` and ``mv`` retag, and ``rm`` untags."""
+
+    gains_names = True
 
     path: str
     repository: Repository
-    kind: Kind
-    node_for: Callable[[Tag], Node]
     mtime_ns: Callable[[], int]
 
     @property
     def kind_of_children(self) -> Kind:
-        return self.kind
+        return Kind.SYMLINK
 
     def attr(self) -> Attr:
         return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns())
 
     def lookup(self, name: str) -> Node:
-        try:
-            tag = Tag(name)
-        except NameInvalid:
-            raise TagUnknown(repr(name[:160])) from None
-        return self.node_for(tag)
+        return self._link(_tag_named(name))
 
     def names(self) -> Iterator[str]:
         return self.repository.tags.candidates()
+
+    def symlink(self, name: str, target: str) -> Node:
+        tag = Tag(name)
+        digest = _revision(target)
+        self.repository.manifests.links.stat(digest)
+        if self._has(tag):
+            raise Exists(f"{self.path}/{tag}")
+        self.repository.tags.tag(tag, digest)
+        return self._link(tag)
+
+    def unlink(self, name: str) -> None:
+        self.repository.tags.untag(_tag_named(name))
+
+    def rename(self, name: str, target: Node, new_name: str, *, replace: bool) -> None:
+        if target.key != self.key:
+            raise CrossesDirectories(f"{self.path}/{name[:160]} can only be made anew elsewhere")
+        tag = Tag(new_name)
+        if not replace and self._has(tag):
+            raise Exists(f"{self.path}/{tag}")
+        self.repository.tags.rename(_tag_named(name), tag)
+
+    def _has(self, tag: Tag) -> bool:
+        try:
+            self.repository.tags.stat(tag)
+        except TagUnknown:
+            return False
+        return True
+
+    def _link(self, tag: Tag) -> Node:
+        tags = self.repository.tags
+        size = len(_target(tags.get(tag)))
+        return TagLink(f"{self.path}/{tag}", tags, tag, size, tags.stat(tag).mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryDirectory(Placed, Directory):
+    """``history``: for each tag a link set of every revision that it has stood for."""
+
+    gains_names = True
+
+    path: str
+    registry: Registry
+    repository: Repository
+    mtime_ns: Callable[[], int]
+
+    @property
+    def kind_of_children(self) -> Kind:
+        return Kind.DIRECTORY
+
+    def attr(self) -> Attr:
+        return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns())
+
+    def names(self) -> Iterator[str]:
+        return self.repository.tags.candidates()
+
+    def lookup(self, name: str) -> Node:
+        tag = _tag_named(name)
+        self.repository.tags.stat(tag)
+        links = self.repository.tags.history(tag)
+        path = f"{self.path}/{tag}"
+
+        def node_for(digest: Digest) -> Node:
+            links.resolve(digest)
+            mtime_ns = mtime_of(self.registry, paths.link(links.link_set, digest))()
+            below = f"{path}/{digest.algorithm}/{digest.encoded}"
+            return RevisionLink(below, "../../../", digest, mtime_ns)
+
+        return LinkSetDirectory(path, self.registry, links, node_for, Kind.SYMLINK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,49 +160,59 @@ class Manifests:
     registry: Registry
     repository: Repository
     node_for_revision: Callable[[Digest], Node]
+    changes: LinkChanges
+    uploads: Uploads
 
     def directory(self) -> Directory:
         """``_manifests`` itself."""
-        name = self.repository.name
+        repository = self.repository
+        tags_mtime_ns = mtime_of(self.registry, paths.tags(repository.name))
+        mtime_ns = mtime_of(self.registry, f"{paths.repository(repository.name)}/_manifests")
         return FixedDirectory(
             self.path,
             {
                 "revisions": lambda: LinkSetDirectory(
                     f"{self.path}/revisions",
                     self.registry,
-                    self.repository.manifests.links,
+                    repository.manifests.links,
                     self.node_for_revision,
+                    changes=self.changes,
                 ),
-                "tags": lambda: self._tags("tags", Kind.SYMLINK, self._tag),
-                "history": lambda: self._tags("history", Kind.DIRECTORY, self._history),
-                "_uploads": lambda: FixedDirectory(
-                    f"{self.path}/_uploads", {}, mtime_of(self.registry, paths.uploads(name))
+                "tags": lambda: TagsDirectory(f"{self.path}/tags", repository, tags_mtime_ns),
+                "history": lambda: HistoryDirectory(
+                    f"{self.path}/history", self.registry, repository, tags_mtime_ns
+                ),
+                "_uploads": lambda: UploadsDirectory(
+                    f"{self.path}/_uploads",
+                    self.registry,
+                    self.uploads,
+                    repository.manifest_uploads,
+                    mtime_ns,
                 ),
             },
-            mtime_of(self.registry, f"{paths.repository(name)}/_manifests"),
+            mtime_ns,
         )
 
-    def _tags(self, name: str, kind: Kind, node_for: Callable[[Tag], Node]) -> Directory:
-        mtime_ns = mtime_of(self.registry, paths.tags(self.repository.name))
-        return TagsDirectory(f"{self.path}/{name}", self.repository, kind, node_for, mtime_ns)
 
-    def _tag(self, tag: Tag) -> Node:
-        return RevisionLink(
-            f"{self.path}/tags/{tag}",
-            "../",
-            self.repository.tags.get(tag),
-            self.repository.tags.stat(tag).mtime_ns,
-        )
+def _tag_named(name: str) -> Tag:
+    try:
+        return Tag(name)
+    except NameInvalid:
+        raise TagUnknown(repr(name[:160])) from None
 
-    def _history(self, tag: Tag) -> Node:
-        self.repository.tags.stat(tag)
-        links = self.repository.tags.history(tag)
-        path = f"{self.path}/history/{tag}"
 
-        def node_for(digest: Digest) -> Node:
-            links.resolve(digest)
-            mtime_ns = mtime_of(self.registry, paths.link(links.link_set, digest))()
-            name = f"{digest.algorithm}/{digest.encoded}"
-            return RevisionLink(f"{path}/{name}", "../../../", digest, mtime_ns)
+def _target(digest: Digest) -> str:
+    return f"../revisions/{digest.algorithm}/{digest.encoded}"
 
-        return LinkSetDirectory(path, self.registry, links, node_for, Kind.SYMLINK)
+
+def _revision(target: str) -> Digest:
+    """The digest of the revision that a tag's symlink leads to; raises NameInvalid."""
+    match target.split("/"):
+        case ["..", "revisions", algorithm, encoded]:
+            try:
+                return Digest(algorithm, encoded)
+            except DigestInvalid:
+                pass
+    raise NameInvalid(
+        f"a tag leads to ../revisions/<algorithm>/<hex> of its repository, not to {target[:200]!r}"
+    )

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import ClassVar, NamedTuple, Self
 
 from blobfs.drivers.base import FileReader
-from blobfs.errors import BlobfsError, NotFound
+from blobfs.errors import BlobfsError, CrossesDirectories, NotFound, NotPermitted
 
 
 class Kind(Enum):
@@ -41,6 +41,7 @@ class Attr(NamedTuple):
     mtime_ns: int = 0
     nlink: int = 1
     lifetime: Lifetime = Lifetime.NAME
+    writable: bool = False  # of a file: its mode says that its owner may write
 
 
 class Node(ABC):
@@ -94,6 +95,9 @@ class Directory(Node):
 
     __slots__ = ()
 
+    gains_names: ClassVar[bool] = False
+    """Whether the end of an upload adds names to it, so that none may be taken to be missing."""
+
     @property
     def kind_of_children(self) -> Kind:
         """What the children are, as far as a broken one can tell."""
@@ -140,10 +144,58 @@ class Directory(Node):
         return names
 
 
+class Changeable(Node):
+    """A directory in which something can be changed; what it does not define is NotPermitted.
+
+    Names are such as a lookup is asked for, hence hostile. All of it is durable when it returns.
+    """
+
+    __slots__ = ()
+
+    def create(self, name: str) -> Node:
+        """A new file to be written; raises Exists, Invalid."""
+        raise self._not_permitted(name)
+
+    def mkdir(self, name: str) -> Node:
+        """A new directory; raises Exists, Invalid."""
+        raise self._not_permitted(name)
+
+    def symlink(self, name: str, target: str) -> Node:
+        """A new symlink; raises Exists, Invalid, NotFound for a target that is not there."""
+        raise self._not_permitted(name)
+
+    def link(self, name: str, node: Node) -> Node:
+        """Another name for *node*; raises Exists, Invalid."""
+        raise self._not_permitted(name)
+
+    def unlink(self, name: str) -> None:
+        """Remove a file or symlink; raises NotFound."""
+        raise self._not_permitted(name)
+
+    def rmdir(self, name: str) -> None:
+        """Remove a directory; raises NotFound, NotEmpty."""
+        raise self._not_permitted(name)
+
+    def rename(self, name: str, target: Node, new_name: str, *, replace: bool) -> None:
+        """Call it *new_name* in the directory *target*; raises CrossesDirectories, Exists."""
+        if target.key != self.key:
+            raise CrossesDirectories(f"{self.key}/{name[:160]} can only be copied to {target.key}")
+        raise self._not_permitted(name)
+
+    def _not_permitted(self, name: str) -> NotPermitted:
+        return NotPermitted(f"{self.key.rstrip('/')}/{name[:160]} cannot be changed like that")
+
+
 class File(Node):
     """A node with bytes."""
 
     __slots__ = ()
+
+    never_changes: ClassVar[bool] = False
+    """Whether it has the same bytes whenever it is opened."""
+
+    takes_long: ClassVar[bool] = False
+    """Whether to open or read it may take long even where the storage is local."""
 
     @abstractmethod
     def open(self) -> FileReader:

@@ -7,49 +7,105 @@
         _manifests/revisions/<algorithm>/<hex>        the manifest's bytes
         _manifests/tags/<tag>                         -> ../revisions/<algorithm>/<hex>
         _manifests/history/<tag>/<algorithm>/<hex>    -> ../../../revisions/<algorithm>/<hex>
-        _manifests/_uploads/
-        _uploads/
+        _manifests/_uploads/<tag or name>             a manifest being put
+        _uploads/<name>                               a blob being put
     /_blobs/<algorithm>/<hex[:2]>/<hex>               the global store, if it is exposed
     /.blobfs/<name>                                   about the mount; never listed
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from threading import Lock
 
 from blobfs import paths
 from blobfs.digest import ALGORITHMS, Digest
-from blobfs.errors import NameInvalid, NotFound, PathNotFound, RepositoryUnknown
+from blobfs.errors import (
+    Exists,
+    NameInvalid,
+    NotEmpty,
+    NotFound,
+    NotPermitted,
+    PathNotFound,
+    RepositoryUnknown,
+)
 from blobfs.reference import RepositoryName
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
 from blobfs.vfs.blobs import BlobFile, Blobs, ShardDirectory
 from blobfs.vfs.control import ControlDirectory
-from blobfs.vfs.links import LinkSetDirectory, mtime_of
+from blobfs.vfs.links import LinkChanges, LinkSetDirectory, mtime_of
 from blobfs.vfs.manifests import Manifests
-from blobfs.vfs.nodes import Attr, Directory, FixedDirectory, Kind, Node
+from blobfs.vfs.nodes import Attr, Changeable, Directory, FixedDirectory, Kind, Node
+from blobfs.vfs.uploadnodes import UploadsDirectory
+from blobfs.vfs.uploads import Uploads
+from blobfs.vfs.uploadstates import upload_states
 from blobfs.vfs.verification import Verification
+
+
+class MadeRepositories:
+    """Repositories made in this mount, of which the storage need not know yet. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._names: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def has(self, prefix: str) -> bool:
+        """Whether *prefix* is one of them, or above one."""
+        with self._lock:
+            return any(name == prefix or name.startswith(f"{prefix}/") for name in self._names)
+
+    def below(self, prefix: str) -> set[str]:
+        """The next components of those below *prefix*, or below ``""``."""
+        start = f"{prefix}/" if prefix else ""
+        with self._lock:
+            found = [name for name in self._names if name.startswith(start)]
+        return {name[len(start) :].split("/")[0] for name in found}
+
+    def add(self, name: RepositoryName) -> None:
+        """Remember a repository."""
+        with self._lock:
+            self._names.add(name)
+
+    def discard(self, name: RepositoryName) -> None:
+        """Forget a repository, if it is one of them."""
+        with self._lock:
+            self._names.discard(name)
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
     """Makes the nodes of one mount.
 
+    *uploads* are its ``_uploads`` directories, *made* the repositories that exist only in it.
     *control* are the files of ``/.blobfs``, each with what renders its text.
     """
 
     registry: Registry
     verification: Verification
+    uploads: Uploads = field(default_factory=Uploads)
     expose_blobs: bool = False
+    allow_delete: bool = False
     control: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+    made: MadeRepositories = field(default_factory=MadeRepositories)
 
     def root(self) -> Directory:
         """The mount's root."""
         return NameDirectory(self, "")
 
+    def uploads_json(self) -> str:
+        """Every upload that has not ended."""
+        return json.dumps(upload_states(self.registry, self.uploads), indent=2) + "\n"
+
     def below_repository(self, name: RepositoryName, marker: str) -> Node:
         """``_layers``, ``_manifests`` or ``_uploads``; raises RepositoryUnknown."""
-        if not self.registry.is_repository(name):
+        if name not in self.made and not self.registry.is_repository(name):
             raise RepositoryUnknown(name)
         key = f"/{name}/{marker}"
         repository = self.registry.repository(name)
@@ -63,11 +119,37 @@ class Tree:
 
         match marker:
             case "_layers":
-                return LinkSetDirectory(key, self.registry, repository.layers, layer)
+                changes = self._changes(repository.layers, repository.layers.mount)
+                return LinkSetDirectory(
+                    key, self.registry, repository.layers, layer, changes=changes
+                )
             case "_manifests":
-                return Manifests(key, self.registry, repository, revision).directory()
+                manifests = repository.manifests
+                changes = self._changes(manifests.links, manifests.mount)
+                return Manifests(
+                    key, self.registry, repository, revision, changes, self.uploads
+                ).directory()
             case _:
-                return FixedDirectory(key, {}, mtime_of(self.registry, paths.uploads(name)))
+                return UploadsDirectory(
+                    key,
+                    self.registry,
+                    self.uploads,
+                    repository.uploads,
+                    mtime_of(self.registry, paths.uploads(name)),
+                    layers=f"/{name}/_layers",
+                )
+
+    def _changes(
+        self,
+        links: LinkedBlobStore,
+        mount: Callable[[Digest, LinkedBlobStore | BlobStore], object],
+    ) -> LinkChanges:
+        def delete(digest: Digest) -> None:
+            if not self.allow_delete:
+                raise NotPermitted(f"{digest} is deleted only from a mount with --allow-delete")
+            links.delete(digest)
+
+        return LinkChanges(mount, delete)
 
     def blobs_directory(self) -> Directory:
         """``/_blobs``."""
@@ -83,7 +165,7 @@ class Tree:
 
 
 @dataclass(frozen=True, slots=True)
-class NameDirectory(Directory):
+class NameDirectory(Directory, Changeable):
     """The root, or a name that is a repository or that repositories' names begin with."""
 
     tree: Tree
@@ -95,7 +177,7 @@ class NameDirectory(Directory):
 
     def attr(self) -> Attr:
         info = self.tree.registry.stat(paths.repository(self.prefix))
-        if info is None and self.prefix:
+        if info is None and self.prefix and not self.tree.made.has(self.prefix):
             raise RepositoryUnknown(self.prefix)
         return Attr(Kind.DIRECTORY, mtime_ns=info.mtime_ns if info else 0)
 
@@ -105,7 +187,8 @@ class NameDirectory(Directory):
 
     def known(self, name: str) -> Node | None:
         if name == ".blobfs" and not self.prefix:
-            return ControlDirectory("/.blobfs", self.tree.control)
+            walks = {"uploads.json": self.tree.uploads_json}
+            return ControlDirectory("/.blobfs", self.tree.control, walks)
         return None
 
     def lookup(self, name: str) -> Node:
@@ -119,31 +202,62 @@ class NameDirectory(Directory):
             child = RepositoryName(f"{self.prefix}/{name}" if self.prefix else name)
         except NameInvalid:
             raise RepositoryUnknown(repr(name[:160])) from None
-        info = self.tree.registry.stat(paths.repository(child))
-        if info is None or not info.is_dir or "/" in name:
+        if "/" in name or not self._is_there(child):
             raise RepositoryUnknown(child)
         return NameDirectory(self.tree, child)
+
+    def _is_there(self, child: RepositoryName) -> bool:
+        if self.tree.made.has(child):
+            return True
+        info = self.tree.registry.stat(paths.repository(child))
+        return info is not None and info.is_dir
 
     def names(self) -> Iterator[str]:
         try:
             found = self.tree.registry.children(self.prefix)
         except PathNotFound:
-            if self.prefix:
+            if self.prefix and not self.tree.made.has(self.prefix):
                 raise RepositoryUnknown(self.prefix) from None
             found = iter(())  # a registry that nothing was pushed to yet
         return self._shown(found)
 
     def _shown(self, found: Iterator[str]) -> Iterator[str]:
-        is_repository = False
+        is_repository = self.prefix in self.tree.made
+        made = self.tree.made.below(self.prefix)
         for name in found:
+            made.discard(name)
             if name in paths.MARKERS:
                 is_repository = True
             else:
                 yield name
+        yield from sorted(made)
         if is_repository and self.prefix:
             yield from paths.MARKERS
         if self.tree.expose_blobs and not self.prefix:
             yield "_blobs"
+
+    def mkdir(self, name: str) -> Node:
+        child = RepositoryName(f"{self.prefix}/{name}" if self.prefix else name)
+        if self._is_there(child):
+            raise Exists(f"/{child}")
+        self.tree.made.add(child)
+        return NameDirectory(self.tree, child)
+
+    def rmdir(self, name: str) -> None:
+        try:
+            child = RepositoryName(f"{self.prefix}/{name}" if self.prefix else name)
+        except NameInvalid:
+            raise RepositoryUnknown(repr(name[:160])) from None
+        uploads = self.tree.uploads
+        if self.tree.made.below(child) or any(map(uploads.holds, uploads_of(child))):
+            raise NotEmpty(f"/{child}")
+        self.tree.registry.remove_empty(child)
+        self.tree.made.discard(child)
+
+
+def uploads_of(name: RepositoryName) -> tuple[str, str]:
+    """Where in the tree a repository's uploads are: blobs, and manifests."""
+    return f"/{name}/_uploads", f"/{name}/_manifests/_uploads"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,38 @@
+"""Telling the kernel that what it keeps is out of date, from a thread of its own.
+
+Never from a handler: the kernel may need an answer of ours before it can take the message.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+
+import pyfuse3
+from pyfuse3 import InodeT
+
+log = logging.getLogger(__name__)
+
+
+class Notifier:
+    """Sends invalidations one after the other; nobody waits for them."""
+
+    def __init__(self) -> None:
+        self._inodes: queue.SimpleQueue[InodeT] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def forget(self, inode: InodeT) -> None:
+        """Have the kernel forget an inode's attributes and what it has of its content."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="blobfs-notifier", daemon=True)
+            self._thread.start()
+        self._inodes.put(inode)
+
+    def _run(self) -> None:
+        while True:
+            inode = self._inodes.get()
+            try:
+                pyfuse3.invalidate_inode(inode)
+            except OSError as exc:  # the kernel has let go of it already
+                log.debug("inode %d: %s", inode, exc)

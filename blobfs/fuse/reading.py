@@ -1,0 +1,247 @@
+"""The handlers that look and read: FUSE requests in, nodes asked, FUSE replies out."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar, TypeVarTuple
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    ROOT_INODE,
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    InodeT,
+    ReaddirToken,
+    RequestContext,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from blobfs.drivers.base import Capacity, FileReader
+from blobfs.errors import (
+    AttributeUnknown,
+    BlobfsError,
+    NameTooLong,
+    NotFound,
+    ReadOnly,
+    Unsupported,
+)
+from blobfs.fuse.attributes import Presentation
+from blobfs.fuse.errnos import logs_errors, replies_errno
+from blobfs.fuse.handles import HandleTable
+from blobfs.fuse.inodes import Inode, InodeTable
+from blobfs.fuse.listings import Listing, listing_of
+from blobfs.fuse.requests import Requests
+from blobfs.fuse.threads import StorageThreads
+from blobfs.fuse.uploading import Uploading
+from blobfs.vfs.nodes import Child, Directory, File, Node
+from blobfs.vfs.openupload import OpenUpload
+from blobfs.vfs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+MAX_NAME: Final = 255
+"""The longest name, in bytes."""
+
+_ROOT_PATIENCE_S: Final = 1.0
+_ROOT_RESTS_S: Final = 10.0  # after the storage failed to answer within that
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file that a program has open; *opener* is the process that opened it, for writing."""
+
+    file: File
+    reader: FileReader
+    writing: OpenUpload | None = None
+    opener: int = 0
+
+
+class Reading(pyfuse3.Operations):
+    """Handlers that change nothing; each request in its own task, all on one thread."""
+
+    supports_dot_lookup = False  # only NFS re-export asks for "." and ".."
+
+    def __init__(
+        self,
+        tree: Tree,
+        threads: StorageThreads,
+        presentation: Presentation,
+        uploading: Uploading | None = None,
+    ) -> None:
+        super().__init__()
+        self.requests = Requests()
+        self._uploading = uploading or Uploading(threads)
+        self._tree = tree
+        self._threads = threads
+        self._presentation = presentation
+        self._inodes = InodeTable(tree.root(), presentation)
+        self._listings: HandleTable[Listing] = HandleTable()
+        self._root_rests_until = -math.inf
+        self._files: HandleTable[OpenFile] = HandleTable()
+
+    def counts(self) -> dict[str, int]:
+        """How much the kernel holds at present."""
+        return {
+            "inodes": len(self._inodes),
+            "open_directories": len(self._listings),
+            "open_files": len(self._files),
+        }
+
+    def suspend_uploads(self) -> None:
+        """Make durable what uploads have received, as the mount is about to end."""
+        self._tree.uploads.suspend()
+
+    @replies_errno
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        if len(name) > MAX_NAME:
+            raise NameTooLong(f"longer than {MAX_NAME} bytes: {name[:80]!r}…")
+        directory = self._inodes.directory(parent_inode)
+        text = os.fsdecode(name)
+        if (known := directory.known(text)) is not None:
+            child: Child | None = Child(text, known, known.attr())
+        else:
+            await self._uploading.settled(directory.key)
+            child = await self._ask(directory, _look_up, directory, text)
+        if child is None:
+            return self._presentation.missing(may_appear=directory.gains_names)
+        return self._inodes.remember(self._inodes[parent_inode], child).entry
+
+    async def _ask(self, node: Node, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        """The result of ``call(*args)``, a method of *node* or of what it has opened."""
+        return await self._threads.run(call, *args) if node.asks_storage else call(*args)
+
+    @logs_errors
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for inode, lookups in inode_list:
+            self._inodes.forget(inode, lookups)
+
+    @replies_errno
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        held = self._inodes[inode]
+        if inode == ROOT_INODE:
+            return await self._root_attributes(held)
+        return self._inodes.refresh(held, await self._ask(held.node, held.node.attr))
+
+    async def _root_attributes(self, root: Inode) -> EntryAttributes:
+        """Those it had while the storage does not answer: every path leads through the root."""
+        if trio.current_time() < self._root_rests_until:
+            return root.entry
+        try:
+            with trio.fail_after(_ROOT_PATIENCE_S):
+                self._inodes.refresh(root, await self._threads.run(root.node.attr))
+        except (BlobfsError, trio.TooSlowError) as exc:
+            log.debug("the root's attributes are as they were: %r", exc)
+            self._root_rests_until = trio.current_time() + _ROOT_RESTS_S
+        return root.entry
+
+    @replies_errno
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        symlink = self._inodes.symlink(inode)
+        return FileNameT(os.fsencode(await self._ask(symlink, symlink.target)))
+
+    @replies_errno
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        return self._listings.add(await self._listing(inode))
+
+    @replies_errno
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        listing = self._listings[fh]
+        if start_id == 0 and listing.replied:  # rewinddir(3)
+            self._inodes[listing.inode.number].names_until = 0.0
+            listing = await self._listing(listing.inode.number)
+            self._listings.replace(fh, listing)
+        await listing.reply(token, start_id, self._inodes, self._threads)
+
+    async def _listing(self, inode: InodeT) -> Listing:
+        await self._uploading.settled(self._inodes[inode].node.key)
+        return await listing_of(self._inodes[inode], self._inodes, self._threads)
+
+    @replies_errno
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self._listings.pop(fh)
+
+    @replies_errno
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        file = self._inodes.file(inode)
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            return await self._open_to_write(file, flags, ctx)
+        fh = self._files.add(OpenFile(file, await self._read(file, file.open)))
+        # What is made anew at each opening is neither kept nor has a size that would hold.
+        return FileInfo(fh=fh, keep_cache=file.never_changes, direct_io=not file.never_changes)
+
+    async def _open_to_write(self, file: File, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        raise ReadOnly(f"{file.key} never changes")
+
+    @replies_errno
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        opened = self._files[fh]
+        return await self._read(opened.file, opened.reader.read_at, off, size)
+
+    async def _read(self, file: File, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        """The result of ``call(*args)``, which opens or reads *file*."""
+        if file.takes_long:
+            return await self._threads.run_in_thread(call, *args)
+        return await self._ask(file, call, *args)
+
+    @replies_errno
+    async def release(self, fh: FileHandleT) -> None:
+        opened = self._files.pop(fh)
+        opened.reader.close()
+        if opened.writing is not None:
+            await self._uploading.release(opened.writing)
+
+    @replies_errno
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        return _statvfs(await self._threads.run(self._tree.registry.capacity))
+
+    @replies_errno
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        if not name.startswith(b"user."):
+            # "Never", so that ls(1) does not ask for each file what none of them has.
+            raise Unsupported(f"no {os.fsdecode(name)} here")
+        render = self._inodes[inode].node.xattrs().get(os.fsdecode(name))
+        if render is None:
+            raise AttributeUnknown(f"no {os.fsdecode(name)} here")
+        return (await self._threads.run_in_thread(render)).encode()  # may read all manifests
+
+    @replies_errno
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        return [XAttrNameT(name.encode()) for name in self._inodes[inode].node.xattrs()]
+
+
+def _look_up(parent: Directory, name: str) -> Child | None:
+    """One trip for the node and what stat(2) shows of it; None if it is not there."""
+    try:
+        node = parent.lookup(name)
+        return Child(name, node, node.attr())
+    except NotFound:
+        return None
+
+
+def _statvfs(capacity: Capacity | None) -> StatvfsData:
+    block = 4096  # df(1) takes f_bsize for f_frsize
+    unbounded = Capacity(size=2**60, free=2**60, available=2**60, files=2**40, files_free=2**40)
+    capacity = capacity or unbounded
+    data = StatvfsData()
+    data.f_bsize = data.f_frsize = block
+    data.f_blocks = capacity.size // block
+    data.f_bfree = capacity.free // block
+    data.f_bavail = capacity.available // block
+    data.f_files = capacity.files
+    data.f_ffree = data.f_favail = capacity.files_free
+    data.f_namemax = MAX_NAME
+    return data

@@ -1,0 +1,97 @@
+"""Uploads on the event loop: what runs at once, what in a thread, and who waits for whom."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import trio
+
+from blobfs.fuse import holders
+from blobfs.fuse.threads import StorageThreads
+from blobfs.vfs.openupload import OpenUpload
+from blobfs.vfs.upload import Upload
+
+_SLOW_WRITE_S: Final = 0.01
+"""How long a write may hold up the event loop before the next go to threads."""
+
+_SLOW_FOR_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """An upload that nobody has open any more, and that may be about to be committed."""
+
+    repository: str  # its path in the tree, with a slash
+    over: trio.Event
+
+
+class Uploading:
+    """Calls open uploads for the handlers."""
+
+    def __init__(
+        self,
+        threads: StorageThreads,
+        *,
+        deadline_s: float = 300.0,
+        everybody: bool = False,
+    ) -> None:
+        """*deadline_s* is what a close may take; *everybody* says that other users may look."""
+        self._threads = threads
+        self._deadline_s = deadline_s
+        self._everybody = everybody
+        self._endings: set[_Ending] = set()
+        self._slow_until = 0.0
+
+    async def open(self, upload: Upload, *, truncate: bool) -> OpenUpload:
+        """Open *upload* for writing."""
+        if upload.is_in_memory and not upload.is_busy:
+            return OpenUpload(upload, truncate=truncate)
+        return await self._threads.change(partial(OpenUpload, upload, truncate=truncate))
+
+    async def write(self, opened: OpenUpload, offset: int, data: bytes) -> None:
+        """``OpenUpload.write``, at once where that takes microseconds."""
+        if not self._is_quick(opened, offset, len(data)):
+            await self._threads.change(opened.write, offset, data)
+            return
+        began = time.monotonic()
+        opened.write(offset, data)
+        now = time.monotonic()
+        if now - began > _SLOW_WRITE_S:  # the disk is behind, and the kernel makes writers wait
+            self._slow_until = now + _SLOW_FOR_S
+
+    def _is_quick(self, opened: OpenUpload, offset: int, size: int) -> bool:
+        return (
+            self._threads.inline
+            and time.monotonic() >= self._slow_until
+            and not opened.is_busy
+            and opened.takes_at_once(offset, size)
+        )
+
+    async def flush(self, opened: OpenUpload, opener: int) -> None:
+        """``OpenUpload.flush``, with what proc(5) tells of other holders."""
+        survey = partial(holders.survey, opener, opened.upload.path, everybody=self._everybody)
+        await self._threads.change(opened.flush, survey, deadline_s=self._deadline_s)
+
+    async def sync(self, opened: OpenUpload) -> None:
+        """``OpenUpload.sync``."""
+        await self._threads.change(opened.sync, deadline_s=self._deadline_s)
+
+    async def release(self, opened: OpenUpload) -> None:
+        """``OpenUpload.release``, for which ``settled`` waits from now on."""
+        directory = opened.upload.directory
+        repository = directory.removesuffix("/_uploads").removesuffix("/_manifests")
+        ending = _Ending(f"{repository}/", trio.Event())
+        self._endings.add(ending)
+        try:
+            await self._threads.change(opened.release, deadline_s=self._deadline_s)
+        finally:
+            self._endings.discard(ending)
+            ending.over.set()
+
+    async def settled(self, path: str) -> None:
+        """Wait until what was closed before, in the repository that *path* is in, is committed."""
+        for ending in [e for e in self._endings if f"{path}/".startswith(e.repository)]:
+            await ending.over.wait()

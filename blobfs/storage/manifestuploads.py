@@ -1,0 +1,175 @@
+"""Manifests on their way in: in memory until they are whole, as none is large."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from blobfs.digest import Descriptor, Digest
+from blobfs.drivers.base import FileReader
+from blobfs.errors import (
+    ContentMismatch,
+    ManifestRejected,
+    NameInvalid,
+    TooLarge,
+    UploadUnknown,
+    WriterClosed,
+)
+from blobfs.reference import Tag
+from blobfs.storage.blobstore import MAX_CONTENT
+from blobfs.storage.contentwriter import ContentWriter
+from blobfs.storage.manifeststore import ManifestStore
+from blobfs.storage.tagstore import TagStore
+from blobfs.storage.uploadfiles import UploadInfo, UploadRecord
+
+
+def tag_named(name: str) -> Tag | None:
+    """The tag that a file's name stands for, if it is one, and no digest."""
+    try:
+        return Tag(name)
+    except NameInvalid:
+        return None
+
+
+class ManifestWriter(ContentWriter):
+    """Receives a manifest, and puts it as a revision; it is tagged with the upload's name."""
+
+    def __init__(self, manifests: ManifestStore, tags: TagStore, record: UploadRecord) -> None:
+        self._manifests = manifests
+        self._tags = tags
+        self._record = record
+        self._label = f"{tags.repository}/_manifests/_uploads/{record.name}"
+        self._id = str(uuid.uuid4())
+        self._started_at = datetime.now(UTC)
+        self._content = bytearray()
+        self._over = False
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def started_at(self) -> datetime:
+        return self._started_at
+
+    @property
+    def record(self) -> UploadRecord:
+        return self._record
+
+    @property
+    def size(self) -> int:
+        return len(self._content)
+
+    @property
+    def is_stored(self) -> bool:
+        return False
+
+    def takes_at_once(self, offset: int, size: int) -> bool:
+        return True
+
+    def declare(self, record: UploadRecord) -> None:
+        self._check_open()
+        self._record = record
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        end = offset + len(data)
+        if end > len(self._content):
+            self.truncate(end)
+        self._check_open()
+        self._content[offset:end] = data
+
+    def truncate(self, size: int) -> None:
+        self._check_open()
+        if size > MAX_CONTENT:
+            raise TooLarge(f"{self._label}: {size} bytes are too many for a manifest")
+        del self._content[size:]
+        self._content += bytes(size - len(self._content))
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        self._check_open()
+        return bytes(self._content[offset : offset + size])
+
+    def matches(self) -> bool:
+        declared = self._record.digest
+        return (
+            declared is not None
+            and self._record.size in (None, self.size)
+            and Digest.of(bytes(self._content), declared.algorithm) == declared
+        )
+
+    def suspend(self) -> None:
+        self._check_open()
+
+    def commit(self, digest: Digest | None = None) -> Descriptor:
+        self._check_open()
+        content = bytes(self._content)
+        declared = digest or self._record.digest
+        if declared is not None:
+            found = Digest.of(content, declared.algorithm)
+            if found != declared:
+                raise ContentMismatch(f"{self._label} hashes to {found}, not to {declared}")
+        if self._record.size not in (None, self.size):
+            raise ContentMismatch(f"{self._label} has {self.size} bytes, not {self._record.size}")
+        try:
+            descriptor = self._manifests.put(content)
+        except ManifestRejected as exc:
+            raise ManifestRejected(f"{self._label} {exc}") from None
+        tag = tag_named(self._record.name)
+        if tag is not None:
+            self._tags.tag(tag, descriptor.digest)
+        self._over = True
+        return descriptor
+
+    def cancel(self) -> None:
+        self._check_open()
+        self._over = True
+
+    def close(self) -> None:
+        self._over = True
+
+    def _check_open(self) -> None:
+        if self._over:
+            raise WriterClosed(f"upload {self._id} is over")
+
+
+class ManifestUploadStore:
+    """Begins a repository's manifest uploads; none is in the storage before it is whole."""
+
+    def __init__(self, manifests: ManifestStore, tags: TagStore) -> None:
+        self._manifests = manifests
+        self._tags = tags
+
+    def create(self, *, name: str = "", digest: Digest | None = None) -> ContentWriter:
+        """Begin an upload, whose *name* becomes a tag if it is one."""
+        return ManifestWriter(self._manifests, self._tags, UploadRecord(name, digest=digest))
+
+    def resume(self, upload_id: str) -> ContentWriter:
+        """None can be: raises UploadUnknown."""
+        raise UploadUnknown(upload_id)
+
+    def open(self, upload_id: str) -> FileReader:
+        """None can be: raises UploadUnknown."""
+        raise UploadUnknown(upload_id)
+
+    def stat(self, upload_id: str) -> UploadInfo:
+        """None is there: raises UploadUnknown."""
+        raise UploadUnknown(upload_id)
+
+    def record(self, upload_id: str) -> UploadRecord:
+        """None is there: raises UploadUnknown."""
+        raise UploadUnknown(upload_id)
+
+    def started_at(self, upload_id: str) -> datetime:
+        """None is there: raises UploadUnknown."""
+        raise UploadUnknown(upload_id)
+
+    def rename_committed(self, digest: Digest, name: str) -> None:
+        """Tag the manifest, if *name* is a tag."""
+        tag = tag_named(name)
+        if tag is not None:
+            self._tags.tag(tag, digest)
+
+    def enumerate(self) -> Iterator[str]:
+        """None."""
+        return iter(())

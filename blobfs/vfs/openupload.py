@@ -1,0 +1,171 @@
+"""An upload while a program has it open for writing: what becomes of it when it is closed.
+
+A program may close one file many times: ``dup``, ``fork`` and a shell's redirections make copies of
+a descriptor, and each close arrives here. So the last one has to be told from the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from blobfs.errors import BlobfsError, ReadOnly, UploadUnknown
+from blobfs.storage.contentwriter import ContentWriter
+from blobfs.vfs.upload import Upload
+
+log = logging.getLogger(__name__)
+
+
+class Survey(NamedTuple):
+    """What is known of the programs that have an upload open."""
+
+    opener_killed: bool
+    held_elsewhere: bool
+
+
+class OpenUpload:
+    """One opening of an upload; thread-safe."""
+
+    def __init__(self, upload: Upload, *, truncate: bool) -> None:
+        """Open *upload*; raises Busy, ReadOnly for a receipt that is not replaced."""
+        with upload.lock:
+            upload.begin(truncate=truncate)
+        self.upload = upload
+        self._written = False
+        self._failure: BlobfsError | None = None  # of a write, and so of every close
+        self._refused = False  # by the last commit
+        self._interrupted = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is under way, for which the next has to wait."""
+        return self.upload.is_busy
+
+    def takes_at_once(self, offset: int, size: int) -> bool:
+        """Whether ``write`` would only add to what is open already."""
+        writer = self.upload.writer
+        return writer is not None and writer.takes_at_once(offset, size)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether ``flush`` would have nothing to do."""
+        writer = self.upload.writer
+        if self.upload.receipt is not None or writer is None:
+            return True
+        return not self._written and self._failure is None and not writer.matches()
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Put *data* at *offset*; raises ReadOnly after a commit, StorageFull and the like."""
+        with self.upload.lock:
+            writer = self._writer()
+            self._written = True
+            try:
+                writer.write_at(offset, data)
+            except BlobfsError as exc:
+                self._note(exc)
+                raise
+            self._refused = False
+            self.upload.mtime_ns = time.time_ns()
+
+    def truncate(self, size: int) -> None:
+        """Cut it, or fill it with zeros, to *size* bytes; raises what ``write`` does."""
+        with self.upload.lock:
+            writer = self._writer()
+            if size == writer.size:
+                return
+            try:
+                writer.truncate(size)
+            except BlobfsError as exc:
+                self._note(exc)
+                raise
+            self._written = size > 0  # one that starts again has written nothing yet
+            self._refused = False
+            self.upload.mtime_ns = time.time_ns()
+
+    def sync(self) -> None:
+        """Make what was written durable, and commit it if it is what was declared."""
+        upload = self.upload
+        with upload.lock:
+            if upload.receipt is not None or upload.is_gone:
+                return
+            if self._failure is not None:
+                raise self._failure
+            writer = self._writer()
+            if writer.matches():
+                self._commit()
+            elif writer.size or writer.is_stored:
+                writer.suspend()
+
+    def flush(self, survey: Callable[[], Survey]) -> None:
+        """Answer a close of one of the descriptors; *survey* tells of the others.
+
+        Raises the error of an earlier write, and where this was the last descriptor what the
+        commit raises: ContentMismatch, ManifestRejected, StorageFull and the like.
+        """
+        upload = self.upload
+        with upload.lock:
+            if upload.receipt is not None or upload.is_gone:
+                return
+            if self._failure is not None:
+                raise self._failure
+            writer = self._writer()
+            if writer.matches():
+                self._commit()
+            elif self._written:
+                self._flush_unmatched(writer, survey())
+
+    def _flush_unmatched(self, writer: ContentWriter, found: Survey) -> None:
+        if found.opener_killed and not self._interrupted:
+            self._interrupted = True
+            self.upload.reason = "the program that wrote it was killed"
+            log.warning(
+                "upload %s: the program that wrote it was killed; it stays, at %d bytes",
+                self.upload.path,
+                writer.size,
+            )
+        if found.held_elsewhere or self._interrupted:
+            writer.suspend()
+        elif writer.size or writer.record.digest is not None:
+            self._commit()
+
+    def release(self) -> None:
+        """Let go of it after the last close, and commit what was suspended; raises like ``flush``.
+
+        Nobody but the log is told of that.
+        """
+        upload = self.upload
+        with upload.lock:
+            upload.is_open = False
+            if upload.is_gone or upload.writer is None:
+                return
+            try:
+                if self._is_to_be_committed(upload.writer):
+                    upload.commit()
+            finally:
+                upload.let_go()
+
+    def _is_to_be_committed(self, writer: ContentWriter) -> bool:
+        if self._failure is not None or self._refused:
+            return False
+        return self._written and not self._interrupted and writer.size > 0
+
+    def _commit(self) -> None:
+        try:
+            self.upload.commit()
+        except BlobfsError:
+            self._refused = True
+            raise
+
+    def _note(self, exc: BlobfsError) -> None:
+        self._failure = exc
+        self.upload.reason = str(exc)
+
+    def _writer(self) -> ContentWriter:
+        upload = self.upload
+        if upload.receipt is not None:
+            raise ReadOnly(f"{upload.path} is committed, and never changes now")
+        if upload.is_gone or upload.writer is None:
+            raise UploadUnknown(upload.path)
+        return upload.writer

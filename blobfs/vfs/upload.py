@@ -1,0 +1,296 @@
+"""A file of an ``_uploads`` directory, whatever has become of it.
+
+Its states and their changes are those of SEMANTICS.md, section 5. All of it may block, and is
+used by many threads; a lock in each upload keeps their calls apart.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from threading import Lock
+
+from blobfs.digest import Descriptor, Digest
+from blobfs.drivers.base import FileReader
+from blobfs.errors import (
+    BlobfsError,
+    Busy,
+    ContentMismatch,
+    DigestInvalid,
+    ReadOnly,
+    UploadUnknown,
+)
+from blobfs.storage.contentwriter import ContentStore, ContentWriter
+from blobfs.storage.uploadfiles import UploadInfo
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What remains of an upload for a while after its commit."""
+
+    descriptor: Descriptor
+    since: float  # monotonic
+
+
+class Upload:
+    """One upload, from its first byte to the end of its receipt.
+
+    *writer* is there while a program writes it, and as long as the storage does not know of it;
+    *reason* says why the last attempt to finish it failed. Both are for ``OpenUpload``, as are
+    ``begin``, ``commit``, ``settle`` and ``let_go``, which it calls holding the *lock*.
+    """
+
+    def __init__(self, directory: str, store: ContentStore, name: str, upload_id: str) -> None:
+        self.directory = directory
+        self.name = name
+        self.id = upload_id
+        self.key = f"{directory}/{upload_id}"
+        self.lock = Lock()
+        self.receipt: Receipt | None = None
+        self.mtime_ns: int | None = None  # as it was set, or of the last write
+        self.is_gone = False
+        self.is_open = False
+        self.writer: ContentWriter | None = None
+        self.reason = ""
+        self._store = store
+
+    @classmethod
+    def begun(cls, directory: str, store: ContentStore, name: str) -> Upload:
+        """A new upload, which the storage need not know of before it has received much."""
+        writer = store.create(name=name, digest=declared_by(name))
+        upload = cls(directory, store, name, writer.id)
+        upload.writer = writer
+        upload.mtime_ns = time.time_ns()
+        return upload
+
+    @property
+    def path(self) -> str:
+        """Where it is in the tree."""
+        return f"{self.directory}/{self.name}"
+
+    @property
+    def state(self) -> str:
+        """``open``, ``committed``, or ``failed: `` and the reason."""
+        if self.receipt is not None:
+            return "committed"
+        return f"failed: {self.reason}" if self.reason else "open"
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is under way, for which the next has to wait."""
+        return self.lock.locked()
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the storage does not know of it yet."""
+        return self.writer is not None and not self.writer.is_stored
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether this mount knows more of it than the storage does."""
+        return self.writer is not None or self.receipt is not None or bool(self.reason)
+
+    def info(self) -> UploadInfo:
+        """Its size and time; raises UploadUnknown."""
+        receipt, writer = self.receipt, self.writer
+        if receipt is not None:
+            return UploadInfo(receipt.descriptor.size, self.mtime_ns or 0)
+        if writer is not None:
+            return UploadInfo(writer.size, self.mtime_ns or 0)
+        if self.is_gone:
+            raise UploadUnknown(self.path)
+        found = self._store.stat(self.id)
+        return found if self.mtime_ns is None else replace(found, mtime_ns=self.mtime_ns)
+
+    def started_at(self) -> float:
+        """When it began, in seconds since the epoch; raises UploadUnknown."""
+        writer = self.writer
+        began = writer.started_at if writer is not None else self._store.started_at(self.id)
+        return began.timestamp()
+
+    def declared(self) -> tuple[Digest | None, int | None]:
+        """The digest and the size that were declared, or that it has once it is committed."""
+        receipt, writer = self.receipt, self.writer
+        if receipt is not None:
+            return receipt.descriptor.digest, receipt.descriptor.size
+        record = writer.record if writer is not None else self._store.record(self.id)
+        return record.digest, record.size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to *size* of the bytes received; raises UploadUnknown, Unsupported."""
+        with self.lock:
+            if self.writer is not None:
+                return self.writer.read_at(offset, size)
+            with self._store.open(self.id) as reader:
+                return reader.read_at(offset, size)
+
+    def begin(self, *, truncate: bool) -> ContentWriter:
+        """Get ready to be written; raises Busy, ReadOnly for a receipt that is not replaced."""
+        if self.is_gone:
+            raise UploadUnknown(self.path)
+        if self.is_open:
+            raise Busy(f"{self.path} is being written already")
+        if self.receipt is not None:
+            if not truncate:
+                raise ReadOnly(f"{self.path} is committed: replace it, or write another file")
+            self.writer = self._store.create(name=self.name, digest=declared_by(self.name))
+            self.id = self.writer.id  # *key* stays, as the kernel has an inode for it
+            self.receipt = None
+            self.mtime_ns = time.time_ns()
+        writer = self._resumed()
+        if truncate:
+            writer.truncate(0)
+        self.is_open = True
+        self.reason = ""
+        return writer
+
+    def _resumed(self) -> ContentWriter:
+        if self.is_gone:
+            raise UploadUnknown(self.path)
+        if self.writer is None:
+            self.mtime_ns = self.info().mtime_ns
+            self.writer = self._store.resume(self.id)
+        return self.writer
+
+    def declare(self, *, digest: Digest | None = None, size: int | None = None) -> None:
+        """Say what it will have; one that nobody writes and that has it is committed.
+
+        Raises ReadOnly for a receipt.
+        """
+        with self.lock:
+            if self.receipt is not None:
+                raise ReadOnly(f"{self.path} is committed")
+            writer = self._resumed()
+            record = writer.record
+            if digest is not None:
+                record = replace(record, digest=digest)
+            if size is not None:
+                record = replace(record, size=size)
+            writer.declare(record)
+            self.settle()
+
+    def rename(self, name: str) -> None:
+        """Call it otherwise, which may declare its digest.
+
+        Raises Busy, ContentMismatch for a receipt of other content.
+        """
+        with self.lock:
+            digest = declared_by(name)
+            if self.receipt is not None:
+                self._hold_receipt_to(digest)
+                self._store.rename_committed(self.receipt.descriptor.digest, name)
+                self.name = name
+                return
+            writer = self._resumed()
+            digest = digest or writer.record.digest
+            writer.declare(replace(writer.record, name=name, digest=digest))
+            self.name = name
+            try:
+                self.settle()
+            except BlobfsError as exc:  # it is called so all the same
+                log.warning("upload %s stays: %s", self.path, exc)
+
+    def commit_as(self, digest: Digest) -> None:
+        """Commit it under *digest*; raises ContentMismatch, Busy."""
+        with self.lock:
+            if self.receipt is not None:
+                self._hold_receipt_to(digest)
+                return
+            if self.is_open:
+                raise Busy(f"{self.path} is being written")
+            self._resumed()
+            try:
+                self.commit(digest)
+            finally:
+                self.let_go()
+
+    def _hold_receipt_to(self, digest: Digest | None) -> None:
+        found = self.declared()[0]
+        if digest is None or found is None or digest == found:
+            return
+        if digest.algorithm == found.algorithm:
+            raise ContentMismatch(f"{self.path} hashes to {found}, not to {digest}")
+
+    def commit(self, digest: Digest | None = None) -> None:
+        """Publish it; where that fails it stays, with the reason, as durable as it can be."""
+        writer = self._resumed()
+        try:
+            descriptor = writer.commit(digest)
+        except BlobfsError as exc:
+            self.reason = str(exc)
+            try:
+                writer.suspend()
+            except BlobfsError as again:
+                log.debug("upload %s cannot be suspended: %s", self.path, again)
+            raise
+        self.writer = None
+        self.reason = ""
+        self.mtime_ns = self.mtime_ns or descriptor.mtime_ns
+        self.receipt = Receipt(descriptor, time.monotonic())
+
+    def settle(self) -> None:
+        """Commit what nobody has open if it is whole, else leave it to the storage."""
+        if self.is_open or self.writer is None:
+            return
+        try:
+            if self.writer.matches():
+                self.commit()
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Leave it to the storage, as far as that takes it."""
+        writer = self.writer
+        if writer is not None and (writer.size or writer.is_stored):
+            writer.suspend()  # where that fails, what it holds is still here
+            if writer.is_stored:
+                self.writer = None
+                writer.close()
+
+    def cancel(self) -> None:
+        """Remove everything of it, also while it is being written."""
+        with self.lock:
+            if self.receipt is None:
+                self._resumed().cancel()
+                self.writer = None
+            self.is_gone = True
+
+    def suspend(self) -> None:
+        """Make what was received durable, as the mount is about to end."""
+        with self.lock:
+            if self.writer is not None and (self.writer.size or self.writer.is_stored):
+                self.writer.suspend()
+
+
+class UploadReader(FileReader):
+    """Reads what an upload has received so far, also while it is being written."""
+
+    def __init__(self, upload: Upload) -> None:
+        self._upload = upload
+
+    @property
+    def size(self) -> int:
+        return self._upload.info().size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._upload.read_at(offset, size)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def declared_by(name: str) -> Digest | None:
+    """The digest that a file's name declares.
+
+    It is the name, or in the name that rsync(1) gives a file until it is whole:
+    ``.<name>.<six letters and digits>``.
+    """
+    if name.startswith("."):
+        name = name[1:].rpartition(".")[0]
+    try:
+        return Digest.parse(name)
+    except DigestInvalid:
+        return None

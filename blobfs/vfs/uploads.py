@@ -1,0 +1,179 @@
+"""What an ``_uploads`` directory holds: uploads under way, waiting, and receipts."""
+
+from __future__ import annotations
+
+import logging
+import time
+from threading import RLock
+from typing import Final
+
+from blobfs.errors import BlobfsError, Busy, Exists, Invalid, NotFound, UploadUnknown
+from blobfs.storage.contentwriter import ContentStore
+from blobfs.storage.uploadfiles import is_file_name
+from blobfs.vfs.upload import Upload
+
+log = logging.getLogger(__name__)
+
+_FRESH_S: Final = 1.0
+"""How long what the storage has of a repository's uploads is taken to be still so."""
+
+_MAX_RECEIPTS: Final = 10_000
+"""Receipts kept of one directory, the latest."""
+
+_MAX_IDLE: Final = 1024
+"""Directories that are remembered although nothing is in them."""
+
+
+class UploadSet:
+    """The files of one ``_uploads`` directory. Thread-safe."""
+
+    def __init__(self, path: str, store: ContentStore, receipt_ttl_s: float) -> None:
+        self.path = path
+        self._store = store
+        self._receipt_ttl_s = receipt_ttl_s
+        self._lock = RLock()
+        self._by_name: dict[str, Upload] = {}
+        self._fresh_until = 0.0
+
+    def get(self, name: str) -> Upload:
+        """The upload called *name*; raises UploadUnknown."""
+        with self._lock:
+            self._refresh()
+            upload = self._by_name.get(name)
+            if upload is None:
+                raise UploadUnknown(f"{self.path} has no {name[:160]!r}")
+            return upload
+
+    def names(self) -> list[str]:
+        """The names of all uploads, and of all receipts."""
+        with self._lock:
+            self._fresh_until = 0.0
+            self._refresh()
+            return list(self._by_name)
+
+    def begin(self, name: str) -> Upload:
+        """Begin an upload; raises Exists, Invalid."""
+        if not is_file_name(name):
+            raise Invalid(f"no file can be called {name[:160]!r}")
+        with self._lock:
+            self._refresh()
+            if name in self._by_name:
+                raise Exists(f"{self.path}/{name}")
+            upload = Upload.begun(self.path, self._store, name)
+            self._by_name[name] = upload
+            return upload
+
+    def rename(self, name: str, new_name: str, *, replace: bool) -> None:
+        """Call one otherwise, in place of what is called so; raises Exists, Busy, Invalid."""
+        if not is_file_name(new_name):
+            raise Invalid(f"no file can be called {new_name[:160]!r}")
+        with self._lock:
+            upload = self.get(name)
+            replaced = self._by_name.get(new_name)
+        if replaced is upload:
+            return
+        if replaced is not None and not replace:
+            raise Exists(f"{self.path}/{new_name}")
+        if replaced is not None and replaced.is_open:
+            raise Busy(f"{self.path}/{new_name} is being written")
+        upload.rename(new_name)
+        with self._lock:  # not held before: what waits for the storage must not hold up a lookup
+            self._by_name.pop(name, None)
+            self._by_name[new_name] = upload
+        if replaced is not None:
+            replaced.cancel()
+
+    def remove(self, name: str) -> None:
+        """Cancel an upload, or drop a receipt; raises UploadUnknown."""
+        upload = self.get(name)
+        upload.cancel()
+        with self._lock:
+            self._by_name.pop(name, None)
+
+    def kept(self) -> list[Upload]:
+        """Those that this mount knows more of than the storage."""
+        with self._lock:
+            self._drop_receipts()
+            return [upload for upload in self._by_name.values() if upload.is_kept]
+
+    def _refresh(self) -> None:
+        """Take up what others have begun, and drop what has ended."""
+        self._drop_receipts()
+        now = time.monotonic()
+        if now < self._fresh_until:
+            return
+        self._fresh_until = now + _FRESH_S
+        # Before the storage is asked: what is kept now may be in the storage in a moment.
+        unkept = {upload.id: name for name, upload in self._by_name.items() if not upload.is_kept}
+        known = {upload.id for upload in self._by_name.values()}
+        found = set(self._store.enumerate())
+        for upload_id in unkept.keys() - found:
+            del self._by_name[unkept[upload_id]]
+        for upload_id in sorted(found - known):
+            self._take_up(upload_id)
+
+    def _take_up(self, upload_id: str) -> None:
+        try:
+            self._store.started_at(upload_id)
+        except NotFound:
+            return  # on its way out
+        name = self._store.record(upload_id).name
+        if not name or name in self._by_name:
+            name = upload_id
+        if name not in self._by_name:
+            self._by_name[name] = Upload(self.path, self._store, name, upload_id)
+
+    def _drop_receipts(self) -> None:
+        old = time.monotonic() - self._receipt_ttl_s
+        receipts = [
+            (upload.receipt.since, name)
+            for name, upload in self._by_name.items()
+            if upload.receipt is not None and not upload.is_open
+        ]
+        if len(receipts) > _MAX_RECEIPTS:
+            old = max(old, sorted(receipts)[-_MAX_RECEIPTS][0])
+        for since, name in receipts:
+            if since < old:
+                self._by_name.pop(name).is_gone = True
+
+
+class Uploads:
+    """Every ``_uploads`` directory of a mount. Thread-safe."""
+
+    def __init__(self, receipt_ttl_s: float = 3600.0) -> None:
+        self._receipt_ttl_s = receipt_ttl_s
+        self._lock = RLock()
+        self._sets: dict[str, UploadSet] = {}
+
+    def at(self, path: str, store: ContentStore) -> UploadSet:
+        """The directory at *path* in the tree, whose uploads are *store*'s."""
+        with self._lock:
+            found = self._sets.get(path)
+            if found is None:
+                self._forget_idle()
+                found = self._sets[path] = UploadSet(path, store, self._receipt_ttl_s)
+            return found
+
+    def suspend(self) -> None:
+        """Make durable what was received, as the mount is about to end; failures are logged."""
+        for upload in self.kept():
+            try:
+                upload.suspend()
+            except BlobfsError as exc:
+                log.warning("upload %s is lost but for what was synced: %s", upload.path, exc)
+
+    def holds(self, path: str) -> bool:
+        """Whether this mount has an upload, or a receipt, in the directory at *path*."""
+        with self._lock:
+            found = self._sets.get(path)
+        return found is not None and bool(found.kept())
+
+    def _forget_idle(self) -> None:
+        if len(self._sets) > _MAX_IDLE:
+            self._sets = {path: found for path, found in self._sets.items() if found.kept()}
+
+    def kept(self) -> list[Upload]:
+        """Every upload that this mount knows more of than the storage."""
+        with self._lock:
+            sets = list(self._sets.values())
+        return [upload for found in sets for upload in found.kept()]
