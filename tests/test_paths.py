@@ -66,9 +66,14 @@ PLACES: dict[Kind, st.SearchStrategy[tuple[str, Place]]] = {
         names,
         upload_ids,
     ),
+    Kind.UPLOAD_RECORD: st.builds(
+        lambda n, u: (paths.upload_record(n, u), Place(Kind.UPLOAD_RECORD, n, upload_id=u)),
+        names,
+        upload_ids,
+    ),
     Kind.UPLOAD_HASHSTATE: st.builds(
         lambda n, u, a, o: (
-            f"{paths.upload_hashstates(n, u, a)}/{o}",
+            paths.upload_hashstate(n, u, a, o),
             Place(Kind.UPLOAD_HASHSTATE, n, upload_id=u, algorithm=a, offset=o),
         ),
         names,
@@ -109,6 +114,10 @@ LAYOUT = {
     paths.upload_hashstates(NAME, UPLOAD, "sha256"): (
         f"{REPOSITORY}/_uploads/{UPLOAD}/hashstates/sha256"
     ),
+    paths.upload_hashstate(NAME, UPLOAD, "sha512", 1048576): (
+        f"{REPOSITORY}/_uploads/{UPLOAD}/hashstates/sha512/1048576"
+    ),
+    paths.upload_record(NAME, UPLOAD): f"{REPOSITORY}/_uploads/{UPLOAD}/blobfs.json",
 }
 
 
@@ -172,6 +181,10 @@ def test_repositories_may_lie_within_each_other() -> None:
         f"{REPOSITORY}/_uploads/./data",
         f"{REPOSITORY}/_uploads/../data",
         f"{REPOSITORY}/_uploads/../startedat",
+        f"{REPOSITORY}/_uploads/blobfs.json",
+        f"{REPOSITORY}/_uploads/../blobfs.json",
+        f"{REPOSITORY}/_uploads/{UPLOAD}/blobfsXjson",
+        f"{REPOSITORY}/_uploads/{UPLOAD}/blobfs.json/below",
         f"{REPOSITORY}/_uploads/a b/data",
         f"{REPOSITORY}/_uploads/a\n/data",
         f"{REPOSITORY}/_uploads/\0/data",
@@ -241,9 +254,9 @@ FORWARD: dict[Kind, Callable[[Place], str]] = {
     Kind.UPLOAD_STARTEDAT: lambda p: paths.upload_startedat(
         _some(p.repository), _some(p.upload_id)
     ),
-    Kind.UPLOAD_HASHSTATE: lambda p: (
-        paths.upload_hashstates(_some(p.repository), _some(p.upload_id), _some(p.algorithm))
-        + f"/{p.offset}"
+    Kind.UPLOAD_RECORD: lambda p: paths.upload_record(_some(p.repository), _some(p.upload_id)),
+    Kind.UPLOAD_HASHSTATE: lambda p: paths.upload_hashstate(
+        _some(p.repository), _some(p.upload_id), _some(p.algorithm), _some(p.offset)
     ),
 }
 

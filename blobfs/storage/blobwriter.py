@@ -29,6 +29,7 @@ from blobfs.errors import (
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.contentwriter import ContentWriter
 from blobfs.storage.linkedblobstore import LinkedBlobStore
+from blobfs.storage.memorybudget import UPLOADS
 from blobfs.storage.uploadfiles import UploadFiles, UploadRecord
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ _HASHED_ZEROS: Final = 64 * 2**20
 class BlobWriter(ContentWriter):
     """Receives a blob, and commits it under its digest, linked in the repository.
 
-    ``close`` leaves the upload to ``UploadStore.resume``.
+    ``close`` leaves the upload to ``UploadStore.resume``. Whatever reads or writes the data raises
+    Stale where somebody has removed them, and Busy where somebody else has written them.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class BlobWriter(ContentWriter):
         self._content: bytearray | None = bytearray()  # None once the upload is in the storage
         self._file: FileWriter | None = None
         self._moved: Digest | None = None  # where the data have gone, and only a link is missing
+        self._held = 0  # bytes of the budget that all uploads share
         self._over = False
         self._suspended = False
         self._size = 0
@@ -144,8 +147,7 @@ class BlobWriter(ContentWriter):
         if offset > self._size:
             self._extend(offset)
         end = offset + len(data)
-        if self._content is not None and end > IN_MEMORY:
-            self._store()
+        self._hold(end)
         if self._content is not None:
             self._forget_after(offset)
             self._content[offset:end] = data
@@ -197,8 +199,7 @@ class BlobWriter(ContentWriter):
             self._file = self._driver.create(self._files.data)
 
     def _extend(self, size: int) -> None:
-        if self._content is not None and size > IN_MEMORY:
-            self._store()
+        self._hold(size)
         if self._content is not None:
             self._content += bytes(size - len(self._content))
         else:
@@ -258,7 +259,7 @@ class BlobWriter(ContentWriter):
         for name in {canonical, declared or canonical}:
             self._layers.link(name, canonical)
         descriptor = self._blobs.stat(canonical)
-        self._over = True
+        self._end()
         try:
             self._discard()
         except BlobfsError as exc:  # the blob is there, which is what counts
@@ -316,7 +317,7 @@ class BlobWriter(ContentWriter):
     def cancel(self) -> None:
         self._check_open()
         self._discard()
-        self._over = True
+        self._end()
 
     def _discard(self) -> None:
         if self._file is not None:
@@ -331,8 +332,29 @@ class BlobWriter(ContentWriter):
         try:
             self.suspend()
         finally:
-            self._over = True
+            self._end()
             self._close_file()
+
+    def _hold(self, size: int) -> None:
+        """Make room in memory for *size* bytes, or go on in the storage."""
+        if self._content is None:
+            return
+        more = max(0, size - self._held)
+        if size > IN_MEMORY or not UPLOADS.take(more):
+            self._store()
+        else:
+            self._held += more
+
+    def _end(self) -> None:
+        self._over = True
+        self._let_go_of_memory()
+
+    def __del__(self) -> None:
+        self._let_go_of_memory()  # of somebody who had stopped waiting
+
+    def _let_go_of_memory(self) -> None:
+        UPLOADS.give_back(self._held)
+        self._held = 0
 
     def _store(self) -> None:
         """Put what was in memory into the storage, where the rest will follow."""
@@ -350,6 +372,7 @@ class BlobWriter(ContentWriter):
             raise
         self._file = file
         self._content = None
+        self._let_go_of_memory()
         self._suspended = False
 
     def _open_file(self) -> FileWriter:

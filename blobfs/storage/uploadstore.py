@@ -22,7 +22,7 @@ class UploadStore:
 
     An upload shows in the storage once it has more than ``blobwriter.IN_MEMORY`` bytes, or was
     suspended. Two writers of one upload, here and in a registry, would spoil it for each other,
-    as two of a registry's do; what is committed is verified all the same.
+    as two of a registry's do; one of ours notices a size that is not what it has received.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.base import FileWriter, StorageDriver
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
@@ -23,6 +23,48 @@ paths = st.sampled_from(PATHS)
 contents = st.binary(max_size=40)
 
 Errors = set[type[BlobfsError]]
+
+Edit = Callable[[FileWriter, bytearray], None]
+
+
+def append(data: bytes) -> Edit:
+    def edit(writer: FileWriter, model: bytearray) -> None:
+        writer.write(data)
+        model.extend(data)
+
+    return edit
+
+
+def rewrite(offset: int, data: bytes) -> Edit:
+    def edit(writer: FileWriter, model: bytearray) -> None:
+        start = min(offset, len(model))
+        writer.rewrite(start, data)
+        model[start : start + len(data)] = data
+
+    return edit
+
+
+def truncate(size: int) -> Edit:
+    def edit(writer: FileWriter, model: bytearray) -> None:
+        writer.truncate(size)
+        model[:] = model[:size].ljust(size, b"\0")
+
+    return edit
+
+
+def flush(writer: FileWriter, _model: bytearray) -> None:
+    writer.flush()
+
+
+edits = st.lists(
+    st.one_of(
+        st.builds(append, contents),
+        st.builds(rewrite, st.integers(0, 60), contents),
+        st.builds(truncate, st.integers(0, 60)),
+        st.just(flush),
+    ),
+    max_size=5,
+)
 
 
 class DriverModel(RuleBasedStateMachine):
@@ -77,6 +119,21 @@ class DriverModel(RuleBasedStateMachine):
         if self.both(write, self.refusals(path)):
             self.hold(path, b"".join(parts))
 
+    @rule(path=paths, first=edits, then=edits)
+    def edit_and_close_and_edit(self, path: str, first: list[Edit], then: list[Edit]) -> None:
+        model = bytearray()
+
+        def write(driver: StorageDriver) -> None:
+            model.clear()
+            with driver.create(path) as writer:
+                change(writer, model, first)
+            with driver.append(path) as writer:
+                change(writer, model, then)
+                writer.commit()
+
+        if self.both(write, self.refusals(path)):
+            self.hold(path, bytes(model))
+
     @rule(path=paths, content=contents)
     def write_and_cancel(self, path: str, content: bytes) -> None:
         def write(driver: StorageDriver) -> None:
@@ -115,6 +172,11 @@ class DriverModel(RuleBasedStateMachine):
                 with suppress(PathNotFound):
                     driver.delete(path)
             self.settle(path)
+
+    @rule(path=st.sampled_from(DIRECTORIES))
+    def prune(self, path: str) -> None:
+        self.both(lambda driver: driver.prune(path), set())
+        self.settle(path)
 
     @rule(path=paths)
     def delete_missing(self, path: str) -> None:
@@ -200,6 +262,13 @@ class DriverModel(RuleBasedStateMachine):
 
     def settle(self, path: str) -> None:
         self.emptied -= {other for other in self.emptied if f"{other}/".startswith(f"{path}/")}
+
+
+def change(writer: FileWriter, model: bytearray, edits: list[Edit]) -> None:
+    for edit in edits:
+        edit(writer, model)
+        assert writer.size == len(model)
+        assert writer.read_at(0, 1000) == model
 
 
 TestDrivers = DriverModel.TestCase

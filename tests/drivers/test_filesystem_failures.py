@@ -1,5 +1,6 @@
 """What is left, and what is told, when the file system below a driver fails for real."""
 
+import errno
 import os
 import resource
 import shutil
@@ -13,7 +14,14 @@ import pytest
 from blobfs.drivers.base import DirEntry, StorageDriver
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
-from blobfs.errors import AccessDenied, BlobfsError, NotAFile, StorageUnavailable, TooLarge
+from blobfs.errors import (
+    AccessDenied,
+    BlobfsError,
+    NotAFile,
+    StorageFull,
+    StorageUnavailable,
+    TooLarge,
+)
 from tests.services import cannot
 
 Act = Callable[[StorageDriver], object]
@@ -30,6 +38,7 @@ ACTS: dict[str, Act] = {
     "append": lambda driver: driver.append("/d/a").close(),
     "move": lambda driver: driver.move("/d/a", "/e/a"),
     "delete": lambda driver: driver.delete("/e"),
+    "prune": lambda driver: driver.prune("/d"),
 }
 CHANGES: dict[str, Act] = {
     "put_content": lambda driver: driver.put_content("/d/a", b""),
@@ -124,6 +133,27 @@ def test_running_out_of_descriptors_leaves_none_open(driver: StorageDriver, act:
 
 
 @pytest.mark.usefixtures("no_descriptor_left_open")
+@pytest.mark.parametrize("act", ["commit", "cancel", "close"])
+def test_writer_that_fails_at_its_end_leaves_no_descriptor_open(
+    driver: StorageDriver, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = driver.create("/a")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", _fail)
+        with pytest.raises(StorageUnavailable):
+            getattr(writer, act)()
+
+
+@pytest.mark.usefixtures("no_descriptor_left_open")
+def test_writer_that_is_dropped_leaves_no_descriptor_open(driver: StorageDriver) -> None:
+    driver.create("/a").write(b"content")
+
+
+def _fail(_fd: int) -> None:
+    raise OSError(errno.EIO, "as a broken disk answers")
+
+
+@pytest.mark.usefixtures("no_descriptor_left_open")
 def test_making_a_driver_without_descriptors_leaves_none_open(tmp_path: Path) -> None:
     for spare in range(3):
         with (
@@ -172,6 +202,62 @@ def test_change_of_a_read_only_file_system_is_denied(read_only: StorageDriver, a
 
 def test_reading_of_a_read_only_file_system_is_not_denied(read_only: StorageDriver) -> None:
     assert read_only.get_content("/d/a") == b"content"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[StorageDriver]:
+    """A driver over a file system that has room for 256 KiB."""
+    with _mounted(tmp_path / "root", "-t", "tmpfs", "-o", "size=256k", "blobfs-test"):
+        driver = CheckedDriver(FilesystemDriver.below(tmp_path / "root"))
+        yield driver
+        driver.close()
+
+
+def test_put_content_into_a_full_file_system_says_so(tiny: StorageDriver) -> None:
+    with pytest.raises(StorageFull, match="/d/a"):
+        tiny.put_content("/d/a", bytes(2**20))
+    assert list(tiny.listdir("/d")) == []
+
+
+def test_put_content_into_a_full_file_system_keeps_the_old_content(tiny: StorageDriver) -> None:
+    tiny.put_content("/d/a", b"old")
+    with pytest.raises(StorageFull):
+        tiny.put_content("/d/a", bytes(2**20))
+    assert tiny.get_content("/d/a") == b"old"
+
+
+def test_writer_counts_what_a_file_system_took_before_it_was_full(tiny: StorageDriver) -> None:
+    with tiny.create("/a") as writer:
+        with pytest.raises(StorageFull):
+            writer.write(b"n" * 2**20)
+        assert writer.size == tiny.stat("/a").size == 2**18
+
+
+def test_writer_goes_on_when_a_full_file_system_has_room_again(tiny: StorageDriver) -> None:
+    tiny.put_content("/other", bytes(2**17))
+    with tiny.create("/a") as writer:
+        with pytest.raises(StorageFull):
+            writer.write(b"n" * 2**18)
+        tiny.delete("/other")
+        writer.write(b"n" * (2**18 - writer.size))
+        writer.commit()
+    assert tiny.get_content("/a") == b"n" * 2**18
+
+
+def test_rewrite_beyond_the_room_counts_what_was_written(tiny: StorageDriver) -> None:
+    with tiny.create("/a") as writer:
+        writer.write(b"old")
+        with pytest.raises(StorageFull):
+            writer.rewrite(1, b"n" * 2**20)
+        assert writer.size == tiny.stat("/a").size == 2**18
+
+
+def test_full_file_system_can_be_emptied(tiny: StorageDriver) -> None:
+    with tiny.create("/a") as writer:
+        with pytest.raises(StorageFull):
+            writer.write(bytes(2**20))
+        writer.cancel()
+    tiny.put_content("/b", bytes(2**17))
 
 
 @pytest.fixture

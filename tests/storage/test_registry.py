@@ -8,7 +8,7 @@ from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.inmemory import InMemoryDriver
-from blobfs.errors import MountRefused, PathNotFound
+from blobfs.errors import MountRefused, NameInvalid, PathNotFound
 from blobfs.reference import RepositoryName
 from blobfs.storage.registry import Registry, open_registry
 from tests.storage.layout import APP, Layout
@@ -127,6 +127,18 @@ def test_children_of_a_missing_name_are_asked_for_in_vain(registry: Registry) ->
 
 def test_repository_need_not_exist(registry: Registry) -> None:
     assert list(registry.repository(APP).tags.enumerate()) == []
+
+
+def test_repository_is_had_by_a_plain_name(layout: Layout, registry: Registry) -> None:
+    digest = layout.layer(b"content")
+    assert registry.repository("team/app").layers.get(digest) == b"content"
+    assert registry.repository("team/app") is registry.repository(APP)
+
+
+@pytest.mark.parametrize("name", ["", "/", "Team", "a//b", "a/", "../a", "_uploads", "a" * 256])
+def test_repository_is_not_had_by_what_is_no_name(registry: Registry, name: str) -> None:
+    with pytest.raises(NameInvalid):
+        registry.repository(name)
 
 
 def test_repository_is_remembered(registry: Registry) -> None:
