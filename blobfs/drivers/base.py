@@ -193,6 +193,9 @@ class StorageDriver(ABC):
         Raises NotAFile for a directory, NotADirectory below a file.
         """
 
+    def sync(self, path: str) -> None:  # noqa: B027  (most backends keep at once what they take)
+        """Make durable what somebody else may have stored at *path*; raises PathNotFound."""
+
     @abstractmethod
     def create(self, path: str) -> FileWriter:
         """Write a file from its start; what was there goes at once.

@@ -57,6 +57,9 @@ class CheckedDriver(StorageDriver):
     def put_content(self, path: str, content: bytes) -> None:
         self._driver.put_content(_checked(path), content)
 
+    def sync(self, path: str) -> None:
+        self._driver.sync(_checked(path))
+
     def create(self, path: str) -> FileWriter:
         return self._driver.create(_checked(path))
 

@@ -132,6 +132,16 @@ class FilesystemDriver(StorageDriver):
                 raise
             os.fsync(directory)
 
+    def sync(self, path: str) -> None:
+        parent, name = _split(path)
+        with os_errors(path), self._directory(parent) as directory:
+            fd = os.open(name, _READ | os.O_NOFOLLOW, dir_fd=directory)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.fsync(directory)
+
     def create(self, path: str) -> FileWriter:
         parent, name = _split(path)
         with os_errors(path), self._made_directory(parent) as directory:

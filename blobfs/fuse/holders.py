@@ -3,7 +3,8 @@
 Only ``readlink`` and ``lstat`` on ``/proc/<pid>/fd`` are used, which ask nothing of the mount. They
 can wait all the same: a child that closes the file while it is in execve(2) holds a lock that they
 need until its close is answered, which is us. So whoever asks waits for a short while, and takes no
-answer for another holder. Numbers below are Linux's (``include/linux/sched.h``, proc_pid_stat(5)).
+answer for another holder. ``/proc/<pid>/stat`` needs that lock too, ``/proc/<pid>/status`` does not
+(Linux 6.18). Numbers below are Linux's (``include/linux/sched.h``, proc_pid_stat(5)).
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from typing import Final
 from blobfs.vfs.openupload import Survey
 
 _DEADLINE_S: Final = 0.05
+
+_KILLED_DEADLINE_S: Final = 1.0
+"""For the opener's end, which takes microseconds, but on a busy machine has to be known as well."""
 
 _PF_SIGNALED: Final = 0x400
 """The flag of a thread that a signal has ended; all threads of a killed process have it."""
@@ -34,9 +38,9 @@ def survey(opener: int, path: str, *, everybody: bool) -> Survey:
     looking = _Looking(opener, os.fsencode(path), everybody=everybody)
     thread = threading.Thread(target=looking.look, name="blobfs-holders", daemon=True)
     thread.start()
-    killed = _is_killed(opener)  # needs no lock, and has to be known however late it gets
+    looking.knows_opener.wait(_KILLED_DEADLINE_S)
     thread.join(_DEADLINE_S)
-    return Survey(killed, looking.held)
+    return Survey(looking.opener_killed, looking.held)
 
 
 def process_of(thread: int) -> int:
@@ -50,6 +54,8 @@ def process_of(thread: int) -> int:
 
 class _Looking:
     def __init__(self, opener: int, path: bytes, *, everybody: bool) -> None:
+        self.opener_killed = False
+        self.knows_opener = threading.Event()
         self.held = True  # until it is known to be otherwise
         self._opener = opener
         # The mount may be seen elsewhere too, below another directory; its last two names stay.
@@ -57,6 +63,8 @@ class _Looking:
         self._everybody = everybody
 
     def look(self) -> None:
+        self.opener_killed = _is_killed(self._opener)
+        self.knows_opener.set()
         self.held = any(self._holds(pid) for pid in self._processes())
 
     def _processes(self) -> Iterator[int]:
@@ -86,6 +94,9 @@ class _Looking:
 
 def _is_killed(process: int) -> bool:
     try:
+        with open(f"/proc/{process}/status", "rb") as file:
+            if any(line.startswith(b"VmSize:") for line in file):
+                return False  # it has memory, so it goes on, and may be in execve(2)
         with open(f"/proc/{process}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
         return bool(int(fields[_FLAGS_FIELD]) & _PF_SIGNALED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar, TypeVarTuple
 
@@ -29,7 +30,9 @@ from blobfs.fuse.notifier import Notifier
 from blobfs.fuse.reading import MAX_NAME, OpenFile, Reading
 from blobfs.fuse.threads import StorageThreads
 from blobfs.fuse.uploading import Uploading
-from blobfs.vfs.nodes import Changeable, Child, File, Node
+from blobfs.vfs.blobs import BlobFile
+from blobfs.vfs.manifests import TagLink
+from blobfs.vfs.nodes import Child, Directory, File, Node
 from blobfs.vfs.openupload import OpenUpload
 from blobfs.vfs.tree import Tree
 from blobfs.vfs.upload import Upload
@@ -125,9 +128,13 @@ class Operations(Reading):
         self._inodes.changed()
         if upload.receipt is None:
             return
-        held = self._inodes.find_file(str(upload.receipt.descriptor.digest))
-        if held is not None and held.attr.size != upload.receipt.descriptor.size:
-            self._notifier.forget(held.number)  # there was a blob of another size
+        descriptor = upload.receipt.descriptor
+        held = self._inodes.find_file(str(descriptor.digest))
+        if held is None or not isinstance(held.node, BlobFile):
+            return
+        if held.attr.size != descriptor.size:  # there was a blob of another size
+            held.node = replace(held.node, descriptor=descriptor)
+            self._notifier.forget(held.number)
 
     @replies_errno
     async def setattr(
@@ -141,10 +148,10 @@ class Operations(Reading):
         held = self._inodes[inode]
         if isinstance(held.node, UploadFile):
             await self._set_of_upload(held.node.upload, attr, fields, fh)
-        elif not isinstance(held.node, Changeable) or fields.update_size:
+        elif not isinstance(held.node, Directory | TagLink) or fields.update_size:
             raise ReadOnly(f"{held.node.key} never changes")
-        # Owners, modes and the times of directories are taken, as cp -p and rsync -a set them on
-        # all they copy, but they are what the mount says.
+        # Owners, modes and the times of directories and tags are taken, as cp -a and rsync -a set
+        # them on all they copy, but they are what the mount says.
         return self._inodes.refresh(held, await self._ask(held.node, held.node.attr))
 
     async def _set_of_upload(
@@ -155,7 +162,8 @@ class Operations(Reading):
                 await self._threads.change(self._writing(fh).truncate, attr.st_size)
             else:
                 await self._uploading.settled(upload.directory)
-                await self._threads.change(_truncated, upload, attr.st_size)
+                await self._threads.change(upload.truncate, attr.st_size)
+                self._published(upload)
         if fields.update_mtime:
             upload.mtime_ns = attr.st_mtime_ns
 
@@ -274,15 +282,6 @@ def _name(name: FileNameT) -> str:
     if len(name) > MAX_NAME:
         raise NameTooLong(f"longer than {MAX_NAME} bytes: {name[:80]!r}…")
     return os.fsdecode(name)
-
-
-def _truncated(upload: Upload, size: int) -> None:
-    """truncate(2), of what nobody has open."""
-    opened = OpenUpload(upload, truncate=False)
-    try:
-        opened.truncate(size)
-    finally:
-        opened.release()
 
 
 def _made_child(make: Callable[[str, *Ts], Node], name: str, *args: *Ts) -> Child:

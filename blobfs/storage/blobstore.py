@@ -66,6 +66,17 @@ class BlobStore:
         [info] = self._driver.stat_many([paths.blob_data(digest)])
         return info is not None and not info.is_dir and info.size == size
 
+    def keeps(self, digest: Digest, size: int) -> bool:
+        """Whether the blob ``is_whole``; then it is durable, which a registry leaves to chance."""
+        whole = self.is_whole(digest, size)
+        if whole:
+            self.sync(digest)
+        return whole
+
+    def sync(self, digest: Digest) -> None:
+        """Make a blob durable that somebody else may have stored."""
+        self._driver.sync(paths.blob_data(digest))
+
     def put(self, content: bytes) -> Descriptor:
         """Store a small blob, durably, unless it is there already."""
         digest = Digest.of(content)
@@ -74,7 +85,7 @@ class BlobStore:
 
     def put_as(self, digest: Digest, content: bytes) -> None:
         """``put`` where the digest of *content* is known."""
-        if not self.is_whole(digest, len(content)):
+        if not self.keeps(digest, len(content)):
             self._driver.put_content(paths.blob_data(digest), content)
 
     def adopt(self, digest: Digest, path: str) -> None:

@@ -298,7 +298,7 @@ class BlobWriter(ContentWriter):
         if self._content is not None:
             self._blobs.put_as(canonical, bytes(self._content))
             return
-        if self._blobs.is_whole(canonical, self._size):
+        if self._blobs.keeps(canonical, self._size):
             return
         if (self._record.blob or self._record.digest) != canonical:
             record = replace(self._record, blob=canonical)

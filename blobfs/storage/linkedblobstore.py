@@ -96,6 +96,7 @@ class LinkedBlobStore:
         path = paths.link(self.link_set, digest)
         try:
             if read_link(self._driver, path) == target:
+                self._driver.sync(path)
                 return
         except (PathNotFound, LinkInvalid):
             pass  # what a crash left of a link is written anew
@@ -113,6 +114,7 @@ class LinkedBlobStore:
         Raises what ``source.stat`` does.
         """
         descriptor = source.stat(digest)
+        self._blobs.sync(descriptor.digest)
         for name in {descriptor.digest, digest}:
             self.link(name, descriptor.digest)
         return descriptor

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from blobfs import paths
-from blobfs.digest import Digest
-from blobfs.drivers.base import FileReader, StorageDriver
-from blobfs.errors import BlobDamaged, BlobUnknown, PathNotFound, UploadUnknown
+from blobfs.digest import Descriptor, Digest
+from blobfs.drivers.base import BytesReader, FileReader, StorageDriver
+from blobfs.errors import BlobDamaged, BlobUnknown, PathNotFound
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.blobwriter import BlobWriter
@@ -57,7 +57,9 @@ class UploadStore:
         try:
             return self._driver.open(paths.upload_data(self._repository, upload_id))
         except PathNotFound:
-            raise UploadUnknown(upload_id) from None
+            self.started_at(upload_id)  # raises UploadUnknown
+        moved = self._moved(upload_id)
+        return BytesReader(b"") if moved is None else self._blobs.open(moved.digest)
 
     def stat(self, upload_id: str) -> UploadInfo:
         """How much an upload has received; raises UploadUnknown."""
@@ -69,13 +71,17 @@ class UploadStore:
 
     def _stat_without_data(self, upload_id: str) -> UploadInfo:
         began = self.started_at(upload_id)
+        moved = self._moved(upload_id)
+        return UploadInfo(moved.size if moved else 0, int(began.timestamp()) * 10**9)
+
+    def _moved(self, upload_id: str) -> Descriptor | None:
+        """The blob that the data of an upload have become, if that is why they are missing."""
         record = self.record(upload_id)
-        blob = record.blob or record.digest
+        digest = record.blob or record.digest
         try:
-            size = self._blobs.stat(blob).size if blob is not None else 0
+            return None if digest is None else self._blobs.stat(digest)
         except (BlobUnknown, BlobDamaged):
-            size = 0
-        return UploadInfo(size, int(began.timestamp()) * 10**9)
+            return None
 
     def started_at(self, upload_id: str) -> datetime:
         """When an upload began; raises UploadUnknown."""

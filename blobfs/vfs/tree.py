@@ -247,7 +247,8 @@ class NameDirectory(Directory, Changeable):
         try:
             child = RepositoryName(f"{self.prefix}/{name}" if self.prefix else name)
         except NameInvalid:
-            raise RepositoryUnknown(repr(name[:160])) from None
+            self.lookup(name)
+            raise self._not_permitted(name) from None
         uploads = self.tree.uploads
         if self.tree.made.below(child) or any(map(uploads.holds, uploads_of(child))):
             raise NotEmpty(f"/{child}")

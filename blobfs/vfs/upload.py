@@ -155,6 +155,20 @@ class Upload:
             self.writer = self._store.resume(self.id)
         return self.writer
 
+    def truncate(self, size: int) -> None:
+        """Cut it, or fill it with zeros, while nobody has it open; raises Busy, ReadOnly.
+
+        That is no close, so it is committed only if it is what was declared now.
+        """
+        with self.lock:
+            writer = self.begin(truncate=False)
+            try:
+                writer.truncate(size)
+                self.mtime_ns = time.time_ns()
+            finally:
+                self.is_open = False
+                self.let_go()
+
     def declare(self, *, digest: Digest | None = None, size: int | None = None) -> None:
         """Say what it will have; one that nobody writes and that has it is committed.
 

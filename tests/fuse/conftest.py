@@ -1,5 +1,6 @@
 """Mounts that several tests look at, and a storage that tests lay out themselves."""
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,23 @@ def mount(storage: Path, tmp_path: Path) -> Iterator[MountedRegistry]:
     """A mount of ``storage``, which tests fill while it is there."""
     with mounted(storage, tmp_path) as mount:
         yield mount
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedRegistry]:
+    """A mount that tests write to, each into ``repository`` and what it makes itself."""
+    place = tmp_path_factory.mktemp("shared")
+    with mounted(place / "storage", place, "--create") as mount:
+        yield mount
+
+
+@pytest.fixture
+def repository(shared: MountedRegistry) -> Path:
+    """An empty repository of a test's own, made by mkdir(1) in ``shared``."""
+    path = shared.path / f"test/{uuid.uuid4()}"
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir()
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -128,6 +128,7 @@ def test_repository_shows_all_that_it_has(layout: Layout, root: Directory) -> No
             f"/team/app/_layers/sha256/{LAYER.encoded}",
             f"/team/app/_layers/sha512/{alias.encoded}",
             f"/team/app/_manifests/revisions/sha256/{IMAGE.encoded}",
+            "/team/app/_uploads/an-upload",
         ]
     )
     assert sorted(links) == sorted(
@@ -260,7 +261,7 @@ def test_control_directory_is_found_but_not_listed() -> None:
     )
     root = tree.root()
     assert names(root) == []
-    assert names(root, "/.blobfs") == ["name", "version"]
+    assert names(root, "/.blobfs") == ["name", "uploads.json", "version"]
     for name, text in (("version", b"1.0\n"), ("name", "é".encode())):
         file = find(root, f"/.blobfs/{name}")
         assert isinstance(file, File)

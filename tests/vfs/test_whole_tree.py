@@ -94,7 +94,7 @@ HOSTILE = [
     "current",
     "index",
     "placeholder",
-    "an-upload",
+    "another-upload",
     "nowhere",
     "Nowhere",
     "_nowhere",
@@ -157,8 +157,11 @@ def test_tree_is_the_same_after_a_remount(layout: Layout, driver: StorageDriver)
 
 def test_names_that_change_are_kept_for_a_short_time(stocked: Directory) -> None:
     for path, child in walk(stocked):
-        content_addressed = child.attr.kind is Kind.FILE
-        assert (child.attr.lifetime is Lifetime.CONTENT) == content_addressed, path
+        if "/_uploads/" in path:
+            expected = Lifetime.MOMENT
+        else:
+            expected = Lifetime.CONTENT if child.attr.kind is Kind.FILE else Lifetime.NAME
+        assert child.attr.lifetime is expected, path
 
 
 @pytest.mark.parametrize(

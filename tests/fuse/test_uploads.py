@@ -1,0 +1,340 @@
+"""Uploads through a mount: declared, verified, committed, gone on with, renamed, removed."""
+
+import errno
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from blobfs import paths
+from blobfs.digest import Digest
+from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
+from tests.fuse.repositories import layer, layers, put_layer, shell, stored_uploads, upload
+from tests.fuse.writers import state
+from tests.storage.layout import APP, Layout
+
+pytestmark = pytest.mark.fuse
+
+SMALL = b"what the blob holds"
+LARGE = random.Random(1).randbytes(3 * 2**20 + 17)
+OTHER = Digest.of(b"something else")
+
+both = pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+
+
+def _refused(repository: Path, content: bytes) -> Path:
+    """An upload that is held to a digest that it does not have."""
+    file = upload(repository, OTHER)
+    with failing_with(errno.EBADMSG):
+        file.write_bytes(content)
+    return file
+
+
+@both
+def test_cp_of_other_bytes_than_declared_says_so_and_publishes_nothing(
+    repository: Path, tmp_path: Path, content: bytes
+) -> None:
+    """[S7.2] [S7.1]"""
+    source = tmp_path / "source"
+    source.write_bytes(content)
+    file = upload(repository, OTHER)
+    done = shell("cp", source, file)
+    assert (done.returncode, done.stderr) == (1, f"cp: failed to close '{file}': Bad message\n")
+    assert layers(repository) == {}
+    assert file.read_bytes() == content
+    assert state(file).startswith("failed: ")
+
+
+def test_failed_commit_is_one_line_of_the_log(shared: MountedRegistry, repository: Path) -> None:
+    """[S7.1] With the repository, the upload and the reason."""
+    file = _refused(repository, SMALL)
+    name = str(repository.relative_to(shared.path))
+    [line] = [line for line in shared.warnings() if name in line]
+    assert file.name in line
+    assert f"hashes to {Digest.of(SMALL)}, not to {OTHER}" in line
+
+
+@both
+def test_refused_upload_is_committed_once_it_is_replaced(
+    repository: Path, tmp_path: Path, content: bytes
+) -> None:
+    """[S7.2]"""
+    file = upload(repository, Digest.of(content))
+    with failing_with(errno.EBADMSG):
+        file.write_bytes(b"a mistake")
+    file.write_bytes(content)
+    assert state(file) == "committed"
+    assert layers(repository) == {Digest.of(content).encoded: content}
+
+
+def test_refused_upload_is_committed_once_it_is_completed(repository: Path) -> None:
+    """[S7.5]"""
+    file = upload(repository, Digest.of(LARGE))
+    with failing_with(errno.EBADMSG):
+        file.write_bytes(LARGE[:-1])
+    with file.open("ab") as more:
+        more.write(LARGE[-1:])
+    assert layers(repository) == {Digest.of(LARGE).encoded: LARGE}
+
+
+def test_refused_upload_is_committed_once_it_is_declared_rightly(repository: Path) -> None:
+    """[S7.2]"""
+    file = _refused(repository, LARGE)
+    os.setxattr(file, "user.blobfs.digest", str(Digest.of(LARGE)).encode())
+    assert state(file) == "committed"
+    assert layers(repository) == {Digest.of(LARGE).encoded: LARGE}
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@both
+def test_digest_is_declared_by_an_attribute(
+    repository: Path, content: bytes, algorithm: str
+) -> None:
+    """[S7.2]"""
+    file = upload(repository, "layer.tar")
+    with file.open("wb", buffering=0) as opened:
+        digest = Digest.of(content, algorithm)
+        os.setxattr(opened.fileno(), "user.blobfs.digest", str(digest).encode())
+        opened.write(content)
+        os.fsync(opened.fileno())
+        assert layer(repository, digest).read_bytes() == content  # not yet closed
+    assert state(file) == "committed"
+
+
+@both
+def test_other_bytes_than_an_attribute_declared_are_refused(
+    repository: Path, content: bytes
+) -> None:
+    """[S7.2]"""
+    file = upload(repository, "layer.tar")
+    file.touch()
+    os.setxattr(file, "user.blobfs.digest", str(OTHER).encode())
+    with failing_with(errno.EBADMSG), file.open("r+b", buffering=0) as opened:
+        opened.write(content)
+    assert layers(repository) == {}
+    assert os.getxattr(file, "user.blobfs.digest").decode() == str(OTHER)
+
+
+@both
+def test_other_size_than_declared_is_refused(repository: Path, content: bytes) -> None:
+    """[S7.2]"""
+    file = upload(repository, Digest.of(content))
+    with failing_with(errno.EBADMSG), file.open("wb", buffering=0) as opened:
+        os.setxattr(opened.fileno(), "user.blobfs.size", str(len(content) + 1).encode())
+        opened.write(content)
+    assert layers(repository) == {}
+    assert os.getxattr(file, "user.blobfs.size").decode() == str(len(content) + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "number"),
+    [
+        ("user.blobfs.digest", b"sha256:0", errno.EINVAL),
+        ("user.blobfs.digest", b"\xff", errno.EINVAL),
+        ("user.blobfs.size", b"-1", errno.EINVAL),
+        ("user.blobfs.size", b"1" * 30, errno.EINVAL),
+        ("user.blobfs.state", b"committed", errno.ENODATA),
+        ("user.other", b"x", errno.ENODATA),
+        ("security.x", b"x", errno.EOPNOTSUPP),
+    ],
+)
+def test_what_declares_nothing_is_refused(
+    repository: Path, name: str, value: bytes, number: int
+) -> None:
+    file = upload(repository, "layer.tar")
+    file.touch()
+    with failing_with(number):
+        os.setxattr(file, name, value)
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@both
+def test_rename_onto_a_layer_declares_and_commits(
+    repository: Path, content: bytes, algorithm: str
+) -> None:
+    """[S7.2] Of an upload that is still open, as its program was stopped."""
+    file = _refused(repository, content)
+    digest = Digest.of(content, algorithm)
+    put_layer(repository, b"another", algorithm)  # so that there is a directory for them
+    target = layer(repository, digest)
+    os.rename(file, target)
+    assert target.read_bytes() == content
+    assert not file.exists()
+
+
+@both
+def test_rename_onto_another_layer_is_refused(repository: Path, content: bytes) -> None:
+    """[S7.2]"""
+    file = _refused(repository, content)
+    with failing_with(errno.EBADMSG):
+        os.rename(file, layer(repository, Digest.of(b"another still")))
+    assert layers(repository) == {}
+    assert file.read_bytes() == content
+
+
+def test_receipt_is_renamed_onto_its_own_layer(repository: Path) -> None:
+    """[S7.2] As ``mv`` does after a ``cp``."""
+    file = upload(repository, "layer.tar")
+    file.write_bytes(SMALL)
+    with failing_with(errno.EBADMSG):
+        os.rename(file, layer(repository, OTHER))
+    os.rename(file, layer(repository, Digest.of(SMALL)))
+    assert not file.exists()
+    assert layers(repository) == {Digest.of(SMALL).encoded: SMALL}
+
+
+def test_rename_in_the_directory_declares_and_commits(repository: Path) -> None:
+    """[S7.2] [S7.11]"""
+    file = _refused(repository, LARGE)
+    os.rename(file, upload(repository, Digest.of(LARGE)))
+    assert state(upload(repository, Digest.of(LARGE))) == "committed"
+    assert not file.exists()
+
+
+def test_second_writer_is_refused_and_a_reader_is_not(repository: Path) -> None:
+    """[S7.7]"""
+    file = upload(repository, "layer.tar")
+    with file.open("wb", buffering=0) as opened:
+        opened.write(LARGE)
+        for flags in (os.O_WRONLY, os.O_WRONLY | os.O_APPEND, os.O_RDWR, os.O_WRONLY | os.O_TRUNC):
+            with failing_with(errno.EBUSY):
+                os.open(file, flags)
+        with failing_with(errno.EBUSY):
+            os.truncate(file, 0)
+        assert file.read_bytes() == LARGE
+    assert layers(repository) == {Digest.of(LARGE).encoded: LARGE}
+
+
+def test_fsync_makes_it_known_to_the_storage(shared: MountedRegistry, repository: Path) -> None:
+    """[S7.8] In distribution's files, from which anybody can resume it."""
+    with upload(repository, "layer.tar").open("wb", buffering=0) as opened:
+        opened.write(SMALL)
+        os.fsync(opened.fileno())
+        [stored] = stored_uploads(shared, repository)
+        assert (stored / "data").read_bytes() == SMALL
+        assert (stored / f"hashstates/sha256/{len(SMALL)}").stat().st_size > 0
+        assert layers(repository) == {}
+
+
+@both
+@pytest.mark.parametrize("is_written", [False, True], ids=["closed", "while it is written"])
+def test_rm_leaves_nothing_in_the_storage(
+    shared: MountedRegistry, repository: Path, content: bytes, is_written: bool
+) -> None:
+    """[S7.10]"""
+    if is_written:
+        file = upload(repository, "layer.tar")
+        with file.open("wb", buffering=0) as opened:
+            opened.write(content)
+            os.fsync(opened.fileno())
+            file.unlink()
+            assert stored_uploads(shared, repository) == []
+    else:
+        file = _refused(repository, content)
+        assert len(stored_uploads(shared, repository)) == 1
+        file.unlink()
+    assert stored_uploads(shared, repository) == []
+    assert os.listdir(repository / "_uploads") == []
+    assert layers(repository) == {}
+
+
+def test_rename_keeps_what_an_open_upload_has(repository: Path) -> None:
+    """[S7.11]"""
+    file, renamed = _refused(repository, LARGE), upload(repository, "renamed")
+    os.rename(file, renamed)
+    assert renamed.read_bytes() == LARGE
+    assert os.listdir(repository / "_uploads") == ["renamed"]
+
+
+def test_upload_is_renamed_while_it_is_written(repository: Path) -> None:
+    """[S7.11]"""
+    file, renamed = upload(repository, "layer.tar"), upload(repository, "renamed")
+    with file.open("wb", buffering=0) as opened:
+        opened.write(LARGE[:1000])
+        os.rename(file, renamed)
+        opened.write(LARGE[1000:])
+    assert state(renamed) == "committed"
+    assert layers(repository) == {Digest.of(LARGE).encoded: LARGE}
+
+
+def test_rename_does_not_replace_what_is_being_written(repository: Path) -> None:
+    """[S7.7]"""
+    file, other = _refused(repository, SMALL), upload(repository, "other")
+    with other.open("wb", buffering=0) as opened:
+        opened.write(LARGE)
+        with failing_with(errno.EBUSY):
+            os.rename(file, other)
+    assert state(other) == "committed"
+    assert file.read_bytes() == SMALL
+
+
+@pytest.mark.parametrize("below", ["_manifests/_uploads", "_manifests/tags", "", "../elsewhere"])
+def test_rename_to_any_other_directory_is_not_possible(repository: Path, below: str) -> None:
+    """[S7.11]"""
+    (repository.parent / "elsewhere").mkdir(exist_ok=True)
+    file = _refused(repository, SMALL)
+    with failing_with(errno.EXDEV):
+        os.rename(file, repository / below / "new")
+    assert file.read_bytes() == SMALL
+
+
+def test_mv_to_another_repository_copies(repository: Path) -> None:
+    """[S7.11]"""
+    other = repository.parent / f"{repository.name}-too"
+    other.mkdir()
+    upload(repository, "layer.tar").write_bytes(LARGE)
+    assert shell("mv", upload(repository, "layer.tar"), upload(other, "layer.tar")).returncode == 0
+    assert layers(other) == {Digest.of(LARGE).encoded: LARGE}
+    assert os.listdir(repository / "_uploads") == []
+
+
+def test_commit_that_takes_too_long_is_an_error_and_goes_on(storage: Path, tmp_path: Path) -> None:
+    """[S7.15] All of it has to be read again, since its first byte was written last."""
+    size = 400 * 2**20
+    with mounted(storage, tmp_path, "--upload-deadline", "0.1") as mount:
+        (mount.path / "slow").mkdir()
+        file = upload(mount.path / "slow", "layer.tar")
+        with failing_with(errno.EIO), file.open("wb", buffering=0) as opened:
+            opened.truncate(size)
+            os.pwrite(opened.fileno(), b"x", 0)
+        eventually(lambda: state(file) == "committed", within_s=30)
+        [name] = os.listdir(mount.path / "slow/_layers/sha256")
+        assert (mount.path / "slow/_layers/sha256" / name).stat().st_size == size
+
+
+def test_blob_of_another_size_is_replaced_and_shows_it_at_once(
+    layout: Layout, storage: Path, mount: MountedRegistry
+) -> None:
+    """[S7.17]"""
+    digest = layout.layer(LARGE)
+    data = Path(f"{storage}{paths.blob_data(digest)}")
+    os.truncate(data, 100)
+    blob = layer(mount.path / APP, digest)
+    assert (blob.stat().st_size, len(blob.read_bytes())) == (100, 100)
+    upload(mount.path / APP, digest).write_bytes(LARGE)
+    eventually(lambda: blob.stat().st_size == len(LARGE), within_s=1)
+    assert blob.read_bytes() == data.read_bytes() == LARGE
+
+
+def test_blob_of_the_right_size_is_kept(shared: MountedRegistry, repository: Path) -> None:
+    """[S7.17]"""
+    digest = put_layer(repository, LARGE[:-5])
+    data = Path(f"{shared.storage}{paths.blob_data(digest)}")
+    before = data.stat()
+    other = repository.parent / f"{repository.name}-too"
+    other.mkdir()
+    put_layer(other, LARGE[:-5])
+    assert (data.stat().st_ino, data.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@both
+def test_what_cp_has_closed_is_there(repository: Path, tmp_path: Path, content: bytes) -> None:
+    """[S7.18] Neither looked up nor listed too early, again and again."""
+    source = tmp_path / "source"
+    for number in range(10):
+        source.write_bytes(content + str(number).encode())
+        digest = Digest.of(source.read_bytes())
+        script = 'cat "$1" > "$2/_uploads/u$3" && ls "$2/_layers/sha256" "$2/_layers/sha256/$4"'
+        done = shell("bash", "-c", script, "-", source, repository, str(number), digest.encoded)
+        assert done.stdout.count(digest.encoded) == 2
