@@ -12,15 +12,16 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from typing import Final
 
 from blobfs.vfs.openupload import Survey
 
-_DEADLINE_S: Final = 0.05
+_GLANCE_S: Final = 0.025
+"""How often it is looked whether the search goes on; it takes 3 ms on a machine at rest."""
 
-_KILLED_DEADLINE_S: Final = 1.0
-"""For the opener's end, which takes microseconds, but on a busy machine has to be known as well."""
+_DEADLINE_S: Final = 1.0
 
 _PF_SIGNALED: Final = 0x400
 """The flag of a thread that a signal has ended; all threads of a killed process have it."""
@@ -38,9 +39,20 @@ def survey(opener: int, path: str, *, everybody: bool) -> Survey:
     looking = _Looking(opener, os.fsencode(path), everybody=everybody)
     thread = threading.Thread(target=looking.look, name="blobfs-holders", daemon=True)
     thread.start()
-    looking.knows_opener.wait(_KILLED_DEADLINE_S)
-    thread.join(_DEADLINE_S)
+    _wait_for(thread, looking)
     return Survey(looking.opener_killed, looking.held)
+
+
+def _wait_for(thread: threading.Thread, looking: _Looking) -> None:
+    """Wait until *thread* has ended, waits for a lock, or takes too long."""
+    deadline = time.monotonic() + _DEADLINE_S
+    seen = -1
+    while thread.is_alive() and time.monotonic() < deadline:
+        thread.join(_GLANCE_S)
+        # A busy machine may let it rest for that long as well, but not in an uninterruptible sleep.
+        if looking.seen == seen and _state(thread.native_id) == b"D":
+            break
+        seen = looking.seen
 
 
 def process_of(thread: int) -> int:
@@ -55,8 +67,8 @@ def process_of(thread: int) -> int:
 class _Looking:
     def __init__(self, opener: int, path: bytes, *, everybody: bool) -> None:
         self.opener_killed = False
-        self.knows_opener = threading.Event()
         self.held = True  # until it is known to be otherwise
+        self.seen = 0  # processes
         self._opener = opener
         # The mount may be seen elsewhere too, below another directory; its last two names stay.
         self._tail = b"/" + b"/".join(path.split(b"/")[-2:])
@@ -64,7 +76,6 @@ class _Looking:
 
     def look(self) -> None:
         self.opener_killed = _is_killed(self._opener)
-        self.knows_opener.set()
         self.held = any(self._holds(pid) for pid in self._processes())
 
     def _processes(self) -> Iterator[int]:
@@ -75,6 +86,7 @@ class _Looking:
                 yield int(name)
 
     def _holds(self, pid: int) -> bool:
+        self.seen += 1
         directory = f"/proc/{pid}/fd"
         try:
             return any(self._is_ours(f"{directory}/{fd}") for fd in os.listdir(directory))
@@ -97,8 +109,20 @@ def _is_killed(process: int) -> bool:
         with open(f"/proc/{process}/status", "rb") as file:
             if any(line.startswith(b"VmSize:") for line in file):
                 return False  # it has memory, so it goes on, and may be in execve(2)
-        with open(f"/proc/{process}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        return bool(int(fields[_FLAGS_FIELD]) & _PF_SIGNALED)
+        return bool(int(_stat(f"/proc/{process}/stat")[_FLAGS_FIELD]) & _PF_SIGNALED)
     except (OSError, ValueError, IndexError):
         return False  # gone already: it ended by itself as far as anybody can tell
+
+
+def _state(thread: int | None) -> bytes:
+    """What a thread of ours does: ``R``, ``S``, ``D`` and so on; nothing once it has ended."""
+    try:
+        return _stat(f"/proc/self/task/{thread}/stat")[0]
+    except (OSError, IndexError):
+        return b""
+
+
+def _stat(path: str) -> list[bytes]:
+    """The fields from the state on."""
+    with open(path, "rb") as file:
+        return file.read().rpartition(b")")[2].split()

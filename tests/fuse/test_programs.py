@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,13 +19,16 @@ from blobfs.digest import Digest
 from tests.fuse import programs
 from tests.fuse.mounts import eventually
 from tests.fuse.repositories import layers
-from tests.services import DockerRegistry, inspect
+from tests.services import DockerRegistry, cannot, inspect
 
 pytestmark = pytest.mark.fuse
 
 SEMANTICS = Path(blobfs.__file__).parent / "SEMANTICS.md"
 
 SIZES = {"small": 50, "large": 40_000}  # lines of 64 bytes: in memory until the commit, or not
+
+
+PROGRAMS = {"curl", "rsync", "vim", "wget"}  # that a machine may do without
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,9 @@ def test_program_gets_what_the_table_says(
     row: Row, size: str, repository: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """[S7.1] [S7.2] [S7.3] [S7.5] [S7.6]"""
+    for program in PROGRAMS & set(row.command.split()):
+        if shutil.which(program) is None:
+            cannot(f"{program} is not installed")
     url = ""
     if "URL" in row.command:
         url = request.getfixturevalue("url")

@@ -15,4 +15,5 @@ def stock(layout: Layout, repository: RepositoryName = APP) -> None:
     alias = Digest.of(b"layer", "sha512")
     layout.link(paths.layers(repository), alias, str(LAYER).encode())
     layout.tag(layout.revision(image(LAYER), repository), LATEST, repository)
+    layout.put(paths.upload_startedat(repository, "an-upload"), b"2024-02-29T12:00:00Z")
     layout.put(paths.upload_data(repository, "an-upload"), b"begun")
