@@ -104,8 +104,8 @@ class FileWriter(Closing):
     """A file being written from its start to its end.
 
     After ``commit``, ``cancel`` or ``close`` it is over: ``close`` does nothing, and all else
-    but ``size`` raises WriterClosed. What fails for want of room raises StorageFull, and
-    ``size`` tells how much of it was written.
+    but ``size`` raises WriterClosed. A ``commit`` that fails leaves it as it was. What fails for
+    want of room raises StorageFull, and ``size`` tells how much of it was written.
     """
 
     @property
@@ -137,6 +137,10 @@ class FileWriter(Closing):
         Raises Unsupported where the backend shows nothing before ``commit``.
         """
         raise Unsupported(f"{size} bytes at {offset} cannot be read before they are committed")
+
+    def is_undisturbed(self) -> bool:
+        """Whether nobody else has written to the file since it was opened, as far as that shows."""
+        return True
 
     @abstractmethod
     def flush(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -104,6 +106,8 @@ class LocalWriter(FileWriter):
         self._fd = fd
         self._directory_fd = directory_fd
         self._size = size
+        self._mtime_ns = os.fstat(fd).st_mtime_ns
+        self._is_disturbed = False
 
     @classmethod
     def at_end(cls, path: str, fd: int, directory_fd: int) -> Self:
@@ -112,7 +116,8 @@ class LocalWriter(FileWriter):
         Raises NotAFile.
         """
         try:
-            return cls(path, fd, os.dup(directory_fd), _size_of_file(path, fd))
+            size = _size_of_file(path, fd)
+            return cls(path, fd, os.dup(directory_fd), size)
         except BaseException:
             os.close(fd)
             raise
@@ -130,7 +135,7 @@ class LocalWriter(FileWriter):
     def _put(self, offset: int, data: bytes) -> None:
         self._check_open()
         rest = memoryview(data)
-        with os_errors(self._path):
+        with os_errors(self._path), self._our_own_change():
             while rest:
                 written = os.pwrite(self._fd, rest, offset)
                 offset += written
@@ -139,9 +144,24 @@ class LocalWriter(FileWriter):
 
     def truncate(self, size: int) -> None:
         self._check_open()
-        with os_errors(self._path):
+        with os_errors(self._path), self._our_own_change():
             os.ftruncate(self._fd, size)
-        self._size = size
+            self._size = size
+
+    @contextmanager
+    def _our_own_change(self) -> Iterator[None]:
+        """What somebody else has written shows before a change of ours, and not after it."""
+        self.is_undisturbed()
+        try:
+            yield
+        finally:
+            self._mtime_ns = os.fstat(self._fd).st_mtime_ns
+
+    def is_undisturbed(self) -> bool:
+        st = os.fstat(self._fd)
+        if (st.st_size, st.st_mtime_ns) != (self._size, self._mtime_ns):
+            self._is_disturbed = True
+        return not self._is_disturbed
 
     def read_at(self, offset: int, size: int) -> bytes:
         self._check_open()
@@ -155,8 +175,8 @@ class LocalWriter(FileWriter):
             os.fsync(self._directory_fd)
 
     def commit(self) -> None:
-        self._check_open()
-        self.close()
+        self.flush()
+        self._let_go()
 
     def cancel(self) -> None:
         self._check_open()

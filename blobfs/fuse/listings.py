@@ -118,7 +118,9 @@ async def listing_of(inode: Inode, inodes: InodeTable, threads: StorageThreads) 
     if inodes.lists_anew(inode):
         asked_at = time.monotonic()
         names: list[str] = []
-        remaining = await threads.run(inodes.directory(inode.number).names)
+        directory = inodes.directory(inode.number)
+        run = threads.run_in_thread if directory.takes_long else threads.run
+        remaining = await run(directory.names)
         while batch := await threads.run(_take, remaining):
             names += batch
             if len(batch) < _NAMES:

@@ -105,10 +105,12 @@ def serve(
             raise
         raise MountRefused("; ".join(map(str, ours.exceptions))) from group
     finally:
-        operations.suspend_uploads()
-        # After a crash the mount stays, dead: an empty directory in its place would look
-        # to rsync and the like as if everything had been deleted.
-        pyfuse3.close(unmount=not answering)
+        try:
+            operations.suspend_uploads()
+        finally:
+            # After a crash the mount stays, dead: an empty directory in its place would look
+            # to rsync and the like as if everything had been deleted.
+            pyfuse3.close(unmount=not answering)
     log.info("unmounted %s", mountpoint)
 
 

@@ -105,7 +105,9 @@ class Operations(Reading):
     async def flush(self, fh: FileHandleT) -> None:
         opened = self._files[fh]
         if opened.writing is not None and not opened.writing.is_clean:
-            await self._uploading.flush(opened.writing, opened.opener)
+            inode = self._inodes.find_file(opened.file.key)
+            number = 0 if inode is None else inode.number
+            await self._uploading.flush(opened.writing, opened.opener, number)
             self._published(opened.writing.upload)
 
     @replies_errno
@@ -159,7 +161,8 @@ class Operations(Reading):
     ) -> None:
         if fields.update_size:
             if fh is not None:
-                await self._threads.change(self._writing(fh).truncate, attr.st_size)
+                writing = self._writing(fh)
+                await self._uploading.change(writing, writing.truncate, attr.st_size)
             else:
                 await self._uploading.settled(upload.directory)
                 await self._threads.change(upload.truncate, attr.st_size)

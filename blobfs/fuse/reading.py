@@ -122,6 +122,8 @@ class Reading(pyfuse3.Operations):
 
     async def _ask(self, node: Node, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """The result of ``call(*args)``, a method of *node* or of what it has opened."""
+        if isinstance(node, Directory) and node.takes_long:
+            return await self._threads.run_in_thread(call, *args)
         return await self._threads.run(call, *args) if node.asks_storage else call(*args)
 
     @logs_errors
@@ -213,14 +215,22 @@ class Reading(pyfuse3.Operations):
         if not name.startswith(b"user."):
             # "Never", so that ls(1) does not ask for each file what none of them has.
             raise Unsupported(f"no {os.fsdecode(name)} here")
-        render = self._inodes[inode].node.xattrs().get(os.fsdecode(name))
-        if render is None:
-            raise AttributeUnknown(f"no {os.fsdecode(name)} here")
-        return (await self._threads.run_in_thread(render)).encode()  # may read all manifests
+        node = self._inodes[inode].node
+        value = await self._threads.run_in_thread(_xattr, node, os.fsdecode(name))
+        return value.encode()
 
     @replies_errno
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        return [XAttrNameT(name.encode()) for name in self._inodes[inode].node.xattrs()]
+        node = self._inodes[inode].node
+        return [XAttrNameT(name.encode()) for name in await self._ask(node, node.xattrs)]
+
+
+def _xattr(node: Node, name: str) -> str:
+    """The value of an extended attribute, which may take all manifests to be read."""
+    render = node.xattrs().get(name)
+    if render is None:
+        raise AttributeUnknown(f"no {name} here")
+    return render()
 
 
 def _look_up(parent: Directory, name: str) -> Child | None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeVarTuple
 
 import trio
 
+from blobfs.errors import StorageTimeout
 from blobfs.fuse import holders
 from blobfs.fuse.threads import StorageThreads
 from blobfs.vfs.openupload import OpenUpload
 from blobfs.vfs.upload import Upload
+
+Ts = TypeVarTuple("Ts")
 
 _SLOW_WRITE_S: Final = 0.01
 """How long a write may hold up the event loop before the next go to threads."""
@@ -26,6 +30,21 @@ class _Ending:
 
     repository: str  # its path in the tree, with a slash
     over: trio.Event
+
+
+class _Opening:
+    """An upload being opened in a thread, for somebody who may stop waiting."""
+
+    def __init__(self, upload: Upload, *, truncate: bool) -> None:
+        self.is_wanted = True
+        self._upload = upload
+        self._truncate = truncate
+
+    def run(self) -> OpenUpload:
+        opened = OpenUpload(self._upload, truncate=self._truncate)
+        if not self.is_wanted:
+            opened.release()
+        return opened
 
 
 class Uploading:
@@ -49,18 +68,31 @@ class Uploading:
         """Open *upload* for writing."""
         if upload.is_in_memory and not upload.is_busy:
             return OpenUpload(upload, truncate=truncate)
-        return await self._threads.change(partial(OpenUpload, upload, truncate=truncate))
+        opening = _Opening(upload, truncate=truncate)
+        try:
+            return await self._threads.change(opening.run, deadline_s=self._deadline_s)
+        except StorageTimeout:
+            opening.is_wanted = False
+            raise
 
     async def write(self, opened: OpenUpload, offset: int, data: bytes) -> None:
         """``OpenUpload.write``, at once where that takes microseconds."""
         if not self._is_quick(opened, offset, len(data)):
-            await self._threads.change(opened.write, offset, data)
+            await self.change(opened, opened.write, offset, data)
             return
         began = time.monotonic()
         opened.write(offset, data)
         now = time.monotonic()
         if now - began > _SLOW_WRITE_S:  # the disk is behind, and the kernel makes writers wait
             self._slow_until = now + _SLOW_FOR_S
+
+    async def change(self, opened: OpenUpload, call: Callable[[*Ts], None], *args: *Ts) -> None:
+        """``call(*args)`` in a thread; what it did not do in time, the close will tell as well."""
+        try:
+            await self._threads.change(call, *args)
+        except StorageTimeout as exc:
+            opened.fail(exc)
+            raise
 
     def _is_quick(self, opened: OpenUpload, offset: int, size: int) -> bool:
         return (
@@ -70,9 +102,10 @@ class Uploading:
             and opened.takes_at_once(offset, size)
         )
 
-    async def flush(self, opened: OpenUpload, opener: int) -> None:
+    async def flush(self, opened: OpenUpload, opener: int, inode: int) -> None:
         """``OpenUpload.flush``, with what proc(5) tells of other holders."""
-        survey = partial(holders.survey, opener, opened.upload.path, everybody=self._everybody)
+        name = opened.upload.name
+        survey = partial(holders.survey, opener, name, inode, everybody=self._everybody)
         await self._threads.change(opened.flush, survey, deadline_s=self._deadline_s)
 
     async def sync(self, opened: OpenUpload) -> None:

@@ -8,6 +8,8 @@ nothing but the blob itself; and ``size`` counts every byte received.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -30,6 +32,7 @@ from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.contentwriter import ContentWriter
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.memorybudget import UPLOADS
+from blobfs.storage.runningdigests import RunningDigests
 from blobfs.storage.uploadfiles import UploadFiles, UploadRecord
 
 log = logging.getLogger(__name__)
@@ -69,8 +72,8 @@ class BlobWriter(ContentWriter):
         self._over = False
         self._suspended = False
         self._size = 0
-        self._digesters = {CANONICAL: Digester()}
-        self._follow_declared()
+        self._digests = RunningDigests(self._remembered)
+        self._follow_declared(record)
 
     @property
     def id(self) -> str:
@@ -94,7 +97,7 @@ class BlobWriter(ContentWriter):
 
     def takes_at_once(self, offset: int, size: int) -> bool:
         if not self.is_stored:
-            return offset + size <= IN_MEMORY
+            return offset + size <= IN_MEMORY and UPLOADS.has(size)
         return self._file is not None and self._size <= offset <= self._size + _CHUNK
 
     def resume(self) -> None:
@@ -107,8 +110,7 @@ class BlobWriter(ContentWriter):
             self._resume_without_data()
         if self._moved is None:
             self._files.drop_states_above(self._size)  # they tell of bytes that a crash took
-        for algorithm in self._digesters:
-            self._digesters[algorithm] = self._files.load_state(algorithm, self._size)
+        self._digests.recall(self._size)
 
     def _resume_without_data(self) -> None:
         blob = self._record.blob or self._record.digest
@@ -126,16 +128,14 @@ class BlobWriter(ContentWriter):
             return
         if self.is_stored:
             self._files.put_record(record)
+        self._follow_declared(record)
         self._record = record
-        self._follow_declared()
 
-    def _follow_declared(self) -> None:
-        declared = self._record.digest
-        if declared is not None and declared.algorithm not in self._digesters:
-            self._digesters[declared.algorithm] = self._load(declared.algorithm, self._size)
+    def _follow_declared(self, record: UploadRecord) -> None:
+        if record.digest is not None:
+            self._digests.add(record.digest.algorithm, self._size)
 
-    def _load(self, algorithm: str, size: int) -> Digester:
-        """A digester that has seen as much of the first *size* bytes as is remembered."""
+    def _remembered(self, algorithm: str, size: int) -> Digester:
         return self._files.load_state(algorithm, size) if self.is_stored else Digester(algorithm)
 
     def write(self, data: bytes) -> None:
@@ -151,7 +151,7 @@ class BlobWriter(ContentWriter):
         if self._content is not None:
             self._forget_after(offset)
             self._content[offset:end] = data
-            self._follow(offset, data)
+            self._digests.follow(offset, data)
             self._size = len(self._content)
         else:
             self._write_to_file(offset, data)
@@ -164,15 +164,18 @@ class BlobWriter(ContentWriter):
                 file.rewrite(offset, b"")  # AppendOnly comes before anything is forgotten
                 self._forget_after(offset)
                 file.rewrite(offset, data)
-                self._follow(offset, data)
+                self._digests.follow(offset, data)
             else:
                 file.write(data)
         finally:  # what was written before the room ended counts
             if offset == self._size:
-                self._follow(offset, data[: file.size - offset])
+                self._digests.follow(offset, data[: file.size - offset])
             self._size = file.size
 
     def truncate(self, size: int) -> None:
+        self._check_open()
+        if self._moved is not None and size == 0:
+            self._start_again()
         self._check_writable()
         if size > self._size:
             self._extend(size)
@@ -183,6 +186,15 @@ class BlobWriter(ContentWriter):
             else:
                 self._cut_file(size)
             self._size = size
+
+    def _start_again(self) -> None:
+        """Leave the blob that it has become, and receive something else."""
+        self._files.put_record(replace(self._record, blob=None))
+        self._record = replace(self._record, blob=None)
+        self._files.drop_states_above(-1)
+        self._file = self._driver.create(self._files.data)
+        self._moved, self._size = None, 0
+        self._digests.recall(0)
 
     def _cut_file(self, size: int) -> None:
         self._suspended = False
@@ -206,7 +218,7 @@ class BlobWriter(ContentWriter):
             self._extend_file(size)
         if size - self._size <= _HASHED_ZEROS:
             for offset in range(self._size, size, _CHUNK):
-                self._follow(offset, bytes(min(_CHUNK, size - offset)))
+                self._digests.follow(offset, bytes(min(_CHUNK, size - offset)))
         self._size = size
 
     def _extend_file(self, size: int) -> None:
@@ -233,8 +245,7 @@ class BlobWriter(ContentWriter):
             return True
         if declared is None or self._record.size not in (None, self._size):
             return False
-        digester = self._digesters[declared.algorithm]
-        return digester.size == self._size and digester.digest() == declared
+        return self._digests.of(declared.algorithm, self._size) == declared
 
     def suspend(self) -> None:
         self._check_open()
@@ -242,8 +253,9 @@ class BlobWriter(ContentWriter):
             return
         if self._content is not None:
             self._store()
-        self._open_file().flush()
-        for digester in self._digesters.values():
+        with self._closed_on_failure() as file:
+            file.flush()
+        for digester in self._digests:
             # The data first: a state must never speak of bytes that a crash can take.
             if digester.size == self._size:
                 self._files.save_state(digester)
@@ -272,27 +284,26 @@ class BlobWriter(ContentWriter):
             raise self._mismatch(f"has {self._size} bytes, not {self._record.size}")
         if self._moved is not None and declared in (None, self._moved):
             return self._moved  # it was verified before
-        if declared is not None and declared.algorithm not in self._digesters:
-            self._digesters[declared.algorithm] = self._load(declared.algorithm, self._size)
-        self._catch_up()
+        canonical = self._moved or self._digest(CANONICAL)
         if declared is not None:
-            found = self._digesters[declared.algorithm].digest()
+            found = self._digest(declared.algorithm)
             if found != declared:
                 raise self._mismatch(f"hashes to {found}, not to {declared}")
-        return self._moved or self._digesters[CANONICAL].digest()
+        return canonical
 
     def _mismatch(self, how: str) -> ContentMismatch:
         return ContentMismatch(f"{self._files.label(self._record)} {how}")
 
-    def _catch_up(self) -> None:
-        """Hash what the digesters have not seen."""
-        behind = min(digester.size for digester in self._digesters.values())
-        while behind < self._size:
-            chunk = self.read_at(behind, _CHUNK)
+    def _digest(self, algorithm: str) -> Digest:
+        """The digest of all that was received; what has not been hashed yet is read again."""
+        self._digests.add(algorithm, self._size)
+        while (found := self._digests.of(algorithm, self._size)) is None:
+            behind = self._digests.seen
+            chunk = self.read_at(behind, min(_CHUNK, self._size - behind))
             if not chunk:
                 raise self._mismatch(f"ends at {behind} bytes, not at {self._size}")
-            self._follow(behind, chunk)
-            behind += len(chunk)
+            self._digests.follow(behind, chunk)
+        return found
 
     def _put_in_place(self, canonical: Digest) -> None:
         if self._content is not None:
@@ -304,9 +315,9 @@ class BlobWriter(ContentWriter):
             record = replace(self._record, blob=canonical)
             self._files.put_record(record)
             self._record = record
-        file, self._file = self._open_file(), None
-        with file:  # where the commit fails, closing keeps what was written
+        with self._closed_on_failure() as file:
             file.commit()
+        self._file = None
         stored = self._driver.stat(self._files.data).size
         if stored != self._size:
             raise self._mismatch(f"has {stored} bytes, not the {self._size} that were received")
@@ -384,6 +395,24 @@ class BlobWriter(ContentWriter):
             self._file = file
         return self._file
 
+    @contextmanager
+    def _closed_on_failure(self) -> Iterator[FileWriter]:
+        """The file, to be synced; raises Busy if somebody else has written to it."""
+        file = self._open_file()
+        try:
+            if not file.is_undisturbed():
+                self._files.drop_states_above(-1)
+                self._digests.recall(0)
+                raise Busy(f"upload {self.id} is being written by somebody else")
+            yield file
+        except BlobfsError:
+            self._file = None
+            try:
+                file.close()
+            except BlobfsError as exc:
+                log.debug("upload %s: %s", self.id, exc)
+            raise
+
     def _append_or_create(self) -> FileWriter:
         try:
             return self._driver.append(self._files.data)
@@ -397,11 +426,6 @@ class BlobWriter(ContentWriter):
             file, self._file = self._file, None
             file.close()
 
-    def _follow(self, offset: int, data: bytes) -> None:
-        for digester in self._digesters.values():
-            if offset <= digester.size < offset + len(data):
-                digester.update(data[digester.size - offset :])
-
     def _forget_after(self, size: int) -> None:
         """Hash anew what comes after *size* bytes, which are about to change."""
         if size >= self._size:
@@ -409,9 +433,7 @@ class BlobWriter(ContentWriter):
         if self.is_stored:
             # Gone before the bytes are: a registry that resumes the upload would trust them.
             self._files.drop_states_above(size)
-        for algorithm, digester in self._digesters.items():
-            if digester.size > size:
-                self._digesters[algorithm] = self._load(algorithm, size)
+        self._digests.forget_after(size)
 
     def _check_open(self) -> None:
         if self._over:

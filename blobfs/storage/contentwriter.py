@@ -114,6 +114,15 @@ class ContentStore(Protocol):
     def started_at(self, upload_id: str) -> datetime:
         """When an upload began; raises UploadUnknown."""
 
+    def open_committed(self, descriptor: Descriptor) -> FileReader:
+        """Open what an upload has become; raises Stale once that is gone."""
+
+    def commit_again(self, descriptor: Descriptor, digest: Digest) -> None:
+        """Link what was committed under *digest* as well; raises ContentMismatch."""
+
+    def discard(self, upload_id: str) -> None:
+        """Remove everything of an upload that nobody writes; a missing one is no error."""
+
     def rename_committed(self, digest: Digest, name: str) -> None:
         """Do what follows from calling what was committed as *digest* by another name."""
 

@@ -9,9 +9,12 @@ from datetime import UTC, datetime
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import (
+    BlobUnknown,
     ContentMismatch,
     ManifestRejected,
     NameInvalid,
+    Stale,
+    StorageFull,
     TooLarge,
     UploadUnknown,
     WriterClosed,
@@ -20,6 +23,7 @@ from blobfs.reference import Tag
 from blobfs.storage.blobstore import MAX_CONTENT
 from blobfs.storage.contentwriter import ContentWriter
 from blobfs.storage.manifeststore import ManifestStore
+from blobfs.storage.memorybudget import UPLOADS
 from blobfs.storage.tagstore import TagStore
 from blobfs.storage.uploadfiles import UploadInfo, UploadRecord
 
@@ -43,6 +47,7 @@ class ManifestWriter(ContentWriter):
         self._id = str(uuid.uuid4())
         self._started_at = datetime.now(UTC)
         self._content = bytearray()
+        self._held = 0  # bytes of the budget that all uploads share
         self._over = False
 
     @property
@@ -83,6 +88,10 @@ class ManifestWriter(ContentWriter):
         self._check_open()
         if size > MAX_CONTENT:
             raise TooLarge(f"{self._label}: {size} bytes are too many for a manifest")
+        more = max(0, size - self._held)
+        if not UPLOADS.take(more):
+            raise StorageFull(f"{self._label}: too much is being uploaded; remove what was refused")
+        self._held += more
         del self._content[size:]
         self._content += bytes(size - len(self._content))
 
@@ -115,18 +124,28 @@ class ManifestWriter(ContentWriter):
             descriptor = self._manifests.put(content)
         except ManifestRejected as exc:
             raise ManifestRejected(f"{self._label} {exc}") from None
+        if declared is not None:
+            self._manifests.links.link(declared, descriptor.digest)
         tag = tag_named(self._record.name)
         if tag is not None:
             self._tags.tag(tag, descriptor.digest)
-        self._over = True
+        self._end()
         return descriptor
 
     def cancel(self) -> None:
         self._check_open()
-        self._over = True
+        self._end()
 
     def close(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._over = True
+        UPLOADS.give_back(self._held)
+        self._held = 0
+
+    def __del__(self) -> None:
+        UPLOADS.give_back(self._held)
 
     def _check_open(self) -> None:
         if self._over:
@@ -163,6 +182,21 @@ class ManifestUploadStore:
     def started_at(self, upload_id: str) -> datetime:
         """None is there: raises UploadUnknown."""
         raise UploadUnknown(upload_id)
+
+    def open_committed(self, descriptor: Descriptor) -> FileReader:
+        """Open the manifest that an upload has become; raises Stale once that is gone."""
+        try:
+            return self._manifests.links.open(descriptor.digest)
+        except BlobUnknown:
+            raise Stale(f"manifest {descriptor.digest} is gone") from None
+
+    def commit_again(self, descriptor: Descriptor, digest: Digest) -> None:
+        """Raises ContentMismatch, unless it is called so already."""
+        if digest != descriptor.digest:
+            raise ContentMismatch(f"manifest {descriptor.digest} is not {digest}")
+
+    def discard(self, upload_id: str) -> None:
+        """Nothing is there to be removed."""
 
     def rename_committed(self, digest: Digest, name: str) -> None:
         """Tag the manifest, if *name* is a tag."""

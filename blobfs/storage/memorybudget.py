@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from threading import Lock
+from threading import RLock
 from typing import Final
 
 
@@ -10,7 +10,7 @@ class MemoryBudget:
     """Bytes that may be held. Thread-safe."""
 
     def __init__(self, size: int) -> None:
-        self._lock = Lock()
+        self._lock = RLock()  # also taken while garbage is collected
         self._left = size
 
     def take(self, size: int) -> bool:
@@ -20,6 +20,10 @@ class MemoryBudget:
                 return False
             self._left -= size
             return True
+
+    def has(self, size: int) -> bool:
+        """Whether there is room for *size* more bytes, at this moment."""
+        return size <= self._left
 
     def give_back(self, size: int) -> None:
         """Let go of bytes that were taken."""

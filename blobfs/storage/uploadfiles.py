@@ -119,12 +119,14 @@ class UploadFiles:
         path = paths.upload_startedat(self._repository, self.upload_id)
         try:
             content = self._driver.read_at(path, 0, 64)
-            began = datetime.fromisoformat(content.decode("ascii"))
+            began: datetime | None = datetime.fromisoformat(content.decode("ascii"))
         except PathNotFound:
             raise UploadUnknown(self.upload_id) from None
         except NotAFile:
             raise Corrupt(f"{path} is a directory") from None
-        except ValueError:  # cut off by a crash: it began about when the file was made
+        except ValueError:
+            began = None
+        if began is None or began.year < 1971:  # cut off by a crash: about when it was made
             return datetime.fromtimestamp(self._driver.stat(path).mtime_ns / 1e9, UTC)
         return began if began.tzinfo is not None else began.replace(tzinfo=UTC)
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from blobfs import paths
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import BytesReader, FileReader, StorageDriver
-from blobfs.errors import BlobDamaged, BlobUnknown, PathNotFound
+from blobfs.errors import BlobDamaged, BlobUnknown, ContentMismatch, PathNotFound, Stale
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.blobwriter import BlobWriter
@@ -90,6 +90,29 @@ class UploadStore:
     def record(self, upload_id: str) -> UploadRecord:
         """What an upload is called, and what was declared of it."""
         return self._files(upload_id).record()
+
+    def open_committed(self, descriptor: Descriptor) -> FileReader:
+        """Open the blob that an upload has become; raises Stale once that is gone."""
+        try:
+            return self._blobs.open(descriptor.digest)
+        except BlobUnknown:
+            raise Stale(f"blob {descriptor.digest} is gone") from None
+
+    def commit_again(self, descriptor: Descriptor, digest: Digest) -> None:
+        """Link a blob under *digest* as well; raises ContentMismatch."""
+        if digest != descriptor.digest:
+            with self.open_committed(descriptor) as reader:
+                found = Digest.of_chunks(reader.chunks(), digest.algorithm)
+            if found != digest:
+                raise ContentMismatch(
+                    f"blob {descriptor.digest} hashes to {found}, not to {digest}"
+                )
+        self._layers.mount(descriptor.digest, self._blobs)
+        self._layers.link(digest, descriptor.digest)
+
+    def discard(self, upload_id: str) -> None:
+        """Remove everything of an upload that nobody writes; a missing one is no error."""
+        self._files(upload_id).remove()
 
     def rename_committed(self, digest: Digest, name: str) -> None:
         """Nothing follows: a blob is called by its digest."""

@@ -95,6 +95,11 @@ class Directory(Node):
 
     __slots__ = ()
 
+    @property
+    def takes_long(self) -> bool:
+        """Whether to look something up may take long even where the storage is local."""
+        return False
+
     gains_names: ClassVar[bool] = False
     """Whether the end of an upload adds names to it, so that none may be taken to be missing."""
 

@@ -56,6 +56,10 @@ class OpenUpload:
             return True
         return not self._written and self._failure is None and not writer.matches()
 
+    def fail(self, exc: BlobfsError) -> None:
+        """A write was answered with an error that it does not know of itself; takes no lock."""
+        self._failure = exc
+
     def write(self, offset: int, data: bytes) -> None:
         """Put *data* at *offset*; raises ReadOnly after a commit, StorageFull and the like."""
         with self.upload.lock:
@@ -126,7 +130,11 @@ class OpenUpload:
                 writer.size,
             )
         if found.held_elsewhere or self._interrupted:
-            writer.suspend()
+            try:
+                writer.suspend()
+            except BlobfsError:
+                self._refused = True
+                raise
         elif writer.size or writer.record.digest is not None:
             self._commit()
 

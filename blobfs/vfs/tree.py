@@ -237,11 +237,21 @@ class NameDirectory(Directory, Changeable):
             yield "_blobs"
 
     def mkdir(self, name: str) -> Node:
+        if self.prefix and name in paths.MARKERS:
+            return self._made_repository(name)
         child = RepositoryName(f"{self.prefix}/{name}" if self.prefix else name)
         if self._is_there(child):
             raise Exists(f"/{child}")
         self.tree.made.add(child)
         return NameDirectory(self.tree, child)
+
+    def _made_repository(self, marker: str) -> Node:
+        """What is only above repositories becomes one itself, by its ``_uploads`` or the like."""
+        name = RepositoryName(self.prefix)
+        if name in self.tree.made or self.tree.registry.is_repository(name):
+            raise Exists(f"/{name}/{marker}")
+        self.tree.made.add(name)
+        return self.tree.below_repository(name, marker)
 
     def rmdir(self, name: str) -> None:
         try:

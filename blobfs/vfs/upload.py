@@ -19,6 +19,7 @@ from blobfs.errors import (
     ContentMismatch,
     DigestInvalid,
     ReadOnly,
+    Stale,
     UploadUnknown,
 )
 from blobfs.storage.contentwriter import ContentStore, ContentWriter
@@ -95,7 +96,7 @@ class Upload:
 
     def info(self) -> UploadInfo:
         """Its size and time; raises UploadUnknown."""
-        receipt, writer = self.receipt, self.writer
+        writer, receipt = self.writer, self.receipt  # in this order: there is always one
         if receipt is not None:
             return UploadInfo(receipt.descriptor.size, self.mtime_ns or 0)
         if writer is not None:
@@ -113,7 +114,7 @@ class Upload:
 
     def declared(self) -> tuple[Digest | None, int | None]:
         """The digest and the size that were declared, or that it has once it is committed."""
-        receipt, writer = self.receipt, self.writer
+        writer, receipt = self.writer, self.receipt
         if receipt is not None:
             return receipt.descriptor.digest, receipt.descriptor.size
         record = writer.record if writer is not None else self._store.record(self.id)
@@ -124,6 +125,9 @@ class Upload:
         with self.lock:
             if self.writer is not None:
                 return self.writer.read_at(offset, size)
+            if self.receipt is not None:
+                with self._store.open_committed(self.receipt.descriptor) as reader:
+                    return reader.read_at(offset, size)
             with self._store.open(self.id) as reader:
                 return reader.read_at(offset, size)
 
@@ -167,7 +171,7 @@ class Upload:
                 self.mtime_ns = time.time_ns()
             finally:
                 self.is_open = False
-                self.let_go()
+                self.settle()
 
     def declare(self, *, digest: Digest | None = None, size: int | None = None) -> None:
         """Say what it will have; one that nobody writes and that has it is committed.
@@ -211,7 +215,7 @@ class Upload:
         """Commit it under *digest*; raises ContentMismatch, Busy."""
         with self.lock:
             if self.receipt is not None:
-                self._hold_receipt_to(digest)
+                self._store.commit_again(self.receipt.descriptor, digest)
                 return
             if self.is_open:
                 raise Busy(f"{self.path} is being written")
@@ -240,10 +244,10 @@ class Upload:
             except BlobfsError as again:
                 log.debug("upload %s cannot be suspended: %s", self.path, again)
             raise
+        self.mtime_ns = self.mtime_ns or descriptor.mtime_ns
+        self.receipt = Receipt(descriptor, time.monotonic())  # first: it is never without either
         self.writer = None
         self.reason = ""
-        self.mtime_ns = self.mtime_ns or descriptor.mtime_ns
-        self.receipt = Receipt(descriptor, time.monotonic())
 
     def settle(self) -> None:
         """Commit what nobody has open if it is whole, else leave it to the storage."""
@@ -258,18 +262,25 @@ class Upload:
     def let_go(self) -> None:
         """Leave it to the storage, as far as that takes it."""
         writer = self.writer
-        if writer is not None and (writer.size or writer.is_stored):
+        if writer is None or not (writer.size or writer.is_stored):
+            return
+        try:
             writer.suspend()  # where that fails, what it holds is still here
-            if writer.is_stored:
-                self.writer = None
-                writer.close()
+        except (Busy, Stale):
+            self.writer = None  # but not if somebody else has changed it: the storage is the truth
+            raise
+        if writer.is_stored:
+            self.writer = None
+            writer.close()
 
     def cancel(self) -> None:
         """Remove everything of it, also while it is being written."""
         with self.lock:
-            if self.receipt is None:
-                self._resumed().cancel()
-                self.writer = None
+            if self.writer is not None:
+                self.writer.cancel()
+            elif self.receipt is None and not self.is_gone:
+                self._store.discard(self.id)
+            self.writer = None
             self.is_gone = True
 
     def suspend(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
-from blobfs.errors import AttributeUnknown, CrossesDirectories, Invalid, Stale, UploadUnknown
+from blobfs.errors import AttributeUnknown, CrossesDirectories, Invalid
 from blobfs.storage.contentwriter import ContentStore
 from blobfs.storage.registry import Registry
 from blobfs.vfs.nodes import Attr, Changeable, Directory, File, Kind, Lifetime, Node, Placed
@@ -43,13 +43,7 @@ class UploadFile(File):
         )
 
     def open(self) -> FileReader:
-        receipt = self.upload.receipt
-        if receipt is None:
-            return UploadReader(self.upload)
-        try:
-            return self.registry.blobs.open(receipt.descriptor.digest)
-        except UploadUnknown:
-            raise Stale(self.upload.path) from None
+        return UploadReader(self.upload)
 
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         names = {_STATE: lambda: self.upload.state}
@@ -109,6 +103,10 @@ class UploadsDirectory(Placed, Directory, Changeable):
         upload = self._set.get(name)
         upload.commit_as(Digest(algorithm, new_name))
         self._set.remove(name)
+
+    @property
+    def takes_long(self) -> bool:
+        return not self._set.is_fresh
 
     @property
     def _set(self) -> UploadSet:

@@ -35,6 +35,11 @@ class UploadSet:
         self._by_name: dict[str, Upload] = {}
         self._fresh_until = 0.0
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether ``get`` need not ask the storage."""
+        return time.monotonic() < self._fresh_until
+
     def get(self, name: str) -> Upload:
         """The upload called *name*; raises UploadUnknown."""
         with self._lock:
@@ -98,11 +103,9 @@ class UploadSet:
 
     def _refresh(self) -> None:
         """Take up what others have begun, and drop what has ended."""
-        self._drop_receipts()
-        now = time.monotonic()
-        if now < self._fresh_until:
+        if self.is_fresh:
             return
-        self._fresh_until = now + _FRESH_S
+        self._drop_receipts()
         # Before the storage is asked: what is kept now may be in the storage in a moment.
         unkept = {upload.id: name for name, upload in self._by_name.items() if not upload.is_kept}
         known = {upload.id for upload in self._by_name.values()}
@@ -111,13 +114,16 @@ class UploadSet:
             del self._by_name[unkept[upload_id]]
         for upload_id in sorted(found - known):
             self._take_up(upload_id)
+        self._fresh_until = time.monotonic() + _FRESH_S
 
     def _take_up(self, upload_id: str) -> None:
         try:
             self._store.started_at(upload_id)
+            name = self._store.record(upload_id).name
         except NotFound:
             return  # on its way out
-        name = self._store.record(upload_id).name
+        except BlobfsError:  # whoever looks at it is told
+            name = ""
         if not name or name in self._by_name:
             name = upload_id
         if name not in self._by_name:

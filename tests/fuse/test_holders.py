@@ -1,5 +1,6 @@
 """What proc(5) tells of those who have an upload open; a real close may not hold anybody up."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -16,10 +17,8 @@ import pytest
 
 from blobfs.fuse.holders import process_of, survey
 from blobfs.vfs.openupload import Survey
-from tests.fuse.mounts import MountedRegistry, eventually
+from tests.fuse.mounts import MountedRegistry, eventually, failing_with
 from tests.services import cannot
-
-UPLOAD = "/team/app/_uploads/x"
 
 NOBODY = 65534
 
@@ -27,7 +26,7 @@ NOBODY = 65534
 @pytest.fixture
 def upload(tmp_path: Path) -> Path:
     """A file where the survey takes a mount to be."""
-    path = tmp_path / "mount" / UPLOAD[1:]
+    path = tmp_path / "mount/team/app/_uploads/x"
     path.parent.mkdir(parents=True)
     path.touch()
     return path
@@ -64,16 +63,22 @@ def idle() -> Iterator[int]:
             process.kill()
 
 
-def _asked_by_nobody(opener: int, *, everybody: bool) -> Survey:
+def _asked(opener: int, upload: Path) -> Survey:
+    return survey(opener, upload.name, upload.stat().st_ino, everybody=False)
+
+
+def _asked_by_nobody(opener: int, upload: Path, *, everybody: bool) -> Survey:
     """What a daemon that is not root is told."""
     if os.geteuid() != 0:
         cannot("only root can become somebody else")
     forking = multiprocessing.get_context("fork")
     answers: SimpleQueue[Survey] = forking.SimpleQueue()
 
+    inode = upload.stat().st_ino
+
     def ask() -> None:
         os.setuid(NOBODY)
-        answers.put(survey(opener, UPLOAD, everybody=everybody))
+        answers.put(survey(opener, upload.name, inode, everybody=everybody))
 
     process = forking.Process(target=ask)
     process.start()
@@ -84,79 +89,89 @@ def _asked_by_nobody(opener: int, *, everybody: bool) -> Survey:
 
 def test_file_that_nobody_has_open_is_not_held(upload: Path) -> None:
     with idle() as opener:
-        assert survey(opener, UPLOAD, everybody=False) == Survey(
-            opener_killed=False, held_elsewhere=False
-        )
+        assert _asked(opener, upload) == Survey(opener_killed=False, held_elsewhere=False)
 
 
 def test_opener_that_has_another_descriptor_holds_it(upload: Path) -> None:
     with holding(upload) as opener:
-        assert survey(opener, UPLOAD, everybody=False).held_elsewhere
+        assert _asked(opener, upload).held_elsewhere
 
 
 def test_any_other_process_may_hold_it(upload: Path) -> None:
     with idle() as opener, holding(upload):
-        assert survey(opener, UPLOAD, everybody=False).held_elsewhere
+        assert _asked(opener, upload).held_elsewhere
 
 
 def test_process_of_an_opener_that_has_ended_may_hold_it(upload: Path) -> None:
     with ended("true") as opener, holding(upload):
-        assert survey(opener, UPLOAD, everybody=False).held_elsewhere
+        assert _asked(opener, upload).held_elsewhere
 
 
 def test_who_only_reads_it_does_not_hold_it(upload: Path) -> None:
     with holding(upload, "rb") as opener:
-        assert not survey(opener, UPLOAD, everybody=False).held_elsewhere
+        assert not _asked(opener, upload).held_elsewhere
 
 
 def test_removed_file_is_held_by_who_has_it_open(upload: Path) -> None:
+    inode = upload.stat().st_ino
     with holding(upload) as opener:
         upload.unlink()
-        assert survey(opener, UPLOAD, everybody=False).held_elsewhere
+        assert survey(opener, upload.name, inode, everybody=False).held_elsewhere
+
+
+def test_file_of_that_name_in_another_repository_is_not_meant(upload: Path, tmp_path: Path) -> None:
+    other = tmp_path / "mount/team/web/_uploads/x"
+    other.parent.mkdir(parents=True)
+    with holding(other) as opener:
+        assert not _asked(opener, upload).held_elsewhere
 
 
 def test_file_of_another_name_is_not_meant(upload: Path) -> None:
     with holding(upload.with_name("axe")) as opener:
-        assert not survey(opener, "/team/app/_uploads/e", everybody=False).held_elsewhere
+        assert not _asked(opener, upload).held_elsewhere
 
 
 def test_name_that_is_no_text_is_found(upload: Path) -> None:
     odd = upload.with_name(os.fsdecode(b"\xff\n x"))
     with holding(odd) as opener:
-        assert survey(opener, f"/team/app/_uploads/{odd.name}", everybody=False).held_elsewhere
+        assert _asked(opener, odd).held_elsewhere
+
+
+def test_name_that_ends_like_a_removed_one_is_found(upload: Path) -> None:
+    odd = upload.with_name("x (deleted)")
+    with holding(odd) as opener:
+        assert _asked(opener, odd).held_elsewhere
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_opener_that_a_signal_has_ended_is_killed(upload: Path, number: signal.Signals) -> None:
     with ended("sleep", "60", by=number) as opener:
-        assert survey(opener, UPLOAD, everybody=False).opener_killed
+        assert _asked(opener, upload).opener_killed
 
 
 @pytest.mark.parametrize("command", ["true", "false"])
 def test_opener_that_has_ended_by_itself_is_not_killed(upload: Path, command: str) -> None:
     with ended(command) as opener:
-        assert not survey(opener, UPLOAD, everybody=False).opener_killed
+        assert not _asked(opener, upload).opener_killed
 
 
 def test_opener_that_goes_on_is_not_killed(upload: Path) -> None:
     with idle() as opener:
-        assert not survey(opener, UPLOAD, everybody=False).opener_killed
+        assert not _asked(opener, upload).opener_killed
 
 
 def test_opener_of_which_nothing_is_left_is_not_killed(upload: Path) -> None:
     with ended("true") as opener:
         pass
-    assert survey(opener, UPLOAD, everybody=False) == Survey(
-        opener_killed=False, held_elsewhere=False
-    )
+    assert _asked(opener, upload) == Survey(opener_killed=False, held_elsewhere=False)
 
 
 def test_process_that_may_not_be_looked_into_counts_where_everybody_may_use_the_mount(
     upload: Path,
 ) -> None:
     with holding(upload) as opener:
-        assert _asked_by_nobody(opener, everybody=True).held_elsewhere
-        assert not _asked_by_nobody(opener, everybody=False).held_elsewhere
+        assert _asked_by_nobody(opener, upload, everybody=True).held_elsewhere
+        assert not _asked_by_nobody(opener, upload, everybody=False).held_elsewhere
 
 
 def test_no_answer_in_time_is_another_holder(upload: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +179,7 @@ def test_no_answer_in_time_is_another_holder(upload: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "listdir", lambda path: answer.wait() and [])
     with idle() as opener:
         began = time.monotonic()
-        found = survey(opener, UPLOAD, everybody=False)
+        found = _asked(opener, upload)
         took_s = time.monotonic() - began
     answer.set()
     assert found == Survey(opener_killed=False, held_elsewhere=True)
@@ -181,7 +196,7 @@ def test_slow_answer_is_waited_for(upload: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(os, "listdir", slowly)
     with idle() as opener:
-        assert not survey(opener, UPLOAD, everybody=False).held_elsewhere
+        assert not _asked(opener, upload).held_elsewhere
 
 
 def test_process_of_a_thread_is_the_one_that_stays() -> None:
@@ -212,6 +227,19 @@ def test_close_by_execve_is_answered_at_once(mount: MountedRegistry) -> None:
     subprocess.run([sys.executable, "-c", program, upload], check=True, timeout=5)
     assert time.monotonic() - began < 1
     eventually(lambda: os.getxattr(upload, "user.blobfs.state") == b"committed")
+
+
+@pytest.mark.fuse
+def test_descriptor_in_another_process_is_known_by_its_inode(mount: MountedRegistry) -> None:
+    """[S7.1] So the last close of one tells what is wrong, whoever has its namesake open."""
+    wrong = f"sha256:{'0' * 64}"
+    for name in ("app", "web"):
+        (mount.path / name).mkdir()
+    with holding(mount.path / "app/_uploads" / wrong):
+        file = (mount.path / "web/_uploads" / wrong).open("wb", buffering=0)
+        file.write(b"x")
+        with failing_with(errno.EBADMSG):
+            file.close()
 
 
 @pytest.mark.fuse

@@ -26,7 +26,7 @@ class Upload:
     is_committed: bool = False
     has_failed: bool = False
     is_kept: bool = False
-    is_rewritten: bool = False  # so what it hashes to may not be known before the last close
+    is_rewritten: bool = False  # then what it hashes to need not be known before the last close
     opening: "Opening | None" = None
 
     @property
@@ -37,8 +37,13 @@ class Upload:
         return self.digest in (None, sha256(self.content))
 
     @property
-    def matches(self) -> bool:
+    def may_match(self) -> bool:
         return self.digest is not None and self.is_acceptable
+
+    @property
+    def matches(self) -> bool:
+        """Whether it is known before the last close to be what was declared."""
+        return self.may_match and not self.is_rewritten
 
     def begin_again(self) -> None:
         """O_TRUNC, which on a receipt begins a new upload."""
@@ -92,9 +97,9 @@ class Opening:
     @property
     def refusal(self) -> int:
         """What a write answers."""
-        if self.is_gone:
-            return errno.ENOENT
-        return errno.EROFS if self.upload.is_committed else 0
+        if self.upload.is_committed:
+            return errno.EROFS
+        return errno.ENOENT if self.is_gone else 0
 
     def write(self, offset: int, data: bytes) -> int:
         if not self.refusal:

@@ -308,7 +308,15 @@ def test_complete_upload_takes_no_more(complete: BlobWriter) -> None:
     with pytest.raises(ReadOnly):
         complete.write(b"more")
     with pytest.raises(ReadOnly):
-        complete.truncate(0)
+        complete.truncate(1)
+
+
+def test_complete_upload_can_be_started_again(driver: StorageDriver, complete: BlobWriter) -> None:
+    complete.truncate(0)
+    complete.write(SMALL)
+    complete.commit()
+    assert blob_content(driver, Digest.of(SMALL)) == SMALL
+    assert files_below(driver, paths.uploads(APP)) == set()
 
 
 def test_complete_upload_can_be_cancelled_and_the_blob_stays(
