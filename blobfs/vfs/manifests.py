@@ -184,7 +184,6 @@ class Manifests:
                 ),
                 "_uploads": lambda: UploadsDirectory(
                     f"{self.path}/_uploads",
-                    self.registry,
                     self.uploads,
                     repository.manifest_uploads,
                     mtime_ns,

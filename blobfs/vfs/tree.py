@@ -132,7 +132,6 @@ class Tree:
             case _:
                 return UploadsDirectory(
                     key,
-                    self.registry,
                     self.uploads,
                     repository.uploads,
                     mtime_of(self.registry, paths.uploads(name)),

@@ -9,7 +9,6 @@ from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import AttributeUnknown, CrossesDirectories, Invalid
 from blobfs.storage.contentwriter import ContentStore
-from blobfs.storage.registry import Registry
 from blobfs.vfs.nodes import Attr, Changeable, Directory, File, Kind, Lifetime, Node, Placed
 from blobfs.vfs.upload import Upload, UploadReader
 from blobfs.vfs.uploads import Uploads, UploadSet
@@ -26,7 +25,6 @@ class UploadFile(File):
     takes_long = True  # it waits for a commit that is under way
 
     upload: Upload
-    registry: Registry
 
     @property
     def key(self) -> str:
@@ -72,7 +70,6 @@ class UploadsDirectory(Placed, Directory, Changeable):
     """``_uploads``, of blobs or of manifests; *layers* is where a rename publishes, if anywhere."""
 
     path: str
-    registry: Registry
     uploads: Uploads
     store: ContentStore
     mtime_ns: Callable[[], int]
@@ -82,13 +79,13 @@ class UploadsDirectory(Placed, Directory, Changeable):
         return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns())
 
     def lookup(self, name: str) -> Node:
-        return UploadFile(self._set.get(name), self.registry)
+        return UploadFile(self._set.get(name))
 
     def names(self) -> Iterator[str]:
         return iter(self._set.names())
 
     def create(self, name: str) -> Node:
-        return UploadFile(self._set.begin(name), self.registry)
+        return UploadFile(self._set.begin(name))
 
     def unlink(self, name: str) -> None:
         self._set.remove(name)
