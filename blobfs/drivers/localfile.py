@@ -168,6 +168,7 @@ class LocalWriter(FileWriter):
         with os_errors(self._path), self._our_own_change():
             os.ftruncate(self._fd, size)
             self._size = size
+            self._writing_back_to = min(self._writing_back_to, size)
 
     @contextmanager
     def _our_own_change(self) -> Iterator[None]:

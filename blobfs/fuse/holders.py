@@ -30,7 +30,6 @@ _PF_SIGNALED: Final = 0x400
 _FLAGS_FIELD: Final = 6
 """Where the flags are in ``/proc/<pid>/stat``, behind the name in parentheses."""
 
-
 _EXIT_CODE_FIELD: Final = 49
 
 _SIGNAL_BITS: Final = 0x7F

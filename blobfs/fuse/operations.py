@@ -22,12 +22,12 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from blobfs.errors import Exists, Invalid, NameTooLong, NotPermitted, ReadOnly, Unsupported
+from blobfs.errors import Exists, Invalid, NotPermitted, ReadOnly, Unsupported
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.errnos import replies_errno
 from blobfs.fuse.holders import process_of
 from blobfs.fuse.notifier import Notifier
-from blobfs.fuse.reading import MAX_NAME, OpenFile, Reading
+from blobfs.fuse.reading import OpenFile, Reading, text_of
 from blobfs.fuse.threads import StorageThreads
 from blobfs.fuse.uploading import Uploading
 from blobfs.vfs.blobs import BlobFile
@@ -64,7 +64,7 @@ class Operations(Reading):
         flags: FlagT,
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
-        directory, text = self._inodes.changeable(parent_inode), _name(name)
+        directory, text = self._inodes.changeable(parent_inode), text_of(name)
         await self._uploading.settled(directory.key)
         try:
             node = await self._ask(directory, directory.create, text)
@@ -76,11 +76,8 @@ class Operations(Reading):
             raise ReadOnly(f"{node.key} never changes")
         info = await self._open_to_write(node, flags, ctx)
         self._inodes.changed()
-        return info, self._remembered(parent_inode, text, node)
-
-    def _remembered(self, parent_inode: InodeT, name: str, node: Node) -> EntryAttributes:
-        child = Child(name, node, node.attr())
-        return self._inodes.remember(self._inodes[parent_inode], child).entry
+        child = Child.of(text, node)
+        return info, self._inodes.remember(self._inodes[parent_inode], child).entry
 
     async def _open_to_write(self, file: File, flags: FlagT, ctx: RequestContext) -> FileInfo:
         if not isinstance(file, UploadFile):
@@ -237,7 +234,7 @@ class Operations(Reading):
         self, parent: InodeT, name: FileNameT, make: Callable[[str, *Ts], Node], *args: *Ts
     ) -> EntryAttributes:
         """What the kernel is told of the child that ``make(name, *args)`` returns."""
-        text = _name(name)
+        text = text_of(name)
         child = await self._threads.change(_made_child, make, text, *args)
         self._inodes.drop_child(self._inodes[parent], text)
         return self._inodes.remember(self._inodes[parent], child).entry
@@ -255,7 +252,7 @@ class Operations(Reading):
     async def _removed(
         self, parent: InodeT, name: FileNameT, remove: Callable[[str], None]
     ) -> None:
-        text = _name(name)
+        text = text_of(name)
         await self._uploading.settled(self._inodes[parent].node.key)
         await self._threads.change(remove, text)
         self._inodes.drop_child(self._inodes[parent], text)
@@ -276,17 +273,10 @@ class Operations(Reading):
         target = self._inodes.directory(parent_inode_new)
         await self._uploading.settled(source.key)
         rename = partial(source.rename, replace=not flags)
-        await self._threads.change(rename, _name(name_old), target, _name(name_new))
+        await self._threads.change(rename, text_of(name_old), target, text_of(name_new))
         for parent, name in ((parent_inode_old, name_old), (parent_inode_new, name_new)):
             self._inodes.drop_child(self._inodes[parent], os.fsdecode(name))
 
 
-def _name(name: FileNameT) -> str:
-    if len(name) > MAX_NAME:
-        raise NameTooLong(f"longer than {MAX_NAME} bytes: {name[:80]!r}…")
-    return os.fsdecode(name)
-
-
 def _made_child(make: Callable[[str, *Ts], Node], name: str, *args: *Ts) -> Child:
-    node = make(name, *args)
-    return Child(name, node, node.attr())
+    return Child.of(name, make(name, *args))

@@ -107,12 +107,10 @@ class Reading(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        if len(name) > MAX_NAME:
-            raise NameTooLong(f"longer than {MAX_NAME} bytes: {name[:80]!r}…")
+        text = text_of(name)
         directory = self._inodes.directory(parent_inode)
-        text = os.fsdecode(name)
         if (known := directory.known(text)) is not None:
-            child: Child | None = Child(text, known, known.attr())
+            child: Child | None = Child.of(text, known)
         else:
             await self._uploading.settled(directory.key)
             child = await self._ask(directory, _look_up, directory, text)
@@ -201,10 +199,7 @@ class Reading(pyfuse3.Operations):
 
     @replies_errno
     async def release(self, fh: FileHandleT) -> None:
-        opened = self._files.pop(fh)
-        opened.reader.close()
-        if opened.writing is not None:
-            await self._uploading.release(opened.writing)
+        self._files.pop(fh).reader.close()
 
     @replies_errno
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -225,6 +220,13 @@ class Reading(pyfuse3.Operations):
         return [XAttrNameT(name.encode()) for name in await self._ask(node, node.xattrs)]
 
 
+def text_of(name: FileNameT) -> str:
+    """A name as it is below ``fuse``; raises NameTooLong."""
+    if len(name) > MAX_NAME:
+        raise NameTooLong(f"longer than {MAX_NAME} bytes: {name[:80]!r}…")
+    return os.fsdecode(name)
+
+
 def _xattr(node: Node, name: str) -> str:
     """The value of an extended attribute, which may take all manifests to be read."""
     render = node.xattrs().get(name)
@@ -237,7 +239,7 @@ def _look_up(parent: Directory, name: str) -> Child | None:
     """One trip for the node and what stat(2) shows of it; None if it is not there."""
     try:
         node = parent.lookup(name)
-        return Child(name, node, node.attr())
+        return Child.of(name, node)
     except NotFound:
         return None
 

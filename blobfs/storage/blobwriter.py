@@ -8,8 +8,6 @@ nothing but the blob itself; and ``size`` counts every byte received.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -25,14 +23,14 @@ from blobfs.errors import (
     ContentMismatch,
     PathNotFound,
     ReadOnly,
-    Stale,
     WriterClosed,
 )
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.contentwriter import ContentWriter
 from blobfs.storage.linkedblobstore import LinkedBlobStore
-from blobfs.storage.memorybudget import UPLOADS
+from blobfs.storage.memorybudget import UPLOADS, Holding
 from blobfs.storage.runningdigests import RunningDigests
+from blobfs.storage.uploaddata import UploadData
 from blobfs.storage.uploadfiles import UploadFiles, UploadRecord
 
 log = logging.getLogger(__name__)
@@ -66,9 +64,9 @@ class BlobWriter(ContentWriter):
         self._started_at = started_at
         self._record = record
         self._content: bytearray | None = bytearray()  # None once the upload is in the storage
-        self._file: FileWriter | None = None
+        self._data = UploadData(driver, files.data, f"upload {files.upload_id}")
         self._moved: Digest | None = None  # where the data have gone, and only a link is missing
-        self._held = 0  # bytes of the budget that all uploads share
+        self._held = Holding()
         self._over = False
         self._suspended = False
         self._size = 0
@@ -98,7 +96,7 @@ class BlobWriter(ContentWriter):
     def takes_at_once(self, offset: int, size: int) -> bool:
         if not self.is_stored:
             return offset + size <= IN_MEMORY and UPLOADS.has(size)
-        return self._file is not None and self._size <= offset <= self._size + _CHUNK
+        return self._data.is_open and self._size <= offset <= self._size + _CHUNK
 
     def resume(self) -> None:
         """Take up what the storage has of the upload; ``UploadStore.resume`` calls it."""
@@ -113,13 +111,9 @@ class BlobWriter(ContentWriter):
         self._digests.recall(self._size)
 
     def _resume_without_data(self) -> None:
-        blob = self._record.blob or self._record.digest
-        if blob is not None and blob.algorithm == CANONICAL:
-            try:
-                self._size = self._blobs.stat(blob).size
-                self._moved = blob
-            except (BlobUnknown, BlobDamaged):
-                pass  # it had received nothing
+        moved = blob_of(self._blobs, self._record)
+        if moved is not None:  # else it had received nothing
+            self._size, self._moved = moved.size, moved.digest
 
     def declare(self, record: UploadRecord) -> None:
         self._check_open()
@@ -157,7 +151,7 @@ class BlobWriter(ContentWriter):
             self._write_to_file(offset, data)
 
     def _write_to_file(self, offset: int, data: bytes) -> None:
-        file = self._open_file()
+        file = self._data.open(self._size)
         self._suspended = False
         try:
             if offset < self._size:
@@ -189,16 +183,15 @@ class BlobWriter(ContentWriter):
 
     def _start_again(self) -> None:
         """Leave the blob that it has become, and receive something else."""
-        self._files.put_record(replace(self._record, blob=None))
-        self._record = replace(self._record, blob=None)
+        self._put_record(replace(self._record, blob=None))
         self._files.drop_states_above(-1)
-        self._file = self._driver.create(self._files.data)
+        self._data.create()
         self._moved, self._size = None, 0
         self._digests.recall(0)
 
     def _cut_file(self, size: int) -> None:
         self._suspended = False
-        file = self._open_file()
+        file = self._data.open(self._size)
         try:
             file.truncate(self._size)  # AppendOnly comes before anything is forgotten
             self._forget_after(size)
@@ -207,8 +200,7 @@ class BlobWriter(ContentWriter):
             if size > 0:
                 raise
             self._forget_after(0)
-            self._close_file()
-            self._file = self._driver.create(self._files.data)
+            self._data.create()
 
     def _extend(self, size: int) -> None:
         self._hold(size)
@@ -223,7 +215,7 @@ class BlobWriter(ContentWriter):
 
     def _extend_file(self, size: int) -> None:
         self._suspended = False
-        file = self._open_file()
+        file = self._data.open(self._size)
         try:
             file.truncate(size)
         except AppendOnly:
@@ -237,7 +229,7 @@ class BlobWriter(ContentWriter):
         if self._moved is not None:
             with self._blobs.open(self._moved) as reader:
                 return reader.read_at(offset, size)
-        return self._open_file().read_at(offset, size)
+        return self._data.open(self._size).read_at(offset, size)
 
     def matches(self) -> bool:
         declared = self._record.digest
@@ -253,7 +245,8 @@ class BlobWriter(ContentWriter):
             return
         if self._content is not None:
             self._store()
-        with self._closed_on_failure() as file:
+        with self._data.closed_on_failure(self._size) as file:
+            self._check_undisturbed(file)
             file.flush()
         for digester in self._digests:
             # The data first: a state must never speak of bytes that a crash can take.
@@ -312,12 +305,11 @@ class BlobWriter(ContentWriter):
         if self._blobs.keeps(canonical, self._size):
             return
         if (self._record.blob or self._record.digest) != canonical:
-            record = replace(self._record, blob=canonical)
-            self._files.put_record(record)
-            self._record = record
-        with self._closed_on_failure() as file:
+            self._put_record(replace(self._record, blob=canonical))
+        with self._data.closed_on_failure(self._size) as file:
+            self._check_undisturbed(file)
             file.commit()
-        self._file = None
+        self._data.close()
         stored = self._driver.stat(self._files.data).size
         if stored != self._size:
             raise self._mismatch(f"has {stored} bytes, not the {self._size} that were received")
@@ -331,9 +323,7 @@ class BlobWriter(ContentWriter):
         self._end()
 
     def _discard(self) -> None:
-        if self._file is not None:
-            file, self._file = self._file, None
-            file.cancel()
+        self._data.cancel()
         if self.is_stored:
             self._files.remove()
 
@@ -344,87 +334,42 @@ class BlobWriter(ContentWriter):
             self.suspend()
         finally:
             self._end()
-            self._close_file()
+            self._data.close()
 
     def _hold(self, size: int) -> None:
         """Make room in memory for *size* bytes, or go on in the storage."""
         if self._content is None:
             return
-        more = max(0, size - self._held)
-        if size > IN_MEMORY or not UPLOADS.take(more):
+        if size > IN_MEMORY or not self._held.grow(size):
             self._store()
-        else:
-            self._held += more
 
     def _end(self) -> None:
         self._over = True
-        self._let_go_of_memory()
-
-    def __del__(self) -> None:
-        self._let_go_of_memory()  # of somebody who had stopped waiting
-
-    def _let_go_of_memory(self) -> None:
-        UPLOADS.give_back(self._held)
-        self._held = 0
+        self._held.let_go()
 
     def _store(self) -> None:
         """Put what was in memory into the storage, where the rest will follow."""
         content = bytes(self._content or b"")
         try:
             self._files.begin(self._started_at, self._record)
-            file = self._driver.create(self._files.data)
-            try:
-                file.write(content)
-            except BaseException:
-                file.cancel()
-                raise
+            self._data.create(content)
         except BaseException:
             self._files.remove()
             raise
-        self._file = file
         self._content = None
-        self._let_go_of_memory()
+        self._held.let_go()
         self._suspended = False
 
-    def _open_file(self) -> FileWriter:
-        if self._file is None:
-            file = self._append_or_create()
-            if file.size != self._size:  # what was hashed is not what is there
-                file.close()
-                raise Busy(f"upload {self.id} has {file.size} bytes now, not {self._size}")
-            self._file = file
-        return self._file
+    def _check_undisturbed(self, file: FileWriter) -> None:
+        """Raise Busy if somebody else has written the data: all of it is hashed anew then."""
+        if not file.is_undisturbed():
+            self._files.drop_states_above(-1)
+            self._digests.recall(0)
+            raise Busy(f"upload {self.id} is being written by somebody else")
 
-    @contextmanager
-    def _closed_on_failure(self) -> Iterator[FileWriter]:
-        """The file, to be synced; raises Busy if somebody else has written to it."""
-        file = self._open_file()
-        try:
-            if not file.is_undisturbed():
-                self._files.drop_states_above(-1)
-                self._digests.recall(0)
-                raise Busy(f"upload {self.id} is being written by somebody else")
-            yield file
-        except BlobfsError:
-            self._file = None
-            try:
-                file.close()
-            except BlobfsError as exc:
-                log.debug("upload %s: %s", self.id, exc)
-            raise
-
-    def _append_or_create(self) -> FileWriter:
-        try:
-            return self._driver.append(self._files.data)
-        except PathNotFound:
-            if self._size > 0:
-                raise Stale(f"upload {self.id} has lost its data") from None
-            return self._driver.create(self._files.data)
-
-    def _close_file(self) -> None:
-        if self._file is not None:
-            file, self._file = self._file, None
-            file.close()
+    def _put_record(self, record: UploadRecord) -> None:
+        self._files.put_record(record)
+        self._record = record
 
     def _forget_after(self, size: int) -> None:
         """Hash anew what comes after *size* bytes, which are about to change."""
@@ -443,3 +388,14 @@ class BlobWriter(ContentWriter):
         self._check_open()
         if self._moved is not None:
             raise ReadOnly(f"upload {self.id} is complete, and waits only to be linked")
+
+
+def blob_of(blobs: BlobStore, record: UploadRecord) -> Descriptor | None:
+    """The blob that an upload's data have become, if that is why they are missing."""
+    digest = record.blob or record.digest
+    if digest is None or digest.algorithm != CANONICAL:
+        return None
+    try:
+        return blobs.stat(digest)
+    except (BlobUnknown, BlobDamaged):
+        return None

@@ -23,7 +23,7 @@ from blobfs.reference import Tag
 from blobfs.storage.blobstore import MAX_CONTENT
 from blobfs.storage.contentwriter import ContentWriter
 from blobfs.storage.manifeststore import ManifestStore
-from blobfs.storage.memorybudget import UPLOADS
+from blobfs.storage.memorybudget import Holding
 from blobfs.storage.tagstore import TagStore
 from blobfs.storage.uploadfiles import UploadInfo, UploadRecord
 
@@ -47,7 +47,7 @@ class ManifestWriter(ContentWriter):
         self._id = str(uuid.uuid4())
         self._started_at = datetime.now(UTC)
         self._content = bytearray()
-        self._held = 0  # bytes of the budget that all uploads share
+        self._held = Holding()
         self._over = False
 
     @property
@@ -88,10 +88,8 @@ class ManifestWriter(ContentWriter):
         self._check_open()
         if size > MAX_CONTENT:
             raise TooLarge(f"{self._label}: {size} bytes are too many for a manifest")
-        more = max(0, size - self._held)
-        if not UPLOADS.take(more):
+        if not self._held.grow(size):
             raise StorageFull(f"{self._label}: too much is being uploaded; remove what was refused")
-        self._held += more
         del self._content[size:]
         self._content += bytes(size - len(self._content))
 
@@ -141,11 +139,7 @@ class ManifestWriter(ContentWriter):
 
     def _end(self) -> None:
         self._over = True
-        UPLOADS.give_back(self._held)
-        self._held = 0
-
-    def __del__(self) -> None:
-        UPLOADS.give_back(self._held)
+        self._held.let_go()
 
     def _check_open(self) -> None:
         if self._over:

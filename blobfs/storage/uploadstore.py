@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from blobfs import paths
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import BytesReader, FileReader, StorageDriver
-from blobfs.errors import BlobDamaged, BlobUnknown, ContentMismatch, PathNotFound, Stale
+from blobfs.errors import BlobUnknown, ContentMismatch, PathNotFound, Stale
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.blobwriter import BlobWriter
+from blobfs.storage.blobwriter import BlobWriter, blob_of
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.uploadfiles import UploadFiles, UploadInfo, UploadRecord
 
@@ -58,7 +58,7 @@ class UploadStore:
             return self._driver.open(paths.upload_data(self._repository, upload_id))
         except PathNotFound:
             self.started_at(upload_id)  # raises UploadUnknown
-        moved = self._moved(upload_id)
+        moved = blob_of(self._blobs, self.record(upload_id))
         return BytesReader(b"") if moved is None else self._blobs.open(moved.digest)
 
     def stat(self, upload_id: str) -> UploadInfo:
@@ -71,17 +71,8 @@ class UploadStore:
 
     def _stat_without_data(self, upload_id: str) -> UploadInfo:
         began = self.started_at(upload_id)
-        moved = self._moved(upload_id)
+        moved = blob_of(self._blobs, self.record(upload_id))
         return UploadInfo(moved.size if moved else 0, int(began.timestamp()) * 10**9)
-
-    def _moved(self, upload_id: str) -> Descriptor | None:
-        """The blob that the data of an upload have become, if that is why they are missing."""
-        record = self.record(upload_id)
-        digest = record.blob or record.digest
-        try:
-            return None if digest is None else self._blobs.stat(digest)
-        except (BlobUnknown, BlobDamaged):
-            return None
 
     def started_at(self, upload_id: str) -> datetime:
         """When an upload began; raises UploadUnknown."""

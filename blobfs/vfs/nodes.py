@@ -89,6 +89,11 @@ class Child(NamedTuple):
     node: Node
     attr: Attr
 
+    @classmethod
+    def of(cls, name: str, node: Node) -> Self:
+        """The entry of *node*, which is asked for its attributes; raises NotFound."""
+        return cls(name, node, node.attr())
+
 
 class Directory(Node):
     """A node with named children."""
@@ -133,12 +138,12 @@ class Directory(Node):
         for name in names:
             try:
                 node = self.lookup(name)
-                found.append(Child(name, node, node.attr()))
+                found.append(Child.of(name, node))
             except NotFound:
                 continue
             except BlobfsError:
                 broken = BrokenNode(f"{self.key.rstrip('/')}/{name}", self.kind_of_children)
-                found.append(Child(name, broken, broken.attr()))
+                found.append(Child.of(name, broken))
         return found
 
     def present(self, names: Sequence[str]) -> Collection[str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from blobfs.errors import BlobfsError, ReadOnly, UploadUnknown
@@ -65,13 +66,8 @@ class OpenUpload:
         with self.upload.lock:
             writer = self._writer()
             self._written = True
-            try:
+            with self._changing():
                 writer.write_at(offset, data)
-            except BlobfsError as exc:
-                self._note(exc)
-                raise
-            self._refused = False
-            self.upload.mtime_ns = time.time_ns()
 
     def truncate(self, size: int) -> None:
         """Cut it, or fill it with zeros, to *size* bytes; raises what ``write`` does."""
@@ -79,28 +75,32 @@ class OpenUpload:
             writer = self._writer()
             if size == writer.size:
                 return
-            try:
+            with self._changing():
                 writer.truncate(size)
-            except BlobfsError as exc:
-                self._note(exc)
-                raise
             self._written = size > 0  # one that starts again has written nothing yet
-            self._refused = False
-            self.upload.mtime_ns = time.time_ns()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """What fails inside is told again by every close."""
+        try:
+            yield
+        except BlobfsError as exc:
+            self._failure = exc
+            self.upload.reason = str(exc)
+            raise
+        self._refused = False
+        self.upload.mtime_ns = time.time_ns()
 
     def sync(self) -> None:
         """Make what was written durable, and commit it if it is what was declared."""
-        upload = self.upload
-        with upload.lock:
-            if upload.receipt is not None or upload.is_gone:
+        with self.upload.lock:
+            writer = self._writer_to_finish()
+            if writer is None:
                 return
-            if self._failure is not None:
-                raise self._failure
-            writer = self._writer()
             if writer.matches():
                 self._commit()
-            elif writer.size or writer.is_stored:
-                writer.suspend()
+            else:
+                self.upload.keep()
 
     def flush(self, survey: Callable[[], Survey]) -> None:
         """Answer a close of one of the descriptors; *survey* tells of the others.
@@ -108,17 +108,22 @@ class OpenUpload:
         Raises the error of an earlier write, and where this was the last descriptor what the
         commit raises: ContentMismatch, ManifestRejected, StorageFull and the like.
         """
-        upload = self.upload
-        with upload.lock:
-            if upload.receipt is not None or upload.is_gone:
+        with self.upload.lock:
+            writer = self._writer_to_finish()
+            if writer is None:
                 return
-            if self._failure is not None:
-                raise self._failure
-            writer = self._writer()
             if writer.matches():
                 self._commit()
             elif self._written:
                 self._flush_unmatched(writer, survey())
+
+    def _writer_to_finish(self) -> ContentWriter | None:
+        """The writer, unless nothing is left to be done; raises the error of an earlier write."""
+        if self.upload.receipt is not None or self.upload.is_gone:
+            return None
+        if self._failure is not None:
+            raise self._failure
+        return self._writer()
 
     def _flush_unmatched(self, writer: ContentWriter, found: Survey) -> None:
         if found.opener_killed and not self._interrupted:
@@ -165,10 +170,6 @@ class OpenUpload:
         except BlobfsError:
             self._refused = True
             raise
-
-    def _note(self, exc: BlobfsError) -> None:
-        self._failure = exc
-        self.upload.reason = str(exc)
 
     def _writer(self) -> ContentWriter:
         upload = self.upload

@@ -1,6 +1,6 @@
 """A file of an ``_uploads`` directory, whatever has become of it.
 
-Its states and their changes are those of SEMANTICS.md, section 5. All of it may block, and is
+Its states and their changes are those of SEMANTICS.md, section 7. All of it may block, and is
 used by many threads; a lock in each upload keeps their calls apart.
 """
 
@@ -41,7 +41,7 @@ class Upload:
 
     *writer* is there while a program writes it, and as long as the storage does not know of it;
     *reason* says why the last attempt to finish it failed. Both are for ``OpenUpload``, as are
-    ``begin``, ``commit``, ``settle`` and ``let_go``, which it calls holding the *lock*.
+    ``begin``, ``commit``, ``settle``, ``let_go`` and ``keep``, which it calls holding the *lock*.
     """
 
     def __init__(self, directory: str, store: ContentStore, name: str, upload_id: str) -> None:
@@ -261,17 +261,20 @@ class Upload:
 
     def let_go(self) -> None:
         """Leave it to the storage, as far as that takes it."""
-        writer = self.writer
-        if writer is None or not (writer.size or writer.is_stored):
-            return
         try:
-            writer.suspend()  # where that fails, what it holds is still here
+            self.keep()  # where that fails, what it holds is still here
         except (Busy, Stale):
             self.writer = None  # but not if somebody else has changed it: the storage is the truth
             raise
-        if writer.is_stored:
+        writer = self.writer
+        if writer is not None and writer.is_stored:
             self.writer = None
             writer.close()
+
+    def keep(self) -> None:
+        """Make what was received durable, if anything was."""
+        if self.writer is not None and (self.writer.size or self.writer.is_stored):
+            self.writer.suspend()
 
     def cancel(self) -> None:
         """Remove everything of it, also while it is being written."""
@@ -286,8 +289,7 @@ class Upload:
     def suspend(self) -> None:
         """Make what was received durable, as the mount is about to end."""
         with self.lock:
-            if self.writer is not None and (self.writer.size or self.writer.is_stored):
-                self.writer.suspend()
+            self.keep()
 
 
 class UploadReader(FileReader):
