@@ -37,6 +37,7 @@ BlobfsError
 │   ├── LinkInvalid           a link file that is not exactly one digest
 │   ├── LinkDangling          a link to a blob that is missing
 │   ├── BlobDamaged           a blob that is shorter than it was, or empty where it must not be
+│   ├── FileChanged           a file that was replaced while it was read
 │   ├── ManifestInvalid       not a manifest of a supported media type
 │   └── DigestMismatch        stored bytes do not hash to their digest
 ├── WriterClosed          a file writer was used after its end
@@ -218,6 +219,10 @@ class LinkDangling(Corrupt):
 
 class BlobDamaged(Corrupt):
     """A blob that is shorter than it was, or empty where it must not be."""
+
+
+class FileChanged(Corrupt):
+    """A file was replaced by another, or cut, while it was read."""
 
 
 class ManifestInvalid(Corrupt):

@@ -169,6 +169,12 @@ class StorageDriver(ABC):
 
     name: str
 
+    shows_unfinished: bool = True
+    """Whether a file is there, and can be read, while it is being written.
+
+    Else it keeps what it was until ``FileWriter.commit``.
+    """
+
     @property
     @abstractmethod
     def is_local(self) -> bool:
@@ -189,6 +195,14 @@ class StorageDriver(ABC):
     @abstractmethod
     def open(self, path: str) -> FileReader:
         """Open a file to read it; raises PathNotFound, NotAFile."""
+
+    def open_of_size(self, path: str, size: int) -> FileReader:
+        """``open`` a file that had *size* bytes when it was last asked for.
+
+        Where opening costs a request it is believed, and reading raises what opening would:
+        PathNotFound, FileChanged.
+        """
+        return self.open(path)
 
     @abstractmethod
     def put_content(self, path: str, content: bytes) -> None:

@@ -6,30 +6,16 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from blobfs.drivers.base import (
-    Capacity,
-    DirEntry,
-    FileInfo,
-    FileReader,
-    FileWriter,
-    StorageDriver,
-)
+from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter
+from blobfs.drivers.wrapper import DriverWrapper
 from blobfs.errors import OffsetInvalid, PathInvalid
 
 _NAME: Final = re.compile(r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]+")
 _PATH: Final = re.compile(rf"(?:/{_NAME.pattern})+")
 
 
-class CheckedDriver(StorageDriver):
+class CheckedDriver(DriverWrapper):
     """Raises PathInvalid, OffsetInvalid; hides stored names that no path can have."""
-
-    def __init__(self, driver: StorageDriver) -> None:
-        self.name = driver.name
-        self._driver = driver
-
-    @property
-    def is_local(self) -> bool:
-        return self._driver.is_local
 
     def stat(self, path: str) -> FileInfo:
         return self._driver.stat(_checked_or_root(path))
@@ -47,6 +33,9 @@ class CheckedDriver(StorageDriver):
 
     def open(self, path: str) -> FileReader:
         return _CheckedReader(self._driver.open(_checked(path)))
+
+    def open_of_size(self, path: str, size: int) -> FileReader:
+        return _CheckedReader(self._driver.open_of_size(_checked(path), size))
 
     def get_content(self, path: str) -> bytes:
         return self._driver.get_content(_checked(path))
@@ -74,12 +63,6 @@ class CheckedDriver(StorageDriver):
 
     def prune(self, path: str) -> None:
         self._driver.prune(_checked(path))
-
-    def capacity(self) -> Capacity | None:
-        return self._driver.capacity()
-
-    def close(self) -> None:
-        self._driver.close()
 
 
 class _CheckedReader(FileReader):
