@@ -138,6 +138,18 @@ class FileWriter(Closing):
         """
         raise Unsupported(f"{size} bytes at {offset} cannot be read before they are committed")
 
+    @property
+    def token(self) -> str:
+        """What ``append`` may be given to find what was written at once; ``""`` for nothing."""
+        return ""
+
+    def go_back(self, size: int) -> None:
+        """Cut to *size* bytes what ``append`` goes on with, for a reader that knows no more of it.
+
+        Raises AppendOnly where the backend cannot: not at every size.
+        """
+        self.truncate(size)
+
     def is_undisturbed(self) -> bool:
         """Whether nobody else has written to the file since it was opened, as far as that shows."""
         return True
@@ -152,7 +164,10 @@ class FileWriter(Closing):
 
     @abstractmethod
     def cancel(self) -> None:
-        """Throw away all that was written; the path is missing afterwards."""
+        """Throw away all that was written.
+
+        The path is missing afterwards, or what it was where nothing unfinished shows.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -216,14 +231,16 @@ class StorageDriver(ABC):
 
     @abstractmethod
     def create(self, path: str) -> FileWriter:
-        """Write a file from its start; what was there goes at once.
+        """Write a file from its start; what was there goes at once, where unfinished files show.
 
         Raises NotAFile for a directory, NotADirectory below a file.
         """
 
     @abstractmethod
-    def append(self, path: str) -> FileWriter:
+    def append(self, path: str, token: str = "") -> FileWriter:
         """Go on with a file that a writer closed, or that is empty.
+
+        *token* is that writer's, if it is known: then no other's is taken.
 
         Raises PathNotFound, NotAFile.
         """

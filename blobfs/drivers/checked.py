@@ -52,8 +52,8 @@ class CheckedDriver(DriverWrapper):
     def create(self, path: str) -> FileWriter:
         return self._driver.create(_checked(path))
 
-    def append(self, path: str) -> FileWriter:
-        return self._driver.append(_checked(path))
+    def append(self, path: str, token: str = "") -> FileWriter:
+        return self._driver.append(_checked(path), token)
 
     def move(self, source: str, target: str) -> None:
         self._driver.move(_checked(source), _checked(target))

@@ -148,7 +148,7 @@ class FilesystemDriver(StorageDriver):
             fd = os.open(name, _WRITE | os.O_CREAT | os.O_TRUNC, 0o666, dir_fd=directory)
             return LocalWriter.at_end(path, fd, directory)
 
-    def append(self, path: str) -> FileWriter:
+    def append(self, path: str, token: str = "") -> FileWriter:
         parent, name = _split(path)
         with os_errors(path), self._directory(parent) as directory:
             fd = os.open(name, _WRITE, dir_fd=directory)

@@ -71,7 +71,7 @@ class InMemoryDriver(StorageDriver):
             self._put(path, file)
         return _Writer(self, path, file)
 
-    def append(self, path: str) -> FileWriter:
+    def append(self, path: str, token: str = "") -> FileWriter:
         with self._lock:
             return _Writer(self, path, self._file(path))
 

@@ -59,8 +59,8 @@ class DriverWrapper(StorageDriver):
     def create(self, path: str) -> FileWriter:
         return self._driver.create(path)
 
-    def append(self, path: str) -> FileWriter:
-        return self._driver.append(path)
+    def append(self, path: str, token: str = "") -> FileWriter:
+        return self._driver.append(path, token)
 
     def move(self, source: str, target: str) -> None:
         self._driver.move(source, target)

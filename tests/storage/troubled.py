@@ -110,9 +110,9 @@ class TroubledDriver(StorageDriver):
         with self.noting("create", path):
             return self._wrapped(self._driver.create(path), path)
 
-    def append(self, path: str) -> FileWriter:
+    def append(self, path: str, token: str = "") -> FileWriter:
         with self.noting("append", path):
-            return self._wrapped(self._driver.append(path), path)
+            return self._wrapped(self._driver.append(path, token), path)
 
     def move(self, source: str, target: str) -> None:
         with self.noting("move", source):

@@ -1,0 +1,278 @@
+"""A driver over a bucket, or a prefix of one.
+
+What is a directory, the keys below it tell; nothing is stored for it. A file being written is a
+multipart upload, which nobody sees before it is completed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any, Final, NamedTuple
+
+from blobfs.drivers.base import Capacity, DirEntry, FileInfo, FileReader, FileWriter, StorageDriver
+from blobfs.drivers.s3_bucket import Bucket, put_object, remove_object
+from blobfs.drivers.s3_client import client_for, s3_errors
+from blobfs.drivers.s3_options import S3Options
+from blobfs.drivers.s3_reader import S3Reader, get_part, get_whole
+from blobfs.drivers.s3_uploads import MultipartUpload, Unfinished, unfinished
+from blobfs.drivers.s3_writer import MultipartWriter
+from blobfs.errors import FileChanged, NotAFile, PathNotFound, StorageUnavailable
+
+_TAIL: Final = re.compile(r"tail\.[0-9a-f]{16}\.tmp")
+
+_DELETED_AT_ONCE: Final = 1000
+
+
+class S3File(NamedTuple):
+    """A file as a listing has it; *etag* is the server's, without quotes."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    etag: str
+
+
+class S3Driver(StorageDriver):
+    """Stores the path ``/a/b`` as the object ``<root>/a/b``; thread-safe."""
+
+    name = "s3"
+    shows_unfinished = False
+
+    def __init__(self, options: S3Options) -> None:
+        pool = ThreadPoolExecutor(options.streams, thread_name_prefix="s3")
+        self._bucket = Bucket(client_for(options), options, pool)
+
+    @property
+    def is_local(self) -> bool:
+        return False
+
+    def stat(self, path: str) -> FileInfo:
+        try:
+            return self._head(path)[0]
+        except PathNotFound:
+            if not self._is_directory(path):
+                raise
+        return FileInfo(path, 0, True, 0)
+
+    def _head(self, path: str) -> tuple[FileInfo, str]:
+        """A file's attributes, and its ETag; raises PathNotFound, also for a directory."""
+        if path == "/":
+            raise PathNotFound(path)
+        head: Any = self._bucket.client.head_object
+        options = self._bucket.options
+        with s3_errors(path):
+            found = head(Bucket=options.bucket, Key=options.key(path), **options.for_reads)
+        mtime_ns = int(found["LastModified"].timestamp()) * 10**9
+        return FileInfo(path, found["ContentLength"], False, mtime_ns), found["ETag"]
+
+    def _is_directory(self, path: str) -> bool:
+        return path == "/" or next(self.pages(path, limit=1), []) != []
+
+    def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
+        if len(paths) == 1:
+            return [self._stat_or_none(paths[0])]
+        return list(self._bucket.pool.map(self._stat_or_none, paths))
+
+    def pages(self, path: str, *, after: str = "", limit: int = 1000) -> Iterator[list[S3File]]:
+        """The files below a directory, in the order of their keys, *limit* from a request.
+
+        Those behind the path *after*, if that is given. None of them is a tail.
+        """
+        options = self._bucket.options
+        wanted = {"StartAfter": options.key(after)} if after else {}
+        for page in self._list(path, MaxKeys=limit, **wanted):
+            yield [
+                S3File(
+                    options.path(found["Key"]),
+                    found["Size"],
+                    int(found["LastModified"].timestamp()) * 10**9,
+                    found["ETag"].strip('"'),
+                )
+                for found in page.get("Contents", [])
+                if not _is_hidden(found["Key"])
+            ]
+
+    def _list(self, path: str, **wanted: object) -> Iterator[Any]:
+        call: Any = self._bucket.client.list_objects_v2
+        options = self._bucket.options
+        arguments = {"Bucket": options.bucket, "Prefix": options.prefix(path), **wanted}
+        while True:
+            with s3_errors(path):
+                page = call(**arguments, **options.for_reads)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            arguments["ContinuationToken"] = page["NextContinuationToken"]
+
+    def listdir(self, path: str) -> Iterator[DirEntry]:
+        entries = self._entries(path)
+        first = next(entries, None)
+        if first is None:
+            if path != "/":
+                raise PathNotFound(path)
+            return iter(())
+        return chain([first], entries)
+
+    def _entries(self, path: str) -> Iterator[DirEntry]:
+        cut = len(self._bucket.options.prefix(path))
+        for page in self._list(path, Delimiter="/"):
+            for below in page.get("CommonPrefixes", []):
+                yield DirEntry(below["Prefix"][cut:-1], is_dir=True)
+            for found in page.get("Contents", []):
+                if not _is_hidden(found["Key"]):
+                    yield DirEntry(found["Key"][cut:], is_dir=False)
+
+    def walk(self, path: str) -> Iterator[FileInfo]:
+        files = (file for page in self.pages(path) for file in page)
+        first = next(files, None)
+        if first is None and path != "/":
+            raise PathNotFound(path)
+        return iter(()) if first is None else _with_directories(path, chain([first], files))
+
+    def open(self, path: str) -> FileReader:
+        try:
+            info, etag = self._head(path)
+        except PathNotFound:
+            self._refuse_directory(path)
+            raise
+        return S3Reader(self._bucket, path, info.size, etag)
+
+    def _refuse_directory(self, path: str) -> None:
+        if self._is_directory(path):
+            raise NotAFile(f"not a file: {path}")
+
+    def open_of_size(self, path: str, size: int) -> FileReader:
+        return S3Reader(self._bucket, path, size)
+
+    def get_content(self, path: str) -> bytes:
+        try:
+            return get_whole(self._bucket, path).content
+        except PathNotFound:
+            self._refuse_directory(path)
+            raise
+
+    def read_at(self, path: str, offset: int, size: int) -> bytes:
+        if size <= 0:
+            return b""
+        try:
+            return get_part(self._bucket, path, offset, size).content
+        except FileChanged:  # the offset is behind its end
+            return b""
+        except PathNotFound:
+            self._refuse_directory(path)
+            raise
+
+    def put_content(self, path: str, content: bytes) -> None:
+        put_object(self._bucket, path, content)
+
+    def create(self, path: str) -> FileWriter:
+        return MultipartWriter(self._bucket, path)
+
+    def append(self, path: str, token: str = "") -> FileWriter:
+        if token:
+            return MultipartWriter.resumed(self._bucket, MultipartUpload(self._bucket, path, token))
+        upload = MultipartUpload.newest(self._bucket, path)
+        if upload is not None:
+            return MultipartWriter.resumed(self._bucket, upload)
+        writer = MultipartWriter(self._bucket, path)
+        size = self.open(path).size
+        if size:
+            writer.take_over(size)
+        return writer
+
+    def move(self, source: str, target: str) -> None:
+        size = self.open(source).size
+        if source == target:
+            return
+        if size <= self._bucket.options.copy_threshold:
+            self._copy(source, target)
+        else:
+            self._copy_in_parts(source, target, size)
+        remove_object(self._bucket, source)
+
+    def _copy(self, source: str, target: str) -> None:
+        call: Any = self._bucket.client.copy_object
+        options = self._bucket.options
+        with s3_errors(source):
+            call(
+                Bucket=options.bucket,
+                Key=options.key(target),
+                CopySource={"Bucket": options.bucket, "Key": options.key(source)},
+                **options.for_writes,
+                **options.for_reads,
+            )
+
+    def _copy_in_parts(self, source: str, target: str, size: int) -> None:
+        upload = MultipartUpload.begin(self._bucket, target)
+        try:
+            upload.complete(upload.copy_all(source, size))
+        except BaseException:
+            upload.abort()
+            raise
+
+    def delete(self, path: str) -> None:
+        found = [upload for upload in self.unfinished(path) if _is_below(upload.path, path)]
+        for upload in found:
+            self.abandon(upload.path, upload.upload_id)
+        keys = list(self._keys(path))
+        if not keys and not found:
+            raise PathNotFound(path)
+        self._delete_keys(path, keys)
+
+    def _keys(self, path: str) -> Iterator[str]:
+        """The keys of a file, and of all below a directory, tails among them."""
+        options = self._bucket.options
+        for page in self._list(path, Prefix=options.key(path)):
+            for found in page.get("Contents", []):
+                if _is_below(options.path(found["Key"]), path):
+                    yield found["Key"]
+
+    def _delete_keys(self, path: str, keys: Sequence[str]) -> None:
+        call: Any = self._bucket.client.delete_objects
+        for start in range(0, len(keys), _DELETED_AT_ONCE):
+            objects = [{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]]
+            with s3_errors(path):
+                answer = call(Bucket=self._bucket.name, Delete={"Objects": objects, "Quiet": True})
+            if errors := answer.get("Errors"):
+                raise StorageUnavailable(f"{path}: {errors[0].get('Code')}: not all was deleted")
+
+    def unfinished(self, path: str) -> Iterator[Unfinished]:
+        """The multipart uploads to paths that begin with *path*, in no order."""
+        return unfinished(self._bucket, path)
+
+    def abandon(self, path: str, token: str) -> None:
+        """Remove a multipart upload; one that has ended is no error."""
+        MultipartUpload(self._bucket, path, token).abort()
+
+    def capacity(self) -> Capacity | None:
+        return None
+
+    def close(self) -> None:
+        self._bucket.pool.shutdown(wait=False, cancel_futures=True)
+        self._bucket.client.close()
+
+
+def _is_hidden(key: str) -> bool:
+    """Whether it is a tail, or stands for a directory, as some programs make them."""
+    name = key.rpartition("/")[2]
+    return not name or _TAIL.fullmatch(name) is not None
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(f"{directory.rstrip('/')}/")
+
+
+def _with_directories(top: str, files: Iterator[S3File]) -> Iterator[FileInfo]:
+    """Each file, after those directories above it that had none before."""
+    base = top.rstrip("/")
+    above: list[str] = []
+    for file in files:
+        names = file.path[len(base) + 1 :].split("/")[:-1]
+        for depth in range(1, len(names) + 1):
+            if names[:depth] != above[:depth]:
+                yield FileInfo("/".join([base, *names[:depth]]), 0, True, 0)
+        above = names
+        yield FileInfo(file.path, file.size, False, file.mtime_ns)

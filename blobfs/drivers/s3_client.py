@@ -1,0 +1,138 @@
+"""A client of a bucket, and what its errors mean."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+)
+
+from blobfs.drivers.s3_options import S3Options
+from blobfs.errors import (
+    AccessDenied,
+    BlobfsError,
+    FileChanged,
+    MountRefused,
+    PathNotFound,
+    StorageFull,
+    StorageTimeout,
+    StorageUnavailable,
+)
+
+if TYPE_CHECKING:
+    from types_boto3_s3.client import S3Client
+
+_ATTEMPTS: Final = 5  # the last about 10 s after the first, were none to take time
+_CONNECT_S: Final = 5.0
+_ANSWER_S: Final = 15.0
+
+
+def client_for(options: S3Options) -> S3Client:
+    """A client that threads may share; it refreshes credentials by itself. Raises MountRefused."""
+    # What boto3 would say of credentials at INFO, and of requests at DEBUG, is nobody's.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    logging.getLogger("boto3").setLevel(logging.WARNING)
+    config = Config(
+        connect_timeout=_CONNECT_S,
+        read_timeout=_ANSWER_S,
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        max_pool_connections=options.streams + options.copy_streams,
+        tcp_keepalive=True,
+        # Servers that are not Amazon's may know none of the newer checksums.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        use_dualstack_endpoint=options.dual_stack,
+        s3={
+            "addressing_style": options.addressing_style,
+            "use_accelerate_endpoint": options.accelerate,
+        },
+    )
+    try:
+        session = boto3.Session(profile_name=options.profile)
+        region = options.region or session.region_name or "us-east-1"
+        return session.client(
+            "s3",
+            region_name=region,
+            endpoint_url=options.endpoint,
+            verify=(options.ca_bundle or None) if options.verify_tls else False,
+            config=config,
+        )
+    except (BotoCoreError, ValueError) as exc:
+        raise MountRefused(f"s3://{options.bucket}: {exc}") from None
+
+
+_MISSING: Final = {"404", "NoSuchKey", "NotFound", "NoSuchVersion", "NoSuchUpload"}
+_REFUSED: Final = {
+    "401",
+    "403",
+    "AccessDenied",
+    "AllAccessDisabled",
+    "AccountProblem",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "RequestTimeTooSkewed",
+    "InvalidObjectState",
+    "KMS.DisabledException",
+}
+_FULL: Final = {
+    "QuotaExceeded",
+    "EntityTooLarge",
+    "InsufficientStorage",
+    "XMinioStorageFull",
+    "507",
+}
+_CHANGED: Final = {"412", "PreconditionFailed", "416", "InvalidRange"}
+
+
+def code_of(exc: ClientError) -> str:
+    """The server's word for what went wrong, or the status where it said none."""
+    return str(exc.response.get("Error", {}).get("Code", ""))
+
+
+@contextmanager
+def s3_errors(path: str) -> Iterator[None]:
+    """Raise, for what boto3 does, what a driver may; *path* is what it was about."""
+    try:
+        yield
+    except ClientError as exc:
+        raise _translated(exc, path) from None
+    except (NoCredentialsError, PartialCredentialsError) as exc:
+        raise AccessDenied(f"{path}: {exc}") from None
+    except (ConnectTimeoutError, ReadTimeoutError) as exc:
+        raise StorageTimeout(f"{path}: {exc}") from None
+    except BotoCoreError as exc:
+        raise StorageUnavailable(f"{path}: {exc}") from None
+
+
+def _translated(exc: ClientError, path: str) -> BlobfsError:
+    code = code_of(exc)
+    status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    said = (
+        f"{path}: {exc.operation_name}: {code} {exc.response.get('Error', {}).get('Message', '')}"
+    )
+    if code == "NoSuchBucket":
+        return StorageUnavailable(f"{said.strip()}: the bucket is missing")
+    if code in _MISSING:
+        return PathNotFound(path)
+    if code in _CHANGED:
+        return FileChanged(f"{path} is not what it was: {code}")
+    if code in _FULL or status == HTTPStatus.INSUFFICIENT_STORAGE:
+        return StorageFull(said.strip())
+    if code in _REFUSED or status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return AccessDenied(said.strip())
+    return StorageUnavailable(said.strip())

@@ -1,0 +1,164 @@
+"""The options of a bucket, as a storage URL gives them.
+
+Their names are those of distribution's s3 driver (``registry/storage/driver/s3-aws/s3.go``);
+what is left out is boto3's to find: credentials, region and endpoint in the environment, in
+its files, or from the machine's role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from blobfs.errors import MountRefused
+
+MIN_PART: Final = 5 * 2**20
+"""The least bytes of any part but the last, in every S3."""
+
+_SECRETS: Final = ("accesskey", "secretkey", "sessiontoken")
+
+_SIZES: Final = {
+    "chunksize": ("chunk_size", MIN_PART, 5 * 2**30),
+    "multipartcopychunksize": ("copy_chunk_size", MIN_PART, 5 * 2**30),
+    "multipartcopymaxconcurrency": ("copy_streams", 1, 256),
+    "multipartcopythresholdsize": ("copy_threshold", 0, 5 * 2**30),
+    "streams": ("streams", 1, 256),
+}
+"""Options that are numbers: what they are called here, their least and their most."""
+
+
+@dataclass(frozen=True, slots=True)
+class S3Options:
+    """A bucket, and how it is spoken to; sizes are in bytes.
+
+    *streams* is how many requests may be under way at once. *chunk_size* is that of a
+    multipart upload's parts, *root* the prefix of all keys, without a slash at its ends.
+    """
+
+    bucket: str
+    root: str = ""
+    region: str | None = None
+    endpoint: str | None = None
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    profile: str | None = None
+    ca_bundle: str | None = None
+    verify_tls: bool = True
+    chunk_size: int = 8 * 2**20
+    copy_chunk_size: int = 64 * 2**20
+    copy_streams: int = 16
+    copy_threshold: int = 64 * 2**20
+    accelerate: bool = False
+    dual_stack: bool = False
+    streams: int = 32
+    for_reads: Mapping[str, str] = field(default_factory=dict)
+    for_writes: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, storage: str) -> S3Options:
+        """Read ``s3://bucket/prefix?option=value&…``; raises MountRefused."""
+        url = urlsplit(storage)
+        if not url.netloc or "@" in url.netloc or ":" in url.netloc or url.fragment:
+            raise MountRefused(f"{storage.partition('?')[0]!r} is not s3://bucket/prefix")
+        given = _given(url.query)
+        secure = _flag(given, "secure", default=True)
+        options = cls(
+            bucket=url.netloc,
+            root=unquote(url.path).strip("/"),
+            region=given.pop("region", None),
+            endpoint=_endpoint(given.pop("regionendpoint", None), secure=secure),
+            addressing_style=_addressing_style(given),
+            profile=given.pop("profile", None),
+            ca_bundle=given.pop("cabundle", None),
+            verify_tls=not _flag(given, "skipverify", default=False),
+            accelerate=bool(_flag(given, "accelerate", default=False)),
+            dual_stack=bool(_flag(given, "usedualstack", default=False)),
+            **_sizes(given),
+            **_headers(given),
+        )
+        if given:
+            known = "region, regionendpoint, forcepathstyle, encrypt, keyid, storageclass, …"
+            raise MountRefused(f"unknown S3 option {min(given)!r}; there are {known}")
+        return options
+
+    def key(self, path: str) -> str:
+        """The key of the object that stores *path*."""
+        return f"{self.root}{path}" if self.root else path[1:]
+
+    def path(self, key: str) -> str:
+        """The path that the object of that key stores."""
+        return key[len(self.root) :] if self.root else f"/{key}"
+
+    def prefix(self, path: str) -> str:
+        """What the keys of all below the directory *path* begin with."""
+        key = self.key(path).rstrip("/")
+        return f"{key}/" if key else ""
+
+
+def _given(query: str) -> dict[str, str]:
+    given = {name.lower(): value for name, value in parse_qsl(query, keep_blank_values=True)}
+    for name in _SECRETS:
+        if name in given:
+            raise MountRefused(
+                f"{name} does not belong into a URL, which every user of the machine can see;"
+                " set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or profile=…"
+            )
+    return given
+
+
+def _flag(given: dict[str, str], name: str, *, default: bool | None) -> bool | None:
+    text = given.pop(name, None)
+    if text is None:
+        return default
+    try:
+        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    except KeyError:
+        raise MountRefused(f"S3 option {name} is true or false, not {text!r}") from None
+
+
+def _sizes(given: dict[str, str]) -> dict[str, Any]:
+    """Those of the numbers that are given."""
+    sizes = {}
+    for option, (name, least, most) in _SIZES.items():
+        text = given.pop(option, None)
+        if text is None:
+            continue
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise MountRefused(f"S3 option {option} is between {least} and {most}, not {text!r}")
+        sizes[name] = int(text)
+    return sizes
+
+
+def _addressing_style(given: dict[str, str]) -> Literal["auto", "path", "virtual"]:
+    forced = _flag(given, "forcepathstyle", default=None)
+    if forced is None:
+        return "auto"
+    return "path" if forced else "virtual"
+
+
+def _endpoint(text: str | None, *, secure: bool | None) -> str | None:
+    if not text or "://" in text:
+        return text
+    return f"{'https' if secure else 'http'}://{text}"
+
+
+def _headers(given: dict[str, str]) -> dict[str, Any]:
+    """The parameters that go with every read, and with everything that makes an object."""
+    reads = {}
+    if _flag(given, "requestpayer", default=False):
+        reads["RequestPayer"] = "requester"
+    writes = {}
+    key_id = given.pop("keyid", "")
+    if _flag(given, "encrypt", default=False):
+        writes["ServerSideEncryption"] = "aws:kms" if key_id else "AES256"
+        if key_id:
+            writes["SSEKMSKeyId"] = key_id
+    elif key_id:
+        raise MountRefused("S3 option keyid needs encrypt=true")
+    storage_class = given.pop("storageclass", "STANDARD").upper()
+    if storage_class not in ("STANDARD", "NONE"):
+        writes["StorageClass"] = storage_class
+    if acl := given.pop("objectacl", ""):
+        writes["ACL"] = acl
+    return {"for_reads": reads, "for_writes": writes}

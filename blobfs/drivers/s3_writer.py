@@ -1,0 +1,222 @@
+"""A file being written: a multipart upload whose parts go while the program still writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from hashlib import sha256
+from typing import Final, NamedTuple, TypeVar
+
+from blobfs.drivers.base import FileWriter
+from blobfs.drivers.s3_bucket import Bucket, put_object, remove_object
+from blobfs.drivers.s3_options import MIN_PART
+from blobfs.drivers.s3_reader import get_whole
+from blobfs.drivers.s3_uploads import MultipartUpload, UploadedPart
+from blobfs.errors import AppendOnly, PathNotFound, Stale, WriterClosed
+
+T = TypeVar("T")
+
+_UNDER_WAY: Final = 4
+"""Parts of one file that are sent at once, and so held; one more is being filled."""
+
+_PARTS: Final = 2_500
+"""Parts of one size, before it doubles: 10,000 are allowed, 300 GiB then, at 8 MiB."""
+
+
+class _Sent(NamedTuple):
+    content: bytearray
+    arrival: Future[UploadedPart]
+
+
+class MultipartWriter(FileWriter):
+    """Writes the object at *path*, which stays what it was until ``commit``.
+
+    What does not fill a part is kept by ``flush`` as an object of its own, the tail: S3 takes
+    no small part but the last, and shows none. What could not be sent is kept, and sent again
+    by the next call that needs it to be there.
+    """
+
+    def __init__(self, bucket: Bucket, path: str, upload: MultipartUpload | None = None) -> None:
+        self._bucket = bucket
+        self._path = path
+        self._upload = upload
+        self._parts: list[UploadedPart] = []  # those that have arrived, without a gap
+        self._sent: dict[int, _Sent] = {}  # by number, in their order
+        self._sealed = 0  # bytes in both
+        self._tail = bytearray()
+        self._kept: tuple[int, bytes] | None = None  # the tail object: where it begins, and what
+        self._is_over = False
+
+    @classmethod
+    def resumed(cls, bucket: Bucket, upload: MultipartUpload) -> MultipartWriter:
+        """Go on with what has arrived of an upload; raises PathNotFound if it has ended."""
+        writer = cls(bucket, upload.path, upload)
+        writer._take_up(upload)
+        return writer
+
+    def _take_up(self, upload: MultipartUpload) -> None:
+        parts = upload.parts()
+        gap = next((i for i, part in enumerate(parts) if part.number != i + 1), len(parts))
+        self._kept = self._read_tail(upload)
+        del parts[gap:]
+        if parts and parts[-1].size < MIN_PART and self._kept is None:
+            self._complete_and_begin_anew(upload, parts)  # as a registry leaves it
+            return
+        if parts and parts[-1].size < MIN_PART:
+            parts.pop()  # the tail, as it was sent for a completion that failed
+        self._parts = parts
+        self._sealed = sum(part.size for part in parts)
+        if self._kept is not None and self._kept[0] == self._sealed:
+            self._tail = bytearray(self._kept[1])
+
+    def _complete_and_begin_anew(self, upload: MultipartUpload, parts: list[UploadedPart]) -> None:
+        upload.complete(parts)
+        self._upload = None
+        self.take_over(sum(part.size for part in parts))
+
+    def take_over(self, size: int) -> None:
+        """Begin with the object that is there, which has *size* bytes."""
+        if size < MIN_PART:
+            self._tail = bytearray(get_whole(self._bucket, self._path).content)
+            return
+        self._upload = MultipartUpload.begin(self._bucket, self._path)
+        self._parts = self._upload.copy_all(self._path, size)
+        self._sealed = size
+
+    @property
+    def token(self) -> str:
+        return self._upload.id if self._upload is not None else ""
+
+    @property
+    def size(self) -> int:
+        return self._sealed + len(self._tail)
+
+    def write(self, data: bytes) -> None:
+        self._check_open()
+        view = memoryview(data)
+        while view:
+            room = self._part_size() - len(self._tail)
+            self._tail += view[:room]
+            view = view[room:]
+            if len(self._tail) == self._part_size():
+                self._send()
+
+    def _part_size(self) -> int:
+        number = len(self._parts) + len(self._sent)
+        return self._bucket.options.chunk_size << number // _PARTS
+
+    def _send(self) -> None:
+        """Send what fills a part, once there is room among those under way."""
+        if self._upload is None:
+            self._upload = MultipartUpload.begin(self._bucket, self._path)
+        while len(self._sent) >= _UNDER_WAY:
+            self._await_first()
+        number = len(self._parts) + len(self._sent) + 1
+        content, self._tail = self._tail, bytearray()
+        self._sent[number] = self._under_way(self._upload, number, content)
+        self._sealed += len(content)
+
+    def _under_way(self, upload: MultipartUpload, number: int, content: bytearray) -> _Sent:
+        return _Sent(content, self._bucket.pool.submit(upload.put, number, content))
+
+    def _await_first(self) -> None:
+        number, sent = next(iter(self._sent.items()))
+        if sent.arrival.done() and sent.arrival.exception() is not None and self._upload:
+            sent = self._sent[number] = self._under_way(self._upload, number, sent.content)
+        self._parts.append(self._stale_if_ended(sent.arrival.result))
+        del self._sent[number]
+
+    def _stale_if_ended(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except PathNotFound:
+            raise Stale(f"{self._path}: the multipart upload was ended by somebody else") from None
+
+    def flush(self) -> None:
+        self._check_open()
+        while self._sent:
+            self._await_first()
+        if self._upload is None:
+            self._upload = MultipartUpload.begin(self._bucket, self._path)
+        kept = (self._sealed, bytes(self._tail))
+        if self._tail and kept != self._kept:
+            put_object(self._bucket, self._tail_path(self._upload), b"%d\n%s" % kept)
+            self._kept = kept
+
+    def go_back(self, size: int) -> None:
+        self._check_open()
+        while self._sent:
+            self._await_first()
+        if size == self.size:
+            return
+        count, sealed = 0, 0
+        kept_at, kept = self._kept or (-1, b"")
+        wanted = kept_at if size == kept_at + len(kept) else size
+        for part in self._parts:
+            if sealed == wanted:
+                break
+            sealed += part.size
+            count += 1
+        if sealed != wanted:
+            raise AppendOnly(f"{self._path} cannot go back to {size} bytes")
+        del self._parts[count:]
+        self._sealed = sealed
+        self._tail = bytearray(kept if size != wanted else b"")
+
+    def commit(self) -> None:
+        self._check_open()
+        while self._sent:
+            self._await_first()
+        if self._upload is None or self.size == 0:
+            put_object(self._bucket, self._path, bytes(self._tail))
+            if self._upload is not None:
+                self._upload.abort()
+        else:
+            self._complete(self._upload)
+        self._end()
+
+    def _complete(self, upload: MultipartUpload) -> None:
+        parts = list(self._parts)
+        if self._tail:
+            last = len(parts) + 1
+            parts.append(self._stale_if_ended(lambda: upload.put(last, self._tail)))
+        self._stale_if_ended(lambda: upload.complete(parts))
+
+    def cancel(self) -> None:
+        self._check_open()
+        for sent in self._sent.values():
+            if not sent.arrival.cancel():
+                sent.arrival.exception()  # once it has arrived or failed, it can be removed
+        if self._upload is not None:
+            self._upload.abort()
+        self._end()
+
+    def close(self) -> None:
+        if self._is_over:
+            return
+        try:
+            self.flush()
+        finally:
+            self._is_over = True
+
+    def _end(self) -> None:
+        self._is_over = True
+        if self._kept is not None and self._upload is not None:
+            remove_object(self._bucket, self._tail_path(self._upload))
+
+    def _read_tail(self, upload: MultipartUpload) -> tuple[int, bytes] | None:
+        try:
+            stored = get_whole(self._bucket, self._tail_path(upload))
+        except PathNotFound:
+            return None
+        offset, _, content = stored.content.partition(b"\n")
+        return (int(offset), content) if offset.isdigit() else None
+
+    def _tail_path(self, upload: MultipartUpload) -> str:
+        # Not the path with something behind: distribution takes that for a directory.
+        parent, _, _ = self._path.rpartition("/")
+        return f"{parent}/tail.{sha256(f'{self._path} {upload.id}'.encode()).hexdigest()[:16]}.tmp"
+
+    def _check_open(self) -> None:
+        if self._is_over:
+            raise WriterClosed(f"no longer open for writing: {self._path}")
