@@ -159,14 +159,17 @@ class FileWriter(Closing):
         """Make durable what was written, as ``close`` does, and go on."""
 
     @abstractmethod
-    def commit(self) -> None:
-        """Make the file durable and readable under its path."""
+    def commit(self, *, keep: bool = False) -> None:
+        """Make the file durable and readable under its path.
+
+        With *keep* an object store may leave one of the same size there that was there before.
+        """
 
     @abstractmethod
     def cancel(self) -> None:
         """Throw away all that was written.
 
-        The path is missing afterwards, or what it was where nothing unfinished shows.
+        The path is missing afterwards, in an object store what it was.
         """
 
     @abstractmethod
@@ -184,10 +187,11 @@ class StorageDriver(ABC):
 
     name: str
 
-    shows_unfinished: bool = True
-    """Whether a file is there, and can be read, while it is being written.
+    is_object_store: bool = False
+    """Whether a file is an object, replaced as a whole and at once.
 
-    Else it keeps what it was until ``FileWriter.commit``.
+    Until ``FileWriter.commit`` it is then what it was, and nobody sees what was written; a
+    directory is there as long as files are below it.
     """
 
     @property
@@ -231,7 +235,7 @@ class StorageDriver(ABC):
 
     @abstractmethod
     def create(self, path: str) -> FileWriter:
-        """Write a file from its start; what was there goes at once, where unfinished files show.
+        """Write a file from its start; what was there goes at once, but in an object store.
 
         Raises NotAFile for a directory, NotADirectory below a file.
         """
@@ -244,6 +248,18 @@ class StorageDriver(ABC):
 
         Raises PathNotFound, NotAFile.
         """
+
+    def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
+        """Attributes of a file that ``append`` would go on with; raises PathNotFound."""
+        return self.stat(path)
+
+    def delete_files(self, paths: Sequence[str]) -> None:
+        """Remove files; a missing one is no error."""
+        for path in paths:
+            try:
+                self.delete(path)
+            except PathNotFound:
+                pass
 
     @abstractmethod
     def move(self, source: str, target: str) -> None:

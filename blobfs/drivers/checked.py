@@ -55,6 +55,12 @@ class CheckedDriver(DriverWrapper):
     def append(self, path: str, token: str = "") -> FileWriter:
         return self._driver.append(_checked(path), token)
 
+    def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
+        return self._driver.stat_unfinished(_checked(path), token)
+
+    def delete_files(self, paths: Sequence[str]) -> None:
+        self._driver.delete_files([_checked(path) for path in paths])
+
     def move(self, source: str, target: str) -> None:
         self._driver.move(_checked(source), _checked(target))
 

@@ -196,7 +196,7 @@ class LocalWriter(FileWriter):
             os.fsync(self._fd)
             os.fsync(self._directory_fd)
 
-    def commit(self) -> None:
+    def commit(self, *, keep: bool = False) -> None:
         self.flush()
         self._let_go()
 

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from blobfs.drivers.base import Capacity, DirEntry, FileInfo, FileReader, FileWriter, StorageDriver
-from blobfs.drivers.s3_bucket import Bucket, put_object, remove_object
+from blobfs.drivers.s3_bucket import Bucket, nanoseconds, put_object, remove_object
 from blobfs.drivers.s3_client import client_for, s3_errors
 from blobfs.drivers.s3_options import S3Options
 from blobfs.drivers.s3_reader import S3Reader, get_part, get_whole
@@ -39,7 +39,7 @@ class S3Driver(StorageDriver):
     """Stores the path ``/a/b`` as the object ``<root>/a/b``; thread-safe."""
 
     name = "s3"
-    shows_unfinished = False
+    is_object_store = True
 
     def __init__(self, options: S3Options) -> None:
         pool = ThreadPoolExecutor(options.streams, thread_name_prefix="s3")
@@ -65,8 +65,7 @@ class S3Driver(StorageDriver):
         options = self._bucket.options
         with s3_errors(path):
             found = head(Bucket=options.bucket, Key=options.key(path), **options.for_reads)
-        mtime_ns = int(found["LastModified"].timestamp()) * 10**9
-        return FileInfo(path, found["ContentLength"], False, mtime_ns), found["ETag"]
+        return FileInfo(path, found["ContentLength"], False, nanoseconds(found)), found["ETag"]
 
     def _is_directory(self, path: str) -> bool:
         return path == "/" or next(self.pages(path, limit=1), []) != []
@@ -88,7 +87,7 @@ class S3Driver(StorageDriver):
                 S3File(
                     options.path(found["Key"]),
                     found["Size"],
-                    int(found["LastModified"].timestamp()) * 10**9,
+                    nanoseconds(found),
                     found["ETag"].strip('"'),
                 )
                 for found in page.get("Contents", [])
@@ -182,6 +181,20 @@ class S3Driver(StorageDriver):
         if size:
             writer.take_over(size)
         return writer
+
+    def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
+        upload = self._upload(path, token)
+        if upload is None:
+            return self.stat(path)
+        return MultipartWriter.stat(self._bucket, upload)
+
+    def _upload(self, path: str, token: str) -> MultipartUpload | None:
+        if token:
+            return MultipartUpload(self._bucket, path, token)
+        return MultipartUpload.newest(self._bucket, path)
+
+    def delete_files(self, paths: Sequence[str]) -> None:
+        self._delete_keys("/", [self._bucket.options.key(path) for path in paths])
 
     def move(self, source: str, target: str) -> None:
         size = self.open(source).size

@@ -25,6 +25,11 @@ class Bucket(NamedTuple):
         return self.options.bucket
 
 
+def nanoseconds(described: Any) -> int:  # noqa: ANN401  (boto3's answers)
+    """When it was stored, since the epoch; S3 has seconds, and some servers more."""
+    return int(described["LastModified"].timestamp()) * 10**9
+
+
 def put_object(bucket: Bucket, path: str, content: bytes) -> None:
     """Make or replace an object, at once for readers."""
     put: Any = bucket.client.put_object

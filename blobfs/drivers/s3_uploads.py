@@ -8,18 +8,19 @@ from hashlib import md5
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from blobfs.drivers.s3_bucket import Bucket
+from blobfs.drivers.s3_bucket import Bucket, nanoseconds
 from blobfs.drivers.s3_client import s3_errors
 from blobfs.drivers.s3_options import MIN_PART
-from blobfs.errors import PathNotFound
+from blobfs.errors import FileChanged, PathNotFound
 
 
 class UploadedPart(NamedTuple):
-    """A part that the server has; *size* is in bytes."""
+    """A part that the server has; *size* is in bytes, *mtime_ns* 0 where it is not known."""
 
     number: int
     etag: str
     size: int
+    mtime_ns: int = 0
 
 
 class Unfinished(NamedTuple):
@@ -93,31 +94,39 @@ class MultipartUpload:
         paginator = self._bucket.client.get_paginator("list_parts")
         with s3_errors(self.path):
             return [
-                UploadedPart(part["PartNumber"], part["ETag"], part["Size"])
+                UploadedPart(part["PartNumber"], part["ETag"], part["Size"], nanoseconds(part))
                 for page in paginator.paginate(
                     Bucket=self._bucket.name, Key=self._key, UploadId=self.id
                 )
                 for part in page.get("Parts", [])
             ]
 
-    def complete(self, parts: Sequence[UploadedPart]) -> None:
-        """Make the object of *parts*, at once for readers; raises PathNotFound if it has ended."""
+    def complete(self, parts: Sequence[UploadedPart], *, keep: bool = False) -> None:
+        """Make the object of *parts*, at once for readers; raises PathNotFound if it has ended.
+
+        With *keep*, an object of the same size that is there already stays, as far as the
+        server knows how to; who reads that one is not disturbed then.
+        """
         listed = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
+        condition = {"IfNoneMatch": "*"} if keep else {}
         try:
             with s3_errors(self.path):
-                self._call("complete_multipart_upload", MultipartUpload={"Parts": listed})
+                self._call(
+                    "complete_multipart_upload", MultipartUpload={"Parts": listed}, **condition
+                )
+        except FileChanged:
+            if self._head()["ContentLength"] != sum(part.size for part in parts):
+                self.complete(parts)
+            else:
+                self.abort()
         except PathNotFound:
             # Completed by an attempt whose answer was lost: the object then has their ETag.
-            if not self._is_object(_etag_of(parts)):
+            if self._head()["ETag"].strip('"') != _etag_of(parts):
                 raise
 
-    def _is_object(self, etag: str | None) -> bool:
-        try:
-            with s3_errors(self.path):
-                head = self._bucket.client.head_object(Bucket=self._bucket.name, Key=self._key)
-        except PathNotFound:
-            return False
-        return head["ETag"].strip('"') == etag
+    def _head(self) -> Any:  # noqa: ANN401  (boto3's answers)
+        with s3_errors(self.path):
+            return self._bucket.client.head_object(Bucket=self._bucket.name, Key=self._key)
 
     def abort(self) -> None:
         """Remove its parts; one that has ended is no error."""

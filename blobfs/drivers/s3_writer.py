@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from hashlib import sha256
 from typing import Final, NamedTuple, TypeVar
 
-from blobfs.drivers.base import FileWriter
+from blobfs.drivers.base import FileInfo, FileWriter
 from blobfs.drivers.s3_bucket import Bucket, put_object, remove_object
 from blobfs.drivers.s3_options import MIN_PART
 from blobfs.drivers.s3_reader import get_whole
@@ -52,30 +52,40 @@ class MultipartWriter(FileWriter):
         """Go on with what has arrived of an upload; raises PathNotFound if it has ended."""
         writer = cls(bucket, upload.path, upload)
         writer._take_up(upload)
+        if writer._ends_small():  # as a registry leaves it
+            writer._complete_and_begin_anew(upload)
         return writer
+
+    @classmethod
+    def stat(cls, bucket: Bucket, upload: MultipartUpload) -> FileInfo:
+        """What ``resumed`` would go on with; raises PathNotFound."""
+        writer = cls(bucket, upload.path, upload)
+        writer._take_up(upload)
+        mtime_ns = max((part.mtime_ns for part in writer._parts), default=0)
+        return FileInfo(upload.path, writer.size, False, mtime_ns)
 
     def _take_up(self, upload: MultipartUpload) -> None:
         parts = upload.parts()
         gap = next((i for i, part in enumerate(parts) if part.number != i + 1), len(parts))
+        self._parts = parts[:gap]
         self._kept = self._read_tail(upload)
-        del parts[gap:]
-        if parts and parts[-1].size < MIN_PART and self._kept is None:
-            self._complete_and_begin_anew(upload, parts)  # as a registry leaves it
-            return
-        if parts and parts[-1].size < MIN_PART:
-            parts.pop()  # the tail, as it was sent for a completion that failed
-        self._parts = parts
-        self._sealed = sum(part.size for part in parts)
+        if self._kept is not None and self._ends_small():
+            self._parts.pop()  # the tail, as it was sent for a completion that failed
+        self._sealed = sum(part.size for part in self._parts)
         if self._kept is not None and self._kept[0] == self._sealed:
             self._tail = bytearray(self._kept[1])
 
-    def _complete_and_begin_anew(self, upload: MultipartUpload, parts: list[UploadedPart]) -> None:
-        upload.complete(parts)
-        self._upload = None
-        self.take_over(sum(part.size for part in parts))
+    def _ends_small(self) -> bool:
+        return bool(self._parts) and self._parts[-1].size < MIN_PART
+
+    def _complete_and_begin_anew(self, upload: MultipartUpload) -> None:
+        upload.complete(self._parts)
+        self._upload, self._parts = None, []
+        self.take_over(self._sealed)
 
     def take_over(self, size: int) -> None:
         """Begin with the object that is there, which has *size* bytes."""
+        self._sealed = 0
         if size < MIN_PART:
             self._tail = bytearray(get_whole(self._bucket, self._path).content)
             return
@@ -163,7 +173,7 @@ class MultipartWriter(FileWriter):
         self._sealed = sealed
         self._tail = bytearray(kept if size != wanted else b"")
 
-    def commit(self) -> None:
+    def commit(self, *, keep: bool = False) -> None:
         self._check_open()
         while self._sent:
             self._await_first()
@@ -172,15 +182,15 @@ class MultipartWriter(FileWriter):
             if self._upload is not None:
                 self._upload.abort()
         else:
-            self._complete(self._upload)
+            self._complete(self._upload, keep=keep)
         self._end()
 
-    def _complete(self, upload: MultipartUpload) -> None:
+    def _complete(self, upload: MultipartUpload, *, keep: bool) -> None:
         parts = list(self._parts)
         if self._tail:
             last = len(parts) + 1
             parts.append(self._stale_if_ended(lambda: upload.put(last, self._tail)))
-        self._stale_if_ended(lambda: upload.complete(parts))
+        self._stale_if_ended(lambda: upload.complete(parts, keep=keep))
 
     def cancel(self) -> None:
         self._check_open()

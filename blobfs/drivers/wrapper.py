@@ -19,7 +19,7 @@ class DriverWrapper(StorageDriver):
 
     def __init__(self, driver: StorageDriver) -> None:
         self.name = driver.name
-        self.shows_unfinished = driver.shows_unfinished
+        self.is_object_store = driver.is_object_store
         self._driver = driver
 
     @property
@@ -61,6 +61,12 @@ class DriverWrapper(StorageDriver):
 
     def append(self, path: str, token: str = "") -> FileWriter:
         return self._driver.append(path, token)
+
+    def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
+        return self._driver.stat_unfinished(path, token)
+
+    def delete_files(self, paths: Sequence[str]) -> None:
+        self._driver.delete_files(paths)
 
     def move(self, source: str, target: str) -> None:
         self._driver.move(source, target)

@@ -8,10 +8,12 @@ nothing but the blob itself; and ``size`` counts every byte received.
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from blobfs import paths
 from blobfs.digest import CANONICAL, Descriptor, Digest, Digester
 from blobfs.drivers.base import FileWriter, StorageDriver
 from blobfs.errors import (
@@ -30,7 +32,7 @@ from blobfs.storage.contentwriter import ContentWriter
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.memorybudget import UPLOADS, Holding
 from blobfs.storage.runningdigests import RunningDigests
-from blobfs.storage.uploaddata import UploadData
+from blobfs.storage.uploaddata import UploadData, UploadObject
 from blobfs.storage.uploadfiles import UploadFiles, UploadRecord
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,10 @@ IN_MEMORY: Final = 2**20
 """The most bytes of an upload that is not in the storage yet."""
 
 _CHUNK: Final = 2**20
+
+_CHECKPOINT_S: Final = 10.0
+"""How much of the time that a program wrote is lost at most in a crash, in an object store."""
+
 _HASHED_ZEROS: Final = 64 * 2**20
 """The longest gap whose zeros are hashed at once, in bytes; a longer one waits for the commit."""
 
@@ -64,11 +70,13 @@ class BlobWriter(ContentWriter):
         self._started_at = started_at
         self._record = record
         self._content: bytearray | None = bytearray()  # None once the upload is in the storage
-        self._data = UploadData(driver, files.data, f"upload {files.upload_id}")
+        self._data = self._data_of(record)
         self._moved: Digest | None = None  # where the data have gone, and only a link is missing
         self._held = Holding()
         self._over = False
         self._suspended = False
+        self._is_known = False  # to the storage
+        self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
         self._size = 0
         self._digests = RunningDigests(self._remembered)
         self._follow_declared(record)
@@ -98,29 +106,51 @@ class BlobWriter(ContentWriter):
             return offset + size <= IN_MEMORY and UPLOADS.has(size)
         return self._data.is_open and self._size <= offset <= self._size + _CHUNK
 
+    def _data_of(self, record: UploadRecord) -> UploadData:
+        label = f"upload {self._files.upload_id}"
+        if not self._driver.is_object_store:
+            return UploadData(self._driver, self._files.data, label)
+        blob = record.in_place
+        path = self._files.data if blob is None else paths.blob_data(blob)
+        return UploadObject(self._driver, path, label, record.token, in_place=blob is not None)
+
     def resume(self) -> None:
         """Take up what the storage has of the upload; ``UploadStore.resume`` calls it."""
         self._content = None
-        self._suspended = True
+        self._suspended = self._is_known = True
         try:
-            self._size = self._driver.stat(self._files.data).size
+            self._size = self._data.take_up()
         except PathNotFound:
             self._resume_without_data()
-        if self._moved is None:
-            self._files.drop_states_above(self._size)  # they tell of bytes that a crash took
         self._digests.recall(self._size)
+        if self._moved is None:
+            if self._record.in_place is not None:
+                self._go_back()
+            self._files.drop_states_above(self._size)  # they tell of bytes that a crash took
 
     def _resume_without_data(self) -> None:
         moved = blob_of(self._blobs, self._record)
         if moved is not None:  # else it had received nothing
             self._size, self._moved = moved.size, moved.digest
 
+    def _go_back(self) -> None:
+        """Forget what came after the last bytes whose hash is known: it cannot be read again."""
+        while (known := self._digests.seen) < self._size:
+            try:
+                self._data.go_back(known)
+                self._size = known
+            except AppendOnly:
+                self._digests.recall(known - 1)
+
     def declare(self, record: UploadRecord) -> None:
         self._check_open()
-        record = replace(record, blob=self._record.blob)
-        if record == self._record:
+        ours = self._record
+        record = replace(record, blob=ours.blob, in_place=ours.in_place, token=ours.token)
+        if record == ours:
             return
-        if self.is_stored:
+        if ours.in_place not in (None, record.digest):
+            raise AppendOnly(f"upload {self.id} can become {ours.in_place}, or be written anew")
+        if self._is_known:
             self._files.put_record(record)
         self._follow_declared(record)
         self._record = record
@@ -130,7 +160,7 @@ class BlobWriter(ContentWriter):
             self._digests.add(record.digest.algorithm, self._size)
 
     def _remembered(self, algorithm: str, size: int) -> Digester:
-        return self._files.load_state(algorithm, size) if self.is_stored else Digester(algorithm)
+        return self._files.load_state(algorithm, size) if self._is_known else Digester(algorithm)
 
     def write(self, data: bytes) -> None:
         """Add *data* at the end."""
@@ -165,6 +195,9 @@ class BlobWriter(ContentWriter):
             if offset == self._size:
                 self._digests.follow(offset, data[: file.size - offset])
             self._size = file.size
+        if self._driver.is_object_store and time.monotonic() > self._checkpoint_at:
+            self.suspend()
+            self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
 
     def truncate(self, size: int) -> None:
         self._check_open()
@@ -229,7 +262,7 @@ class BlobWriter(ContentWriter):
         if self._moved is not None:
             with self._blobs.open(self._moved) as reader:
                 return reader.read_at(offset, size)
-        return self._data.open(self._size).read_at(offset, size)
+        return self._data.read_at(self._size, offset, size)
 
     def matches(self) -> bool:
         declared = self._record.digest
@@ -248,6 +281,7 @@ class BlobWriter(ContentWriter):
         with self._data.closed_on_failure(self._size) as file:
             self._check_undisturbed(file)
             file.flush()
+        self._make_known()
         for digester in self._digests:
             # The data first: a state must never speak of bytes that a crash can take.
             if digester.size == self._size:
@@ -263,13 +297,12 @@ class BlobWriter(ContentWriter):
             self._put_in_place(canonical)
         for name in {canonical, declared or canonical}:
             self._layers.link(name, canonical)
-        descriptor = self._blobs.stat(canonical)
         self._end()
         try:
             self._discard()
         except BlobfsError as exc:  # the blob is there, which is what counts
             log.warning("upload %s is committed, and cannot be removed: %s", self.id, exc)
-        return descriptor
+        return Descriptor(canonical, self._size)
 
     def _verify(self, declared: Digest | None) -> Digest:
         """The canonical digest of what was received; raises ContentMismatch."""
@@ -292,30 +325,39 @@ class BlobWriter(ContentWriter):
         self._digests.add(algorithm, self._size)
         while (found := self._digests.of(algorithm, self._size)) is None:
             behind = self._digests.seen
-            chunk = self.read_at(behind, min(_CHUNK, self._size - behind))
+            chunk = self._read_back(behind, min(_CHUNK, self._size - behind))
             if not chunk:
                 raise self._mismatch(f"ends at {behind} bytes, not at {self._size}")
             self._digests.follow(behind, chunk)
         return found
 
+    def _read_back(self, offset: int, size: int) -> bytes:
+        if self._content is not None or self._moved is not None:
+            return self.read_at(offset, size)
+        return self._data.read_back(self._size, offset, size)
+
     def _put_in_place(self, canonical: Digest) -> None:
         if self._content is not None:
             self._blobs.put_as(canonical, bytes(self._content))
             return
-        if self._blobs.keeps(canonical, self._size):
+        in_place = self._record.in_place == canonical
+        if not in_place and self._blobs.keeps(canonical, self._size):
             return
         if (self._record.blob or self._record.digest) != canonical:
             self._put_record(replace(self._record, blob=canonical))
         with self._data.closed_on_failure(self._size) as file:
             self._check_undisturbed(file)
-            file.commit()
-        self._data.close()
+        self._data.complete(self._size)
+        if not in_place:
+            self._adopt(canonical)
+        self._moved = canonical
+        self._suspended = True
+
+    def _adopt(self, canonical: Digest) -> None:
         stored = self._driver.stat(self._files.data).size
         if stored != self._size:
             raise self._mismatch(f"has {stored} bytes, not the {self._size} that were received")
         self._blobs.adopt(canonical, self._files.data)
-        self._moved = canonical
-        self._suspended = True
 
     def cancel(self) -> None:
         self._check_open()
@@ -324,7 +366,7 @@ class BlobWriter(ContentWriter):
 
     def _discard(self) -> None:
         self._data.cancel()
-        if self.is_stored:
+        if self._is_known:
             self._files.remove()
 
     def close(self) -> None:
@@ -350,15 +392,38 @@ class BlobWriter(ContentWriter):
     def _store(self) -> None:
         """Put what was in memory into the storage, where the rest will follow."""
         content = bytes(self._content or b"")
-        try:
-            self._files.begin(self._started_at, self._record)
+        if self._driver.is_object_store:
+            self._place()
             self._data.create(content)
-        except BaseException:
-            self._files.remove()
-            raise
+        else:
+            self._begin_with(content)
         self._content = None
         self._held.let_go()
         self._suspended = False
+
+    def _begin_with(self, content: bytes) -> None:
+        try:
+            self._make_known()
+            self._data.create(content)
+        except BaseException:
+            self._files.remove()
+            self._is_known = False
+            raise
+
+    def _place(self) -> None:
+        """Choose where the object grows: where the blob will be, if that is known."""
+        digest = self._record.digest
+        if digest is not None and digest.algorithm == CANONICAL:
+            self._record = replace(self._record, in_place=digest)
+        self._data = self._data_of(self._record)
+
+    def _make_known(self) -> None:
+        """Let others see the upload, and a later mount resume it."""
+        token = self._data.token
+        if not self._is_known or token != self._record.token:
+            self._record = replace(self._record, token=token)
+            self._files.begin(self._started_at, self._record)
+            self._is_known = True
 
     def _check_undisturbed(self, file: FileWriter) -> None:
         """Raise Busy if somebody else has written the data: all of it is hashed anew then."""
@@ -368,6 +433,7 @@ class BlobWriter(ContentWriter):
             raise Busy(f"upload {self.id} is being written by somebody else")
 
     def _put_record(self, record: UploadRecord) -> None:
+        self._make_known()
         self._files.put_record(record)
         self._record = record
 
@@ -375,7 +441,7 @@ class BlobWriter(ContentWriter):
         """Hash anew what comes after *size* bytes, which are about to change."""
         if size >= self._size:
             return
-        if self.is_stored:
+        if self._is_known:
             # Gone before the bytes are: a registry that resumes the upload would trust them.
             self._files.drop_states_above(size)
         self._digests.forget_after(size)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from blobfs.drivers.base import FileWriter, StorageDriver
-from blobfs.errors import BlobfsError, Busy, PathNotFound, Stale
+from blobfs.errors import BlobfsError, Busy, PathNotFound, Stale, Unsupported
 
 log = logging.getLogger(__name__)
 
@@ -15,19 +15,25 @@ log = logging.getLogger(__name__)
 class UploadData:
     """Opens the file at *path* when it is needed, and tells where it is not what it was.
 
-    *label* is what the upload is called in errors.
+    *label* is what the upload is called in errors, *token* the driver's word for what is there.
     """
 
-    def __init__(self, driver: StorageDriver, path: str, label: str) -> None:
+    def __init__(self, driver: StorageDriver, path: str, label: str, token: str = "") -> None:
         self._driver = driver
         self._path = path
         self._label = label
+        self._token = token
         self._file: FileWriter | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether ``open`` need not ask the storage."""
         return self._file is not None
+
+    @property
+    def token(self) -> str:
+        """By which the driver finds at once what was written; ``""`` for nothing."""
+        return self._token if self._file is None else self._file.token
 
     def create(self, content: bytes = b"") -> None:
         """Begin with *content*; what was there goes. Where that fails, nothing is there."""
@@ -39,6 +45,15 @@ class UploadData:
             file.cancel()
             raise
         self._file = file
+
+    def take_up(self) -> int:
+        """How many bytes are there, to go on with; raises PathNotFound."""
+        return self._driver.stat(self._path).size
+
+    def go_back(self, size: int) -> None:
+        """Forget what was written after *size* bytes; raises AppendOnly: not at every size."""
+        file = self._file or self.open(self.take_up())
+        file.go_back(size)
 
     def open(self, size: int) -> FileWriter:
         """The file, which must have *size* bytes; raises Busy, and Stale where it is gone."""
@@ -52,11 +67,25 @@ class UploadData:
 
     def _append_or_create(self, size: int) -> FileWriter:
         try:
-            return self._driver.append(self._path)
+            return self._driver.append(self._path, self._token)
         except PathNotFound:
             if size > 0:
                 raise Stale(f"{self._label} has lost its data") from None
             return self._driver.create(self._path)
+
+    def read_at(self, total: int, offset: int, size: int) -> bytes:
+        """Up to *size* of *total* bytes, from *offset*; raises Unsupported."""
+        return self.open(total).read_at(offset, size)
+
+    def read_back(self, total: int, offset: int, size: int) -> bytes:
+        """Like ``read_at``, of an upload that is about to be committed."""
+        return self.read_at(total, offset, size)
+
+    def complete(self, total: int) -> None:
+        """Make the file of *total* bytes durable, and readable where it was not before."""
+        with self.closed_on_failure(total) as file:
+            file.commit()
+        self._file = None
 
     @contextmanager
     def closed_on_failure(self, size: int) -> Iterator[FileWriter]:
@@ -83,3 +112,57 @@ class UploadData:
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
+
+
+class UploadObject(UploadData):
+    """The same in an object store, which shows nothing of it before it is complete.
+
+    With *in_place* its path is that of the blob that it will be: then it is completed only when
+    it was verified, and cannot be read back before.
+    """
+
+    def __init__(
+        self, driver: StorageDriver, path: str, label: str, token: str = "", *, in_place: bool
+    ) -> None:
+        super().__init__(driver, path, label, token)
+        self._in_place = in_place
+        self._is_complete = False
+
+    def create(self, content: bytes = b"") -> None:
+        self.cancel()
+        super().create(content)
+        self._is_complete = False
+
+    def take_up(self) -> int:
+        self._file = self._driver.append(self._path, self._token)
+        return self._file.size
+
+    def open(self, size: int) -> FileWriter:
+        self._is_complete = False
+        return super().open(size)
+
+    def read_at(self, total: int, offset: int, size: int) -> bytes:
+        if not self._is_complete:
+            raise Unsupported(f"{self._label} can be read once it is complete")
+        return self._driver.read_at(self._path, offset, size)
+
+    def read_back(self, total: int, offset: int, size: int) -> bytes:
+        if not self._in_place:
+            self.complete(total)
+        return self.read_at(total, offset, size)
+
+    def complete(self, total: int) -> None:
+        if not self._is_complete:
+            self.open(total).commit(keep=self._in_place)
+            self._file, self._token = None, ""
+            self._is_complete = True
+
+    @contextmanager
+    def closed_on_failure(self, size: int) -> Iterator[FileWriter]:
+        yield self.open(size)  # it keeps what it could not send
+
+    def close(self) -> None:
+        if self._file is not None:
+            file = self._file
+            super().close()
+            self._token = file.token

@@ -35,18 +35,22 @@ class UploadRecord:
 
     *name* is its file's name in ``_uploads``, and ``""`` where it is called by its id; *digest* and
     *size* (in bytes) are what was declared. *blob* is set before the data leave for the blob
-    store: where they are missing, the upload is complete, and only has to be linked.
+    store: where they are missing, the upload is complete, and only has to be linked. *in_place*
+    is the blob where they are written from the start, *token* the driver's word for them.
     """
 
     name: str = ""
     digest: Digest | None = None
     size: int | None = None
     blob: Digest | None = None
+    in_place: Digest | None = None
+    token: str = ""
 
     def to_json(self) -> bytes:
         """The record's file, without what is not known."""
-        document = {"name": self.name, "size": self.size}
-        for key, digest in (("digest", self.digest), ("blob", self.blob)):
+        document = {"name": self.name, "size": self.size, "token": self.token}
+        for key in ("digest", "blob", "in_place"):
+            digest = getattr(self, key)
             document[key] = None if digest is None else str(digest)
         return json.dumps({k: v for k, v in document.items() if v not in (None, "")}).encode()
 
@@ -59,12 +63,14 @@ class UploadRecord:
             return cls()
         if not isinstance(document, dict):
             return cls()
-        name, size = document.get("name"), document.get("size")
+        name, size, token = (document.get(key) for key in ("name", "size", "token"))
         return cls(
             name if isinstance(name, str) and is_file_name(name) else "",
             _digest(document.get("digest")),
             size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else None,
             _digest(document.get("blob")),
+            _digest(document.get("in_place")),
+            token if isinstance(token, str) else "",
         )
 
 
