@@ -177,6 +177,23 @@ class FileWriter(Closing):
         """Leave what was written, durable, to a later ``append``; it need not be readable."""
 
 
+class ListedFile(NamedTuple):
+    """A file as a flat listing has it: *etag* is its version's name, the MD5 of a small file."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    etag: str
+
+
+class Unfinished(NamedTuple):
+    """A file that somebody began to write to an object store; *began* is in seconds."""
+
+    path: str
+    token: str
+    began: float
+
+
 class StorageDriver(ABC):
     """Files by absolute path. A directory need not be made, and may outlast its last file.
 
@@ -202,6 +219,17 @@ class StorageDriver(ABC):
     @abstractmethod
     def stat(self, path: str) -> FileInfo:
         """Attributes of a file or directory; raises PathNotFound."""
+
+    def stat_now(self, path: str) -> FileInfo:
+        """``stat``, of the storage itself: a writer trusts nothing that is remembered."""
+        return self.stat(path)
+
+    def prefetch(self, paths: Sequence[str]) -> None:  # noqa: B027  (where a stat is cheap)
+        """Get ready for a ``stat`` of each, by fewer requests than that many would take."""
+
+    def is_known_to_hold(self, path: str, content: bytes) -> bool:
+        """Whether it is known without a request that the file holds *content*."""
+        return False
 
     @abstractmethod
     def listdir(self, path: str) -> Iterator[DirEntry]:
@@ -341,3 +369,24 @@ class StorageDriver(ABC):
             if missing_ok:
                 return iter(())
             raise
+
+
+class ObjectStore(StorageDriver):
+    """A store of objects by key: a directory is nothing but what keys have in common."""
+
+    is_object_store = True
+
+    @abstractmethod
+    def pages(self, path: str, *, after: str = "", limit: int = 1000) -> Iterator[list[ListedFile]]:
+        """All files below a directory, those behind the path *after*, in the order of their keys.
+
+        Each page is one request, and has at most *limit* files.
+        """
+
+    @abstractmethod
+    def unfinished(self, path: str) -> Iterator[Unfinished]:
+        """What was begun at paths that start with *path*, and neither committed nor cancelled."""
+
+    @abstractmethod
+    def abandon(self, unfinished: Unfinished) -> None:
+        """Remove something unfinished; one that is gone is no error."""

@@ -20,6 +20,15 @@ class CheckedDriver(DriverWrapper):
     def stat(self, path: str) -> FileInfo:
         return self._driver.stat(_checked_or_root(path))
 
+    def stat_now(self, path: str) -> FileInfo:
+        return self._driver.stat_now(_checked_or_root(path))
+
+    def prefetch(self, paths: Sequence[str]) -> None:
+        self._driver.prefetch([_checked(path) for path in paths])
+
+    def is_known_to_hold(self, path: str, content: bytes) -> bool:
+        return self._driver.is_known_to_hold(_checked(path), content)
+
     def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
         return self._driver.stat_many([_checked_or_root(path) for path in paths])
 

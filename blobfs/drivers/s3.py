@@ -10,14 +10,23 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from blobfs.drivers.base import Capacity, DirEntry, FileInfo, FileReader, FileWriter, StorageDriver
+from blobfs.drivers.base import (
+    Capacity,
+    DirEntry,
+    FileInfo,
+    FileReader,
+    FileWriter,
+    ListedFile,
+    ObjectStore,
+    Unfinished,
+)
 from blobfs.drivers.s3_bucket import Bucket, nanoseconds, put_object, remove_object
 from blobfs.drivers.s3_client import client_for, s3_errors
 from blobfs.drivers.s3_options import S3Options
 from blobfs.drivers.s3_reader import S3Reader, get_part, get_whole
-from blobfs.drivers.s3_uploads import MultipartUpload, Unfinished, unfinished
+from blobfs.drivers.s3_uploads import MultipartUpload, unfinished
 from blobfs.drivers.s3_writer import MultipartWriter
 from blobfs.errors import FileChanged, NotAFile, PathNotFound, StorageUnavailable
 
@@ -26,20 +35,10 @@ _TAIL: Final = re.compile(r"tail\.[0-9a-f]{16}\.tmp")
 _DELETED_AT_ONCE: Final = 1000
 
 
-class S3File(NamedTuple):
-    """A file as a listing has it; *etag* is the server's, without quotes."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    etag: str
-
-
-class S3Driver(StorageDriver):
+class S3Driver(ObjectStore):
     """Stores the path ``/a/b`` as the object ``<root>/a/b``; thread-safe."""
 
     name = "s3"
-    is_object_store = True
 
     def __init__(self, options: S3Options) -> None:
         pool = ThreadPoolExecutor(options.streams, thread_name_prefix="s3")
@@ -75,7 +74,7 @@ class S3Driver(StorageDriver):
             return [self._stat_or_none(paths[0])]
         return list(self._bucket.pool.map(self._stat_or_none, paths))
 
-    def pages(self, path: str, *, after: str = "", limit: int = 1000) -> Iterator[list[S3File]]:
+    def pages(self, path: str, *, after: str = "", limit: int = 1000) -> Iterator[list[ListedFile]]:
         """The files below a directory, in the order of their keys, *limit* from a request.
 
         Those behind the path *after*, if that is given. None of them is a tail.
@@ -84,7 +83,7 @@ class S3Driver(StorageDriver):
         wanted = {"StartAfter": options.key(after)} if after else {}
         for page in self._list(path, MaxKeys=limit, **wanted):
             yield [
-                S3File(
+                ListedFile(
                     options.path(found["Key"]),
                     found["Size"],
                     nanoseconds(found),
@@ -229,7 +228,7 @@ class S3Driver(StorageDriver):
     def delete(self, path: str) -> None:
         found = [upload for upload in self.unfinished(path) if _is_below(upload.path, path)]
         for upload in found:
-            self.abandon(upload.path, upload.upload_id)
+            self.abandon(upload)
         keys = list(self._keys(path))
         if not keys and not found:
             raise PathNotFound(path)
@@ -253,12 +252,10 @@ class S3Driver(StorageDriver):
                 raise StorageUnavailable(f"{path}: {errors[0].get('Code')}: not all was deleted")
 
     def unfinished(self, path: str) -> Iterator[Unfinished]:
-        """The multipart uploads to paths that begin with *path*, in no order."""
         return unfinished(self._bucket, path)
 
-    def abandon(self, path: str, token: str) -> None:
-        """Remove a multipart upload; one that has ended is no error."""
-        MultipartUpload(self._bucket, path, token).abort()
+    def abandon(self, unfinished: Unfinished) -> None:
+        MultipartUpload(self._bucket, unfinished.path, unfinished.token).abort()
 
     def capacity(self) -> Capacity | None:
         return None
@@ -278,7 +275,7 @@ def _is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 
 
-def _with_directories(top: str, files: Iterator[S3File]) -> Iterator[FileInfo]:
+def _with_directories(top: str, files: Iterator[ListedFile]) -> Iterator[FileInfo]:
     """Each file, after those directories above it that had none before."""
     base = top.rstrip("/")
     above: list[str] = []

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from hashlib import md5
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from blobfs.drivers.base import Unfinished
 from blobfs.drivers.s3_bucket import Bucket, nanoseconds
 from blobfs.drivers.s3_client import s3_errors
 from blobfs.drivers.s3_options import MIN_PART
@@ -21,14 +21,6 @@ class UploadedPart(NamedTuple):
     etag: str
     size: int
     mtime_ns: int = 0
-
-
-class Unfinished(NamedTuple):
-    """A multipart upload that was neither completed nor aborted."""
-
-    path: str
-    upload_id: str
-    began: datetime
 
 
 class MultipartUpload:
@@ -57,7 +49,7 @@ class MultipartUpload:
     @classmethod
     def newest(cls, bucket: Bucket, path: str) -> MultipartUpload | None:
         """The one to that path which was begun last."""
-        found = [(u.began, u.upload_id) for u in unfinished(bucket, path) if u.path == path]
+        found = [(u.began, u.token) for u in unfinished(bucket, path) if u.path == path]
         return cls(bucket, path, max(found)[1]) if found else None
 
     def put(self, number: int, content: bytes | bytearray) -> UploadedPart:
@@ -160,4 +152,4 @@ def unfinished(bucket: Bucket, path: str) -> Iterator[Unfinished]:
         for page in paginator.paginate(Bucket=bucket.name, Prefix=bucket.options.key(path)):
             for upload in page.get("Uploads", []):
                 found = bucket.options.path(upload["Key"])
-                yield Unfinished(found, upload["UploadId"], upload["Initiated"])
+                yield Unfinished(found, upload["UploadId"], upload["Initiated"].timestamp())

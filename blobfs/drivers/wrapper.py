@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 
 from blobfs.drivers.base import (
     Capacity,
@@ -29,8 +30,17 @@ class DriverWrapper(StorageDriver):
     def stat(self, path: str) -> FileInfo:
         return self._driver.stat(path)
 
+    def stat_now(self, path: str) -> FileInfo:
+        return self._driver.stat_now(path)
+
     def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
         return self._driver.stat_many(paths)
+
+    def prefetch(self, paths: Sequence[str]) -> None:
+        self._driver.prefetch(paths)
+
+    def is_known_to_hold(self, path: str, content: bytes) -> bool:
+        return self._driver.is_known_to_hold(path, content)
 
     def listdir(self, path: str) -> Iterator[DirEntry]:
         return self._driver.listdir(path)
@@ -82,3 +92,114 @@ class DriverWrapper(StorageDriver):
 
     def close(self) -> None:
         self._driver.close()
+
+
+class NotingDriver(DriverWrapper):
+    """A wrapper that remembers what is stored, and so has to note what changes."""
+
+    @abstractmethod
+    def changed(self, path: str) -> None:
+        """Forget what is remembered of *path* and of all below it: it has changed, or may have."""
+
+    def put_content(self, path: str, content: bytes) -> None:
+        try:
+            super().put_content(path, content)
+        finally:
+            self.changed(path)
+
+    def create(self, path: str) -> FileWriter:
+        writer = super().create(path)
+        self.changed(path)
+        return _NotingWriter(writer, lambda: self.changed(path))
+
+    def append(self, path: str, token: str = "") -> FileWriter:
+        writer = super().append(path, token)
+        self.changed(path)
+        return _NotingWriter(writer, lambda: self.changed(path))
+
+    def delete_files(self, paths: Sequence[str]) -> None:
+        try:
+            super().delete_files(paths)
+        finally:
+            for path in paths:
+                self.changed(path)
+
+    def move(self, source: str, target: str) -> None:
+        try:
+            super().move(source, target)
+        finally:
+            self.changed(source)
+            self.changed(target)
+
+    def delete(self, path: str) -> None:
+        try:
+            super().delete(path)
+        finally:
+            self.changed(path)
+
+    def prune(self, path: str) -> None:
+        try:
+            super().prune(path)
+        finally:
+            self.changed(path)
+
+
+class _NotingWriter(FileWriter):
+    """Does everything as the writer it wraps, and says *changed* after each change."""
+
+    def __init__(self, writer: FileWriter, changed: Callable[[], None]) -> None:
+        self._writer = writer
+        self._changed = changed
+
+    @property
+    def size(self) -> int:
+        return self._writer.size
+
+    @property
+    def token(self) -> str:
+        return self._writer.token
+
+    def write(self, data: bytes) -> None:
+        self._writer.write(data)
+        self._changed()
+
+    def rewrite(self, offset: int, data: bytes) -> None:
+        self._writer.rewrite(offset, data)
+        self._changed()
+
+    def truncate(self, size: int) -> None:
+        self._writer.truncate(size)
+        self._changed()
+
+    def go_back(self, size: int) -> None:
+        self._writer.go_back(size)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._writer.read_at(offset, size)
+
+    def is_undisturbed(self) -> bool:
+        return self._writer.is_undisturbed()
+
+    def flush(self) -> None:
+        try:
+            self._writer.flush()
+        finally:
+            self._changed()
+
+    def commit(self, *, keep: bool = False) -> None:
+        try:
+            self._writer.commit(keep=keep)
+        finally:
+            self._changed()
+
+    def cancel(self) -> None:
+        try:
+            self._writer.cancel()
+        finally:
+            self._changed()
+
+    def close(self) -> None:
+        try:
+            self._writer.close()
+        finally:
+            self._changed()
