@@ -1,5 +1,6 @@
 """What tests share: the services they need, what a missing one does, and registries with images."""
 
+import importlib.util
 import logging
 import os
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from blobfs.mountinfo import mounts
-from tests import images
+from tests import images, s3
 from tests.services import DockerRegistry, ServiceFailed, push, run
 
 log = logging.getLogger(__name__)
@@ -40,10 +41,26 @@ def _debootstrap_missing() -> str | None:
     return _lacking("debootstrap") if os.geteuid() == 0 else "debootstrap needs root"
 
 
+def _ceph_missing() -> str | None:
+    return _lacking(
+        "ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin"
+    )
+
+
+def _moto_missing() -> str | None:
+    absent = [name for name in ("moto", "flask_cors") if importlib.util.find_spec(name) is None]
+    return f"not installed: {', '.join(absent)}" if absent else None
+
+
+def _s3_missing() -> str | None:
+    return _ceph_missing() or _moto_missing()
+
+
 MISSING: dict[str, Callable[[], str | None]] = {
     "fuse": _fuse_missing,
     "registry": _registry_missing,
     "backup": _backup_missing,
+    "s3": _s3_missing,
 }
 
 
@@ -98,6 +115,41 @@ def debian_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker
         _push_small_images(registry)
         push(images.debian(), registry.address, "debian", "bookworm")
         yield registry
+
+
+@pytest.fixture(scope="session")
+def ceph(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[s3.S3Server]:
+    """A real S3 server; it takes 1 s to start."""
+    _need("s3", _ceph_missing)
+    runs = tmp_path_factory.getbasetemp().parent
+    if not request.config.getoption("basetemp"):
+        for abandoned in runs.glob("pytest-*/ceph*/server"):
+            if not _is_running(runs, abandoned):  # and holds up to 8 GiB of memory
+                s3.stop_ceph(abandoned)
+    with s3.serving_ceph(tmp_path_factory.mktemp("ceph") / "server") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]:
+    """An S3 server that takes any keys, as moto's authors read Amazon's documentation."""
+    _need("s3", _moto_missing)
+    with s3.serving_moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_registry(
+    ceph: s3.S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[s3.S3Registry]:
+    """What ``registry`` has, in a bucket of Ceph; also for reading."""
+    _need("registry", _registry_missing)
+    directory = tmp_path_factory.mktemp("s3-registry")
+    with ceph.bucket() as bucket, s3.serving_registry(ceph, bucket, directory) as served:
+        _push_small_images(served.registry)
+        yield served
 
 
 def _push_small_images(registry: DockerRegistry) -> None:

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,10 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True)
 class DockerRegistry:
-    """A docker-registry that keeps what it is given below *root*, and listens at *address*."""
+    """A docker-registry that keeps what it is given below *root*, and listens at *address*.
+
+    *root* is a directory, or a path in an S3 bucket.
+    """
 
     root: Path
     address: str
@@ -74,44 +77,53 @@ class DockerRegistry:
         may serve one root, and one may be started on what another left.
         """
         root.mkdir(parents=True, exist_ok=True)
+        storage: dict[str, object] = {"filesystem": {"rootdirectory": str(root)}}
+        if cache is not None:
+            storage["cache"] = {"blobdescriptor": cache}
         registry = cls(root, f"127.0.0.1:{free_port()}")
-        config = root.with_name(root.name + ".yml")
-        config.write_text(_config(registry, cache))
-        log_path = root.with_name(root.name + ".log")
-        # Its variables override the file; somebody's registry may be configured by them.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("REGISTRY_")}
-        with (
-            log_path.open("wb") as log,
-            subprocess.Popen(
-                ["docker-registry", "serve", config],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            ) as process,
-        ):
-            try:
-                _wait_until_ready(registry, process, log_path)
-                yield registry
-            finally:
-                _stop(process)
+        with _serving(registry, storage, root):
+            yield registry
+
+    @classmethod
+    @contextmanager
+    def serving_s3(cls, parameters: Mapping[str, object], directory: Path) -> Iterator[Self]:
+        """Serve an S3 bucket, by the parameters of the registry's own S3 driver.
+
+        Its configuration and log lie in *directory*.
+        """
+        root = Path("/", str(parameters["rootdirectory"]))
+        registry = cls(root, f"127.0.0.1:{free_port()}")
+        with _serving(registry, {"s3": parameters}, directory / "registry"):
+            yield registry
 
 
-def _config(registry: DockerRegistry, cache: Literal["inmemory"] | None) -> str:
+@contextmanager
+def _serving(
+    registry: DockerRegistry, storage: Mapping[str, object], beside: Path
+) -> Iterator[None]:
+    config = beside.with_name(beside.name + ".yml")
+    config.write_text(_config(registry, storage))
+    config.chmod(0o600)  # it may have keys
+    # Its variables override the file; somebody's registry may be configured by them.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("REGISTRY_", "AWS_"))}
+    command = ("docker-registry", "serve", config)
+    log_path = beside.with_name(beside.name + ".log")
+    with serving(command, registry.address, "/v2/", log_path, environment):
+        yield
+
+
+def _config(registry: DockerRegistry, storage: Mapping[str, object]) -> str:
     # JSON is YAML that needs no thought about quotes.
-    storage: dict[str, object] = {
-        "filesystem": {"rootdirectory": str(registry.root)},
-        "delete": {"enabled": True},
-        # A test's unfinished upload is the test's to remove.
-        "maintenance": {"uploadpurging": {"enabled": False}},
-    }
-    if cache is not None:
-        storage["cache"] = {"blobdescriptor": cache}
     return json.dumps(
         {
             "version": 0.1,
             "log": {"level": "warn", "accesslog": {"disabled": True}},
-            "storage": storage,
+            "storage": {
+                **storage,
+                "delete": {"enabled": True},
+                # A test's unfinished upload is the test's to remove.
+                "maintenance": {"uploadpurging": {"enabled": False}},
+            },
             # With its own, an upload begun at one registry can be continued at another.
             "http": {"addr": registry.address, "secret": "every registry of the tests has this"},
         },
@@ -119,21 +131,47 @@ def _config(registry: DockerRegistry, cache: Literal["inmemory"] | None) -> str:
     )
 
 
-def _wait_until_ready(
-    registry: DockerRegistry, process: subprocess.Popen[bytes], log_path: Path
-) -> None:
+@contextmanager
+def serving(
+    command: Sequence[str | Path],
+    address: str,
+    path: str,
+    log_path: Path,
+    environment: Mapping[str, str],
+) -> Iterator[None]:
+    """Run a server inside the ``with`` block, from when it answers ``GET path`` with 200."""
+    with (
+        log_path.open("wb") as log,
+        subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        try:
+            if trouble := _wait_until_ready(address, path, process):
+                printed = log_path.read_text(errors="replace").strip()
+                name = Path(command[0]).name
+                raise ServiceFailed(f"{name} at {address} {trouble}; its log:\n{printed}")
+            yield
+        finally:
+            _stop(process)
+
+
+def _wait_until_ready(address: str, path: str, process: subprocess.Popen[bytes]) -> str | None:
+    """What went wrong, if anything did."""
     deadline = time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            if _request(registry.address, "GET", "/v2/")[0] == http.client.OK:
-                return
+            if _request(address, "GET", path)[0] == http.client.OK:
+                return None
         except OSError:  # it does not listen yet
             pass
         time.sleep(0.01)
     ended = process.returncode
-    trouble = f"gave no answer in {_START_S:.0f} s" if ended is None else f"ended with {ended}"
-    log = log_path.read_text(errors="replace").strip()
-    raise ServiceFailed(f"docker-registry at {registry.address} {trouble}; its log:\n{log}")
+    return f"gave no answer in {_START_S:.0f} s" if ended is None else f"ended with {ended}"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -23,7 +23,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tests.s3proxy import (
+from tests.s3faults import (
     EXPIRED_TOKEN,
     SLOW_DOWN,
     Damage,
@@ -33,11 +33,11 @@ from tests.s3proxy import (
     Lose,
     Refuse,
     Request,
-    S3Proxy,
     always,
     at_random,
     nth,
 )
+from tests.s3proxy import S3Proxy
 from tests.services import free_port
 
 if TYPE_CHECKING:

@@ -371,16 +371,23 @@ class StorageDriver(ABC):
             raise
 
 
+class Page(NamedTuple):
+    """What one request for a flat listing tells."""
+
+    files: list[ListedFile]
+    is_last: bool
+
+
 class ObjectStore(StorageDriver):
     """A store of objects by key: a directory is nothing but what keys have in common."""
 
     is_object_store = True
 
     @abstractmethod
-    def pages(self, path: str, *, after: str = "", limit: int = 1000) -> Iterator[list[ListedFile]]:
-        """All files below a directory, those behind the path *after*, in the order of their keys.
+    def pages(self, path: str, *, limit: int = 1000) -> Iterator[Page]:
+        """All files below a directory, in the order of their keys, at most *limit* on a page.
 
-        Each page is one request, and has at most *limit* files.
+        Each page is one request, made when it is taken; the first may be empty.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""From what a person types, ``/dir``, ``file:///dir`` or ``memory:``, to a driver."""
+"""From what a person types, ``/dir``, ``s3://bucket/prefix`` or ``memory:``, to a driver."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.drivers.s3_options import S3Options
 from blobfs.errors import MountRefused
 
 
@@ -26,7 +26,7 @@ def local_root(storage: str) -> Path | None:
     match url:
         case SplitResult(scheme="file", netloc="" | "localhost", query="", fragment=""):
             return _absolute(unquote(url.path), storage)
-        case SplitResult(scheme="memory" | "inmemory"):
+        case SplitResult(scheme="memory" | "inmemory" | "s3"):
             return None
     raise _refusal(storage)
 
@@ -39,14 +39,20 @@ def _absolute(directory: str, storage: str) -> Path:
 
 def _refusal(storage: str) -> MountRefused:
     return MountRefused(
-        f"{storage!r} is not a storage; give a directory, file:///directory or memory:"
+        f"{storage!r} is not a storage; give a directory, s3://bucket/prefix or memory:"
     )
 
 
 def driver_for(storage: str) -> StorageDriver:
-    """A checked driver over *storage*, to be closed by the caller.
+    """A driver over *storage*, to be closed by the caller; what it is given it does not check.
 
     Raises MountRefused, PathNotFound, AccessDenied, StorageUnavailable.
     """
     root = local_root(storage)
-    return CheckedDriver(InMemoryDriver() if root is None else FilesystemDriver.below(root))
+    if root is not None:
+        return FilesystemDriver.below(root)
+    if not storage.startswith("s3:"):
+        return InMemoryDriver()
+    from blobfs.drivers.s3 import S3Driver  # noqa: PLC0415  (boto3 takes 0.3 s to import)
+
+    return S3Driver.reached(S3Options.parse(storage))

@@ -20,6 +20,7 @@ from blobfs.drivers.base import (
     FileWriter,
     ListedFile,
     ObjectStore,
+    Page,
     Unfinished,
 )
 from blobfs.drivers.s3_bucket import Bucket, nanoseconds, put_object, remove_object
@@ -28,7 +29,15 @@ from blobfs.drivers.s3_options import S3Options
 from blobfs.drivers.s3_reader import S3Reader, get_part, get_whole
 from blobfs.drivers.s3_uploads import MultipartUpload, unfinished
 from blobfs.drivers.s3_writer import MultipartWriter
-from blobfs.errors import FileChanged, NotAFile, PathNotFound, StorageUnavailable
+from blobfs.errors import (
+    AccessDenied,
+    BlobfsError,
+    FileChanged,
+    MountRefused,
+    NotAFile,
+    PathNotFound,
+    StorageUnavailable,
+)
 
 _TAIL: Final = re.compile(r"tail\.[0-9a-f]{16}\.tmp")
 
@@ -43,6 +52,17 @@ class S3Driver(ObjectStore):
     def __init__(self, options: S3Options) -> None:
         pool = ThreadPoolExecutor(options.streams, thread_name_prefix="s3")
         self._bucket = Bucket(client_for(options), options, pool)
+
+    @classmethod
+    def reached(cls, options: S3Options) -> S3Driver:
+        """A driver over a bucket that has answered; raises MountRefused with what to do."""
+        driver = cls(options)
+        try:
+            next(driver.pages("/", limit=1))
+        except (AccessDenied, StorageUnavailable) as exc:
+            driver.close()
+            raise MountRefused(f"s3://{options.bucket} {_advice(exc)}") from None
+        return driver
 
     @property
     def is_local(self) -> bool:
@@ -67,22 +87,17 @@ class S3Driver(ObjectStore):
         return FileInfo(path, found["ContentLength"], False, nanoseconds(found)), found["ETag"]
 
     def _is_directory(self, path: str) -> bool:
-        return path == "/" or next(self.pages(path, limit=1), []) != []
+        return path == "/" or any(page.files for page in self.pages(path, limit=2))
 
     def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
         if len(paths) == 1:
             return [self._stat_or_none(paths[0])]
         return list(self._bucket.pool.map(self._stat_or_none, paths))
 
-    def pages(self, path: str, *, after: str = "", limit: int = 1000) -> Iterator[list[ListedFile]]:
-        """The files below a directory, in the order of their keys, *limit* from a request.
-
-        Those behind the path *after*, if that is given. None of them is a tail.
-        """
+    def pages(self, path: str, *, limit: int = 1000) -> Iterator[Page]:
         options = self._bucket.options
-        wanted = {"StartAfter": options.key(after)} if after else {}
-        for page in self._list(path, MaxKeys=limit, **wanted):
-            yield [
+        for page in self._list(path, MaxKeys=limit):
+            files = [
                 ListedFile(
                     options.path(found["Key"]),
                     found["Size"],
@@ -92,6 +107,7 @@ class S3Driver(ObjectStore):
                 for found in page.get("Contents", [])
                 if not _is_hidden(found["Key"])
             ]
+            yield Page(files, is_last=not page.get("IsTruncated"))
 
     def _list(self, path: str, **wanted: object) -> Iterator[Any]:
         call: Any = self._bucket.client.list_objects_v2
@@ -124,7 +140,7 @@ class S3Driver(ObjectStore):
                     yield DirEntry(found["Key"][cut:], is_dir=False)
 
     def walk(self, path: str) -> Iterator[FileInfo]:
-        files = (file for page in self.pages(path) for file in page)
+        files = (file for page in self.pages(path) for file in page.files)
         first = next(files, None)
         if first is None and path != "/":
             raise PathNotFound(path)
@@ -263,6 +279,14 @@ class S3Driver(ObjectStore):
     def close(self) -> None:
         self._bucket.pool.shutdown(wait=False, cancel_futures=True)
         self._bucket.client.close()
+
+
+def _advice(exc: BlobfsError) -> str:
+    if isinstance(exc, AccessDenied):
+        return f"refuses us; set AWS_ACCESS_KEY_ID and the like, or profile=…: {exc}"
+    if "NoSuchBucket" in str(exc):
+        return "is not there; make the bucket, or mind its name, region and regionendpoint"
+    return f"cannot be reached; mind regionendpoint and AWS_ENDPOINT_URL: {exc}"
 
 
 def _is_hidden(key: str) -> bool:

@@ -37,6 +37,27 @@ class BlobStore:
         except PathNotFound:
             raise BlobUnknown(digest) from None
 
+    def stat_now(self, digest: Digest) -> Descriptor:
+        """``stat``, of the storage itself: what was remembered may be gone."""
+        try:
+            return _descriptor(digest, self._driver.stat_now(paths.blob_data(digest)))
+        except PathNotFound:
+            raise BlobUnknown(digest) from None
+
+    def prefetch(self, digests: Sequence[Digest]) -> None:
+        """Get ready for a ``stat`` of each."""
+        self._driver.prefetch([paths.blob_data(digest) for digest in digests])
+
+    def open_known(self, descriptor: Descriptor) -> FileReader:
+        """``open`` a blob that has been looked at, which may save a request.
+
+        Raises BlobUnknown, or else the reader raises PathNotFound, FileChanged.
+        """
+        try:
+            return self._driver.open_of_size(paths.blob_data(descriptor.digest), descriptor.size)
+        except (PathNotFound, NotAFile):
+            raise BlobUnknown(descriptor.digest) from None
+
     def open(self, digest: Digest) -> FileReader:
         """Open the blob to read it; raises BlobUnknown."""
         try:
@@ -63,8 +84,10 @@ class BlobStore:
         A writer asks this and not ``stat``: what a crash left of a blob is as good as missing,
         and what a cache knows may be gone.
         """
-        [info] = self._driver.stat_many([paths.blob_data(digest)])
-        return info is not None and not info.is_dir and info.size == size
+        try:
+            return self.stat_now(digest).size == size
+        except (BlobUnknown, BlobDamaged):
+            return False
 
     def keeps(self, digest: Digest, size: int) -> bool:
         """Whether the blob ``is_whole``; then it is durable, which a registry leaves to chance."""

@@ -55,7 +55,7 @@ class ManifestStore:
         for reference in manifest.references:
             if reference.digest not in manifest.foreign:
                 try:
-                    needed.stat(reference.digest)
+                    needed.stat_now(reference.digest)
                 except (BlobUnknown, Corrupt) as exc:
                     what = "manifest" if manifest.is_index else "blob"
                     raise ManifestRejected(f"refers to a {what} that is missing: {exc}") from None

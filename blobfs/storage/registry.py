@@ -8,11 +8,13 @@ from threading import Lock
 from typing import Final
 
 from blobfs import paths
-from blobfs.drivers.base import Capacity, Closing, FileInfo, StorageDriver
+from blobfs.drivers.base import Capacity, Closing, FileInfo, ObjectStore, StorageDriver
+from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.factory import driver_for
 from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound
 from blobfs.reference import RepositoryName, is_component
 from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.remote import RemoteOptions, quickened
 from blobfs.storage.repository import Repository
 
 _KEPT: Final = 256
@@ -117,13 +119,16 @@ class Registry(Closing):
         self._driver.close()
 
 
-def open_registry(storage: str) -> Registry:
-    """The registry stored at *storage*: ``/dir``, ``file:///dir`` or ``memory:``.
+def open_registry(storage: str, remote: RemoteOptions | None = None) -> Registry:
+    """The registry stored at *storage*: a directory, ``s3://bucket/prefix`` or ``memory:``.
 
-    To be closed by the caller, or used in ``with``. Raises MountRefused for what is no
-    storage, PathNotFound, AccessDenied, StorageUnavailable.
+    *remote* is for an object store. To be closed by the caller, or used in ``with``. Raises
+    MountRefused for what is no storage, PathNotFound, AccessDenied, StorageUnavailable.
     """
-    return Registry(driver_for(storage))
+    driver = driver_for(storage)
+    if isinstance(driver, ObjectStore):
+        driver = quickened(driver, remote or RemoteOptions())
+    return Registry(CheckedDriver(driver))
 
 
 def _is_name(text: str) -> bool:

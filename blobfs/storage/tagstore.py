@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from blobfs import paths
-from blobfs.digest import Digest
+from blobfs.digest import CANONICAL, Digest
 from blobfs.drivers.base import FileInfo, StorageDriver
 from blobfs.errors import AccessDenied, NameInvalid, PathNotFound, TagUnknown
 from blobfs.reference import RepositoryName, Tag
@@ -23,8 +23,13 @@ class TagStore:
 
     def get(self, tag: Tag) -> Digest:
         """The revision that the tag stands for; raises TagUnknown, LinkInvalid."""
+        path = paths.tag_current_link(self.repository, tag)
+        if self._driver.is_object_store:
+            for digest in self.history(tag).candidates(CANONICAL):
+                if self._driver.is_known_to_hold(path, str(digest).encode("ascii")):
+                    return digest
         try:
-            return read_link(self._driver, paths.tag_current_link(self.repository, tag))
+            return read_link(self._driver, path)
         except PathNotFound:
             raise TagUnknown(tag) from None
 

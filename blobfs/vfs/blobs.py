@@ -63,7 +63,7 @@ class BlobFile(File):
     def open(self) -> FileReader:
         digest = self.descriptor.digest
         try:
-            reader = self.blobs.registry.blobs.open(digest)
+            reader = self.blobs.registry.blobs.open_known(self.descriptor)
         except BlobUnknown:
             raise Stale(f"blob {digest} is gone") from None
         if reader.size != self.descriptor.size:

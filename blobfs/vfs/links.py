@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ from blobfs.errors import BlobUnknown, DigestInvalid, Exists, Invalid, NotFound
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
-from blobfs.vfs.nodes import Attr, Changeable, Directory, Kind, Node, Placed
+from blobfs.vfs.nodes import Attr, Changeable, Child, Directory, Kind, Node, Placed
 
 
 @runtime_checkable
@@ -83,6 +83,12 @@ class LinkDirectory(Placed, Directory, Changeable):
 
     def lookup(self, name: str) -> Node:
         return self.node_for(digest_named(self.algorithm, name))
+
+    def children(self, names: Iterable[str]) -> list[Child]:
+        names = list(names)
+        if self.kind is Kind.FILE:
+            self.links.prefetch([Digest(self.algorithm, name) for name in names])
+        return super().children(names)
 
     def names(self) -> Iterator[str]:
         return (digest.encoded for digest in self.links.candidates(self.algorithm))

@@ -11,9 +11,18 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.drivers.readahead import ReadAheadDriver, ReadAheadOptions
 
 
-@pytest.fixture(params=["inmemory", "filesystem", "checked inmemory", "checked filesystem"])
+@pytest.fixture(
+    params=[
+        "inmemory",
+        "filesystem",
+        "checked inmemory",
+        "checked filesystem",
+        "readahead inmemory",
+    ]
+)
 def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StorageDriver]:
     driver = _driver(request.param, tmp_path)
     yield driver
@@ -40,6 +49,8 @@ def _driver(kind: str, directory: Path) -> StorageDriver:
     match kind.split():
         case ["checked", inner]:
             return CheckedDriver(_driver(inner, directory))
+        case ["readahead", inner]:
+            return ReadAheadDriver(_driver(inner, directory), ReadAheadOptions())
         case ["filesystem"]:
             return FilesystemDriver.below(directory)
         case _:

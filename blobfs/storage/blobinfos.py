@@ -1,0 +1,90 @@
+"""What listings and requests have told of blobs: a blob never changes its size."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from threading import Lock
+from typing import Final
+
+from blobfs.drivers.base import FileInfo, ObjectStore, Page
+
+_MAX: Final = 200_000
+"""Blobs that are remembered (about 300 bytes each), those told of last."""
+
+_FEW: Final = 8
+"""Blobs that are asked for one by one; of so many a page of a listing is worth its request."""
+
+
+class BlobInfos:
+    """Attributes of blobs below *root*, each good for *ttl_s* seconds. Thread-safe.
+
+    Of many blobs at once the whole store is listed, a few pages at a time, and where that stops
+    the next goes on; those that are not found yet are asked for one by one. So to look at a few
+    repositories costs a request for some of their blobs, and to look at all of them a page for
+    each thousand.
+    """
+
+    def __init__(self, store: ObjectStore, root: str, ttl_s: float) -> None:
+        self._store = store
+        self._root = root
+        self._ttl_s = ttl_s
+        self._lock = Lock()
+        self._known: OrderedDict[str, tuple[FileInfo, float]] = OrderedDict()
+        self._crawling = Lock()
+        self._pages: Iterator[Page] | None = None
+        self._crawled_at = -ttl_s
+
+    def get(self, path: str) -> FileInfo | None:
+        """What is known of a blob's file."""
+        found = self._known.get(path)
+        return found[0] if found is not None and found[1] > time.monotonic() else None
+
+    def put(self, infos: Iterable[FileInfo]) -> None:
+        """Remember what the store has told."""
+        until = time.monotonic() + self._ttl_s
+        with self._lock:
+            for info in infos:
+                self._known[info.path] = (info, until)
+                self._known.move_to_end(info.path)
+            while len(self._known) > _MAX:
+                self._known.popitem(last=False)
+
+    def forget(self, path: str) -> None:
+        """It has changed, or may have."""
+        with self._lock:
+            self._known.pop(path, None)
+
+    def prefetch(self, paths: Sequence[str]) -> None:
+        """Come to know of *paths*, as far as they are there."""
+        if self._ttl_s == 0:
+            return
+        unknown = self._unknown(paths)
+        if len(unknown) >= _FEW:
+            with self._crawling:
+                unknown = self._unknown(unknown)
+                for _ in range(len(unknown) // _FEW):
+                    if not unknown or not self._crawl():
+                        break
+                    unknown = self._unknown(unknown)
+        self.put(info for info in self._store.stat_many(unknown) if info is not None)
+
+    def _unknown(self, paths: Sequence[str]) -> list[str]:
+        return [path for path in paths if self.get(path) is None]
+
+    def _crawl(self) -> bool:
+        """Take the next page of all blobs; False once there is none that would tell anything."""
+        if self._pages is None:
+            if time.monotonic() < self._crawled_at + self._ttl_s:
+                return False
+            self._pages = self._store.pages(self._root)
+            self._crawled_at = time.monotonic()
+        page = next(self._pages, None)
+        if page is None:
+            self._pages = None
+            return False
+        self.put(FileInfo(file.path, file.size, False, file.mtime_ns) for file in page.files)
+        if page.is_last:
+            self._pages = None
+        return True

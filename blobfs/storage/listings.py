@@ -1,0 +1,246 @@
+"""Listings of an object store, kept for a moment: a request there tells of a thousand files.
+
+What is asked about a repository is answered from a flat listing of all below it, if that is one
+page, and else from one of its ``_layers``, ``_manifests`` or ``_uploads``, whichever the path is
+in. Above repositories it is answered from one page as well, or from a listing of the children.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from threading import Lock
+from typing import Final, Literal, NamedTuple
+
+from blobfs import paths
+from blobfs.drivers.base import DirEntry, FileInfo, ListedFile, ObjectStore
+from blobfs.errors import PathNotFound
+
+_MAX_FILES: Final = 200_000
+"""Files kept in all listings (a few hundred bytes each); what was listed last stays."""
+
+_WORTH: Final = 10.0
+"""A listing is good for so many times as long as it took, lest it end before its use."""
+
+_LARGE_FOR_S: Final = 300.0
+"""How long a repository of more than a page is taken to be one still."""
+
+
+class _Key(NamedTuple):
+    root: str
+    extent: Literal["page", "whole", "children"]
+
+
+class Listing:
+    """What is below the directory *root*: all of it, only its children, or a part of it."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.is_whole = False
+        self.has_children = False  # all of its own
+        self.until = 0.0
+        self.files: dict[str, ListedFile] = {}
+        self._children: dict[str, dict[str, bool]] = {}  # of each: is it a directory?
+
+    @property
+    def cost(self) -> int:
+        """About how many files' worth of memory it takes."""
+        return len(self.files) + len(self._children.get(self.root, ()))
+
+    def add(self, file: ListedFile) -> None:
+        """Take up a file, and the directories above it."""
+        self.files[file.path] = file
+        path, is_dir = file.path, False
+        while path != self.root:
+            path, _, name = path.rpartition("/")
+            siblings = self._children.setdefault(path, {})
+            if name in siblings:
+                return
+            siblings[name] = is_dir
+            is_dir = True
+
+    def add_child(self, entry: DirEntry) -> None:
+        """Take up a child of the root."""
+        self._children.setdefault(self.root, {})[entry.name] = entry.is_dir
+
+    def tells_of(self, path: str) -> bool:
+        """Whether ``stat`` knows of *path*, or that it is missing."""
+        if self.is_whole:
+            return path == self.root or path.startswith(f"{self.root}/")
+        parent, _, name = path.rpartition("/")
+        if parent == self.root and self.has_children:
+            return self._children.get(parent, {}).get(name, True)  # of files, not the size
+        return path == self.root and path in self._children
+
+    def stat(self, path: str) -> FileInfo:
+        """Attributes of a path that it ``tells_of``; raises PathNotFound."""
+        file = self.files.get(path)
+        if file is not None:
+            return FileInfo(path, file.size, False, file.mtime_ns)
+        parent, _, name = path.rpartition("/")
+        if path in self._children or name in self._children.get(parent, {}):
+            return FileInfo(path, 0, True, 0)
+        raise PathNotFound(path)
+
+    def listdir(self, path: str) -> Iterator[DirEntry]:
+        """The children of a directory that it has; raises PathNotFound."""
+        if path not in self._children:
+            raise PathNotFound(path)
+        children = list(self._children[path].items())
+        return (DirEntry(name, is_dir) for name, is_dir in children)
+
+
+class Listings:
+    """The listings of a store, each good for *ttl_s* seconds. Thread-safe."""
+
+    def __init__(self, store: ObjectStore, ttl_s: float) -> None:
+        self._store = store
+        self._ttl_s = ttl_s
+        self._lock = Lock()
+        self._kept: OrderedDict[_Key, Listing] = OrderedDict()
+        self._cost = 0
+        self._under_way: dict[_Key, Future[Listing]] = {}
+        self._large: dict[str, float] = {}  # until when
+
+    def known(self, path: str) -> Listing | None:
+        """One that tells of *path* and is kept."""
+        now = time.monotonic()
+        with self._lock:
+            for key in _keys_for(path):
+                found = self._kept.get(key)
+                if found is not None and found.until > now and found.tells_of(path):
+                    return found
+        return None
+
+    def of(self, path: str) -> Listing:
+        """One that tells of *path*, which ``is_listed``."""
+        found = self.known(path)
+        if found is not None:
+            return found
+        scope = _scope_of(path)
+        above, _, name = scope.rpartition("/")
+        if name not in paths.MARKERS:
+            return self._page(path)
+        if self._large.get(above, 0.0) < time.monotonic():
+            page = self._page(above)
+            if page.is_whole:
+                return page
+        return self._children(above) if path == scope else self._whole(scope)
+
+    def of_children(self, path: str) -> Listing:
+        """One that has the children of the directory *path*, which ``is_listed``."""
+        found = self.of(path)
+        if found.is_whole:
+            return found
+        name = path.rpartition("/")[2]
+        return self._whole(path) if name in paths.MARKERS else self._children(path)
+
+    def forget(self, path: str) -> None:
+        """Something has changed there, or below."""
+        with self._lock:
+            # Whoever asks from now on is not told what was asked for before.
+            self._under_way.clear()
+            for key in list(self._kept):
+                if _is_below(path, key.root) or _is_below(key.root, path):
+                    self._cost -= self._kept.pop(key).cost
+
+    def _page(self, root: str) -> Listing:
+        """One request for what is below *root*, which may turn out to be all."""
+
+        def fetch(listing: Listing) -> None:
+            page = next(self._store.pages(root))
+            for file in page.files:
+                listing.add(file)
+            listing.is_whole = page.is_last
+            if not page.is_last:
+                self._large[root] = time.monotonic() + _LARGE_FOR_S
+
+        return self._once(_Key(root, "page"), fetch)
+
+    def _whole(self, root: str) -> Listing:
+        def fetch(listing: Listing) -> None:
+            for page in self._store.pages(root):
+                for file in page.files:
+                    listing.add(file)
+            listing.is_whole = True
+
+        return self._once(_Key(root, "whole"), fetch)
+
+    def _children(self, root: str) -> Listing:
+        def fetch(listing: Listing) -> None:
+            try:
+                for entry in self._store.listdir(root):
+                    listing.add_child(entry)
+            except PathNotFound:
+                listing.is_whole = True
+            listing.has_children = True
+
+        return self._once(_Key(root, "children"), fetch)
+
+    def _once(self, key: _Key, fetch: Callable[[Listing], None]) -> Listing:
+        """What *fetch* fills; who asks for it meanwhile waits for the same."""
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None and kept.until > time.monotonic():
+                return kept
+            under_way = self._under_way.get(key)
+            ours: Future[Listing] = self._under_way.setdefault(key, Future())
+        if under_way is not None:
+            return under_way.result()
+        listing = Listing(key.root)
+        began = time.monotonic()
+        try:
+            fetch(listing)
+        except BaseException as exc:
+            ours.set_exception(exc)
+            self._end(key, ours, None)
+            raise
+        took = time.monotonic() - began
+        listing.until = began + took + (max(self._ttl_s, _WORTH * took) if self._ttl_s else 0.0)
+        ours.set_result(listing)
+        self._end(key, ours, listing)
+        return listing
+
+    def _end(self, key: _Key, ours: Future[Listing], listing: Listing | None) -> None:
+        with self._lock:
+            if self._under_way.get(key) is not ours:
+                return  # something has changed meanwhile
+            del self._under_way[key]
+            if listing is None:
+                return
+            if (old := self._kept.pop(key, None)) is not None:
+                self._cost -= old.cost
+            self._kept[key] = listing
+            self._cost += listing.cost
+            while self._cost > _MAX_FILES and len(self._kept) > 1:
+                self._cost -= self._kept.popitem(last=False)[1].cost
+
+
+def is_listed(path: str) -> bool:
+    """Whether listings tell of *path*: all but blobs, of which there may be millions."""
+    return _is_below(path, paths.REPOSITORIES)
+
+
+def _scope_of(path: str) -> str:
+    """The ``_layers`` or the like that *path* is in, else the path itself."""
+    names = path.split("/")
+    for depth, name in enumerate(names):
+        if name in paths.MARKERS:
+            return "/".join(names[: depth + 1])
+    return path
+
+
+def _keys_for(path: str) -> Iterator[_Key]:
+    """What may be kept that tells of *path*."""
+    yield _Key(path.rpartition("/")[0], "children")
+    root = path
+    while is_listed(root):
+        yield _Key(root, "page")
+        yield _Key(root, "whole")
+        root = root.rpartition("/")[0]
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(f"{directory}/")

@@ -1,0 +1,31 @@
+"""What makes an object store quick enough to be looked into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from blobfs.drivers.base import ObjectStore, StorageDriver
+from blobfs.drivers.readahead import ReadAheadDriver, ReadAheadOptions
+from blobfs.storage.listeddriver import ListedDriver
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteOptions:
+    """How an object store is remembered and read; durations are in seconds.
+
+    What was listed is taken to be so for *name_ttl_s*, and a blob's size for *content_ttl_s*.
+    """
+
+    name_ttl_s: float = 1.0
+    content_ttl_s: float = 3600.0
+    read_ahead: ReadAheadOptions = field(default_factory=ReadAheadOptions)
+
+
+def quickened(store: ObjectStore, options: RemoteOptions) -> StorageDriver:
+    """A driver over *store* that asks it as seldom as *options* allow, and reads ahead."""
+    return ListedDriver(
+        ReadAheadDriver(store, options.read_ahead),
+        store,
+        name_ttl_s=options.name_ttl_s,
+        content_ttl_s=options.content_ttl_s,
+    )
