@@ -80,8 +80,9 @@ _SECONDS = click.FloatRange(min=0, max=10**9)
 def main() -> None:
     """Mount the storage of a Docker/OCI registry as a filesystem, or look into it without.
 
-    STORAGE is the registry's root directory (which holds docker/registry/v2), as a path or
-    as file:///path. Every option can be given as BLOBFS_<COMMAND>_<OPTION>.
+    STORAGE is the registry's root, which holds docker/registry/v2: a directory, as a path or
+    as file:///path, or s3://bucket/prefix, with options such as ?regionendpoint=…&region=….
+    Every option can be given as BLOBFS_<COMMAND>_<OPTION>.
     """
 
 
@@ -142,9 +143,29 @@ def main() -> None:
 @click.option(
     "--verify",
     type=click.Choice([mode.value for mode in Verify]),
-    default="none",
-    show_default=True,
+    show_default="first for S3, else none",
     help="Hash blobs that are read from end to end: never, until found good, or each time.",
+)
+@click.option(
+    "--read-memory",
+    type=click.IntRange(min=0),
+    default=256,
+    show_default=True,
+    help="MiB that reading ahead may hold (S3).",
+)
+@click.option(
+    "--read-part",
+    type=click.IntRange(1, 1024),
+    default=8,
+    show_default=True,
+    help="MiB that one request reads at most (S3).",
+)
+@click.option(
+    "--read-streams",
+    type=click.IntRange(1, 256),
+    default=16,
+    show_default=True,
+    help="Requests that read ahead side by side (S3).",
 )
 @click.option(
     "--readahead-kb",
@@ -180,6 +201,7 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
     if root is not None:
         preflight.check_storage(root, create=options["create"])
     place = preflight.check_mountpoint(mountpoint, root)
+    options["verify"] = options["verify"] or ("first" if storage.startswith("s3:") else "none")
     settings = Settings(storage if root is None else str(root), place, **options)
     logs.configure(settings.logging, to_stderr=settings.foreground)
     if settings.foreground:
@@ -228,7 +250,10 @@ def _opened(storage: str) -> Registry:
     root = local_root(storage)
     if root is not None:
         preflight.check_storage(root, create=False)
-    return open_registry(storage)
+    registry = open_registry(storage)
+    if storage.startswith("s3:"):
+        preflight.check_registry(registry, storage, create=False)
+    return registry
 
 
 def _serve(settings: Settings, ready: Callable[[], None]) -> None:
@@ -265,7 +290,9 @@ def _serve(settings: Settings, ready: Callable[[], None]) -> None:
         config=settings.public(),
     )
     try:
-        with open_registry(settings.storage) as registry:
+        with open_registry(settings.storage, settings.remote) as registry:
+            if settings.storage.startswith("s3:"):
+                preflight.check_registry(registry, settings.storage, create=settings.create)
             serve(registry, settings.mountpoint, options, announce)
     finally:
         if settings.pid_file is not None:

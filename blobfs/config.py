@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from blobfs.drivers.readahead import ReadAheadOptions
 from blobfs.logs import LogSettings
+from blobfs.storage.remote import RemoteOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,9 @@ class Settings:
     receipt_ttl: float
     upload_deadline: float
     verify: str
+    read_memory: int  # MiB, as read_part
+    read_part: int
+    read_streams: int
     readahead_kb: int
     max_background: int
     log_file: Path | None
@@ -41,6 +46,19 @@ class Settings:
     def logging(self) -> LogSettings:
         """Where and how to log."""
         return LogSettings(self.log_level, self.log_format, self.log_file)
+
+    @property
+    def remote(self) -> RemoteOptions:
+        """How an object store is remembered and read."""
+        return RemoteOptions(
+            name_ttl_s=self.tag_timeout,
+            content_ttl_s=self.entry_timeout,
+            read_ahead=ReadAheadOptions(
+                memory=self.read_memory * 2**20,
+                part=self.read_part * 2**20,
+                streams=self.read_streams,
+            ),
+        )
 
     def public(self) -> dict[str, object]:
         """Everything, for people and programs to read: it holds no secrets."""

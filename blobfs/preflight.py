@@ -9,6 +9,7 @@ from pathlib import Path
 from blobfs import paths
 from blobfs.errors import MountRefused
 from blobfs.mountinfo import mount_at
+from blobfs.storage.registry import Registry
 
 
 def check_storage(root: Path, *, create: bool) -> None:
@@ -29,6 +30,15 @@ def check_storage(root: Path, *, create: bool) -> None:
             )
         if not (root / paths.ROOT[1:]).is_dir():
             raise MountRefused(f"{root} is no registry: {_advice(root)}")
+
+
+def check_registry(registry: Registry, storage: str, *, create: bool) -> None:
+    """See to it that an object store holds a registry, or may come to; raises MountRefused."""
+    if not create and not registry.exists():
+        raise MountRefused(
+            f"{storage.partition('?')[0]} is no registry: it has no {paths.ROOT[1:]};"
+            " mind the prefix, or --create to begin one"
+        )
 
 
 @contextmanager

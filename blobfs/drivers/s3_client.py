@@ -122,17 +122,16 @@ def s3_errors(path: str) -> Iterator[None]:
 def _translated(exc: ClientError, path: str) -> BlobfsError:
     code = code_of(exc)
     status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    said = (
-        f"{path}: {exc.operation_name}: {code} {exc.response.get('Error', {}).get('Message', '')}"
-    )
+    message = exc.response.get("Error", {}).get("Message") or ""
+    said = f"{path}: {exc.operation_name}: {code} {message}".strip()
     if code == "NoSuchBucket":
-        return StorageUnavailable(f"{said.strip()}: the bucket is missing")
+        return StorageUnavailable(f"{said}: the bucket is missing")
     if code in _MISSING:
         return PathNotFound(path)
     if code in _CHANGED:
         return FileChanged(f"{path} is not what it was: {code}")
     if code in _FULL or status == HTTPStatus.INSUFFICIENT_STORAGE:
-        return StorageFull(said.strip())
+        return StorageFull(said)
     if code in _REFUSED or status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return AccessDenied(said.strip())
-    return StorageUnavailable(said.strip())
+        return AccessDenied(said)
+    return StorageUnavailable(said)

@@ -88,7 +88,7 @@ class LinkDirectory(Placed, Directory, Changeable):
         names = list(names)
         if self.kind is Kind.FILE:
             self.links.prefetch([Digest(self.algorithm, name) for name in names])
-        return super().children(names)
+        return Directory.children(self, names)  # slots leave no bare super()
 
     def names(self) -> Iterator[str]:
         return (digest.encoded for digest in self.links.candidates(self.algorithm))

@@ -192,7 +192,12 @@ def test_usual_time_of_requests_decides_how_long_to_wait(
     remote: RemoteDriver, impatient: ReadAheadDriver
 ) -> None:
     never = threading.Event()
-    remote.answer = lambda _offset, data: data if never.wait(0.2) else data
+
+    def answer(_offset: int, data: bytes) -> bytes:
+        never.wait(0.2)
+        return data
+
+    remote.answer = answer
     with impatient.open("/d/a") as reader:
         for number in range(1, 5):
             reader.read_at(number * 100 * KIB, KIB)
