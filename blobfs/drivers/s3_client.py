@@ -42,8 +42,8 @@ _ANSWER_S: Final = 15.0
 def client_for(options: S3Options) -> S3Client:
     """A client that threads may share; it refreshes credentials by itself. Raises MountRefused."""
     # What boto3 would say of credentials at INFO, and of requests at DEBUG, is nobody's.
-    logging.getLogger("botocore").setLevel(logging.WARNING)
-    logging.getLogger("boto3").setLevel(logging.WARNING)
+    for name in ("boto3", "botocore", "urllib3"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     config = Config(
         connect_timeout=_CONNECT_S,
         read_timeout=_ANSWER_S,
