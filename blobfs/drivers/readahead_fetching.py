@@ -6,7 +6,6 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 from threading import Condition, Thread
 from typing import Final
 
@@ -95,7 +94,8 @@ class Times:
 
     def usual_s(self, size: int) -> float:
         """The median; 0 where nothing is known."""
-        return median(self._seconds.get(size.bit_length()) or [0.0])
+        seconds = sorted(self._seconds.get(size.bit_length()) or [0.0])
+        return seconds[len(seconds) // 2]
 
 
 class Fetcher:

@@ -12,7 +12,10 @@ _GROWTH: Final = 3
 
 _NEAR_READS: Final = 8
 _NEAR: Final = 2 * 2**20
-"""How far from where it should be a read is still taken for the next one, in reads and bytes."""
+"""How far from where it should be a read is still taken for the next one, in reads and bytes.
+
+After the first read anywhere but at the start it is one read, as it may be a random one.
+"""
 
 _BEHIND: Final = 16 * 2**20
 """How late reads may come: the kernel has several under way, and they arrive in any order."""
@@ -65,7 +68,8 @@ class Run:
 
     def takes(self, offset: int, end: int, part: Part | None) -> bool:
         """Whether a read, of what *part* may hold, is one of this run."""
-        near = min(_NEAR_READS * (end - offset), _NEAR)
+        reads = 1 if self._reads == 1 else _NEAR_READS
+        near = min(reads * (end - offset), _NEAR)
         if self.reached - near <= offset <= max(self.reached + near, self.planned):
             return True
         return part in self.wanted

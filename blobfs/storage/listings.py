@@ -25,7 +25,7 @@ _WORTH: Final = 10.0
 """A listing is good for so many times as long as it took, lest it end before its use."""
 
 _LARGE_FOR_S: Final = 300.0
-"""How long a repository of more than a page is taken to be one still."""
+"""How long what is more than a page is taken to be so still."""
 
 
 class _Key(NamedTuple):
@@ -104,13 +104,15 @@ class Listings:
         self._under_way: dict[_Key, Future[Listing]] = {}
         self._large: dict[str, float] = {}  # until when
 
-    def known(self, path: str) -> Listing | None:
-        """One that tells of *path* and is kept."""
+    def known(self, path: str, *, whole: bool = False) -> Listing | None:
+        """One that tells of *path* and is kept, and with *whole* of all below it as well."""
         now = time.monotonic()
         with self._lock:
             for key in _keys_for(path):
                 found = self._kept.get(key)
-                if found is not None and found.until > now and found.tells_of(path):
+                if found is None or found.until <= now or not found.tells_of(path):
+                    continue
+                if found.is_whole or not whole:
                     return found
         return None
 
@@ -123,19 +125,28 @@ class Listings:
         above, _, name = scope.rpartition("/")
         if name not in paths.MARKERS:
             return self._page(path)
-        if self._large.get(above, 0.0) < time.monotonic():
-            page = self._page(above)
-            if page.is_whole:
-                return page
+        page = self._page_unless_large(above)
+        if page is not None:
+            return page
         return self._children(above) if path == scope else self._whole(scope)
 
     def of_children(self, path: str) -> Listing:
         """One that has the children of the directory *path*, which ``is_listed``."""
-        found = self.of(path)
-        if found.is_whole:
+        found = self.known(path, whole=True)
+        if found is not None:
             return found
-        name = path.rpartition("/")[2]
-        return self._whole(path) if name in paths.MARKERS else self._children(path)
+        scope = _scope_of(path)
+        above, _, name = scope.rpartition("/")
+        if name not in paths.MARKERS:
+            return self._page_unless_large(path) or self._children(path)
+        return self._page_unless_large(above) or self._whole(scope)
+
+    def _page_unless_large(self, root: str) -> Listing | None:
+        """All below *root*, if that is one page."""
+        if self._large.get(root, 0.0) > time.monotonic():
+            return None
+        page = self._page(root)
+        return page if page.is_whole else None
 
     def forget(self, path: str) -> None:
         """Something has changed there, or below."""

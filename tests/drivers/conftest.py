@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,21 +13,85 @@ from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.drivers.readahead import ReadAheadDriver, ReadAheadOptions
+from blobfs.drivers.s3 import S3Driver
+from blobfs.drivers.s3_options import S3Options
+from tests.drivers.s3place import S3Place
+from tests.s3 import S3Server
 
 
-@pytest.fixture(
-    params=[
-        "inmemory",
-        "filesystem",
-        "checked inmemory",
-        "checked filesystem",
-        "readahead inmemory",
-    ]
-)
+WITH_DIRECTORIES = [
+    "inmemory",
+    "filesystem",
+    "checked inmemory",
+    "checked filesystem",
+    "readahead inmemory",
+]
+OBJECT_STORES = [
+    pytest.param(kind, marks=pytest.mark.s3)
+    for kind in ("s3 on moto", "s3 on ceph", "checked s3 on ceph")
+]
+
+
+@pytest.fixture(params=[*WITH_DIRECTORIES, *OBJECT_STORES])
 def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StorageDriver]:
-    driver = _driver(request.param, tmp_path)
+    with _driving(request.param, tmp_path, request) as driver:
+        yield driver
+
+
+@pytest.fixture(params=WITH_DIRECTORIES)
+def driver_with_directories(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[StorageDriver]:
+    """For what a store of objects does not do, because it has neither directories nor drafts."""
+    with _driving(request.param, tmp_path, request) as driver:
+        yield driver
+
+
+@contextmanager
+def _driving(kind: str, directory: Path, request: pytest.FixtureRequest) -> Iterator[StorageDriver]:
+    if "s3" not in kind.split():
+        driver = _driver(kind, directory)
+        yield driver
+        _take_down(driver)
+        return
+    *wrappers, _, _, server = kind.split()
+    place: S3Place = request.getfixturevalue(f"{server}_place")
+    options = place.options()
+    store = place.driver(options)
+    driver = CheckedDriver(store) if wrappers else store
     yield driver
-    _take_down(driver)
+    place.take_down(driver, options)
+
+
+@pytest.fixture(scope="session")
+def ceph_place(ceph: S3Server) -> Iterator[S3Place]:
+    with S3Place.on(ceph) as place:
+        yield place
+
+
+@pytest.fixture(scope="session")
+def moto_place(moto: S3Server) -> Iterator[S3Place]:
+    with S3Place.on(moto) as place:
+        yield place
+
+
+@pytest.fixture(params=["moto", "ceph"])
+def place(request: pytest.FixtureRequest) -> S3Place:
+    """For tests that are marked s3."""
+    place: S3Place = request.getfixturevalue(f"{request.param}_place")
+    return place
+
+
+@pytest.fixture
+def options(place: S3Place) -> S3Options:
+    return place.options()
+
+
+@pytest.fixture
+def store(place: S3Place, options: S3Options) -> Iterator[S3Driver]:
+    store = place.driver(options)
+    yield store
+    place.take_down(store, options)
 
 
 @pytest.fixture(params=["inmemory", "filesystem"])

@@ -1,13 +1,23 @@
 """A driver in memory whose reads are requests: noted, and held up, refused or cut by a test."""
 
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Condition, Event
 
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.drivers.readahead import ReadAheadDriver, ReadAheadOptions
 
+KIB = 2**10
+MIB = 2**20
 PATIENCE_S = 30.0
+
+CONTENT = random.Random(1).randbytes(8 * MIB)
+
+SMALL = ReadAheadOptions(memory=2 * MIB, part=64 * KIB, first=2 * KIB, patience_s=60)
+"""The default options, on another scale, and without second requests."""
 
 Answer = Callable[[int, bytes], bytes]
 
@@ -102,3 +112,17 @@ class Gate:
     def open(self) -> None:
         """Let all answers through, those that wait first."""
         self._opened.set()
+
+
+@contextmanager
+def reading_ahead(remote: RemoteDriver, options: ReadAheadOptions) -> Iterator[ReadAheadDriver]:
+    """A driver over *remote*."""
+    driver = ReadAheadDriver(remote, options)
+    yield driver
+    driver.close()
+
+
+def read_checked(reader: FileReader, start: int, end: int, size: int = KIB) -> None:
+    """Read from *start* to *end* of a file that holds CONTENT, *size* bytes at a time."""
+    for offset in range(start, end, size):
+        assert reader.read_at(offset, size) == CONTENT[offset : offset + size]

@@ -1,11 +1,9 @@
-"""What is fetched ahead, for whom, with how many requests, and in how much memory."""
+"""What is fetched ahead, and with how many requests."""
 
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import pairwise
-from threading import Barrier, Lock
+from threading import Lock
 
 import pytest
 from hypothesis import given, settings
@@ -14,14 +12,16 @@ from hypothesis import strategies as st
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.readahead import ReadAheadDriver, ReadAheadOptions
 from blobfs.drivers.readahead_window import Cuts
-from tests.drivers.remote import Gate, RemoteDriver
-
-KIB = 2**10
-MIB = 2**20
-SMALL = ReadAheadOptions(memory=2 * MIB, part=64 * KIB, first=2 * KIB)
-"""The default options, on another scale."""
-
-CONTENT = random.Random(1).randbytes(8 * MIB)
+from tests.drivers.remote import (
+    CONTENT,
+    KIB,
+    MIB,
+    SMALL,
+    Gate,
+    RemoteDriver,
+    read_checked,
+    reading_ahead,
+)
 
 
 @pytest.fixture
@@ -33,20 +33,8 @@ def remote() -> RemoteDriver:
 
 @pytest.fixture
 def driver(remote: RemoteDriver) -> Iterator[ReadAheadDriver]:
-    with _driver(remote, SMALL) as driver:
+    with reading_ahead(remote, SMALL) as driver:
         yield driver
-
-
-@contextmanager
-def _driver(remote: RemoteDriver, options: ReadAheadOptions) -> Iterator[ReadAheadDriver]:
-    driver = ReadAheadDriver(remote, options)
-    yield driver
-    driver.close()
-
-
-def _read(reader: FileReader, start: int, end: int, size: int = KIB) -> None:
-    for offset in range(start, end, size):
-        assert reader.read_at(offset, size) == CONTENT[offset : offset + size]
 
 
 def _read_side_by_side(reader: FileReader, threads: int, size: int = KIB) -> None:
@@ -60,7 +48,7 @@ def _read_side_by_side(reader: FileReader, threads: int, size: int = KIB) -> Non
                 offset = next(offsets, None)
             if offset is None:
                 return
-            _read(reader, offset, offset + size, size)
+            read_checked(reader, offset, offset + size, size)
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(read, range(threads)))
@@ -68,7 +56,7 @@ def _read_side_by_side(reader: FileReader, threads: int, size: int = KIB) -> Non
 
 def test_first_read_asks_for_little(remote: RemoteDriver, driver: ReadAheadDriver) -> None:
     with driver.open("/d/a") as reader:
-        _read(reader, 0, KIB)
+        read_checked(reader, 0, KIB)
     assert remote.requests == [(0, 2 * KIB)]
 
 
@@ -94,13 +82,13 @@ def test_file_read_in_order_takes_no_more_requests_than_parts(
     remote: RemoteDriver, driver: ReadAheadDriver
 ) -> None:
     with driver.open("/d/a") as reader:
-        _read(reader, 0, len(CONTENT))
+        read_checked(reader, 0, len(CONTENT))
     assert len(remote.requests) <= len(CONTENT) // SMALL.part
 
 
 def test_file_is_asked_for_once(remote: RemoteDriver, driver: ReadAheadDriver) -> None:
     with driver.open("/d/a") as reader:
-        _read(reader, 0, len(CONTENT))
+        read_checked(reader, 0, len(CONTENT))
     asked = sorted(remote.requests)
     assert asked[0][0] == 0
     assert sum(asked[-1]) == len(CONTENT)
@@ -113,7 +101,7 @@ def test_reads_that_come_in_any_order_are_still_reads_in_order(
     with driver.open("/d/a") as reader:
         for start in range(0, len(CONTENT), 4 * KIB):
             for offset in (start + KIB, start + 3 * KIB, start, start + 2 * KIB):
-                _read(reader, offset, offset + KIB)
+                read_checked(reader, offset, offset + KIB)
     assert len(remote.requests) <= len(CONTENT) // SMALL.part
 
 
@@ -131,7 +119,7 @@ def test_requests_are_made_side_by_side_ahead_of_the_reader(
 ) -> None:
     gate = remote.answer = Gate(lambda offset: offset >= MIB)
     with driver.open("/d/a") as reader:
-        _read(reader, 0, MIB // 2)
+        read_checked(reader, 0, MIB // 2)
         remote.until(lambda: remote.running >= MIB // 2)
         gate.open()
 
@@ -139,11 +127,11 @@ def test_requests_are_made_side_by_side_ahead_of_the_reader(
 def test_no_more_requests_are_under_way_than_streams(remote: RemoteDriver) -> None:
     gate = remote.answer = Gate(lambda offset: offset >= MIB)
     options = ReadAheadOptions(memory=4 * MIB, part=64 * KIB, first=2 * KIB, streams=3)
-    with _driver(remote, options) as driver, driver.open("/d/a") as reader:
-        _read(reader, 0, MIB)
+    with reading_ahead(remote, options) as driver, driver.open("/d/a") as reader:
+        read_checked(reader, 0, MIB)
         remote.until(lambda: remote.running == 3 * 64 * KIB)
         gate.open()
-        _read(reader, MIB, 3 * MIB)
+        read_checked(reader, MIB, 3 * MIB)
         assert remote.most_running <= 4 * 64 * KIB
 
 
@@ -151,10 +139,10 @@ def test_data_that_is_there_is_read_without_a_wait(
     remote: RemoteDriver, driver: ReadAheadDriver
 ) -> None:
     with driver.open("/d/a") as reader:
-        _read(reader, 0, 16 * KIB)
+        read_checked(reader, 0, 16 * KIB)
         remote.until(lambda: remote.running == 0)
         before = driver.stats()
-        _read(reader, 16 * KIB, 20 * KIB)
+        read_checked(reader, 16 * KIB, 20 * KIB)
         after = driver.stats()
     assert (after["hits"] - before["hits"], after["waits"]) == (4, before["waits"])
 
@@ -163,10 +151,10 @@ def test_skip_within_the_window_is_served_from_it(
     remote: RemoteDriver, driver: ReadAheadDriver
 ) -> None:
     with driver.open("/d/a") as reader:
-        _read(reader, 0, 256 * KIB)
+        read_checked(reader, 0, 256 * KIB)
         skipped_to = 256 * KIB + 300 * KIB
         remote.until(lambda: any(sum(request) > skipped_to + KIB for request in remote.requests))
-        _read(reader, skipped_to, skipped_to + KIB)
+        read_checked(reader, skipped_to, skipped_to + KIB)
     assert (skipped_to, KIB) not in remote.requests
 
 
@@ -176,7 +164,7 @@ def test_reader_that_skips_keeps_what_it_skipped_no_longer_than_needed(
     content = bytes(40 * MIB)
     remote.put_content("/long", content)
     options = ReadAheadOptions(memory=64 * MIB, part=MIB, first=64 * KIB)
-    with _driver(remote, options) as driver, driver.open("/long") as reader:
+    with reading_ahead(remote, options) as driver, driver.open("/long") as reader:
         for offset in range(0, len(content), MIB):
             reader.read_at(offset, 64 * KIB)
         remote.until(lambda: driver.stats()["held_bytes"] <= (16 + 16 + 2) * MIB)
@@ -197,8 +185,8 @@ def test_reading_in_order_from_the_middle_starts_a_window(
     remote: RemoteDriver, driver: ReadAheadDriver
 ) -> None:
     with driver.open("/d/a") as reader:
-        _read(reader, 6 * MIB, 6 * MIB + KIB)
-        _read(reader, 3 * MIB, 5 * MIB)
+        read_checked(reader, 6 * MIB, 6 * MIB + KIB)
+        read_checked(reader, 3 * MIB, 5 * MIB)
     assert remote.requests[:3] == [(6 * MIB, KIB), (3 * MIB, KIB), (3 * MIB + KIB, 3 * KIB)]
     assert len(remote.requests) <= 2 * MIB // SMALL.part + 2 * SMALL.memory // SMALL.part
 
@@ -206,15 +194,15 @@ def test_reading_in_order_from_the_middle_starts_a_window(
 def test_random_read_does_not_end_the_window(remote: RemoteDriver, driver: ReadAheadDriver) -> None:
     with driver.open("/d/a") as reader:
         for offset in range(0, 4 * MIB, 256 * KIB):
-            _read(reader, offset, offset + 256 * KIB)
-            _read(reader, 7 * MIB + offset // 8, 7 * MIB + offset // 8 + KIB)
+            read_checked(reader, offset, offset + 256 * KIB)
+            read_checked(reader, 7 * MIB + offset // 8, 7 * MIB + offset // 8 + KIB)
     assert len(remote.requests) <= 4 * MIB // SMALL.part + 16 + SMALL.memory // SMALL.part
 
 
 def test_second_pass_is_a_run_again(remote: RemoteDriver, driver: ReadAheadDriver) -> None:
     with driver.open("/d/a") as reader:
-        _read(reader, 0, len(CONTENT))
-        _read(reader, 0, len(CONTENT))
+        read_checked(reader, 0, len(CONTENT))
+        read_checked(reader, 0, len(CONTENT))
     assert len(remote.requests) <= 2 * len(CONTENT) // SMALL.part
 
 
@@ -246,165 +234,6 @@ def test_read_across_the_end_is_short(driver: ReadAheadDriver) -> None:
         assert reader.read_at(len(CONTENT) - 3, KIB) == CONTENT[-3:]
 
 
-def test_second_handle_asks_for_nothing_that_is_held(
-    remote: RemoteDriver, driver: ReadAheadDriver
-) -> None:
-    with driver.open("/d/a") as one, driver.open_of_size("/d/a", len(CONTENT)) as other:
-        for offset in range(0, len(CONTENT), KIB):
-            _read(one, offset, offset + KIB)
-            if offset >= 128 * KIB:
-                _read(other, offset - 128 * KIB, offset - 127 * KIB)
-    assert len(remote.requests) <= len(CONTENT) // SMALL.part
-
-
-def test_second_handle_waits_for_what_is_on_its_way(
-    remote: RemoteDriver, driver: ReadAheadDriver
-) -> None:
-    gate = remote.answer = Gate(lambda _offset: True)
-    with driver.open("/d/a") as one, driver.open("/d/a") as other, ThreadPoolExecutor(2) as pool:
-        reads = [pool.submit(reader.read_at, 0, KIB) for reader in (one, other)]
-        remote.until(lambda: driver.stats()["waits"] == 2)
-        gate.open()
-        assert [read.result() for read in reads] == [CONTENT[:KIB]] * 2
-    assert remote.requests == [(0, 2 * KIB)]
-
-
-def test_parts_of_a_closed_file_serve_the_next_handle(
-    remote: RemoteDriver, driver: ReadAheadDriver
-) -> None:
-    for _ in range(2):
-        with driver.open("/d/a") as reader:
-            _read(reader, 0, KIB)
-    assert remote.requests == [(0, 2 * KIB)]
-
-
-def test_parts_that_were_read_go_soon(remote: RemoteDriver, driver: ReadAheadDriver) -> None:
-    with driver.open("/d/a") as reader:
-        _read(reader, 0, len(CONTENT))
-        assert driver.stats()["held_bytes"] <= SMALL.memory // 4
-        assert driver.stats()["wasted_bytes"] == 0
-
-
-def test_eight_readers_keep_within_the_memory(remote: RemoteDriver) -> None:
-    options = ReadAheadOptions(memory=MIB, part=64 * KIB, first=2 * KIB, streams=8)
-    held: list[int] = []
-    for number in range(8):
-        remote.put_content(f"/{number}", CONTENT[: 2 * MIB])
-    with _driver(remote, options) as driver:
-
-        def answer(_offset: int, data: bytes) -> bytes:
-            held.append(driver.stats()["held_bytes"])
-            return data
-
-        remote.answer = answer
-        barrier = Barrier(8, timeout=30)
-
-        def read(number: int) -> None:
-            with driver.open(f"/{number}") as reader:
-                barrier.wait()
-                _read(reader, 0, 2 * MIB, 4 * KIB)
-
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(read, range(8)))
-    assert max(held) <= options.memory
-    assert remote.most_running <= options.memory
-    assert len(remote.requests) <= 8 * 2 * MIB // (16 * KIB)
-
-
-@pytest.mark.parametrize("memory", [0, 1, 100, KIB, 5 * KIB, 70 * KIB])
-def test_little_memory_makes_reads_slow_but_good(remote: RemoteDriver, memory: int) -> None:
-    options = ReadAheadOptions(memory=memory, part=64 * KIB, first=2 * KIB, streams=2)
-    with _driver(remote, options) as driver, driver.open("/d/a") as reader:
-        _read(reader, 0, MIB)
-        assert driver.stats()["held_bytes"] <= memory
-    assert len(remote.requests) <= MIB // KIB
-
-
-def test_memory_of_a_reader_that_stopped_goes_to_one_that_reads(remote: RemoteDriver) -> None:
-    options = ReadAheadOptions(memory=512 * KIB, part=64 * KIB, first=2 * KIB)
-    remote.put_content("/b", CONTENT)
-    with _driver(remote, options) as driver, driver.open("/d/a") as idle:
-        _read(idle, 0, MIB)
-        remote.until(lambda: remote.running == 0)
-        before = len(remote.requests)
-        with driver.open("/b") as busy:
-            _read(busy, 0, len(CONTENT))
-        assert len(remote.requests) - before <= 1.5 * len(CONTENT) // options.part
-        _read(idle, MIB, 2 * MIB)
-
-
-def test_many_files_are_read_at_once(remote: RemoteDriver, driver: ReadAheadDriver) -> None:
-    for number in range(50):
-        remote.put_content(f"/{number}", CONTENT[: (number + 1) * KIB])
-    readers = [driver.open(f"/{number}") for number in range(50)]
-    for offset in range(0, 50 * KIB, 500):
-        for number, reader in enumerate(readers):
-            end = min(offset + 500, (number + 1) * KIB)
-            assert reader.read_at(offset, 500) == CONTENT[offset:end]
-    for reader in readers:
-        reader.close()
-    assert driver.stats()["held_bytes"] <= SMALL.memory
-
-
-@pytest.mark.parametrize(
-    "close",
-    [lambda driver, reader: reader.close(), lambda driver, reader: driver.close()],
-    ids=["reader", "driver"],
-)
-def test_close_cancels_what_is_queued(
-    remote: RemoteDriver, close: Callable[[ReadAheadDriver, FileReader], None]
-) -> None:
-    gate = remote.answer = Gate(lambda offset: offset >= 8 * KIB)
-    options = ReadAheadOptions(memory=MIB, part=4 * KIB, first=2 * KIB, streams=1)
-    driver = ReadAheadDriver(remote, options)
-    reader = driver.open("/d/a")
-    _read(reader, 0, 8 * KIB)
-    remote.until(lambda: remote.running > 0)
-    requests = list(remote.requests)
-    close(driver, reader)
-    gate.open()
-    remote.until(lambda: remote.running == 0)
-    with _driver(remote, options) as other, other.open("/d/a") as another:
-        _read(another, 100 * KIB, 101 * KIB)
-    assert remote.requests == [*requests, (100 * KIB, KIB)]
-
-
-def test_close_leaves_what_another_waits_for(remote: RemoteDriver) -> None:
-    gate = remote.answer = Gate(lambda offset: offset >= 8 * KIB)
-    options = ReadAheadOptions(memory=MIB, part=4 * KIB, first=2 * KIB, streams=1)
-    with _driver(remote, options) as driver, driver.open("/d/a") as other:
-        reader = driver.open("/d/a")
-        _read(other, 0, 8 * KIB)
-        _read(reader, 0, 8 * KIB)
-        remote.until(lambda: remote.running > 0)
-        reader.close()
-        gate.open()
-        _read(other, 8 * KIB, 64 * KIB)
-    assert len(set(remote.offsets())) == len(remote.requests)
-
-
-def test_wrapped_readers_are_closed_once_nothing_is_fetched_with_them(
-    remote: RemoteDriver, driver: ReadAheadDriver
-) -> None:
-    gate = remote.answer = Gate(lambda offset: offset >= 32 * KIB)
-    reader = driver.open("/d/a")
-    _read(reader, 0, 32 * KIB)
-    remote.until(lambda: remote.running > 0)
-    reader.close()
-    assert remote.closed == 0
-    gate.open()
-    remote.until(lambda: remote.closed == 1)
-
-
-def test_whole_contents_are_asked_of_the_wrapped_driver(
-    remote: RemoteDriver, driver: ReadAheadDriver
-) -> None:
-    assert driver.get_content("/d/a") == CONTENT
-    assert driver.read_at("/d/a", 5, 3) == CONTENT[5:8]
-    assert driver.stats()["requests"] == 0
-    assert not driver.is_local
-
-
 @settings(max_examples=150, deadline=None)
 @given(
     size=st.integers(0, 3000),
@@ -421,7 +250,11 @@ def test_any_reads_give_the_bytes_of_the_file(
     remote.put_content("/a", CONTENT[:size])
     options = ReadAheadOptions(memory=memory, part=part, first=5, streams=2)
     ends = [0, 0]
-    with _driver(remote, options) as driver, driver.open("/a") as one, driver.open("/a") as other:
+    with (
+        reading_ahead(remote, options) as driver,
+        driver.open("/a") as one,
+        driver.open("/a") as other,
+    ):
         for handle, offset, length in reads:
             start = ends[handle] if offset < 0 else offset  # goes on
             data = (one, other)[handle].read_at(start, length)
