@@ -242,11 +242,16 @@ class S3Driver(ObjectStore):
             raise
 
     def delete(self, path: str) -> None:
-        found = [upload for upload in self.unfinished(path) if _is_below(upload.path, path)]
+        found = [
+            MultipartUpload(self._bucket, upload.path, upload.token)
+            for upload in self.unfinished(path)
+            if _is_below(upload.path, path)
+        ]
         for upload in found:
-            self.abandon(upload)
-        keys = list(self._keys(path))
-        if not keys and not found:
+            upload.abort()
+        tails = (self._bucket.options.key(upload.tail) for upload in found)
+        keys = sorted({*self._keys(path), *tails})
+        if not keys:
             raise PathNotFound(path)
         self._delete_keys(path, keys)
 
@@ -259,9 +264,13 @@ class S3Driver(ObjectStore):
                     yield found["Key"]
 
     def _delete_keys(self, path: str, keys: Sequence[str]) -> None:
+        for key in keys:
+            if not key.isprintable():  # XML, which the others go in, has not every character
+                remove_object(self._bucket, self._bucket.options.path(key))
         call: Any = self._bucket.client.delete_objects
-        for start in range(0, len(keys), _DELETED_AT_ONCE):
-            objects = [{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]]
+        printable = [key for key in keys if key.isprintable()]
+        for start in range(0, len(printable), _DELETED_AT_ONCE):
+            objects = [{"Key": key} for key in printable[start : start + _DELETED_AT_ONCE]]
             with s3_errors(path):
                 answer = call(Bucket=self._bucket.name, Delete={"Objects": objects, "Quiet": True})
             if errors := answer.get("Errors"):
@@ -271,7 +280,9 @@ class S3Driver(ObjectStore):
         return unfinished(self._bucket, path)
 
     def abandon(self, unfinished: Unfinished) -> None:
-        MultipartUpload(self._bucket, unfinished.path, unfinished.token).abort()
+        upload = MultipartUpload(self._bucket, unfinished.path, unfinished.token)
+        upload.abort()
+        remove_object(self._bucket, upload.tail)
 
     def capacity(self) -> Capacity | None:
         return None

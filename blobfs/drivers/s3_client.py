@@ -18,6 +18,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ReadTimeoutError,
 )
+from botocore.parsers import ResponseParserError
 
 from blobfs.drivers.s3_options import S3Options
 from blobfs.errors import (
@@ -117,6 +118,8 @@ def s3_errors(path: str) -> Iterator[None]:
         raise StorageTimeout(f"{path}: {exc}") from None
     except BotoCoreError as exc:
         raise StorageUnavailable(f"{path}: {exc}") from None
+    except ResponseParserError:  # it may quote a whole page
+        raise StorageUnavailable(f"{path}: the answer is not that of an S3 server") from None
 
 
 def _translated(exc: ClientError, path: str) -> BlobfsError:

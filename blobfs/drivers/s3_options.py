@@ -19,6 +19,8 @@ MIN_PART: Final = 5 * 2**20
 
 _SECRETS: Final = ("accesskey", "secretkey", "sessiontoken")
 
+_KEYS_GO_ELSEWHERE: Final = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or profile=…"
+
 _SIZES: Final = {
     "chunksize": ("chunk_size", MIN_PART, 5 * 2**30),
     "multipartcopychunksize": ("copy_chunk_size", MIN_PART, 5 * 2**30),
@@ -58,9 +60,13 @@ class S3Options:
     @classmethod
     def parse(cls, storage: str) -> S3Options:
         """Read ``s3://bucket/prefix?option=value&…``; raises MountRefused."""
-        url = urlsplit(storage)
+        try:
+            url = urlsplit(storage)
+        except ValueError:
+            raise MountRefused("the storage is not s3://bucket/prefix") from None
         if not url.netloc or "@" in url.netloc or ":" in url.netloc or url.fragment:
-            raise MountRefused(f"{storage.partition('?')[0]!r} is not s3://bucket/prefix")
+            shown = repr(storage.partition("?")[0]) if "@" not in storage else "what has an @"
+            raise MountRefused(f"{shown} is not s3://bucket/prefix")
         given = _given(url.query)
         secure = _flag(given, "secure", default=True)
         options = cls(
@@ -102,7 +108,7 @@ def _given(query: str) -> dict[str, str]:
         if name in given:
             raise MountRefused(
                 f"{name} does not belong into a URL, which every user of the machine can see;"
-                " set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or profile=…"
+                f" {_KEYS_GO_ELSEWHERE}"
             )
     return given
 
@@ -138,6 +144,8 @@ def _addressing_style(given: dict[str, str]) -> Literal["auto", "path", "virtual
 
 
 def _endpoint(text: str | None, *, secure: bool | None) -> str | None:
+    if text and "@" in text:
+        raise MountRefused(f"S3 option regionendpoint holds no keys; {_KEYS_GO_ELSEWHERE}")
     if not text or "://" in text:
         return text
     return f"{'https' if secure else 'http'}://{text}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from hashlib import md5
+from hashlib import md5, sha256
 from itertools import pairwise
 from typing import Any, NamedTuple
+from urllib.parse import unquote_plus
 
 from blobfs.drivers.base import Unfinished
 from blobfs.drivers.s3_bucket import Bucket, nanoseconds
@@ -51,6 +52,13 @@ class MultipartUpload:
         """The one to that path which was begun last."""
         found = [(u.began, u.token) for u in unfinished(bucket, path) if u.path == path]
         return cls(bucket, path, max(found)[1]) if found else None
+
+    @property
+    def tail(self) -> str:
+        """The path where a writer keeps what does not fill a part."""
+        # Not the path with something behind: distribution takes that for a directory.
+        parent, _, _ = self.path.rpartition("/")
+        return f"{parent}/tail.{sha256(f'{self.path} {self.id}'.encode()).hexdigest()[:16]}.tmp"
 
     def put(self, number: int, content: bytes | bytearray) -> UploadedPart:
         """Upload a part, in place of one that has that number."""
@@ -147,9 +155,17 @@ def _etag_of(parts: Sequence[UploadedPart]) -> str | None:
 
 def unfinished(bucket: Bucket, path: str) -> Iterator[Unfinished]:
     """The multipart uploads to paths that begin with *path*, in no order."""
-    paginator = bucket.client.get_paginator("list_multipart_uploads")
-    with s3_errors(path):
-        for page in paginator.paginate(Bucket=bucket.name, Prefix=bucket.options.key(path)):
-            for upload in page.get("Uploads", []):
-                found = bucket.options.path(upload["Key"])
-                yield Unfinished(found, upload["UploadId"], upload["Initiated"].timestamp())
+    call: Any = bucket.client.list_multipart_uploads
+    # Without an encoding, somebody's key with a control character makes the answer no XML.
+    wanted = {"Prefix": bucket.options.key(path), "EncodingType": "url"}
+    while True:
+        with s3_errors(path):
+            page = call(Bucket=bucket.name, **wanted, **bucket.options.for_reads)
+        for upload in page.get("Uploads", []):
+            # Not every server heeds the encoding of the markers.
+            wanted["KeyMarker"] = unquote_plus(upload["Key"])
+            wanted["UploadIdMarker"] = upload["UploadId"]
+            found = bucket.options.path(wanted["KeyMarker"])
+            yield Unfinished(found, upload["UploadId"], upload["Initiated"].timestamp())
+        if not page.get("IsTruncated"):
+            return

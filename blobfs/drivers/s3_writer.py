@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from hashlib import sha256
+from itertools import accumulate
 from typing import Final, NamedTuple, TypeVar
 
 from blobfs.drivers.base import FileInfo, FileWriter
@@ -12,7 +12,7 @@ from blobfs.drivers.s3_bucket import Bucket, put_object, remove_object
 from blobfs.drivers.s3_options import MIN_PART
 from blobfs.drivers.s3_reader import get_whole
 from blobfs.drivers.s3_uploads import MultipartUpload, UploadedPart
-from blobfs.errors import AppendOnly, PathNotFound, Stale, WriterClosed
+from blobfs.errors import AppendOnly, BlobfsError, PathNotFound, Stale, WriterClosed
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class MultipartWriter(FileWriter):
     def resumed(cls, bucket: Bucket, upload: MultipartUpload) -> MultipartWriter:
         """Go on with what has arrived of an upload; raises PathNotFound if it has ended."""
         writer = cls(bucket, upload.path, upload)
-        writer._take_up(upload)
+        writer._discard(writer._take_up(upload))
         if writer._ends_small():  # as a registry leaves it
             writer._complete_and_begin_anew(upload)
         return writer
@@ -64,16 +64,36 @@ class MultipartWriter(FileWriter):
         mtime_ns = max((part.mtime_ns for part in writer._parts), default=0)
         return FileInfo(upload.path, writer.size, False, mtime_ns)
 
-    def _take_up(self, upload: MultipartUpload) -> None:
+    def _take_up(self, upload: MultipartUpload) -> list[UploadedPart]:
+        """Begin with what is there, as far as it belongs together; the parts that do not."""
         parts = upload.parts()
-        gap = next((i for i, part in enumerate(parts) if part.number != i + 1), len(parts))
-        self._parts = parts[:gap]
+        count = next(
+            (i for i, part in enumerate(parts) if part.number != i + 1 or part.size == 0),
+            len(parts),
+        )
+        ends = list(accumulate((part.size for part in parts[:count]), initial=0))
         self._kept = self._read_tail(upload)
-        if self._kept is not None and self._ends_small():
-            self._parts.pop()  # the tail, as it was sent for a completion that failed
-        self._sealed = sum(part.size for part in self._parts)
-        if self._kept is not None and self._kept[0] == self._sealed:
-            self._tail = bytearray(self._kept[1])
+        if self._kept is not None:
+            offset, content = self._kept
+            # A part behind it is the tail, as it was sent for a completion that failed.
+            if offset in ends and offset + len(content) >= ends[-1]:
+                count = ends.index(offset)
+                self._tail = bytearray(content)
+        self._parts = parts[:count]
+        self._sealed = ends[count]
+        return parts[count:]
+
+    def _discard(self, parts: Sequence[UploadedPart]) -> None:
+        """Leave nothing of *parts* to who goes on; S3 cannot remove them."""
+        if self._upload is None:
+            return
+        emptied = [
+            self._bucket.pool.submit(self._upload.put, part.number, b"")
+            for part in parts
+            if part.size
+        ]
+        for part in emptied:
+            self._stale_if_ended(part.result)
 
     def _ends_small(self) -> bool:
         return bool(self._parts) and self._parts[-1].size < MIN_PART
@@ -105,10 +125,10 @@ class MultipartWriter(FileWriter):
         self._check_open()
         view = memoryview(data)
         while view:
-            room = self._part_size() - len(self._tail)
+            room = max(0, self._part_size() - len(self._tail))  # one from a larger chunk size
             self._tail += view[:room]
             view = view[room:]
-            if len(self._tail) == self._part_size():
+            if len(self._tail) >= self._part_size():
                 self._send()
 
     def _part_size(self) -> int:
@@ -150,7 +170,7 @@ class MultipartWriter(FileWriter):
             self._upload = MultipartUpload.begin(self._bucket, self._path)
         kept = (self._sealed, bytes(self._tail))
         if self._tail and kept != self._kept:
-            put_object(self._bucket, self._tail_path(self._upload), b"%d\n%s" % kept)
+            put_object(self._bucket, self._upload.tail, b"%d\n%s" % kept)
             self._kept = kept
 
     def go_back(self, size: int) -> None:
@@ -169,9 +189,13 @@ class MultipartWriter(FileWriter):
             count += 1
         if sealed != wanted:
             raise AppendOnly(f"{self._path} cannot go back to {size} bytes")
+        self._discard(self._parts[count:])
+        if size == wanted:
+            self._forget_kept()
+            kept = b""
         del self._parts[count:]
         self._sealed = sealed
-        self._tail = bytearray(kept if size != wanted else b"")
+        self._tail = bytearray(kept)
 
     def commit(self, *, keep: bool = False) -> None:
         self._check_open()
@@ -211,21 +235,23 @@ class MultipartWriter(FileWriter):
 
     def _end(self) -> None:
         self._is_over = True
+        try:
+            self._forget_kept()
+        except BlobfsError:  # the file is what it should be, and nobody sees the tail
+            pass
+
+    def _forget_kept(self) -> None:
         if self._kept is not None and self._upload is not None:
-            remove_object(self._bucket, self._tail_path(self._upload))
+            remove_object(self._bucket, self._upload.tail)
+            self._kept = None
 
     def _read_tail(self, upload: MultipartUpload) -> tuple[int, bytes] | None:
         try:
-            stored = get_whole(self._bucket, self._tail_path(upload))
+            stored = get_whole(self._bucket, upload.tail)
         except PathNotFound:
             return None
         offset, _, content = stored.content.partition(b"\n")
         return (int(offset), content) if offset.isdigit() else None
-
-    def _tail_path(self, upload: MultipartUpload) -> str:
-        # Not the path with something behind: distribution takes that for a directory.
-        parent, _, _ = self._path.rpartition("/")
-        return f"{parent}/tail.{sha256(f'{self._path} {upload.id}'.encode()).hexdigest()[:16]}.tmp"
 
     def _check_open(self) -> None:
         if self._is_over:

@@ -15,13 +15,12 @@ from typing import Final
 
 from blobfs import paths
 from blobfs.digest import CANONICAL, Descriptor, Digest, Digester
-from blobfs.drivers.base import FileWriter, StorageDriver
+from blobfs.drivers.base import StorageDriver
 from blobfs.errors import (
     AppendOnly,
     BlobDamaged,
     BlobfsError,
     BlobUnknown,
-    Busy,
     ContentMismatch,
     PathNotFound,
     ReadOnly,
@@ -30,23 +29,15 @@ from blobfs.errors import (
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.contentwriter import ContentWriter
 from blobfs.storage.linkedblobstore import LinkedBlobStore
-from blobfs.storage.memorybudget import UPLOADS, Holding
+from blobfs.storage.receivedbytes import ReceivedBytes
 from blobfs.storage.runningdigests import RunningDigests
 from blobfs.storage.uploaddata import UploadData, UploadObject
 from blobfs.storage.uploadfiles import UploadFiles, UploadRecord
 
 log = logging.getLogger(__name__)
 
-IN_MEMORY: Final = 2**20
-"""The most bytes of an upload that is not in the storage yet."""
-
-_CHUNK: Final = 2**20
-
-_CHECKPOINT_S: Final = 10.0
+_CHECKPOINT_S: Final = 30.0
 """How much of the time that a program wrote is lost at most in a crash, in an object store."""
-
-_HASHED_ZEROS: Final = 64 * 2**20
-"""The longest gap whose zeros are hashed at once, in bytes; a longer one waits for the commit."""
 
 
 class BlobWriter(ContentWriter):
@@ -69,16 +60,13 @@ class BlobWriter(ContentWriter):
         self._files = files
         self._started_at = started_at
         self._record = record
-        self._content: bytearray | None = bytearray()  # None once the upload is in the storage
-        self._data = self._data_of(record)
         self._moved: Digest | None = None  # where the data have gone, and only a link is missing
-        self._held = Holding()
         self._over = False
-        self._suspended = False
         self._is_known = False  # to the storage
         self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
-        self._size = 0
-        self._digests = RunningDigests(self._remembered)
+        self._received = ReceivedBytes(
+            RunningDigests(self._remembered), self._store, self._forget_states
+        )
         self._follow_declared(record)
 
     @property
@@ -95,52 +83,37 @@ class BlobWriter(ContentWriter):
 
     @property
     def size(self) -> int:
-        return self._size
+        return self._received.size
 
     @property
     def is_stored(self) -> bool:
-        return self._content is None
+        return self._received.data is not None
 
     def takes_at_once(self, offset: int, size: int) -> bool:
-        if not self.is_stored:
-            return offset + size <= IN_MEMORY and UPLOADS.has(size)
-        return self._data.is_open and self._size <= offset <= self._size + _CHUNK
+        return self._received.takes_at_once(offset, size)
+
+    def resume(self) -> None:
+        """Take up what the storage has of the upload; ``UploadStore.resume`` calls it."""
+        self._is_known = True
+        data = self._data_of(self._record)
+        try:
+            self._received.take_up(data, data.take_up())
+        except PathNotFound:
+            moved = blob_of(self._blobs, self._record)
+            self._moved = None if moved is None else moved.digest  # or it had received nothing
+            self._received.take_up(data, 0 if moved is None else moved.size)
+        if self._moved is None:
+            if self._record.in_place is not None:
+                self._received.go_back()
+            self._files.drop_states_above(self.size)  # they tell of bytes that a crash took
 
     def _data_of(self, record: UploadRecord) -> UploadData:
-        label = f"upload {self._files.upload_id}"
+        label = f"upload {self.id}"
         if not self._driver.is_object_store:
             return UploadData(self._driver, self._files.data, label)
         blob = record.in_place
         path = self._files.data if blob is None else paths.blob_data(blob)
         return UploadObject(self._driver, path, label, record.token, in_place=blob is not None)
-
-    def resume(self) -> None:
-        """Take up what the storage has of the upload; ``UploadStore.resume`` calls it."""
-        self._content = None
-        self._suspended = self._is_known = True
-        try:
-            self._size = self._data.take_up()
-        except PathNotFound:
-            self._resume_without_data()
-        self._digests.recall(self._size)
-        if self._moved is None:
-            if self._record.in_place is not None:
-                self._go_back()
-            self._files.drop_states_above(self._size)  # they tell of bytes that a crash took
-
-    def _resume_without_data(self) -> None:
-        moved = blob_of(self._blobs, self._record)
-        if moved is not None:  # else it had received nothing
-            self._size, self._moved = moved.size, moved.digest
-
-    def _go_back(self) -> None:
-        """Forget what came after the last bytes whose hash is known: it cannot be read again."""
-        while (known := self._digests.seen) < self._size:
-            try:
-                self._data.go_back(known)
-                self._size = known
-            except AppendOnly:
-                self._digests.recall(known - 1)
 
     def declare(self, record: UploadRecord) -> None:
         self._check_open()
@@ -157,44 +130,22 @@ class BlobWriter(ContentWriter):
 
     def _follow_declared(self, record: UploadRecord) -> None:
         if record.digest is not None:
-            self._digests.add(record.digest.algorithm, self._size)
+            self._received.digests.add(record.digest.algorithm, self.size)
 
     def _remembered(self, algorithm: str, size: int) -> Digester:
         return self._files.load_state(algorithm, size) if self._is_known else Digester(algorithm)
 
+    def _forget_states(self, size: int) -> None:
+        if self._is_known:
+            self._files.drop_states_above(size)
+
     def write(self, data: bytes) -> None:
         """Add *data* at the end."""
-        self.write_at(self._size, data)
+        self.write_at(self.size, data)
 
     def write_at(self, offset: int, data: bytes) -> None:
         self._check_writable()
-        if offset > self._size:
-            self._extend(offset)
-        end = offset + len(data)
-        self._hold(end)
-        if self._content is not None:
-            self._forget_after(offset)
-            self._content[offset:end] = data
-            self._digests.follow(offset, data)
-            self._size = len(self._content)
-        else:
-            self._write_to_file(offset, data)
-
-    def _write_to_file(self, offset: int, data: bytes) -> None:
-        file = self._data.open(self._size)
-        self._suspended = False
-        try:
-            if offset < self._size:
-                file.rewrite(offset, b"")  # AppendOnly comes before anything is forgotten
-                self._forget_after(offset)
-                file.rewrite(offset, data)
-                self._digests.follow(offset, data)
-            else:
-                file.write(data)
-        finally:  # what was written before the room ended counts
-            if offset == self._size:
-                self._digests.follow(offset, data[: file.size - offset])
-            self._size = file.size
+        self._received.write_at(offset, data)
         if self._driver.is_object_store and time.monotonic() > self._checkpoint_at:
             self.suspend()
             self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
@@ -204,90 +155,44 @@ class BlobWriter(ContentWriter):
         if self._moved is not None and size == 0:
             self._start_again()
         self._check_writable()
-        if size > self._size:
-            self._extend(size)
-        elif size < self._size:
-            if self._content is not None:
-                self._forget_after(size)
-                del self._content[size:]
-            else:
-                self._cut_file(size)
-            self._size = size
+        self._received.truncate(size)
 
     def _start_again(self) -> None:
         """Leave the blob that it has become, and receive something else."""
         self._put_record(replace(self._record, blob=None))
         self._files.drop_states_above(-1)
-        self._data.create()
-        self._moved, self._size = None, 0
-        self._digests.recall(0)
-
-    def _cut_file(self, size: int) -> None:
-        self._suspended = False
-        file = self._data.open(self._size)
-        try:
-            file.truncate(self._size)  # AppendOnly comes before anything is forgotten
-            self._forget_after(size)
-            file.truncate(size)
-        except AppendOnly:
-            if size > 0:
-                raise
-            self._forget_after(0)
-            self._data.create()
-
-    def _extend(self, size: int) -> None:
-        self._hold(size)
-        if self._content is not None:
-            self._content += bytes(size - len(self._content))
-        else:
-            self._extend_file(size)
-        if size - self._size <= _HASHED_ZEROS:
-            for offset in range(self._size, size, _CHUNK):
-                self._digests.follow(offset, bytes(min(_CHUNK, size - offset)))
-        self._size = size
-
-    def _extend_file(self, size: int) -> None:
-        self._suspended = False
-        file = self._data.open(self._size)
-        try:
-            file.truncate(size)
-        except AppendOnly:
-            while self._size < size:
-                self._write_to_file(self._size, bytes(min(_CHUNK, size - self._size)))
+        data = self._data_of(self._record)
+        data.create()
+        self._moved = None
+        self._received.take_up(data, 0)
 
     def read_at(self, offset: int, size: int) -> bytes:
         self._check_open()
-        if self._content is not None:
-            return bytes(self._content[offset : offset + size])
         if self._moved is not None:
             with self._blobs.open(self._moved) as reader:
                 return reader.read_at(offset, size)
-        return self._data.read_at(self._size, offset, size)
+        return self._received.read_at(offset, size)
 
     def matches(self) -> bool:
         declared = self._record.digest
         if self._moved is not None and declared in (None, self._moved):
             return True
-        if declared is None or self._record.size not in (None, self._size):
+        if declared is None or self._record.size not in (None, self.size):
             return False
-        return self._digests.of(declared.algorithm, self._size) == declared
+        return self._received.digests.of(declared.algorithm, self.size) == declared
 
     def suspend(self) -> None:
         self._check_open()
-        if self._suspended:
+        if self._received.is_durable:
             return
-        if self._content is not None:
-            self._store()
-        with self._data.closed_on_failure(self._size) as file:
-            self._check_undisturbed(file)
-            file.flush()
+        self._received.sync()
         self._make_known()
-        for digester in self._digests:
+        for digester in self._received.digests:
             # The data first: a state must never speak of bytes that a crash can take.
-            if digester.size == self._size:
+            if digester.size == self.size:
                 self._files.save_state(digester)
-                self._files.drop_states_below(digester.algorithm, self._size)
-        self._suspended = True
+                self._files.drop_states_below(digester.algorithm, self.size)
+        self._received.is_durable = True
 
     def commit(self, digest: Digest | None = None) -> Descriptor:
         self._check_open()
@@ -302,12 +207,12 @@ class BlobWriter(ContentWriter):
             self._discard()
         except BlobfsError as exc:  # the blob is there, which is what counts
             log.warning("upload %s is committed, and cannot be removed: %s", self.id, exc)
-        return Descriptor(canonical, self._size)
+        return Descriptor(canonical, self.size)
 
     def _verify(self, declared: Digest | None) -> Digest:
         """The canonical digest of what was received; raises ContentMismatch."""
-        if self._record.size not in (None, self._size):
-            raise self._mismatch(f"has {self._size} bytes, not {self._record.size}")
+        if self._record.size not in (None, self.size):
+            raise self._mismatch(f"has {self.size} bytes, not {self._record.size}")
         if self._moved is not None and declared in (None, self._moved):
             return self._moved  # it was verified before
         canonical = self._moved or self._digest(CANONICAL)
@@ -322,41 +227,33 @@ class BlobWriter(ContentWriter):
 
     def _digest(self, algorithm: str) -> Digest:
         """The digest of all that was received; what has not been hashed yet is read again."""
-        self._digests.add(algorithm, self._size)
-        while (found := self._digests.of(algorithm, self._size)) is None:
-            behind = self._digests.seen
-            chunk = self._read_back(behind, min(_CHUNK, self._size - behind))
-            if not chunk:
-                raise self._mismatch(f"ends at {behind} bytes, not at {self._size}")
-            self._digests.follow(behind, chunk)
+        moved_from = None if self._moved is None else self.read_at
+        found = self._received.hash_all(algorithm, moved_from)
+        if found is None:
+            raise self._mismatch(f"ends before its {self.size} bytes do")
         return found
 
-    def _read_back(self, offset: int, size: int) -> bytes:
-        if self._content is not None or self._moved is not None:
-            return self.read_at(offset, size)
-        return self._data.read_back(self._size, offset, size)
-
     def _put_in_place(self, canonical: Digest) -> None:
-        if self._content is not None:
-            self._blobs.put_as(canonical, bytes(self._content))
+        data, content = self._received.data, self._received.content
+        if data is None:
+            self._blobs.put_as(canonical, content or b"")
             return
         in_place = self._record.in_place == canonical
-        if not in_place and self._blobs.keeps(canonical, self._size):
+        if not in_place and self._blobs.keeps(canonical, self.size):
             return
         if (self._record.blob or self._record.digest) != canonical:
             self._put_record(replace(self._record, blob=canonical))
-        with self._data.closed_on_failure(self._size) as file:
-            self._check_undisturbed(file)
-        self._data.complete(self._size)
+        self._received.check_undisturbed(data)
+        data.complete(self.size)
         if not in_place:
             self._adopt(canonical)
         self._moved = canonical
-        self._suspended = True
+        self._received.is_durable = True
 
     def _adopt(self, canonical: Digest) -> None:
         stored = self._driver.stat(self._files.data).size
-        if stored != self._size:
-            raise self._mismatch(f"has {stored} bytes, not the {self._size} that were received")
+        if stored != self.size:
+            raise self._mismatch(f"has {stored} bytes, not the {self.size} that were received")
         self._blobs.adopt(canonical, self._files.data)
 
     def cancel(self) -> None:
@@ -365,7 +262,8 @@ class BlobWriter(ContentWriter):
         self._end()
 
     def _discard(self) -> None:
-        self._data.cancel()
+        if self._received.data is not None:
+            self._received.data.cancel()
         if self._is_known:
             self._files.remove()
 
@@ -376,75 +274,49 @@ class BlobWriter(ContentWriter):
             self.suspend()
         finally:
             self._end()
-            self._data.close()
-
-    def _hold(self, size: int) -> None:
-        """Make room in memory for *size* bytes, or go on in the storage."""
-        if self._content is None:
-            return
-        if size > IN_MEMORY or not self._held.grow(size):
-            self._store()
+            if self._received.data is not None:
+                self._received.data.close()
 
     def _end(self) -> None:
         self._over = True
-        self._held.let_go()
+        self._received.let_go()
 
-    def _store(self) -> None:
+    def _store(self, content: bytes) -> UploadData:
         """Put what was in memory into the storage, where the rest will follow."""
-        content = bytes(self._content or b"")
         if self._driver.is_object_store:
-            self._place()
-            self._data.create(content)
-        else:
-            self._begin_with(content)
-        self._content = None
-        self._held.let_go()
-        self._suspended = False
-
-    def _begin_with(self, content: bytes) -> None:
+            return self._begin_object(content)
+        data = self._data_of(self._record)
         try:
             self._make_known()
-            self._data.create(content)
+            data.create(content)
         except BaseException:
             self._files.remove()
             self._is_known = False
             raise
+        return data
 
-    def _place(self) -> None:
-        """Choose where the object grows: where the blob will be, if that is known."""
+    def _begin_object(self, content: bytes) -> UploadData:
+        """Begin where the blob will be, if that is known, and leave the rest to ``suspend``."""
         digest = self._record.digest
         if digest is not None and digest.algorithm == CANONICAL:
             self._record = replace(self._record, in_place=digest)
-        self._data = self._data_of(self._record)
+        data = self._data_of(self._record)
+        data.create(content)
+        return data
 
     def _make_known(self) -> None:
         """Let others see the upload, and a later mount resume it."""
-        token = self._data.token
+        data = self._received.data
+        token = self._record.token if data is None else data.token
         if not self._is_known or token != self._record.token:
             self._record = replace(self._record, token=token)
             self._files.begin(self._started_at, self._record)
             self._is_known = True
 
-    def _check_undisturbed(self, file: FileWriter) -> None:
-        """Raise Busy if somebody else has written the data: all of it is hashed anew then."""
-        if not file.is_undisturbed():
-            self._files.drop_states_above(-1)
-            self._digests.recall(0)
-            raise Busy(f"upload {self.id} is being written by somebody else")
-
     def _put_record(self, record: UploadRecord) -> None:
         self._make_known()
-        self._files.put_record(record)
-        self._record = record
-
-    def _forget_after(self, size: int) -> None:
-        """Hash anew what comes after *size* bytes, which are about to change."""
-        if size >= self._size:
-            return
-        if self._is_known:
-            # Gone before the bytes are: a registry that resumes the upload would trust them.
-            self._files.drop_states_above(size)
-        self._digests.forget_after(size)
+        self._record = replace(record, token=self._record.token)
+        self._files.put_record(self._record)
 
     def _check_open(self) -> None:
         if self._over:

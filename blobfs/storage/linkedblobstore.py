@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from blobfs import paths
@@ -75,9 +75,12 @@ class LinkedBlobStore:
 
         Raises BlobUnknown, LinkInvalid, LinkDangling, BlobDamaged.
         """
+        return self._described(digest, self._blobs.stat)
+
+    def _described(self, digest: Digest, stat: Callable[[Digest], Descriptor]) -> Descriptor:
         target = self.resolve(digest)
         try:
-            return self._blobs.stat(target)
+            return stat(target)
         except BlobUnknown:
             raise LinkDangling(
                 f"link {paths.link(self.link_set, digest)} names a blob that is not there"
@@ -87,11 +90,12 @@ class LinkedBlobStore:
 
     def stat_now(self, digest: Digest) -> Descriptor:
         """``stat``, of the storage itself, for a writer; raises what ``stat`` does."""
-        try:
-            self._driver.stat_now(paths.link(self.link_set, digest))
-            return self._blobs.stat_now(self.resolve(digest))
-        except PathNotFound:
-            raise BlobUnknown(digest) from None
+        if self._driver.is_object_store:  # elsewhere the link is read in a moment
+            try:
+                self._driver.stat_now(paths.link(self.link_set, digest))
+            except PathNotFound:
+                raise BlobUnknown(digest) from None
+        return self._described(digest, self._blobs.stat_now)
 
     def prefetch(self, digests: Sequence[Digest]) -> None:
         """Get ready for a ``stat`` of each, most of which are linked."""

@@ -21,7 +21,7 @@ class UploadData:
     def __init__(self, driver: StorageDriver, path: str, label: str, token: str = "") -> None:
         self._driver = driver
         self._path = path
-        self._label = label
+        self.label = label
         self._token = token
         self._file: FileWriter | None = None
 
@@ -61,7 +61,7 @@ class UploadData:
             file = self._append_or_create(size)
             if file.size != size:  # what was hashed is not what is there
                 file.close()
-                raise Busy(f"{self._label} has {file.size} bytes now, not {size}")
+                raise Busy(f"{self.label} has {file.size} bytes now, not {size}")
             self._file = file
         return self._file
 
@@ -70,7 +70,7 @@ class UploadData:
             return self._driver.append(self._path, self._token)
         except PathNotFound:
             if size > 0:
-                raise Stale(f"{self._label} has lost its data") from None
+                raise Stale(f"{self.label} has lost its data") from None
             return self._driver.create(self._path)
 
     def read_at(self, total: int, offset: int, size: int) -> bytes:
@@ -98,7 +98,7 @@ class UploadData:
             try:
                 file.close()
             except BlobfsError as exc:
-                log.debug("%s: %s", self._label, exc)
+                log.debug("%s: %s", self.label, exc)
             raise
 
     def cancel(self) -> None:
@@ -134,7 +134,13 @@ class UploadObject(UploadData):
         self._is_complete = False
 
     def take_up(self) -> int:
-        self._file = self._driver.append(self._path, self._token)
+        try:
+            self._file = self._driver.append(self._path, self._token)
+        except PathNotFound:
+            if self._in_place or not self._token:
+                raise
+            self._token = ""  # completed by a commit that did not come to its end
+            self._file = self._driver.append(self._path)
         return self._file.size
 
     def open(self, size: int) -> FileWriter:
@@ -143,7 +149,7 @@ class UploadObject(UploadData):
 
     def read_at(self, total: int, offset: int, size: int) -> bytes:
         if not self._is_complete:
-            raise Unsupported(f"{self._label} can be read once it is complete")
+            raise Unsupported(f"{self.label} can be read once it is complete")
         return self._driver.read_at(self._path, offset, size)
 
     def read_back(self, total: int, offset: int, size: int) -> bytes:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from blobfs import paths
 from blobfs.digest import Descriptor, Digest
-from blobfs.drivers.base import BytesReader, FileReader, StorageDriver
-from blobfs.errors import BlobUnknown, ContentMismatch, PathNotFound, Stale
+from blobfs.drivers.base import BytesReader, FileInfo, FileReader, StorageDriver
+from blobfs.errors import BlobUnknown, ContentMismatch, PathNotFound, Stale, Unsupported
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.blobwriter import BlobWriter, blob_of
@@ -53,26 +53,42 @@ class UploadStore:
         return writer
 
     def open(self, upload_id: str) -> FileReader:
-        """Open what an upload has received, to read it; raises UploadUnknown."""
+        """Open what an upload has received, to read it; raises UploadUnknown, Unsupported."""
         try:
             return self._driver.open(paths.upload_data(self._repository, upload_id))
         except PathNotFound:
             self.started_at(upload_id)  # raises UploadUnknown
+        if self._driver.is_object_store and self._stat_data(upload_id) is not None:
+            raise Unsupported(f"upload {upload_id} can be read once it is complete")
         moved = blob_of(self._blobs, self.record(upload_id))
         return BytesReader(b"") if moved is None else self._blobs.open(moved.digest)
 
     def stat(self, upload_id: str) -> UploadInfo:
         """How much an upload has received; raises UploadUnknown."""
-        try:
-            info = self._driver.stat(paths.upload_data(self._repository, upload_id))
-            return UploadInfo(info.size, info.mtime_ns)
-        except PathNotFound:
+        info = self._stat_data(upload_id)
+        if info is None:
             return self._stat_without_data(upload_id)
+        began = self.started_at(upload_id) if info.mtime_ns == 0 else None
+        return UploadInfo(info.size, info.mtime_ns if began is None else _nanoseconds(began))
+
+    def _stat_data(self, upload_id: str) -> FileInfo | None:
+        """Attributes of what ``resume`` would go on with, if anything was received."""
+        record = self.record(upload_id) if self._driver.is_object_store else UploadRecord()
+        if record.in_place is not None:
+            path, tokens = paths.blob_data(record.in_place), {record.token} - {""}
+        else:
+            path, tokens = paths.upload_data(self._repository, upload_id), {record.token, ""}
+        for token in sorted(tokens, reverse=True):
+            try:
+                return self._driver.stat_unfinished(path, token)
+            except PathNotFound:
+                pass  # that one was completed
+        return None
 
     def _stat_without_data(self, upload_id: str) -> UploadInfo:
         began = self.started_at(upload_id)
         moved = blob_of(self._blobs, self.record(upload_id))
-        return UploadInfo(moved.size if moved else 0, int(began.timestamp()) * 10**9)
+        return UploadInfo(moved.size if moved else 0, _nanoseconds(began))
 
     def started_at(self, upload_id: str) -> datetime:
         """When an upload began; raises UploadUnknown."""
@@ -103,7 +119,17 @@ class UploadStore:
 
     def discard(self, upload_id: str) -> None:
         """Remove everything of an upload that nobody writes; a missing one is no error."""
-        self._files(upload_id).remove()
+        files = self._files(upload_id)
+        record = files.record()
+        if record.in_place is not None and record.token:
+            self._discard_in_place(paths.blob_data(record.in_place), record.token)
+        files.remove()
+
+    def _discard_in_place(self, path: str, token: str) -> None:
+        try:
+            self._driver.append(path, token).cancel()
+        except PathNotFound:
+            pass  # it was completed, and is a blob
 
     def rename_committed(self, digest: Digest, name: str) -> None:
         """Nothing follows: a blob is called by its digest."""
@@ -124,3 +150,7 @@ class UploadStore:
     def _writer(self, upload_id: str, started_at: datetime, record: UploadRecord) -> BlobWriter:
         stores = (self._blobs, self._layers)
         return BlobWriter(self._driver, stores, self._files(upload_id), started_at, record)
+
+
+def _nanoseconds(moment: datetime) -> int:
+    return int(moment.timestamp()) * 10**9

@@ -12,8 +12,9 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.errors import BlobUnknown, ContentMismatch, WriterClosed
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.blobwriter import IN_MEMORY, BlobWriter
+from blobfs.storage.blobwriter import BlobWriter
 from blobfs.storage.linkedblobstore import read_link
+from blobfs.storage.receivedbytes import IN_MEMORY
 from blobfs.storage.repository import Repository
 from blobfs.storage.uploadfiles import UploadRecord
 from tests.storage.layout import APP

@@ -7,7 +7,8 @@ from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import AppendOnly, StorageUnavailable
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.blobwriter import IN_MEMORY, BlobWriter
+from blobfs.storage.blobwriter import BlobWriter
+from blobfs.storage.receivedbytes import IN_MEMORY
 from blobfs.storage.repository import Repository
 from tests.storage.layout import APP, Layout
 from tests.storage.test_blobwriter_resume import state_of

@@ -16,7 +16,8 @@ from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import ContentMismatch
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.blobwriter import IN_MEMORY, BlobWriter
+from blobfs.storage.blobwriter import BlobWriter
+from blobfs.storage.receivedbytes import IN_MEMORY
 from blobfs.storage.repository import Repository
 from blobfs.storage.uploadfiles import UploadRecord
 from tests.storage.layout import APP

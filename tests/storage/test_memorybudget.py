@@ -2,8 +2,8 @@
 
 from blobfs.drivers.base import StorageDriver
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.blobwriter import IN_MEMORY
 from blobfs.storage.memorybudget import MemoryBudget
+from blobfs.storage.receivedbytes import IN_MEMORY
 from blobfs.storage.repository import Repository
 from tests.storage.layout import APP
 

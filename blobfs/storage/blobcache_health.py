@@ -1,0 +1,53 @@
+"""Whether a cache's directory can be used: asked before it is, told when that fails or works."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from threading import Lock
+
+log = logging.getLogger(__name__)
+
+
+class Health:
+    """Well, or not to be tried for *retry_s* seconds after a failure. Thread-safe.
+
+    Each change is logged once.
+    """
+
+    def __init__(self, directory: Path, retry_s: float) -> None:
+        self.failures = 0
+        self._directory = directory
+        self._retry_s = retry_s
+        self._lock = Lock()
+        self._ill_until_s: float | None = None
+
+    @property
+    def is_ill(self) -> bool:
+        """Whether it failed when it was last tried."""
+        return self._ill_until_s is not None
+
+    def may_be_tried(self) -> bool:
+        """Whether it is well, or ill for long enough."""
+        until_s = self._ill_until_s
+        return until_s is None or time.monotonic() >= until_s
+
+    def failed(self, exc: OSError) -> None:
+        """Note that it cannot be used."""
+        with self._lock:
+            was_well = self._ill_until_s is None
+            self.failures += 1
+            self._ill_until_s = time.monotonic() + self._retry_s
+        if was_well:
+            log.warning(
+                "the cache in %s takes nothing more for now: %s", self._directory, exc
+            )
+
+    def worked(self) -> None:
+        """Note that it took something."""
+        with self._lock:
+            was_ill = self._ill_until_s is not None
+            self._ill_until_s = None
+        if was_ill:
+            log.info("the cache in %s works again", self._directory)
