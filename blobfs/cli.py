@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +20,7 @@ from blobfs.errors import BlobfsError, MountRefused
 from blobfs.fuse.attributes import Presentation, Timeouts
 from blobfs.fuse.mount import MountOptions, serve
 from blobfs.reference import Reference, RepositoryName
+from blobfs.storage.openuploads import lost, of_repository
 from blobfs.storage.registry import Registry, open_registry
 from blobfs.unmounting import unmount
 from blobfs.vfs.verification import Verify
@@ -68,6 +71,18 @@ class _Parsed(click.ParamType[Any]):
             return self._parse(value) if isinstance(value, str) else value
         except BlobfsError as exc:
             self.fail(str(exc), param, ctx)
+
+
+class _Duration(click.ParamType[float]):
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        match = re.fullmatch(r"(\d+)([smhd])", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a duration such as 90s, 30m, 12h or 7d", param, ctx)
+        return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 _PATH = click.Path(path_type=Path)
@@ -244,6 +259,37 @@ def cat(storage: str, reference: Reference) -> None:
         for chunk in reports.content(registry, reference):
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
+
+
+@main.command()
+@click.argument("storage")
+@click.option("--abort", is_flag=True, help="Remove those that are listed, for good.")
+@click.option(
+    "--older-than",
+    type=_Duration(),
+    help="List those that began so long ago, such as 12h.  [default: 7d with --abort]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one array.")
+def uploads(storage: str, *, abort: bool, older_than: float | None, as_json: bool) -> None:
+    """List the uploads in STORAGE that have not ended, and what is left of lost ones.
+
+    An object store keeps, and bills, parts of uploads that nobody sees any more; those are listed
+    without a repository.
+    """
+    if older_than is None:
+        older_than = 7 * 86400.0 if abort else 0.0
+    with _opened(storage) as registry:
+        repositories = _progress(registry.enumerate(), "Reading")
+        found = [
+            *(u for name in repositories for u in of_repository(registry.repository(name))),
+            *lost(registry),
+        ]
+        listed = [u for u in found if time.time() - (u.began or 0.0) >= older_than]
+        if abort:
+            for upload in _progress(listed, "Removing"):
+                upload.remove()
+    report = reports.uploads(listed)
+    click.echo(report.as_json() if as_json else report.as_table())
 
 
 def _opened(storage: str) -> Registry:

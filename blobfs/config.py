@@ -7,6 +7,7 @@ from pathlib import Path
 
 from blobfs.drivers.readahead import ReadAheadOptions
 from blobfs.logs import LogSettings
+from blobfs.storage.blobcache import CacheOptions
 from blobfs.storage.remote import RemoteOptions
 
 
@@ -35,6 +36,9 @@ class Settings:
     read_memory: int  # MiB, as read_part
     read_part: int
     read_streams: int
+    cache_dir: Path | None
+    cache_size: int  # bytes, as cache_min_free
+    cache_min_free: int
     readahead_kb: int
     max_background: int
     log_file: Path | None
@@ -58,7 +62,14 @@ class Settings:
                 part=self.read_part * 2**20,
                 streams=self.read_streams,
             ),
+            cache=self._cache,
         )
+
+    @property
+    def _cache(self) -> CacheOptions | None:
+        if self.cache_dir is None:
+            return None
+        return CacheOptions(self.cache_dir, self.cache_size, self.cache_min_free)
 
     def public(self) -> dict[str, object]:
         """Everything, for people and programs to read: it holds no secrets."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, Protocol, TypeVar
 
 from blobfs.digest import ALGORITHMS, Digest
@@ -20,6 +21,7 @@ from blobfs.errors import (
 from blobfs.reference import Reference, RepositoryName, Tag
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.manifest import INDEXES, Manifest
+from blobfs.storage.openuploads import OpenUpload
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 
@@ -87,6 +89,21 @@ def repositories(registry: Registry, progress: Progress) -> Report:
         tags = sum(1 for _ in repository.tags.enumerate())
         rows.append((name, tags, len(revisions), len(layers), sum(sizes.values())))
     return Report(("repository", "tags", "manifests", "layers", "bytes"), rows)
+
+
+def uploads(open_uploads: Iterable[OpenUpload]) -> Report:
+    """Uploads that have not ended, the oldest first; one without a repository is only parts."""
+    rows: list[Row] = [
+        (upload.repository, upload.name, upload.size, _moment(upload.began))
+        for upload in sorted(open_uploads, key=lambda upload: upload.began or 0.0)
+    ]
+    return Report(("repository", "name", "bytes", "began"), rows)
+
+
+def _moment(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
 
 
 def tags(registry: Registry, name: RepositoryName) -> Report:

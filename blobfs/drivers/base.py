@@ -281,6 +281,14 @@ class StorageDriver(ABC):
         """Attributes of a file that ``append`` would go on with; raises PathNotFound."""
         return self.stat(path)
 
+    def unfinished(self, path: str) -> Iterator[Unfinished]:
+        """What was begun at paths that start with *path*, and shows nowhere else."""
+        return iter(())
+
+    def abandon(self, unfinished: Unfinished) -> None:
+        """Remove something unfinished; one that is gone is no error."""
+        raise PathNotFound(unfinished.path)
+
     def delete_files(self, paths: Sequence[str]) -> None:
         """Remove files; a missing one is no error."""
         for path in paths:
@@ -389,11 +397,3 @@ class ObjectStore(StorageDriver):
 
         Each page is one request, made when it is taken; the first may be empty.
         """
-
-    @abstractmethod
-    def unfinished(self, path: str) -> Iterator[Unfinished]:
-        """What was begun at paths that start with *path*, and neither committed nor cancelled."""
-
-    @abstractmethod
-    def abandon(self, unfinished: Unfinished) -> None:
-        """Remove something unfinished; one that is gone is no error."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter
+from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter, Unfinished
 from blobfs.drivers.wrapper import DriverWrapper
 from blobfs.errors import OffsetInvalid, PathInvalid
 
@@ -66,6 +66,9 @@ class CheckedDriver(DriverWrapper):
 
     def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
         return self._driver.stat_unfinished(_checked(path), token)
+
+    def unfinished(self, path: str) -> Iterator[Unfinished]:
+        return self._driver.unfinished(_checked_or_root(path))
 
     def delete_files(self, paths: Sequence[str]) -> None:
         self._driver.delete_files([_checked(path) for path in paths])

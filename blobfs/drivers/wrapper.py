@@ -12,6 +12,7 @@ from blobfs.drivers.base import (
     FileReader,
     FileWriter,
     StorageDriver,
+    Unfinished,
 )
 
 
@@ -74,6 +75,12 @@ class DriverWrapper(StorageDriver):
 
     def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
         return self._driver.stat_unfinished(path, token)
+
+    def unfinished(self, path: str) -> Iterator[Unfinished]:
+        return self._driver.unfinished(path)
+
+    def abandon(self, unfinished: Unfinished) -> None:
+        self._driver.abandon(unfinished)
 
     def delete_files(self, paths: Sequence[str]) -> None:
         self._driver.delete_files(paths)

@@ -1,4 +1,4 @@
-"""The entries of a blob cache: one file a blob, with checks that hold each part of it to its digest.
+"""The entries of a blob cache: a file a blob, with checks that each part of it is held to.
 
 ::
 
@@ -53,7 +53,7 @@ def is_ours_alone(info: os.stat_result) -> bool:
     return info.st_uid == os.geteuid() and not info.st_mode & _OTHERS_WRITE
 
 
-def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
+def write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """Write all of *data*."""
     view = memoryview(data)
     while view:

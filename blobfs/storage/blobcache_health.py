@@ -18,15 +18,11 @@ class Health:
 
     def __init__(self, directory: Path, retry_s: float) -> None:
         self.failures = 0
+        self.needs_care = False  # after a failure; whoever sees to it resets it
         self._directory = directory
         self._retry_s = retry_s
         self._lock = Lock()
         self._ill_until_s: float | None = None
-
-    @property
-    def is_ill(self) -> bool:
-        """Whether it failed when it was last tried."""
-        return self._ill_until_s is not None
 
     def may_be_tried(self) -> bool:
         """Whether it is well, or ill for long enough."""
@@ -38,11 +34,10 @@ class Health:
         with self._lock:
             was_well = self._ill_until_s is None
             self.failures += 1
+            self.needs_care = True
             self._ill_until_s = time.monotonic() + self._retry_s
         if was_well:
-            log.warning(
-                "the cache in %s takes nothing more for now: %s", self._directory, exc
-            )
+            log.warning("the cache in %s takes nothing more for now: %s", self._directory, exc)
 
     def worked(self) -> None:
         """Note that it took something."""

@@ -49,9 +49,8 @@ class Ranges:
         """Have the bytes from *start* to *end*, one at least."""
         first = bisect_left(self._ends, start)
         last = bisect_right(self._starts, end)
-        joined = [
-            Range(*ends) for ends in zip(self._starts[first:last], self._ends[first:last])
-        ]  # those that touch it
+        bounds = zip(self._starts[first:last], self._ends[first:last], strict=True)
+        joined = [Range(*both) for both in bounds]
         if joined:
             start = min(start, joined[0].start)
             end = max(end, joined[-1].end)

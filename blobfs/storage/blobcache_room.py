@@ -148,8 +148,8 @@ class Room:
             if is_new:
                 _write_number(lock, self._total(lock) + room(size))
                 self._entries.add(file, digest)
+            self._grant(self._granted - taken)
             self._used -= taken
-            self._grant(max(self._used, self._granted - taken))
         return is_new
 
     def _grant(self, size: int) -> None:
@@ -182,6 +182,8 @@ class Room:
         entries = sorted(self._entries.found())
         total = sum(entry.size for entry in entries)
         lacking = -self._spare(total, granted)
+        if self._limit - self._granted_to_others() < granted:
+            lacking = 0  # whatever is evicted
         if lacking > 0:
             lacking += self._limit // _SLACK_SHARE
         for entry in entries:

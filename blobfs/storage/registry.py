@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Final
 
 from blobfs import paths
-from blobfs.drivers.base import Capacity, Closing, FileInfo, ObjectStore, StorageDriver
+from blobfs.drivers.base import Capacity, Closing, FileInfo, ObjectStore, StorageDriver, Unfinished
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.factory import driver_for
 from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound
@@ -109,6 +109,14 @@ class Registry(Closing):
         """Attributes of a path of the layout, or None if it is missing."""
         [info] = self._driver.stat_many([path])
         return info
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """What an object store has of files being written, and shows nowhere else."""
+        return self._driver.unfinished(paths.ROOT)
+
+    def abandon(self, unfinished: Unfinished) -> None:
+        """Remove something unfinished, for good; one that is gone is no error."""
+        self._driver.abandon(unfinished)
 
     def capacity(self) -> Capacity | None:
         """The storage's room; None where it has no bound that it knows."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from blobfs.drivers.base import ObjectStore, StorageDriver
 from blobfs.drivers.readahead import ReadAheadDriver, ReadAheadOptions
+from blobfs.storage.blobcache import CachedDriver, CacheOptions
 from blobfs.storage.listeddriver import ListedDriver
 
 
@@ -19,12 +20,17 @@ class RemoteOptions:
     name_ttl_s: float = 1.0
     content_ttl_s: float = 3600.0
     read_ahead: ReadAheadOptions = field(default_factory=ReadAheadOptions)
+    cache: CacheOptions | None = None
 
 
 def quickened(store: ObjectStore, options: RemoteOptions) -> StorageDriver:
-    """A driver over *store* that asks it as seldom as *options* allow, and reads ahead."""
+    """A driver over *store* that asks it as seldom as *options* allow, and reads ahead.
+
+    Raises MountRefused for a directory that cannot be a cache.
+    """
+    cached = store if options.cache is None else CachedDriver.opened(store, options.cache)
     return ListedDriver(
-        ReadAheadDriver(store, options.read_ahead),
+        ReadAheadDriver(cached, options.read_ahead),
         store,
         name_ttl_s=options.name_ttl_s,
         content_ttl_s=options.content_ttl_s,

@@ -1,0 +1,81 @@
+"""The uploads of a registry that have not ended, and what an object store keeps of lost ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from blobfs import paths
+from blobfs.drivers.base import Unfinished
+from blobfs.errors import BlobfsError, NotFound, PathInvalid
+from blobfs.storage.registry import Registry
+from blobfs.storage.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """An upload: *size* is in bytes, *began* in seconds since the epoch; None is not known.
+
+    *name* is what it is called here, else its id. One that only parts are left of, which an
+    object store keeps and bills but shows nobody, has no *repository*, and their path as its name.
+    """
+
+    repository: str
+    name: str
+    size: int | None
+    began: float | None
+    remove: Callable[[], None]
+
+
+def of_repository(repository: Repository) -> Iterator[OpenUpload]:
+    """The uploads of one repository that the storage knows of."""
+    uploads = repository.uploads
+    for upload_id in uploads.enumerate():
+        remove = partial(uploads.discard, upload_id)
+        try:
+            began: float | None = uploads.started_at(upload_id).timestamp()
+            name = uploads.record(upload_id).name or upload_id
+        except NotFound:
+            continue  # on its way out
+        except BlobfsError:
+            began, name = None, upload_id
+        yield OpenUpload(repository.name, name, _size(repository, upload_id), began, remove)
+
+
+def _size(repository: Repository, upload_id: str) -> int | None:
+    try:
+        return repository.uploads.stat(upload_id).size
+    except BlobfsError:
+        return None
+
+
+def lost(registry: Registry) -> Iterator[OpenUpload]:
+    """What is left of uploads that nothing else tells of.
+
+    A program that began one a moment ago may not have told of it yet: mind *began*.
+    """
+    unfinished = list(registry.unfinished())
+    tokens = set(_tokens(registry)) if unfinished else set()
+    for found in unfinished:
+        if found.token not in tokens and not _is_told_of(registry, found):
+            yield OpenUpload("", found.path, None, found.began, partial(registry.abandon, found))
+
+
+def _tokens(registry: Registry) -> Iterator[str]:
+    for name in registry.enumerate():
+        uploads = registry.repository(name).uploads
+        for upload_id in uploads.enumerate():
+            yield uploads.record(upload_id).token
+
+
+def _is_told_of(registry: Registry, found: Unfinished) -> bool:
+    """Whether it is the data of an upload that a registry has begun, which keeps no token."""
+    try:
+        place = paths.parse(found.path)
+        if place.repository is None or place.upload_id is None:
+            return False
+        registry.repository(place.repository).uploads.started_at(place.upload_id)
+    except (NotFound, PathInvalid):
+        return False
+    return True
