@@ -85,8 +85,21 @@ class _Duration(click.ParamType[float]):
         return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
+class _Size(click.ParamType[int]):
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        match = re.fullmatch(r"(\d{1,12})([KMGT]?)", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a size such as 500M or 10G", param, ctx)
+        return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
+
+
 _PATH = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, dir_okay=False, resolve_path=True)
+_DIRECTORY = click.Path(path_type=Path, file_okay=False, resolve_path=True)
 _SECONDS = click.FloatRange(min=0, max=10**9)
 
 
@@ -182,6 +195,21 @@ def main() -> None:
     show_default=True,
     help="Requests that read ahead side by side (S3).",
 )
+@click.option("--cache-dir", type=_DIRECTORY, help="Where to keep blobs that were read (S3).")
+@click.option(
+    "--cache-size",
+    type=_Size(),
+    default="10G",
+    show_default=True,
+    help="What they may take; the last used stay.",
+)
+@click.option(
+    "--cache-min-free",
+    type=_Size(),
+    default="1G",
+    show_default=True,
+    help="What they leave free on the disk.",
+)
 @click.option(
     "--readahead-kb",
     type=click.IntRange(min=0),
@@ -216,6 +244,7 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
     if root is not None:
         preflight.check_storage(root, create=options["create"])
     place = preflight.check_mountpoint(mountpoint, root)
+    _check_cache(options["cache_dir"], storage, place)
     options["verify"] = options["verify"] or ("first" if storage.startswith("s3:") else "none")
     settings = Settings(storage if root is None else str(root), place, **options)
     logs.configure(settings.logging, to_stderr=settings.foreground)
@@ -300,6 +329,15 @@ def _opened(storage: str) -> Registry:
     if storage.startswith("s3:"):
         preflight.check_registry(registry, storage, create=False)
     return registry
+
+
+def _check_cache(directory: Path | None, storage: str, mountpoint: Path) -> None:
+    if directory is None:
+        return
+    if not storage.startswith("s3:"):
+        raise MountRefused(f"--cache-dir is for s3 only, and {storage} is no s3://bucket/prefix")
+    if directory.is_relative_to(mountpoint):
+        raise MountRefused(f"--cache-dir {directory} is in the mount; give another directory")
 
 
 def _serve(settings: Settings, ready: Callable[[], None]) -> None:

@@ -43,7 +43,7 @@ class Store:
     environment: dict[str, str]
 
     @property
-    def client(self) -> Any:
+    def client(self) -> Any:  # noqa: ANN401  (boto3 makes its classes at run time)
         return boto3.Session(
             self.environment["AWS_ACCESS_KEY_ID"], self.environment["AWS_SECRET_ACCESS_KEY"]
         ).client("s3", endpoint_url=self.environment["AWS_ENDPOINT_URL"], region_name="us-east-1")
@@ -90,7 +90,7 @@ Mounted = Callable[[Store, Path], Any]
 @contextmanager
 def blobfs(store: Store, at: Path, *options: str) -> Iterator[Path]:
     at.mkdir(exist_ok=True)
-    command = [*BLOBFS, "mount", "--create", *options, f"s3://{store.bucket}", at]
+    command = [*BLOBFS, "mount", "--create", *options, f"s3://{store.bucket}", str(at)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=store.environment)
     try:
         yield at
@@ -102,7 +102,15 @@ def blobfs(store: Store, at: Path, *options: str) -> Iterator[Path]:
 def rclone(store: Store, at: Path, *options: str) -> Iterator[Path]:
     at.mkdir(exist_ok=True)
     remote = f":s3,provider=Ceph,env_auth=true,endpoint='{store.environment['AWS_ENDPOINT_URL']}':"
-    command = [RCLONE, "mount", f"{remote}{store.bucket}", at, "--daemon", "--config", "/dev/null"]
+    command = [
+        str(RCLONE),
+        "mount",
+        f"{remote}{store.bucket}",
+        str(at),
+        "--daemon",
+        "--config",
+        "/dev/null",
+    ]
     subprocess.run(
         [*command, *options], check=True, env=store.environment, stderr=subprocess.DEVNULL
     )
@@ -123,8 +131,8 @@ def s3fs(store: Store, at: Path, *options: str) -> Iterator[Path]:
     }
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         del environment[name]
-    words = [f"url={endpoint}", "use_path_request_style", "compat_dir", *options]
-    command = ["s3fs", store.bucket, at, *(part for word in words for part in ("-o", word))]
+    words = [f"url={endpoint}", "use_path_request_style", *options]
+    command = ["s3fs", store.bucket, str(at), *(part for word in words for part in ("-o", word))]
     subprocess.run(command, check=True, env=environment)
     try:
         yield at
@@ -148,7 +156,9 @@ STREAMING: dict[str, Mounted] = {
 
 
 def blob(size: int, seed: int) -> tuple[str, bytes]:
-    content = random.Random(seed).randbytes(size)
+    source = random.Random(seed)
+    pieces = [min(64 * MIB, size - offset) for offset in range(0, size, 64 * MIB)]
+    content = b"".join(map(source.randbytes, pieces))
     return hashlib.sha256(content).hexdigest(), content
 
 

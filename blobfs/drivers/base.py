@@ -75,6 +75,10 @@ class FileReader(Closing):
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to *size* bytes from *offset*; short or empty past the end, and only there."""
 
+    def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
+        """``read_at``, if that takes microseconds; else None."""
+        return None
+
     def chunks(self, size: int = 2**20) -> Iterator[bytes]:
         """Everything from the start, *size* bytes at a time."""
         offset = 0

@@ -146,7 +146,22 @@ class _Reader(FileReader):
         end = min(offset + size, self.size)
         if offset >= end:
             return b""
-        claim = self._planner.claim(self._handle, offset, end)
+        return self._read(self._planner.claim(self._handle, offset, end))
+
+    def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
+        end = min(offset + size, self.size)
+        if offset >= end:
+            return b""
+        claim = self._planner.claim_held(self._handle, offset, end)
+        if claim is None:
+            return None
+        [part, *more] = claim.parts
+        if more or part.data is None:
+            return self._read(claim)
+        self._planner.release(claim)
+        return memoryview(part.data)[offset - part.start : end - part.start]  # no copy
+
+    def _read(self, claim: Claim) -> bytes:
         try:
             return self._bytes(claim)
         finally:

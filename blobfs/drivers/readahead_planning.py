@@ -49,17 +49,34 @@ class Planner:
     def claim(self, handle: Handle, offset: int, end: int) -> Claim:
         """Pin what a read can use, and begin to fetch what it lacks and what may be next."""
         with self._store.lock:
-            run = self._run_of(handle, offset, end)
-            self._plan(handle, run, end)
+            return self._claim(handle, offset, end)
+
+    def claim_held(self, handle: Handle, offset: int, end: int) -> Claim | None:
+        """``claim``, if all that is read is held already."""
+        with self._store.lock:
             parts = handle.file.covering(offset, end)
-            covered = parts[-1].end if parts else offset
-            if covered < end:
-                parts += self._passing(handle, covered, end)
-                run.planned = max(run.planned, end)
+            if not parts or parts[-1].end < end or any(part.data is None for part in parts):
+                return None
             for part in parts:
-                self._store.pin(part)
-                self._fetcher.hurry(part)
-            self._count(parts)
+                self._store.pin(part)  # lest what is planned next takes their place
+            try:
+                return self._claim(handle, offset, end)
+            finally:
+                for part in parts:
+                    part.pins -= 1
+
+    def _claim(self, handle: Handle, offset: int, end: int) -> Claim:
+        run = self._run_of(handle, offset, end)
+        self._plan(handle, run, end)
+        parts = handle.file.covering(offset, end)
+        covered = parts[-1].end if parts else offset
+        if covered < end:
+            parts += self._passing(handle, covered, end)
+            run.planned = max(run.planned, end)
+        for part in parts:
+            self._store.pin(part)
+            self._fetcher.hurry(part)
+        self._count(parts)
         return Claim(run, offset, end, parts)
 
     def release(self, claim: Claim) -> None:

@@ -187,8 +187,12 @@ class Reading(pyfuse3.Operations):
         raise ReadOnly(f"{file.key} never changes")
 
     @replies_errno
-    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+    async def read(  # type: ignore[override]  # pyfuse3 takes any buffer
+        self, fh: FileHandleT, off: int, size: int
+    ) -> bytes | memoryview:
         opened = self._files[fh]
+        if not self._threads.inline and (held := opened.reader.read_now(off, size)) is not None:
+            return held
         return await self._read(opened.file, opened.reader.read_at, off, size)
 
     async def _read(self, file: File, call: Callable[[*Ts], T], *args: *Ts) -> T:

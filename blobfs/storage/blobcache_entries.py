@@ -10,6 +10,7 @@ nor what is in the wrong place passes. They are computed while the whole is held
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -114,10 +115,16 @@ class Entries:
 
         Raises DigestMismatch for an entry that is not what was stored; it is gone then.
         """
+        path = self.path(blob.digest)
         try:
-            fd = os.open(self.path(blob.digest), _READ)
+            fd = os.open(path, _READ)
         except FileNotFoundError:
             return None
+        except OSError as exc:
+            if exc.errno != errno.ELOOP:
+                raise
+            path.unlink(missing_ok=True)
+            raise DigestMismatch(f"{path} is a symlink") from None
         try:
             data = self._checked(fd, blob, offset, min(offset + size, blob.size))
         except (OSError, DigestMismatch):

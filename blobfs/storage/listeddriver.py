@@ -42,6 +42,15 @@ class ListedDriver(NotingDriver):
                 self._blobs.put([info])
         return info
 
+    def stat_now(self, path: str) -> FileInfo:
+        if not _is_blob(path):
+            return self._driver.stat_now(path)
+        self._blobs.forget(path)
+        info = self._driver.stat_now(path)
+        if not info.is_dir:
+            self._blobs.put([info])
+        return info
+
     def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
         self.prefetch(paths)
         found = {path: self._blobs.get(path) for path in paths}
@@ -103,6 +112,9 @@ class _DoubtingReader(FileReader):
         except (FileChanged, PathNotFound):
             self._blobs.forget(self._path)
             raise
+
+    def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
+        return self._reader.read_now(offset, size)  # what is held was good when it came
 
     def close(self) -> None:
         self._reader.close()

@@ -134,6 +134,8 @@ class UploadObject(UploadData):
         self._is_complete = False
 
     def take_up(self) -> int:
+        if self._in_place and not self._token:
+            raise PathNotFound(self._path)  # whatever somebody else writes there is not it
         try:
             self._file = self._driver.append(self._path, self._token)
         except PathNotFound:

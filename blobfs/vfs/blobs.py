@@ -8,7 +8,7 @@ from typing import Final
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
-from blobfs.errors import BlobUnknown, Invalid, Stale
+from blobfs.errors import BlobUnknown, DigestMismatch, Invalid, Stale
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
@@ -69,7 +69,17 @@ class BlobFile(File):
         if reader.size != self.descriptor.size:
             reader.close()
             raise Stale(f"blob {digest} has changed from {self.descriptor.size} bytes")
-        return self.blobs.verification.reader(self.descriptor, reader)
+        try:
+            return self.blobs.verification.reader(self.descriptor, reader)
+        except DigestMismatch:
+            self._look_again()
+            raise
+
+    def _look_again(self) -> None:
+        """Raise Stale if the blob is not the one that was found bad, so that it is looked up."""
+        found = self.blobs.registry.blobs.stat_now(self.descriptor.digest)
+        if (found.size, found.mtime_ns) != (self.descriptor.size, self.descriptor.mtime_ns):
+            raise Stale(f"blob {self.descriptor.digest} has been stored anew")
 
     def source(self, digest: Digest) -> LinkedBlobStore | BlobStore:
         """What has the blob under *digest*; raises Invalid if it is not called so."""

@@ -62,9 +62,14 @@ class OpenUpload:
         self._failure = exc
 
     def write(self, offset: int, data: bytes) -> None:
-        """Put *data* at *offset*; raises ReadOnly after a commit, StorageFull and the like."""
+        """Put *data* at *offset*; raises ReadOnly after a commit, StorageFull and the like.
+
+        Where one write failed, so does every other: a program may try the same bytes again.
+        """
         with self.upload.lock:
             writer = self._writer()
+            if self._failure is not None:
+                raise self._failure
             self._written = True
             with self._changing():
                 writer.write_at(offset, data)

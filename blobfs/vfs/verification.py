@@ -10,7 +10,7 @@ from typing import Final
 
 from blobfs.digest import Descriptor
 from blobfs.drivers.base import FileReader
-from blobfs.errors import BlobDamaged, DigestMismatch
+from blobfs.errors import BlobDamaged, DigestMismatch, PathNotFound
 
 _REMEMBERED: Final = 4096
 """Blobs whose progress or verdict is kept, the latest read (a few hundred bytes each)."""
@@ -88,7 +88,7 @@ class Verification:
 
 
 class _BlobReader(FileReader):
-    """Raises BlobDamaged where a blob ends early, DigestMismatch at the end of a wrong one."""
+    """Raises BlobDamaged where a blob ends early or is gone, DigestMismatch where it is wrong."""
 
     def __init__(
         self,
@@ -110,7 +110,10 @@ class _BlobReader(FileReader):
 
     def read_at(self, offset: int, size: int) -> bytes:
         wanted = max(0, min(size, self._descriptor.size - offset))
-        data = self._reader.read_at(offset, wanted)
+        try:
+            data = self._reader.read_at(offset, wanted)
+        except PathNotFound:
+            raise BlobDamaged(f"blob {self._descriptor.digest} is gone") from None
         if len(data) < wanted:
             raise BlobDamaged(
                 f"blob {self._descriptor.digest} ends at {offset + len(data)},"
@@ -119,6 +122,13 @@ class _BlobReader(FileReader):
         if self._progress is not None and data:
             self._check(self._progress, offset, data)
         return data
+
+    def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
+        if self._progress is not None and (self._again or not self._progress.good):
+            return None  # to hash it takes longer
+        size = max(0, min(size, self._descriptor.size - offset))
+        data = self._reader.read_now(offset, size)
+        return data if data is not None and len(data) == size else None
 
     def _check(self, progress: _Progress, offset: int, data: bytes) -> None:
         with progress.lock:
