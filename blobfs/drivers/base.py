@@ -181,15 +181,6 @@ class FileWriter(Closing):
         """Leave what was written, durable, to a later ``append``; it need not be readable."""
 
 
-class ListedFile(NamedTuple):
-    """A file as a flat listing has it: *etag* is its version's name, the MD5 of a small file."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    etag: str
-
-
 class Unfinished(NamedTuple):
     """A file that somebody began to write to an object store; *began* is in seconds."""
 
@@ -381,23 +372,3 @@ class StorageDriver(ABC):
             if missing_ok:
                 return iter(())
             raise
-
-
-class Page(NamedTuple):
-    """What one request for a flat listing tells."""
-
-    files: list[ListedFile]
-    is_last: bool
-
-
-class ObjectStore(StorageDriver):
-    """A store of objects by key: a directory is nothing but what keys have in common."""
-
-    is_object_store = True
-
-    @abstractmethod
-    def pages(self, path: str, *, limit: int = 1000) -> Iterator[Page]:
-        """All files below a directory, in the order of their keys, at most *limit* on a page.
-
-        Each page is one request, made when it is taken; the first may be empty.
-        """

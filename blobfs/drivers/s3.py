@@ -12,17 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, Final
 
-from blobfs.drivers.base import (
-    Capacity,
-    DirEntry,
-    FileInfo,
-    FileReader,
-    FileWriter,
-    ListedFile,
-    ObjectStore,
-    Page,
-    Unfinished,
-)
+from blobfs.drivers.base import Capacity, DirEntry, FileInfo, FileReader, FileWriter, Unfinished
+from blobfs.drivers.objectstore import ListedFile, ObjectStore, Page
 from blobfs.drivers.s3_bucket import Bucket, nanoseconds, put_object, remove_object
 from blobfs.drivers.s3_client import client_for, s3_errors
 from blobfs.drivers.s3_options import S3Options

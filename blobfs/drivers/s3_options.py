@@ -7,6 +7,7 @@ its files, or from the machine's role.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -16,6 +17,8 @@ from blobfs.errors import MountRefused
 
 MIN_PART: Final = 5 * 2**20
 """The least bytes of any part but the last, in every S3."""
+
+_BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 _SECRETS: Final = ("accesskey", "secretkey", "sessiontoken")
 
@@ -64,7 +67,7 @@ class S3Options:
             url = urlsplit(storage)
         except ValueError:
             raise MountRefused("the storage is not s3://bucket/prefix") from None
-        if not url.netloc or "@" in url.netloc or ":" in url.netloc or url.fragment:
+        if _BUCKET.fullmatch(url.netloc) is None or url.fragment:
             shown = repr(storage.partition("?")[0]) if "@" not in storage else "what has an @"
             raise MountRefused(f"{shown} is not s3://bucket/prefix")
         given = _given(url.query)

@@ -25,16 +25,13 @@ from blobfs.errors import DigestMismatch, MountRefused, PathInvalid
 from blobfs.storage.blobcache_entries import Entries
 from blobfs.storage.blobcache_filling import Filling, Fillings, Idle
 from blobfs.storage.blobcache_health import Health
-from blobfs.storage.blobcache_room import Room
+from blobfs.storage.blobcache_room import Bounds, Room
 
 _VERSION: Final = "v1"
 """What another version writes it keeps elsewhere."""
 
 _IDLE_SHARE: Final = 8
 """The share of the size, as a divisor, that blobs may take that were only begun to be read."""
-
-_PATIENCE_S: Final = 20.0
-"""How long another process may hold the cache when a mount begins."""
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +40,8 @@ log = logging.getLogger(__name__)
 class CacheOptions:
     """Where blobs are kept, in at most *size* bytes, and as long as *min_free* bytes are free.
 
-    What was read in part is dropped after *idle_s*, and a directory that failed is tried again
-    after *retry_s*.
+    What was read in part is dropped after *idle_s*. A directory that failed, such as by being
+    locked by another process for *patience_s*, is tried again after *retry_s*.
     """
 
     directory: Path
@@ -52,6 +49,7 @@ class CacheOptions:
     min_free: int = 2**30
     idle_s: float = 600.0
     retry_s: float = 30.0
+    patience_s: float = 1.0
 
 
 class BlobCache:
@@ -66,7 +64,8 @@ class BlobCache:
         self._hits = self._misses = self._damaged = 0
         self._health = Health(options.directory, options.retry_s)
         self._entries = Entries(root)
-        self._room = Room(root, self._entries, options.size, options.min_free)
+        bounds = Bounds(options.size, options.min_free, options.patience_s)
+        self._room = Room(root, self._entries, bounds)
         idle = Idle(options.size // _IDLE_SHARE, options.idle_s)
         self._fillings = Fillings(self._room, self._entries, self._health, idle)
 
@@ -75,7 +74,7 @@ class BlobCache:
         """A cache whose directory is fit for it; raises MountRefused."""
         cache = cls(replace(options, directory=options.directory.resolve()))
         try:
-            cache._room.prepare(_PATIENCE_S)
+            cache._room.open()
         except OSError as exc:
             raise MountRefused(
                 f"{exc.filename or options.directory} cannot be used as a cache: {exc.strerror};"

@@ -21,6 +21,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from threading import Lock
@@ -29,8 +30,8 @@ from typing import Final
 from blobfs.digest import Digest
 from blobfs.storage.blobcache_entries import Entries, is_ours_alone, room, write_at
 
-PATIENCE_S: Final = 1.0
-"""How long a reader may wait for another process that changes the cache."""
+_PATIENCE_S: Final = 20.0
+"""How long another process may hold the cache when this one begins."""
 
 _STEP_SHARE: Final = 64
 _MOST_STEP: Final = 64 * 2**20
@@ -43,16 +44,26 @@ _WRITE: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _DIGITS: Final = 20
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The most bytes of a cache, those it leaves free, and how long a reader waits for others."""
+
+    limit: int
+    min_free: int
+    patience_s: float
+
+
 class Room:
     """This process's part of a cache's room. Thread-safe; what fails in it raises OSError."""
 
-    def __init__(self, root: Path, entries: Entries, limit: int, min_free: int) -> None:
+    def __init__(self, root: Path, entries: Entries, bounds: Bounds) -> None:
         self.evicted = 0
         self._root = root
         self._entries = entries
-        self._limit = limit
-        self._min_free = min_free
-        self._step = min(_MOST_STEP, limit // _STEP_SHARE)
+        self._limit = bounds.limit
+        self._min_free = bounds.min_free
+        self._patience_s = bounds.patience_s
+        self._step = min(_MOST_STEP, bounds.limit // _STEP_SHARE)
         self._mutex = Lock()
         self._numbers = count()
         self._own: Path | None = None
@@ -60,8 +71,15 @@ class Room:
         self._granted = 0  # what v1/tmp/…/lock says
         self._used = 0  # at most as much
 
-    def prepare(self, patience_s: float = PATIENCE_S) -> None:
+    def open(self) -> None:
+        """``prepare`` at the start, when there is time."""
+        self._prepare(_PATIENCE_S)
+
+    def prepare(self) -> None:
         """Make what there is not of the directories, remove what dead processes left, count."""
+        self._prepare(self._patience_s)
+
+    def _prepare(self, patience_s: float) -> None:
         with self._mutex:
             for directory in (self._root.parent, self._root, self._root / "tmp"):
                 directory.mkdir(mode=0o700, parents=directory == self._root.parent, exist_ok=True)
@@ -157,10 +175,10 @@ class Room:
         self._granted = size
 
     @contextmanager
-    def _locked(self, patience_s: float = PATIENCE_S) -> Iterator[int]:
+    def _locked(self, patience_s: float | None = None) -> Iterator[int]:
         fd = os.open(self._root / "lock", _WRITE, 0o600)
         try:
-            deadline = time.monotonic() + patience_s
+            deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
             while not _is_locked(fd):
                 if time.monotonic() > deadline:
                     raise TimeoutError(errno.ETIMEDOUT, "in use by another", str(self._root))

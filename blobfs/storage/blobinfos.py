@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from threading import Lock
 from typing import Final
 
-from blobfs.drivers.base import FileInfo, ObjectStore, Page
+from blobfs.drivers.base import FileInfo
+from blobfs.drivers.objectstore import ObjectStore, Page
 
 _MAX: Final = 200_000
 """Blobs that are remembered (about 300 bytes each), those told of last."""

@@ -185,9 +185,10 @@ class BlobWriter(ContentWriter):
         self._check_open()
         if self._received.is_durable:
             return
-        self._received.sync()
+        if self._moved is None:
+            self._received.sync()
         self._make_known()
-        for digester in self._received.digests:
+        for digester in self._received.digests if self._moved is None else ():
             # The data first: a state must never speak of bytes that a crash can take.
             if digester.size == self.size:
                 self._files.save_state(digester)
@@ -248,7 +249,7 @@ class BlobWriter(ContentWriter):
         if not in_place:
             self._adopt(canonical)
         self._moved = canonical
-        self._received.is_durable = True
+        self._received.is_durable = self._is_known  # else a link that fails would lose sight of it
 
     def _adopt(self, canonical: Digest) -> None:
         stored = self._driver.stat(self._files.data).size

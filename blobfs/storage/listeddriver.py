@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from hashlib import md5
 
 from blobfs import paths
-from blobfs.drivers.base import DirEntry, FileInfo, FileReader, ObjectStore, StorageDriver
+from blobfs.drivers.base import DirEntry, FileInfo, FileReader, StorageDriver
+from blobfs.drivers.objectstore import ObjectStore
 from blobfs.drivers.wrapper import NotingDriver
 from blobfs.errors import FileChanged, PathNotFound
 from blobfs.storage.blobinfos import BlobInfos

@@ -15,7 +15,8 @@ from threading import Lock
 from typing import Final, Literal, NamedTuple
 
 from blobfs import paths
-from blobfs.drivers.base import DirEntry, FileInfo, ListedFile, ObjectStore
+from blobfs.drivers.base import DirEntry, FileInfo
+from blobfs.drivers.objectstore import ListedFile, ObjectStore
 from blobfs.errors import PathNotFound
 
 _MAX_FILES: Final = 200_000

@@ -8,9 +8,10 @@ from threading import Lock
 from typing import Final
 
 from blobfs import paths
-from blobfs.drivers.base import Capacity, Closing, FileInfo, ObjectStore, StorageDriver, Unfinished
+from blobfs.drivers.base import Capacity, Closing, FileInfo, StorageDriver, Unfinished
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.factory import driver_for
+from blobfs.drivers.objectstore import ObjectStore
 from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound
 from blobfs.reference import RepositoryName, is_component
 from blobfs.storage.blobstore import BlobStore

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from blobfs.drivers.base import ObjectStore, StorageDriver
+from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.objectstore import ObjectStore
 from blobfs.drivers.readahead import ReadAheadDriver, ReadAheadOptions
 from blobfs.storage.blobcache import CachedDriver, CacheOptions
 from blobfs.storage.listeddriver import ListedDriver

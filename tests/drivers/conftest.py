@@ -18,7 +18,6 @@ from blobfs.drivers.s3_options import S3Options
 from tests.drivers.s3place import S3Place
 from tests.s3 import S3Server
 
-
 WITH_DIRECTORIES = [
     "inmemory",
     "filesystem",
@@ -85,6 +84,14 @@ def place(request: pytest.FixtureRequest) -> S3Place:
 @pytest.fixture
 def options(place: S3Place) -> S3Options:
     return place.options()
+
+
+@pytest.fixture
+def ceph_store(ceph_place: S3Place) -> Iterator[S3Driver]:
+    options = ceph_place.options()
+    store = ceph_place.driver(options)
+    yield store
+    ceph_place.take_down(store, options)
 
 
 @pytest.fixture

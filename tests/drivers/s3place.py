@@ -13,57 +13,54 @@ from blobfs.drivers.s3 import S3Driver
 from blobfs.drivers.s3_client import client_for
 from blobfs.drivers.s3_options import MIN_PART, S3Options
 from tests.s3 import S3Server
+from tests.s3proxy import S3Proxy
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 
 class S3Place:
-    """A bucket of *server*; *client* sees and makes what no driver would."""
+    """A bucket of *server*; *client* sees and makes what no driver would.
 
-    def __init__(self, server: S3Server, bucket: str, client: "S3Client") -> None:
+    *proxy* is before the server, for those whose options name it as their endpoint.
+    """
+
+    def __init__(self, server: S3Server, bucket: str, client: "S3Client", proxy: S3Proxy) -> None:
         self.server = server
         self.bucket = bucket
         self.client = client
-        self._shared = self._connected(self.options())
+        self.proxy = proxy
+        self._clients: dict[tuple[S3Server, str | None], S3Client] = {}
 
     @classmethod
     @contextmanager
     def on(cls, server: S3Server) -> Iterator["S3Place"]:
         """One in a new bucket, which is removed after the ``with`` block."""
-        with server.bucket() as bucket, closing(server.client()) as client:
-            place = cls(server, bucket, client)
-            yield place
-            place._shared.close()
+        with (
+            server.bucket() as bucket,
+            closing(server.client()) as client,
+            S3Proxy.before(server.endpoint) as proxy,
+        ):
+            yield cls(server, bucket, client, proxy)
 
     def options(self, endpoint: str | None = None, **changes: Any) -> S3Options:  # noqa: ANN401
-        """A new prefix, and parts as small as may be; *endpoint* may be a proxy's."""
+        """A new prefix, and parts as small as may be."""
         url = self.server.storage_url(self.bucket, secrets.token_hex(8))
         options = replace(S3Options.parse(url), chunk_size=MIN_PART)
         return replace(options, endpoint=endpoint or self.server.endpoint, **changes)
 
-    def driver(self, options: S3Options) -> S3Driver:
-        """One that does not wait for a client to be made, which takes longer than most tests."""
+    def driver(self, options: S3Options, user: S3Server | None = None) -> S3Driver:
+        """One of *user*, by default the bucket's owner; it is to be closed.
+
+        It shares its client, which takes longer to be made than most tests.
+        """
+        of = (user or self.server, options.endpoint)
+        if of not in self._clients:
+            with keys_of(of[0]):
+                self._clients[of] = client_for(options)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("blobfs.drivers.s3.client_for", lambda _: self._shared)
+            patch.setattr("blobfs.drivers.s3.client_for", lambda _: self._clients[of])
             return S3Driver(options)
-
-    def driver_through(self, options: S3Options) -> S3Driver:
-        """One with a client of its own, for an endpoint of its own."""
-        with self.user():
-            return S3Driver(options)
-
-    @contextmanager
-    def user(self) -> Iterator[None]:
-        """Let clients that are made in the ``with`` block find the user's keys."""
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in self.server.environment().items():
-                patch.setenv(name, value)
-            yield
-
-    def _connected(self, options: S3Options) -> "S3Client":
-        with self.user():
-            return client_for(options)
 
     def keys(self, options: S3Options) -> list[str]:
         """Those below the prefix, without it, hidden ones too."""
@@ -84,12 +81,21 @@ class S3Place:
 
     def take_down(self, driver: StorageDriver, options: S3Options) -> None:
         """Remove what a test left, and see that nothing is there that the driver does not know."""
-        store = self.driver(options)
+        store = self.driver(replace(options, endpoint=self.server.endpoint))
         for unfinished in list(store.unfinished("/")):
             store.abandon(unfinished)
-        for entry in list(driver.listdir("/")):
-            driver.delete(f"/{entry.name}")
+        for name in {entry.name for entry in driver.listdir("/")}:
+            driver.delete(f"/{name}")
         driver.close()
         store.close()
         left = [*self.keys(options), *self.uploads(options)]
         assert left == [], "delete left something behind"
+
+
+@contextmanager
+def keys_of(user: S3Server) -> Iterator[None]:
+    """Let clients that are made in the ``with`` block find a user's keys."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in user.environment().items():
+            patch.setenv(name, value)
+        yield

@@ -73,19 +73,26 @@ def test_move_of_a_missing_file_makes_no_directory(driver: StorageDriver) -> Non
 
 
 @pytest.mark.parametrize("target", ["/file/below", "/file/far/below", "/source/below"])
-def test_move_below_a_file_is_refused(driver: StorageDriver, target: str) -> None:
-    driver.put_content("/source", b"source")
-    driver.put_content("/file", b"file")
+def test_move_below_a_file_is_refused(driver_with_directories: StorageDriver, target: str) -> None:
+    driver_with_directories.put_content("/source", b"source")
+    driver_with_directories.put_content("/file", b"file")
     with pytest.raises(NotADirectory):
-        driver.move("/source", target)
+        driver_with_directories.move("/source", target)
 
 
-@pytest.mark.parametrize(
-    ("source", "target"),
-    [("/source", "/file/below"), ("/source", "/d"), ("/d", "/file"), ("/d", "/new")],
-    ids=["below a file", "onto a directory", "directory onto a file", "directory to nowhere"],
-)
-def test_refused_move_leaves_both_alone(driver: StorageDriver, source: str, target: str) -> None:
+@pytest.mark.parametrize("target", ["/file", "/new"], ids=["onto a file", "to nowhere"])
+def test_refused_move_of_a_directory_leaves_both_alone(driver: StorageDriver, target: str) -> None:
+    _assert_refused_move_leaves_both_alone(driver, "/d", target)
+
+
+@pytest.mark.parametrize("target", ["/file/below", "/d"], ids=["below a file", "onto a directory"])
+def test_refused_move_of_a_file_leaves_both_alone(
+    driver_with_directories: StorageDriver, target: str
+) -> None:
+    _assert_refused_move_leaves_both_alone(driver_with_directories, "/source", target)
+
+
+def _assert_refused_move_leaves_both_alone(driver: StorageDriver, source: str, target: str) -> None:
     contents = {"/source": b"source", "/file": b"file", "/d/a": b"in the directory"}
     for path, content in contents.items():
         driver.put_content(path, content)
@@ -101,28 +108,32 @@ def test_refused_move_leaves_both_alone(driver: StorageDriver, source: str, targ
         lambda driver, path: driver.open(path),
         lambda driver, path: driver.get_content(path),
         lambda driver, path: driver.read_at(path, 0, 1),
-        lambda driver, path: driver.put_content(path, b"content"),
-        lambda driver, path: driver.create(path),
+        lambda driver, path: driver.append(path),
         lambda driver, path: driver.move(path, "/new"),
-        lambda driver, path: driver.move("/file", path),
-        lambda driver, path: driver.move(f"{path}/a", path),
     ],
-    ids=[
-        "open",
-        "get_content",
-        "read_at",
-        "put_content",
-        "create",
-        "move from",
-        "move to",
-        "move up to",
-    ],
+    ids=["open", "get_content", "read_at", "append", "move from"],
 )
 def test_directory_is_not_a_file(driver: StorageDriver, act: Act) -> None:
     driver.put_content("/d/a", b"")
-    driver.put_content("/file", b"")
     with pytest.raises(NotAFile):
         act(driver, "/d")
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda driver, path: driver.put_content(path, b"content"),
+        lambda driver, path: driver.create(path),
+        lambda driver, path: driver.move("/file", path),
+        lambda driver, path: driver.move(f"{path}/a", path),
+    ],
+    ids=["put_content", "create", "move to", "move up to"],
+)
+def test_directory_does_not_become_a_file(driver_with_directories: StorageDriver, act: Act) -> None:
+    driver_with_directories.put_content("/d/a", b"")
+    driver_with_directories.put_content("/file", b"")
+    with pytest.raises(NotAFile):
+        act(driver_with_directories, "/d")
 
 
 @pytest.mark.parametrize("path", ["/file/below", "/file/far/below"])
@@ -134,10 +145,12 @@ def test_directory_is_not_a_file(driver: StorageDriver, act: Act) -> None:
     ],
     ids=["put_content", "create"],
 )
-def test_file_is_not_a_directory(driver: StorageDriver, act: Act, path: str) -> None:
-    driver.put_content("/file", b"")
+def test_file_is_not_a_directory(
+    driver_with_directories: StorageDriver, act: Act, path: str
+) -> None:
+    driver_with_directories.put_content("/file", b"")
     with pytest.raises(NotADirectory):
-        act(driver, path)
+        act(driver_with_directories, path)
 
 
 @pytest.mark.parametrize("path", ["/d", "/d/a/below"])
@@ -149,11 +162,13 @@ def test_file_is_not_a_directory(driver: StorageDriver, act: Act, path: str) -> 
     ],
     ids=["put_content", "create"],
 )
-def test_refused_change_leaves_what_is_there(driver: StorageDriver, act: Act, path: str) -> None:
-    driver.put_content("/d/a", b"kept")
+def test_refused_change_leaves_what_is_there(
+    driver_with_directories: StorageDriver, act: Act, path: str
+) -> None:
+    driver_with_directories.put_content("/d/a", b"kept")
     with pytest.raises((NotAFile, NotADirectory)):
-        act(driver, path)
-    assert {info.path for info in driver.walk("/")} == {"/d", "/d/a"}
+        act(driver_with_directories, path)
+    assert {info.path for info in driver_with_directories.walk("/")} == {"/d", "/d/a"}
 
 
 def test_delete_removes_a_file(driver: StorageDriver) -> None:
@@ -226,6 +241,30 @@ def test_deleted_file_can_become_a_directory(driver: StorageDriver) -> None:
 def test_delete_of_a_file_being_written_is_not_undone_by_its_writer(driver: StorageDriver) -> None:
     with driver.create("/a") as writer:
         writer.write(b"content")
+        writer.flush()
         driver.delete("/a")
     with pytest.raises(PathNotFound):
         driver.stat("/a")
+
+
+def test_delete_files_removes_them_and_nothing_else(driver: StorageDriver) -> None:
+    for path in ("/d/a", "/d/ab", "/d/a-b", "/d/a.b", "/e/a"):
+        driver.put_content(path, b"")
+    driver.delete_files(["/d/a", "/e/a"])
+    files = {info.path for info in driver.walk("/") if not info.is_dir}
+    assert files == {"/d/ab", "/d/a-b", "/d/a.b"}
+
+
+@pytest.mark.parametrize("missing", ["/nowhere", "/nowhere/at/all", "/d/nowhere", "/d/file/below"])
+def test_delete_files_does_not_mind_missing_ones(driver: StorageDriver, missing: str) -> None:
+    driver.put_content("/d/file", b"kept")
+    driver.put_content("/d/other", b"")
+    driver.delete_files([missing, "/d/other", missing])
+    assert driver.stat_many(["/d/other"]) == [None]
+    assert driver.get_content("/d/file") == b"kept"
+
+
+def test_delete_files_of_none_does_nothing(driver: StorageDriver) -> None:
+    driver.put_content("/a", b"kept")
+    driver.delete_files([])
+    assert driver.get_content("/a") == b"kept"

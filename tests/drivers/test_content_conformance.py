@@ -140,6 +140,23 @@ def test_reader_is_short_only_past_the_end(
         assert reader.read_at(offset, size) == expected
 
 
+@each_range
+def test_reader_of_a_known_size_is_short_only_past_the_end(
+    driver: StorageDriver, offset: int, size: int, expected: bytes
+) -> None:
+    driver.put_content("/a", DIGITS)
+    with driver.open_of_size("/a", 10) as reader:
+        assert reader.size == 10
+        assert reader.read_at(offset, size) == expected
+
+
+@each_content
+def test_chunks_of_a_known_size_are_the_content(driver: StorageDriver, content: bytes) -> None:
+    driver.put_content("/a/b", content)
+    with driver.open_of_size("/a/b", len(content)) as reader:
+        assert b"".join(reader.chunks()) == content
+
+
 def test_reading_at_random_offsets_gives_the_file_from_there(driver: StorageDriver) -> None:
     numbers = random.Random(1)
     content = numbers.randbytes(100_000)
@@ -200,8 +217,9 @@ def test_closing_a_reader_twice_does_no_harm(driver: StorageDriver) -> None:
         lambda driver, path: driver.get_content(path),
         lambda driver, path: driver.read_at(path, 0, 1),
         lambda driver, path: driver.read_at(path, 64, 1),
+        lambda driver, path: driver.open_of_size(path, 3).read_at(0, 3),
     ],
-    ids=["open", "get_content", "read_at the start", "read_at an offset"],
+    ids=["open", "get_content", "read_at the start", "read_at an offset", "open_of_size"],
 )
 def test_reading_a_missing_path_tells_which(
     driver: StorageDriver, read: Callable[[StorageDriver, str], object], path: str

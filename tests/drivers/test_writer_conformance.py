@@ -64,10 +64,12 @@ def test_no_bytes_can_be_written(driver: StorageDriver) -> None:
         writer.commit()
 
 
-def test_create_over_a_file_takes_the_old_content_away_at_once(driver: StorageDriver) -> None:
-    driver.put_content("/a", b"old")
-    with driver.create("/a"):
-        assert _content_if_any(driver, "/a") != b"old"
+def test_create_over_a_file_takes_the_old_content_away_at_once(
+    driver_with_directories: StorageDriver,
+) -> None:
+    driver_with_directories.put_content("/a", b"old")
+    with driver_with_directories.create("/a"):
+        assert _content_if_any(driver_with_directories, "/a") != b"old"
 
 
 def test_commit_over_a_longer_file_leaves_none_of_it(driver: StorageDriver) -> None:
@@ -159,12 +161,12 @@ def test_cancel_of_a_new_file_leaves_nothing(driver: StorageDriver) -> None:
         driver.stat("/a")
 
 
-def test_cancel_over_an_old_file_leaves_nothing(driver: StorageDriver) -> None:
-    driver.put_content("/a", b"old")
-    with driver.create("/a") as writer:
+def test_cancel_over_an_old_file_leaves_nothing(driver_with_directories: StorageDriver) -> None:
+    driver_with_directories.put_content("/a", b"old")
+    with driver_with_directories.create("/a") as writer:
         writer.cancel()
     with pytest.raises(PathNotFound):
-        driver.stat("/a")
+        driver_with_directories.stat("/a")
 
 
 def test_cancel_of_an_append_leaves_nothing(driver: StorageDriver) -> None:
@@ -186,6 +188,7 @@ def test_cancel_leaves_the_siblings(driver: StorageDriver) -> None:
 
 def test_cancel_when_the_file_is_gone_does_no_harm(driver: StorageDriver) -> None:
     with driver.create("/a") as writer:
+        writer.flush()
         driver.delete("/a")
         writer.cancel()
 

@@ -63,15 +63,15 @@ class Disk:
 class Daemon:
     """A mount of *storage* at *path*, of a process that can be killed."""
 
-    def __init__(self, storage: Path, path: Path, log: Path) -> None:
+    def __init__(self, storage: Path | str, path: Path, log: Path) -> None:
         self.path = path
         with log.open("ab") as output:
-            command = [*BLOBFS, "mount", "--foreground", str(storage), str(path)]
+            command = [*BLOBFS, "mount", "--create", "--foreground", str(storage), str(path)]
             self._process = subprocess.Popen(command, stdout=output, stderr=output)
 
     @classmethod
     @contextmanager
-    def serving(cls, storage: Path, tmp_path: Path) -> Iterator[Self]:
+    def serving(cls, storage: Path | str, tmp_path: Path) -> Iterator[Self]:
         """The mount, which is killed in the end if it was not before."""
         path = tmp_path / "mount"
         path.mkdir(exist_ok=True)

@@ -1,0 +1,158 @@
+"""What every driver keeps of a file for a later writer. Never edited for one of them."""
+
+from collections.abc import Callable
+from operator import methodcaller
+
+import pytest
+
+from blobfs.drivers.base import FileWriter, StorageDriver
+from blobfs.errors import AppendOnly, PathNotFound, WriterClosed
+
+
+def _written(driver: StorageDriver, content: bytes = b"0123456789") -> FileWriter:
+    writer = driver.create("/d/a")
+    writer.write(content)
+    return writer
+
+
+def _committed(driver: StorageDriver, writer: FileWriter) -> bytes:
+    writer.commit()
+    return driver.get_content("/d/a")
+
+
+def test_flush_leaves_what_was_written_to_a_later_append(driver: StorageDriver) -> None:
+    writer = _written(driver)
+    writer.flush()
+    with driver.append("/d/a") as other:
+        assert other.size == 10
+
+
+def test_flush_is_followed_by_more(driver: StorageDriver) -> None:
+    writer = _written(driver)
+    writer.flush()
+    writer.write(b"end")
+    writer.flush()
+    assert writer.size == 13
+    assert _committed(driver, writer) == b"0123456789end"
+
+
+def test_flush_without_a_write_does_no_harm(driver: StorageDriver) -> None:
+    with driver.create("/d/a") as writer:
+        writer.flush()
+        assert _committed(driver, writer) == b""
+
+
+def test_flushed_file_can_be_cancelled(driver: StorageDriver) -> None:
+    writer = _written(driver)
+    writer.flush()
+    writer.cancel()
+    assert driver.stat_many(["/d/a"]) == [None]
+
+
+@pytest.mark.parametrize("end", ["commit", "cancel", "close"])
+@pytest.mark.parametrize("act", ["flush", "cancel"])
+def test_nothing_can_be_done_after_the_end(driver: StorageDriver, end: str, act: str) -> None:
+    writer = _written(driver)
+    methodcaller(end)(writer)
+    with pytest.raises(WriterClosed):
+        methodcaller(act)(writer)
+
+
+def test_unfinished_file_is_told_of_with_its_size(driver: StorageDriver) -> None:
+    _written(driver).close()
+    info = driver.stat_unfinished("/d/a")
+    assert (info.path, info.size, info.is_dir) == ("/d/a", 10, False)
+
+
+def test_finished_file_is_told_of_too(driver: StorageDriver) -> None:
+    driver.put_content("/d/a", b"content")
+    assert driver.stat_unfinished("/d/a") == driver.stat("/d/a")
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/nowhere/at/all", "/d/nowhere", "/d/file/below"])
+def test_unfinished_file_that_is_missing_is_not_found(driver: StorageDriver, path: str) -> None:
+    driver.put_content("/d/file", b"")
+    with pytest.raises(PathNotFound) as caught:
+        driver.stat_unfinished(path)
+    assert caught.value.path == path
+
+
+def test_telling_of_an_unfinished_file_changes_nothing(driver: StorageDriver) -> None:
+    _written(driver).close()
+    driver.stat_unfinished("/d/a")
+    with driver.append("/d/a") as writer:
+        assert _committed(driver, writer) == b"0123456789"
+
+
+def test_writer_goes_on_by_its_token(driver: StorageDriver) -> None:
+    with _written(driver) as first:
+        first.flush()
+        token = first.token
+    assert driver.stat_unfinished("/d/a", token).size == 10
+    with driver.append("/d/a", token) as writer:
+        assert writer.size == 10
+        writer.write(b"end")
+        assert _committed(driver, writer) == b"0123456789end"
+
+
+def test_going_back_to_its_size_changes_nothing(driver: StorageDriver) -> None:
+    _written(driver).close()
+    with driver.append("/d/a") as writer:
+        writer.go_back(10)
+        assert _committed(driver, writer) == b"0123456789"
+
+
+def test_going_back_to_nothing_leaves_nothing(driver: StorageDriver) -> None:
+    _written(driver).close()
+    with driver.append("/d/a") as writer:
+        writer.go_back(0)
+        assert writer.size == 0
+        writer.write(b"new")
+        assert _committed(driver, writer) == b"new"
+
+
+def test_what_was_gone_back_behind_does_not_come_back(driver: StorageDriver) -> None:
+    _written(driver).close()
+    with driver.append("/d/a") as writer:
+        writer.go_back(0)
+    with driver.append("/d/a") as writer:
+        assert writer.size == 0
+        writer.write(b"new")
+    with driver.append("/d/a") as writer:
+        assert _committed(driver, writer) == b"new"
+
+
+def test_going_back_to_where_it_cannot_leaves_the_file_as_it_was(driver: StorageDriver) -> None:
+    _written(driver).close()
+    with driver.append("/d/a") as writer:
+        expected = b"0123"
+        try:
+            writer.go_back(4)
+        except AppendOnly:
+            expected = b"0123456789"
+        assert writer.size == len(expected)
+        assert _committed(driver, writer) == expected
+
+
+@pytest.mark.parametrize(
+    "finish",
+    [lambda writer: writer.commit(keep=True), lambda writer: writer.commit(keep=False)],
+    ids=["kept", "replaced"],
+)
+def test_commit_over_a_file_of_another_size_replaces_it(
+    driver: StorageDriver, finish: Callable[[FileWriter], None]
+) -> None:
+    driver.put_content("/d/a", b"old")
+    writer = _written(driver)
+    writer.flush()
+    finish(writer)
+    assert driver.get_content("/d/a") == b"0123456789"
+
+
+def test_commit_may_keep_a_file_of_the_same_size(driver: StorageDriver) -> None:
+    driver.put_content("/d/a", b"9876543210")
+    writer = _written(driver)
+    writer.flush()
+    writer.commit(keep=True)
+    allowed = {b"0123456789"} | ({b"9876543210"} if driver.is_object_store else set())
+    assert driver.get_content("/d/a") in allowed

@@ -1,0 +1,225 @@
+"""What is changed in a bucket through one mount, through another, and by a registry."""
+
+import errno
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+
+from blobfs.digest import Digest
+from blobfs.storage.manifest import OCI_MANIFEST
+from tests import images
+from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
+from tests.fuse.repositories import layer, layers, put_layer, put_manifest, revision, shell, upload
+from tests.fuse.s3.buckets import CHUNK, PREFIX, Bucket
+from tests.fuse.s3.conftest import QUICK
+from tests.s3 import S3Registry, S3Server, serving_registry
+from tests.s3faults import Kind
+from tests.s3proxy import S3Proxy
+from tests.services import delete_blob, delete_manifest, inspect, push
+from tests.storage.layout import image
+
+pytestmark = [pytest.mark.fuse, pytest.mark.s3, pytest.mark.registry]
+
+
+@pytest.fixture(scope="module")
+def served(
+    ceph: S3Server, bucket: Bucket, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[S3Registry]:
+    directory = tmp_path_factory.mktemp("served")
+    with serving_registry(ceph, bucket.name, directory, PREFIX) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def proxy(ceph: S3Server) -> Iterator[S3Proxy]:
+    """Between ``shared`` and the bucket."""
+    with S3Proxy.before(ceph.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def shared(
+    bucket: Bucket, proxy: S3Proxy, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MountedRegistry]:
+    options = (*QUICK, "--allow-delete")
+    with mounted(bucket.url_at(proxy.url), tmp_path_factory.mktemp("shared"), *options) as mount:
+        yield mount
+
+
+@pytest.fixture(scope="module")
+def other(
+    bucket: Bucket, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MountedRegistry]:
+    """A second mount of the bucket."""
+    options = (*QUICK, "--allow-delete")
+    with mounted(bucket.url, tmp_path_factory.mktemp("other"), *options) as mount:
+        yield mount
+
+
+@pytest.fixture
+def there(other: MountedRegistry, repository: Path) -> Path:
+    """The repository in the second mount."""
+    return other.path / repository.name
+
+
+def _put_image(repository: Path, tag: str, content: bytes) -> Digest:
+    return put_manifest(repository, image(put_layer(repository, content)), tag)
+
+
+def _soon(holds: Callable[[], bool]) -> None:
+    eventually(holds, within_s=1.5)
+
+
+def _target(repository: Path, tag: str) -> str:
+    """What a tag leads to, or nothing."""
+    try:
+        return os.readlink(repository / "_manifests/tags" / tag).rpartition("/")[2]
+    except FileNotFoundError:
+        return ""
+
+
+def test_own_changes_are_seen_at_once(repository: Path) -> None:
+    """[S13.1]"""
+    tags = repository / "_manifests/tags"
+    one, two = (_put_image(repository, "", content) for content in (b"one", b"two"))
+    for _ in range(3):
+        os.symlink(f"../revisions/sha256/{one.encoded}", tags / "v1")
+        assert _target(repository, "v1") == one.encoded
+        assert os.listdir(tags) == ["v1"]
+        assert shell("ln", "-sfn", f"../revisions/sha256/{two.encoded}", tags / "v1").returncode == 0
+        assert _target(repository, "v1") == two.encoded
+        assert set(os.listdir(repository / "_manifests/history/v1/sha256")) == {one.encoded, two.encoded}
+        (tags / "v1").unlink()
+        assert _target(repository, "v1") == ""
+        assert os.listdir(tags) == []
+    with failing_with(errno.ENOENT):
+        os.symlink(f"../revisions/sha256/{'0' * 64}", tags / "v1")
+
+
+def test_deletes(repository: Path) -> None:
+    """[S9.1]"""
+    digest = put_layer(repository, b"to be deleted")
+    assert layers(repository) == {digest.encoded: b"to be deleted"}
+    layer(repository, digest).unlink()
+    assert not layer(repository, digest).exists()
+    assert layers(repository) == {}
+    manifest = _put_image(repository, "v1", b"layer")
+    revision(repository, manifest).unlink()
+    assert os.listdir(repository / "_manifests/revisions/sha256") == []
+    with failing_with(errno.ENOENT):
+        (repository / "_manifests/tags/v1").read_bytes()
+
+
+def test_repositories_are_made_and_removed(shared: MountedRegistry) -> None:
+    """[S8.1]"""
+    path = shared.path / "new/name"
+    path.mkdir(parents=True)
+    assert "name" in os.listdir(shared.path / "new")
+    path.rmdir()
+    path.parent.rmdir()
+    assert "new" not in os.listdir(shared.path)
+    path.mkdir(parents=True)
+    digest = put_layer(path, b"content")
+    with failing_with(errno.ENOTEMPTY):
+        path.rmdir()
+    layer(path, digest).unlink()
+    path.rmdir()
+    assert not path.exists()
+    path.parent.rmdir()
+    assert "new" not in os.listdir(shared.path)
+
+
+def test_link_into_another_repository_moves_no_bytes(
+    repository: Path, shared: MountedRegistry, proxy: S3Proxy
+) -> None:
+    """[S7.11]"""
+    content = random.Random(2).randbytes(2 * CHUNK + 3)
+    digest = put_layer(repository, content)
+    target = shared.path / f"{repository.name}-too"
+    target.mkdir()
+    (target / "_layers/sha256").stat()
+    with proxy.counting() as counts:
+        proxy.forget()
+        os.link(layer(repository, digest), layer(target, digest))
+        requests = proxy.requests
+    assert counts[Kind.PUT] == 1, counts
+    assert counts.total() <= 6, counts
+    assert sum(request.bytes for request in requests) < 20_000
+    assert layers(target) == {digest.encoded: content}
+
+
+def test_pushes_of_a_registry_show(
+    served: S3Registry, repository: Path, there: Path
+) -> None:
+    """[S13.2]"""
+    address, name = served.registry.address, repository.name
+    assert os.listdir(repository / "_manifests/tags") == []
+    assert not there.exists()
+    push(images.small(), address, name, "v1")
+    manifest = inspect(address, name, "v1")
+    digits = manifest.digest.removeprefix("sha256:")
+    for path in (repository, there):
+        _soon(lambda path=path: _target(path, "v1") == digits)
+        _soon(lambda path=path: len(os.listdir(path / "_layers/sha256")) == 4)
+    push(images.small(), address, name, "v1", source_tag="v2")
+    moved = inspect(address, name, "v1").digest.removeprefix("sha256:")
+    for path in (repository, there):
+        _soon(lambda path=path: _target(path, "v1") == moved)
+        _soon(lambda path=path: set(os.listdir(path / "_manifests/history/v1/sha256")) == {digits, moved})
+    delete_manifest(address, name, f"sha256:{moved}")
+    for path in (repository, there):
+        _soon(lambda path=path: os.listdir(path / "_manifests/revisions/sha256") == [digits])
+        _soon(lambda path=path: os.listdir(path / "_manifests/tags") == [])
+
+
+def test_changes_of_another_mount_show(repository: Path, there: Path, other: MountedRegistry) -> None:
+    """[S13.2]"""
+    assert not there.exists()
+    assert repository.name not in os.listdir(other.path)
+    one = _put_image(repository, "v1", b"one")
+    _soon(lambda: repository.name in os.listdir(other.path))
+    _soon(lambda: _target(there, "v1") == one.encoded)
+    two = _put_image(there, "v1", b"two")
+    assert _target(there, "v1") == two.encoded
+    _soon(lambda: _target(repository, "v1") == two.encoded)
+    (repository / "_manifests/tags/v1").unlink()
+    _soon(lambda: _target(there, "v1") == "")
+    _soon(lambda: os.listdir(there / "_manifests/tags") == [])
+    layer(repository, Digest.of(b"one")).unlink()
+    _soon(lambda: list(layers(there)) == [Digest.of(b"two").encoded])
+
+
+def test_deletes_of_a_registry_show(served: S3Registry, repository: Path) -> None:
+    """[S13.2]"""
+    digest = put_layer(repository, b"soon gone")
+    assert layers(repository) == {digest.encoded: b"soon gone"}
+    delete_blob(served.registry.address, repository.name, str(digest))
+    _soon(lambda: os.listdir(repository / "_layers/sha256") == [])
+
+
+def test_what_is_pushed_here_is_pulled_at_once(served: S3Registry, repository: Path) -> None:
+    """[S13.1]"""
+    for tag in ("v1", "v2"):
+        digest = _put_image(repository, "latest", tag.encode())
+        url = f"{served.registry.url}/v2/{repository.name}/manifests/latest"
+        with urlopen(Request(url, headers={"Accept": OCI_MANIFEST})) as answer:
+            assert answer.headers["Docker-Content-Digest"] == str(digest)
+
+
+def test_timeline(repository: Path, there: Path) -> None:
+    """[S13.2] [S13.3] The table's steps, with a tag-timeout of 0.5 s."""
+    one = _put_image(repository, "v1", b"one")
+    _soon(lambda: _target(there, "v1") == one.encoded)
+    time.sleep(0.6)
+    began = time.monotonic()
+    assert _target(there, "v1") == one.encoded
+    two = _put_image(repository, "v1", b"two")
+    if time.monotonic() < began + 0.4:
+        assert _target(there, "v1") == one.encoded
+    _soon(lambda: _target(there, "v1") == two.encoded)

@@ -1,0 +1,256 @@
+"""A mount whose S3 fails, stumbles, lies and comes back."""
+
+import errno
+import os
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from blobfs import paths
+from blobfs.digest import Digest
+from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
+from tests.fuse.repositories import layer, layers, put_layer, shell, upload
+from tests.fuse.s3.buckets import CHUNK, Bucket
+from tests.fuse.s3.conftest import QUICK
+from tests.fuse.writers import state
+from tests.s3 import S3Server
+from tests.s3faults import (
+    EXPIRED_TOKEN,
+    SLOW_DOWN,
+    Damage,
+    Delay,
+    Fault,
+    Kind,
+    Lose,
+    Request,
+    always,
+    at_random,
+    no_faults,
+    nth,
+)
+from tests.s3proxy import S3Proxy
+
+pytestmark = [pytest.mark.fuse, pytest.mark.s3]
+
+SHORT_SIGHTED = ("--read-memory", "8", "--read-part", "1", "--readahead-kb", "512")
+SIZE = 2 * CHUNK + 3000
+
+
+@pytest.fixture(scope="module")
+def running(ceph: S3Server) -> Iterator[S3Proxy]:
+    with S3Proxy.before(ceph.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(running: S3Proxy, bucket: Bucket) -> Iterator[S3Proxy]:
+    """What ``shared`` reaches the bucket through; it makes no faults after the test."""
+    yield running
+    running.faults = no_faults
+    bucket.empty()
+    bucket.abort_multipart_uploads()
+
+
+@pytest.fixture(scope="module")
+def shared(
+    bucket: Bucket, running: S3Proxy, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MountedRegistry]:
+    place = tmp_path_factory.mktemp("shared")
+    options = (*QUICK, *SHORT_SIGHTED, "--entry-timeout", "0", "--attr-timeout", "0")
+    with mounted(bucket.url_at(running.url), place, *options) as mount:
+        yield mount
+
+
+def _stored(bucket: Bucket, repository: Path, content: bytes) -> Path:
+    """A layer that the mount has not seen yet."""
+    digest = Digest.of(content)
+    bucket.put(paths.blob_data(digest), content)
+    link = paths.link(paths.layers(repository.name), digest)  # type: ignore[arg-type]
+    bucket.put(link, str(digest).encode())
+    eventually(layer(repository, digest).exists)
+    return layer(repository, digest)
+
+
+def _bytes(seed: object, size: int = SIZE) -> bytes:
+    return random.Random(str(seed)).randbytes(size)
+
+
+def _read(file: Path) -> bytes | None:
+    """All that a program reads, if it comes to the end without an error."""
+    try:
+        return file.read_bytes()
+    except OSError as exc:
+        assert exc.errno in (errno.EIO, errno.EACCES), exc
+        return None
+
+
+@pytest.mark.parametrize(
+    "fault", [SLOW_DOWN, Lose(), Damage.CUT_ANSWER, Damage.CUT_REQUEST], ids=["503", "lost", "cut answer", "cut request"]
+)
+def test_what_stumbles_is_asked_again(
+    bucket: Bucket, proxy: S3Proxy, repository: Path, tmp_path: Path, fault: Fault
+) -> None:
+    """[S13.10] One request in ten."""
+    contents = [_bytes(f"{fault} {number}") for number in range(6)]
+    files = [_stored(bucket, repository, content) for content in contents[:3]]
+    proxy.faults = at_random(fault, rate=0.1, seed=4)
+
+    def put(number: int, content: bytes) -> subprocess.CompletedProcess[str]:
+        source = tmp_path / f"{number}"
+        source.write_bytes(content)
+        digest = Digest.of(content)
+        return shell("cp", source, upload(repository, digest if number % 2 else f"{number}.tar"))
+
+    with ThreadPoolExecutor() as pool:
+        written = list(pool.map(put, range(3), contents[3:]))
+        assert [_read(file) for file in files] == contents[:3]
+    assert [(done.returncode, done.stderr) for done in written] == [(0, "")] * 3
+    proxy.faults = no_faults
+    assert layers(repository) == {Digest.of(content).encoded: content for content in contents}
+    assert bucket.leftovers() == []
+
+
+def test_flipped_bits_never_end_a_read_cleanly(
+    bucket: Bucket, proxy: S3Proxy, repository: Path
+) -> None:
+    """[S2.5] [S13.10]"""
+    contents = [_bytes(f"flipped {number}") for number in range(12)]
+    files = [_stored(bucket, repository, content) for content in contents]
+    proxy.faults = at_random(Damage.FLIP_BIT, rate=0.08, seed=2, only={Kind.GET})
+    found = [_read(file) for file in files]
+    again = [_read(file) for file in files]
+    proxy.faults = no_faults
+    assert None in found
+    assert any(found)
+    for read in (found, again):
+        assert all(got in (None, content) for got, content in zip(read, contents, strict=True))
+    print("afterwards", [_read(file) == content for file, content in zip(files, contents, strict=True)])
+
+
+def test_server_that_stops_for_a_while(
+    bucket: Bucket, proxy: S3Proxy, repository: Path, tmp_path: Path
+) -> None:
+    """[S13.10]"""
+    content, other = _bytes("before", 5 * CHUNK), _bytes("after", 5 * CHUNK)
+    file = _stored(bucket, repository, content)
+    with file.open("rb", buffering=0) as opened, upload(repository, Digest.of(other)).open("wb", buffering=0) as written:
+        got = opened.read(2**20)
+        written.write(other[: 2 * CHUNK])
+        with ThreadPoolExecutor() as pool:
+            with proxy.down():
+                rest = pool.submit(opened.read)
+                sent = pool.submit(written.write, other[2 * CHUNK :])
+                time.sleep(1.5)
+            assert got + rest.result() == content
+            assert sent.result() == 3 * CHUNK
+    assert state(upload(repository, Digest.of(other))) == "committed"
+    assert bucket.get(paths.blob_data(Digest.of(other))) == other
+    assert bucket.leftovers() == []
+
+
+def test_refused_credentials_are_an_error_until_they_are_good(
+    bucket: Bucket, proxy: S3Proxy, repository: Path
+) -> None:
+    """[S13.10]"""
+    content, other = _bytes("refused", 6 * CHUNK), _bytes("refused too")
+    file = _stored(bucket, repository, content)
+    with file.open("rb", buffering=0) as opened:
+        got = opened.read(2**20)
+        proxy.faults = always(EXPIRED_TOKEN)
+        with failing_with(errno.EACCES):
+            while chunk := opened.read(2**17):
+                got += chunk
+        assert content.startswith(got)
+        with failing_with(errno.EACCES):
+            upload(repository, Digest.of(other)).write_bytes(other)
+        proxy.faults = no_faults
+        opened.seek(len(got))
+        assert got + opened.read() == content
+    assert file.read_bytes() == content
+    upload(repository, Digest.of(other)).write_bytes(other)
+    assert bucket.get(paths.blob_data(Digest.of(other))) == other
+    assert bucket.leftovers() == []
+
+
+WRITING = [
+    Kind.PUT, Kind.CREATE_UPLOAD, Kind.PUT_PART, Kind.COMPLETE_UPLOAD, Kind.COPY, Kind.HEAD, Kind.GET, Kind.LIST,
+    Kind.DELETE, Kind.DELETE_MANY, Kind.LIST_UPLOADS, Kind.ABORT_UPLOAD, Kind.LIST_PARTS,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("is_declared", [True, False], ids=["declared", "undeclared"])
+@pytest.mark.parametrize("kind", WRITING)
+def test_close_that_returned_0_has_committed_and_another_can_be_gone_on_with(
+    bucket: Bucket, proxy: S3Proxy, repository: Path, tmp_path: Path, kind: Kind, is_declared: bool
+) -> None:
+    """[S7.1] [S13.10] Whatever kind of request fails."""
+    content = _bytes(f"{kind} {is_declared}")
+    digest = Digest.of(content)
+    source = tmp_path / "source"
+    source.write_bytes(content)
+    file = upload(repository, digest if is_declared else "layer.tar")
+    proxy.faults = always(EXPIRED_TOKEN, only={kind})
+    done = shell("cp", source, file)
+    if bucket.has_blob(digest):
+        assert bucket.get(paths.blob_data(digest)) == content
+    linked = bool(bucket.keys(paths.link(paths.layers(repository.name), digest)))  # type: ignore[arg-type]
+    assert linked or done.returncode != 0
+    print(kind, is_declared, done.returncode, done.stderr, linked, bucket.leftovers())
+    proxy.faults = no_faults
+    if done.returncode != 0:
+        try:
+            print(state(file), file.stat().st_size)
+        except OSError as exc:
+            print(exc)
+    done = shell("cp", source, file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert layers(repository) == {digest.encoded: content}
+    assert bucket.leftovers() == []
+
+
+def test_slow_request_holds_up_nothing_else(
+    bucket: Bucket, proxy: S3Proxy, repository: Path
+) -> None:
+    """[S4.3]"""
+    slow, quick = _bytes("slow"), _bytes("quick")
+    file = _stored(bucket, repository, slow)
+    key = paths.blob_data(Digest.of(slow))
+
+    def delay_it(request: Request) -> Fault | None:
+        return Delay(30) if request.path.endswith(key) and request.kind is Kind.GET else None
+
+    proxy.faults = delay_it
+    with subprocess.Popen(["cat", file], stdout=subprocess.PIPE) as waiting:
+        eventually(lambda: any(request.fault for request in proxy.requests))
+        began = time.monotonic()
+        put_layer(repository, quick)
+        assert len(layers_but(repository, file.name)) == 1
+        assert os.listdir(repository / "_uploads") == []
+        assert time.monotonic() < began + 5
+        assert waiting.poll() is None
+        proxy.faults = no_faults
+        with proxy.down():
+            pass
+        assert waiting.communicate(timeout=30)[0] == slow
+
+
+def layers_but(repository: Path, name: str) -> list[bytes]:
+    files = (repository / "_layers/sha256").iterdir()
+    return [file.read_bytes() for file in files if file.name != name]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_lost_answer_to_a_completion(proxy: S3Proxy, bucket: Bucket, repository: Path, number: int) -> None:
+    """[S7.1]"""
+    content = _bytes(f"lost {number}")
+    proxy.faults = nth(1, Lose(), only={Kind.COMPLETE_UPLOAD})
+    file = upload(repository, Digest.of(content) if number == 1 else "layer.tar")
+    file.write_bytes(content)
+    assert layers(repository) == {Digest.of(content).encoded: content}
+    assert bucket.leftovers() == []

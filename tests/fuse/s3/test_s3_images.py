@@ -1,0 +1,154 @@
+"""Images of a docker-registry and of a mount that share a bucket, made by one and read by both."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blobfs.digest import Digest
+from tests import images
+from tests.fuse.mounts import MountedRegistry, mounted, run
+from tests.fuse.repositories import shell
+from tests.fuse.s3.buckets import PREFIX, Bucket
+from tests.fuse.s3.conftest import QUICK
+from tests.s3 import S3Registry, S3Server, serving_registry
+from tests.services import inspect, push, run as run_program
+
+pytestmark = [pytest.mark.fuse, pytest.mark.s3, pytest.mark.registry]
+
+TAGS = [
+    ("library/small", "v1"),
+    ("library/small", "v2"),
+    ("library/multi", "latest"),
+    ("team/app", "v1"),
+    ("team/app/debug", "v1"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def keys(ceph: S3Server) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in ceph.environment().items():
+            patch.setenv(variable, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def pushed(
+    s3_registry: S3Registry, keys: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MountedRegistry]:
+    """A mount of what skopeo pushed to a registry."""
+    with mounted(s3_registry.storage_url, tmp_path_factory.mktemp("pushed")) as mount:
+        yield mount
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def test_tree_is_that_of_the_registry(pushed: MountedRegistry) -> None:
+    """[S1.1] [S1.2] [S1.5]"""
+    assert sorted(os.listdir(pushed.path)) == ["library", "team"]
+    assert sorted(os.listdir(pushed.path / "library")) == ["multi", "small"]
+    assert sorted(os.listdir(pushed.path / "team/app")) == [
+        "_layers", "_manifests", "_uploads", "debug",
+    ]  # fmt: skip
+    assert sorted(os.listdir(pushed.path / "library/small/_manifests/tags")) == ["v1", "v2"]
+    assert os.listdir(pushed.path / "team/app/_uploads") == []
+
+
+def test_every_blob_hashes_to_its_name(pushed: MountedRegistry) -> None:
+    """[S2.1]"""
+    names = {name for name, _ in TAGS}
+    files = [
+        file
+        for name in names
+        for kind in ("_layers", "_manifests/revisions")
+        for file in (pushed.path / name / kind).glob("sha256/*")
+    ]
+    assert len(files) > 20
+    assert all(_sha256(file) == file.name for file in files)
+
+
+@pytest.mark.parametrize(("name", "tag"), TAGS)
+def test_tags_and_layers_are_those_that_skopeo_sees(
+    pushed: MountedRegistry, s3_registry: S3Registry, name: str, tag: str
+) -> None:
+    """[S1.4] [S1.3]"""
+    manifest = inspect(s3_registry.registry.address, name, tag)
+    link = pushed.path / name / "_manifests/tags" / tag
+    digits = manifest.digest.removeprefix("sha256:")
+    assert os.readlink(link) == f"../revisions/sha256/{digits}"
+    assert link.read_bytes() == manifest.content
+    assert os.listdir(pushed.path / name / "_manifests/history" / tag / "sha256") == [digits]
+    layers = pushed.path / name / "_layers/sha256"
+    document = json.loads(manifest.content)
+    for layer in [*document.get("layers", ()), *filter(None, [document.get("config")])]:
+        digits = layer["digest"].removeprefix("sha256:")
+        assert (layers / digits).stat().st_size == layer["size"]
+
+
+def test_walk_and_stat_of_all(pushed: MountedRegistry) -> None:
+    """[S3.1]"""
+    done = shell("find", pushed.path, "-printf", "%y %s\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "d 0" in done.stdout
+
+
+def test_ls_and_cat_work_without_a_mount(s3_registry: S3Registry) -> None:
+    done = run("ls", s3_registry.storage_url, "--json")
+    assert done.returncode == 0, done.stderr
+    assert {found["repository"] for found in json.loads(done.stdout)} == {name for name, _ in TAGS}
+    done = run("ls", s3_registry.storage_url, "library/small")
+    assert "v1" in done.stdout
+    assert "v2" in done.stdout
+    manifest = inspect(s3_registry.registry.address, "library/small", "v1")
+    done = run("cat", s3_registry.storage_url, "library/small:v1")
+    assert done.stdout.encode() == manifest.content
+    [layer, *_] = json.loads(manifest.content)["layers"]
+    printed = subprocess.run(
+        [sys.executable, "-m", "blobfs", "cat", s3_registry.storage_url, f"library/small@{layer['digest']}"],
+        capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    assert str(Digest.of(printed)) == layer["digest"]
+
+
+def test_unknown_bucket_and_foreign_keys_are_told(ceph: S3Server, tmp_path: Path) -> None:
+    """[S6.1]"""
+    done = run("mount", ceph.storage_url("no-such-bucket-here"), tmp_path)
+    assert done.returncode == 1
+    assert "NoSuchBucket" in done.stderr or "is not there" in done.stderr
+
+
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_image_that_was_copied_in_is_pulled(
+    ceph: S3Server, bucket: Bucket, shared: MountedRegistry, repository: Path, tmp_path: Path, is_declared: bool
+) -> None:
+    """[S7.1] [S8.2] [S8.3] By cp alone."""
+    layout = images.small()
+    index = json.loads((layout / "index.json").read_bytes())
+    [v1] = [m for m in index["manifests"] if m["annotations"]["org.opencontainers.image.ref.name"] == "v1"]
+    blob = layout / "blobs/sha256"
+    manifest = blob / v1["digest"].removeprefix("sha256:")
+    document = json.loads(manifest.read_bytes())
+    for number, part in enumerate([document["config"], *document["layers"]]):
+        name = part["digest"] if is_declared else f"part{number}"
+        done = shell("cp", blob / part["digest"].removeprefix("sha256:"), repository / "_uploads" / name)
+        assert (done.returncode, done.stderr) == (0, "")
+    done = shell("cp", manifest, repository / "_manifests/_uploads/v1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (repository / "_manifests/tags/v1").read_bytes() == manifest.read_bytes()
+    with serving_registry(ceph, bucket.name, tmp_path, PREFIX) as served:
+        address = served.registry.address
+        run_program("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false",
+            f"docker://{address}/{repository.name}:v1", f"oci:{tmp_path}/pulled:v1")  # fmt: skip
+        pulled = {file.name for file in (tmp_path / "pulled/blobs/sha256").iterdir()}
+        assert manifest.name in pulled
+    assert bucket.leftovers() == []

@@ -1,0 +1,165 @@
+"""Uploads to a bucket that the end of a program or a daemon cut off, and what goes on with them."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from blobfs.digest import Digest
+from tests.fuse.crashing import Daemon
+from tests.fuse.mounts import MountedRegistry, eventually, failing_with
+from tests.fuse.repositories import layers, shell, upload
+from tests.fuse.s3.buckets import CHUNK, Bucket
+from tests.fuse.writers import KILLED, fed, state
+
+pytestmark = [pytest.mark.fuse, pytest.mark.s3]
+
+SIZES = [3000, 2_500_000, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3000]
+SIZE = 3 * CHUNK
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An upload that has the first *size* bytes of *content*."""
+
+    name: str
+    content: bytes
+    size: int
+
+    @classmethod
+    def of_every_kind(cls) -> Iterator["Begun"]:
+        """With and without a declared digest, cut at, beside and between the bounds of parts."""
+        for number, size in enumerate(SIZES):
+            content = random.Random(size).randbytes(SIZE)
+            if number % 2:
+                yield cls(f"layer{size}.tar", content, size)
+            else:
+                yield cls(str(Digest.of(content)), content, size)
+
+    @property
+    def first(self) -> bytes:
+        return self.content[: self.size]
+
+    @property
+    def rest(self) -> bytes:
+        return self.content[self.size :]
+
+
+@contextmanager
+def _all_open(repository: Path, begun: list[Begun]) -> Iterator[list[int]]:
+    """Descriptors of uploads that have been written so far; the daemon may end inside."""
+    files = [os.open(upload(repository, each.name), os.O_WRONLY | os.O_CREAT) for each in begun]
+    try:
+        for file, each in zip(files, begun, strict=True):
+            os.write(file, each.first)
+        yield files
+    finally:
+        for file in files:
+            try:
+                os.close(file)
+            except OSError as exc:
+                assert exc.errno == errno.ENOTCONN
+
+
+def _finish(repository: Path, begun: list[Begun], source: Path) -> None:
+    """Go on with each by >> or rsync, and see that it is what it should be."""
+    for number, each in enumerate(begun):
+        file = upload(repository, each.name)
+        assert file.stat().st_size == each.size
+        source.write_bytes(each.content)
+        if number % 3:
+            done = shell("bash", "-c", f"tail -c +{each.size + 1} {source} >> {file}")
+        else:
+            done = shell("rsync", "--append", source, file)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert state(file) == "committed"
+    assert layers(repository) == {Digest.of(each.content).encoded: each.content for each in begun}
+
+
+@pytest.fixture
+def begun(bucket: Bucket) -> Iterator[list[Begun]]:
+    """What a test begins and goes on with; afterwards the bucket has that, whole, and no more."""
+    begun = list(Begun.of_every_kind())
+    yield begun
+    assert bucket.leftovers() == []
+    assert bucket.blobs() == {Digest.of(each.content).encoded: each.content for each in begun}
+    bucket.empty()
+
+
+@pytest.mark.parametrize("end", ["killed", "told"])
+def test_daemon_ends_while_programs_write(
+    bucket: Bucket, tmp_path: Path, begun: list[Begun], end: str
+) -> None:
+    """[S7.5] [S7.8] [S10.1] Killed after a sync, or by SIGTERM without one."""
+    with Daemon.serving(bucket.url, tmp_path) as daemon:
+        app = daemon.path / "app"
+        app.mkdir()
+        with _all_open(app, begun) as files:
+            if end == "killed":
+                for file in files:
+                    os.fsync(file)
+                daemon.kill()
+            else:
+                daemon.end()
+            with failing_with(errno.ENOTCONN):
+                os.write(files[0], b"x")
+    assert bucket.blobs() == {}
+    with Daemon.serving(bucket.url, tmp_path) as daemon:
+        _finish(daemon.path / "app", begun, tmp_path / "source")
+        daemon.end()
+
+
+def test_another_mount_goes_on_with_what_was_closed(
+    repository: Path, bucket: Bucket, tmp_path: Path, begun: list[Begun]
+) -> None:
+    """[S7.5] [S7.12]"""
+    for each in begun:
+        file = upload(repository, each.name)
+        file.touch()
+        os.setxattr(file, "user.blobfs.size", str(SIZE).encode())
+        with failing_with(errno.EBADMSG):
+            file.write_bytes(each.first)
+    assert bucket.blobs() == {}
+    with Daemon.serving(bucket.url, tmp_path) as daemon:
+        there = daemon.path / repository.name
+        assert sorted(os.listdir(there / "_uploads")) == sorted(each.name for each in begun)
+        _finish(there, begun, tmp_path / "source")
+        daemon.end()
+    eventually(lambda: len(os.listdir(repository / "_layers/sha256")) == len(begun))
+    assert layers(repository) == {Digest.of(each.content).encoded: each.content for each in begun}
+
+
+def test_killed_cp_publishes_nothing_and_is_gone_on_with(
+    repository: Path, bucket: Bucket, tmp_path: Path, begun: list[Begun]
+) -> None:
+    """[S7.4] [S7.5]"""
+    for number, each in enumerate(begun):
+        file = upload(repository, each.name)
+        fifo = tmp_path / f"fifo{number}"
+        with fed(lambda fifo: ["cp", fifo, file], file, each.first, fifo) as cp:
+            cp.kill()
+            cp.wait()
+        eventually(lambda: state(file) == KILLED)
+    assert bucket.blobs() == {}
+    assert layers(repository) == {}
+    _finish(repository, begun, tmp_path / "source")
+
+
+def test_upload_that_the_storage_forgot_begins_anew(repository: Path, bucket: Bucket) -> None:
+    """[S10.1] As a rule of the bucket that aborts old multipart uploads has it."""
+    content = random.Random(9).randbytes(SIZE)
+    file = upload(repository, Digest.of(content))
+    with failing_with(errno.EBADMSG):
+        file.write_bytes(content[:-1])
+    bucket.abort_multipart_uploads()
+    eventually(lambda: file.stat().st_size == 0)
+    file.write_bytes(content)
+    assert layers(repository) == {Digest.of(content).encoded: content}
+    bucket.empty()
