@@ -216,7 +216,10 @@ class StorageDriver(ABC):
         """Attributes of a file or directory; raises PathNotFound."""
 
     def stat_now(self, path: str) -> FileInfo:
-        """``stat``, of the storage itself: a writer trusts nothing that is remembered."""
+        """``stat`` of a file, in the storage itself: a writer trusts nothing that is remembered.
+
+        Raises PathNotFound, and may do so for a directory.
+        """
         return self.stat(path)
 
     def prefetch(self, paths: Sequence[str]) -> None:  # noqa: B027  (where a stat is cheap)
@@ -250,7 +253,7 @@ class StorageDriver(ABC):
     def put_content(self, path: str, content: bytes) -> None:
         """Make or replace a small file, durably, and at once for readers.
 
-        Raises NotAFile for a directory, NotADirectory below a file.
+        Raises NotAFile for a directory, NotADirectory below a file, but in an object store.
         """
 
     def sync(self, path: str) -> None:  # noqa: B027  (most backends keep at once what they take)
@@ -281,8 +284,7 @@ class StorageDriver(ABC):
         return iter(())
 
     def abandon(self, unfinished: Unfinished) -> None:
-        """Remove something unfinished; one that is gone is no error."""
-        raise PathNotFound(unfinished.path)
+        """Remove something that ``unfinished`` told of; if it is gone, that is no error."""
 
     def delete_files(self, paths: Sequence[str]) -> None:
         """Remove files; a missing one is no error."""

@@ -67,6 +67,9 @@ class S3Driver(ObjectStore):
                 raise
         return FileInfo(path, 0, True, 0)
 
+    def stat_now(self, path: str) -> FileInfo:
+        return self._head(path)[0]
+
     def _head(self, path: str) -> tuple[FileInfo, str]:
         """A file's attributes, and its ETag; raises PathNotFound, also for a directory."""
         if path == "/":

@@ -186,14 +186,30 @@ class BlobWriter(ContentWriter):
         if self._received.is_durable:
             return
         if self._moved is None:
-            self._received.sync()
+            self._sync()
+        else:
+            self._make_known()
+        self._received.is_durable = True
+
+    def _sync(self) -> None:
+        # The data first: a state must never speak of bytes that a crash can take, where zeros may
+        # take their place. An object just ends before them; but without a state for its end, it
+        # would have to be read again, which it cannot be.
+        state_first = self._is_known and self._driver.is_object_store
+        if state_first:
+            self._save_states()
+        self._received.sync()
         self._make_known()
-        for digester in self._received.digests if self._moved is None else ():
-            # The data first: a state must never speak of bytes that a crash can take.
+        if not state_first:
+            self._save_states()
+        for digester in self._received.digests:
+            if digester.size == self.size:
+                self._files.drop_states_below(digester.algorithm, self.size)
+
+    def _save_states(self) -> None:
+        for digester in self._received.digests:
             if digester.size == self.size:
                 self._files.save_state(digester)
-                self._files.drop_states_below(digester.algorithm, self.size)
-        self._received.is_durable = True
 
     def commit(self, digest: Digest | None = None) -> Descriptor:
         self._check_open()

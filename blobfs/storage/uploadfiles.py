@@ -169,6 +169,10 @@ class UploadFiles:
                     return digester
         return Digester(algorithm)
 
+    def hashed(self, algorithm: str, size: int) -> int:
+        """How many of the first *size* bytes the last state among them tells of."""
+        return max((offset for offset in self._offsets(algorithm) if offset <= size), default=0)
+
     def drop_states_below(self, algorithm: str, size: int) -> None:
         """Remove the algorithm's states of less than *size* bytes."""
         for offset in list(self._offsets(algorithm)):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from blobfs import paths
-from blobfs.digest import Descriptor, Digest
+from blobfs.digest import CANONICAL, Descriptor, Digest
 from blobfs.drivers.base import BytesReader, FileInfo, FileReader, StorageDriver
 from blobfs.errors import BlobUnknown, ContentMismatch, PathNotFound, Stale, Unsupported
 from blobfs.reference import RepositoryName
@@ -73,11 +73,15 @@ class UploadStore:
 
     def _stat_data(self, upload_id: str) -> FileInfo | None:
         """Attributes of what ``resume`` would go on with, if anything was received."""
-        record = self.record(upload_id) if self._driver.is_object_store else UploadRecord()
-        if record.in_place is not None:
-            path, tokens = paths.blob_data(record.in_place), {record.token} - {""}
-        else:
-            path, tokens = paths.upload_data(self._repository, upload_id), {record.token, ""}
+        files = self._files(upload_id)
+        record = files.record() if self._driver.is_object_store else UploadRecord()
+        if record.in_place is None:
+            return self._stat_unfinished(files.data, {record.token, ""})
+        info = self._stat_unfinished(paths.blob_data(record.in_place), {record.token} - {""})
+        # What came after the last state cannot be read again, and is forgotten.
+        return info and info._replace(size=files.hashed(CANONICAL, info.size))
+
+    def _stat_unfinished(self, path: str, tokens: set[str]) -> FileInfo | None:
         for token in sorted(tokens, reverse=True):
             try:
                 return self._driver.stat_unfinished(path, token)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from enum import Enum
+from functools import partial
 from typing import Final
 
 from blobfs.digest import Descriptor
@@ -17,6 +20,10 @@ _REMEMBERED: Final = 4096
 
 _READ_AHEAD: Final = 64
 """Reads of one open file kept until it is their turn; the kernel has as many under way."""
+
+
+_BEHIND: Final = 32
+"""Reads of one blob that were replied and are not hashed yet; they are of 1 MiB at most."""
 
 
 class Verify(Enum):
@@ -33,6 +40,7 @@ class _Progress:
     def __init__(self, descriptor: Descriptor) -> None:
         self.descriptor = descriptor
         self.lock = threading.Lock()
+        self.behind: deque[Callable[[], None]] = deque()  # what is to be hashed, without the lock
         self.start()
 
     def is_of(self, descriptor: Descriptor) -> bool:
@@ -44,8 +52,14 @@ class _Progress:
         self.position = 0
         self.hasher = hashlib.new(self.descriptor.digest.algorithm)
         self.good: bool | None = None  # not known yet
+        self.end_was_read = False
 
-    def update(self, data: bytes) -> None:
+    def catch_up(self) -> None:
+        """Hash what was read and replied before; with the lock."""
+        while self.behind:
+            self.behind.popleft()()
+
+    def update(self, data: bytes | memoryview) -> None:
         """Hash what comes next."""
         self.hasher.update(data)
         self.position += len(data)
@@ -59,13 +73,16 @@ class Verification:
     Hashing goes on where the last reader of the same blob left it, since the kernel asks
     only for what it has not cached. What is read before it is its turn is passed through, and
     hashed later: reads that are under way together end in any order where storage is slow.
-    A blob found bad stays so until it is stored anew. Thread-safe.
+    What storage holds ready is replied at once and hashed behind, but for the end of a blob: no
+    read of it all ends well before all is hashed. A blob found bad stays so until it is stored
+    anew. Thread-safe.
     """
 
     def __init__(self, verify: Verify) -> None:
         self._verify = verify
         self._lock = threading.Lock()
         self._progress: OrderedDict[str, _Progress] = OrderedDict()
+        self._hashing = ThreadPoolExecutor(1, thread_name_prefix="blobfs-hashing")
 
     def reader(self, descriptor: Descriptor, reader: FileReader) -> FileReader:
         """A reader of the same bytes that is held to *descriptor*; it takes *reader* over."""
@@ -73,7 +90,8 @@ class Verification:
         if progress is not None and progress.good is False:
             reader.close()
             raise _mismatch(descriptor)
-        return _BlobReader(descriptor, reader, progress, again=self._verify is Verify.ALWAYS)
+        again = self._verify is Verify.ALWAYS
+        return _BlobReader(descriptor, reader, progress, self._hashing, again=again)
 
     def _progress_of(self, descriptor: Descriptor) -> _Progress:
         key = str(descriptor.digest)
@@ -95,14 +113,18 @@ class _BlobReader(FileReader):
         descriptor: Descriptor,
         reader: FileReader,
         progress: _Progress | None,
+        hashing: Executor,
         *,
         again: bool,
     ) -> None:
+        self._hashing = hashing
         self._descriptor = descriptor
         self._reader = reader
         self._progress = progress
         self._again = again
-        self._ahead: dict[int, bytes] = {}  # by offset, the oldest first; progress.lock guards it
+        self._ahead: dict[
+            int, bytes | memoryview
+        ] = {}  # by offset, the oldest first; progress.lock guards it
 
     @property
     def size(self) -> int:
@@ -124,14 +146,35 @@ class _BlobReader(FileReader):
         return data
 
     def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
-        if self._progress is not None and (self._again or not self._progress.good):
-            return None  # to hash it takes longer
+        progress = self._progress
+        is_good = progress is None or (progress.good is True and not self._again)
+        if not is_good and not self._may_hash_behind(offset + size):
+            return None
         size = max(0, min(size, self._descriptor.size - offset))
         data = self._reader.read_now(offset, size)
-        return data if data is not None and len(data) == size else None
+        if data is None or len(data) < size:
+            return None
+        if progress is not None and not is_good:
+            progress.behind.append(partial(self._hash, progress, offset, data))
+            self._hashing.submit(_catch_up, progress)
+        return data
+
+    def _may_hash_behind(self, end: int) -> bool:
+        """Whether a later read will wait until all is hashed; and few wait for that already."""
+        progress = self._progress
+        return (
+            progress is not None
+            and not self._again
+            and progress.good is None
+            and end < self._descriptor.size
+            and not progress.end_was_read
+            and len(progress.behind) < _BEHIND
+        )
 
     def _check(self, progress: _Progress, offset: int, data: bytes) -> None:
+        progress.end_was_read |= offset + len(data) == self._descriptor.size
         with progress.lock:
+            progress.catch_up()
             if self._again and offset == 0 and progress.good:
                 progress.start()
             if progress.good is None:
@@ -141,7 +184,7 @@ class _BlobReader(FileReader):
             if progress.good is False:
                 raise _mismatch(self._descriptor)
 
-    def _hash(self, progress: _Progress, offset: int, data: bytes) -> None:
+    def _hash(self, progress: _Progress, offset: int, data: bytes | memoryview) -> None:
         """Hash *data* if it is its turn, else keep it, and then what was kept for its turn."""
         if offset > progress.position:
             self._keep(offset, data)
@@ -150,13 +193,18 @@ class _BlobReader(FileReader):
         while progress.good is None and (chunk := self._ahead.pop(progress.position, None)):
             progress.update(chunk)
 
-    def _keep(self, offset: int, data: bytes) -> None:
+    def _keep(self, offset: int, data: bytes | memoryview) -> None:
         self._ahead[offset] = data
         if len(self._ahead) > _READ_AHEAD:
             del self._ahead[next(iter(self._ahead))]
 
     def close(self) -> None:
         self._reader.close()
+
+
+def _catch_up(progress: _Progress) -> None:
+    with progress.lock:
+        progress.catch_up()
 
 
 def _mismatch(descriptor: Descriptor) -> DigestMismatch:

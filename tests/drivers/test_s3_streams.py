@@ -8,7 +8,7 @@ import pytest
 from blobfs.drivers.base import FileWriter
 from blobfs.drivers.s3 import S3Driver
 from blobfs.drivers.s3_options import MIN_PART, S3Options
-from blobfs.errors import AppendOnly
+from blobfs.errors import AppendOnly, StorageUnavailable
 from tests.drivers.s3place import S3Place
 
 pytestmark = pytest.mark.s3
@@ -136,6 +136,23 @@ def test_going_back_to_the_end_of_a_part_lasts(store: S3Driver, size: int) -> No
         assert writer.size == size
         _write(writer, size, len(CONTENT))
         _assert_committed(store, writer, len(CONTENT))
+
+
+def test_end_before_what_was_gone_back_behind_may_have_to_wait(
+    place: S3Place, store: S3Driver
+) -> None:
+    """Ceph completes nothing but all the parts that it has, and no part can be removed."""
+    with store.create("/d/a") as writer:
+        writer.write(CONTENT[:PART] + bytes(2 * PART))
+        token = writer.token
+    with store.append("/d/a", token) as writer:
+        writer.go_back(PART)
+        _write(writer, PART, PART + 10)
+        if place.server.other is not None:  # it is Ceph
+            with pytest.raises(StorageUnavailable, match="InvalidPart"):
+                writer.commit()
+            _write(writer, PART + 10, 3 * PART)
+        _assert_committed(store, writer, writer.size)
 
 
 def test_going_back_into_a_part_is_refused(store: S3Driver) -> None:

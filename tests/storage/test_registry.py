@@ -7,6 +7,7 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import MountRefused, NameInvalid, PathNotFound
 from blobfs.reference import RepositoryName
@@ -235,3 +236,13 @@ def test_storage_that_is_missing_is_not_opened(tmp_path: Path) -> None:
 def test_what_is_no_storage_is_refused(storage: str) -> None:
     with pytest.raises(MountRefused):
         open_registry(storage)
+
+
+@pytest.mark.parametrize("storage", ["directory", "memory:"])
+def test_every_driver_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str
+) -> None:
+    (tmp_path / "directory").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with open_registry(storage) as registry:
+        assert isinstance(registry._driver, CheckedDriver)

@@ -32,7 +32,11 @@ class Bucket:
     @contextmanager
     def made(cls, server: S3Server) -> Iterator["Bucket"]:
         """A new one; what is started inside the block finds the keys to it."""
-        with server.bucket() as name, closing(server.client()) as client, pytest.MonkeyPatch.context() as patch:
+        with (
+            server.bucket() as name,
+            closing(server.client()) as client,
+            pytest.MonkeyPatch.context() as patch,
+        ):
             for variable, value in server.environment().items():
                 patch.setenv(variable, value)
             yield cls(client, server, name)

@@ -10,7 +10,8 @@ import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from tests.fuse.mounts import MountedRegistry, failing_with, mounted
+from blobfs.reference import RepositoryName
+from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
 from tests.fuse.repositories import layer, put_layer
 from tests.fuse.s3.buckets import Bucket
 from tests.fuse.s3.conftest import QUICK
@@ -30,13 +31,23 @@ def shared(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield mount
 
 
-CHANGES: dict[str, Callable[[Bucket, str, bytes], None]] = {
-    "removed": lambda bucket, path, content: bucket.remove(path),
-    "replaced": lambda bucket, path, content: bucket.put(path, content[::-1]),
-    "cut": lambda bucket, path, content: bucket.put(path, content[: SIZE // 2]),
-    "longer": lambda bucket, path, content: bucket.put(path, content + b"x"),
-    "emptied": lambda bucket, path, content: bucket.put(path, b""),
+BECOMES: dict[str, Callable[[bytes], bytes | None]] = {
+    "removed": lambda _: None,
+    "replaced": lambda content: content[::-1],
+    "cut": lambda content: content[: SIZE // 2],
+    "longer": lambda content: content + b"x",
+    "emptied": lambda _: b"",
 }
+
+changes = pytest.mark.parametrize("change", BECOMES)
+
+
+def _change(bucket: Bucket, digest: Digest, content: bytes | None) -> None:
+    path = paths.blob_data(digest)
+    if content is None:
+        bucket.remove(path)
+    else:
+        bucket.put(path, content)
 
 
 def _repair(bucket: Bucket, digest: Digest, content: bytes) -> None:
@@ -47,17 +58,17 @@ def _repair(bucket: Bucket, digest: Digest, content: bytes) -> None:
         pass
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@changes
 def test_blob_that_changes_while_it_is_read_is_an_error(
     bucket: Bucket, repository: Path, change: str
 ) -> None:
-    """[S13.9]"""
+    """[S13.10]"""
     content = random.Random(change).randbytes(SIZE)
     digest = put_layer(repository, content)
     file = layer(repository, digest)
     with file.open("rb", buffering=0) as opened:
         assert opened.read(2**20) == content[: 2**20]
-        CHANGES[change](bucket, paths.blob_data(digest), content)
+        _change(bucket, digest, BECOMES[change](content))
         got = bytearray(content[: 2**20])
         with failing_with(errno.EIO):
             while chunk := opened.read(2**17):
@@ -65,35 +76,39 @@ def test_blob_that_changes_while_it_is_read_is_an_error(
         assert content.startswith(got)
     assert len(got) < SIZE
     # What is not there any more is told, and what is right again is read.
-    with failing_with(errno.EIO):
-        with file.open("rb") as opened:
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            opened.read()
+    with failing_with(errno.EIO), file.open("rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        opened.read()
     _repair(bucket, digest, content)
     assert file.read_bytes() == content
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@changes
 def test_blob_that_was_changed_before_it_is_read_is_an_error(
     bucket: Bucket, repository: Path, change: str
 ) -> None:
-    """[S13.9] Its size is remembered."""
+    """[S13.3] [S13.10] Its size is remembered."""
     content = random.Random(change).randbytes(SIZE)
     digest = put_layer(repository, content)
     file = layer(repository, digest)
     assert file.stat().st_size == SIZE
-    CHANGES[change](bucket, paths.blob_data(digest), content)
+    _change(bucket, digest, BECOMES[change](content))
     with failing_with(errno.EIO):
         file.read_bytes()
     _repair(bucket, digest, content)
     assert file.read_bytes() == content
 
 
-def test_link_that_is_damaged(bucket: Bucket, repository: Path) -> None:
+def test_damaged_link_and_missing_blob_hide_nothing_else(bucket: Bucket, repository: Path) -> None:
     """[S4.1] [S4.2]"""
-    good, bad = put_layer(repository, b"good"), put_layer(repository, b"bad")
-    bucket.put(paths.link(paths.layers(repository.name), bad), b"nonsense")
-    other = put_layer(repository, b"other")
-    bucket.remove(paths.blob_data(other))
-    assert len(os.listdir(repository / "_layers/sha256")) == 3
+    good, bad, lost = (Digest.of(content) for content in (b"good", b"bad", b"lost"))
+    for digest, content in ((good, b"good"), (bad, b"bad")):
+        bucket.put(paths.blob_data(digest), content)
+    for digest, link in ((good, str(good)), (bad, "nonsense"), (lost, str(lost))):
+        path = paths.link(paths.layers(RepositoryName(repository.name)), digest)
+        bucket.put(path, link.encode())
+    eventually(lambda: len(os.listdir(repository / "_layers/sha256")) == 3)
     assert layer(repository, good).read_bytes() == b"good"
+    for digest in (bad, lost):
+        with failing_with(errno.EIO):
+            layer(repository, digest).stat()

@@ -4,7 +4,6 @@ import errno
 import os
 import random
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
+from blobfs.reference import RepositoryName
 from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
 from tests.fuse.repositories import layer, layers, put_layer, shell, upload
 from tests.fuse.s3.buckets import CHUNK, Bucket
@@ -71,7 +71,7 @@ def _stored(bucket: Bucket, repository: Path, content: bytes) -> Path:
     """A layer that the mount has not seen yet."""
     digest = Digest.of(content)
     bucket.put(paths.blob_data(digest), content)
-    link = paths.link(paths.layers(repository.name), digest)  # type: ignore[arg-type]
+    link = paths.link(paths.layers(RepositoryName(repository.name)), digest)
     bucket.put(link, str(digest).encode())
     eventually(layer(repository, digest).exists)
     return layer(repository, digest)
@@ -83,20 +83,19 @@ def _bytes(seed: object, size: int = SIZE) -> bytes:
 
 def _read(file: Path) -> bytes | None:
     """All that a program reads, if it comes to the end without an error."""
-    try:
-        return file.read_bytes()
-    except OSError as exc:
-        assert exc.errno in (errno.EIO, errno.EACCES), exc
-        return None
+    done = subprocess.run(["cat", file], capture_output=True, check=False, timeout=100)
+    return done.stdout if done.returncode == 0 else None
 
 
 @pytest.mark.parametrize(
-    "fault", [SLOW_DOWN, Lose(), Damage.CUT_ANSWER, Damage.CUT_REQUEST], ids=["503", "lost", "cut answer", "cut request"]
+    "fault",
+    [SLOW_DOWN, Lose(), Damage.CUT_ANSWER, Damage.CUT_REQUEST],
+    ids=["503", "lost", "cut answer", "cut request"],
 )
 def test_what_stumbles_is_asked_again(
     bucket: Bucket, proxy: S3Proxy, repository: Path, tmp_path: Path, fault: Fault
 ) -> None:
-    """[S13.10] One request in ten."""
+    """[S13.11] One request in ten."""
     contents = [_bytes(f"{fault} {number}") for number in range(6)]
     files = [_stored(bucket, repository, content) for content in contents[:3]]
     proxy.faults = at_random(fault, rate=0.1, seed=4)
@@ -113,13 +112,14 @@ def test_what_stumbles_is_asked_again(
     assert [(done.returncode, done.stderr) for done in written] == [(0, "")] * 3
     proxy.faults = no_faults
     assert layers(repository) == {Digest.of(content).encoded: content for content in contents}
-    assert bucket.leftovers() == []
+    # An upload whose beginning was not heard of was begun once more.
+    assert set(bucket.leftovers()) <= set(bucket.multipart_uploads())
 
 
 def test_flipped_bits_never_end_a_read_cleanly(
     bucket: Bucket, proxy: S3Proxy, repository: Path
 ) -> None:
-    """[S2.5] [S13.10]"""
+    """[S2.5] [S13.11]"""
     contents = [_bytes(f"flipped {number}") for number in range(12)]
     files = [_stored(bucket, repository, content) for content in contents]
     proxy.faults = at_random(Damage.FLIP_BIT, rate=0.08, seed=2, only={Kind.GET})
@@ -127,29 +127,30 @@ def test_flipped_bits_never_end_a_read_cleanly(
     again = [_read(file) for file in files]
     proxy.faults = no_faults
     assert None in found
-    assert any(found)
+    assert found.count(None) < len(found)
     for read in (found, again):
         assert all(got in (None, content) for got, content in zip(read, contents, strict=True))
-    print("afterwards", [_read(file) == content for file, content in zip(files, contents, strict=True)])
 
 
 def test_server_that_stops_for_a_while(
     bucket: Bucket, proxy: S3Proxy, repository: Path, tmp_path: Path
 ) -> None:
-    """[S13.10]"""
+    """[S13.11] Reads and uploads that were under way end well, or can be gone on with."""
     content, other = _bytes("before", 5 * CHUNK), _bytes("after", 5 * CHUNK)
-    file = _stored(bucket, repository, content)
-    with file.open("rb", buffering=0) as opened, upload(repository, Digest.of(other)).open("wb", buffering=0) as written:
-        got = opened.read(2**20)
-        written.write(other[: 2 * CHUNK])
-        with ThreadPoolExecutor() as pool:
-            with proxy.down():
-                rest = pool.submit(opened.read)
-                sent = pool.submit(written.write, other[2 * CHUNK :])
-                time.sleep(1.5)
-            assert got + rest.result() == content
-            assert sent.result() == 3 * CHUNK
-    assert state(upload(repository, Digest.of(other))) == "committed"
+    file, written = _stored(bucket, repository, content), upload(repository, Digest.of(other))
+    (tmp_path / "other").write_bytes(other)
+    with file.open("rb", buffering=0) as opened, ThreadPoolExecutor() as pool:
+        assert opened.read(2**20) == content[: 2**20]
+        with proxy.down():
+            copied = pool.submit(shell, "cp", tmp_path / "other", written)
+            read = pool.submit(_read, file)
+            time.sleep(2)
+        assert read.result() in (None, content)
+        if copied.result().returncode != 0:
+            assert shell("cp", tmp_path / "other", written).returncode == 0
+        opened.seek(0)
+        assert opened.read() == content
+    assert state(written) == "committed"
     assert bucket.get(paths.blob_data(Digest.of(other))) == other
     assert bucket.leftovers() == []
 
@@ -157,7 +158,7 @@ def test_server_that_stops_for_a_while(
 def test_refused_credentials_are_an_error_until_they_are_good(
     bucket: Bucket, proxy: S3Proxy, repository: Path
 ) -> None:
-    """[S13.10]"""
+    """[S13.11]"""
     content, other = _bytes("refused", 6 * CHUNK), _bytes("refused too")
     file = _stored(bucket, repository, content)
     with file.open("rb", buffering=0) as opened:
@@ -178,40 +179,42 @@ def test_refused_credentials_are_an_error_until_they_are_good(
     assert bucket.leftovers() == []
 
 
+CLEANING = {Kind.DELETE_MANY, Kind.LIST_UPLOADS}
 WRITING = [
-    Kind.PUT, Kind.CREATE_UPLOAD, Kind.PUT_PART, Kind.COMPLETE_UPLOAD, Kind.COPY, Kind.HEAD, Kind.GET, Kind.LIST,
-    Kind.DELETE, Kind.DELETE_MANY, Kind.LIST_UPLOADS, Kind.ABORT_UPLOAD, Kind.LIST_PARTS,
-]  # fmt: skip
+    Kind.CREATE_UPLOAD,
+    Kind.PUT_PART,
+    Kind.COMPLETE_UPLOAD,
+    Kind.COPY,
+    Kind.PUT,
+    Kind.GET,
+    Kind.HEAD,
+    Kind.LIST,
+    Kind.LIST_PARTS,
+    Kind.DELETE,
+    *CLEANING,
+]
 
 
-@pytest.mark.parametrize("is_declared", [True, False], ids=["declared", "undeclared"])
 @pytest.mark.parametrize("kind", WRITING)
-def test_close_that_returned_0_has_committed_and_another_can_be_gone_on_with(
-    bucket: Bucket, proxy: S3Proxy, repository: Path, tmp_path: Path, kind: Kind, is_declared: bool
+def test_close_that_returned_0_has_committed_and_another_is_done_again(
+    bucket: Bucket, proxy: S3Proxy, repository: Path, tmp_path: Path, kind: Kind
 ) -> None:
-    """[S7.1] [S13.10] Whatever kind of request fails."""
-    content = _bytes(f"{kind} {is_declared}")
-    digest = Digest.of(content)
-    source = tmp_path / "source"
-    source.write_bytes(content)
-    file = upload(repository, digest if is_declared else "layer.tar")
-    proxy.faults = always(EXPIRED_TOKEN, only={kind})
-    done = shell("cp", source, file)
-    if bucket.has_blob(digest):
-        assert bucket.get(paths.blob_data(digest)) == content
-    linked = bool(bucket.keys(paths.link(paths.layers(repository.name), digest)))  # type: ignore[arg-type]
-    assert linked or done.returncode != 0
-    print(kind, is_declared, done.returncode, done.stderr, linked, bucket.leftovers())
-    proxy.faults = no_faults
-    if done.returncode != 0:
-        try:
-            print(state(file), file.stat().st_size)
-        except OSError as exc:
-            print(exc)
-    done = shell("cp", source, file)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert layers(repository) == {digest.encoded: content}
-    assert bucket.leftovers() == []
+    """[S7.1] [S13.11] Whatever kind of request fails."""
+    contents = [_bytes((kind, number)) for number in range(2)]
+    digests = [Digest.of(content) for content in contents]
+    everything = {d.encoded: content for d, content in zip(digests, contents, strict=True)}
+    for digest, content, name in zip(digests, contents, (str(digests[0]), "tar"), strict=True):
+        (tmp_path / "source").write_bytes(content)
+        proxy.faults = always(EXPIRED_TOKEN, only={kind})
+        done = shell("cp", tmp_path / "source", upload(repository, name))
+        proxy.faults = no_faults
+        assert bucket.blobs().items() <= everything.items()
+        link = paths.link(paths.layers(RepositoryName(repository.name)), digest)
+        assert bool(bucket.keys(link)) == (done.returncode == 0)
+        done = shell("cp", tmp_path / "source", upload(repository, name))
+        assert (done.returncode, done.stderr) == (0, "")
+    assert layers(repository) == everything
+    assert bucket.leftovers() == [] or kind in CLEANING
 
 
 def test_slow_request_holds_up_nothing_else(
@@ -245,12 +248,14 @@ def layers_but(repository: Path, name: str) -> list[bytes]:
     return [file.read_bytes() for file in files if file.name != name]
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_lost_answer_to_a_completion(proxy: S3Proxy, bucket: Bucket, repository: Path, number: int) -> None:
-    """[S7.1]"""
-    content = _bytes(f"lost {number}")
+@pytest.mark.parametrize("is_declared", [True, False], ids=["declared", "undeclared"])
+def test_completion_whose_answer_is_lost_is_a_completion(
+    proxy: S3Proxy, bucket: Bucket, repository: Path, is_declared: bool
+) -> None:
+    """[S7.1] [S13.11]"""
+    content = _bytes(("lost", is_declared))
     proxy.faults = nth(1, Lose(), only={Kind.COMPLETE_UPLOAD})
-    file = upload(repository, Digest.of(content) if number == 1 else "layer.tar")
+    file = upload(repository, Digest.of(content) if is_declared else "layer.tar")
     file.write_bytes(content)
     assert layers(repository) == {Digest.of(content).encoded: content}
     assert bucket.leftovers() == []

@@ -3,9 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +10,12 @@ import pytest
 
 from blobfs.digest import Digest
 from tests import images
-from tests.fuse.mounts import MountedRegistry, mounted, run
+from tests.fuse.mounts import BLOBFS, MountedRegistry, mounted, run
 from tests.fuse.repositories import shell
 from tests.fuse.s3.buckets import PREFIX, Bucket
-from tests.fuse.s3.conftest import QUICK
 from tests.s3 import S3Registry, S3Server, serving_registry
-from tests.services import inspect, push, run as run_program
+from tests.services import inspect
+from tests.services import run as run_program
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3, pytest.mark.registry]
 
@@ -102,53 +99,64 @@ def test_walk_and_stat_of_all(pushed: MountedRegistry) -> None:
     assert "d 0" in done.stdout
 
 
-def test_ls_and_cat_work_without_a_mount(s3_registry: S3Registry) -> None:
+def test_ls_tells_of_a_bucket(s3_registry: S3Registry, keys: None) -> None:
     done = run("ls", s3_registry.storage_url, "--json")
     assert done.returncode == 0, done.stderr
     assert {found["repository"] for found in json.loads(done.stdout)} == {name for name, _ in TAGS}
-    done = run("ls", s3_registry.storage_url, "library/small")
-    assert "v1" in done.stdout
-    assert "v2" in done.stdout
+    done = run("ls", s3_registry.storage_url, "library/small", "--json")
+    assert {found["tag"] for found in json.loads(done.stdout)} == {"v1", "v2"}
+
+
+def test_cat_prints_what_is_in_a_bucket(s3_registry: S3Registry) -> None:
+    url = s3_registry.storage_url
     manifest = inspect(s3_registry.registry.address, "library/small", "v1")
-    done = run("cat", s3_registry.storage_url, "library/small:v1")
-    assert done.stdout.encode() == manifest.content
-    [layer, *_] = json.loads(manifest.content)["layers"]
-    printed = subprocess.run(
-        [sys.executable, "-m", "blobfs", "cat", s3_registry.storage_url, f"library/small@{layer['digest']}"],
-        capture_output=True, check=True,
-    ).stdout  # fmt: skip
-    assert str(Digest.of(printed)) == layer["digest"]
+    assert run_program(*BLOBFS, "cat", url, "library/small:v1") == manifest.content
+    for layer in json.loads(manifest.content)["layers"]:
+        printed = run_program(*BLOBFS, "cat", url, f"library/small@{layer['digest']}")
+        assert str(Digest.of(printed)) == layer["digest"]
 
 
-def test_unknown_bucket_and_foreign_keys_are_told(ceph: S3Server, tmp_path: Path) -> None:
+def test_bucket_that_is_not_there_is_told(ceph: S3Server, tmp_path: Path) -> None:
     """[S6.1]"""
     done = run("mount", ceph.storage_url("no-such-bucket-here"), tmp_path)
     assert done.returncode == 1
-    assert "NoSuchBucket" in done.stderr or "is not there" in done.stderr
+    assert "no-such-bucket-here is not there" in done.stderr
 
 
-@pytest.mark.parametrize("is_declared", [True, False])
+@pytest.fixture(scope="module")
+def served(
+    ceph: S3Server, bucket: Bucket, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[S3Registry]:
+    directory = tmp_path_factory.mktemp("served")
+    with serving_registry(ceph, bucket.name, directory, PREFIX) as served:
+        yield served
+
+
+@pytest.mark.parametrize("is_declared", [True, False], ids=["declared", "undeclared"])
 def test_image_that_was_copied_in_is_pulled(
-    ceph: S3Server, bucket: Bucket, shared: MountedRegistry, repository: Path, tmp_path: Path, is_declared: bool
+    served: S3Registry, repository: Path, tmp_path: Path, is_declared: bool
 ) -> None:
     """[S7.1] [S8.2] [S8.3] By cp alone."""
     layout = images.small()
     index = json.loads((layout / "index.json").read_bytes())
-    [v1] = [m for m in index["manifests"] if m["annotations"]["org.opencontainers.image.ref.name"] == "v1"]
-    blob = layout / "blobs/sha256"
-    manifest = blob / v1["digest"].removeprefix("sha256:")
+    manifest = _blob(layout, index["manifests"][0]["digest"])
     document = json.loads(manifest.read_bytes())
     for number, part in enumerate([document["config"], *document["layers"]]):
         name = part["digest"] if is_declared else f"part{number}"
-        done = shell("cp", blob / part["digest"].removeprefix("sha256:"), repository / "_uploads" / name)
+        done = shell("cp", _blob(layout, part["digest"]), repository / "_uploads" / name)
         assert (done.returncode, done.stderr) == (0, "")
     done = shell("cp", manifest, repository / "_manifests/_uploads/v1")
     assert (done.returncode, done.stderr) == (0, "")
     assert (repository / "_manifests/tags/v1").read_bytes() == manifest.read_bytes()
-    with serving_registry(ceph, bucket.name, tmp_path, PREFIX) as served:
-        address = served.registry.address
-        run_program("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false",
-            f"docker://{address}/{repository.name}:v1", f"oci:{tmp_path}/pulled:v1")  # fmt: skip
-        pulled = {file.name for file in (tmp_path / "pulled/blobs/sha256").iterdir()}
-        assert manifest.name in pulled
-    assert bucket.leftovers() == []
+    image = f"docker://{served.registry.address}/{repository.name}:v1"
+    pulled = tmp_path / "pulled"
+    run_program(
+        "skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", image, f"oci:{pulled}:v1"
+    )
+    assert {manifest.name, *os.listdir(repository / "_layers/sha256")} == set(
+        os.listdir(pulled / "blobs/sha256")
+    )
+
+
+def _blob(layout: Path, digest: str) -> Path:
+    return layout / "blobs/sha256" / digest.removeprefix("sha256:")

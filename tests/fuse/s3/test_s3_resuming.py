@@ -3,26 +3,33 @@
 import errno
 import os
 import random
-import signal
-import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
 from blobfs.digest import Digest
 from tests.fuse.crashing import Daemon
-from tests.fuse.mounts import MountedRegistry, eventually, failing_with
+from tests.fuse.mounts import eventually, failing_with
 from tests.fuse.repositories import layers, shell, upload
 from tests.fuse.s3.buckets import CHUNK, Bucket
 from tests.fuse.writers import KILLED, fed, state
+from tests.s3faults import EXPIRED_TOKEN, Fault, Kind, Request
+from tests.s3proxy import S3Proxy
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3]
 
 SIZES = [3000, 2_500_000, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3000]
 SIZE = 3 * CHUNK
+
+
+@cache
+def _bytes() -> bytes:
+    return random.Random(10).randbytes(SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +69,8 @@ def _all_open(repository: Path, begun: list[Begun]) -> Iterator[list[int]]:
         yield files
     finally:
         for file in files:
-            try:
+            with failing_with(errno.ENOTCONN):
                 os.close(file)
-            except OSError as exc:
-                assert exc.errno == errno.ENOTCONN
 
 
 def _finish(repository: Path, begun: list[Begun], source: Path) -> None:
@@ -97,7 +102,7 @@ def begun(bucket: Bucket) -> Iterator[list[Begun]]:
 def test_daemon_ends_while_programs_write(
     bucket: Bucket, tmp_path: Path, begun: list[Begun], end: str
 ) -> None:
-    """[S7.5] [S7.8] [S10.1] Killed after a sync, or by SIGTERM without one."""
+    """[S7.5] [S7.8] [S10.1] [S13.8] Killed after a sync, or by SIGTERM without one."""
     with Daemon.serving(bucket.url, tmp_path) as daemon:
         app = daemon.path / "app"
         app.mkdir()
@@ -119,7 +124,7 @@ def test_daemon_ends_while_programs_write(
 def test_another_mount_goes_on_with_what_was_closed(
     repository: Path, bucket: Bucket, tmp_path: Path, begun: list[Begun]
 ) -> None:
-    """[S7.5] [S7.12]"""
+    """[S7.5] [S7.12] [S13.9]"""
     for each in begun:
         file = upload(repository, each.name)
         file.touch()
@@ -136,17 +141,25 @@ def test_another_mount_goes_on_with_what_was_closed(
     assert layers(repository) == {Digest.of(each.content).encoded: each.content for each in begun}
 
 
+def _is_killed(file: Path) -> bool:
+    return state(file) == KILLED
+
+
+def _cp(target: Path, source: Path) -> list[str | Path]:
+    return ["cp", source, target]
+
+
 def test_killed_cp_publishes_nothing_and_is_gone_on_with(
     repository: Path, bucket: Bucket, tmp_path: Path, begun: list[Begun]
 ) -> None:
     """[S7.4] [S7.5]"""
     for number, each in enumerate(begun):
         file = upload(repository, each.name)
-        fifo = tmp_path / f"fifo{number}"
-        with fed(lambda fifo: ["cp", fifo, file], file, each.first, fifo) as cp:
+        copies = partial(_cp, file)
+        with fed(copies, file, each.first, tmp_path / f"fifo{number}") as cp:
             cp.kill()
             cp.wait()
-        eventually(lambda: state(file) == KILLED)
+        eventually(partial(_is_killed, file))
     assert bucket.blobs() == {}
     assert layers(repository) == {}
     _finish(repository, begun, tmp_path / "source")
@@ -162,4 +175,58 @@ def test_upload_that_the_storage_forgot_begins_anew(repository: Path, bucket: Bu
     eventually(lambda: file.stat().st_size == 0)
     file.write_bytes(content)
     assert layers(repository) == {Digest.of(content).encoded: content}
+    bucket.empty()
+
+
+@pytest.mark.parametrize(
+    "name", [str(Digest.of(_bytes())), "layer.tar"], ids=["declared", "undeclared"]
+)
+@pytest.mark.parametrize("more", [3000, CHUNK + 100])
+def test_sync_that_fails_halfway_takes_nothing_of_the_last_one(
+    bucket: Bucket, tmp_path: Path, name: str, more: int
+) -> None:
+    """[S13.8] Neither do parts that went after it."""
+    synced = CHUNK + 3_000_000
+
+    def refuse_states(request: Request) -> Fault | None:
+        is_state = "/hashstates/" in request.path and request.kind is Kind.PUT
+        return EXPIRED_TOKEN if is_state else None
+
+    with (
+        S3Proxy.before(bucket.server.endpoint) as proxy,
+        Daemon.serving(bucket.url_at(proxy.url), tmp_path) as daemon,
+    ):
+        (daemon.path / "app").mkdir()
+        with _all_open(daemon.path / "app", [Begun(name, _bytes(), synced)]) as [file]:
+            os.fsync(file)
+            os.write(file, _bytes()[synced : synced + more])
+            proxy.faults = refuse_states
+            with failing_with(errno.EACCES):
+                os.fsync(file)
+            daemon.kill()
+    with Daemon.serving(bucket.url, tmp_path) as daemon:
+        size = upload(daemon.path / "app", name).stat().st_size
+        assert size >= synced
+        _finish(daemon.path / "app", [Begun(name, _bytes(), size)], tmp_path / "source")
+        daemon.end()
+    bucket.empty()
+
+
+@pytest.mark.long
+def test_upload_that_nobody_syncs_keeps_all_but_thirty_seconds(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """[S13.8]"""
+    begun = Begun("layer.tar", _bytes(), 6 * 2**20)
+    with Daemon.serving(bucket.url, tmp_path) as daemon:
+        (daemon.path / "app").mkdir()
+        with _all_open(daemon.path / "app", [begun]) as [file]:
+            time.sleep(31)
+            os.write(file, begun.rest[:1000])
+            daemon.kill()
+    with Daemon.serving(bucket.url, tmp_path) as daemon:
+        size = upload(daemon.path / "app", begun.name).stat().st_size
+        assert size >= begun.size
+        _finish(daemon.path / "app", [replace(begun, size=size)], tmp_path / "source")
+        daemon.end()
     bucket.empty()

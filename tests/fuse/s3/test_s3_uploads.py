@@ -3,125 +3,166 @@
 import errno
 import os
 import random
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from tests.fuse.mounts import MountedRegistry, failing_with
-from tests.fuse.repositories import layer, layers, shell, upload
+from tests.fuse.mounts import failing_with
+from tests.fuse.repositories import layers, shell, upload
 from tests.fuse.s3.buckets import CHUNK, Bucket
 from tests.fuse.writers import state
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3]
 
-SIZES = [0, 3000, 2_500_000, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK]
-LARGE = random.Random(1).randbytes(2 * CHUNK + 17)
+SIZES = [3000, 2_500_000, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK]
+LARGE = 2 * CHUNK + 17
 OTHER = Digest.of(b"something else")
 
-
-def _source(tmp_path: Path, content: bytes) -> Path:
-    path = tmp_path / "source"
-    path.write_bytes(content)
-    return path
+declared = pytest.mark.parametrize("is_declared", [True, False], ids=["declared", "undeclared"])
 
 
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return tmp_path / "source"
+
+
+def _bytes(seed: object, size: int) -> bytes:
+    return random.Random(str(seed)).randbytes(size)
+
+
+def _written(source: Path, content: bytes) -> Digest:
+    source.write_bytes(content)
+    return Digest.of(content)
+
+
+@declared
 @pytest.mark.parametrize("size", SIZES)
-def test_cp_of_declared_content(repository: Path, bucket: Bucket, tmp_path: Path, size: int) -> None:
-    """[S7.1] [S7.2]"""
-    content = random.Random(size).randbytes(size)
-    digest = Digest.of(content)
-    assert shell("cp", _source(tmp_path, content), upload(repository, digest)).returncode == 0
+def test_cp_stores_the_blob(
+    repository: Path, bucket: Bucket, source: Path, size: int, is_declared: bool
+) -> None:
+    """[S7.1] [S7.2] [S7.3]"""
+    content = _bytes((size, is_declared), size)
+    digest = _written(source, content)
+    done = shell("cp", source, upload(repository, digest if is_declared else "layer.tar"))
+    assert (done.returncode, done.stderr) == (0, "")
     assert bucket.get(paths.blob_data(digest)) == content
     assert layers(repository) == {digest.encoded: content}
     assert bucket.leftovers() == []
 
 
-@pytest.mark.parametrize("size", SIZES[1:])
-def test_cp_of_undeclared_content(repository: Path, bucket: Bucket, tmp_path: Path, size: int) -> None:
+def test_empty_blob_is_stored_where_it_is_declared(repository: Path, bucket: Bucket) -> None:
     """[S7.3]"""
-    content = random.Random(-size).randbytes(size)
-    digest = Digest.of(content)
-    assert shell("cp", _source(tmp_path, content), upload(repository, "layer.tar")).returncode == 0
-    assert bucket.get(paths.blob_data(digest)) == content
-    assert layers(repository) == {digest.encoded: content}
+    digest = Digest.of(b"")
+    for name in (str(digest), "layer.tar"):
+        assert shell("cp", "/dev/null", upload(repository, name)).returncode == 0
+    assert bucket.get(paths.blob_data(digest)) == b""
+    assert layers(repository) == {digest.encoded: b""}
+    assert state(upload(repository, "layer.tar")) == "open"
     assert bucket.leftovers() == []
 
 
 @pytest.mark.parametrize("size", [3000, 2_500_000, CHUNK, 2 * CHUNK + 1])
-def test_wrong_content(repository: Path, bucket: Bucket, tmp_path: Path, size: int) -> None:
-    """[S7.2]"""
-    content = random.Random(size + 7).randbytes(size)
+def test_other_bytes_than_declared_are_never_there(
+    repository: Path, bucket: Bucket, source: Path, size: int
+) -> None:
+    """[S7.2] And give way to the right ones."""
+    content = _bytes(("wrong", size), size)
     digest = Digest.of(content)
-    wrong = content[:-1] + bytes([content[-1] ^ 1])
+    _written(source, content[:-1] + bytes([content[-1] ^ 1]))
     file = upload(repository, digest)
-    done = shell("cp", _source(tmp_path, wrong), file)
+    done = shell("cp", source, file)
     assert (done.returncode, done.stderr) == (1, f"cp: failed to close '{file}': Bad message\n")
     assert state(file).startswith("failed: ")
     assert not bucket.has_blob(digest)
     assert layers(repository) == {}
-    done = shell("cp", _source(tmp_path, content), file)
-    assert done.returncode == 0, done.stderr
+    _written(source, content)
+    done = shell("cp", source, file)
+    assert (done.returncode, done.stderr) == (0, "")
     assert layers(repository) == {digest.encoded: content}
     assert bucket.leftovers() == []
 
 
-@pytest.mark.parametrize("command", ["cat {0} > {1}", "dd if={0} of={1} bs=100K status=none", "rsync -a {0} {1}", "rsync --inplace {0} {1}",
-     "(head -c 6000000 {0}; tail -c +6000001 {0}) > {1}", "tee {1} < {0} > /dev/null", "cp -p {0} {1}", "install -m 644 {0} {1}", "cp --sparse=always {0} {1}",
-     "dd if={0} of={1} bs=1M conv=fsync status=none", "head -c 6000000 {0} > {1}; tail -c +6000001 {0} >> {1}",
-     "head -c 6000000 {0} > {1}; rsync --append {0} {1}", 
-     "head -c 5242880 {0} > {1}; rsync --append {0} {1}", 
-     "head -c 600000 {0} > {1}; rsync --append {0} {1}", 
-     "head -c 1200000 {0} > {1}; rsync --append {0} {1}"])
-@pytest.mark.parametrize("is_declared", [True, False])
-def test_programs(repository: Path, bucket: Bucket, tmp_path: Path, command: str, is_declared: bool) -> None:
-    """[S7.1] [S7.3] [S7.5]"""
-    content = random.Random(command).randbytes(2 * CHUNK + 17)
-    digest = Digest.of(content)
-    if not is_declared and (">>" in command or "--append" in command):
-        pytest.skip()
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cat {0} > {1}",
+        "dd if={0} of={1} bs=100K status=none",
+        "dd if={0} of={1} bs=1M conv=fsync status=none",
+        "rsync -a {0} {1}",
+        "rsync --inplace {0} {1}",
+        "(head -c 6000000 {0}; tail -c +6000001 {0}) > {1}",
+        "tee {1} < {0} > /dev/null",
+        "install -m 644 {0} {1}",
+        "cp --sparse=always {0} {1}",
+        "cp -p {0} {1}",
+    ],
+)
+@declared
+def test_program_stores_the_blob(
+    repository: Path, bucket: Bucket, source: Path, command: str, is_declared: bool
+) -> None:
+    """[S7.1]"""
+    content = _bytes((command, is_declared), LARGE)
+    digest = _written(source, content)
     file = upload(repository, digest if is_declared else "layer.tar")
-    done = shell("bash", "-c", command.format(_source(tmp_path, content), file))
-    assert done.returncode == 0, done.stderr
+    done = shell("bash", "-c", command.format(source, file))
+    assert (done.returncode, done.stderr) == (0, "")
     assert state(file) == "committed"
     assert layers(repository) == {digest.encoded: content}
     assert bucket.leftovers() == []
 
 
-def test_declared_blob_is_not_there_before_it_is_right(repository: Path, bucket: Bucket) -> None:
-    """[S7.2]"""
-    content = random.Random(70).randbytes(2 * CHUNK + 17)
-    digest = Digest.of(content)
+@pytest.mark.parametrize("size", [600_000, 1_200_000, CHUNK, 6_000_000])
+@pytest.mark.parametrize("command", ["tail -c +{2} {0} >> {1}", "rsync --append {0} {1}"])
+def test_closed_upload_is_gone_on_with(
+    repository: Path, bucket: Bucket, source: Path, command: str, size: int
+) -> None:
+    """[S7.5]"""
+    content = _bytes((command, size), LARGE)
+    digest = _written(source, content)
     file = upload(repository, digest)
-    with file.open("wb", buffering=0) as opened:
+    with failing_with(errno.EBADMSG):
+        file.write_bytes(content[:size])
+    done = shell("bash", "-c", command.format(source, file, size + 1))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert layers(repository) == {digest.encoded: content}
+    assert bucket.leftovers() == []
+
+
+def test_declared_blob_is_not_there_before_it_is_right(repository: Path, bucket: Bucket) -> None:
+    """[S7.2] [S13.7] It grows under its own key, where nobody sees it."""
+    content = _bytes("growing", LARGE)
+    digest = Digest.of(content)
+    with upload(repository, digest).open("wb", buffering=0) as opened:
         for start in range(0, len(content), 2**20):
             assert not bucket.has_blob(digest)
             opened.write(content[start : start + 2**20])
             if start % (3 * 2**20) == 0:
                 os.fsync(opened.fileno())
+                assert bucket.multipart_uploads() in ([], [paths.blob_data(digest)])
         os.fsync(opened.fileno())
         assert bucket.has_blob(digest)
 
 
 @pytest.mark.parametrize("size", [3000, 2_500_000, CHUNK, 2 * CHUNK + 1])
 @pytest.mark.parametrize("is_written", [False, True], ids=["closed", "while it is written"])
-@pytest.mark.parametrize("is_declared", [True, False])
-def test_rm_leaves_nothing(repository: Path, bucket: Bucket, size: int, is_written: bool, is_declared: bool) -> None:
+@declared
+def test_rm_leaves_nothing_in_the_bucket(
+    repository: Path, bucket: Bucket, size: int, is_written: bool, is_declared: bool
+) -> None:
     """[S7.10]"""
-    content = random.Random(size + 8).randbytes(size)
-    file = upload(repository, Digest.of(b"another") if is_declared else "layer.tar")
+    content = _bytes((size, is_written, is_declared), size)
+    file = upload(repository, OTHER if is_declared else "layer.tar")
     file.touch()
-    if not is_declared:
-        os.setxattr(file, "user.blobfs.size", str(size + 1).encode())
+    os.setxattr(file, "user.blobfs.size", str(size + 1).encode())
     if is_written:
         with file.open("wb", buffering=0) as opened:
             opened.write(content)
             os.fsync(opened.fileno())
             assert bucket.leftovers()
             file.unlink()
-            assert bucket.leftovers() == []
     else:
         with failing_with(errno.EBADMSG):
             file.write_bytes(content)
@@ -132,25 +173,43 @@ def test_rm_leaves_nothing(repository: Path, bucket: Bucket, size: int, is_writt
     assert layers(repository) == {}
 
 
-def test_rewriting(repository: Path, bucket: Bucket) -> None:
-    file = upload(repository, "layer.tar")
-    content = random.Random(71).randbytes(2 * CHUNK + 17)
+def test_what_was_written_is_not_written_again(repository: Path, bucket: Bucket) -> None:
+    """[S13.5] But from the start."""
+    file, content = upload(repository, "layer.tar"), _bytes("rewritten", LARGE)
     with failing_with(errno.EINVAL), file.open("wb", buffering=0) as opened:
         opened.write(content)
         with failing_with(errno.EINVAL):
             os.pwrite(opened.fileno(), b"x", 5)
     assert layers(repository) == {}
+    with failing_with(errno.EINVAL):
+        os.truncate(file, 1000)
+    os.truncate(file, 0)
     file.write_bytes(content)
     assert layers(repository) == {Digest.of(content).encoded: content}
     assert bucket.leftovers() == []
 
 
-def test_reading_unfinished(repository: Path, bucket: Bucket) -> None:
-    file = upload(repository, OTHER)
+def test_upload_is_read_once_it_is_complete(repository: Path) -> None:
+    """[S13.6]"""
+    file, content = upload(repository, "layer.tar"), _bytes("read", LARGE)
+    with file.open("wb", buffering=0) as opened:
+        opened.write(content[:1000])
+        assert file.read_bytes() == content[:1000]
+        opened.write(content[1000:])
+        assert file.stat().st_size == len(content)
+        with failing_with(errno.EOPNOTSUPP):
+            file.read_bytes()
+    assert file.read_bytes() == content
+    waiting = upload(repository, OTHER)
     with failing_with(errno.EBADMSG):
-        file.write_bytes(LARGE)
-    assert file.stat().st_size == len(LARGE)
+        waiting.write_bytes(b"closed too early")
     with failing_with(errno.EOPNOTSUPP):
-        file.read_bytes()
-    file.unlink()
-    assert bucket.leftovers() == []
+        waiting.read_bytes()
+    waiting.unlink()
+
+
+def test_directories_have_no_times(repository: Path) -> None:
+    """[S13.4]"""
+    upload(repository, "layer.tar").write_bytes(b"layer")
+    assert (repository / "_layers").stat().st_mtime == 0
+    assert next((repository / "_layers/sha256").iterdir()).stat().st_mtime > 10**9
