@@ -283,7 +283,7 @@ class StorageDriver(ABC):
         """What was begun at paths that start with *path*, and shows nowhere else."""
         return iter(())
 
-    def abandon(self, unfinished: Unfinished) -> None:
+    def abandon(self, unfinished: Unfinished) -> None:  # noqa: B027  (there is none)
         """Remove something that ``unfinished`` told of; if it is gone, that is no error."""
 
     def delete_files(self, paths: Sequence[str]) -> None:

@@ -53,7 +53,7 @@ def test_memory_has_no_directory(storage: str) -> None:
     "storage",
     [
         "",
-        "s3://bucket/prefix",
+        "ftp://host/prefix",
         "http://localhost/srv",
         "file://elsewhere/srv",
         "file://",
