@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,6 +80,8 @@ def _need(service: str, missing: Callable[[], str | None]) -> None:
 
 
 def pytest_configure() -> None:
+    # A job in the background ignores SIGINT, and so would all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if unknown := _required() - set(MISSING):
         raise pytest.UsageError(f"BLOBFS_REQUIRE names no service: {', '.join(sorted(unknown))}")
 

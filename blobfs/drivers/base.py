@@ -249,6 +249,9 @@ class StorageDriver(ABC):
         """
         return self.open(path)
 
+    def forget(self, path: str) -> None:  # noqa: B027  (most remember nothing)
+        """Ask the storage anew for what was read of a file: it came wrong."""
+
     @abstractmethod
     def put_content(self, path: str, content: bytes) -> None:
         """Make or replace a small file, durably, and at once for readers.

@@ -46,6 +46,9 @@ class CheckedDriver(DriverWrapper):
     def open_of_size(self, path: str, size: int) -> FileReader:
         return _CheckedReader(self._driver.open_of_size(_checked(path), size))
 
+    def forget(self, path: str) -> None:
+        self._driver.forget(_checked(path))
+
     def get_content(self, path: str) -> bytes:
         return self._driver.get_content(_checked(path))
 

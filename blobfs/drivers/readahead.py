@@ -81,6 +81,10 @@ class ReadAheadDriver(DriverWrapper):
             file = self._store.join(path, reader.size, shared=settled)
         return _Reader(self._planner, self._fetcher, Handle(file, Source(reader), Cursor()))
 
+    def forget(self, path: str) -> None:
+        self._forget(path)
+        super().forget(path)
+
     def put_content(self, path: str, content: bytes) -> None:
         with self._changing(path):
             self._driver.put_content(path, content)

@@ -55,6 +55,9 @@ class DriverWrapper(StorageDriver):
     def open_of_size(self, path: str, size: int) -> FileReader:
         return self._driver.open_of_size(path, size)
 
+    def forget(self, path: str) -> None:
+        self._driver.forget(path)
+
     def get_content(self, path: str) -> bytes:
         return self._driver.get_content(path)
 

@@ -26,7 +26,6 @@ from blobfs.errors import Exists, Invalid, NotPermitted, ReadOnly, Unsupported
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.errnos import replies_errno
 from blobfs.fuse.holders import process_of
-from blobfs.fuse.notifier import Notifier
 from blobfs.fuse.reading import OpenFile, Reading, text_of
 from blobfs.fuse.threads import StorageThreads
 from blobfs.fuse.uploading import Uploading
@@ -53,7 +52,6 @@ class Operations(Reading):
         uploading: Uploading | None = None,
     ) -> None:
         super().__init__(tree, threads, presentation, uploading)
-        self._notifier = Notifier()
 
     @replies_errno
     async def create(

@@ -29,6 +29,7 @@ from blobfs.drivers.base import Capacity, FileReader
 from blobfs.errors import (
     AttributeUnknown,
     BlobfsError,
+    DigestMismatch,
     NameTooLong,
     NotFound,
     ReadOnly,
@@ -39,6 +40,7 @@ from blobfs.fuse.errnos import logs_errors, replies_errno
 from blobfs.fuse.handles import HandleTable
 from blobfs.fuse.inodes import Inode, InodeTable
 from blobfs.fuse.listings import Listing, listing_of
+from blobfs.fuse.notifier import Notifier
 from blobfs.fuse.requests import Requests
 from blobfs.fuse.threads import StorageThreads
 from blobfs.fuse.uploading import Uploading
@@ -90,6 +92,7 @@ class Reading(pyfuse3.Operations):
         self._listings: HandleTable[Listing] = HandleTable()
         self._root_rests_until = -math.inf
         self._files: HandleTable[OpenFile] = HandleTable()
+        self._notifier = Notifier()
 
     def counts(self) -> dict[str, int]:
         """How much the kernel holds at present."""
@@ -193,7 +196,17 @@ class Reading(pyfuse3.Operations):
         opened = self._files[fh]
         if not self._threads.inline and (held := opened.reader.read_now(off, size)) is not None:
             return held
-        return await self._read(opened.file, opened.reader.read_at, off, size)
+        try:
+            return await self._read(opened.file, opened.reader.read_at, off, size)
+        except DigestMismatch:
+            self._distrust(opened.file)
+            raise
+
+    def _distrust(self, file: File) -> None:
+        """See to it that what came wrong is fetched anew: not the storage may be to blame."""
+        inode = self._inodes.find_file(file.key)
+        if not self._threads.inline and inode is not None:
+            self._notifier.forget(inode.number, file.forget)
 
     async def _read(self, file: File, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """The result of ``call(*args)``, which opens or reads *file*."""

@@ -48,6 +48,10 @@ class BlobStore:
         """Get ready for a ``stat`` of each."""
         self._driver.prefetch([paths.blob_data(digest) for digest in digests])
 
+    def forget(self, digest: Digest) -> None:
+        """Forget what was read ahead of the blob, which is not what it should be."""
+        self._driver.forget(paths.blob_data(digest))
+
     def open_known(self, descriptor: Descriptor) -> FileReader:
         """``open`` a blob that has been looked at, which may save a request.
 

@@ -81,6 +81,10 @@ class BlobFile(File):
         if (found.size, found.mtime_ns) != (self.descriptor.size, self.descriptor.mtime_ns):
             raise Stale(f"blob {self.descriptor.digest} has been stored anew")
 
+    def forget(self) -> None:
+        self.blobs.registry.blobs.forget(self.descriptor.digest)
+        self.blobs.verification.forget(self.descriptor)
+
     def source(self, digest: Digest) -> LinkedBlobStore | BlobStore:
         """What has the blob under *digest*; raises Invalid if it is not called so."""
         if digest == self.descriptor.digest:

@@ -207,6 +207,9 @@ class File(Node):
     takes_long: ClassVar[bool] = False
     """Whether to open or read it may take long even where the storage is local."""
 
+    def forget(self) -> None:
+        """Forget what was read of it: it has come wrong from far away, and may be right there."""
+
     @abstractmethod
     def open(self) -> FileReader:
         """Open it to read it; raises Stale once the bytes are gone."""

@@ -75,7 +75,7 @@ class Verification:
     hashed later: reads that are under way together end in any order where storage is slow.
     What storage holds ready is replied at once and hashed behind, but for the end of a blob: no
     read of it all ends well before all is hashed. A blob found bad stays so until it is stored
-    anew. Thread-safe.
+    anew, or until ``forget``. Thread-safe.
     """
 
     def __init__(self, verify: Verify) -> None:
@@ -92,6 +92,11 @@ class Verification:
             raise _mismatch(descriptor)
         again = self._verify is Verify.ALWAYS
         return _BlobReader(descriptor, reader, progress, self._hashing, again=again)
+
+    def forget(self, descriptor: Descriptor) -> None:
+        """Give a blob that was found bad another chance."""
+        with self._lock:
+            self._progress.pop(str(descriptor.digest), None)
 
     def _progress_of(self, descriptor: Descriptor) -> _Progress:
         key = str(descriptor.digest)

@@ -232,10 +232,18 @@ def test_moved_tag_is_followed_once_what_is_kept_has_run_out(repository: Path, t
 
 def test_removed_layer_may_be_read_where_its_name_was_kept(repository: Path, there: Path) -> None:
     """[S13.2] [S13.3] The last lines."""
-    digest = put_layer(repository, b"kept")
+    digest, stays = put_layer(repository, b"kept"), put_layer(repository, b"stays")
     _soon(there.exists)
     assert layer(there, digest).read_bytes() == b"kept"
     layer(repository, digest).unlink()
     assert not layer(repository, digest).exists()
-    _soon(lambda: _names(there, "_layers/sha256") == set())
+    _soon(lambda: _names(there, "_layers/sha256") == {stays.encoded})
     assert layer(there, digest).read_bytes() == b"kept"
+
+
+def test_repository_goes_with_what_was_last_in_it(repository: Path, there: Path) -> None:
+    """[S13.4]"""
+    digest = put_layer(repository, b"alone")
+    _soon(there.exists)
+    layer(repository, digest).unlink()
+    _soon(lambda: not there.exists())
