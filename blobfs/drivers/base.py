@@ -163,11 +163,8 @@ class FileWriter(Closing):
         """Make durable what was written, as ``close`` does, and go on."""
 
     @abstractmethod
-    def commit(self, *, keep: bool = False) -> None:
-        """Make the file durable and readable under its path.
-
-        With *keep* an object store may leave one of the same size there that was there before.
-        """
+    def commit(self) -> None:
+        """Make the file durable and readable under its path."""
 
     @abstractmethod
     def cancel(self) -> None:

@@ -171,7 +171,7 @@ class _Writer(FileWriter):
         file.content = bytes(self._content)
         file.mtime_ns = time.time_ns()
 
-    def commit(self, *, keep: bool = False) -> None:
+    def commit(self) -> None:
         self._open_file()
         self.close()
 

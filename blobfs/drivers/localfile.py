@@ -196,7 +196,7 @@ class LocalWriter(FileWriter):
             os.fsync(self._fd)
             os.fsync(self._directory_fd)
 
-    def commit(self, *, keep: bool = False) -> None:
+    def commit(self) -> None:
         self.flush()
         self._let_go()
 

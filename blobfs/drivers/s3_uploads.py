@@ -12,7 +12,7 @@ from blobfs.drivers.base import Unfinished
 from blobfs.drivers.s3_bucket import Bucket, nanoseconds
 from blobfs.drivers.s3_client import s3_errors
 from blobfs.drivers.s3_options import MIN_PART
-from blobfs.errors import FileChanged, PathNotFound
+from blobfs.errors import PathNotFound
 
 
 class UploadedPart(NamedTuple):
@@ -101,32 +101,18 @@ class MultipartUpload:
                 for part in page.get("Parts", [])
             ]
 
-    def complete(self, parts: Sequence[UploadedPart], *, keep: bool = False) -> None:
-        """Make the object of *parts*, at once for readers; raises PathNotFound if it has ended.
-
-        With *keep*, an object of the same size that is there already stays, as far as the
-        server knows how to; who reads that one is not disturbed then.
-        """
+    def complete(self, parts: Sequence[UploadedPart]) -> None:
+        """Make the object of *parts*, at once for readers; raises PathNotFound if it has ended."""
         listed = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
-        condition = {"IfNoneMatch": "*"} if keep else {}
         try:
             with s3_errors(self.path):
-                self._call(
-                    "complete_multipart_upload", MultipartUpload={"Parts": listed}, **condition
-                )
-        except FileChanged:
-            if self._head()["ContentLength"] != sum(part.size for part in parts):
-                self.complete(parts)
-            else:
-                self.abort()
+                self._call("complete_multipart_upload", MultipartUpload={"Parts": listed})
         except PathNotFound:
             # Completed by an attempt whose answer was lost: the object then has their ETag.
-            if self._head()["ETag"].strip('"') != _etag_of(parts):
+            with s3_errors(self.path):
+                head = self._bucket.client.head_object(Bucket=self._bucket.name, Key=self._key)
+            if head["ETag"].strip('"') != _etag_of(parts):
                 raise
-
-    def _head(self) -> Any:  # noqa: ANN401  (boto3's answers)
-        with s3_errors(self.path):
-            return self._bucket.client.head_object(Bucket=self._bucket.name, Key=self._key)
 
     def abort(self) -> None:
         """Remove its parts; one that has ended is no error."""

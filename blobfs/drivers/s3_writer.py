@@ -197,7 +197,7 @@ class MultipartWriter(FileWriter):
         self._sealed = sealed
         self._tail = bytearray(kept)
 
-    def commit(self, *, keep: bool = False) -> None:
+    def commit(self) -> None:
         self._check_open()
         while self._sent:
             self._await_first()
@@ -206,15 +206,15 @@ class MultipartWriter(FileWriter):
             if self._upload is not None:
                 self._upload.abort()
         else:
-            self._complete(self._upload, keep=keep)
+            self._complete(self._upload)
         self._end()
 
-    def _complete(self, upload: MultipartUpload, *, keep: bool) -> None:
+    def _complete(self, upload: MultipartUpload) -> None:
         parts = list(self._parts)
         if self._tail:
             last = len(parts) + 1
             parts.append(self._stale_if_ended(lambda: upload.put(last, self._tail)))
-        self._stale_if_ended(lambda: upload.complete(parts, keep=keep))
+        self._stale_if_ended(lambda: upload.complete(parts))
 
     def cancel(self) -> None:
         self._check_open()

@@ -196,9 +196,9 @@ class _NotingWriter(FileWriter):
         finally:
             self._changed()
 
-    def commit(self, *, keep: bool = False) -> None:
+    def commit(self) -> None:
         try:
-            self._writer.commit(keep=keep)
+            self._writer.commit()
         finally:
             self._changed()
 

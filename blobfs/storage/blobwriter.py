@@ -255,9 +255,9 @@ class BlobWriter(ContentWriter):
         if data is None:
             self._blobs.put_as(canonical, content or b"")
             return
+        if self._blobs.keeps(canonical, self.size):
+            return  # and who reads it is not disturbed
         in_place = self._record.in_place == canonical
-        if not in_place and self._blobs.keeps(canonical, self.size):
-            return
         if (self._record.blob or self._record.digest) != canonical:
             self._put_record(replace(self._record, blob=canonical))
         self._received.check_undisturbed(data)

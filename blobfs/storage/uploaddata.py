@@ -161,7 +161,7 @@ class UploadObject(UploadData):
 
     def complete(self, total: int) -> None:
         if not self._is_complete:
-            self.open(total).commit(keep=self._in_place)
+            self.open(total).commit()
             self._file, self._token = None, ""
             self._is_complete = True
 

@@ -1,6 +1,5 @@
 """What every driver keeps of a file for a later writer. Never edited for one of them."""
 
-from collections.abc import Callable
 from operator import methodcaller
 
 import pytest
@@ -134,25 +133,9 @@ def test_going_back_to_where_it_cannot_leaves_the_file_as_it_was(driver: Storage
         assert _committed(driver, writer) == expected
 
 
-@pytest.mark.parametrize(
-    "finish",
-    [lambda writer: writer.commit(keep=True), lambda writer: writer.commit(keep=False)],
-    ids=["kept", "replaced"],
-)
-def test_commit_over_a_file_of_another_size_replaces_it(
-    driver: StorageDriver, finish: Callable[[FileWriter], None]
-) -> None:
+def test_commit_over_a_file_replaces_it(driver: StorageDriver) -> None:
     driver.put_content("/d/a", b"old")
     writer = _written(driver)
     writer.flush()
-    finish(writer)
+    writer.commit()
     assert driver.get_content("/d/a") == b"0123456789"
-
-
-def test_commit_may_keep_a_file_of_the_same_size(driver: StorageDriver) -> None:
-    driver.put_content("/d/a", b"9876543210")
-    writer = _written(driver)
-    writer.flush()
-    writer.commit(keep=True)
-    allowed = {b"0123456789"} | ({b"9876543210"} if driver.is_object_store else set())
-    assert driver.get_content("/d/a") in allowed

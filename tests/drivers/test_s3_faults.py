@@ -106,17 +106,6 @@ def test_file_is_there_when_the_answer_to_its_completion_is_lost(
 
 
 @each_lost_answer
-def test_file_is_there_when_the_answer_to_its_conditional_completion_is_lost(
-    proxy: S3Proxy, store: S3Driver, fault: Fault
-) -> None:
-    proxy.faults = nth(1, fault, only={Kind.COMPLETE_UPLOAD})
-    writer = store.create("/d/a")
-    writer.write(CONTENT)
-    writer.commit(keep=True)
-    assert store.get_content("/d/a") == CONTENT
-
-
-@each_lost_answer
 def test_upload_whose_beginning_was_not_heard_of_can_be_removed(
     place: S3Place, proxy: S3Proxy, options: S3Options, store: S3Driver, fault: Fault
 ) -> None:

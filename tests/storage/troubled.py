@@ -155,7 +155,7 @@ class _AppendOnlyWriter(FileWriter):
         with self._driver.noting("writer.flush", self._path):
             self._writer.flush()
 
-    def commit(self, *, keep: bool = False) -> None:
+    def commit(self) -> None:
         with self._driver.noting("writer.commit", self._path):
             self._writer.commit()
 

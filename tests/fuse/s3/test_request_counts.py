@@ -113,6 +113,7 @@ def test_declared_upload_takes_its_parts_and_four_more(
     with mount_of(bucket, proxy, tmp_path) as mount:
         repository = mount.path / "write"
         repository.mkdir()
+        assert not list((repository / "_uploads").iterdir())
         with proxy.counting() as counted:
             name = f"_uploads/{Digest.of(content)}"
             subprocess.run(["cp", source, repository / name], check=True)
