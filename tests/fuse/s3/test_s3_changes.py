@@ -70,7 +70,7 @@ def _put_image(repository: Path, tag: str, content: bytes) -> Digest:
 
 
 def _soon(holds: Callable[[], bool]) -> None:
-    eventually(holds, within_s=1.5)
+    eventually(holds, within_s=3)
 
 
 def _names(repository: Path, below: str) -> set[str]:
