@@ -35,7 +35,6 @@ from blobfs.errors import (
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
 
-_ATTEMPTS: Final = 5  # the last about 10 s after the first, were none to take time
 _CONNECT_S: Final = 5.0
 _ANSWER_S: Final = 15.0
 
@@ -48,7 +47,8 @@ def client_for(options: S3Options) -> S3Client:
     config = Config(
         connect_timeout=_CONNECT_S,
         read_timeout=_ANSWER_S,
-        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        # "standard" gives up after half a second, and after some failures does not try at all.
+        retries={"mode": "legacy", "total_max_attempts": options.attempts},
         max_pool_connections=options.streams + options.copy_streams,
         tcp_keepalive=True,
         # Servers that are not Amazon's may know none of the newer checksums.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Mapping
+from hashlib import md5
 from typing import Any, Final, NamedTuple
 
 from botocore.exceptions import HTTPClientError, IncompleteReadError
@@ -15,6 +17,7 @@ from blobfs.drivers.s3_client import s3_errors
 from blobfs.errors import FileChanged, StorageUnavailable
 
 _ATTEMPTS: Final = 5
+_SMALL: Final = 2**20  # bytes of which the MD5 takes next to no time
 _BACKOFF_S: Final = 0.1  # doubles; each wait is a random part of it
 
 
@@ -63,7 +66,8 @@ def get_part(bucket: Bucket, path: str, offset: int, size: int, etag: str = "") 
     Raises PathNotFound, and FileChanged for another object or an *offset* at its end or behind.
     """
     wanted = {"Range": f"bytes={offset}-{offset + size - 1}"}
-    answer, content = _get(bucket, path, wanted | ({"IfMatch": etag} if etag else {}))
+    wanted |= {"IfMatch": etag} if etag else {}
+    answer, content = _get(bucket, path, wanted, checked=size <= _SMALL)
     content_range = answer.get("ContentRange")
     if content_range is None:  # a server may ignore what was wanted
         return Part(content[offset : offset + size], len(content), answer["ETag"])
@@ -72,13 +76,20 @@ def get_part(bucket: Bucket, path: str, offset: int, size: int, etag: str = "") 
 
 def get_whole(bucket: Bucket, path: str) -> Part:
     """All of an object, which is small; raises PathNotFound."""
-    answer, content = _get(bucket, path, {})
+    answer, content = _get(bucket, path, {}, checked=True)
     return Part(content, len(content), answer["ETag"])
 
 
-def _get(bucket: Bucket, path: str, wanted: Mapping[str, str]) -> tuple[Any, bytes]:
-    """The server's answer, and the whole body that came with it."""
+def _get(
+    bucket: Bucket, path: str, wanted: Mapping[str, str], *, checked: bool
+) -> tuple[Any, bytes]:
+    """The server's answer, and the whole body that came with it.
+
+    If *checked*, an object that came whole is held to its ETag, if that looks like the MD5 that it
+    mostly is; a server whose ETag is something else sends the same bytes again.
+    """
     call: Any = bucket.client.get_object
+    doubted = None
     for attempt in range(_ATTEMPTS):
         with s3_errors(path):
             answer = call(
@@ -88,8 +99,21 @@ def _get(bucket: Bucket, path: str, wanted: Mapping[str, str]) -> tuple[Any, byt
                 **bucket.options.for_reads,
             )
         try:
-            return answer, answer["Body"].read()
+            content = answer["Body"].read()
+            if not checked or content == doubted or not _is_doubtful(answer, content):
+                return answer, content
+            doubted = content
         except (HTTPClientError, IncompleteReadError, OSError):  # it broke off
             answer["Body"].close()
         time.sleep(random.uniform(0, _BACKOFF_S * 2**attempt))
-    raise StorageUnavailable(f"{path}: the answer broke off {_ATTEMPTS} times")
+    raise StorageUnavailable(f"{path}: the answer came damaged {_ATTEMPTS} times")
+
+
+def _is_doubtful(answer: Mapping[str, Any], content: bytes) -> bool:
+    whole = f"bytes 0-{len(content) - 1}/{len(content)}"
+    etag = answer["ETag"].strip('"')
+    return (
+        answer.get("ContentRange", whole) == whole
+        and re.fullmatch("[0-9a-f]{32}", etag) is not None
+        and etag != md5(content, usedforsecurity=False).hexdigest()
+    )

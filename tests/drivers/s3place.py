@@ -46,7 +46,7 @@ class S3Place:
     def options(self, endpoint: str | None = None, **changes: Any) -> S3Options:  # noqa: ANN401
         """A new prefix, and parts as small as may be."""
         url = self.server.storage_url(self.bucket, secrets.token_hex(8))
-        options = replace(S3Options.parse(url), chunk_size=MIN_PART)
+        options = replace(S3Options.parse(url), chunk_size=MIN_PART, attempts=3)
         return replace(options, endpoint=endpoint or self.server.endpoint, **changes)
 
     def driver(self, options: S3Options, user: S3Server | None = None) -> S3Driver:

@@ -1,7 +1,7 @@
 """What a driver makes of an S3 that fails now and then, refuses, or breaks off."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -283,3 +283,24 @@ def test_server_that_comes_back_is_spoken_to_again(proxy: S3Proxy, store: S3Driv
             store.stat("/d")
     writer.commit()
     assert store.get_content("/d/a") == CONTENT[: PART + 1]
+
+
+def test_small_file_whose_bit_flipped_is_asked_for_again(proxy: S3Proxy, store: S3Driver) -> None:
+    store.put_content("/d/link", b"sha256:0123")
+    reads: list[Callable[[], bytes]] = [
+        lambda: store.get_content("/d/link"),
+        lambda: store.read_at("/d/link", 0, 256),
+    ]
+    for read in reads:
+        proxy.faults = nth(1, Damage.FLIP_BIT, only={Kind.GET})
+        assert read() == b"sha256:0123"
+
+
+def test_tail_whose_bit_flipped_is_asked_for_again(proxy: S3Proxy, store: S3Driver) -> None:
+    content = CONTENT[: CHUNK + 4]
+    with store.create("/d/a") as writer:
+        writer.write(content)
+    proxy.faults = nth(1, Damage.FLIP_BIT, only={Kind.GET})
+    with store.append("/d/a", writer.token) as writer:
+        writer.commit()
+    assert store.get_content("/d/a") == content
