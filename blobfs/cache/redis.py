@@ -1,8 +1,4 @@
-"""A cache in Redis, shared with the registries beside us: their keys, byte for byte.
-
-    blobs::<digest>                        hash  digest, size, mediatype: the blob
-    repository::<name>::blobs              set   the digests that the repository has
-    repository::<name>::blobs::<digest>    hash  mediatype: what the repository calls it
+"""A cache in Redis, shared with the registries beside us.
 
 Nothing expires: a server that is to forget does so by ``maxmemory-policy allkeys-lru``. Source
 of truth: distribution, ``registry/storage/cache/redis/redis.go``, and for ``clear`` its 3.1.0:
@@ -11,23 +7,31 @@ until then a repository that lost a blob got it back with the next that was give
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 
-from blobfs.cache.base import DescriptorCache, describes, with_canonical
+from blobfs.cache.base import DescriptorCache, with_canonical
+from blobfs.cache.redis_entries import (
+    FIELDS,
+    as_linked,
+    blob_key,
+    descriptor_of,
+    linked_key,
+    members_key,
+)
 from blobfs.cache.redis_options import RedisOptions
 from blobfs.cache.timelimit import TimeLimit
-from blobfs.digest import OCTET_STREAM, Descriptor, Digest
-from blobfs.errors import DigestInvalid, StorageTimeout, StorageUnavailable
+from blobfs.digest import Descriptor, Digest
+from blobfs.errors import StorageTimeout, StorageUnavailable
 from blobfs.reference import RepositoryName
 
 if TYPE_CHECKING:
@@ -36,12 +40,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LIMIT_S: Final = 0.05
-"""How long a call may take, for every few hundred digests: a storage may be faster than more."""
+"""How long a round trip may take, connecting included; every few hundred digests make one."""
 
 _BATCH: Final = 500  # digests; in one go they take about 10 ms here and a few of the server's
 _THREADS: Final = 8  # and as many connections; not measured
-_SIZE: Final = re.compile(rb"[0-9]{1,18}")  # bytes
-_FIELDS: Final = ("digest", "size", "mediatype")
 
 
 class RedisCache(DescriptorCache):
@@ -69,7 +71,7 @@ class RedisCache(DescriptorCache):
     ) -> list[Descriptor | None]:
         found: list[Descriptor | None] = []
         for batch in _batches(digests):
-            found += self._call(lambda batch=batch: self._look_up(batch, repository))
+            found += self._call(partial(self._look_up, batch, repository))
         return found
 
     def _look_up(
@@ -77,15 +79,15 @@ class RedisCache(DescriptorCache):
     ) -> list[Descriptor | None]:
         pipeline = self._client.pipeline(transaction=False)
         for digest in digests:
-            pipeline.execute_command("HMGET", _blob(digest), *_FIELDS)
+            pipeline.execute_command("HMGET", blob_key(digest), *FIELDS)
             if repository is not None:
-                pipeline.execute_command("SISMEMBER", _members(repository), str(digest))
-                pipeline.execute_command("HGET", _linked(repository, digest), "mediatype")
+                pipeline.execute_command("SISMEMBER", members_key(repository), str(digest))
+                pipeline.execute_command("HGET", linked_key(repository, digest), "mediatype")
         replies = iter(_replies(pipeline))
         if repository is None:
-            return [_descriptor(digest, next(replies)) for digest in digests]
+            return [descriptor_of(digest, next(replies)) for digest in digests]
         return [
-            _as_linked(_descriptor(digest, next(replies)), next(replies), next(replies))
+            _aslinked_key(descriptor_of(digest, next(replies)), next(replies), next(replies))
             for digest in digests
         ]
 
@@ -93,23 +95,23 @@ class RedisCache(DescriptorCache):
         self, descriptors: Mapping[Digest, Descriptor], repository: RepositoryName | None = None
     ) -> None:
         for batch in _batches(list(with_canonical(descriptors))):
-            self._call(lambda batch=batch: self._remember(batch, repository))
+            self._call(partial(self._remember, batch, repository))
 
     def _remember(
         self, described: Sequence[tuple[Digest, Descriptor]], repository: RepositoryName | None
     ) -> None:
         pipeline = self._client.pipeline(transaction=True)
         for digest, descriptor in described:
-            key = _blob(digest)
+            key = blob_key(digest)
             if repository is not None:
-                pipeline.execute_command("SADD", _members(repository), str(digest))
+                pipeline.execute_command("SADD", members_key(repository), str(digest))
             pipeline.execute_command(
                 "HSET", key, "digest", str(descriptor.digest), "size", descriptor.size
             )
             pipeline.execute_command("HSETNX", key, "mediatype", descriptor.media_type)
             if repository is not None:
                 pipeline.execute_command(
-                    "HSET", _linked(repository, digest), "mediatype", descriptor.media_type
+                    "HSET", linked_key(repository, digest), "mediatype", descriptor.media_type
                 )
         _replies(pipeline)
 
@@ -117,15 +119,23 @@ class RedisCache(DescriptorCache):
         self, digests: Sequence[Digest], repository: RepositoryName | None = None
     ) -> None:
         for batch in _batches(digests):
-            self._call(lambda batch=batch: self._forget(batch, repository))
+            self._call(partial(self._forget, batch, repository))
 
     def _forget(self, digests: Sequence[Digest], repository: RepositoryName | None) -> None:
-        pipeline = self._client.pipeline(transaction=True)
+        try:
+            self._forget_by(self._client.pipeline(transaction=True), digests, repository)
+        except OutOfMemoryError:
+            # A full server takes no transaction, but this order gives nothing back either.
+            self._forget_by(self._client.pipeline(transaction=False), digests, repository)
+
+    def _forget_by(
+        self, pipeline: Pipeline, digests: Sequence[Digest], repository: RepositoryName | None
+    ) -> None:
         for digest in digests:
             if repository is not None:
-                pipeline.execute_command("SREM", _members(repository), str(digest))
-                pipeline.execute_command("DEL", _linked(repository, digest))
-            pipeline.execute_command("HDEL", _blob(digest), *_FIELDS)
+                pipeline.execute_command("SREM", members_key(repository), str(digest))
+                pipeline.execute_command("DEL", linked_key(repository, digest))
+            pipeline.execute_command("HDEL", blob_key(digest), *FIELDS)
         _replies(pipeline)
 
     def _call(self, call: Callable[[], T]) -> T:
@@ -167,35 +177,25 @@ def _redis_errors(options: RedisOptions) -> Iterator[None]:
     except StorageTimeout as exc:
         raise StorageTimeout(f"{options}: {exc}") from None
     except RedisTimeout as exc:
-        raise StorageTimeout(f"{options}: {exc}") from exc
+        raise StorageTimeout(f"{options}: {_said(exc, options)}") from None
     except ResponseError as exc:
-        raise StorageUnavailable(f"{options} answered: {_without_arguments(exc)}") from None
+        raise StorageUnavailable(f"{options} answered: {_said(exc, options)}") from None
     except (RedisError, OSError, ValueError) as exc:  # ValueError: a host that no name can be
-        raise StorageUnavailable(f"{options}: {_without_arguments(exc)}") from None
+        raise StorageUnavailable(f"{options}: {_said(exc, options)}") from None
 
 
-def _without_arguments(exc: Exception) -> str:
-    """What a server says, up to what it quotes: that may be our password."""
-    said = str(exc).rpartition("caused error: ")[2]
-    return re.split("['\"`]", said)[0].strip() or type(exc).__name__
+def _said(exc: Exception, options: RedisOptions) -> str:
+    """Why a call failed, without what it was: a server may quote our password."""
+    said = str(exc).rpartition("caused error: ")[2].partition("with args")[0]
+    for secret in filter(None, (options.password, options.username)):
+        said = said.replace(secret, "…")
+    return said.strip(" ,") or type(exc).__name__
 
 
 def _batches(items: Sequence[T]) -> Iterator[list[T]]:
     rest = iter(items)
     while batch := list(islice(rest, _BATCH)):
         yield batch
-
-
-def _blob(digest: Digest) -> str:
-    return f"blobs::{digest}"
-
-
-def _members(repository: RepositoryName) -> str:
-    return f"repository::{repository}::blobs"
-
-
-def _linked(repository: RepositoryName, digest: Digest) -> str:
-    return f"repository::{repository}::blobs::{digest}"
 
 
 def _replies(pipeline: Pipeline) -> list[object]:
@@ -207,36 +207,3 @@ def _replies(pipeline: Pipeline) -> list[object]:
                 raise reply
             replies[position] = None
     return replies
-
-
-def _descriptor(digest: Digest, reply: object) -> Descriptor | None:
-    """Somebody else may have written it: what makes no sense is as good as nothing."""
-    match reply:
-        case [bytes(target), bytes(size), bytes() | None as media_type]:
-            pass
-        case _:
-            return None
-    if _SIZE.fullmatch(size) is None:
-        return None
-    try:
-        descriptor = Descriptor(
-            Digest.parse(target.decode()),
-            int(size),
-            OCTET_STREAM if media_type is None else media_type.decode(),
-        )
-    except (DigestInvalid, UnicodeDecodeError):
-        return None
-    return descriptor if describes(digest, descriptor) else None
-
-
-def _as_linked(
-    descriptor: Descriptor | None, is_member: object, media_type: object
-) -> Descriptor | None:
-    if descriptor is None or not is_member or not isinstance(media_type, bytes):
-        return None
-    if not media_type:
-        return descriptor
-    try:
-        return Descriptor(descriptor.digest, descriptor.size, media_type.decode())
-    except UnicodeDecodeError:
-        return None

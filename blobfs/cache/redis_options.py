@@ -55,6 +55,8 @@ class RedisOptions:
         except ValueError:
             raise _refusal() from None
         given = dict(parse_qsl(url.query, keep_blank_values=True))
+        if "@" in url.query:  # of a password that has a "?", perhaps
+            raise _refusal()
         database = _database(url, given)
         tls = _tls(given) if url.scheme == "rediss" else {}
         if given:

@@ -38,8 +38,8 @@ _SIZES: Final = {
 class S3Options:
     """A bucket, and how it is spoken to; sizes are in bytes.
 
-    *streams* is how many requests may be under way at once, *attempts* how often one is made that may
-    yet succeed: the sixth is about 8 s after the first. *chunk_size* is that of a
+    *streams* is how many requests may be under way at once, *attempts* how often one is made that
+    may yet succeed: the sixth is about 8 s after the first. *chunk_size* is that of a
     multipart upload's parts, *root* the prefix of all keys, without a slash at its ends.
     """
 
