@@ -184,7 +184,7 @@ def main() -> None:
 @click.option(
     "--read-part",
     type=click.IntRange(1, 1024),
-    default=8,
+    default=16,
     show_default=True,
     help="MiB that one request reads at most (S3).",
 )

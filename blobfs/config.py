@@ -59,7 +59,7 @@ class Settings:
             content_ttl_s=self.entry_timeout,
             read_ahead=ReadAheadOptions(
                 memory=self.read_memory * 2**20,
-                part=self.read_part * 2**20,
+                part=min(self.read_part, max(1, self.read_memory // 16)) * 2**20,
                 streams=self.read_streams,
             ),
             cache=self._cache,

@@ -340,7 +340,8 @@ def first_byte(place: Path, runs: int) -> Iterator[Row]:
 
 def scattered(place: Path, runs: int) -> Iterator[Row]:
     """500 reads of 128 KiB, here and there."""
-    places = [random.Random(5).randrange(0, GIB, 128 * 1024) for _ in range(500)]
+    source = random.Random(5)
+    places = [source.randrange(0, GIB, 128 * 1024) for _ in range(500)]
 
     def read(file: Path) -> float:
         drop(1)
@@ -459,7 +460,7 @@ def memory(place: Path, runs: int) -> Iterator[Row]:
         mount = stack.enter_context(blobfs(store, place / "m", "--read-memory", "128"))
         cat_all([mount / in_mount(one) for one in encoded])
         yield Row(
-            "MiB held at most, of 128 + 100", [resident_mib(mount, "VmHWM")], [228.0], "asked", 1
+            "MiB held at most, of 128 + 128", [resident_mib(mount, "VmHWM")], [256.0], "asked", 1
         )
         del runs
 

@@ -31,7 +31,7 @@ class ReadAheadOptions:
     """
 
     memory: int = 256 * 2**20
-    part: int = 8 * 2**20
+    part: int = 16 * 2**20
     streams: int = 16
     patience_s: float = 2.0
     first: int = 256 * 2**10

@@ -41,7 +41,7 @@ _MAX_TASKS: Final = 256
 """Requests served at once, so that metadata finds a place beside many slow reads."""
 
 
-_MALLOC: Final = {-3: 128 * 2**20, -1: 2**30, -2: 64 * 2**20, -8: 1}
+_MALLOC: Final = {-3: 128 * 2**20, -1: 128 * 2**20, -2: 64 * 2**20, -8: 1}
 """Of mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, M_ARENA_MAX."""
 
 

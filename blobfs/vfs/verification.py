@@ -22,7 +22,7 @@ _READ_AHEAD: Final = 64
 """Reads of one open file kept until it is their turn; the kernel has as many under way."""
 
 
-_BEHIND: Final = 32
+_BEHIND: Final = 8
 """Reads of one blob that were replied and are not hashed yet; they are of 1 MiB at most."""
 
 
@@ -82,7 +82,7 @@ class Verification:
         self._verify = verify
         self._lock = threading.Lock()
         self._progress: OrderedDict[str, _Progress] = OrderedDict()
-        self._hashing = ThreadPoolExecutor(1, thread_name_prefix="blobfs-hashing")
+        self._hashing = ThreadPoolExecutor(2, thread_name_prefix="blobfs-hashing")
 
     def reader(self, descriptor: Descriptor, reader: FileReader) -> FileReader:
         """A reader of the same bytes that is held to *descriptor*; it takes *reader* over."""

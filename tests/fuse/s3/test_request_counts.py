@@ -101,7 +101,7 @@ def test_read_takes_a_request_for_a_part_and_none_before(
         with proxy.counting() as counted:
             assert (directory / digest.encoded).read_bytes() == content
     assert counted[Kind.HEAD] == counted[Kind.LIST] == 0
-    assert counted[Kind.GET] == total(counted) <= -(-len(content) // (8 * MIB)) + 4
+    assert counted[Kind.GET] == total(counted) <= -(-len(content) // (16 * MIB)) + 4
 
 
 def test_declared_upload_takes_its_parts_and_four_more(
