@@ -273,7 +273,13 @@ def sequential(place: Path, runs: int) -> Iterator[Row]:
         encoded = stored(store, GIB, 1)
         at = place / "m"
         sides: Sides = {
-            "blobfs": lambda: fresh(blobfs, store, at, lambda m: cat(m / in_mount(encoded)))
+            "blobfs": lambda: fresh(blobfs, store, at, lambda m: cat(m / in_mount(encoded))),
+            "blobfs --verify none": lambda: fresh(
+                lambda s, m: blobfs(s, m, "--verify", "none"),
+                store,
+                at,
+                lambda m: cat(m / in_mount(encoded)),
+            ),
         }
         sides |= {
             name: partial(fresh, mount, store, at, lambda m: cat(m / key_of(encoded)))

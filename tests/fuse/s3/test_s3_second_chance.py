@@ -29,6 +29,7 @@ def proxy(bucket: Bucket) -> Iterator[S3Proxy]:
 def test_flipped_bit_fails_one_read_and_not_the_next(
     bucket: Bucket, proxy: S3Proxy, tmp_path: Path
 ) -> None:
+    """[S13.12]"""
     digest = Digest.of(CONTENT)
     files = {
         paths.blob_data(digest): CONTENT,
