@@ -12,6 +12,7 @@ import pytest
 
 from blobfs.mountinfo import mounts
 from tests import images, s3
+from tests.redisserver import RedisServer
 from tests.services import DockerRegistry, ServiceFailed, push, run
 
 log = logging.getLogger(__name__)
@@ -57,11 +58,16 @@ def _s3_missing() -> str | None:
     return _ceph_missing() or _moto_missing()
 
 
+def _redis_missing() -> str | None:
+    return _lacking("redis-server", "openssl")
+
+
 MISSING: dict[str, Callable[[], str | None]] = {
     "fuse": _fuse_missing,
     "registry": _registry_missing,
     "backup": _backup_missing,
     "s3": _s3_missing,
+    "redis": _redis_missing,
 }
 
 
@@ -118,6 +124,14 @@ def debian_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker
         _push_small_images(registry)
         push(images.debian(), registry.address, "debian", "bookworm")
         yield registry
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis that any test may empty, and none may stop."""
+    _need("redis", _redis_missing)
+    with RedisServer.serving(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,205 @@
+"""A cache in Redis, shared with the registries beside us.
+
+Nothing expires: a server that is to forget does so by ``maxmemory-policy allkeys-lru``. Source
+of truth: distribution, ``registry/storage/cache/redis/redis.go``, and for ``clear`` its 3.1.0:
+until then a repository that lost a blob got it back with the next that was given it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
+from redis.retry import Retry
+
+from blobfs.cache.base import DescriptorCache, with_canonical
+from blobfs.cache.redis_entries import (
+    FIELDS,
+    as_linked,
+    blob_key,
+    descriptor_of,
+    linked_key,
+    members_key,
+)
+from blobfs.cache.redis_options import RedisOptions
+from blobfs.cache.timelimit import TimeLimit
+from blobfs.digest import Descriptor, Digest
+from blobfs.errors import StorageTimeout, StorageUnavailable
+from blobfs.reference import RepositoryName
+
+if TYPE_CHECKING:
+    from redis.client import Pipeline
+
+T = TypeVar("T")
+
+LIMIT_S: Final = 0.05
+"""How long a round trip may take, connecting included; every hundred digests make one."""
+
+_BATCH: Final = 100  # digests; they take 1 to 3 ms here, most of it in redis-py
+_THREADS: Final = 8  # and as many connections; not measured
+
+
+class RedisCache(DescriptorCache):
+    """Descriptors in the server that *options* name, which need not be there yet."""
+
+    def __init__(self, options: RedisOptions, limit_s: float = LIMIT_S) -> None:
+        self._options = options
+        self._limit = TimeLimit(limit_s, threads=_THREADS)
+        self._client = _client(options, limit_s)
+
+    @classmethod
+    def at(cls, url: str) -> Self:
+        """A cache in the server at *url*; raises MountRefused."""
+        return cls(RedisOptions.parse(url))
+
+    def __repr__(self) -> str:
+        return f"RedisCache({self._options})"
+
+    @property
+    def is_local(self) -> bool:
+        return False
+
+    def stat_many(
+        self, digests: Sequence[Digest], repository: RepositoryName | None = None
+    ) -> list[Descriptor | None]:
+        found: list[Descriptor | None] = []
+        for batch in _batches(digests):
+            found += self._call(partial(self._look_up, batch, repository))
+        return found
+
+    def _look_up(
+        self, digests: Sequence[Digest], repository: RepositoryName | None
+    ) -> list[Descriptor | None]:
+        pipeline = self._client.pipeline(transaction=False)
+        for digest in digests:
+            pipeline.hmget(blob_key(digest), FIELDS)
+            if repository is not None:
+                pipeline.sismember(members_key(repository), str(digest))
+                pipeline.hget(linked_key(repository, digest), "mediatype")
+        replies = iter(_replies(pipeline))
+        if repository is None:
+            return [descriptor_of(digest, next(replies)) for digest in digests]
+        return [
+            as_linked(descriptor_of(digest, next(replies)), next(replies), next(replies))
+            for digest in digests
+        ]
+
+    def set_many(
+        self, descriptors: Mapping[Digest, Descriptor], repository: RepositoryName | None = None
+    ) -> None:
+        for batch in _batches(list(with_canonical(descriptors))):
+            self._call(partial(self._remember, batch, repository))
+
+    def _remember(
+        self, described: Sequence[tuple[Digest, Descriptor]], repository: RepositoryName | None
+    ) -> None:
+        pipeline = self._client.pipeline(transaction=True)
+        for digest, descriptor in described:
+            key = blob_key(digest)
+            if repository is not None:
+                pipeline.sadd(members_key(repository), str(digest))
+            pipeline.hset(key, items=["digest", str(descriptor.digest), "size", descriptor.size])
+            pipeline.hsetnx(key, "mediatype", descriptor.media_type)
+            if repository is not None:
+                pipeline.hset(linked_key(repository, digest), "mediatype", descriptor.media_type)
+        _replies(pipeline)
+
+    def clear_many(
+        self, digests: Sequence[Digest], repository: RepositoryName | None = None
+    ) -> None:
+        for batch in _batches(digests):
+            self._call(partial(self._forget, batch, repository))
+
+    def _forget(self, digests: Sequence[Digest], repository: RepositoryName | None) -> None:
+        try:
+            self._forget_by(self._client.pipeline(transaction=True), digests, repository)
+        except OutOfMemoryError:
+            # A full server takes no transaction, but this order gives nothing back either.
+            self._forget_by(self._client.pipeline(transaction=False), digests, repository)
+
+    def _forget_by(
+        self, pipeline: Pipeline, digests: Sequence[Digest], repository: RepositoryName | None
+    ) -> None:
+        for digest in digests:
+            if repository is not None:
+                pipeline.srem(members_key(repository), str(digest))
+                pipeline.delete(linked_key(repository, digest))
+            pipeline.hdel(blob_key(digest), *FIELDS)
+        _replies(pipeline)
+
+    def _call(self, call: Callable[[], T]) -> T:
+        with _redis_errors(self._options):
+            return self._limit.run(call)
+
+    def close(self) -> None:
+        self._limit.close()
+        self._client.close()
+
+
+def _client(options: RedisOptions, limit_s: float) -> Redis:
+    return Redis(
+        host=options.host,
+        port=options.port,
+        unix_socket_path=options.path,
+        db=options.database,
+        username=options.username,
+        password=options.password,
+        ssl=options.tls,
+        ssl_cert_reqs="required" if options.verify_tls else "none",
+        ssl_check_hostname=options.verify_tls,
+        ssl_ca_certs=options.ca_certs,
+        ssl_certfile=options.certfile,
+        ssl_keyfile=options.keyfile,
+        socket_timeout=limit_s,
+        socket_connect_timeout=limit_s,
+        retry=Retry(NoBackoff(), 0),
+        max_connections=_THREADS,
+        protocol=2,  # one that every server has, and nothing is pushed to us
+    )
+
+
+@contextmanager
+def _redis_errors(options: RedisOptions) -> Iterator[None]:
+    """Say redis-py's errors in our own words: the one place that knows both."""
+    try:
+        yield
+    except StorageTimeout as exc:
+        raise StorageTimeout(f"{options}: {exc}") from None
+    except RedisTimeout as exc:
+        raise StorageTimeout(f"{options}: {_said(exc, options)}") from None
+    except ResponseError as exc:
+        raise StorageUnavailable(f"{options} answered: {_said(exc, options)}") from None
+    except (RedisError, OSError, ValueError) as exc:  # ValueError: a host that no name can be
+        raise StorageUnavailable(f"{options}: {_said(exc, options)}") from None
+
+
+def _said(exc: Exception, options: RedisOptions) -> str:
+    """Why a call failed, without what it was: a server may quote our password."""
+    said = str(exc).rpartition("caused error: ")[2].partition("with args")[0]
+    if options.password is not None:
+        said = said.replace(options.password, "…")
+    return said.strip(" ,") or type(exc).__name__
+
+
+def _batches(items: Sequence[T]) -> Iterator[list[T]]:
+    rest = iter(items)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch
+
+
+def _replies(pipeline: Pipeline) -> list[object]:
+    """What the server answers to each command; None where the key is not what it should be."""
+    replies: list[object] = pipeline.execute(raise_on_error=False)
+    for position, reply in enumerate(replies):
+        if isinstance(reply, Exception):
+            if "WRONGTYPE" not in str(reply):
+                raise reply
+            replies[position] = None
+    return replies

@@ -1,0 +1,75 @@
+"""Calls that may hang, made so that nobody waits for them longer than is agreed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import TypeVar
+
+from blobfs.errors import StorageTimeout, StorageUnavailable
+
+T = TypeVar("T")
+
+
+class TimeLimit:
+    """Makes calls on threads of its own, and waits *limit_s* seconds for each. Thread-safe.
+
+    A time limit on a socket is one for each packet, and none for a name to be resolved. A call
+    that takes longer goes on without anybody waiting. The threads begin with the first call,
+    after a daemon has forked, and one that hangs keeps no program from ending.
+    """
+
+    def __init__(self, limit_s: float, *, threads: int) -> None:
+        self._limit_s = limit_s
+        self._threads = threads
+        self._begun = False
+        self._lock = Lock()
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+
+    def run(self, call: Callable[[], T]) -> T:
+        """What *call* gives or raises; raises StorageTimeout, StorageUnavailable."""
+        if not self._begun:
+            self._begin()
+        future: Future[T] = Future()
+        self._calls.put(partial(_settle, future, call))
+        try:
+            return future.result(self._limit_s)
+        except TimeoutError:
+            if not future.cancel() and future.done():  # it is the call's own, or just in time
+                return future.result()
+            raise StorageTimeout(f"no answer in {self._limit_s * 1000:.0f} ms") from None
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._begun:
+                return
+            try:
+                for _ in range(self._threads):
+                    Thread(target=self._work, name="blobfs-cache", daemon=True).start()
+                    self._begun = True
+            except RuntimeError as exc:  # there may be no more threads; one is enough
+                if not self._begun:
+                    raise StorageUnavailable(str(exc)) from None
+
+    def _work(self) -> None:
+        while call := self._calls.get():
+            call()
+
+    def close(self) -> None:
+        """End the threads, after the calls that they are in."""
+        for _ in range(self._threads):
+            self._calls.put(None)
+
+
+def _settle(future: Future[T], call: Callable[[], T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except BaseException as exc:  # noqa: BLE001  (raised where it is waited for)
+        future.set_exception(exc)
+    else:
+        future.set_result(result)
