@@ -105,7 +105,7 @@ class DriverWrapper(StorageDriver):
 
 
 class NotingDriver(DriverWrapper):
-    """A wrapper that remembers what is stored, and so has to note what changes."""
+    """A wrapper of an object store that remembers what is there, and has to note what changes."""
 
     @abstractmethod
     def changed(self, path: str) -> None:
@@ -155,7 +155,7 @@ class NotingDriver(DriverWrapper):
 
 
 class _NotingWriter(FileWriter):
-    """Does everything as the writer it wraps, and says *changed* after each change."""
+    """Does everything as the writer it wraps, and says *changed* when something may show."""
 
     def __init__(self, writer: FileWriter, changed: Callable[[], None]) -> None:
         self._writer = writer
@@ -171,15 +171,12 @@ class _NotingWriter(FileWriter):
 
     def write(self, data: bytes) -> None:
         self._writer.write(data)
-        self._changed()
 
     def rewrite(self, offset: int, data: bytes) -> None:
         self._writer.rewrite(offset, data)
-        self._changed()
 
     def truncate(self, size: int) -> None:
         self._writer.truncate(size)
-        self._changed()
 
     def go_back(self, size: int) -> None:
         self._writer.go_back(size)
