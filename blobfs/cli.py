@@ -252,7 +252,7 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
         _serve(settings, lambda: None)
     else:
         daemon.daemonize(lambda ready: _serve(settings, ready))
-        click.echo(f"{storage} is mounted at {mountpoint}")
+        click.echo(f"{settings.source} is mounted at {mountpoint}")
 
 
 @main.command()
@@ -350,7 +350,7 @@ def _serve(settings: Settings, ready: Callable[[], None]) -> None:
         ready()
 
     options = MountOptions(
-        source=settings.storage,
+        source=settings.source,
         presentation=Presentation(
             settings.uid,
             settings.gid,

@@ -52,6 +52,12 @@ class Settings:
         return LogSettings(self.log_level, self.log_format, self.log_file)
 
     @property
+    def source(self) -> str:
+        """The storage as df(1) shows it: without the options of a URL."""
+        is_s3 = self.storage.startswith("s3:")
+        return self.storage.partition("?")[0] if is_s3 else self.storage
+
+    @property
     def remote(self) -> RemoteOptions:
         """How an object store is remembered and read."""
         return RemoteOptions(
