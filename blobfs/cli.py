@@ -15,7 +15,7 @@ import click
 
 from blobfs import daemon, logs, preflight, reports
 from blobfs.config import Settings
-from blobfs.drivers.factory import local_root
+from blobfs.drivers.factory import is_s3, local_root
 from blobfs.errors import BlobfsError, MountRefused
 from blobfs.fuse.attributes import Presentation, Timeouts
 from blobfs.fuse.mount import MountOptions, serve
@@ -245,7 +245,7 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
         preflight.check_storage(root, create=options["create"])
     place = preflight.check_mountpoint(mountpoint, root)
     _check_cache(options["cache_dir"], storage, place)
-    options["verify"] = options["verify"] or ("first" if storage.startswith("s3:") else "none")
+    options["verify"] = options["verify"] or ("first" if is_s3(storage) else "none")
     settings = Settings(storage if root is None else str(root), place, **options)
     logs.configure(settings.logging, to_stderr=settings.foreground)
     if settings.foreground:
@@ -326,7 +326,7 @@ def _opened(storage: str) -> Registry:
     if root is not None:
         preflight.check_storage(root, create=False)
     registry = open_registry(storage)
-    if storage.startswith("s3:"):
+    if is_s3(storage):
         preflight.check_registry(registry, storage, create=False)
     return registry
 
@@ -334,7 +334,7 @@ def _opened(storage: str) -> Registry:
 def _check_cache(directory: Path | None, storage: str, mountpoint: Path) -> None:
     if directory is None:
         return
-    if not storage.startswith("s3:"):
+    if not is_s3(storage):
         raise MountRefused(f"--cache-dir is for s3 only, and {storage} is no s3://bucket/prefix")
     if directory.is_relative_to(mountpoint):
         raise MountRefused(f"--cache-dir {directory} is in the mount; give another directory")
@@ -375,7 +375,7 @@ def _serve(settings: Settings, ready: Callable[[], None]) -> None:
     )
     try:
         with open_registry(settings.storage, settings.remote) as registry:
-            if settings.storage.startswith("s3:"):
+            if is_s3(settings.storage):
                 preflight.check_registry(registry, settings.storage, create=settings.create)
             serve(registry, settings.mountpoint, options, announce)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from blobfs.drivers.factory import is_s3
 from blobfs.drivers.readahead import ReadAheadOptions
 from blobfs.logs import LogSettings
 from blobfs.storage.blobcache import CacheOptions
@@ -54,8 +55,7 @@ class Settings:
     @property
     def source(self) -> str:
         """The storage as df(1) shows it: without the options of a URL."""
-        is_s3 = self.storage.startswith("s3:")
-        return self.storage.partition("?")[0] if is_s3 else self.storage
+        return self.storage.partition("?")[0] if is_s3(self.storage) else self.storage
 
     @property
     def remote(self) -> RemoteOptions:

@@ -12,6 +12,11 @@ from blobfs.drivers.s3_options import S3Options
 from blobfs.errors import MountRefused
 
 
+def is_s3(storage: str) -> bool:
+    """Whether *storage* is a URL of a bucket; schemes know no case."""
+    return storage[:3].lower() == "s3:"
+
+
 def local_root(storage: str) -> Path | None:
     """The directory that *storage* names, absolute; None where it names something else.
 
@@ -51,7 +56,7 @@ def driver_for(storage: str) -> StorageDriver:
     root = local_root(storage)
     if root is not None:
         return FilesystemDriver.below(root)
-    if not storage.startswith("s3:"):
+    if not is_s3(storage):
         return InMemoryDriver()
     from blobfs.drivers.s3 import S3Driver  # noqa: PLC0415  (boto3 takes 0.3 s to import)
 

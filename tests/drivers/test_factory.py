@@ -80,6 +80,12 @@ def test_refusal_says_what_to_give() -> None:
         local_root("ftp://host")
 
 
+@pytest.mark.parametrize("storage", ["s3://", "S3://", "S3://key:secret@bucket"])
+def test_bucket_is_never_taken_for_memory(storage: str) -> None:
+    with pytest.raises(MountRefused):
+        driver_for(storage)
+
+
 def test_directory_gives_a_filesystem_driver(tmp_path: Path) -> None:
     driver = driver_for(str(tmp_path))
     driver.put_content("/a", b"content")
