@@ -21,6 +21,8 @@ class Settings:
     create: bool
     foreground: bool
     read_only: bool
+    config: Path | None
+    state_dir: Path | None
     allow_other: bool
     uid: int
     gid: int
@@ -34,6 +36,7 @@ class Settings:
     receipt_ttl: float
     upload_deadline: float
     verify: str
+    cache: str | None
     read_memory: int  # MiB, as read_part
     read_part: int
     read_streams: int
@@ -42,6 +45,9 @@ class Settings:
     cache_min_free: int
     readahead_kb: int
     max_background: int
+    http: str | None
+    serve: bool
+    serve_redirect: bool
     log_file: Path | None
     log_level: str
     log_format: str

@@ -9,8 +9,9 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,9 @@ from blobfs.vfs.verification import Verification, Verify
 
 log = logging.getLogger(__name__)
 
+Task = Callable[[], Awaitable[None]]
+"""Something that runs on the event loop of a mount, beside its requests, until it is cancelled."""
+
 _MIN_TASKS: Final = 8
 """Tasks kept for the next requests; with pyfuse3's 1, many are made and ended all the time."""
 
@@ -50,7 +54,8 @@ class MountOptions:
     """How a mount looks and behaves.
 
     *source* is what df(1) and mount(8) show as the device; *config* is rendered as
-    ``/.blobfs/config.json``, so it holds no secrets.
+    ``/.blobfs/config.json``, so it holds no secrets. *control* has more files of ``/.blobfs``,
+    each with what renders it in no time.
     """
 
     source: str = "blobfs"
@@ -65,6 +70,7 @@ class MountOptions:
     readahead_kb: int = 4096
     max_background: int = 64
     config: dict[str, object] = field(default_factory=dict)
+    control: Mapping[str, Callable[[], str]] = field(default_factory=dict)
 
     def for_fuse(self) -> set[str]:
         """The options of mount(8), in libfuse's words."""
@@ -78,11 +84,17 @@ class MountOptions:
 
 
 def serve(
-    registry: Registry, mountpoint: Path, options: MountOptions, ready: Callable[[], None]
+    registry: Registry,
+    mountpoint: Path,
+    options: MountOptions,
+    ready: Callable[[], None],
+    beside: Callable[[Reading], Sequence[Task]] = lambda _: (),
 ) -> None:
     """Serve *registry* at *mountpoint* until it is unmounted, or SIGTERM or SIGINT come.
 
-    *ready* is called once the mount answers. Raises MountRefused where it cannot be made.
+    *ready* is called once the mount answers. *beside* makes what runs beside the handlers that it
+    is given; one of them that fails does not end the mount. Raises MountRefused where it cannot
+    be made.
     """
     # What comes from now on is seen to once the event loop runs: no signal leaves half a mount.
     signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
@@ -104,7 +116,12 @@ def serve(
         answering = True
 
     try:
-        trio.run(_serve, mountpoint, options, threads, answers, instruments=[longest_step])
+        tasks: list[Task] = [
+            _unmount_when_told,
+            partial(_announce, mountpoint, options, threads, answers),
+            *(partial(_apart, task) for task in beside(operations)),
+        ]
+        trio.run(_serve, tasks, instruments=[longest_step])
         answering = False
     except ExceptionGroup as group:
         ours, others = group.split(BlobfsError)
@@ -146,14 +163,20 @@ def _keep_large_blocks() -> None:
         mallopt(parameter, value)
 
 
-async def _serve(
-    mountpoint: Path, options: MountOptions, threads: StorageThreads, ready: Callable[[], None]
-) -> None:
+async def _serve(tasks: Sequence[Task]) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_unmount_when_told)
-        nursery.start_soon(_announce, mountpoint, options, threads, ready)
+        for task in tasks:
+            nursery.start_soon(task)
         await pyfuse3.main(min_tasks=_MIN_TASKS, max_tasks=_MAX_TASKS)
         nursery.cancel_scope.cancel()
+
+
+async def _apart(task: Task) -> None:
+    """Run *task*, and let nothing that it raises end the mount."""
+    try:
+        await task()
+    except Exception:
+        log.exception("the mount goes on without what failed beside it")
 
 
 async def _unmount_when_told() -> None:
@@ -201,6 +224,7 @@ def _operations(
             "version": lambda: version("blobfs") + "\n",
             "config.json": lambda: _json({"pid": os.getpid(), **options.config}),
             "stats.json": stats,
+            **options.control,
         },
     )
     uploading = Uploading(

@@ -1,0 +1,139 @@
+"""The command line: reads options, builds the objects, calls them, prints."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+import click
+
+from blobfs import preflight, reports
+from blobfs.cli.mounting import mount
+from blobfs.cli.types import PATH, Duration, Parsed
+from blobfs.drivers.factory import is_s3, local_root
+from blobfs.errors import BlobfsError
+from blobfs.reference import Reference, RepositoryName
+from blobfs.storage.openuploads import lost, of_repository
+from blobfs.storage.registry import Registry, open_registry
+from blobfs.unmounting import unmount
+
+T = TypeVar("T")
+
+_CONTEXT: Final = {"auto_envvar_prefix": "BLOBFS", "max_content_width": 100}
+
+
+class _Group(click.Group):
+    """Says a foreseen error in one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BlobfsError as exc:
+            raise click.ClickException(str(exc)) from exc
+        except OSError as exc:
+            if exc.errno == errno.EPIPE:
+                raise  # click ends quietly
+            raise click.ClickException(f"{exc.filename or 'output'}: {exc.strerror}") from exc
+
+
+@click.group(cls=_Group, context_settings=_CONTEXT)
+@click.version_option(package_name="blobfs", message="%(package)s %(version)s")
+def main() -> None:
+    """Mount the storage of a Docker/OCI registry as a filesystem, or look into it without.
+
+    STORAGE is the registry's root, which holds docker/registry/v2: a directory, as a path or
+    as file:///path, or s3://bucket/prefix, with options such as ?regionendpoint=…&region=….
+    Every option can be given as BLOBFS_<COMMAND>_<OPTION>.
+    """
+
+
+main.add_command(mount)
+
+
+@main.command()
+@click.argument("mountpoint", type=PATH)
+def umount(mountpoint: Path) -> None:
+    """Take the mount at MOUNTPOINT away, alive or dead, and wait for its daemon's end."""
+    unmount(mountpoint)
+
+
+@main.command("ls")
+@click.argument("storage")
+@click.argument("repository", type=Parsed("repository", RepositoryName), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one array.")
+def list_(storage: str, repository: RepositoryName | None, *, as_json: bool) -> None:
+    """List the repositories in STORAGE, or the tags of REPOSITORY."""
+    with _opened(storage) as registry:
+        if repository is None:
+            report = reports.repositories(registry, _progress)
+        else:
+            report = reports.tags(registry, repository)
+    click.echo(report.as_json() if as_json else report.as_table())
+
+
+@main.command()
+@click.argument("storage")
+@click.argument("reference", type=Parsed("repository@digest|repository:tag", Reference.parse))
+def cat(storage: str, reference: Reference) -> None:
+    """Print a blob or manifest, verified, from STORAGE.
+
+    REFERENCE is REPOSITORY@DIGEST for a blob or manifest, REPOSITORY:TAG for a manifest.
+    """
+    with _opened(storage) as registry:
+        for chunk in reports.content(registry, reference):
+            sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+
+
+@main.command()
+@click.argument("storage")
+@click.option("--abort", is_flag=True, help="Remove those that are listed, for good.")
+@click.option(
+    "--older-than",
+    type=Duration(),
+    help="List those that began so long ago, such as 12h.  [default: 7d with --abort]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one array.")
+def uploads(storage: str, *, abort: bool, older_than: float | None, as_json: bool) -> None:
+    """List the uploads in STORAGE that have not ended, and what is left of lost ones.
+
+    An object store keeps, and bills, parts of uploads that nobody sees any more; those are listed
+    without a repository.
+    """
+    if older_than is None:
+        older_than = 7 * 86400.0 if abort else 0.0
+    with _opened(storage) as registry:
+        repositories = _progress(registry.enumerate(), "Reading")
+        found = [
+            *(u for name in repositories for u in of_repository(registry.repository(name))),
+            *lost(registry),
+        ]
+        listed = [u for u in found if time.time() - (u.began or 0.0) >= older_than]
+        if abort:
+            for upload in _progress(listed, "Removing"):
+                upload.remove()
+    report = reports.uploads(listed)
+    click.echo(report.as_json() if as_json else report.as_table())
+
+
+def _opened(storage: str) -> Registry:
+    root = local_root(storage)
+    if root is not None:
+        preflight.check_storage(root, create=False)
+    registry = open_registry(storage)
+    if is_s3(storage):
+        preflight.check_registry(registry, storage, create=False)
+    return registry
+
+
+def _progress(items: Iterable[T], label: str) -> Iterator[T]:
+    """The same items, with a bar on stderr if a person is watching."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    with click.progressbar(list(items), label=label, file=sys.stderr) as bar:
+        yield from bar

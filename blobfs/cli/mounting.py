@@ -1,0 +1,111 @@
+"""``blobfs mount``: checks what it was told, and serves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from blobfs import daemon, logs, preflight
+from blobfs.cli.mount_options import SECTIONS, MountCommand
+from blobfs.cli.types import PATH
+from blobfs.config import Settings
+from blobfs.drivers.factory import is_s3, local_root
+from blobfs.errors import MountRefused
+from blobfs.fuse.attributes import Presentation, Timeouts
+from blobfs.fuse.mount import MountOptions, serve
+from blobfs.storage.registry import open_registry
+from blobfs.vfs.verification import Verify
+
+
+@click.command(
+    cls=MountCommand, params=[option for options in SECTIONS.values() for option in options]
+)
+@click.argument("storage")
+@click.argument("mountpoint", type=PATH)
+def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN401  (click's)
+    """Show the registry in STORAGE at the empty directory MOUNTPOINT.
+
+    Returns once the mount answers. To end it: blobfs umount MOUNTPOINT.
+    """
+    root = local_root(storage)
+    if root is not None:
+        preflight.check_storage(root, create=options["create"])
+    place = preflight.check_mountpoint(mountpoint, root)
+    _check_cache(options["cache_dir"], storage, place)
+    options["verify"] = options["verify"] or ("first" if is_s3(storage) else "none")
+    settings = Settings(storage if root is None else str(root), place, **options)
+    logs.configure(settings.logging, to_stderr=settings.foreground)
+    if settings.foreground:
+        _serve(settings, lambda: None)
+    else:
+        daemon.daemonize(lambda ready: _serve(settings, ready))
+        click.echo(f"{settings.source} is mounted at {mountpoint}")
+
+
+def _check_cache(directory: Path | None, storage: str, mountpoint: Path) -> None:
+    if directory is None:
+        return
+    if not is_s3(storage):
+        raise MountRefused(f"--cache-dir is for s3 only, and {storage} is no s3://bucket/prefix")
+    if directory.is_relative_to(mountpoint):
+        raise MountRefused(f"--cache-dir {directory} is in the mount; give another directory")
+
+
+def _serve(settings: Settings, ready: Callable[[], None]) -> None:
+    with ExitStack() as opened:
+        registry = opened.enter_context(open_registry(settings.storage, settings.remote))
+        if is_s3(settings.storage):
+            preflight.check_registry(registry, settings.storage, create=settings.create)
+        announce = opened.enter_context(_pid_file(settings.pid_file, ready))
+        serve(registry, settings.mountpoint, _mount_options(settings), announce)
+
+
+@contextmanager
+def _pid_file(path: Path | None, ready: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """What to call in place of *ready*: the file is there from then on, until the mount's end."""
+
+    def announce() -> None:
+        if path is not None:
+            try:
+                path.write_text(f"{os.getpid()}\n")
+            except OSError as exc:
+                raise MountRefused(f"{path}: {exc.strerror}") from None
+        ready()
+
+    try:
+        yield announce
+    finally:
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+def _mount_options(settings: Settings) -> MountOptions:
+    return MountOptions(
+        source=settings.source,
+        presentation=Presentation(
+            settings.uid,
+            settings.gid,
+            settings.umask,
+            Timeouts(
+                settings.entry_timeout,
+                settings.attr_timeout,
+                settings.tag_timeout,
+                settings.negative_timeout,
+            ),
+        ),
+        verify=Verify(settings.verify),
+        expose_blobs=settings.expose_blobs,
+        allow_other=settings.allow_other,
+        read_only=settings.read_only,
+        allow_delete=settings.allow_delete,
+        receipt_ttl_s=settings.receipt_ttl,
+        upload_deadline_s=settings.upload_deadline,
+        readahead_kb=settings.readahead_kb,
+        max_background=settings.max_background,
+        config=settings.public(),
+    )

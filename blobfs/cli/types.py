@@ -1,0 +1,79 @@
+"""What the command line's arguments are, and what is said of those that are not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from blobfs.errors import BlobfsError
+
+
+class Octal(click.ParamType[int]):
+    """A umask."""
+
+    name = "octal"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        try:
+            number = value if isinstance(value, int) else int(str(value), 8)
+        except ValueError:
+            self.fail(f"{value!r} is not an octal number such as 022", param, ctx)
+        if not 0 <= number <= 0o777:
+            self.fail("a umask is between 000 and 777", param, ctx)
+        return number
+
+
+class Parsed(click.ParamType[Any]):
+    """An argument that one of our value types reads."""
+
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        try:
+            return self._parse(value) if isinstance(value, str) else value
+        except BlobfsError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+class Duration(click.ParamType[float]):
+    """A number and its unit; in seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        match = re.fullmatch(r"(\d+)([smhd])", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a duration such as 90s, 30m, 12h or 7d", param, ctx)
+        return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+class Size(click.ParamType[int]):
+    """A number and a power of 1,024; in bytes."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        match = re.fullmatch(r"(\d{1,12})([KMGT]?)", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a size such as 500M or 10G", param, ctx)
+        return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
+
+
+PATH: Final = click.Path(path_type=Path)
+FILE: Final = click.Path(path_type=Path, dir_okay=False, resolve_path=True)
+DIRECTORY: Final = click.Path(path_type=Path, file_okay=False, resolve_path=True)
+SECONDS: Final = click.FloatRange(min=0, max=10**9)
