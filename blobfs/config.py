@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -83,9 +84,25 @@ class Settings:
             return None
         return CacheOptions(self.cache_dir, self.cache_size, self.cache_min_free)
 
+    @property
+    def state(self) -> Path:
+        """The directory of what outlasts a mount."""
+        if self.state_dir is not None:
+            return self.state_dir
+        if os.getuid() == 0:
+            return Path("/var/lib/blobfs")
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state", "blobfs")
+
     def public(self) -> dict[str, object]:
         """Everything, for people and programs to read: it holds no secrets."""
-        return {
+        shown: dict[str, object] = {
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
         }
+        return shown | {"cache": self.cache and _without_secrets(self.cache)}
+
+
+def _without_secrets(url: str) -> str:
+    """A URL without user, password and options, of which some are secrets."""
+    scheme, colon, rest = url.partition("://")
+    return scheme + colon + rest.partition("?")[0].rpartition("@")[2]

@@ -1,17 +1,17 @@
-"""A real redis-server for tests: one that can be paused, killed and started again."""
+"""Real Redis for tests: a server that can be paused, killed and started again, and several."""
 
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Final, Self
 
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.services import ServiceFailed, free_port
+from tests.services import ServiceFailed, free_port, run
 
 _START_S: Final = 15.0
 
@@ -37,8 +37,12 @@ class RedisServer:
             server.kill()
 
     @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.address}/0"
 
     def client(self, password: str | None = None) -> Redis:
         """A client of its own, which knows nothing of the cache; to be closed."""
@@ -47,11 +51,15 @@ class RedisServer:
     def start(self, *options: str) -> None:
         """Begin to serve, on the same port as ever; raises ServiceFailed."""
         log_path = self._directory / "redis.log"
-        command = ["redis-server", "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]
-        command += ["--port", str(self.port), "--unixsocket", str(self.socket)]
+        config = [option for option in options[:1] if not option.startswith("-")]  # has to be first
+        command = ["redis-server", *config]
+        if "--sentinel" not in options:
+            command += ["--save", "", "--appendonly", "no"]
+        command += ["--bind", "127.0.0.1", "--port", str(self.port)]
+        command += ["--unixsocket", str(self.socket), *options[len(config) :]]
         with log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *options],
+                command,
                 cwd=self._directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -73,6 +81,15 @@ class RedisServer:
                     time.sleep(0.01)
         return False
 
+    def wait_until(self, holds: Callable[[Redis], bool]) -> None:
+        """Wait until something *holds*, of which the client knows; raises ServiceFailed."""
+        deadline = time.monotonic() + _START_S
+        with closing(self.client()) as client:
+            while not holds(client):
+                if time.monotonic() > deadline:
+                    raise ServiceFailed(f"redis-server at port {self.port} is not ready")
+                time.sleep(0.01)
+
     def pause(self) -> None:
         """Have it accept connections, and answer nobody."""
         self._running().send_signal(signal.SIGSTOP)
@@ -90,3 +107,33 @@ class RedisServer:
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "the server was killed"
         return self._process
+
+
+@contextmanager
+def serving_cluster(directory: Path) -> Iterator[list[RedisServer]]:
+    """Three servers that share the keys among them, inside the ``with`` block."""
+    with ExitStack() as stack:
+        servers = []
+        for number in range(3):
+            place = directory / f"node{number}"
+            place.mkdir()
+            options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+            servers.append(stack.enter_context(RedisServer.serving(place, *options)))
+        addresses = [server.address for server in servers]
+        run("redis-cli", "--cluster", "create", *addresses, "--cluster-yes")
+        for server in servers:
+            server.wait_until(lambda client: client.cluster("info")["cluster_state"] == "ok")
+        yield servers
+
+
+@contextmanager
+def serving_sentinel(master: RedisServer, directory: Path) -> Iterator[RedisServer]:
+    """What calls a server "master", and another once that fails, inside the ``with`` block."""
+    config = directory / "sentinel.conf"
+    config.write_text(
+        f"sentinel monitor master 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds master 200\n"
+        "sentinel failover-timeout master 1000\n"
+    )
+    with RedisServer.serving(directory, str(config), "--sentinel") as sentinel:
+        yield sentinel

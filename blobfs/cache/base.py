@@ -38,7 +38,7 @@ class DescriptorCache(ABC):
     def stat(self, digest: Digest, repository: RepositoryName | None = None) -> Descriptor | None:
         """What is remembered of a blob, or None.
 
-        ``mtime_ns`` may have been lost. The media type is what *repository* calls it.
+        ``mtime_ns`` may not be known. The media type is what *repository* calls it.
         """
         [descriptor] = self.stat_many([digest], repository)
         return descriptor
@@ -55,8 +55,8 @@ class DescriptorCache(ABC):
         """Remember a blob that is stored, and linked in *repository*, under its own digest too.
 
         A repository's media type replaces the one that was remembered for it. That of the blob
-        itself stays what it was first; its size is replaced. What ``describes`` refuses is not
-        remembered.
+        itself stays what it was first; its size and time are replaced. What ``describes`` refuses
+        is not remembered.
         """
         self.set_many({digest: descriptor}, repository)
 
@@ -81,9 +81,28 @@ class DescriptorCache(ABC):
     ) -> None:
         """``clear`` of each, in one round trip for every hundred."""
 
+    def stats(self) -> dict[str, int]:
+        """Counters since the cache was made.
+
+        ``requests`` are digests that it was asked for: ``hits`` that it knew, and ``misses``.
+        ``errors`` are calls that failed, ``skipped`` those not made because others had failed.
+        """
+        return counts(0, 0)
+
     @abstractmethod
     def close(self) -> None:
         """Let go of what the cache holds open; it is not used again."""
+
+
+def counts(hits: int, misses: int, *, errors: int = 0, skipped: int = 0) -> dict[str, int]:
+    """The ``stats`` of a cache."""
+    return {
+        "requests": hits + misses,
+        "hits": hits,
+        "misses": misses,
+        "errors": errors,
+        "skipped": skipped,
+    }
 
 
 def describes(digest: Digest, descriptor: Descriptor) -> bool:

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import math
+import re
+from typing import Final
+
+from blobfs import metrics
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.memory import MemoryCache
 from blobfs.cache.none import NoCache
 from blobfs.cache.resilient import ResilientCache
 from blobfs.errors import MountRefused
 
+_REDIS: Final = re.compile(r"(?:rediss?(?:\+sentinel|\+cluster)?|unix):", re.IGNORECASE)
 
-def cache_for(text: str) -> DescriptorCache:
+
+def cache_for(text: str, ttl_s: float = math.inf) -> DescriptorCache:
     """A cache that never fails, to be closed by the caller; a server need not be there yet.
 
-    Raises MountRefused, without what was given if that may hold a password.
+    What is kept in memory is kept for *ttl_s* seconds. Raises MountRefused, without what was
+    given if that may hold a password.
     """
-    scheme, colon, _ = text.partition(":")
-    match scheme.lower(), colon:
-        case "none", "":
-            return NoCache()
-        case "memory", "":
-            return MemoryCache()
-        case "redis" | "rediss" | "unix", ":":
-            from blobfs.cache.redis import RedisCache  # noqa: PLC0415  (redis takes a while to import)
+    if _REDIS.match(text):
+        from blobfs.cache.redis import RedisCache  # noqa: PLC0415  (redis takes a while to import)
 
-            return ResilientCache(RedisCache.at(text))
-        case (("redis+cluster" | "rediss+cluster" | "redis+sentinel" | "rediss+sentinel"), ":"):
-            raise MountRefused(
-                "a Redis cluster or sentinel cannot be the cache; give the one server, redis://host"
-            )
+        return _watched(ResilientCache(RedisCache.at(text)), "redis")
+    match text.lower():
+        case "none":
+            return NoCache()
+        case "memory":
+            return _watched(MemoryCache(ttl_s=ttl_s), "memory")
     shown = repr(text) if "@" not in text else "what was given"
     raise MountRefused(
         f"{shown} is not a descriptor cache; give none, memory, redis://host or unix:///socket"
     )
+
+
+def _watched(cache: DescriptorCache, name: str) -> DescriptorCache:
+    metrics.CACHE.watch(cache, name)
+    return cache

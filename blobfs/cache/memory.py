@@ -1,14 +1,19 @@
-"""A cache in the memory of the process: bounded, and the reference of the conformance suite."""
+"""A cache in the memory of the process: bounded, and the reference of the conformance suite.
+
+Nobody tells it what others delete, so what it has been told it believes for a while only.
+"""
 
 from __future__ import annotations
 
+import math
+import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
-from typing import Final
+from typing import Final, NamedTuple
 
-from blobfs.cache.base import DescriptorCache, with_canonical
+from blobfs.cache.base import DescriptorCache, counts, with_canonical
 from blobfs.digest import Descriptor, Digest
 from blobfs.reference import RepositoryName
 
@@ -16,14 +21,31 @@ ENTRIES: Final = 10_000
 """As many as distribution keeps. One takes about 0.4 KB."""
 
 
-class MemoryCache(DescriptorCache):
-    """Keeps the *entries* used last; a blob takes one, and one for each repository."""
+class _Entry(NamedTuple):
+    descriptor: Descriptor
+    until: float  # by the clock
 
-    def __init__(self, entries: int = ENTRIES) -> None:
+
+class MemoryCache(DescriptorCache):
+    """Keeps the *entries* used last, each for *ttl_s* seconds after it was set.
+
+    A blob takes one, and one for each repository. *clock* gives seconds.
+    """
+
+    def __init__(
+        self,
+        entries: int = ENTRIES,
+        *,
+        ttl_s: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._most = entries
+        self._ttl_s = ttl_s
+        self._clock = clock
         self._lock = Lock()
+        self._hits = self._misses = 0
         # Oldest first. The blob itself is under None, and without it a repository's is no hit.
-        self._entries: OrderedDict[tuple[RepositoryName | None, Digest], Descriptor] = OrderedDict()
+        self._entries: OrderedDict[tuple[RepositoryName | None, Digest], _Entry] = OrderedDict()
 
     @property
     def is_local(self) -> bool:
@@ -31,20 +53,26 @@ class MemoryCache(DescriptorCache):
 
     def stat(self, digest: Digest, repository: RepositoryName | None = None) -> Descriptor | None:
         with self._lock:
-            descriptor = self._used(None, digest)
-            if repository is None or descriptor is None:
-                return descriptor
-            linked = self._used(repository, digest)
-        if linked is None or linked.media_type == descriptor.media_type:
+            linked = descriptor = self._used(None, digest)
+            if repository is not None and descriptor is not None:
+                linked = self._used(repository, digest)
+            self._hits += linked is not None
+            self._misses += linked is None
+        if linked is None or descriptor is None or linked.media_type == descriptor.media_type:
             return linked and descriptor
         return replace(descriptor, media_type=linked.media_type)
 
+    def stats(self) -> dict[str, int]:
+        with self._lock:
+            return counts(self._hits, self._misses)
+
     def _used(self, repository: RepositoryName | None, digest: Digest) -> Descriptor | None:
         key = (repository, digest)
-        descriptor = self._entries.get(key)
-        if descriptor is not None:
-            self._entries.move_to_end(key)
-        return descriptor
+        entry = self._entries.get(key)
+        if entry is None or entry.until <= self._clock():
+            return None
+        self._entries.move_to_end(key)
+        return entry.descriptor
 
     def stat_many(
         self, digests: Sequence[Digest], repository: RepositoryName | None = None
@@ -56,7 +84,7 @@ class MemoryCache(DescriptorCache):
     ) -> None:
         with self._lock:
             for digest, descriptor in with_canonical(descriptors):
-                first = self._entries.get((None, digest), descriptor)
+                first = self._used(None, digest) or descriptor
                 self._put(None, digest, replace(descriptor, media_type=first.media_type))
                 if repository is not None:
                     self._put(repository, digest, descriptor)
@@ -65,7 +93,7 @@ class MemoryCache(DescriptorCache):
         self, repository: RepositoryName | None, digest: Digest, descriptor: Descriptor
     ) -> None:
         key = (repository, digest)
-        self._entries[key] = descriptor
+        self._entries[key] = _Entry(descriptor, self._clock() + self._ttl_s)
         self._entries.move_to_end(key)
         if len(self._entries) > self._most:
             self._entries.popitem(last=False)

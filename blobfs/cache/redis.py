@@ -11,15 +11,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
+from threading import Lock
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import (
+    OutOfMemoryError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeout
-from redis.retry import Retry
 
+from blobfs import metrics
 from blobfs.cache.base import DescriptorCache, with_canonical
+from blobfs.cache.redis_clients import CONNECTIONS, Client, client_of
 from blobfs.cache.redis_entries import (
     FIELDS,
     as_linked,
@@ -27,6 +32,7 @@ from blobfs.cache.redis_entries import (
     descriptor_of,
     linked_key,
     members_key,
+    mtime_key,
 )
 from blobfs.cache.redis_options import RedisOptions
 from blobfs.cache.timelimit import TimeLimit
@@ -36,23 +42,38 @@ from blobfs.reference import RepositoryName
 
 if TYPE_CHECKING:
     from redis.client import Pipeline
+    from redis.cluster import ClusterPipeline
 
 T = TypeVar("T")
 
 LIMIT_S: Final = 0.05
 """How long a round trip may take, connecting included; every hundred digests make one."""
 
+_FAILURES: Final = (
+    RedisError,
+    RedisClusterException,
+    OSError,
+    ValueError,  # a host that no name can be
+)
+
+_BATCH_IN_CLUSTER: Final = 25  # redis-py takes 0.2 ms for each
 _BATCH: Final = 100  # digests; they take 1 to 3 ms here, most of it in redis-py
-_THREADS: Final = 8  # and as many connections; not measured
 
 
 class RedisCache(DescriptorCache):
-    """Descriptors in the server that *options* name, which need not be there yet."""
+    """Descriptors in the Redis that *options* name, which need not be there yet.
+
+    In a cluster, where the keys of a blob are on several servers, nothing is a transaction.
+    There a repository loses a blob first, and then the rest of it is forgotten: what stops in
+    between gives nothing back.
+    """
 
     def __init__(self, options: RedisOptions, limit_s: float = LIMIT_S) -> None:
         self._options = options
-        self._limit = TimeLimit(limit_s, threads=_THREADS)
-        self._client = _client(options, limit_s)
+        self._limit_s = limit_s
+        self._limit = TimeLimit(limit_s, threads=CONNECTIONS)
+        self._connecting = Lock()
+        self._made: Client | None = None
 
     @classmethod
     def at(cls, url: str) -> Self:
@@ -70,43 +91,50 @@ class RedisCache(DescriptorCache):
         self, digests: Sequence[Digest], repository: RepositoryName | None = None
     ) -> list[Descriptor | None]:
         found: list[Descriptor | None] = []
-        for batch in _batches(digests):
-            found += self._call(partial(self._look_up, batch, repository))
+        for batch in self._batches(digests):
+            found += self._call("stat", partial(self._look_up, batch, repository))
         return found
 
     def _look_up(
         self, digests: Sequence[Digest], repository: RepositoryName | None
     ) -> list[Descriptor | None]:
-        pipeline = self._client.pipeline(transaction=False)
+        pipeline = self._pipeline(transaction=False)
         for digest in digests:
             pipeline.hmget(blob_key(digest), FIELDS)
+            pipeline.get(mtime_key(digest))
             if repository is not None:
                 pipeline.sismember(members_key(repository), str(digest))
                 pipeline.hget(linked_key(repository, digest), "mediatype")
         replies = iter(_replies(pipeline))
         if repository is None:
-            return [descriptor_of(digest, next(replies)) for digest in digests]
+            return [descriptor_of(digest, next(replies), next(replies)) for digest in digests]
         return [
-            as_linked(descriptor_of(digest, next(replies)), next(replies), next(replies))
+            as_linked(
+                descriptor_of(digest, next(replies), next(replies)), next(replies), next(replies)
+            )
             for digest in digests
         ]
 
     def set_many(
         self, descriptors: Mapping[Digest, Descriptor], repository: RepositoryName | None = None
     ) -> None:
-        for batch in _batches(list(with_canonical(descriptors))):
-            self._call(partial(self._remember, batch, repository))
+        for batch in self._batches(list(with_canonical(descriptors))):
+            self._call("set", partial(self._remember, batch, repository))
 
     def _remember(
         self, described: Sequence[tuple[Digest, Descriptor]], repository: RepositoryName | None
     ) -> None:
-        pipeline = self._client.pipeline(transaction=True)
+        pipeline = self._pipeline(transaction=True)
         for digest, descriptor in described:
             key = blob_key(digest)
             if repository is not None:
                 pipeline.sadd(members_key(repository), str(digest))
             pipeline.hset(key, items=["digest", str(descriptor.digest), "size", descriptor.size])
             pipeline.hsetnx(key, "mediatype", descriptor.media_type)
+            if descriptor.mtime_ns is None:  # what was remembered may be another's, stored before
+                pipeline.delete(mtime_key(digest))
+            else:
+                pipeline.set(mtime_key(digest), descriptor.mtime_ns)
             if repository is not None:
                 pipeline.hset(linked_key(repository, digest), "mediatype", descriptor.media_type)
         _replies(pipeline)
@@ -114,55 +142,53 @@ class RedisCache(DescriptorCache):
     def clear_many(
         self, digests: Sequence[Digest], repository: RepositoryName | None = None
     ) -> None:
-        for batch in _batches(digests):
-            self._call(partial(self._forget, batch, repository))
+        for batch in self._batches(digests):
+            self._call("clear", partial(self._forget, batch, repository))
 
     def _forget(self, digests: Sequence[Digest], repository: RepositoryName | None) -> None:
         try:
-            self._forget_by(self._client.pipeline(transaction=True), digests, repository)
+            self._forget_by(self._pipeline(transaction=True), digests, repository)
         except OutOfMemoryError:
             # A full server takes no transaction, but this order gives nothing back either.
-            self._forget_by(self._client.pipeline(transaction=False), digests, repository)
+            self._forget_by(self._pipeline(transaction=False), digests, repository)
 
     def _forget_by(
-        self, pipeline: Pipeline, digests: Sequence[Digest], repository: RepositoryName | None
+        self,
+        pipeline: Pipeline | ClusterPipeline,
+        digests: Sequence[Digest],
+        repository: RepositoryName | None,
     ) -> None:
+        if repository is not None:
+            pipeline.srem(members_key(repository), *map(str, digests))
+            if self._options.is_cluster:
+                _replies(pipeline)
         for digest in digests:
             if repository is not None:
-                pipeline.srem(members_key(repository), str(digest))
                 pipeline.delete(linked_key(repository, digest))
             pipeline.hdel(blob_key(digest), *FIELDS)
+            pipeline.delete(mtime_key(digest))
         _replies(pipeline)
 
-    def _call(self, call: Callable[[], T]) -> T:
-        with _redis_errors(self._options):
+    def _batches(self, items: Sequence[T]) -> Iterator[list[T]]:
+        rest = iter(items)
+        size = _BATCH_IN_CLUSTER if self._options.is_cluster else _BATCH
+        while batch := list(islice(rest, size)):
+            yield batch
+
+    def _pipeline(self, *, transaction: bool) -> Pipeline | ClusterPipeline:
+        with self._connecting:
+            if self._made is None:
+                self._made = client_of(self._options, self._limit_s)
+        return self._made.pipeline(transaction=transaction and not self._options.is_cluster)
+
+    def _call(self, operation: str, call: Callable[[], T]) -> T:
+        with _redis_errors(self._options), metrics.REDIS_SECONDS.labels(operation).time():
             return self._limit.run(call)
 
     def close(self) -> None:
         self._limit.close()
-        self._client.close()
-
-
-def _client(options: RedisOptions, limit_s: float) -> Redis:
-    return Redis(
-        host=options.host,
-        port=options.port,
-        unix_socket_path=options.path,
-        db=options.database,
-        username=options.username,
-        password=options.password,
-        ssl=options.tls,
-        ssl_cert_reqs="required" if options.verify_tls else "none",
-        ssl_check_hostname=options.verify_tls,
-        ssl_ca_certs=options.ca_certs,
-        ssl_certfile=options.certfile,
-        ssl_keyfile=options.keyfile,
-        socket_timeout=limit_s,
-        socket_connect_timeout=limit_s,
-        retry=Retry(NoBackoff(), 0),
-        max_connections=_THREADS,
-        protocol=2,  # one that every server has, and nothing is pushed to us
-    )
+        if self._made is not None:
+            self._made.close()
 
 
 @contextmanager
@@ -176,25 +202,19 @@ def _redis_errors(options: RedisOptions) -> Iterator[None]:
         raise StorageTimeout(f"{options}: {_said(exc, options)}") from None
     except ResponseError as exc:
         raise StorageUnavailable(f"{options} answered: {_said(exc, options)}") from None
-    except (RedisError, OSError, ValueError) as exc:  # ValueError: a host that no name can be
+    except _FAILURES as exc:
         raise StorageUnavailable(f"{options}: {_said(exc, options)}") from None
 
 
 def _said(exc: Exception, options: RedisOptions) -> str:
     """Why a call failed, without what it was: a server may quote our password."""
     said = str(exc).rpartition("caused error: ")[2].partition("with args")[0]
-    if options.password is not None:
-        said = said.replace(options.password, "…")
+    for secret in options.secrets:
+        said = said.replace(secret, "…")
     return said.strip(" ,") or type(exc).__name__
 
 
-def _batches(items: Sequence[T]) -> Iterator[list[T]]:
-    rest = iter(items)
-    while batch := list(islice(rest, _BATCH)):
-        yield batch
-
-
-def _replies(pipeline: Pipeline) -> list[object]:
+def _replies(pipeline: Pipeline | ClusterPipeline) -> list[object]:
     """What the server answers to each command; None where the key is not what it should be."""
     replies: list[object] = pipeline.execute(raise_on_error=False)
     for position, reply in enumerate(replies):

@@ -1,8 +1,9 @@
-"""What a registry's cache in Redis consists of, byte for byte.
+"""What a registry's cache in Redis consists of, byte for byte, and what we add to it.
 
     blobs::<digest>                        hash  digest, size, mediatype: the blob
     repository::<name>::blobs              set   the digests that the repository has
     repository::<name>::blobs::<digest>    hash  mediatype: what the repository calls it
+    blobfs::mtime::<digest>                when the blob was stored, in nanoseconds; ours
 
 Source of truth: distribution, ``registry/storage/cache/redis/redis.go``.
 """
@@ -10,6 +11,7 @@ Source of truth: distribution, ``registry/storage/cache/redis/redis.go``.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Final
 
 from blobfs.cache.base import describes
@@ -20,6 +22,7 @@ from blobfs.reference import RepositoryName
 FIELDS: Final = ("digest", "size", "mediatype")
 
 _SIZE: Final = re.compile(rb"[0-9]{1,18}")  # bytes
+_MTIME: Final = re.compile(rb"-?[0-9]{1,19}")
 
 
 def blob_key(digest: Digest) -> str:
@@ -37,9 +40,14 @@ def linked_key(repository: RepositoryName, digest: Digest) -> str:
     return f"repository::{repository}::blobs::{digest}"
 
 
-def descriptor_of(digest: Digest, reply: object) -> Descriptor | None:
-    """What the server has of a blob, by HMGET; None also for what makes no sense."""
-    match reply:
+def mtime_key(digest: Digest) -> str:
+    """The time of a blob, which registries do not keep: one of theirs has none."""
+    return f"blobfs::mtime::{digest}"
+
+
+def descriptor_of(digest: Digest, fields: object, mtime: object) -> Descriptor | None:
+    """What the server has of a blob, by HMGET and GET; None also for what makes no sense."""
+    match fields:
         case [bytes(target), bytes(size), bytes() | None as media_type]:
             pass
         case _:
@@ -51,6 +59,7 @@ def descriptor_of(digest: Digest, reply: object) -> Descriptor | None:
             Digest.parse(target.decode()),
             int(size),
             OCTET_STREAM if media_type is None else media_type.decode(),
+            _mtime_ns(mtime),
         )
     except (DigestInvalid, UnicodeDecodeError):
         return None
@@ -66,6 +75,11 @@ def as_linked(
     if not media_type:
         return descriptor
     try:
-        return Descriptor(descriptor.digest, descriptor.size, media_type.decode())
+        return replace(descriptor, media_type=media_type.decode())
     except UnicodeDecodeError:
         return None
+
+
+def _mtime_ns(reply: object) -> int | None:
+    known = isinstance(reply, bytes) and _MTIME.fullmatch(reply)
+    return int(known[0]) if known else None

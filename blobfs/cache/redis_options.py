@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from blobfs.errors import MountRefused
 
 _FORMS: Final = (
     "redis://[[user]:password@]host[:port][/database], rediss:// for TLS,"
-    " or unix:///path[?db=database]"
+    " unix:///path[?db=database], redis+sentinel://host[:port][,host…]/master[/database],"
+    " or redis+cluster://host[:port][,host…]"
 )
 _PORT: Final = 6379
+_SENTINEL_PORT: Final = 26379
 _TLS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_SENTINEL: Final = ("sentinel_username", "sentinel_password")
+_HOST: Final = re.compile(r"(?:\[(?P<v6>[^]]+)\]|(?P<name>[^]:[]+))(?::(?P<port>[0-9]+))?")
+
+
+class Address(NamedTuple):
+    """Where a server listens."""
+
+    host: str = "localhost"
+    port: int = _PORT
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
 class RedisOptions:
-    """A Redis server, by *host* and *port* or by the *path* of its socket, and what it asks for.
+    """A Redis, and what it asks for.
 
-    *ca_certs*, *certfile* and *keyfile* are files, for TLS; None is what the machine trusts.
+    It is the one server at *addresses*, or at the socket *path*; the server that the sentinels
+    there call *master*; or the cluster that the nodes there are of. *ca_certs*, *certfile* and
+    *keyfile* are files, for TLS; None is what the machine trusts.
     """
 
-    host: str = "localhost"
-    port: int = _PORT
+    addresses: tuple[Address, ...] = (Address(),)
     path: str | None = None
+    master: str | None = None
+    is_cluster: bool = False
     database: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
     tls: bool = False
     verify_tls: bool = True
     ca_certs: str | None = None
@@ -39,29 +59,51 @@ class RedisOptions:
     def __str__(self) -> str:
         if self.path is not None:
             return f"unix://{self.path}?db={self.database}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"redis{'s' if self.tls else ''}://{host}:{self.port}/{self.database}"
+        scheme = "rediss" if self.tls else "redis"
+        hosts = ",".join(map(str, self.addresses))
+        if self.is_cluster:
+            return f"{scheme}+cluster://{hosts}"
+        if self.master is not None:
+            return f"{scheme}+sentinel://{hosts}/{self.master}/{self.database}"
+        return f"{scheme}://{hosts}/{self.database}"
+
+    @property
+    def secrets(self) -> list[str]:
+        """What nobody is to read."""
+        return [secret for secret in (self.password, self.sentinel_password) if secret]
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read a URL, in the form that redis-py and redis-cli take; raises MountRefused."""
         try:
             url = urlsplit(text)
-            place = _place(url)
-            credentials = {
-                "username": unquote(url.username or "") or None,
-                "password": unquote(url.password or "") or None,
-            }
+            credentials, _, hosts = url.netloc.rpartition("@")
+            username, _, password = credentials.partition(":")
+            place = _place(url, hosts)
         except ValueError:
             raise _refusal() from None
         given = dict(parse_qsl(url.query, keep_blank_values=True))
         if "@" in url.query:  # of a password that has a "?", perhaps
             raise _refusal()
-        database = _database(url, given)
-        tls = _tls(given) if url.scheme == "rediss" else {}
+        database = given.pop("db", place.database)
+        options: dict[str, object] = dict(place.options)
+        if url.scheme.startswith("rediss"):
+            options |= _tls(given)
+        if "master" in options:
+            options |= {name: given.pop(name, None) for name in _SENTINEL}
         if given:
             raise MountRefused(f"unknown option {min(given)!r} of a {url.scheme}:// URL")
-        return cls(database=database, **place, **credentials, **tls)  # type: ignore[arg-type]  # a mapping has one type for all
+        return cls(
+            database=_database(database, is_cluster="is_cluster" in options),
+            username=unquote(username) or None,
+            password=unquote(password) or None,
+            **options,  # type: ignore[arg-type]  # a mapping has one type for all
+        )
+
+
+class _Place(NamedTuple):
+    options: Mapping[str, object]
+    database: str
 
 
 def _refusal() -> MountRefused:
@@ -69,20 +111,43 @@ def _refusal() -> MountRefused:
     return MountRefused(f"the URL of the Redis cache is not {_FORMS}")
 
 
-def _place(url: SplitResult) -> Mapping[str, object]:
-    match url:
-        case SplitResult(fragment="", scheme="redis" | "rediss") if url.hostname:
-            port = _PORT if url.port is None else url.port
-            return {"host": unquote(url.hostname), "port": port, "tls": url.scheme == "rediss"}
-        case SplitResult(fragment="", scheme="unix", path=path) if path and not url.hostname:
-            return {"path": unquote(path)}
+def _place(url: SplitResult, hosts: str) -> _Place:
+    """Where the server is, and the database as it is written; raises ValueError."""
+    scheme, _, kind = url.scheme.partition("+")
+    parts = [unquote(part) for part in url.path.strip("/").split("/")]
+    if url.fragment:
+        raise _refusal()
+    if scheme == "unix" and not kind and url.path and not hosts:
+        return _Place({"path": unquote(url.path)}, "")
+    if scheme not in {"redis", "rediss"}:
+        raise _refusal()
+    match kind, parts:
+        case "", [database] if "," not in hosts:
+            return _Place({"addresses": _addresses(hosts, _PORT)}, database)
+        case "cluster", [database]:
+            return _Place({"addresses": _addresses(hosts, _PORT), "is_cluster": True}, database)
+        case "sentinel", [master, *rest] if master and len(rest) < 2:
+            addresses = _addresses(hosts, _SENTINEL_PORT)
+            return _Place({"addresses": addresses, "master": master}, "".join(rest))
     raise _refusal()
 
 
-def _database(url: SplitResult, given: dict[str, str]) -> int:
-    text = given.pop("db", "" if url.scheme == "unix" else url.path.strip("/"))
+def _addresses(hosts: str, port: int) -> tuple[Address, ...]:
+    addresses = []
+    for text in hosts.split(","):
+        found = _HOST.fullmatch(text)
+        number = int((found and found["port"]) or port)
+        if found is None or not 0 < number < 2**16:
+            raise _refusal()
+        addresses.append(Address(unquote(found["v6"] or found["name"]), number))
+    return tuple(addresses)
+
+
+def _database(text: str, *, is_cluster: bool) -> int:
     if text and not (text.isascii() and text.isdecimal()):
         raise MountRefused("the database of a Redis cache is a number: redis://host/0")
+    if is_cluster and int(text or "0"):
+        raise MountRefused("a Redis cluster has only the database 0")
     return int(text or "0")
 
 
@@ -91,4 +156,4 @@ def _tls(given: dict[str, str]) -> Mapping[str, object]:
     if required not in {"required", "none"}:
         raise MountRefused(f"ssl_cert_reqs is required or none, not {required!r}")
     files = {name.removeprefix("ssl_"): given.pop(name, None) for name in _TLS}
-    return {"verify_tls": required == "required", **files}
+    return {"tls": True, "verify_tls": required == "required", **files}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from threading import Lock
 from typing import TypeVar
 
-from blobfs.cache.base import DescriptorCache
+from blobfs.cache.base import DescriptorCache, counts
 from blobfs.cache.breaker import Breaker
 from blobfs.cache.owed import OwedClears
 from blobfs.digest import Descriptor, Digest
@@ -18,20 +17,6 @@ from blobfs.reference import RepositoryName
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class CacheStats:
-    """What became of what a cache was asked and told.
-
-    Digests that it knew and that it did not; calls that failed, and that were not made because
-    others had failed.
-    """
-
-    hits: int = 0
-    misses: int = 0
-    errors: int = 0
-    skipped: int = 0
 
 
 class ResilientCache(DescriptorCache):
@@ -61,32 +46,37 @@ class ResilientCache(DescriptorCache):
     def is_local(self) -> bool:
         return self._cache.is_local
 
-    def stats(self) -> CacheStats:
-        """The counts since the cache was made."""
+    def stats(self) -> dict[str, int]:
         with self._lock:
-            return CacheStats(self._hits, self._misses, self._errors, self._skipped)
+            return counts(self._hits, self._misses, errors=self._errors, skipped=self._skipped)
 
     def stat_many(
         self, digests: Sequence[Digest], repository: RepositoryName | None = None
     ) -> list[Descriptor | None]:
-        missed: list[Descriptor | None] = [None] * len(digests)
-        if self._owed and self._lookups.is_well and self._clears.admits():
-            self._settle()
-            self._skip()
-            return missed
-        if not self._lookups.admits():
-            self._skip()
-            return missed
-        found = self._made(self._lookups, lambda: self._cache.stat_many(digests, repository))
-        if found is None:
-            return missed
-        for position, digest in enumerate(digests if self._owed else ()):
-            if self._owed.covers(digest, repository):
-                found[position] = None
+        found = self._looked_up(digests, repository) or [None] * len(digests)
         misses = found.count(None)
         with self._lock:
             self._hits += len(found) - misses
             self._misses += misses
+        return found
+
+    def _looked_up(
+        self, digests: Sequence[Digest], repository: RepositoryName | None
+    ) -> list[Descriptor | None] | None:
+        """What the cache has; None if it was not asked, or did not tell."""
+        if self._owed and self._lookups.is_well and self._clears.admits():
+            self._settle()
+            self._skip()
+            return None
+        if not self._lookups.admits():
+            self._skip()
+            return None
+        found = self._made(self._lookups, lambda: self._cache.stat_many(digests, repository))
+        if found is None:
+            return None
+        for position, digest in enumerate(digests if self._owed else ()):
+            if self._owed.covers(digest, repository):
+                found[position] = None
         return found
 
     def set_many(

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from blobfs import daemon, logs, preflight
+from blobfs import daemon, logs, preflight, signals
+from blobfs.cache.factory import cache_for
 from blobfs.cli.mount_options import SECTIONS, MountCommand
+from blobfs.cli.surroundings import Surroundings
 from blobfs.cli.types import PATH
 from blobfs.config import Settings
 from blobfs.drivers.factory import is_s3, local_root
 from blobfs.errors import MountRefused
 from blobfs.fuse.attributes import Presentation, Timeouts
 from blobfs.fuse.mount import MountOptions, serve
+from blobfs.http.health import Health
 from blobfs.storage.registry import open_registry
 from blobfs.vfs.verification import Verify
 
@@ -40,10 +44,12 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
     options["verify"] = options["verify"] or ("first" if is_s3(storage) else "none")
     settings = Settings(storage if root is None else str(root), place, **options)
     logs.configure(settings.logging, to_stderr=settings.foreground)
+    signals.ignore_until_followed()
+    surroundings = Surroundings.of(settings)
     if settings.foreground:
-        _serve(settings, lambda: None)
+        _serve(settings, surroundings, lambda: None)
     else:
-        daemon.daemonize(lambda ready: _serve(settings, ready))
+        daemon.daemonize(lambda ready: _serve(settings, surroundings, ready))
         click.echo(f"{settings.source} is mounted at {mountpoint}")
 
 
@@ -56,13 +62,23 @@ def _check_cache(directory: Path | None, storage: str, mountpoint: Path) -> None
         raise MountRefused(f"--cache-dir {directory} is in the mount; give another directory")
 
 
-def _serve(settings: Settings, ready: Callable[[], None]) -> None:
+def _serve(settings: Settings, surroundings: Surroundings, ready: Callable[[], None]) -> None:
     with ExitStack() as opened:
-        registry = opened.enter_context(open_registry(settings.storage, settings.remote))
+        cache = cache_for(surroundings.cache, settings.entry_timeout)
+        listener = opened.enter_context(surroundings.listening_for_events())
+        storage = open_registry(settings.storage, settings.remote, cache, listener)
+        registry = opened.enter_context(storage)
         if is_s3(settings.storage):
             preflight.check_registry(registry, settings.storage, create=settings.create)
         announce = opened.enter_context(_pid_file(settings.pid_file, ready))
-        serve(registry, settings.mountpoint, _mount_options(settings), announce)
+        health = Health.of_storage(registry)
+        serve(
+            registry,
+            settings.mountpoint,
+            _mount_options(settings, health),
+            partial(surroundings.announce, announce),
+            partial(surroundings.tasks, registry, health),
+        )
 
 
 @contextmanager
@@ -84,7 +100,7 @@ def _pid_file(path: Path | None, ready: Callable[[], None]) -> Iterator[Callable
             path.unlink(missing_ok=True)
 
 
-def _mount_options(settings: Settings) -> MountOptions:
+def _mount_options(settings: Settings, health: Health) -> MountOptions:
     return MountOptions(
         source=settings.source,
         presentation=Presentation(
@@ -108,4 +124,5 @@ def _mount_options(settings: Settings) -> MountOptions:
         readahead_kb=settings.readahead_kb,
         max_background=settings.max_background,
         config=settings.public(),
+        health=health.snapshot,
     )

@@ -246,6 +246,13 @@ class StorageDriver(ABC):
         """
         return self.open(path)
 
+    def redirect_url(self, path: str) -> str | None:
+        """A URL by which anybody may fetch the file for a while, there or not; None for no such.
+
+        It holds what grants that, and belongs into no log.
+        """
+        return None
+
     def forget(self, path: str) -> None:  # noqa: B027  (most remember nothing)
         """Ask the storage anew for what was read of a file: it came wrong."""
 

@@ -46,6 +46,9 @@ class CheckedDriver(DriverWrapper):
     def open_of_size(self, path: str, size: int) -> FileReader:
         return _CheckedReader(self._driver.open_of_size(_checked(path), size))
 
+    def redirect_url(self, path: str) -> str | None:
+        return self._driver.redirect_url(_checked(path))
+
     def forget(self, path: str) -> None:
         self._driver.forget(_checked(path))
 

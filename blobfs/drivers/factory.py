@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.drivers.measured import measured
 from blobfs.drivers.s3_options import S3Options
 from blobfs.errors import MountRefused
 
@@ -49,15 +50,15 @@ def _refusal(storage: str) -> MountRefused:
 
 
 def driver_for(storage: str) -> StorageDriver:
-    """A driver over *storage*, to be closed by the caller; what it is given it does not check.
+    """A driver over *storage*, to be closed by the caller; its calls are measured, not checked.
 
     Raises MountRefused, PathNotFound, AccessDenied, StorageUnavailable.
     """
     root = local_root(storage)
     if root is not None:
-        return FilesystemDriver.below(root)
+        return measured(FilesystemDriver.below(root))
     if not is_s3(storage):
-        return InMemoryDriver()
+        return measured(InMemoryDriver())
     from blobfs.drivers.s3 import S3Driver  # noqa: PLC0415  (boto3 takes 0.3 s to import)
 
-    return S3Driver.reached(S3Options.parse(storage))
+    return measured(S3Driver.reached(S3Options.parse(storage)))

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+from blobfs import metrics
 from blobfs.drivers.base import FileReader, FileWriter, StorageDriver
 from blobfs.drivers.readahead_fetching import Fetcher, Workers
 from blobfs.drivers.readahead_parts import Part, PartStore, Source
@@ -54,6 +55,7 @@ class ReadAheadDriver(DriverWrapper):
         self._planner = Planner(self._store, self._fetcher, cuts, options.streams)
         self._changes = 0
         self._writers: WeakKeyDictionary[FileWriter, str] = WeakKeyDictionary()
+        metrics.READ_AHEAD.watch(self)
 
     def stats(self) -> dict[str, int]:
         """Counters since the start, and the bytes that are held or on their way."""

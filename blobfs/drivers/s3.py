@@ -34,6 +34,9 @@ _TAIL: Final = re.compile(r"tail\.[0-9a-f]{16}\.tmp")
 
 _DELETED_AT_ONCE: Final = 1000
 
+_REDIRECTED_S: Final = 1200
+"""How long a URL is good that somebody else may fetch a file by, as in distribution."""
+
 
 class S3Driver(ObjectStore):
     """Stores the path ``/a/b`` as the object ``<root>/a/b``; thread-safe."""
@@ -154,6 +157,17 @@ class S3Driver(ObjectStore):
 
     def open_of_size(self, path: str, size: int) -> FileReader:
         return S3Reader(self._bucket, path, size)
+
+    def redirect_url(self, path: str) -> str | None:
+        options = self._bucket.options
+        if options.for_reads:  # what else a request needs, whoever is sent there does not know
+            return None
+        with s3_errors(path):
+            return self._bucket.client.generate_presigned_url(
+                "get_object",
+                Params={"Bucket": options.bucket, "Key": options.key(path)},
+                ExpiresIn=_REDIRECTED_S,
+            )
 
     def get_content(self, path: str) -> bytes:
         try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 from botocore.config import Config
@@ -20,6 +20,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
+from blobfs import metrics
 from blobfs.drivers.s3_options import S3Options
 from blobfs.errors import (
     AccessDenied,
@@ -51,6 +52,8 @@ def client_for(options: S3Options) -> S3Client:
         retries={"mode": "legacy", "total_max_attempts": options.attempts},
         max_pool_connections=options.streams + options.copy_streams,
         tcp_keepalive=True,
+        # Else URLs for others are signed in the old way, which newer buckets refuse.
+        signature_version="s3v4",
         # Servers that are not Amazon's may know none of the newer checksums.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
@@ -63,7 +66,7 @@ def client_for(options: S3Options) -> S3Client:
     try:
         session = boto3.Session(profile_name=options.profile)
         region = options.region or session.region_name or "us-east-1"
-        return session.client(
+        client = session.client(
             "s3",
             region_name=region,
             endpoint_url=options.endpoint,
@@ -72,6 +75,16 @@ def client_for(options: S3Options) -> S3Client:
         )
     except (BotoCoreError, ValueError) as exc:
         raise MountRefused(f"s3://{options.bucket}: {exc}") from None
+    client.meta.events.register("response-received.s3", _count)
+    return client
+
+
+def _count(
+    event_name: str, response_dict: Mapping[str, Any] | None, exception: object, **_: object
+) -> None:
+    """Count a request, each time that it is made."""
+    status = response_dict["status_code"] if response_dict else type(exception).__name__
+    metrics.S3_REQUESTS.labels(event_name.rpartition(".")[2], status).inc()
 
 
 _MISSING: Final = {"404", "NoSuchKey", "NotFound", "NoSuchVersion", "NoSuchUpload"}

@@ -55,6 +55,9 @@ class DriverWrapper(StorageDriver):
     def open_of_size(self, path: str, size: int) -> FileReader:
         return self._driver.open_of_size(path, size)
 
+    def redirect_url(self, path: str) -> str | None:
+        return self._driver.redirect_url(path)
+
     def forget(self, path: str) -> None:
         self._driver.forget(path)
 
@@ -154,12 +157,11 @@ class NotingDriver(DriverWrapper):
             self.changed(path)
 
 
-class _NotingWriter(FileWriter):
-    """Does everything as the writer it wraps, and says *changed* when something may show."""
+class WriterWrapper(FileWriter):
+    """Does everything as the writer it wraps."""
 
-    def __init__(self, writer: FileWriter, changed: Callable[[], None]) -> None:
+    def __init__(self, writer: FileWriter) -> None:
         self._writer = writer
-        self._changed = changed
 
     @property
     def size(self) -> int:
@@ -188,25 +190,45 @@ class _NotingWriter(FileWriter):
         return self._writer.is_undisturbed()
 
     def flush(self) -> None:
+        self._writer.flush()
+
+    def commit(self) -> None:
+        self._writer.commit()
+
+    def cancel(self) -> None:
+        self._writer.cancel()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _NotingWriter(WriterWrapper):
+    """Says *changed* when something may show."""
+
+    def __init__(self, writer: FileWriter, changed: Callable[[], None]) -> None:
+        super().__init__(writer)
+        self._changed = changed
+
+    def flush(self) -> None:
         try:
-            self._writer.flush()
+            super().flush()
         finally:
             self._changed()
 
     def commit(self) -> None:
         try:
-            self._writer.commit()
+            super().commit()
         finally:
             self._changed()
 
     def cancel(self) -> None:
         try:
-            self._writer.cancel()
+            super().cancel()
         finally:
             self._changed()
 
     def close(self) -> None:
         try:
-            self._writer.close()
+            super().close()
         finally:
             self._changed()

@@ -17,7 +17,8 @@ from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 import pyfuse3
 
 from blobfs import errors
-from blobfs.fuse.requests import Requests
+from blobfs.fuse.requests import Operation, Request, Requests, errno_name
+from blobfs.logs import about
 
 log = logging.getLogger(__name__)
 
@@ -91,23 +92,24 @@ Handler = Callable[Concatenate[S, P], Coroutine[Any, Any, T]]
 
 def replies_errno(handler: Handler[S, P, T]) -> Handler[S, P, T]:
     """Make a FUSE handler answer with an errno whatever it raises."""
-    name = handler.__name__
+    operation = Operation(handler)
 
     @functools.wraps(handler)
     async def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        began = time.perf_counter()
+        request = self.requests.begin(operation, args)
         try:
             reply = await handler(self, *args, **kwargs)
         except errors.BlobfsError as exc:  # foreseen: the table answers
             number = errno_for(exc)
-            _say(name, number, exc)
+            _say(self.requests, request, number, exc)
         except Exception:  # a bug: the traceback goes to the log, EIO to the caller
             number = errno.EIO
-            log.exception("%s: unexpected, answering EIO", name)
+            fields = _fields(self.requests, request, number)
+            log.exception("%s: unexpected, answering EIO", operation.name, extra=fields)
         else:
-            self.requests.record(name, time.perf_counter() - began)
+            self.requests.end(request)
             return reply
-        self.requests.record(name, time.perf_counter() - began, number)
+        self.requests.end(request, number)
         raise pyfuse3.FUSEError(number)
 
     return wrapper
@@ -144,8 +146,22 @@ class _Repetition:
 _repetition = _Repetition()
 
 
-def _say(name: str, number: int, exc: errors.BlobfsError) -> None:
+def _say(requests: Requests, request: Request, number: int, exc: errors.BlobfsError) -> None:
     if number in _EXPECTED:
-        log.debug("%s: %s: %s", name, errno.errorcode[number], exc)
-    elif not _repetition.is_repeated(str(exc)):
-        log.warning("%s: %s: %s", name, errno.errorcode[number], exc)
+        level = logging.DEBUG
+    elif _repetition.is_repeated(str(exc)):
+        return
+    else:
+        level = logging.WARNING
+    if log.isEnabledFor(level):
+        line = "%s: %s: %s"
+        fields = _fields(requests, request, number)
+        log.log(level, line, request.operation.name, errno_name(number), exc, extra=fields)
+
+
+def _fields(requests: Requests, request: Request, number: int) -> dict[str, object]:
+    seconds = round(request.seconds, 6)
+    subject = requests.about(request)
+    return about(
+        operation=request.operation.name, errno=errno_name(number), seconds=seconds, **subject
+    )

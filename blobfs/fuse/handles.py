@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from pyfuse3 import FileHandleT
 
 T = TypeVar("T")
+
+_NUMBERS: Final = count(1)
+"""Of all tables: a handle stands for one thing in the whole mount."""
 
 
 class HandleTable(Generic[T]):
@@ -15,16 +18,19 @@ class HandleTable(Generic[T]):
 
     def __init__(self) -> None:
         self._open: dict[FileHandleT, T] = {}
-        self._next = count(1)
 
     def add(self, thing: T) -> FileHandleT:
         """A handle for *thing*, good until ``pop``."""
-        fh = FileHandleT(next(self._next))
+        fh = FileHandleT(next(_NUMBERS))
         self._open[fh] = thing
         return fh
 
     def __getitem__(self, fh: FileHandleT) -> T:
         return self._open[fh]
+
+    def get(self, fh: FileHandleT) -> T | None:
+        """What *fh* stands for, if the kernel holds it."""
+        return self._open.get(fh)
 
     def __len__(self) -> int:
         return len(self._open)

@@ -78,6 +78,10 @@ class InodeTable:
     def __getitem__(self, number: InodeT) -> Inode:
         return self._inodes[number]
 
+    def get(self, number: InodeT) -> Inode | None:
+        """What *number* stands for, if the kernel holds it."""
+        return self._inodes.get(number)
+
     def remember(self, parent: Inode, child: Child) -> Inode:
         """The child's inode, with one more lookup that ``forget`` will take back."""
         node = child.node

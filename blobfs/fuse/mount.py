@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import logging
 import os
 import signal
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +20,7 @@ from blobfs.daemon import END_SIGNALS
 from blobfs.errors import BlobfsError, MountRefused
 from blobfs.fuse import kernel
 from blobfs.fuse.attributes import Presentation
+from blobfs.fuse.control import control_files
 from blobfs.fuse.operations import Operations
 from blobfs.fuse.reading import Reading
 from blobfs.fuse.requests import LongestStep
@@ -54,8 +52,8 @@ class MountOptions:
     """How a mount looks and behaves.
 
     *source* is what df(1) and mount(8) show as the device; *config* is rendered as
-    ``/.blobfs/config.json``, so it holds no secrets. *control* has more files of ``/.blobfs``,
-    each with what renders it in no time.
+    ``/.blobfs/config.json``, so it holds no secrets; *health* is as ``/.blobfs/health.json``,
+    asked for on the event loop, so it takes no time.
     """
 
     source: str = "blobfs"
@@ -70,7 +68,7 @@ class MountOptions:
     readahead_kb: int = 4096
     max_background: int = 64
     config: dict[str, object] = field(default_factory=dict)
-    control: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+    health: Callable[[], Mapping[str, object]] = dict
 
     def for_fuse(self) -> set[str]:
         """The options of mount(8), in libfuse's words."""
@@ -202,30 +200,13 @@ async def _announce(
 def _operations(
     registry: Registry, options: MountOptions, threads: StorageThreads, longest_step: LongestStep
 ) -> Reading:
-    began = time.time()
-
-    def stats() -> str:
-        return _json(
-            {
-                "uptime_s": round(time.time() - began, 3),
-                "longest_step_s": round(longest_step.seconds, 6),
-                **operations.counts(),
-                "requests": operations.requests.snapshot(),
-            }
-        )
-
     tree = Tree(
         registry,
         Verification(options.verify),
         Uploads(options.receipt_ttl_s),
         expose_blobs=options.expose_blobs,
         allow_delete=options.allow_delete,
-        control={
-            "version": lambda: version("blobfs") + "\n",
-            "config.json": lambda: _json({"pid": os.getpid(), **options.config}),
-            "stats.json": stats,
-            **options.control,
-        },
+        control=control_files(lambda: operations, longest_step, options.config, options.health),
     )
     uploading = Uploading(
         threads, deadline_s=options.upload_deadline_s, everybody=options.allow_other
@@ -234,10 +215,6 @@ def _operations(
     handlers = Reading if options.read_only else Operations
     operations = handlers(tree, threads, options.presentation, uploading)
     return operations
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, indent=2) + "\n"
 
 
 def _why(options: MountOptions) -> str | None:

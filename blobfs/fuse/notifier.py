@@ -13,6 +13,8 @@ from collections.abc import Callable
 import pyfuse3
 from pyfuse3 import InodeT
 
+from blobfs import metrics
+
 log = logging.getLogger(__name__)
 
 
@@ -38,6 +40,7 @@ class Notifier:
             inode, then = self._inodes.get()
             try:
                 pyfuse3.invalidate_inode(inode)
+                metrics.KERNEL_INVALIDATIONS.labels("inode").inc()
             except OSError as exc:  # the kernel has let go of it already
                 log.debug("inode %d: %s", inode, exc)
             then()

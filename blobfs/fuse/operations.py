@@ -22,6 +22,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from blobfs import metrics
 from blobfs.errors import Exists, Invalid, NotPermitted, ReadOnly, Unsupported
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.errnos import replies_errno
@@ -88,6 +89,7 @@ class Operations(Reading):
     @replies_errno
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         await self._uploading.write(self._writing(fh), off, buf)
+        metrics.WRITTEN_BYTES.inc(len(buf))
         return len(buf)
 
     def _writing(self, fh: FileHandleT) -> OpenUpload:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar, TypeVarTuple
 
 import pyfuse3
@@ -25,6 +26,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from blobfs import metrics
 from blobfs.drivers.base import Capacity, FileReader
 from blobfs.errors import (
     AttributeUnknown,
@@ -42,11 +44,13 @@ from blobfs.fuse.inodes import Inode, InodeTable
 from blobfs.fuse.listings import Listing, listing_of
 from blobfs.fuse.notifier import Notifier
 from blobfs.fuse.requests import Requests
+from blobfs.fuse.subjects import Subjects
 from blobfs.fuse.threads import StorageThreads
 from blobfs.fuse.uploading import Uploading
 from blobfs.vfs.nodes import Child, Directory, File, Node
 from blobfs.vfs.openupload import OpenUpload
 from blobfs.vfs.tree import Tree
+from blobfs.vfs.upload import STATES
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +87,6 @@ class Reading(pyfuse3.Operations):
         uploading: Uploading | None = None,
     ) -> None:
         super().__init__()
-        self.requests = Requests()
         self._uploading = uploading or Uploading(threads)
         self._tree = tree
         self._threads = threads
@@ -93,6 +96,18 @@ class Reading(pyfuse3.Operations):
         self._root_rests_until = -math.inf
         self._files: HandleTable[OpenFile] = HandleTable()
         self._notifier = Notifier()
+        self.requests = Requests(Subjects(self._inodes, self._opened).of)
+        metrics.INODES.set_function(lambda: len(self._inodes))
+        metrics.OPEN_HANDLES.labels("directory").set_function(lambda: len(self._listings))
+        metrics.OPEN_HANDLES.labels("file").set_function(lambda: len(self._files))
+        for state in STATES:
+            metrics.UPLOADS.labels(state).set_function(partial(tree.uploads.count, state))
+
+    def _opened(self, fh: FileHandleT) -> Node | None:
+        if (opened := self._files.get(fh)) is not None:
+            return opened.file
+        listing = self._listings.get(fh)
+        return None if listing is None else listing.inode.node
 
     def counts(self) -> dict[str, int]:
         """How much the kernel holds at present."""
@@ -193,11 +208,15 @@ class Reading(pyfuse3.Operations):
     async def read(  # type: ignore[override]  # pyfuse3 takes any buffer
         self, fh: FileHandleT, off: int, size: int
     ) -> bytes | memoryview:
-        opened = self._files[fh]
-        if not self._threads.inline and (held := opened.reader.read_now(off, size)) is not None:
+        data = await self._content(self._files[fh], off, size)
+        metrics.READ_BYTES.inc(len(data))
+        return data
+
+    async def _content(self, opened: OpenFile, offset: int, size: int) -> bytes | memoryview:
+        if not self._threads.inline and (held := opened.reader.read_now(offset, size)) is not None:
             return held
         try:
-            return await self._read(opened.file, opened.reader.read_at, off, size)
+            return await self._read(opened.file, opened.reader.read_at, offset, size)
         except DigestMismatch:
             self._distrust(opened.file)
             raise

@@ -17,11 +17,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from blobfs import paths
+from blobfs import metrics, paths
 from blobfs.digest import Descriptor
 from blobfs.drivers.base import FileReader, StorageDriver
 from blobfs.drivers.wrapper import DriverWrapper
 from blobfs.errors import DigestMismatch, MountRefused, PathInvalid
+from blobfs.logs import about
 from blobfs.storage.blobcache_entries import Entries
 from blobfs.storage.blobcache_filling import Filling, Fillings, Idle
 from blobfs.storage.blobcache_health import Health
@@ -106,7 +107,9 @@ class BlobCache:
         try:
             data = self._entries.read_at(blob, offset, size)
         except DigestMismatch as exc:
-            log.warning("an entry of the cache is dropped: %s", exc)
+            log.warning(
+                "an entry of the cache is dropped: %s", exc, extra=about(digest=blob.digest)
+            )
             with self._lock:
                 self._damaged += 1
         except OSError as exc:
@@ -166,6 +169,7 @@ class CachedDriver(DriverWrapper):
     def __init__(self, driver: StorageDriver, cache: BlobCache) -> None:
         super().__init__(driver)
         self._cache = cache
+        metrics.DISK_CACHE.watch(self)
 
     @classmethod
     def opened(cls, driver: StorageDriver, options: CacheOptions) -> CachedDriver:

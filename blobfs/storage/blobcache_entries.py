@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
 from blobfs.errors import DigestMismatch
+from blobfs.logs import about
 from blobfs.storage.blobcache_ranges import on_disk
 
 _BLOCK: Final = 256 * 2**10
@@ -160,7 +161,8 @@ class Entries:
             if os.path.samestat(os.fstat(fd), os.lstat(path)):
                 path.unlink()
         except OSError as exc:
-            log.warning("%s cannot be removed: %s", path, exc)
+            fields = about(digest=digest, path=path, errno=exc.errno)
+            log.warning("%s cannot be removed: %s", path, exc, extra=fields)
 
     def has(self, digest: Digest) -> bool:
         """Whether there is an entry, good or bad."""

@@ -17,6 +17,7 @@ from threading import Condition, Lock, Thread
 from typing import Final, NamedTuple
 
 from blobfs.digest import Descriptor
+from blobfs.logs import about
 from blobfs.storage.blobcache_entries import Entries, room, seal, write_at
 from blobfs.storage.blobcache_health import Health
 from blobfs.storage.blobcache_ranges import Ranges, on_disk
@@ -248,7 +249,11 @@ class Fillings:
         try:
             if not seal(filling.fd, blob, lambda: not self._closed):
                 self.mismatched += 1
-                log.warning("blob %s is not cached: it does not match its digest", blob.digest)
+                log.warning(
+                    "blob %s is not cached: it does not match its digest",
+                    blob.digest,
+                    extra=about(digest=blob.digest),
+                )
                 return
             if self._room.hand_over(filling.path, blob.digest, blob.size, filling.taken):
                 filling.taken = 0

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from threading import Lock
 
+from blobfs.logs import about
+
 log = logging.getLogger(__name__)
 
 
@@ -37,7 +39,10 @@ class Health:
             self.needs_care = True
             self._ill_until_s = time.monotonic() + self._retry_s
         if was_well:
-            log.warning("the cache in %s takes nothing more for now: %s", self._directory, exc)
+            fields = about(path=self._directory, errno=exc.errno)
+            log.warning(
+                "the cache in %s takes nothing more for now: %s", self._directory, exc, extra=fields
+            )
 
     def worked(self) -> None:
         """Note that it took something."""
@@ -45,4 +50,6 @@ class Health:
             was_ill = self._ill_until_s is not None
             self._ill_until_s = None
         if was_ill:
-            log.info("the cache in %s works again", self._directory)
+            log.info(
+                "the cache in %s works again", self._directory, extra=about(path=self._directory)
+            )

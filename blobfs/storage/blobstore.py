@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from blobfs import paths
+from blobfs.cache.base import DescriptorCache
+from blobfs.cache.none import NoCache
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
 from blobfs.drivers.base import FileInfo, FileReader, StorageDriver
 from blobfs.errors import (
@@ -16,7 +18,10 @@ from blobfs.errors import (
     DigestMismatch,
     NotAFile,
     PathNotFound,
+    Stale,
 )
+from blobfs.storage.descriptors import CachedStatter, Descriptors
+from blobfs.storage.doubtingreader import DoubtingReader
 
 MAX_CONTENT: Final = 4 * 2**20
 """The most bytes that are held in memory as one; distribution's limit of a manifest."""
@@ -27,11 +32,17 @@ _EMPTY: Final = {Digest.of(b"", algorithm) for algorithm in ALGORITHMS}
 class BlobStore:
     """Reads and stores blobs by digest, whichever repository they belong to."""
 
-    def __init__(self, driver: StorageDriver) -> None:
+    def __init__(self, driver: StorageDriver, cache: DescriptorCache | None = None) -> None:
         self._driver = driver
+        self.descriptors = Descriptors(cache or NoCache())
+        self._statter = CachedStatter(self.descriptors, self.stat_stored, self.stat_stored)
 
     def stat(self, digest: Digest) -> Descriptor:
         """What is known of the blob; raises BlobUnknown, BlobDamaged."""
+        return self._statter.stat(digest)
+
+    def stat_stored(self, digest: Digest) -> Descriptor:
+        """``stat``, without the descriptor cache."""
         try:
             return _descriptor(digest, self._driver.stat(paths.blob_data(digest)))
         except PathNotFound:
@@ -46,28 +57,48 @@ class BlobStore:
 
     def prefetch(self, digests: Sequence[Digest]) -> None:
         """Get ready for a ``stat`` of each."""
+        self._statter.prefetch(digests, lambda known: known, self.prefetch_stored)
+
+    def prefetch_stored(self, digests: Sequence[Digest]) -> None:
+        """Get ready for a ``stat_stored`` of each."""
         self._driver.prefetch([paths.blob_data(digest) for digest in digests])
 
     def forget(self, digest: Digest) -> None:
         """Forget what was read ahead of the blob, which is not what it should be."""
         self._driver.forget(paths.blob_data(digest))
+        self.descriptors.forget(digest)
 
     def open_known(self, descriptor: Descriptor) -> FileReader:
         """``open`` a blob that has been looked at, which may save a request.
 
-        Raises BlobUnknown, or else the reader raises PathNotFound, FileChanged.
+        Raises Stale if it is gone or has another size, or else the reader raises PathNotFound,
+        FileChanged.
         """
+        digest, size = descriptor.digest, descriptor.size
         try:
-            return self._driver.open_of_size(paths.blob_data(descriptor.digest), descriptor.size)
+            reader = self._driver.open_of_size(paths.blob_data(digest), size)
         except (PathNotFound, NotAFile):
-            raise BlobUnknown(descriptor.digest) from None
+            self.descriptors.forget(digest)
+            raise Stale(f"blob {digest} is gone") from None
+        if reader.size != size:
+            reader.close()
+            self.descriptors.forget(digest)
+            raise Stale(f"blob {digest} has changed from {size} bytes")
+        if not self._driver.is_object_store:
+            return reader
+        return DoubtingReader(reader, lambda: self.descriptors.forget(digest))
 
     def open(self, digest: Digest) -> FileReader:
         """Open the blob to read it; raises BlobUnknown."""
         try:
             return self._driver.open(paths.blob_data(digest))
         except (PathNotFound, NotAFile):
+            self.descriptors.forget(digest)
             raise BlobUnknown(digest) from None
+
+    def redirect_url(self, digest: Digest) -> str | None:
+        """A URL by which anybody may fetch the blob for a while; None if the storage has none."""
+        return self._driver.redirect_url(paths.blob_data(digest))
 
     def get(self, digest: Digest) -> bytes:
         """A small blob's content, verified.
@@ -108,7 +139,7 @@ class BlobStore:
         """Store a small blob, durably, unless it is there already."""
         digest = Digest.of(content)
         self.put_as(digest, content)
-        return self.stat(digest)
+        return Descriptor(digest, len(content))
 
     def put_as(self, digest: Digest, content: bytes) -> None:
         """``put`` where the digest of *content* is known."""

@@ -26,6 +26,7 @@ from blobfs.errors import (
     ReadOnly,
     WriterClosed,
 )
+from blobfs.logs import about
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.contentwriter import ContentWriter
 from blobfs.storage.linkedblobstore import LinkedBlobStore
@@ -217,14 +218,18 @@ class BlobWriter(ContentWriter):
         canonical = self._verify(declared)
         if self._moved is None:
             self._put_in_place(canonical)
-        for name in {canonical, declared or canonical}:
-            self._layers.link(name, canonical)
+        descriptor = Descriptor(canonical, self.size)
+        self._layers.grant(declared or canonical, descriptor)
+        self._layers.events.pushed(canonical, self.size)
         self._end()
         try:
             self._discard()
         except BlobfsError as exc:  # the blob is there, which is what counts
-            log.warning("upload %s is committed, and cannot be removed: %s", self.id, exc)
-        return Descriptor(canonical, self.size)
+            fields = about(upload=self.id, digest=canonical)
+            log.warning(
+                "upload %s is committed, and cannot be removed: %s", self.id, exc, extra=fields
+            )
+        return descriptor
 
     def _verify(self, declared: Digest | None) -> Digest:
         """The canonical digest of what was received; raises ContentMismatch."""
@@ -351,6 +356,6 @@ def blob_of(blobs: BlobStore, record: UploadRecord) -> Descriptor | None:
     if digest is None or digest.algorithm != CANONICAL:
         return None
     try:
-        return blobs.stat(digest)
+        return blobs.stat_now(digest)
     except (BlobUnknown, BlobDamaged):
         return None

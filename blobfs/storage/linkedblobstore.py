@@ -19,7 +19,10 @@ from blobfs.errors import (
     NotAFile,
     PathNotFound,
 )
+from blobfs.logs import about
+from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.events import Events
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +46,23 @@ class LinkedBlobStore:
     """The blobs that a link set gives access to.
 
     A link set is a directory of ``<algorithm>/<hex>/link`` files: a repository's layers, its
-    manifest revisions, or the index of a tag.
+    manifest revisions, or the index of a tag. *repository* is whose it is, for the descriptor
+    cache, which has to forget what is deleted; *events* tell what is mounted and deleted.
     """
 
-    def __init__(self, driver: StorageDriver, blobs: BlobStore, link_set: str) -> None:
+    def __init__(
+        self,
+        driver: StorageDriver,
+        blobs: BlobStore,
+        link_set: str,
+        repository: RepositoryName | None = None,
+        events: Events | None = None,
+    ) -> None:
         self._driver = driver
         self._blobs = blobs
+        self._repository = repository
         self.link_set = link_set
+        self.events = events or Events()
 
     def resolve(self, digest: Digest) -> Digest:
         """The digest under which the blob is stored.
@@ -67,7 +80,7 @@ class LinkedBlobStore:
         if target != digest:
             if target.algorithm != CANONICAL or digest.algorithm == CANONICAL:
                 raise LinkInvalid(f"link {path} holds another digest, {target}")
-            log.info("link %s leads to %s", path, target)
+            log.info("link %s leads to %s", path, target, extra=about(path=path, digest=target))
         return target
 
     def stat(self, digest: Digest) -> Descriptor:
@@ -126,7 +139,7 @@ class LinkedBlobStore:
     def put(self, content: bytes) -> Descriptor:
         """Store a small blob, and link it."""
         descriptor = self._blobs.put(content)
-        self.link(descriptor.digest, descriptor.digest)
+        self.grant(descriptor.digest, descriptor)
         return descriptor
 
     def mount(self, digest: Digest, source: LinkedBlobStore | BlobStore) -> Descriptor:
@@ -136,9 +149,15 @@ class LinkedBlobStore:
         """
         descriptor = source.stat_now(digest)
         self._blobs.sync(descriptor.digest)
+        self.grant(digest, descriptor)
+        origin = source.events.repository if isinstance(source, LinkedBlobStore) else None
+        self.events.mounted(descriptor.digest, descriptor.size, origin)
+        return descriptor
+
+    def grant(self, digest: Digest, descriptor: Descriptor) -> None:
+        """Give access to a blob that is there, under its own digest and the name *digest*."""
         for name in {descriptor.digest, digest}:
             self.link(name, descriptor.digest)
-        return descriptor
 
     def delete(self, digest: Digest) -> None:
         """Take access away; the blob stays until garbage is collected. Raises BlobUnknown."""
@@ -146,6 +165,9 @@ class LinkedBlobStore:
             self._driver.delete(paths.link(self.link_set, digest))
         except PathNotFound:
             raise BlobUnknown(digest) from None
+        finally:  # also of what is gone already, or may be
+            self._blobs.descriptors.delete(digest, self._repository)
+        self.events.deleted(digest)
 
     def algorithms(self) -> list[str]:
         """The algorithms that have a directory in the link set."""

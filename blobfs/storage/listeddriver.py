@@ -9,8 +9,8 @@ from blobfs import paths
 from blobfs.drivers.base import DirEntry, FileInfo, FileReader, StorageDriver
 from blobfs.drivers.objectstore import ObjectStore
 from blobfs.drivers.wrapper import NotingDriver
-from blobfs.errors import FileChanged, PathNotFound
 from blobfs.storage.blobinfos import BlobInfos
+from blobfs.storage.doubtingreader import DoubtingReader
 from blobfs.storage.listings import Listings, is_listed
 
 
@@ -92,33 +92,9 @@ class ListedDriver(NotingDriver):
             listing.stat(path)
 
     def open_of_size(self, path: str, size: int) -> FileReader:
-        return _DoubtingReader(self._driver.open_of_size(path, size), self._blobs, path)
-
-
-class _DoubtingReader(FileReader):
-    """Has forgotten what was known of a blob that turns out to be another, or gone."""
-
-    def __init__(self, reader: FileReader, blobs: BlobInfos, path: str) -> None:
-        self._reader = reader
-        self._blobs = blobs
-        self._path = path
-
-    @property
-    def size(self) -> int:
-        return self._reader.size
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        try:
-            return self._reader.read_at(offset, size)
-        except (FileChanged, PathNotFound):
-            self._blobs.forget(self._path)
-            raise
-
-    def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
-        return self._reader.read_now(offset, size)  # what is held was good when it came
-
-    def close(self) -> None:
-        self._reader.close()
+        return DoubtingReader(
+            self._driver.open_of_size(path, size), lambda: self._blobs.forget(path)
+        )
 
 
 def _is_blob(path: str) -> bool:

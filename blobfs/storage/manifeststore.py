@@ -91,6 +91,8 @@ class MediaTypes:
 
     def describe(self, digest: Digest) -> Descriptor | None:
         """The descriptor that a manifest gives, or None if none speaks of the blob."""
+        if digest in self._described:  # to wait while another thread reads on is not needed
+            return self._described[digest]
         with self._lock:
             if digest not in self._described:
                 self._read_new_revisions()
@@ -110,9 +112,17 @@ class MediaTypes:
             return  # until it is repaired
         self._read.add(revision)
         try:
-            manifest = Manifest.parse(payload)
+            self.learn(revision, payload)
         except ManifestInvalid:
             return
+
+    def learn(self, revision: Digest, payload: bytes) -> Manifest:
+        """The manifest that a revision's *payload* is; what it says is known from now on.
+
+        Raises ManifestInvalid.
+        """
+        manifest = Manifest.parse(payload)
         self._described[revision] = Descriptor(revision, len(payload), manifest.media_type)
         for reference in manifest.references:
             self._described.setdefault(reference.digest, reference)
+        return manifest

@@ -127,6 +127,8 @@ class ManifestWriter(ContentWriter):
         tag = tag_named(self._record.name)
         if tag is not None:
             self._tags.tag(tag, descriptor.digest)
+        else:
+            self._manifests.links.events.pushed(descriptor.digest, descriptor.size)
         self._end()
         return descriptor
 

@@ -8,6 +8,8 @@ from threading import Lock
 from typing import Final
 
 from blobfs import paths
+from blobfs.cache.base import DescriptorCache
+from blobfs.cache.none import NoCache
 from blobfs.drivers.base import Capacity, Closing, FileInfo, StorageDriver, Unfinished
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.factory import driver_for
@@ -15,6 +17,7 @@ from blobfs.drivers.objectstore import ObjectStore
 from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound
 from blobfs.reference import RepositoryName, is_component
 from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.events import NOBODY, Listener
 from blobfs.storage.remote import RemoteOptions, quickened
 from blobfs.storage.repository import Repository
 
@@ -23,23 +26,42 @@ _KEPT: Final = 256
 
 
 class Registry(Closing):
-    """The storage of a registry. Thread-safe, like the driver, which it closes."""
+    """The storage of a registry. Thread-safe, like the driver and the cache, which it closes."""
 
-    def __init__(self, driver: StorageDriver) -> None:
+    def __init__(
+        self,
+        driver: StorageDriver,
+        cache: DescriptorCache | None = None,
+        listener: Listener = NOBODY,
+    ) -> None:
         self._driver = driver
+        self._cache = cache or NoCache()
+        self._listener = listener
         self._lock = Lock()
         self._repositories: OrderedDict[RepositoryName, Repository] = OrderedDict()
-        self.blobs = BlobStore(driver)
+        self.blobs = BlobStore(driver, self._cache)
 
     @property
     def is_local(self) -> bool:
         """Whether calls are short enough to be made on an event loop."""
-        return self._driver.is_local
+        return self._driver.is_local and self._cache.is_local
 
     def exists(self) -> bool:
         """Whether the storage is a registry's, as far as its root shows."""
         info = self.stat(paths.ROOT)
         return info is not None and info.is_dir
+
+    @property
+    def driver_name(self) -> str:
+        """The driver's name, as distribution has it."""
+        return self._driver.name
+
+    def reach(self) -> None:
+        """Ask the storage itself for something; raises AccessDenied, StorageUnavailable."""
+        try:
+            self._driver.stat_now(paths.ROOT)
+        except PathNotFound:  # it answers, which is what was asked
+            pass
 
     def repository(self, name: str) -> Repository:
         """The repository, which need not exist; raises NameInvalid."""
@@ -47,7 +69,7 @@ class Registry(Closing):
         with self._lock:
             repository = self._repositories.get(name)
             if repository is None:
-                repository = Repository(self._driver, self.blobs, name)
+                repository = Repository(self._driver, self.blobs, name, self._listener)
                 self._repositories[name] = repository
                 if len(self._repositories) > _KEPT:
                     self._repositories.popitem(last=False)
@@ -77,8 +99,12 @@ class Registry(Closing):
             if entry.is_dir and (entry.name in paths.MARKERS or is_component(entry.name))
         )
 
-    def enumerate(self) -> Iterator[RepositoryName]:
-        """Every repository, a name before those below it, each level in order."""
+    def enumerate(self, after: str = "") -> Iterator[RepositoryName]:
+        """Every repository, a name before those below it, each level in order.
+
+        Of those that come *after* a name, which need not be there, without a look at the others.
+        """
+        last = after.split("/")
         pending = [""]
         while pending:
             prefix = pending.pop()
@@ -86,11 +112,13 @@ class Registry(Closing):
                 names = sorted(self.children(prefix), reverse=True)
             except PathNotFound:
                 continue
-            if prefix and not set(paths.MARKERS).isdisjoint(names):
+            is_repository = not set(paths.MARKERS).isdisjoint(names)
+            if prefix and is_repository and prefix.split("/") > last:
                 yield RepositoryName(prefix)
             for name in names:
                 below = f"{prefix}/{name}" if prefix else name
-                if _is_name(below):
+                depth = below.count("/") + 1
+                if _is_name(below) and below.split("/") >= last[:depth]:
                     pending.append(below)
 
     def remove_empty(self, name: RepositoryName) -> None:
@@ -124,20 +152,29 @@ class Registry(Closing):
         return self._driver.capacity()
 
     def close(self) -> None:
-        """Let go of the storage; the registry is not used again."""
-        self._driver.close()
+        """Let go of the storage and the cache; the registry is not used again."""
+        try:
+            self._driver.close()
+        finally:
+            self._cache.close()
 
 
-def open_registry(storage: str, remote: RemoteOptions | None = None) -> Registry:
+def open_registry(
+    storage: str,
+    remote: RemoteOptions | None = None,
+    cache: DescriptorCache | None = None,
+    listener: Listener = NOBODY,
+) -> Registry:
     """The registry stored at *storage*: a directory, ``s3://bucket/prefix`` or ``memory:``.
 
-    *remote* is for an object store. To be closed by the caller, or used in ``with``. Raises
-    MountRefused for what is no storage, PathNotFound, AccessDenied, StorageUnavailable.
+    *remote* is for an object store, *cache* remembers what blobs are, *listener* hears what is
+    done. To be closed by the caller, or used in ``with``. Raises MountRefused for what is no
+    storage, PathNotFound, AccessDenied, StorageUnavailable.
     """
     driver = driver_for(storage)
     if isinstance(driver, ObjectStore):
         driver = quickened(driver, remote or RemoteOptions())
-    return Registry(CheckedDriver(driver))
+    return Registry(CheckedDriver(driver), cache, listener)
 
 
 def _is_name(text: str) -> bool:

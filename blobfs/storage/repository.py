@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from blobfs import paths
+from blobfs.digest import Descriptor
 from blobfs.drivers.base import StorageDriver
-from blobfs.reference import RepositoryName
+from blobfs.errors import BlobfsError
+from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.events import NOBODY, Action, Listener, ManifestEvents
+from blobfs.storage.layerstore import LayerStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.manifeststore import ManifestStore, MediaTypes
 from blobfs.storage.manifestuploads import ManifestUploadStore
@@ -14,14 +18,33 @@ from blobfs.storage.uploadstore import UploadStore
 
 
 class Repository:
-    """The services of one repository, which need not exist yet."""
+    """The services of one repository, which need not exist yet; *listener* hears what they do."""
 
-    def __init__(self, driver: StorageDriver, blobs: BlobStore, name: RepositoryName) -> None:
+    def __init__(
+        self,
+        driver: StorageDriver,
+        blobs: BlobStore,
+        name: RepositoryName,
+        listener: Listener = NOBODY,
+    ) -> None:
         self.name = name
-        self.layers = LinkedBlobStore(driver, blobs, paths.layers(name))
-        revisions = LinkedBlobStore(driver, blobs, paths.revisions(name))
+        self._listener = listener
+        self.layers = LayerStore(driver, blobs, name, listener)
+        told = ManifestEvents(name, blobs, listener)
+        revisions = LinkedBlobStore(driver, blobs, paths.revisions(name), name, told)
         self.manifests = ManifestStore(revisions, self.layers)
-        self.tags = TagStore(driver, blobs, name)
+        self.tags = TagStore(driver, blobs, name, told)
         self.uploads = UploadStore(driver, blobs, self.layers, name)
         self.manifest_uploads = ManifestUploadStore(self.manifests, self.tags)
         self.media_types = MediaTypes(self.manifests)
+
+    def pulled(self, descriptor: Descriptor, tag: Tag | None = None) -> None:
+        """Tell that somebody begins to read a blob, or a manifest that *tag* may have led to."""
+        if Action.PULL in self._listener.hears:
+            digest = descriptor.digest
+            try:
+                is_manifest = digest in self.manifests.links.present([digest])
+            except BlobfsError:
+                is_manifest = False  # who reads is not to suffer from it
+            links = self.manifests.links if is_manifest else self.layers
+            links.events.pulled(digest, descriptor.size, tag)

@@ -10,16 +10,24 @@ from blobfs.drivers.base import FileInfo, StorageDriver
 from blobfs.errors import AccessDenied, NameInvalid, PathNotFound, TagUnknown
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.events import Events
 from blobfs.storage.linkedblobstore import LinkedBlobStore, read_link
 
 
 class TagStore:
     """What each tag stands for, and has stood for."""
 
-    def __init__(self, driver: StorageDriver, blobs: BlobStore, repository: RepositoryName) -> None:
+    def __init__(
+        self,
+        driver: StorageDriver,
+        blobs: BlobStore,
+        repository: RepositoryName,
+        events: Events | None = None,
+    ) -> None:
         self._driver = driver
         self._blobs = blobs
         self.repository = repository
+        self._events = events or Events()
 
     def get(self, tag: Tag) -> Digest:
         """The revision that the tag stands for; raises TagUnknown, LinkInvalid."""
@@ -46,6 +54,7 @@ class TagStore:
         self.history(tag).link(digest, digest)
         path = paths.tag_current_link(self.repository, tag)
         self._driver.put_content(path, str(digest).encode("ascii"))
+        self._events.tagged(tag, digest)
 
     def untag(self, tag: Tag) -> None:
         """Remove the tag, and its history; raises TagUnknown."""
@@ -53,6 +62,7 @@ class TagStore:
             self._driver.delete(paths.tag(self.repository, tag))
         except PathNotFound:
             raise TagUnknown(tag) from None
+        self._events.untagged(tag)
 
     def rename(self, old: Tag, new: Tag) -> None:
         """Let *new* stand for what *old* does, and have its history too; raises TagUnknown."""

@@ -61,19 +61,15 @@ class BlobFile(File):
         return replace(newer, repositories=(newer.repositories + others)[:_MAX_REPOSITORIES])
 
     def open(self) -> FileReader:
-        digest = self.descriptor.digest
+        reader = self.blobs.registry.blobs.open_known(self.descriptor)
         try:
-            reader = self.blobs.registry.blobs.open_known(self.descriptor)
-        except BlobUnknown:
-            raise Stale(f"blob {digest} is gone") from None
-        if reader.size != self.descriptor.size:
-            reader.close()
-            raise Stale(f"blob {digest} has changed from {self.descriptor.size} bytes")
-        try:
-            return self.blobs.verification.reader(self.descriptor, reader)
+            verified = self.blobs.verification.reader(self.descriptor, reader)
         except DigestMismatch:
             self._look_again()
             raise
+        for repository in self.repositories[:1]:  # the last that it was reached through
+            repository.pulled(self.descriptor)
+        return verified
 
     def _look_again(self) -> None:
         """Raise Stale if the blob is not the one that was found bad, so that it is looked up."""
@@ -87,11 +83,11 @@ class BlobFile(File):
 
     def source(self, digest: Digest) -> LinkedBlobStore | BlobStore:
         """What has the blob under *digest*; raises Invalid if it is not called so."""
-        if digest == self.descriptor.digest:
-            return self.blobs.registry.blobs
         for repository in self.repositories:
             if digest in repository.layers.present([digest]):
-                return repository.layers  # by another algorithm
+                return repository.layers  # perhaps by another algorithm
+        if digest == self.descriptor.digest:
+            return self.blobs.registry.blobs
         raise Invalid(f"blob {self.descriptor.digest} cannot be called {digest}")
 
     def xattrs(self) -> Mapping[str, Callable[[], str]]:

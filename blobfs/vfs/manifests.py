@@ -86,7 +86,7 @@ class TagsDirectory(Placed, Directory, Changeable):
     def symlink(self, name: str, target: str) -> Node:
         tag = Tag(name)
         digest = _revision(target)
-        self.repository.manifests.links.stat(digest)
+        self.repository.manifests.links.stat_now(digest)
         if self._has(tag):
             raise Exists(f"{self.path}/{tag}")
         self.repository.tags.tag(tag, digest)

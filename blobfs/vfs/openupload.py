@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from blobfs.errors import BlobfsError, ReadOnly, UploadUnknown
+from blobfs.logs import about
 from blobfs.storage.contentwriter import ContentWriter
 from blobfs.vfs.upload import Upload
 
@@ -138,6 +139,7 @@ class OpenUpload:
                 "upload %s: the program that wrote it was killed; it stays, at %d bytes",
                 self.upload.path,
                 writer.size,
+                extra=about(path=self.upload.path),
             )
         if found.held_elsewhere or self._interrupted:
             try:

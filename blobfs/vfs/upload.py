@@ -10,6 +10,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from threading import Lock
+from typing import Final
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
@@ -22,10 +23,14 @@ from blobfs.errors import (
     Stale,
     UploadUnknown,
 )
+from blobfs.logs import about
 from blobfs.storage.contentwriter import ContentStore, ContentWriter
 from blobfs.storage.uploadfiles import UploadInfo
 
 log = logging.getLogger(__name__)
+
+STATES: Final = ("open", "committed", "failed")
+"""What ``Upload.state`` begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +214,7 @@ class Upload:
             try:
                 self.settle()
             except BlobfsError as exc:  # it is called so all the same
-                log.warning("upload %s stays: %s", self.path, exc)
+                log.warning("upload %s stays: %s", self.path, exc, extra=about(path=self.path))
 
     def commit_as(self, digest: Digest) -> None:
         """Commit it under *digest*; raises ContentMismatch, Busy."""
@@ -242,7 +247,8 @@ class Upload:
             try:
                 writer.suspend()
             except BlobfsError as again:
-                log.debug("upload %s cannot be suspended: %s", self.path, again)
+                fields = about(path=self.path)
+                log.debug("upload %s cannot be suspended: %s", self.path, again, extra=fields)
             raise
         self.mtime_ns = self.mtime_ns or descriptor.mtime_ns
         self.receipt = Receipt(descriptor, time.monotonic())  # first: it is never without either

@@ -8,6 +8,7 @@ from threading import RLock
 from typing import Final
 
 from blobfs.errors import BlobfsError, Busy, Exists, Invalid, NotFound, UploadUnknown
+from blobfs.logs import about
 from blobfs.storage.contentwriter import ContentStore
 from blobfs.storage.uploadfiles import is_file_name
 from blobfs.vfs.upload import Upload
@@ -95,6 +96,11 @@ class UploadSet:
         with self._lock:
             self._by_name.pop(name, None)
 
+    def count(self, state: str) -> int:
+        """How many are kept whose state begins with *state*, without waiting for the lock."""
+        uploads = list(self._by_name.values())
+        return sum(upload.is_kept and upload.state.startswith(state) for upload in uploads)
+
     def kept(self) -> list[Upload]:
         """Those that this mount knows more of than the storage."""
         with self._lock:
@@ -166,13 +172,20 @@ class Uploads:
             try:
                 upload.suspend()
             except BlobfsError as exc:
-                log.warning("upload %s is lost but for what was synced: %s", upload.path, exc)
+                fields = about(path=upload.path)
+                log.warning(
+                    "upload %s is lost but for what was synced: %s", upload.path, exc, extra=fields
+                )
 
     def holds(self, path: str) -> bool:
         """Whether this mount has an upload, or a receipt, in the directory at *path*."""
         with self._lock:
             found = self._sets.get(path)
         return found is not None and bool(found.kept())
+
+    def count(self, state: str) -> int:
+        """How many of all that are kept have a state that begins with *state*; waits for nobody."""
+        return sum(found.count(state) for found in list(self._sets.values()))
 
     def _forget_idle(self) -> None:
         if len(self._sets) > _MAX_IDLE:

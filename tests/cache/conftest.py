@@ -13,7 +13,7 @@ from blobfs.cache.redis import RedisCache
 from blobfs.cache.redis_options import RedisOptions
 from blobfs.cache.resilient import ResilientCache
 from tests.cache.samples import PATIENT_S
-from tests.redisserver import RedisServer
+from tests.redisserver import RedisServer, serving_cluster
 
 
 @pytest.fixture
@@ -31,6 +31,24 @@ def redis_cache(redis_server: RedisServer, redis_client: Redis) -> Iterator[Redi
         yield cache
 
 
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
+    """Three servers that any test may empty, and none may stop; they take 3 s to start."""
+    with serving_cluster(tmp_path_factory.mktemp("redis-cluster")) as servers:
+        yield servers
+
+
+@pytest.fixture
+def cluster_cache(redis_cluster: list[RedisServer]) -> Iterator[RedisCache]:
+    """For tests that are marked redis; nothing is known at first."""
+    for server in redis_cluster:
+        with closing(server.client()) as client:
+            client.flushall()
+    url = f"redis+cluster://{','.join(server.address for server in redis_cluster[:2])}"
+    with closing(RedisCache(RedisOptions.parse(url), PATIENT_S)) as cache:
+        yield cache
+
+
 @pytest.fixture
 def memory_cache() -> MemoryCache:
     return MemoryCache()
@@ -42,6 +60,7 @@ def memory_cache() -> MemoryCache:
         "resilient memory",
         pytest.param("redis", marks=pytest.mark.redis),
         pytest.param("resilient redis", marks=pytest.mark.redis),
+        pytest.param("cluster", marks=pytest.mark.redis),
     ]
 )
 def cache(request: pytest.FixtureRequest) -> DescriptorCache:

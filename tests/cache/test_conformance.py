@@ -5,6 +5,7 @@ tests beside its cached statter.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -104,6 +105,30 @@ def test_size_is_what_was_said_last(
     cache.set(BLOB.digest, Descriptor(BLOB.digest, 1), ONE)
     cache.set(BLOB.digest, BLOB, repository)
     assert cache.stat(BLOB.digest, ONE) == BLOB
+
+
+@pytest.mark.parametrize("repository", [None, ONE], ids=["the blob", "a repository"])
+def test_time_is_what_was_said_last(
+    cache: DescriptorCache, repository: RepositoryName | None
+) -> None:
+    def time_of(digest: Digest) -> int | None:
+        found = cache.stat(digest, repository)
+        assert found is not None
+        return found.mtime_ns
+
+    for mtime_ns in (1_700_000_000_123_456_789, -1, None):
+        told = replace(BLOB, mtime_ns=mtime_ns)
+        cache.set(ALIAS, told, repository)
+        assert [time_of(ALIAS), time_of(BLOB.digest)] == [mtime_ns, mtime_ns]
+
+
+def test_time_is_forgotten_with_the_blob(cache: DescriptorCache) -> None:
+    cache.set(BLOB.digest, replace(BLOB, mtime_ns=17), ONE)
+    cache.clear(BLOB.digest)
+    cache.set(BLOB.digest, BLOB, OTHER)
+    found = cache.stat(BLOB.digest, ONE)
+    assert found is not None
+    assert found.mtime_ns is None
 
 
 @pytest.mark.parametrize("size", [0, 2**40, 10**18 - 1])

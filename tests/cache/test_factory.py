@@ -8,11 +8,13 @@ from blobfs.cache.base import DescriptorCache
 from blobfs.cache.factory import cache_for
 from blobfs.cache.memory import MemoryCache
 from blobfs.cache.none import NoCache
-from blobfs.cache.redis_options import RedisOptions
+from blobfs.cache.redis_options import Address, RedisOptions
 from blobfs.cache.resilient import ResilientCache
 from blobfs.errors import MountRefused
 from tests.cache.samples import described
 from tests.redisserver import RedisServer
+
+HOST = (Address("host", 6379),)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,8 @@ from tests.redisserver import RedisServer
         ("redis://localhost", ResilientCache),
         ("rediss://localhost", ResilientCache),
         ("unix:///run/redis.sock", ResilientCache),
+        ("redis+sentinel://localhost/master", ResilientCache),
+        ("redis+cluster://localhost", ResilientCache),
     ],
 )
 def test_text_gives_a_cache_that_does_not_fail(text: str, kind: type[DescriptorCache]) -> None:
@@ -34,19 +38,39 @@ def test_text_gives_a_cache_that_does_not_fail(text: str, kind: type[DescriptorC
 @pytest.mark.parametrize(
     ("url", "options"),
     [
-        ("redis://host", RedisOptions("host")),
-        ("redis://host/", RedisOptions("host")),
-        ("redis://host:7/3", RedisOptions("host", 7, database=3)),
-        ("redis://host?db=3", RedisOptions("host", database=3)),
-        ("REDIS://host", RedisOptions("host")),
-        ("redis://[::1]:7", RedisOptions("::1", 7)),
-        ("redis://:p%40ss@host", RedisOptions("host", password="p@ss")),
-        ("redis://me:p@host", RedisOptions("host", username="me", password="p")),
-        ("rediss://host", RedisOptions("host", tls=True)),
+        ("redis://host", RedisOptions(HOST)),
+        ("redis://host/", RedisOptions(HOST)),
+        ("redis://host:7/3", RedisOptions((Address("host", 7),), database=3)),
+        ("redis://host?db=3", RedisOptions(HOST, database=3)),
+        ("REDIS://host", RedisOptions(HOST)),
+        ("redis://[::1]:7", RedisOptions((Address("::1", 7),))),
+        ("redis://:p%40ss@host", RedisOptions(HOST, password="p@ss")),
+        ("redis://me:p@host", RedisOptions(HOST, username="me", password="p")),
+        ("rediss://host", RedisOptions(HOST, tls=True)),
         (
             "rediss://host?ssl_cert_reqs=none&ssl_ca_certs=/a&ssl_certfile=/b&ssl_keyfile=/c",
             RedisOptions(
-                "host", tls=True, verify_tls=False, ca_certs="/a", certfile="/b", keyfile="/c"
+                HOST, tls=True, verify_tls=False, ca_certs="/a", certfile="/b", keyfile="/c"
+            ),
+        ),
+        (
+            "redis+sentinel://:p@host,[::1]:7/the%20master/3?sentinel_password=q",
+            RedisOptions(
+                (Address("host", 26379), Address("::1", 7)),
+                master="the master",
+                database=3,
+                password="p",
+                sentinel_password="q",
+            ),
+        ),
+        (
+            "rediss+sentinel://host:7/master",
+            RedisOptions((Address("host", 7),), master="master", tls=True),
+        ),
+        (
+            "redis+cluster://me:p@host,other:7",
+            RedisOptions(
+                (*HOST, Address("other", 7)), is_cluster=True, username="me", password="p"
             ),
         ),
         ("unix:///run/a%20b.sock", RedisOptions(path="/run/a b.sock")),
@@ -66,6 +90,11 @@ def test_url_says_where_redis_is(url: str, options: RedisOptions) -> None:
         ("redis://me:secret@host", "redis://host:6379/0"),
         ("rediss://:secret@[::1]:7/2", "rediss://[::1]:7/2"),
         ("unix://:secret@/run/r?db=2", "unix:///run/r?db=2"),
+        (
+            "redis+sentinel://:secret@a,[::1]:7/m?sentinel_password=secret",
+            "redis+sentinel://a:26379,[::1]:7/m/0",
+        ),
+        ("rediss+cluster://:secret@a,b:7", "rediss+cluster://a:6379,b:7"),
     ],
 )
 def test_url_is_shown_without_its_password(url: str, shown: str) -> None:
@@ -105,8 +134,16 @@ def test_url_is_shown_without_its_password(url: str, shown: str) -> None:
         "unix://",
         "unix://host/run/r",
         "unix:///run/r?db=x",
-        "redis+sentinel://:secret@host/service",
-        "redis+cluster://:secret@host",
+        "redis://host,other",
+        "redis+sentinel://:secret@host",
+        "redis+sentinel://host/master/0/1",
+        "redis+sentinel://host/master?secret@x",
+        "redis+cluster://:secret@host/1",
+        "redis+cluster://host,",
+        "redis+cluster://host:0",
+        "redis+cluster://host?sentinel_password=secret",
+        "unix+cluster:///run/r",
+        "redis+secret://host@",
     ],
 )
 def test_anything_else_is_refused_without_showing_a_password(text: str) -> None:
@@ -122,7 +159,8 @@ def test_anything_else_is_refused_without_showing_a_password(text: str) -> None:
         ("memcached", r"'memcached' is not a descriptor cache; give none, memory, redis://host"),
         ("redis://", r"redis://\[\[user\]:password@\]host\[:port\]\[/database\]"),
         ("redis://host?socket_timeout=60", r"unknown option 'socket_timeout'"),
-        ("redis+cluster://host", r"cluster or sentinel"),
+        ("redis+cluster://host/1", r"a Redis cluster has only the database 0"),
+        ("redis+sentinel://host", r"redis\+sentinel://host\[:port\]\[,host…\]/master"),
     ],
 )
 def test_refusal_says_what_to_give(text: str, said: str) -> None:
@@ -140,6 +178,14 @@ def test_cache_is_in_the_server(redis_server: RedisServer, form: str) -> None:
         assert isinstance(cache, ResilientCache)
         cache.set(blob.digest, blob)
         assert cache.stat(blob.digest) == blob
-        assert (cache.stats().hits, cache.stats().errors) == (1, 0)
+        assert (cache.stats()["hits"], cache.stats()["errors"]) == (1, 0)
         assert not cache.is_local
         assert client.dbsize() == (0 if "db=5" in form else 1)
+
+
+def test_what_is_kept_in_memory_is_kept_for_a_time() -> None:
+    blob = described(b"a layer")
+    for ttl_s, known in ((3600.0, blob), (0.0, None)):
+        cache = cache_for("memory", ttl_s)
+        cache.set(blob.digest, blob)
+        assert cache.stat(blob.digest) == known

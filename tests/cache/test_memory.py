@@ -2,7 +2,6 @@
 
 from blobfs.cache.memory import MemoryCache
 from blobfs.cache.none import NoCache
-from blobfs.digest import Descriptor
 from tests.cache.samples import ONE, described
 
 BLOBS = [described(b"%d" % number) for number in range(4)]
@@ -42,13 +41,23 @@ def test_what_a_repository_has_counts_too() -> None:
     assert [cache.stat(blob.digest, ONE) for blob in BLOBS] == [None, None, None, BLOBS[3]]
 
 
-def test_time_of_storing_is_remembered() -> None:
-    cache = MemoryCache()
-    blob = Descriptor(BLOBS[0].digest, 1, mtime_ns=17)
-    cache.set(blob.digest, blob, ONE)
-    found = cache.stat(blob.digest, ONE)
-    assert found is not None
-    assert found.mtime_ns == 17
+def test_entry_is_believed_for_its_time_and_no_longer() -> None:
+    now = 100.0
+    cache = MemoryCache(ttl_s=10, clock=lambda: now)
+    cache.set(BLOBS[0].digest, BLOBS[0], ONE)
+    now = 109.0
+    assert cache.stat(BLOBS[0].digest, ONE) == BLOBS[0], "which makes it last no longer"
+    now = 110.0
+    assert cache.stat(BLOBS[0].digest, ONE) is None
+    assert cache.stat(BLOBS[0].digest) is None
+    cache.set(BLOBS[0].digest, BLOBS[0], ONE)
+    assert cache.stat(BLOBS[0].digest, ONE) == BLOBS[0]
+
+
+def test_no_time_to_live_is_no_memory() -> None:
+    cache = MemoryCache(ttl_s=0)
+    cache.set(BLOBS[0].digest, BLOBS[0])
+    assert cache.stat(BLOBS[0].digest) is None
 
 
 def test_memory_is_local() -> None:

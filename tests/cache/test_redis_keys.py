@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Thread
 
 import pytest
@@ -17,6 +18,7 @@ BLOB = described(b"a layer", "application/vnd.oci.image.layer.v1.tar+gzip")
 ALIAS = Digest.of(b"a layer", "sha512")
 KEY = f"blobs::{BLOB.digest}"
 MEMBERS = "repository::library/one::blobs"
+MTIME = f"blobfs::mtime::{BLOB.digest}"
 LINKED = f"repository::library/one::blobs::{BLOB.digest}"
 
 
@@ -55,6 +57,29 @@ def test_alias_is_a_hash_that_names_the_canonical_digest(
     assert alias[b"digest"] == str(BLOB.digest).encode()
     assert alias == _hash(redis_client, KEY)
     assert redis_client.smembers(MEMBERS) == {str(BLOB.digest).encode(), str(ALIAS).encode()}
+
+
+def test_time_is_a_key_of_our_own(redis_cache: RedisCache, redis_client: Redis) -> None:
+    def keys() -> dict[object, object]:
+        return {key: redis_client.type(key) for key in redis_client.scan_iter()}
+
+    redis_cache.set(BLOB.digest, BLOB, ONE)
+    before = keys()
+    redis_cache.set(BLOB.digest, replace(BLOB, mtime_ns=17), ONE)
+    assert redis_client.get(MTIME) == b"17"
+    redis_client.delete(MTIME)
+    assert keys() == before
+
+
+@pytest.mark.parametrize("text", [b"", b"now", b"1.5", b"+7", b" 7", b"7" * 20, b"\xff"])
+def test_time_that_makes_no_sense_is_not_known(
+    redis_cache: RedisCache, redis_client: Redis, text: bytes
+) -> None:
+    redis_cache.set(BLOB.digest, replace(BLOB, mtime_ns=17), ONE)
+    redis_client.set(MTIME, text)
+    found = redis_cache.stat(BLOB.digest, ONE)
+    assert found == BLOB
+    assert found.mtime_ns is None
 
 
 def test_nothing_expires(redis_cache: RedisCache, redis_client: Redis) -> None:
@@ -193,8 +218,8 @@ def test_set_and_clear_are_one_transaction(redis_cache: RedisCache, redis_client
         redis_cache.set(BLOB.digest, BLOB, ONE)
         redis_cache.clear(BLOB.digest, ONE)
     assert told == [
-        *("MULTI", "SADD", "HSET", "HSETNX", "HSET", "EXEC"),
-        *("MULTI", "SREM", "DEL", "HDEL", "EXEC"),
+        *("MULTI", "SADD", "HSET", "HSETNX", "DEL", "HSET", "EXEC"),
+        *("MULTI", "SREM", "DEL", "HDEL", "DEL", "EXEC"),
     ]
 
 

@@ -48,8 +48,8 @@ def _give_up(cache: ResilientCache) -> None:
         assert cache.stat(BLOB.digest, ONE) is None
         cache.set(BLOB.digest, BLOB, ONE)
         assert time.monotonic() - start_s < WORST_S
-    assert cache.stats().errors < 10
-    assert cache.stats().skipped > 180
+    assert cache.stats()["errors"] < 10
+    assert cache.stats()["skipped"] > 180
 
 
 def _freeze(server: RedisServer) -> Callable[[], None]:
@@ -104,7 +104,7 @@ def test_threads_do_not_wait_either(cache: ResilientCache, own_redis: RedisServe
 
     with ThreadPoolExecutor(16) as threads:
         assert max(threads.map(ask, range(200))) < WORST_S
-    assert cache.stats().errors <= 20
+    assert cache.stats()["errors"] <= 20
     own_redis.resume()
 
 
@@ -128,8 +128,8 @@ def test_server_that_is_full_answers_and_is_told_nothing(
             another = described(b"%d" % number)
             cache.set(another.digest, another)
             assert cache.stat(BLOB.digest, ONE) == BLOB
-        assert cache.stats().errors < 10
-        assert cache.stats().skipped > 90
+        assert cache.stats()["errors"] < 10
+        assert cache.stats()["skipped"] > 90
         client.config_set("maxmemory", "0")
     another = described(b"another")
 
@@ -172,7 +172,7 @@ def test_hits_and_misses_are_counted(cache: ResilientCache) -> None:
     cache.stat_many([BLOB.digest, described(b"another").digest], ONE)
     cache.stat(BLOB.digest, OTHER)
     now = cache.stats()
-    assert (now.hits - before.hits, now.misses - before.misses) == (1, 2)
+    assert (now["hits"] - before["hits"], now["misses"] - before["misses"]) == (1, 2)
 
 
 @pytest.mark.parametrize("trouble", [_freeze, _lock_out], ids=lambda t: t.__name__[1:])
@@ -206,7 +206,7 @@ def test_clears_that_are_owed_are_made_at_the_end(
         let_in = _lock_out(own_redis)
         for _ in range(5):
             other.clear(BLOB.digest, ONE)
-        assert (other.stats().errors, other.stats().skipped) == (3, 2)
+        assert (other.stats()["errors"], other.stats()["skipped"]) == (3, 2)
         let_in()
     with closing(own_redis.client()) as client:
         assert client.dbsize() == 0

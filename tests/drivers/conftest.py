@@ -12,6 +12,7 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.drivers.measured import measured
 from blobfs.drivers.readahead import ReadAheadDriver, ReadAheadOptions
 from blobfs.drivers.s3 import S3Driver
 from blobfs.drivers.s3_options import S3Options
@@ -24,6 +25,7 @@ WITH_DIRECTORIES = [
     "checked inmemory",
     "checked filesystem",
     "readahead inmemory",
+    "measured filesystem",
 ]
 OBJECT_STORES = [
     pytest.param(kind, marks=pytest.mark.s3)
@@ -121,6 +123,8 @@ def _driver(kind: str, directory: Path) -> StorageDriver:
     match kind.split():
         case ["checked", inner]:
             return CheckedDriver(_driver(inner, directory))
+        case ["measured", inner]:
+            return measured(_driver(inner, directory))
         case ["readahead", inner]:
             return ReadAheadDriver(_driver(inner, directory), ReadAheadOptions())
         case ["filesystem"]:

@@ -47,6 +47,7 @@ ROOT_TOO = {
 }
 FILES_ONLY: dict[str, Callable[[StorageDriver, str], object]] = {
     "open": lambda driver, path: driver.open(path),
+    "redirect_url": lambda driver, path: driver.redirect_url(path),
     "get_content": lambda driver, path: driver.get_content(path),
     "read_at": lambda driver, path: driver.read_at(path, 0, 1),
     "put_content": lambda driver, path: driver.put_content(path, b""),

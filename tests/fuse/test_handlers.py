@@ -10,6 +10,7 @@ import pytest
 
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import BlobfsError, BlobUnknown, StorageTimeout
+from blobfs.fuse import stats
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.errnos import ERRNO, errno_for, logs_errors, replies_errno
 from blobfs.fuse.operations import Operations
@@ -79,7 +80,7 @@ async def test_one_failure_is_one_line_however_often_it_is_met(
         with pytest.raises(pyfuse3.FUSEError):
             await handlers.failing("the same again")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert handlers.requests.snapshot()["failing"]["errors"] == {"EIO": 5}
+    assert stats.requests()["failing"]["errors"] == {"EIO": 5}
 
 
 def _handlers() -> dict[str, object]:

@@ -83,7 +83,10 @@ def test_control_files_are_found_but_not_listed(layout: Layout, mount: MountedRe
     """[S1.5]"""
     layout.layer(b"x")
     assert os.listdir(mount.path) == ["team"]
-    control = {"version", "config.json", "stats.json", "uploads.json"}
+    control = {
+        "version", "config.json", "stats.json", "metrics", "health.json", "requests.json", "errors",
+        "uploads.json",
+    }  # fmt: skip
     assert set(os.listdir(mount.path / ".blobfs")) == control
     assert mount.control("config.json")["storage"] == str(mount.storage)
     assert mount.control("stats.json")["requests"]["lookup"]["count"] > 0

@@ -1,12 +1,14 @@
 """A storage on a file system that is not this machine's: it may hang, die and come back."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,3 +98,40 @@ def test_storage_that_hangs_holds_up_nothing_else(mount: MountedRegistry, remote
         finally:
             remote.process.send_signal(signal.SIGCONT)
         assert waiting.communicate(timeout=30)[0] == b"far away"
+
+
+def test_mount_tells_of_itself_while_the_storage_hangs(
+    mount: MountedRegistry, remote: Remote
+) -> None:
+    """[S18.1]"""
+    names = set(os.listdir(mount.path / ".blobfs")) - {"uploads.json", "errors"}
+    remote.process.send_signal(signal.SIGSTOP)
+    with subprocess.Popen(["cat", mount.path / BLOB], stdout=subprocess.PIPE) as waiting:
+        try:
+            eventually(lambda: len(_under_way(mount)) > 1)
+            assert all((mount.path / ".blobfs" / name).read_text() for name in names)
+            assert (mount.path / ".blobfs/errors").read_text() == ""
+            assert waiting.poll() is None
+        finally:
+            remote.process.send_signal(signal.SIGCONT)
+
+
+def test_requests_that_hang_are_told_of(mount: MountedRegistry, remote: Remote) -> None:
+    """[S18.2]"""
+    remote.process.send_signal(signal.SIGSTOP)
+    with subprocess.Popen(["cat", mount.path / BLOB], stdout=subprocess.PIPE):
+        try:
+            eventually(lambda: len(_under_way(mount)) > 1)
+            first, second = _under_way(mount), _under_way(mount)
+        finally:
+            remote.process.send_signal(signal.SIGCONT)
+    assert f"/{BLOB}".startswith(first[0]["path"])
+    assert first[-1]["path"] == "/.blobfs/requests.json"
+    for field in ("operation", "path"):
+        assert first[0][field] == second[0][field]
+    assert 0 < first[0]["seconds"] < second[0]["seconds"]
+
+
+def _under_way(mount: MountedRegistry) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((mount.path / ".blobfs/requests.json").read_text())
+    return found

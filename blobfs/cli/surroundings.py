@@ -1,0 +1,82 @@
+"""What a mount has to do with beside its storage: who started it, who asks it, who is told."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Self
+
+from blobfs import metrics, signals
+from blobfs.config import Settings
+from blobfs.errors import MountRefused
+from blobfs.fuse.mount import Task
+from blobfs.fuse.reading import Reading
+from blobfs.http.health import Health
+from blobfs.http.listening import listening
+from blobfs.notifications.broadcaster import Broadcaster, queue_path
+from blobfs.notifications.options import NotificationOptions
+from blobfs.registryconfig import RegistryConfig, read_config
+from blobfs.storage.events import NOBODY, Listener
+from blobfs.storage.registry import Registry
+from blobfs.systemd import Supervisor
+
+_NO_CONFIG = RegistryConfig(NotificationOptions(()), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What was found, read and bound before there is a daemon, which a mistake thus never makes."""
+
+    settings: Settings
+    config: RegistryConfig
+    supervisor: Supervisor
+    socket: socket.socket | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Look around; raises MountRefused."""
+        if settings.serve and settings.http is None:
+            raise MountRefused("--serve needs an address: add --http PORT")
+        if settings.serve_redirect and not settings.serve:
+            raise MountRefused("--serve-redirect is for --serve; add that")
+        return cls(
+            settings,
+            _NO_CONFIG if settings.config is None else read_config(settings.config),
+            Supervisor.from_environment(),
+            None if settings.http is None else listening(settings.http),
+        )
+
+    @property
+    def cache(self) -> str:
+        """Which descriptor cache to use, as ``cache_for`` takes it; it may hold a password."""
+        return self.settings.cache or self.config.cache or "memory"
+
+    def listening_for_events(self) -> AbstractContextManager[Listener]:
+        """Who hears of what is done through the mount, inside the ``with`` block."""
+        if not self.config.notifications.endpoints:
+            return nullcontext(NOBODY)
+        path = queue_path(self.settings.state, self.settings.storage)
+        return Broadcaster.opened(self.config.notifications, path)
+
+    def announce(self, ready: Callable[[], None]) -> None:
+        """Tell everybody who waits that the mount answers."""
+        ready()
+        self.supervisor.ready(f"{self.settings.source} is mounted at {self.settings.mountpoint}")
+
+    def tasks(self, registry: Registry, health: Health, operations: Reading) -> list[Task]:
+        """What runs beside the handlers of a mount."""
+        tasks: list[Task] = [self.supervisor.attend, signals.follow]
+        if self.socket is not None:
+            # Imported where they are used: they take a tenth of a second.
+            from blobfs.http.application import application  # noqa: PLC0415
+            from blobfs.http.distribution import ServeOptions, routes  # noqa: PLC0415
+            from blobfs.http.server import HttpServer  # noqa: PLC0415
+
+            options = ServeOptions(redirect=self.settings.serve_redirect)
+            api = routes(registry, options) if self.settings.serve else []
+            in_flight = operations.requests.in_flight
+            pages = application(metrics.REGISTRY, health, in_flight, routes=api)
+            tasks.append(HttpServer(pages, self.socket).run)
+        return tasks

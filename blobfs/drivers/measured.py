@@ -1,0 +1,181 @@
+"""A wrapper that measures how long a driver takes, by what it is to do."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from blobfs import metrics
+from blobfs.drivers.base import FileReader, FileWriter, StorageDriver
+from blobfs.drivers.objectstore import ObjectStore, Page
+from blobfs.drivers.wrapper import DriverWrapper, WriterWrapper
+from blobfs.errors import BlobfsError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Measured(Protocol):
+    """An object whose calls are measured."""
+
+    took: metrics.Children
+
+
+S = TypeVar("S", bound=_Measured)
+
+
+def measured(driver: StorageDriver) -> StorageDriver:
+    """*driver*, but that its calls are in ``metrics.STORAGE_SECONDS``, and it in nobody's way."""
+    return (
+        MeasuredObjectStore(driver) if isinstance(driver, ObjectStore) else MeasuredDriver(driver)
+    )
+
+
+def _timed(
+    action: str, method: Callable[Concatenate[Any, P], T]
+) -> Callable[Concatenate[Any, P], T]:
+    """*method*, measured as *action*."""
+
+    @functools.wraps(method)
+    def timed(self: _Measured, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        began = perf_counter()
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self.took[action](perf_counter() - began)
+
+    return timed
+
+
+def _timed_to_the_end(
+    action: str, method: Callable[Concatenate[Any, P], Iterator[T]]
+) -> Callable[Concatenate[Any, P], Iterator[T]]:
+    """*method*, measured as *action*, with all that is then asked of the iterator that it gives."""
+
+    @functools.wraps(method)
+    def timed(self: _Measured, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        began = perf_counter()
+        try:
+            found = method(self, *args, **kwargs)
+        except BlobfsError:
+            self.took[action](perf_counter() - began)
+            raise
+        return _rest(found, self.took[action], perf_counter() - began)
+
+    return timed
+
+
+def _rest(found: Iterator[T], took: Callable[[float], None], seconds: float) -> Iterator[T]:
+    """What is left of *found*; *took* is told how long it took, *seconds* included."""
+    try:
+        while True:
+            began = perf_counter()
+            try:
+                thing = next(found)
+            except StopIteration:
+                return
+            finally:
+                seconds += perf_counter() - began
+            yield thing
+    finally:
+        took(seconds)
+
+
+class MeasuredDriver(DriverWrapper):
+    """Does everything as the driver it wraps."""
+
+    def __init__(self, driver: StorageDriver) -> None:
+        super().__init__(driver)
+        self.took = metrics.Children(
+            lambda action: metrics.STORAGE_SECONDS.labels(driver.name, action).observe
+        )
+
+    def open(self, path: str) -> FileReader:
+        return _MeasuredReader(self._open(path), self.took)
+
+    def open_of_size(self, path: str, size: int) -> FileReader:
+        return _MeasuredReader(self._open_of_size(path, size), self.took)
+
+    def create(self, path: str) -> FileWriter:
+        return _MeasuredWriter(self._create(path), self.took)
+
+    def append(self, path: str, token: str = "") -> FileWriter:
+        return _MeasuredWriter(self._append(path, token), self.took)
+
+    _open = _timed("open", DriverWrapper.open)
+    _open_of_size = _timed("open_of_size", DriverWrapper.open_of_size)
+    _create = _timed("create", DriverWrapper.create)
+    _append = _timed("append", DriverWrapper.append)
+    stat = _timed("stat", DriverWrapper.stat)
+    stat_now = _timed("stat_now", DriverWrapper.stat_now)
+    stat_many = _timed("stat_many", DriverWrapper.stat_many)
+    listdir = _timed_to_the_end("listdir", DriverWrapper.listdir)
+    walk = _timed_to_the_end("walk", DriverWrapper.walk)
+    get_content = _timed("get_content", DriverWrapper.get_content)
+    read_at = _timed("read_at", DriverWrapper.read_at)
+    put_content = _timed("put_content", DriverWrapper.put_content)
+    sync = _timed("sync", DriverWrapper.sync)
+    stat_unfinished = _timed("stat_unfinished", DriverWrapper.stat_unfinished)
+    unfinished = _timed_to_the_end("unfinished", DriverWrapper.unfinished)
+    abandon = _timed("abandon", DriverWrapper.abandon)
+    delete_files = _timed("delete_files", DriverWrapper.delete_files)
+    move = _timed("move", DriverWrapper.move)
+    delete = _timed("delete", DriverWrapper.delete)
+    prune = _timed("prune", DriverWrapper.prune)
+    capacity = _timed("capacity", DriverWrapper.capacity)
+    redirect_url = _timed("redirect_url", DriverWrapper.redirect_url)
+
+
+class MeasuredObjectStore(MeasuredDriver, ObjectStore):
+    """Does everything as the store it wraps."""
+
+    is_object_store = True
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store)
+        self._store = store
+
+    def _pages(self, path: str, *, limit: int = 1000) -> Iterator[Page]:
+        return self._store.pages(path, limit=limit)
+
+    pages = _timed_to_the_end("pages", _pages)
+
+
+class _MeasuredReader(FileReader):
+    def __init__(self, reader: FileReader, took: metrics.Children) -> None:
+        self._reader = reader
+        self.took = took
+
+    @property
+    def size(self) -> int:
+        return self._reader.size
+
+    def _read_at(self, offset: int, size: int) -> bytes:
+        return self._reader.read_at(offset, size)
+
+    def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
+        return self._reader.read_now(offset, size)
+
+    def close(self) -> None:
+        self._reader.close()
+
+    read_at = _timed("reader.read_at", _read_at)
+
+
+class _MeasuredWriter(WriterWrapper):
+    def __init__(self, writer: FileWriter, took: metrics.Children) -> None:
+        super().__init__(writer)
+        self.took = took
+
+    write = _timed("writer.write", WriterWrapper.write)
+    rewrite = _timed("writer.rewrite", WriterWrapper.rewrite)
+    truncate = _timed("writer.truncate", WriterWrapper.truncate)
+    go_back = _timed("writer.go_back", WriterWrapper.go_back)
+    read_at = _timed("writer.read_at", WriterWrapper.read_at)
+    is_undisturbed = _timed("writer.is_undisturbed", WriterWrapper.is_undisturbed)
+    flush = _timed("writer.flush", WriterWrapper.flush)
+    commit = _timed("writer.commit", WriterWrapper.commit)
+    cancel = _timed("writer.cancel", WriterWrapper.cancel)
+    close = _timed("writer.close", WriterWrapper.close)

@@ -1,0 +1,102 @@
+"""The metrics as one document, for ``/.blobfs/stats.json``: times are in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from prometheus_client import Counter, Histogram
+from prometheus_client.samples import Sample
+
+from blobfs import metrics
+
+_Json = dict[str, object]
+
+
+@dataclass(slots=True)
+class Timing:
+    """What a histogram has of one thing: *buckets* are of those that took up to so long."""
+
+    count: int = 0
+    seconds: float = 0.0
+    buckets: list[tuple[float, int]] = field(default_factory=lambda: [(0.0, 0)])
+
+    def quantile(self, share: float) -> float:
+        """How long the quickest *share* took at most, between bounds by the rule of three.
+
+        The last bound, if it was longer than that.
+        """
+        wanted = share * self.count
+        for (lower, below), (upper, so_far) in pairwise(self.buckets):
+            if so_far >= wanted and so_far > below:
+                if upper == float("inf"):
+                    return lower
+                return lower + (upper - lower) * (wanted - below) / (so_far - below)
+        return 0.0
+
+    def as_json(self) -> _Json:
+        """``count``, ``seconds`` for all, ``p50`` and ``p99``."""
+        return {
+            "count": self.count,
+            "seconds": round(self.seconds, 6),
+            "p50": round(self.quantile(0.5), 6),
+            "p99": round(self.quantile(0.99), 6),
+        }
+
+
+def timings(histogram: Histogram) -> dict[tuple[str, ...], Timing]:
+    """What *histogram* has, by its labels."""
+    found: dict[tuple[str, ...], Timing] = {}
+    for sample in _samples(histogram):
+        labels = tuple(value for name, value in sample.labels.items() if name != "le")
+        timing = found.setdefault(labels, Timing())
+        if sample.name.endswith("_bucket"):
+            timing.buckets.append((float(sample.labels["le"]), int(sample.value)))
+        elif sample.name.endswith("_count"):
+            timing.count = int(sample.value)
+        elif sample.name.endswith("_sum"):
+            timing.seconds = sample.value
+    return dict(sorted(found.items()))
+
+
+def document() -> _Json:
+    """All that has happened."""
+    return {
+        "read_bytes": _total(metrics.READ_BYTES),
+        "written_bytes": _total(metrics.WRITTEN_BYTES),
+        "requests": requests(),
+        "storage": _storage(),
+        "cache": {cache: counts for (cache,), counts in metrics.CACHE.totals().items()},
+        "disk_cache": metrics.DISK_CACHE.totals().get((), {}),
+        "readahead": metrics.READ_AHEAD.totals().get((), {}),
+    }
+
+
+def requests() -> dict[str, _Json]:
+    """The kernel's requests by operation, with their ``errors`` by errno."""
+    errors: dict[str, dict[str, int]] = {}
+    for sample in _samples(metrics.FUSE_REQUESTS):
+        if sample.labels["errno"] != "OK":
+            operation = errors.setdefault(sample.labels["op"], {})
+            operation[sample.labels["errno"]] = int(sample.value)
+    return {
+        operation: timing.as_json() | {"errors": errors.get(operation, {})}
+        for (operation,), timing in timings(metrics.FUSE_SECONDS).items()
+    }
+
+
+def _storage() -> dict[str, dict[str, _Json]]:
+    """What the storage was asked to do, by driver."""
+    found: dict[str, dict[str, _Json]] = {}
+    for (driver, action), timing in timings(metrics.STORAGE_SECONDS).items():
+        found.setdefault(driver, {})[action] = timing.as_json()
+    return found
+
+
+def _total(counter: Counter) -> int:
+    return sum(int(sample.value) for sample in _samples(counter))
+
+
+def _samples(metric: Counter | Histogram) -> Iterator[Sample]:
+    return (sample for family in metric.collect() for sample in family.samples)

@@ -1,0 +1,75 @@
+"""What a mount tells of itself over HTTP: metrics, health, and what it is doing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from blobfs.http.health import Health
+from blobfs.http.loopshare import LoopShare
+from blobfs.http.tasks import as_text, doing
+
+InFlight = Callable[[], Iterable[Mapping[str, object]]]
+
+
+def application(
+    metrics: Collector, health: Health, in_flight: InFlight, *, routes: Sequence[BaseRoute] = ()
+) -> Starlette:
+    """The pages below, and *routes* beside them."""
+    pages = Pages(metrics, health, in_flight)
+    return Starlette(
+        routes=[
+            Route("/metrics", pages.metrics),
+            Route("/healthz", pages.healthz),
+            Route("/readyz", pages.readyz),
+            Route("/debug/tasks", pages.tasks),
+            *routes,
+        ],
+        exception_handlers={404: pages.missing},
+    )
+
+
+class Pages:
+    """One method a page. They run on the event loop, probes ahead of what takes longer."""
+
+    def __init__(self, metrics: Collector, health: Health, in_flight: InFlight) -> None:
+        self._metrics = metrics
+        self._health = health
+        self._in_flight = in_flight
+        self._probes = LoopShare(0.05)
+        self._others = LoopShare(0.1)
+
+    async def metrics(self, request: Request) -> Response:
+        """For Prometheus, in the form it asks for."""
+        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        content = await self._others.run(encode, self._metrics)
+        return Response(content, headers={"content-type": media_type})
+
+    async def healthz(self, request: Request) -> Response:
+        """Whether the event loop answers, which this does."""
+        await self._probes.turn()
+        return JSONResponse({})
+
+    async def readyz(self, request: Request) -> Response:
+        """Whether the storage answers; what does not, and why."""
+        await self._probes.turn()
+        failures = await self._health.failures()
+        return JSONResponse(failures, status_code=503 if failures else 200)
+
+    async def tasks(self, request: Request) -> Response:
+        """What is under way: JSON for who asks for it, else text."""
+        what = await self._others.run(lambda: doing(self._in_flight()))
+        if "application/json" in request.headers.get("accept", ""):
+            return JSONResponse(what)
+        return PlainTextResponse(as_text(what))
+
+    async def missing(self, request: Request, exc: Exception) -> Response:
+        """Nothing is there."""
+        await self._others.turn()
+        return PlainTextResponse("Not Found\n", status_code=404)

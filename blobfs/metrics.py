@@ -1,0 +1,224 @@
+"""What is measured: every metric that is exported, once, with what it means.
+
+Who has something to count imports this module and no other of the library. All counts are the
+process's: one process serves one mount. README.md lists them, and a test holds it to this file.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter as Totals
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Final, Protocol
+from weakref import WeakKeyDictionary
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+# Else every series has a second, of the moment that it began. (It has no types.)
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+REGISTRY: Final = CollectorRegistry()
+"""Of our own, so that nothing is exported that is not written here."""
+
+_FROM_10_US: Final = (
+    1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
+    0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
+)  # fmt: skip
+_FROM_50_US: Final = (5e-5, 1e-4, 2.5e-4, 5e-4, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+_FROM_1_MS: Final = tuple(bound for bound in _FROM_10_US if bound >= 0.001)
+
+FUSE_REQUESTS: Final = Counter(
+    "blobfs_fuse_requests",
+    "Requests of the kernel that were answered, by operation and errno (OK for none).",
+    ["op", "errno"],
+    registry=REGISTRY,
+)
+FUSE_SECONDS: Final = Histogram(
+    "blobfs_fuse_seconds",
+    "How long the kernel's requests took, by operation.",
+    ["op"],
+    buckets=_FROM_10_US,
+    registry=REGISTRY,
+)
+READ_BYTES: Final = Counter(
+    "blobfs_read_bytes", "Bytes that programs were given to read.", registry=REGISTRY
+)
+WRITTEN_BYTES: Final = Counter(
+    "blobfs_written_bytes", "Bytes that uploads have received.", registry=REGISTRY
+)
+OPEN_HANDLES: Final = Gauge(
+    "blobfs_open_handles",
+    "What programs have open, by kind: file, directory.",
+    ["kind"],
+    registry=REGISTRY,
+)
+INODES: Final = Gauge("blobfs_inodes", "Inodes that the kernel holds.", registry=REGISTRY)
+UPLOADS: Final = Gauge(
+    "blobfs_uploads",
+    "Uploads that the mount keeps, by state: open, failed, committed (receipts).",
+    ["state"],
+    registry=REGISTRY,
+)
+EVENT_LOOP_LAG: Final = Histogram(
+    "blobfs_event_loop_lag_seconds",
+    "How long one step held up all other requests, of those steps that took 1 ms or more.",
+    buckets=_FROM_1_MS,
+    registry=REGISTRY,
+)
+KERNEL_INVALIDATIONS: Final = Counter(
+    "blobfs_kernel_invalidations",
+    "What the kernel was told to forget, by kind.",
+    ["kind"],
+    registry=REGISTRY,
+)
+STORAGE_SECONDS: Final = Histogram(
+    "blobfs_storage_action_seconds",
+    "How long the storage took, by driver and by what it was to do.",
+    ["driver", "action"],
+    buckets=_FROM_10_US,
+    registry=REGISTRY,
+)
+S3_REQUESTS: Final = Counter(
+    "blobfs_s3_requests",
+    "Requests to S3, those made again included, by operation and HTTP status or error.",
+    ["operation", "status"],
+    registry=REGISTRY,
+)
+REDIS_SECONDS: Final = Histogram(
+    "blobfs_cache_redis_seconds",
+    "How long calls of the descriptor cache in Redis took, by operation.",
+    ["operation"],
+    buckets=_FROM_50_US,
+    registry=REGISTRY,
+)
+NOTIFICATIONS: Final = Counter(
+    "blobfs_notifications_events",
+    "Events by endpoint and what became of them: Events were queued, Successes accepted, Failures"
+    " answered otherwise and Errors not at all (each try), Dropped for newer ones, Lost unqueued.",
+    ["type", "endpoint"],
+    registry=REGISTRY,
+)
+
+Info("blobfs_build", "What is running.", registry=REGISTRY).info(
+    {"version": version("blobfs"), "python": platform.python_version()}
+)
+ProcessCollector(registry=REGISTRY)
+
+
+class Children(dict[str, Callable[[float], None]]):
+    """What counts, by the value of a label; finding it by ``labels`` takes a microsecond."""
+
+    def __init__(self, find: Callable[[str], Callable[[float], None]]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, value: str) -> Callable[[float], None]:
+        found = self[value] = self._find(value)
+        return found
+
+
+class Counting(Protocol):
+    """Something that keeps counts of its own."""
+
+    def stats(self) -> Mapping[str, int]:
+        """The counts by name."""
+
+
+class Told(Collector):
+    """Metrics of what others count themselves, and tell when they are asked.
+
+    *counters* and *gauges* have the help by the name of the count; the metric's name is made of
+    *prefix* and that. Those that are watched under the same labels are added up.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        *,
+        counters: Mapping[str, str],
+        gauges: Mapping[str, str] | None = None,
+        labels: Sequence[str] = (),
+    ) -> None:
+        self._prefix = prefix
+        self._counters = counters
+        self._gauges = gauges or {}
+        self._labels = labels
+        self._watched: WeakKeyDictionary[Counting, tuple[str, ...]] = WeakKeyDictionary()
+        REGISTRY.register(self)
+
+    def watch(self, counting: Counting, *labels: str) -> None:
+        """Export what *counting* tells, as long as it is there."""
+        self._watched[counting] = labels
+
+    def totals(self) -> dict[tuple[str, ...], Totals[str]]:
+        """The counts by name, by labels."""
+        totals: dict[tuple[str, ...], Totals[str]] = {}
+        for counting, labels in list(self._watched.items()):
+            totals.setdefault(labels, Totals()).update(counting.stats())
+        return totals
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        totals = self.totals() or ({} if self._labels else {(): Totals[str]()})
+        for kind, helps in (
+            (CounterMetricFamily, self._counters),
+            (GaugeMetricFamily, self._gauges),
+        ):
+            for name, text in helps.items():
+                family = kind(f"{self._prefix}_{name}", text, labels=self._labels)
+                for labels, counts in totals.items():
+                    family.add_metric(labels, counts[name])
+                yield family
+
+
+CACHE: Final = Told(
+    "blobfs_cache",
+    counters={
+        "requests": "Digests that a descriptor cache was asked for.",
+        "hits": "Digests that it knew.",
+        "misses": "Digests that it did not know, or did not tell in time.",
+        "errors": "Calls of it that failed.",
+        "skipped": "Calls of it that were not made, as others had failed.",
+    },
+    labels=["cache"],
+)
+DISK_CACHE: Final = Told(
+    "blobfs_disk_cache",
+    counters={
+        "hits": "Reads that the cache on disk (--cache-dir) has answered.",
+        "misses": "Reads that it could not answer.",
+        "damaged": "Entries that were dropped, as they were not what had been written.",
+        "stored": "Blobs that it has taken.",
+        "mismatched": "Blobs that it did not take, as they were not what their digest says.",
+        "evicted": "Blobs that were dropped to make room.",
+        "failures": "Times that its directory could not be used.",
+    },
+    gauges={"held_bytes": "Bytes that it holds, those of other mounts included."},
+)
+READ_AHEAD: Final = Told(
+    "blobfs_readahead",
+    counters={
+        "hits": "Parts that were there when a program read them.",
+        "waits": "Parts that had to be waited for.",
+        "requests": "Requests for parts.",
+        "hedged": "Parts asked for a second time, as the first answer was late.",
+        "wasted_bytes": "Bytes that were fetched and never read.",
+    },
+    gauges={"held_bytes": "Bytes that are held, or on their way."},
+)
+NOTIFICATIONS_PENDING: Final = Told(
+    "blobfs_notifications",
+    counters={},
+    gauges={"pending": "Events that wait for the endpoint, those of other mounts included."},
+    labels=["endpoint"],
+)

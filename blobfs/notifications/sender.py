@@ -1,0 +1,127 @@
+"""A thread that posts what waits for one endpoint, in order, for as long as it takes.
+
+Source of truth of the retries: distribution's ``notifications/sinks.go``, of 2.8.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from threading import Event, Thread
+from typing import IO, Final
+
+from blobfs.errors import StorageUnavailable
+from blobfs.metrics import NOTIFICATIONS, NOTIFICATIONS_PENDING
+from blobfs.notifications.options import Endpoint
+from blobfs.notifications.queue import EnvelopeQueue
+from blobfs.notifications.sink import HttpSink
+
+log = logging.getLogger(__name__)
+
+_LOOK_S: Final = 1.0
+"""How often to look for what another mount has put, or whether it has stopped sending."""
+
+_AT_ONCE: Final = 64
+"""Envelopes that are fetched together."""
+
+
+class Sender:
+    """Sends for one endpoint, as long as no other mount of the storage has locked *lock*."""
+
+    def __init__(self, endpoint: Endpoint, queue: EnvelopeQueue, lock: IO[bytes]) -> None:
+        self.endpoint = endpoint
+        self._queue = queue
+        self._lock = lock
+        self._sink = HttpSink(endpoint)
+        self._failed = 0  # in a row
+        self._wake = Event()
+        self._end = Event()
+        self._deadline_s = float("inf")
+        self._thread = Thread(target=self._run, name=f"notify {endpoint.name}", daemon=True)
+        NOTIFICATIONS_PENDING.watch(self, endpoint.name)
+
+    def start(self) -> None:
+        """Begin; where another mount sends, look out for its end."""
+        self._thread.start()
+
+    def stats(self) -> Mapping[str, int]:
+        """What is exported."""
+        try:
+            return {"pending": self._queue.pending(self.endpoint.name)}
+        except StorageUnavailable:
+            return {}  # whoever puts or sends says so
+
+    def count(self, kind: str) -> None:
+        """Count something that became of an event."""
+        NOTIFICATIONS.labels(kind, self.endpoint.name).inc()
+
+    def wake(self) -> None:
+        """Something has been put."""
+        self._wake.set()
+
+    def end(self, deadline_s: float) -> None:
+        """Send what waits, but only until something fails, or until a moment of ``monotonic``."""
+        self._deadline_s = deadline_s
+        self._end.set()
+        self._wake.set()
+
+    def join(self) -> None:
+        """Wait for the end, unless what is under way will fail, as the last post did."""
+        if self._failed == 0:
+            self._thread.join(max(0.0, self._deadline_s - time.monotonic()))
+
+    def _run(self) -> None:
+        with self._lock, closing(self._sink):
+            while True:
+                try:
+                    if not self._send_some():
+                        break
+                except StorageUnavailable as exc:
+                    if self._end.is_set():
+                        break
+                    self._failing(str(exc))
+                    self._end.wait(_LOOK_S)
+
+    def _send_some(self) -> bool:
+        """Send the oldest of what waits, or wait for more; whether to go on."""
+        self._wake.clear()
+        self._queue.flush()
+        waiting = self._queue.oldest(self.endpoint.name, _AT_ONCE) if self._is_ours() else []
+        for number, body in waiting:
+            if time.monotonic() > self._deadline_s or not self._posted(body):
+                return False
+            self._queue.remove(number)
+        if not waiting and not self._end.is_set():
+            self._wake.wait(_LOOK_S)
+            return True
+        return bool(waiting)
+
+    def _is_ours(self) -> bool:
+        """Whether we are the one who sends, now or already; others notice our end, of any kind."""
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _posted(self, body: bytes) -> bool:
+        """Post it until it is accepted; False if the end comes first."""
+        while (trouble := self._sink.write(body)) is not None:
+            self.count("Failures" if trouble.is_answer else "Errors")
+            self._failing(trouble.reason)
+            patient = self._failed >= self.endpoint.threshold
+            if self._end.wait(self.endpoint.backoff_s if patient else 0):
+                return False
+        self.count("Successes")
+        if self._failed:
+            self._failed = 0
+            log.info("notifications to %s are accepted again", self.endpoint.name)
+        return True
+
+    def _failing(self, reason: str) -> None:
+        self._failed += 1
+        if self._failed == 1:
+            log.warning("notifications to %s have to wait: %s", self.endpoint.name, reason)

@@ -1,0 +1,169 @@
+"""What was done to a repository through us, told to whoever listens.
+
+The acts are those that distribution tells of (``notifications/listener.go``). The store that did
+one tells of it in the thread that did it, once it is durable and never before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from blobfs.digest import Descriptor, Digest
+from blobfs.errors import BlobfsError
+from blobfs.reference import RepositoryName, Tag
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+
+class Action(StrEnum):
+    """What was done."""
+
+    PUSH = "push"
+    PULL = "pull"
+    MOUNT = "mount"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One act on something of *repository*.
+
+    *target* is a blob or a manifest; of one that was deleted only the digest is known, and of a
+    tag its name. *tag* is what a manifest was tagged with, *origin* the repository that a blob
+    was mounted from, *references* what a manifest refers to.
+    """
+
+    action: Action
+    repository: RepositoryName
+    target: Descriptor | Digest | Tag
+    is_manifest: bool = False
+    tag: Tag | None = None
+    origin: RepositoryName | None = None
+    references: tuple[Descriptor, ...] = ()
+
+
+class Listener(Protocol):
+    """Hears of what is done. Thread-safe."""
+
+    @property
+    def hears(self) -> Collection[Action]:
+        """The acts that it is told of."""
+
+    def hear(self, event: Event) -> None:
+        """Take note of an act, which has succeeded; so this must not fail, nor take long."""
+
+
+class _Nobody:
+    @property
+    def hears(self) -> Collection[Action]:
+        return ()
+
+    def hear(self, event: Event) -> None:
+        """Nothing follows."""
+
+
+NOBODY: Final[Listener] = _Nobody()
+"""Hears nothing."""
+
+
+class Events:
+    """What a link set or a store of tags tells of: nothing, as of a tag's history."""
+
+    repository: RepositoryName | None = None
+
+    def pushed(self, digest: Digest, size: int) -> None:
+        """Something was stored, and linked under *digest*."""
+
+    def mounted(self, digest: Digest, size: int, origin: RepositoryName | None) -> None:
+        """Something that *origin* has, or nobody knows who, was linked."""
+
+    def pulled(self, digest: Digest, size: int, tag: Tag | None = None) -> None:
+        """Somebody began to read something, which *tag* has led to."""
+
+    def deleted(self, digest: Digest) -> None:
+        """A link was removed."""
+
+    def tagged(self, tag: Tag, digest: Digest) -> None:
+        """A tag has come to stand for a manifest."""
+
+    def untagged(self, tag: Tag) -> None:
+        """A tag was removed."""
+
+
+class BlobEvents(Events):
+    """Tells of a repository's layers."""
+
+    def __init__(self, repository: RepositoryName, listener: Listener) -> None:
+        self.repository: RepositoryName = repository
+        self._listener = listener
+
+    def pushed(self, digest: Digest, size: int) -> None:
+        self._tell(Event(Action.PUSH, self.repository, Descriptor(digest, size)))
+
+    def mounted(self, digest: Digest, size: int, origin: RepositoryName | None) -> None:
+        if origin in (None, self.repository):
+            self.pushed(digest, size)
+            return
+        blob = Descriptor(digest, size)
+        self._tell(Event(Action.MOUNT, self.repository, blob, origin=origin))
+
+    def pulled(self, digest: Digest, size: int, tag: Tag | None = None) -> None:
+        self._tell(Event(Action.PULL, self.repository, Descriptor(digest, size)))
+
+    def deleted(self, digest: Digest) -> None:
+        self._tell(Event(Action.DELETE, self.repository, digest))
+
+    def _tell(self, event: Event) -> None:
+        if event.action in self._listener.hears:
+            self._listener.hear(event)
+
+
+class ManifestEvents(Events):
+    """Tells of a repository's manifests and tags; what a manifest is, is read in *blobs*."""
+
+    def __init__(self, repository: RepositoryName, blobs: BlobStore, listener: Listener) -> None:
+        self.repository: RepositoryName = repository
+        self._blobs = blobs
+        self._listener = listener
+
+    def pushed(self, digest: Digest, size: int) -> None:
+        self._tell(Action.PUSH, digest)
+
+    def mounted(self, digest: Digest, size: int, origin: RepositoryName | None) -> None:
+        self._tell(Action.PUSH, digest)  # no registry mounts manifests
+
+    def pulled(self, digest: Digest, size: int, tag: Tag | None = None) -> None:
+        self._tell(Action.PULL, digest, tag)
+
+    def tagged(self, tag: Tag, digest: Digest) -> None:
+        self._tell(Action.PUSH, digest, tag)
+
+    def deleted(self, digest: Digest) -> None:
+        if Action.DELETE in self._listener.hears:
+            event = Event(Action.DELETE, self.repository, digest, is_manifest=True)
+            self._listener.hear(event)
+
+    def untagged(self, tag: Tag) -> None:
+        if Action.DELETE in self._listener.hears:
+            self._listener.hear(Event(Action.DELETE, self.repository, tag))
+
+    def _tell(self, action: Action, digest: Digest, tag: Tag | None = None) -> None:
+        if action not in self._listener.hears:
+            return
+        target: Descriptor | Digest = digest
+        references: tuple[Descriptor, ...] = ()
+        try:
+            payload = self._blobs.get(digest)
+            manifest = Manifest.parse(payload)
+            target = Descriptor(digest, len(payload), manifest.media_type)
+            references = manifest.references
+        except BlobfsError as exc:  # it was done all the same
+            log.info("of manifest %s only the digest is told: %s", digest, exc)
+        event = Event(action, self.repository, target, True, tag, references=references)
+        self._listener.hear(event)

@@ -1,0 +1,154 @@
+"""What a mount tells over HTTP, and that nothing which is done there harms the mount."""
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from blobfs.mountinfo import mount_at
+from tests.fuse.mounts import MountedRegistry, eventually, mounted, run
+from tests.fuse.test_remote_storage import Remote
+from tests.http.client import get
+from tests.services import free_port
+from tests.storage.layout import Layout
+
+pytestmark = pytest.mark.fuse
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def mount(storage: Path, tmp_path: Path, port: int) -> Iterator[MountedRegistry]:
+    with mounted(storage, tmp_path, "--http", str(port)) as mount:
+        yield mount
+
+
+def test_pages_are_there_when_the_command_returns(mount: MountedRegistry, port: int) -> None:
+    """[S17.1] A daemon's, which has left its terminal."""
+    assert mount.path.is_mount()
+    assert get(port, "/healthz").json() == {}
+    assert get(port, "/readyz").json() == {}
+    assert b"blobfs_fuse_requests_total" in get(port, "/metrics").content
+    assert b"attend" in get(port, "/debug/tasks").content
+
+
+def test_without_the_option_nobody_listens(storage: Path, tmp_path: Path) -> None:
+    with mounted(storage, tmp_path) as mount:
+        listening = Path(f"/proc/{mount.pid}/net/tcp").read_text()
+        inodes = {os.readlink(fd) for fd in Path(f"/proc/{mount.pid}/fd").iterdir()}
+    sockets = (line.split() for line in listening.splitlines()[1:])
+    assert not [s for s in sockets if s[3] == "0A" and f"socket:[{s[9]}]" in inodes]
+
+
+def test_address_that_is_taken_leaves_no_mount(storage: Path, tmp_path: Path) -> None:
+    """[S17.2]"""
+    place = tmp_path / "m"
+    place.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("mount", storage, place, "--http", port)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"Error: --http {port}: Address already in use; choose another address or port\n"
+    )
+    assert mount_at(place) is None
+
+
+def _asks_until(ends: float, port: int) -> int:
+    """How often it was answered."""
+    asked = 0
+    while time.monotonic() < ends:
+        assert get(port, "/metrics").status == 200
+        asked += 1
+    return asked
+
+
+def _looks_until(ends: float, path: Path) -> int:
+    """How often the mount was asked for something that the kernel does not know."""
+    looked = 0
+    while time.monotonic() < ends:
+        assert not (path / f"missing-{ends}-{looked}").exists()
+        looked += 1
+    return looked
+
+
+def test_mount_serves_while_clients_ask_without_end(mount: MountedRegistry, port: int) -> None:
+    """[S17.6]"""
+    undisturbed = _looks_until(time.monotonic() + 0.5, mount.path)
+    with ThreadPoolExecutor(8) as clients:
+        ends = time.monotonic() + 0.5
+        asking = [clients.submit(_asks_until, ends, port) for _ in range(8)]
+        disturbed = _looks_until(ends, mount.path)
+        assert sum(client.result() for client in asking) > 0
+    assert disturbed > undisturbed / 5  # a twentieth, where they are answered at once
+
+
+def test_unmount_waits_for_no_client(storage: Path, tmp_path: Path, port: int) -> None:
+    """[S17.5]"""
+    with ExitStack() as clients:
+        with mounted(storage, tmp_path, "--http", str(port)):
+            for _ in range(5):
+                client = clients.enter_context(socket.create_connection(("127.0.0.1", port)))
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            began = time.monotonic()
+        assert time.monotonic() - began < 5  # how long an idle connection may stay
+
+
+@pytest.fixture
+def remote(storage: Path, layout: Layout, tmp_path: Path) -> Iterator[Remote]:
+    layout.layer(b"far away")
+    remote = Remote(storage, tmp_path / "remote")
+    yield remote
+    remote.die()
+    remote.disconnect()
+
+
+def test_storage_that_dies_is_not_ready_until_it_is_back(
+    remote: Remote, tmp_path: Path, port: int
+) -> None:
+    """[S17.7] [S17.8]"""
+    with mounted(remote.path, tmp_path, "--http", str(port)) as mount:
+        remote.die()
+        eventually(lambda: get(port, "/readyz").status == 503)
+        assert (
+            os.strerror(errno.ENOTCONN) in get(port, "/readyz").json()["storagedriver_filesystem"]
+        )
+        assert get(port, "/healthz").status == 200
+        eventually(lambda: mount.control("health.json")["status"] == "failing")
+        remote.disconnect()
+        remote.connect()
+        eventually(lambda: get(port, "/readyz").status == 200)
+
+
+def test_storage_that_hangs_is_not_ready_and_holds_up_no_other_page(
+    remote: Remote, tmp_path: Path, port: int
+) -> None:
+    """[S17.7] [S17.8] [S17.9] [S17.10]"""
+    with mounted(remote.path, tmp_path, "--http", str(port)) as mount:
+        remote.process.send_signal(signal.SIGSTOP)
+        try:
+            with subprocess.Popen(["ls", mount.path / "anything"], stderr=subprocess.DEVNULL):
+                eventually(lambda: b"operation=lookup" in get(port, "/debug/tasks").content)
+                assert get(port, "/healthz").status == 200
+                assert get(port, "/metrics").status == 200
+                assert mount.control("health.json")["failures"].keys() <= {
+                    "storagedriver_filesystem"
+                }
+                answer = get(port, "/readyz")
+                remote.process.send_signal(signal.SIGCONT)
+        finally:
+            remote.process.send_signal(signal.SIGCONT)
+        assert answer.status == 503
+        assert answer.json()["storagedriver_filesystem"].startswith("no answer for ")
+        eventually(lambda: get(port, "/readyz").status == 200)

@@ -1,0 +1,133 @@
+"""Health checks: what they tell, and that one that hangs is nobody else's trouble."""
+
+from collections.abc import Iterator
+from threading import Event
+
+import pytest
+import trio
+
+from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.errors import StorageUnavailable
+from blobfs.http.health import Check, Health
+from blobfs.storage.registry import Registry
+
+
+class Storage:
+    """Something that is asked, counts it, and may be down, or hang until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.reason = ""
+        self.goes_on = Event()
+        self.goes_on.set()
+
+    def ask(self) -> None:
+        self.asked += 1
+        self.goes_on.wait(20)
+        if self.reason:
+            raise StorageUnavailable(self.reason)
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    storage = Storage()
+    yield storage
+    storage.goes_on.set()
+
+
+def _health(storage: Storage, *, limit_s: float = 5.0, kept_s: float = 0.0) -> Health:
+    return Health({"storage": Check(storage.ask, limit_s=limit_s, kept_s=kept_s)})
+
+
+async def test_well_is_no_failures(storage: Storage) -> None:
+    """[S17.8]"""
+    assert await _health(storage).failures() == {}
+
+
+async def test_failure_has_its_reason_until_it_is_over(storage: Storage) -> None:
+    """[S17.8]"""
+    health = _health(storage)
+    storage.reason = "no route to S3"
+    assert await health.failures() == {"storage": "no route to S3"}
+    storage.reason = ""
+    assert await health.failures() == {}
+
+
+async def test_bug_in_a_check_is_logged_and_tells_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    health = Health({"storage": Check(lambda: 1 // 0)})
+    assert await health.failures() == {"storage": "unexpected, see the log"}
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_answer_is_kept_for_a_while(storage: Storage) -> None:
+    """[S17.8]"""
+    health = _health(storage, kept_s=60)
+    for _ in range(3):
+        await health.failures()
+    assert storage.asked == 1
+
+
+async def test_storage_that_hangs_is_asked_once_and_waited_for_once(storage: Storage) -> None:
+    """[S17.8]"""
+    health = _health(storage, limit_s=0.1)
+    storage.goes_on.clear()
+    assert "no answer" in (await health.failures())["storage"]
+    with trio.fail_after(0.05):
+        assert "no answer" in (await health.failures())["storage"]
+    assert storage.asked == 1
+
+
+async def test_many_wait_for_one_answer(storage: Storage, nursery: trio.Nursery) -> None:
+    """[S17.8]"""
+    health = _health(storage)
+    storage.goes_on.clear()
+    for _ in range(10):
+        nursery.start_soon(health.failures)
+    await trio.testing.wait_all_tasks_blocked(0.005)
+    storage.goes_on.set()
+    assert await health.failures() == {}
+    assert storage.asked <= 2
+
+
+async def test_storage_that_hung_is_well_again_once_it_answers(storage: Storage) -> None:
+    """[S17.8]"""
+    health = _health(storage, limit_s=0.05)
+    storage.goes_on.clear()
+    assert await health.failures()
+    storage.goes_on.set()
+    with trio.fail_after(5):
+        while await health.failures():
+            pass
+
+
+async def test_snapshot_tells_what_is_known_and_waits_for_nothing(storage: Storage) -> None:
+    """[S17.9]"""
+    health = _health(storage)
+    storage.goes_on.clear()
+    assert health.snapshot() == {"status": "ok", "failures": {}, "seconds_ago": {"storage": None}}
+    storage.reason = "down"
+    storage.goes_on.set()
+    await health.failures()
+    snapshot = health.snapshot()
+    assert snapshot["status"] == "failing"
+    assert snapshot["failures"] == {"storage": "down"}
+
+
+async def test_reading_a_snapshot_has_the_storage_asked_anew(storage: Storage) -> None:
+    """[S17.9]"""
+    health = _health(storage)
+    storage.reason = "down"
+    with trio.fail_after(5):
+        while health.snapshot()["status"] == "ok":
+            await trio.lowlevel.checkpoint()
+
+
+async def test_storage_is_called_as_a_registry_calls_it() -> None:
+    """[S17.8]"""
+    with Registry(CheckedDriver(InMemoryDriver())) as registry:
+        health = Health.of_storage(registry)
+        assert await health.failures() == {}
+        assert health.snapshot()["seconds_ago"].keys() == {"storagedriver_inmemory"}  # type: ignore[attr-defined]

@@ -1,0 +1,55 @@
+"""Where HTTP is listened for, and what is refused."""
+
+import socket
+
+import pytest
+
+from blobfs.errors import MountRefused
+from blobfs.http.listening import listening
+from tests.services import free_port
+
+
+@pytest.mark.parametrize("form", ["{}", ":{}", "127.0.0.1:{}"])
+def test_without_a_host_it_is_loopback(form: str) -> None:
+    """[S17.1]"""
+    port = free_port()
+    with listening(form.format(port)) as listener:
+        assert listener.getsockname() == ("127.0.0.1", port)
+
+
+def test_other_addresses_are_to_be_named() -> None:
+    """[S17.1]"""
+    with listening(f"0.0.0.0:{free_port()}") as listener:
+        assert listener.getsockname()[0] == "0.0.0.0"
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_ipv6_has_brackets() -> None:
+    with listening("[::1]:0") as listener:
+        assert listener.family == socket.AF_INET6
+
+
+@pytest.mark.parametrize(
+    "address", ["", "x", "localhost", "localhost:", "::1:80", "1.2.3.4:65536", "http://x:80", "-1"]
+)
+def test_what_is_no_address_is_refused(address: str) -> None:
+    """[S17.2]"""
+    with pytest.raises(MountRefused, match="give HOST:PORT"):
+        listening(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"), [("nowhere.invalid:1", ""), ("192.0.2.1:1", "Cannot assign")]
+)
+def test_address_of_another_machine_is_refused(address: str, reason: str) -> None:
+    """[S17.2]"""
+    with pytest.raises(MountRefused, match=f"--http {address}: {reason}"):
+        listening(address)
+
+
+def test_port_that_is_taken_is_refused() -> None:
+    """[S17.2]"""
+    with listening("0") as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(MountRefused, match=f"--http {port}: Address already in use; choose"):
+            listening(str(port))

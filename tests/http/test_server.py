@@ -1,0 +1,225 @@
+"""The server beside a mount: what clients may do to it, and how it ends."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import trio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from blobfs.http import server
+from blobfs.http.listening import listening
+from blobfs.http.server import HttpServer
+from tests.http.client import get, said_to
+
+LARGE = b"x" * 2**26
+
+
+@dataclass
+class Served:
+    """A server that runs: where, and what ends it."""
+
+    port: int
+    life: trio.CancelScope
+
+
+async def _hello(_: Request) -> Response:
+    return PlainTextResponse("hello")
+
+
+async def _large(_: Request) -> Response:
+    return Response(LARGE)
+
+
+async def _never(_: Request) -> Response:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+async def _slow(_: Request) -> Response:
+    await trio.sleep(0.3)
+    return PlainTextResponse("at last")
+
+
+async def _broken(_: Request) -> Response:
+    raise RuntimeError("a bug")
+
+
+async def _serve_in(nursery: trio.Nursery) -> Served:
+    pages = {"": _hello, "large": _large, "never": _never, "slow": _slow, "broken": _broken}
+    application = Starlette(routes=[Route(f"/{name}", page) for name, page in pages.items()])
+    listener = listening("0")
+    served = Served(listener.getsockname()[1], trio.CancelScope())
+
+    async def run() -> None:
+        with served.life:
+            await HttpServer(application, listener).run()
+
+    nursery.start_soon(run)
+    return served
+
+
+async def _in_thread(call: Callable[[], object]) -> object:
+    return await trio.to_thread.run_sync(call, abandon_on_cancel=True)
+
+
+async def _connected(port: int, request: bytes = b"") -> trio.SocketStream:
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.send_all(request)
+    return stream
+
+
+async def _ends_within(served: Served, seconds: float, nursery: trio.Nursery) -> None:
+    served.life.cancel()
+    with trio.fail_after(seconds):
+        while nursery.child_tasks:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+async def test_pages_are_served(nursery: trio.Nursery) -> None:
+    served = await _serve_in(nursery)
+    answer = await trio.to_thread.run_sync(get, served.port, "/")
+    assert (answer.status, answer.text) == (200, "hello")
+
+
+async def test_page_that_fails_is_500_and_the_next_one_works(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    """[S17.3]"""
+    served = await _serve_in(nursery)
+    assert (await trio.to_thread.run_sync(get, served.port, "/broken")).status == 500
+    assert (await trio.to_thread.run_sync(get, served.port, "/")).status == 200
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("blobfs.http.server", "ERROR")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 200_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"GET /\xff\x00 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 100,
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ],
+    ids=["nothing", "nonsense", "long head", "bad length", "bad path", "bad HTTP/2", "websocket"],
+)  # fmt: skip
+async def test_what_is_no_request_harms_nobody_else(
+    nursery: trio.Nursery,
+    request_: bytes,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """[S17.3]"""
+    monkeypatch.setattr(server, "_SILENT_S", 0.1)
+    served = await _serve_in(nursery)
+    answer = await trio.to_thread.run_sync(said_to, served.port, request_)
+    assert b" 200 " not in answer
+    assert (await trio.to_thread.run_sync(get, served.port, "/")).status == 200
+    assert not caplog.records
+
+
+async def test_connection_without_a_request_is_closed(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[S17.4]"""
+    monkeypatch.setattr(server, "_IDLE_S", 0.05)
+    served = await _serve_in(nursery)
+    async with await _connected(served.port, b"GET / HTTP/1.1\r\nHo") as stream:
+        with trio.fail_after(5):
+            assert await stream.receive_some() == b""
+
+
+async def test_more_connections_than_there_may_be_wait(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[S17.4]"""
+    monkeypatch.setattr(server, "_MOST_CONNECTIONS", 1)
+    served = await _serve_in(nursery)
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with await _connected(served.port, request) as first:
+        assert b" 200 " in await first.receive_some()
+        async with await _connected(served.port, request) as second:
+            with trio.move_on_after(0.1) as waited:
+                await second.receive_some()
+            assert waited.cancelled_caught
+            await first.aclose()
+            with trio.fail_after(5):
+                assert b" 200 " in await second.receive_some()
+
+
+async def test_client_that_leaves_gives_its_place_to_the_next(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[S17.4]"""
+    monkeypatch.setattr(server, "_MOST_CONNECTIONS", 1)
+    served = await _serve_in(nursery)
+    gone = await _connected(served.port, b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
+    await gone.aclose()
+    with trio.fail_after(5):
+        answer = await _in_thread(partial(get, served.port, "/"))
+    assert answer is not None
+
+
+async def test_client_that_takes_nothing_is_dropped(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[S17.4]"""
+    monkeypatch.setattr(server, "_SILENT_S", 0.1)
+    monkeypatch.setattr(server, "_MOST_CONNECTIONS", 1)
+    served = await _serve_in(nursery)
+    stalled = await _connected(served.port, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+    with trio.fail_after(15):
+        answer = await _in_thread(partial(get, served.port, "/"))
+    assert answer is not None
+    await stalled.aclose()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n",
+     b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"],
+    ids=["nothing asked", "answered", "never answered", "answer not read"],
+)  # fmt: skip
+async def test_end_waits_for_nobody_longer_than_a_second(
+    nursery: trio.Nursery, request_: bytes
+) -> None:
+    """[S17.5]"""
+    served = await _serve_in(nursery)
+    before = nursery.child_tasks
+    async with await _connected(served.port, request_):
+        if request_:
+            await _until_taken(served.port)
+        await _ends_within(served, 2.0, nursery)
+    assert before
+
+
+async def _until_taken(port: int) -> None:
+    """Until what was connected before this is served."""
+    await trio.to_thread.run_sync(get, port, "/")
+
+
+async def test_end_lets_an_answer_that_has_begun_be_given(nursery: trio.Nursery) -> None:
+    """[S17.5]"""
+    served = await _serve_in(nursery)
+    async with await _connected(served.port, b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n") as stream:
+        await _until_taken(served.port)
+        served.life.cancel()
+        with trio.fail_after(5):
+            answer = b"".join([part async for part in stream])
+        assert answer.endswith(b"at last")
+
+
+async def test_after_the_end_nobody_listens(nursery: trio.Nursery) -> None:
+    served = await _serve_in(nursery)
+    await _until_taken(served.port)
+    await _ends_within(served, 2.0, nursery)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", served.port), timeout=5)

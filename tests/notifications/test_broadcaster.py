@@ -1,0 +1,298 @@
+"""From an event to an HTTP server that has accepted it, whatever happens in between."""
+
+import base64
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from blobfs.digest import Digest
+from blobfs.metrics import REGISTRY
+from blobfs.notifications.broadcaster import Broadcaster, queue_path
+from blobfs.notifications.options import Endpoint, NotificationOptions
+from blobfs.reference import RepositoryName
+from blobfs.storage.events import Action, Event
+from tests.fuse.mounts import eventually
+from tests.notifications.acts import APP, digest, push
+from tests.notifications.receiver import Receiver
+from tests.services import free_port
+
+MANY = [f"blob {number}" for number in range(100)]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver.serving() as receiver:
+        yield receiver
+
+
+def endpoint(url: str, name: str = "a", **options: object) -> Endpoint:
+    return Endpoint(name, url, backoff_s=0.05, **options)  # type: ignore[arg-type]  # any option
+
+
+@contextmanager
+def broadcasting(
+    tmp_path: Path, *endpoints: Endpoint, pulls: bool = False
+) -> Iterator[Broadcaster]:
+    options = NotificationOptions(endpoints, pulls=pulls)
+    with Broadcaster.opened(options, tmp_path / "queue.db") as broadcaster:
+        yield broadcaster
+
+
+def tell(broadcaster: Broadcaster, names: Sequence[str], repository: RepositoryName = APP) -> None:
+    for name in names:
+        broadcaster.hear(push(name, repository))
+
+
+def pushes(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [("push", digest(name)) for name in names]
+
+
+def counted(kind: str, endpoint: str) -> float:
+    labels = {"type": kind, "endpoint": endpoint}
+    return REGISTRY.get_sample_value("blobfs_notifications_events_total", labels) or 0.0
+
+
+def test_events_arrive_in_order(tmp_path: Path, receiver: Receiver) -> None:
+    with broadcasting(tmp_path, endpoint(receiver.url)) as broadcaster:
+        tell(broadcaster, MANY)
+        eventually(lambda: len(receiver.posts) == len(MANY))
+    assert receiver.told() == pushes(MANY)
+
+
+def test_events_wait_for_an_endpoint_that_is_down(tmp_path: Path) -> None:
+    """[S15.3] [S15.4]."""
+    port = free_port()
+    with broadcasting(tmp_path, endpoint(f"http://127.0.0.1:{port}/")) as broadcaster:
+        tell(broadcaster, MANY)
+        with Receiver.serving(port) as receiver:
+            tell(broadcaster, ["the last"])
+            eventually(lambda: len(receiver.posts) > len(MANY))
+        assert receiver.told() == pushes([*MANY, "the last"])
+
+
+def test_what_is_refused_is_posted_again(tmp_path: Path, receiver: Receiver) -> None:
+    """[S15.4]."""
+    receiver.status = 503
+    with broadcasting(tmp_path, endpoint(receiver.url)) as broadcaster:
+        tell(broadcaster, ["a", "b"])
+        eventually(lambda: receiver.tries > 12)
+        receiver.status = 202
+        eventually(lambda: len(receiver.posts) == 2)
+    assert receiver.told() == pushes(["a", "b"])
+
+
+def test_the_threshold_comes_before_the_backoff(tmp_path: Path, receiver: Receiver) -> None:
+    """[S15.4]."""
+    receiver.status = 500
+    patient = Endpoint("a", receiver.url, threshold=3, backoff_s=60)
+    with broadcasting(tmp_path, patient) as broadcaster:
+        tell(broadcaster, ["a"])
+        eventually(lambda: receiver.tries == 3)
+        tell(broadcaster, ["b"])  # which is no reason to try
+    assert receiver.tries == 3
+
+
+def test_a_redirection_is_acceptance(tmp_path: Path, receiver: Receiver) -> None:
+    """[S15.4]."""
+    with Receiver.serving() as other:
+        receiver.status, receiver.location = 307, other.url
+        with broadcasting(tmp_path, endpoint(receiver.url)) as broadcaster:
+            tell(broadcaster, ["a", "b"])
+            eventually(lambda: len(receiver.posts) == 2)
+        assert other.tries == 0
+
+
+def test_nobody_waits_for_an_endpoint_that_does_not_answer(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    """[S15.4]."""
+    with Receiver.serving() as hanging:
+        hanging.answers.clear()
+        dead = endpoint(hanging.url, "dead", timeout_s=30.0)
+        with broadcasting(tmp_path, dead, endpoint(receiver.url, "alive")) as broadcaster:
+            began = time.monotonic()
+            tell(broadcaster, MANY)
+            assert time.monotonic() - began < 5
+            eventually(lambda: len(receiver.posts) == len(MANY))
+            hanging.answers.set()
+
+
+def test_an_answer_that_takes_too_long_is_none(tmp_path: Path, receiver: Receiver) -> None:
+    receiver.answers.clear()
+    before = counted("Errors", "a")
+    with broadcasting(tmp_path, endpoint(receiver.url, timeout_s=0.05)) as broadcaster:
+        tell(broadcaster, ["a"])
+        eventually(lambda: counted("Errors", "a") > before + 1)
+        receiver.answers.set()
+        eventually(lambda: ("push", digest("a")) in receiver.told())
+
+
+def test_what_is_left_at_the_end_is_sent_by_the_next(tmp_path: Path) -> None:
+    """[S15.3] [S15.7]."""
+    port = free_port()
+    there = endpoint(f"http://127.0.0.1:{port}/")
+    with broadcasting(tmp_path, there) as broadcaster:
+        tell(broadcaster, MANY)
+    with Receiver.serving(port) as receiver, broadcasting(tmp_path, there):
+        eventually(lambda: len(receiver.posts) == len(MANY))
+    assert receiver.told() == pushes(MANY)
+
+
+def test_the_end_sends_what_is_accepted(tmp_path: Path, receiver: Receiver) -> None:
+    """[S15.7]."""
+    with broadcasting(tmp_path, endpoint(receiver.url)) as broadcaster:
+        tell(broadcaster, ["a", "b"])
+    assert receiver.told() == pushes(["a", "b"])
+
+
+def test_the_end_does_not_wait_for_what_fails(tmp_path: Path, receiver: Receiver) -> None:
+    """[S15.7]."""
+    receiver.status = 500
+    with ExitStack() as stack:
+        late = Endpoint("a", receiver.url, threshold=1, backoff_s=60)
+        broadcaster = stack.enter_context(broadcasting(tmp_path, late))
+        tell(broadcaster, ["a"])
+        eventually(lambda: receiver.tries == 1)
+        began = time.monotonic()
+        stack.close()
+        assert time.monotonic() - began < 1
+
+
+def test_one_mount_sends_at_a_time(tmp_path: Path, receiver: Receiver) -> None:
+    """[S15.5]."""
+    there = endpoint(receiver.url)
+    receiver.status = 500
+    with broadcasting(tmp_path, there) as other, ExitStack() as first:
+        broadcaster = first.enter_context(broadcasting(tmp_path, there))
+        for name in MANY:
+            tell(broadcaster, [f"{name} of one"])
+            tell(other, [f"{name} of the other"])
+        receiver.status = 200
+        eventually(lambda: len(receiver.posts) == 2 * len(MANY))
+    names = [f"{name} of {who}" for name in MANY for who in ("one", "the other")]
+    assert receiver.told() == pushes(names), "each once, in the order of both"
+
+
+def test_another_mount_takes_over(tmp_path: Path, receiver: Receiver) -> None:
+    """[S15.5]."""
+    there = endpoint(receiver.url)
+    with ExitStack() as first:
+        broadcaster = first.enter_context(broadcasting(tmp_path, there))
+        tell(broadcaster, ["a"])
+        eventually(lambda: len(receiver.posts) == 1)
+        with broadcasting(tmp_path, there) as other:
+            tell(other, ["b"])
+            first.close()
+            tell(other, ["c"])
+            eventually(lambda: len(receiver.posts) == 3)
+    assert receiver.told() == pushes(["a", "b", "c"])
+
+
+def test_endpoints_get_what_they_do_not_ignore(tmp_path: Path, receiver: Receiver) -> None:
+    with Receiver.serving() as other:
+        no_deletes = endpoint(receiver.url, "a", ignored_actions=frozenset({"delete"}))
+        no_blobs = endpoint(
+            other.url, "b", ignored_media_types=frozenset({"application/octet-stream"})
+        )
+        with broadcasting(tmp_path, no_deletes, no_blobs) as broadcaster:
+            tell(broadcaster, ["a"])
+            broadcaster.hear(Event(Action.DELETE, APP, Digest.of(b"a")))
+        assert receiver.told() == [("push", digest("a"))]
+        assert other.told() == [("delete", digest("a"))]
+
+
+def test_pulls_are_heard_only_if_they_are_wanted(tmp_path: Path, receiver: Receiver) -> None:
+    """[S15.2]."""
+    with broadcasting(tmp_path, endpoint(receiver.url)) as broadcaster:
+        assert Action.PULL not in broadcaster.hears
+    with broadcasting(tmp_path, endpoint(receiver.url), pulls=True) as broadcaster:
+        assert Action.PULL in broadcaster.hears
+        broadcaster.hear(Event(Action.PULL, APP, push("a").target))
+        eventually(lambda: receiver.told() == [("pull", digest("a"))])
+
+
+def test_headers_are_those_of_the_configuration(tmp_path: Path, receiver: Receiver) -> None:
+    headers = (("X-Token", "secret"), ("User-Agent", "of the configuration"))
+    url = receiver.url.replace("//", "//user:p%40ss@") + "?key=1"
+    with broadcasting(tmp_path, endpoint(url, headers=headers)) as broadcaster:
+        tell(broadcaster, ["a"])
+        eventually(lambda: len(receiver.posts) == 1)
+    [post] = receiver.posts
+    assert post.path == "/events?key=1"
+    assert post.headers["x-token"] == "secret"
+    assert post.headers["user-agent"] == "of the configuration"
+    assert post.headers["authorization"] == f"Basic {base64.b64encode(b'user:p@ss').decode()}"
+
+
+def test_no_secret_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """[S15.8]."""
+    caplog.set_level(logging.DEBUG)
+    url = f"http://user:secret@127.0.0.1:{free_port()}/secret?key=secret"
+    secretive = endpoint(url, headers=(("Authorization", "Bearer secret"),), threshold=1)
+    with broadcasting(tmp_path, secretive) as broadcaster:
+        tell(broadcaster, ["a"])
+        eventually(lambda: bool(caplog.records))
+    assert "notifications to a have to wait: Connection refused" in caplog.messages
+    assert "secret" not in caplog.text + repr(secretive)
+
+
+def test_a_failure_is_logged_once(
+    tmp_path: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """[S15.4]."""
+    caplog.set_level(logging.INFO, "blobfs")
+    receiver.status = 503
+    with broadcasting(tmp_path, endpoint(receiver.url)) as broadcaster:
+        tell(broadcaster, ["a", "b"])
+        eventually(lambda: receiver.tries > 12)
+        receiver.status = 200
+        eventually(lambda: len(receiver.posts) == 2)
+    assert caplog.messages == [
+        "notifications to a have to wait: it answered 503",
+        "notifications to a are accepted again",
+    ]
+
+
+def test_what_cannot_be_kept_is_counted_and_hurts_nobody(
+    tmp_path: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """[S15.3]."""
+    before = counted("Lost", "a")
+    with broadcasting(tmp_path, endpoint(receiver.url)) as broadcaster:
+        broadcaster._queue._connection.execute("PRAGMA query_only = ON")
+        tell(broadcaster, ["a", "b"])
+        broadcaster._queue._connection.execute("PRAGMA query_only = OFF")
+        tell(broadcaster, ["c"])
+        eventually(lambda: receiver.told() == pushes(["c"]))
+    assert counted("Lost", "a") - before == 2
+    assert sum("notifications are lost" in message for message in caplog.messages) == 1
+
+
+def test_what_waits_is_exported(tmp_path: Path) -> None:
+    there = endpoint(f"http://127.0.0.1:{free_port()}/", "pending")
+    with broadcasting(tmp_path, there) as broadcaster:
+        tell(broadcaster, ["a", "b"])
+        pending = REGISTRY.get_sample_value("blobfs_notifications_pending", {"endpoint": "pending"})
+        assert pending == 2
+        assert counted("Events", "pending") == 2
+
+
+def test_a_storage_has_one_queue(tmp_path: Path) -> None:
+    """[S15.5]."""
+    (tmp_path / "storage").mkdir()
+    (tmp_path / "link").symlink_to("storage")
+    one = queue_path(tmp_path, str(tmp_path / "storage"))
+    assert queue_path(tmp_path, f"file://{tmp_path}/link") == one
+    assert queue_path(tmp_path, str(tmp_path)) != one
+
+
+def test_a_bucket_has_one_queue_whatever_its_keys(tmp_path: Path) -> None:
+    """[S15.5]."""
+    bucket = "s3://bucket/prefix?regionendpoint=http://{}&region=us-east-1"
+    one = queue_path(tmp_path, bucket.format("here"))
+    assert queue_path(tmp_path, bucket.format("here") + "&chunksize=10485760") == one
+    assert queue_path(tmp_path, bucket.format("there")) != one

@@ -1,0 +1,201 @@
+"""What is read in a registry's configuration file, and how a mistake in it is told."""
+
+from pathlib import Path
+
+import pytest
+
+from blobfs.cache.redis_options import RedisOptions
+from blobfs.errors import MountRefused
+from blobfs.notifications.options import Endpoint, NotificationOptions
+from blobfs.registryconfig import RegistryConfig, read_config
+
+FULL = """
+version: 0.1
+log: {level: debug, fields: {service: registry}}
+storage:
+  cache: {blobdescriptor: redis}
+  filesystem: {rootdirectory: /var/lib/registry}
+http:
+  addr: :5000
+  host: https://registry.example.com
+redis: {addr: redis.example.com:6380, password: 0123, db: 4, tls: {enabled: true}}
+notifications:
+  events: {includereferences: true, pulls: true}
+  endpoints:
+    - name: full
+      disabled: false
+      url: https://user:secret@example.com/events?token=1
+      headers: {Authorization: [Bearer secret], X-Two: [one, two]}
+      timeout: 1m30s
+      threshold: 5
+      backoff: 500ms
+      ignoredmediatypes: [application/octet-stream]
+      ignore: {mediatypes: [text/plain], actions: [pull, delete]}
+    - name: short
+      url: http://example.com
+    - name: off
+      disabled: true
+      url: none
+"""
+
+
+def read(tmp_path: Path, text: str) -> RegistryConfig:
+    path = tmp_path / "config.yml"
+    path.write_text(text)
+    return read_config(path)
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    with pytest.raises(MountRefused) as caught:
+        read(tmp_path, text)
+    return str(caught.value).removeprefix(str(tmp_path / "config.yml")).lstrip(": ")
+
+
+def endpoint(text: str) -> str:
+    """A file with one endpoint, of which *text* is added."""
+    return f"notifications: {{endpoints: [{{name: a, url: 'http://secret/', {text}}}]}}"
+
+
+def test_notifications_are_read(tmp_path: Path) -> None:
+    full = Endpoint(
+        "full",
+        "https://user:secret@example.com/events?token=1",
+        (("Authorization", "Bearer secret"), ("X-Two", "one"), ("X-Two", "two")),
+        90.0,
+        5,
+        0.5,
+        frozenset({"application/octet-stream", "text/plain"}),
+        frozenset({"pull", "delete"}),
+    )
+    assert read(tmp_path, FULL).notifications == NotificationOptions(
+        (full, Endpoint("short", "http://example.com")),
+        include_references=True,
+        pulls=True,
+        base_url="https://registry.example.com",
+    )
+
+
+def test_an_endpoint_has_the_defaults_of_distribution(tmp_path: Path) -> None:
+    text = endpoint("timeout: 0, threshold: 0, headers: , backoff: null")
+    [found] = read(tmp_path, text).notifications.endpoints
+    assert (found.timeout_s, found.threshold, found.backoff_s) == (1.0, 10, 1.0)
+
+
+def test_a_password_is_what_is_written(tmp_path: Path) -> None:
+    cache = read(tmp_path, FULL).cache
+    assert cache == "rediss://:0123@redis.example.com:6380/4"
+
+
+def test_a_password_may_have_any_characters(tmp_path: Path) -> None:
+    text = (
+        "storage: {cache: {blobdescriptor: redis}}\nredis: {addr: '[::1]:1', password: 'p@/:?#%'}"
+    )
+    cache = read(tmp_path, text).cache
+    assert cache is not None
+    assert RedisOptions.parse(cache).password == "p@/:?#%"
+
+
+@pytest.mark.parametrize(
+    ("cache", "expected"),
+    [
+        ("{}", None),
+        ("{blobdescriptor: inmemory}", "memory"),
+        ("{layerinfo: inmemory}", "memory"),
+        ("{blobdescriptor: redis}", "redis://localhost:6379/0"),
+    ],
+)
+def test_the_cache_is_what_the_registry_has(
+    tmp_path: Path, cache: str, expected: str | None
+) -> None:
+    text = f"storage: {{cache: {cache}}}\nredis: {{addr: ':6379'}}"
+    assert read(tmp_path, text).cache == expected
+
+
+def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+    assert read(tmp_path, "") == RegistryConfig(NotificationOptions(), None)
+
+
+@pytest.mark.parametrize(
+    ("duration", "seconds"),
+    [("500ms", 0.5), ("1m30s", 90), ("1.5h", 5400), ("2000000000", 2), ("10us", 1e-5)],
+)
+def test_durations_are_those_of_go(tmp_path: Path, duration: str, seconds: float) -> None:
+    [found] = read(tmp_path, endpoint(f"timeout: {duration}")).notifications.endpoints
+    assert found.timeout_s == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("- list", "the configuration must be a mapping"),
+        ("a: [", "is not YAML in line 1"),
+        ("notifications: secret", "notifications must be a mapping"),
+        ("notifications: {endpoints: secret}", "notifications.endpoints must be a list"),
+        (
+            "notifications: {endpoints: [secret]}",
+            "notifications.endpoints[0] must be a mapping",
+        ),
+        (
+            "notifications: {endpoints: [{url: 'http://secret'}]}",
+            "notifications.endpoints[0].name is missing: what waits for the endpoint is kept"
+            " under it",
+        ),
+        (
+            "notifications: {endpoints: [{name: a, url: 'http://a'}, {name: a, url: 'http://b'}]}",
+            "notifications.endpoints[1].name is another endpoint's already",
+        ),
+        (
+            "notifications: {endpoints: [{name: a, url: 'ftp://secret'}]}",
+            "notifications.endpoints[0].url must be http://host[:port]/path or https://…",
+        ),
+        (
+            endpoint("timeout: 1 secret"),
+            "notifications.endpoints[0].timeout must be a duration such as 500ms or 1m30s",
+        ),
+        (endpoint("threshold: secret"), "notifications.endpoints[0].threshold must be a number"),
+        (endpoint("disabled: secret"), "notifications.endpoints[0].disabled must be true or false"),
+        (
+            endpoint("headers: {Authorization: secret}"),
+            "notifications.endpoints[0].headers.Authorization must be a list",
+        ),
+        (
+            endpoint('headers: {Authorization: ["secret\\nsecret"]}'),
+            "notifications.endpoints[0].headers.Authorization must be a list of printable texts",
+        ),
+        (
+            endpoint("headers: {Authorization: [{secret: secret}]}"),
+            "notifications.endpoints[0].headers.Authorization must be a list of texts",
+        ),
+        (
+            endpoint("ignore: {actions: [secret]}"),
+            "notifications.endpoints[0].ignore.actions can be push, pull, mount, delete",
+        ),
+        (
+            "storage: {cache: {blobdescriptor: secret}}",
+            "storage.cache.blobdescriptor must be redis or inmemory",
+        ),
+        (
+            "storage: {cache: {blobdescriptor: redis}}\nredis: {addr: secret}",
+            "redis.addr must be host:port",
+        ),
+        (
+            "storage: {cache: {blobdescriptor: redis}}\nredis: {addr: 'secret:1', db: secret}",
+            "redis.db must be a number",
+        ),
+    ],
+)
+def test_a_mistake_is_told_by_its_key(tmp_path: Path, text: str, why: str) -> None:
+    """[S15.8]."""
+    assert refusal(tmp_path, text) == why
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MountRefused, match="No such file"):
+        read_config(tmp_path / "none.yml")
+
+
+def test_what_was_read_shows_no_secret(tmp_path: Path) -> None:
+    """[S15.8]."""
+    shown = repr(read(tmp_path, FULL))
+    assert "secret" not in shown
+    assert "0123" not in shown
