@@ -121,6 +121,10 @@ class FileWriter(Closing):
     def write(self, data: bytes) -> None:
         """Add *data* at the end."""
 
+    def takes_at_once(self, size: int) -> bool:
+        """Whether ``write`` of *size* bytes does no more than keep them in memory."""
+        return False
+
     def rewrite(self, offset: int, data: bytes) -> None:
         """Replace what was written from *offset* on, which is not beyond ``size``, by *data*.
 

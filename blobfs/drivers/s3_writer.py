@@ -131,6 +131,9 @@ class MultipartWriter(FileWriter):
             if len(self._tail) >= self._part_size():
                 self._send()
 
+    def takes_at_once(self, size: int) -> bool:
+        return len(self._tail) + size < self._part_size()
+
     def _part_size(self) -> int:
         number = len(self._parts) + len(self._sent)
         return self._bucket.options.chunk_size << number // _PARTS

@@ -174,6 +174,9 @@ class WriterWrapper(FileWriter):
     def write(self, data: bytes) -> None:
         self._writer.write(data)
 
+    def takes_at_once(self, size: int) -> bool:
+        return self._writer.takes_at_once(size)
+
     def rewrite(self, offset: int, data: bytes) -> None:
         self._writer.rewrite(offset, data)
 

@@ -96,8 +96,7 @@ class Uploading:
 
     def _is_quick(self, opened: OpenUpload, offset: int, size: int) -> bool:
         return (
-            self._threads.inline
-            and time.monotonic() >= self._slow_until
+            time.monotonic() >= self._slow_until
             and not opened.is_busy
             and opened.takes_at_once(offset, size)
         )

@@ -91,7 +91,7 @@ class BlobWriter(ContentWriter):
         return self._received.data is not None
 
     def takes_at_once(self, offset: int, size: int) -> bool:
-        return self._received.takes_at_once(offset, size)
+        return not self._checkpoint_is_due() and self._received.takes_at_once(offset, size)
 
     def resume(self) -> None:
         """Take up what the storage has of the upload; ``UploadStore.resume`` calls it."""
@@ -147,9 +147,12 @@ class BlobWriter(ContentWriter):
     def write_at(self, offset: int, data: bytes) -> None:
         self._check_writable()
         self._received.write_at(offset, data)
-        if self._driver.is_object_store and time.monotonic() > self._checkpoint_at:
+        if self._checkpoint_is_due():
             self.suspend()
             self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
+
+    def _checkpoint_is_due(self) -> bool:
+        return self._driver.is_object_store and time.monotonic() > self._checkpoint_at
 
     def truncate(self, size: int) -> None:
         self._check_open()

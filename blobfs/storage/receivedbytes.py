@@ -50,7 +50,9 @@ class ReceivedBytes:
         """Whether ``write_at`` only adds to what is open already."""
         if self.data is None:
             return offset + size <= IN_MEMORY and UPLOADS.has(size)
-        return self.data.is_open and self.size <= offset <= self.size + _CHUNK
+        if not self.size <= offset <= self.size + _CHUNK:
+            return False
+        return self.data.takes_at_once(offset + size - self.size)
 
     def take_up(self, data: UploadData, size: int) -> None:
         """Go on with *size* bytes that are in the storage."""

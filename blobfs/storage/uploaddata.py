@@ -25,10 +25,11 @@ class UploadData:
         self._token = token
         self._file: FileWriter | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether ``open`` need not ask the storage."""
-        return self._file is not None
+    def takes_at_once(self, size: int) -> bool:
+        """Whether neither ``open`` nor a write of *size* bytes to what it opens asks a network."""
+        if self._file is None:
+            return False
+        return self._driver.is_local or self._file.takes_at_once(size)
 
     @property
     def token(self) -> str:

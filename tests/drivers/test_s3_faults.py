@@ -133,6 +133,19 @@ def test_part_that_failed_is_sent_again(proxy: S3Proxy, store: S3Driver, again: 
     assert store.get_content("/d/a") == CONTENT
 
 
+def test_write_that_is_taken_at_once_asks_nobody(proxy: S3Proxy, store: S3Driver) -> None:
+    writer = store.create("/d/a")
+    writer.write(CONTENT[: PART + 10])
+    rest = CONTENT[PART + 10 : 2 * PART - 1]
+    writer.flush()
+    with proxy.counting() as asked:
+        assert writer.takes_at_once(len(rest))
+        writer.write(rest)
+        assert not writer.takes_at_once(1)  # the part would be full
+    assert not asked
+    writer.cancel()
+
+
 def test_write_that_failed_tells_by_its_size_how_much_is_kept(
     proxy: S3Proxy, store: S3Driver
 ) -> None:

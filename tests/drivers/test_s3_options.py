@@ -1,6 +1,10 @@
 """What a storage URL may say of a bucket, and what is refused."""
 
+from hashlib import sha256
+from typing import NoReturn
+
 import pytest
+from botocore.awsrequest import AWSPreparedRequest
 
 from blobfs.drivers.s3_client import client_for
 from blobfs.drivers.s3_options import MIN_PART, S3Options
@@ -167,3 +171,34 @@ def test_option_that_boto3_cannot_use_is_refused(
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     with pytest.raises(MountRefused, match=r"^s3://bucket: "):
         client_for(_parsed(query))
+
+
+class _SentError(Exception):
+    """Stops a request that is about to be sent, and holds it."""
+
+
+@pytest.mark.parametrize(
+    ("query", "is_hashed"),
+    [
+        ("regionendpoint=https://s3.test", False),
+        ("regionendpoint=https://s3.test&skipverify=true", True),
+        ("regionendpoint=http://s3.test", True),
+        ("region=eu-west-1", False),
+    ],
+)
+def test_what_is_sent_is_hashed_where_no_tls_holds_it_together(
+    query: str, is_hashed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+
+    def stop(request: AWSPreparedRequest, **_: object) -> NoReturn:
+        raise _SentError(request)
+
+    client = client_for(_parsed(query))
+    client.meta.events.register("before-send.s3.UploadPart", stop)
+    with pytest.raises(_SentError) as sent:
+        client.upload_part(Bucket="bucket", Key="a", UploadId="1", PartNumber=1, Body=b"content")
+    expected = sha256(b"content").hexdigest() if is_hashed else "UNSIGNED-PAYLOAD"
+    assert sent.value.args[0].headers["X-Amz-Content-SHA256"] == expected.encode()

@@ -80,7 +80,7 @@ def test_blob_is_fetched_from_the_bucket_itself(s3_registry: S3Registry, tmp_pat
             answer = ask(address, path)
             assert answer.status == 307
             assert answer.headers["location"].startswith(s3_registry.server.endpoint)
-            assert "X-Amz-Signature=" in answer.headers["location"]
+            assert "X-Amz-Expires=1200" in answer.headers["location"]
             assert ask(address, path, "HEAD").headers["docker-content-digest"] == image.blobs[1]
             copied = copy(address, "library/small:v1", tmp_path / "redirected")
         with serving(registry) as address:

@@ -1,0 +1,57 @@
+"""Writes on the event loop: which of them wait for no thread."""
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.fuse.threads import StorageThreads
+from blobfs.fuse.uploading import Uploading
+from blobfs.storage.registry import Registry
+from blobfs.vfs.uploads import Uploads
+
+PATIENCE_S = 10.0
+
+
+@asynccontextmanager
+async def _busy(threads: StorageThreads) -> AsyncIterator[None]:
+    """All threads that write are held up inside the block; there is one."""
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        let_go.wait(PATIENCE_S)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(threads.change, hold)
+        await trio.to_thread.run_sync(held.wait)
+        try:
+            yield
+        finally:
+            let_go.set()
+
+
+@pytest.mark.parametrize("written", [b"", bytes(2 * 2**20)], ids=["in memory", "in the storage"])
+async def test_write_that_only_adds_waits_for_no_thread(written: bytes) -> None:
+    threads = StorageThreads(inline=False, limit=1)  # as for a storage that is far away
+    uploads = Uploads().at("/a/_uploads", Registry(InMemoryDriver()).repository("a").uploads)
+    uploading = Uploading(threads)
+    opened = await uploading.open(uploads.begin("x"), truncate=False)
+    await uploading.write(opened, 0, written)
+    async with _busy(threads):
+        with trio.fail_after(PATIENCE_S / 2):
+            await uploading.write(opened, len(written), b"more")
+    assert opened.upload.writer is not None
+    assert opened.upload.writer.size == len(written) + 4
+
+
+def test_write_that_has_to_save_all_before_is_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = InMemoryDriver()
+    driver.is_object_store = True
+    uploads = Registry(driver).repository("a").uploads
+    assert uploads.create().takes_at_once(0, 1)
+    monkeypatch.setattr("blobfs.storage.blobwriter._CHECKPOINT_S", -1.0)  # so it is due
+    assert not uploads.create().takes_at_once(0, 1)
