@@ -78,18 +78,18 @@ def log_less() -> None:
 
 
 def _shift_level(step: int) -> None:
-    index = LEVELS.index(logging.getLevelName(_ours().level).lower()) + step
+    [handler] = logging.getLogger().handlers
+    index = LEVELS.index(logging.getLevelName(handler.level).lower()) + step
     level = LEVELS[min(max(index, 0), len(LEVELS) - 1)]
     _set_level(level)
-    log.log(_ours().level, "the log level is %s now", level)  # at a level that shows
+    log.log(handler.level, "the log level is %s now", level)  # at a level that shows
 
 
 def _set_level(level: str) -> None:
-    _ours().setLevel(level.upper())
-
-
-def _ours() -> logging.Logger:
-    return logging.getLogger("blobfs")
+    [handler] = logging.getLogger().handlers
+    handler.setLevel(level.upper())
+    # There are others that want warnings, whatever the log leaves out.
+    logging.getLogger("blobfs").setLevel(min(handler.level, logging.WARNING))
 
 
 def _handler(file: Path | None, *, to_stderr: bool) -> logging.Handler:

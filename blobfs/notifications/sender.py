@@ -37,6 +37,7 @@ class Sender:
         self._lock = lock
         self._sink = HttpSink(endpoint)
         self._failed = 0  # in a row
+        self._pending = 0
         self._wake = Event()
         self._end = Event()
         self._deadline_s = float("inf")
@@ -48,11 +49,8 @@ class Sender:
         self._thread.start()
 
     def stats(self) -> Mapping[str, int]:
-        """What is exported."""
-        try:
-            return {"pending": self._queue.pending(self.endpoint.name)}
-        except StorageUnavailable:
-            return {}  # whoever puts or sends says so
+        """What is exported, as it was at the last look: whoever asks must not wait for a disk."""
+        return {"pending": self._pending}
 
     def count(self, kind: str) -> None:
         """Count something that became of an event."""
@@ -89,6 +87,7 @@ class Sender:
         """Send the oldest of what waits, or wait for more; whether to go on."""
         self._wake.clear()
         self._queue.flush()
+        self._pending = self._queue.pending(self.endpoint.name)
         waiting = self._queue.oldest(self.endpoint.name, _AT_ONCE) if self._is_ours() else []
         for number, body in waiting:
             if time.monotonic() > self._deadline_s or not self._posted(body):
@@ -112,6 +111,7 @@ class Sender:
         while (trouble := self._sink.write(body)) is not None:
             self.count("Failures" if trouble.is_answer else "Errors")
             self._failing(trouble.reason)
+            self._pending = self._queue.pending(self.endpoint.name)
             patient = self._failed >= self.endpoint.threshold
             if self._end.wait(self.endpoint.backoff_s if patient else 0):
                 return False

@@ -272,12 +272,15 @@ def test_what_cannot_be_kept_is_counted_and_hurts_nobody(
     assert sum("notifications are lost" in message for message in caplog.messages) == 1
 
 
+def _pending(name: str) -> float | None:
+    return REGISTRY.get_sample_value("blobfs_notifications_pending", {"endpoint": name})
+
+
 def test_what_waits_is_exported(tmp_path: Path) -> None:
     there = endpoint(f"http://127.0.0.1:{free_port()}/", "pending")
     with broadcasting(tmp_path, there) as broadcaster:
         tell(broadcaster, ["a", "b"])
-        pending = REGISTRY.get_sample_value("blobfs_notifications_pending", {"endpoint": "pending"})
-        assert pending == 2
+        eventually(lambda: _pending("pending") == 2)
         assert counted("Events", "pending") == 2
 
 

@@ -5,13 +5,15 @@ from collections.abc import Iterator
 import pytest
 
 from blobfs import paths
+from blobfs.cache.memory import MemoryCache
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.s3 import S3Driver
 from blobfs.drivers.s3_options import S3Options
-from blobfs.errors import PathNotFound
+from blobfs.errors import FileChanged, PathNotFound
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.listeddriver import ListedDriver
+from blobfs.storage.registry import Registry
 from tests.s3 import S3Server
 from tests.s3faults import Kind
 from tests.s3proxy import S3Proxy
@@ -124,3 +126,24 @@ def test_repository_of_many_files_is_listed_in_parts(
         with pytest.raises(PathNotFound):
             driver.stat(paths.link(paths.layers(APP), DIGEST))
     assert sum(counted.values()) <= 2
+
+
+@pytest.mark.parametrize("content", [None, b"another size"], ids=["gone", "of another size"])
+def test_blob_that_is_not_what_was_remembered_is_forgotten_when_it_is_read(
+    store: S3Driver, driver: StorageDriver, content: bytes | None
+) -> None:
+    """[S14.3] Opening it asks for nothing, so that only a read can tell."""
+    blob, cache = paths.blob_data(DIGEST), MemoryCache()
+    store.put_content(blob, b"content")
+    store.put_content(LINK, str(DIGEST).encode())
+    registry = Registry(driver, cache)
+    known = registry.repository(APP).layers.stat(DIGEST)
+    store.delete(blob)
+    if content is not None:
+        store.put_content(blob, content)
+    with (
+        registry.blobs.open_known(known) as reader,
+        pytest.raises((PathNotFound, FileChanged)),
+    ):
+        reader.read_at(0, known.size)
+    assert cache.stat(DIGEST, APP) is None

@@ -1,0 +1,152 @@
+"""A mount whose Redis is in trouble while it is looked into: nothing fails, nothing is slow."""
+
+import itertools
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Final
+
+import pytest
+
+from blobfs.digest import Digest
+from tests.fuse.mounts import MountedRegistry, mounted
+from tests.fuse.repositories import layer
+from tests.redisserver import RedisServer
+from tests.storage.layout import APP, Layout
+
+pytestmark = [pytest.mark.fuse, pytest.mark.redis]
+
+BLOBS: Final = 200
+MORE_S: Final = 0.1
+TROUBLE_S: Final = 1.0
+RECOVERY_S: Final = 5.0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer.serving(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def digests(layout: Layout) -> list[Digest]:
+    return [layout.layer(b"%d" % number) for number in range(BLOBS)]
+
+
+def _pause(server: RedisServer) -> Callable[[], None]:
+    server.pause()
+    return server.resume
+
+
+def _stop(server: RedisServer) -> Callable[[], None]:
+    server.kill()
+    return server.start
+
+
+def _empty(server: RedisServer) -> Callable[[], None]:
+    with closing(server.client()) as client:
+        client.flushall()
+    return lambda: None
+
+
+def _fill(server: RedisServer) -> Callable[[], None]:
+    with closing(server.client()) as client:
+        client.config_set("maxmemory", "1mb")
+
+    def make_room() -> None:
+        with closing(server.client()) as client:
+            client.config_set("maxmemory", "0")
+
+    return make_room
+
+
+def _lock(server: RedisServer) -> Callable[[], None]:
+    with closing(server.client()) as client:
+        client.config_set("requirepass", "changed")
+        client.client_kill_filter(_type="normal", skipme=True)
+
+    def unlock() -> None:
+        with closing(server.client("changed")) as client:
+            client.config_set("requirepass", "")
+
+    return unlock
+
+
+class Watchers:
+    """Four readers and a find(1) in a mount, one request after the other."""
+
+    def __init__(self, mount: MountedRegistry, digests: list[Digest]) -> None:
+        self._files = [layer(mount.path / APP, digest) for digest in digests]
+        self._directory = mount.path / APP
+        self._slowest_s = 0.0
+        self._over = Event()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Inside the ``with`` block; raises what one of them ran into."""
+        with ThreadPoolExecutor(5) as threads:
+            running = [threads.submit(self._read, start) for start in range(0, BLOBS, BLOBS // 4)]
+            running.append(threads.submit(self._find))
+            try:
+                yield
+            finally:
+                self._over.set()
+            for watcher in running:
+                watcher.result()
+
+    def _read(self, start: int) -> None:
+        for file in itertools.islice(itertools.cycle(self._files), start, None):
+            if self._over.is_set():
+                return
+            began = time.monotonic()
+            assert file.read_bytes().isdigit()
+            self._slowest_s = max(self._slowest_s, time.monotonic() - began)
+
+    def _find(self) -> None:
+        while not self._over.is_set():
+            found = subprocess.run(
+                ["find", self._directory, "-type", "f", "-ls"], check=True, capture_output=True
+            )
+            assert len(found.stdout.splitlines()) == BLOBS
+            assert found.stderr == b""
+
+    def slowest_in(self, seconds: float) -> float:
+        """How long the slowest read takes of those that end in so many seconds."""
+        self._slowest_s = 0.0
+        time.sleep(seconds)
+        return self._slowest_s
+
+
+def _hits(mount: MountedRegistry) -> int:
+    hits: int = mount.control("stats.json")["cache"]["redis"]["hits"]
+    return hits
+
+
+@pytest.mark.parametrize(
+    "trouble", [_pause, _stop, _empty, _fill, _lock], ids=lambda t: t.__name__[1:]
+)
+def test_redis_in_trouble_fails_and_slows_nothing(
+    storage: Path,
+    tmp_path: Path,
+    server: RedisServer,
+    digests: list[Digest],
+    trouble: Callable[[RedisServer], Callable[[], None]],
+) -> None:
+    """[S14.7]"""
+    timeouts = ("--entry-timeout", "0", "--attr-timeout", "0")
+    with mounted(storage, tmp_path, "--cache", server.url, *timeouts) as mount:
+        watchers = Watchers(mount, digests)
+        with watchers.watching():
+            usual_s = watchers.slowest_in(TROUBLE_S)
+            end = trouble(server)
+            assert watchers.slowest_in(TROUBLE_S) < usual_s + MORE_S
+            end()
+            before = _hits(mount)
+            deadline = time.monotonic() + RECOVERY_S
+            while _hits(mount) == before:
+                assert time.monotonic() < deadline, "it is not used again"
+                time.sleep(0.05)
