@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -24,6 +24,9 @@ from blobfs.fuse.mount import MountOptions, serve
 from blobfs.http.health import Health
 from blobfs.storage.registry import open_registry
 from blobfs.vfs.verification import Verify
+
+_REMEMBERED_S: Final = 60.0
+"""How long a descriptor is kept in memory: what others delete is found for so much longer."""
 
 
 @click.command(
@@ -64,7 +67,7 @@ def _check_cache(directory: Path | None, storage: str, mountpoint: Path) -> None
 
 def _serve(settings: Settings, surroundings: Surroundings, ready: Callable[[], None]) -> None:
     with ExitStack() as opened:
-        cache = cache_for(surroundings.cache, settings.entry_timeout)
+        cache = cache_for(surroundings.cache, min(_REMEMBERED_S, settings.entry_timeout))
         listener = opened.enter_context(surroundings.listening_for_events())
         storage = open_registry(settings.storage, settings.remote, cache, listener)
         registry = opened.enter_context(storage)
