@@ -17,6 +17,7 @@ class RecentFailures(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.setFormatter(TextFormatter())
+        self.addFilter(lambda record: record.name != "blobfs.logs")  # of its own level
         self._lines: deque[str] = deque(maxlen=_KEPT)
 
     @classmethod
@@ -27,7 +28,10 @@ class RecentFailures(logging.Handler):
         return failures
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(self.format(record))
+        try:
+            self._lines.append(self.format(record))
+        except Exception:  # noqa: BLE001  (whoever logs must not fail for it)
+            self.handleError(record)
 
     def text(self) -> str:
         """A line for each, the oldest first; a bug has its traceback below it."""

@@ -20,15 +20,25 @@ from prometheus_client import (
     Histogram,
     Info,
     ProcessCollector,
-    disable_created_metrics,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
-# Else every series has a second, of the moment that it began. (It has no types.)
-disable_created_metrics()  # type: ignore[no-untyped-call]
 
-REGISTRY: Final = CollectorRegistry()
+def samples(family: Metric) -> list[Sample]:
+    """Those of *family*, without the moment at which each series began: nobody asks for that."""
+    return [sample for sample in family.samples if not sample.name.endswith("_created")]
+
+
+class _Registry(CollectorRegistry):
+    def collect(self) -> Iterator[Metric]:
+        for family in super().collect():
+            family.samples = samples(family)
+            yield family
+
+
+REGISTRY: Final = _Registry()
 """Of our own, so that nothing is exported that is not written here."""
 
 _FROM_10_US: Final = (

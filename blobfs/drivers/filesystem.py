@@ -105,7 +105,7 @@ class FilesystemDriver(StorageDriver):
     def open(self, path: str) -> FileReader:
         with os_errors(path):
             fd = self._open(path, _READ)
-            return LocalReader.of(path, fd)
+            return LocalReader.of(path, fd, is_local=self._is_local)
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
         with os_errors(path):

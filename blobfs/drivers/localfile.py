@@ -84,16 +84,17 @@ def _write_back(fd: int, start: int, end: int) -> None:
 class LocalReader(FileReader):
     """A descriptor, so the bytes stay although the file is renamed or removed."""
 
-    def __init__(self, path: str, fd: int, size: int) -> None:
+    def __init__(self, path: str, fd: int, size: int, *, is_local: bool) -> None:
         self._path = path
         self._fd = fd
         self._size = size
+        self._is_local = is_local
 
     @classmethod
-    def of(cls, path: str, fd: int) -> Self:
+    def of(cls, path: str, fd: int, *, is_local: bool) -> Self:
         """A reader of the regular file *fd*, which it takes over; raises NotAFile."""
         try:
-            return cls(path, fd, _size_of_file(path, fd))
+            return cls(path, fd, _size_of_file(path, fd), is_local=is_local)
         except BaseException:
             os.close(fd)
             raise
@@ -105,6 +106,9 @@ class LocalReader(FileReader):
     def read_at(self, offset: int, size: int) -> bytes:
         with os_errors(self._path):
             return os.pread(self._fd, size, offset)
+
+    def read_now(self, offset: int, size: int) -> bytes | None:
+        return self.read_at(offset, size) if self._is_local else None
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -156,7 +156,11 @@ class _MeasuredReader(FileReader):
         return self._reader.read_at(offset, size)
 
     def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
-        return self._reader.read_now(offset, size)
+        began = perf_counter()
+        data = self._reader.read_now(offset, size)
+        if data is not None:
+            self.took["reader.read_at"](perf_counter() - began)
+        return data
 
     def close(self) -> None:
         self._reader.close()

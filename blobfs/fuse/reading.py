@@ -213,8 +213,8 @@ class Reading(pyfuse3.Operations):
         return data
 
     async def _content(self, opened: OpenFile, offset: int, size: int) -> bytes | memoryview:
-        if not self._threads.inline and (held := opened.reader.read_now(offset, size)) is not None:
-            return held
+        if (data := opened.reader.read_now(offset, size)) is not None:
+            return data
         try:
             return await self._read(opened.file, opened.reader.read_at, offset, size)
         except DigestMismatch:

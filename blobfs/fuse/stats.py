@@ -99,4 +99,4 @@ def _total(counter: Counter) -> int:
 
 
 def _samples(metric: Counter | Histogram) -> Iterator[Sample]:
-    return (sample for family in metric.collect() for sample in family.samples)
+    return (sample for family in metric.collect() for sample in metrics.samples(family))

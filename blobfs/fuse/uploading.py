@@ -77,11 +77,10 @@ class Uploading:
 
     async def write(self, opened: OpenUpload, offset: int, data: bytes) -> None:
         """``OpenUpload.write``, at once where that takes microseconds."""
-        if not self._is_quick(opened, offset, len(data)):
+        began = time.monotonic()
+        if began < self._slow_until or not opened.write_now(offset, data):
             await self.change(opened, opened.write, offset, data)
             return
-        began = time.monotonic()
-        opened.write(offset, data)
         now = time.monotonic()
         if now - began > _SLOW_WRITE_S:  # the disk is behind, and the kernel makes writers wait
             self._slow_until = now + _SLOW_FOR_S
@@ -93,13 +92,6 @@ class Uploading:
         except StorageTimeout as exc:
             opened.fail(exc)
             raise
-
-    def _is_quick(self, opened: OpenUpload, offset: int, size: int) -> bool:
-        return (
-            time.monotonic() >= self._slow_until
-            and not opened.is_busy
-            and opened.takes_at_once(offset, size)
-        )
 
     async def flush(self, opened: OpenUpload, opener: int, inode: int) -> None:
         """``OpenUpload.flush``, with what proc(5) tells of other holders."""

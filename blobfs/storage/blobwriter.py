@@ -64,6 +64,7 @@ class BlobWriter(ContentWriter):
         self._moved: Digest | None = None  # where the data have gone, and only a link is missing
         self._over = False
         self._is_known = False  # to the storage
+        self._checkpoint_is_due = False
         self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
         self._received = ReceivedBytes(
             RunningDigests(self._remembered), self._store, self._forget_states
@@ -91,7 +92,7 @@ class BlobWriter(ContentWriter):
         return self._received.data is not None
 
     def takes_at_once(self, offset: int, size: int) -> bool:
-        return not self._checkpoint_is_due() and self._received.takes_at_once(offset, size)
+        return not self._checkpoint_is_due and self._received.takes_at_once(offset, size)
 
     def resume(self) -> None:
         """Take up what the storage has of the upload; ``UploadStore.resume`` calls it."""
@@ -147,12 +148,12 @@ class BlobWriter(ContentWriter):
     def write_at(self, offset: int, data: bytes) -> None:
         self._check_writable()
         self._received.write_at(offset, data)
-        if self._checkpoint_is_due():
+        if self._checkpoint_is_due:
             self.suspend()
             self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
-
-    def _checkpoint_is_due(self) -> bool:
-        return self._driver.is_object_store and time.monotonic() > self._checkpoint_at
+        # For the next write, which ``takes_at_once`` is asked about before.
+        late = time.monotonic() > self._checkpoint_at
+        self._checkpoint_is_due = late and self._driver.is_object_store
 
     def truncate(self, size: int) -> None:
         self._check_open()

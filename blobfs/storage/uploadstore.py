@@ -118,8 +118,9 @@ class UploadStore:
                 raise ContentMismatch(
                     f"blob {descriptor.digest} hashes to {found}, not to {digest}"
                 )
-        self._layers.mount(descriptor.digest, self._blobs)
-        self._layers.link(digest, descriptor.digest)
+        stored = self._blobs.stat_now(descriptor.digest)
+        self._blobs.sync(stored.digest)
+        self._layers.grant(digest, stored)
 
     def discard(self, upload_id: str) -> None:
         """Remove everything of an upload that nobody writes; a missing one is no error."""

@@ -75,6 +75,7 @@ class BlobFile(File):
         """Raise Stale if the blob is not the one that was found bad, so that it is looked up."""
         found = self.blobs.registry.blobs.stat_now(self.descriptor.digest)
         if (found.size, found.mtime_ns) != (self.descriptor.size, self.descriptor.mtime_ns):
+            self.blobs.registry.blobs.descriptors.forget(self.descriptor.digest)
             raise Stale(f"blob {self.descriptor.digest} has been stored anew")
 
     def forget(self) -> None:

@@ -41,16 +41,6 @@ class OpenUpload:
         self._interrupted = False
 
     @property
-    def is_busy(self) -> bool:
-        """Whether a call is under way, for which the next has to wait."""
-        return self.upload.is_busy
-
-    def takes_at_once(self, offset: int, size: int) -> bool:
-        """Whether ``write`` would only add to what is open already."""
-        writer = self.upload.writer
-        return writer is not None and writer.takes_at_once(offset, size)
-
-    @property
     def is_clean(self) -> bool:
         """Whether ``flush`` would have nothing to do."""
         writer = self.upload.writer
@@ -68,12 +58,29 @@ class OpenUpload:
         Where one write failed, so does every other: a program may try the same bytes again.
         """
         with self.upload.lock:
-            writer = self._writer()
-            if self._failure is not None:
-                raise self._failure
-            self._written = True
-            with self._changing():
-                writer.write_at(offset, data)
+            self._write(offset, data)
+
+    def write_now(self, offset: int, data: bytes) -> bool:
+        """``write`` if that takes microseconds: nobody is at it, and it adds to what is open."""
+        lock = self.upload.lock
+        if not lock.acquire(blocking=False):
+            return False
+        try:
+            writer = self.upload.writer
+            if writer is None or not writer.takes_at_once(offset, len(data)):
+                return False
+            self._write(offset, data)
+            return True
+        finally:
+            lock.release()
+
+    def _write(self, offset: int, data: bytes) -> None:
+        writer = self._writer()
+        if self._failure is not None:
+            raise self._failure
+        self._written = True
+        with self._changing():
+            writer.write_at(offset, data)
 
     def truncate(self, size: int) -> None:
         """Cut it, or fill it with zeros, to *size* bytes; raises what ``write`` does."""

@@ -6,11 +6,12 @@ import socket
 import stat
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
+from blobfs.drivers import beneath
 from blobfs.drivers.base import DirEntry, StorageDriver
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
@@ -341,3 +342,14 @@ def test_no_operation_leaves_a_descriptor_open(driver: StorageDriver, tmp_path: 
 def test_driver_that_cannot_be_made_leaves_no_descriptor_open(tmp_path: Path) -> None:
     with pytest.raises(PathNotFound):
         FilesystemDriver.below(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(("is_local", "now"), [(True, b"ello"), (False, None)])
+def test_file_of_this_machine_is_read_on_the_event_loop(
+    tmp_path: Path, is_local: bool, now: bytes | None
+) -> None:
+    (tmp_path / "a").write_bytes(b"hello")
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    driver = FilesystemDriver(tmp_path, fd, beneath.opener(fd), is_local=is_local)
+    with closing(driver), driver.open("/a") as reader:
+        assert reader.read_now(1, 10) == now

@@ -48,10 +48,22 @@ async def test_write_that_only_adds_waits_for_no_thread(written: bytes) -> None:
     assert opened.upload.writer.size == len(written) + 4
 
 
-def test_write_that_has_to_save_all_before_is_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_write_does_not_wait_on_the_event_loop_for_who_is_at_the_upload() -> None:
+    uploads = Uploads().at("/a/_uploads", Registry(InMemoryDriver()).repository("a").uploads)
+    opened = await Uploading(StorageThreads(inline=True)).open(uploads.begin("x"), truncate=False)
+    with opened.upload.lock:
+        assert not opened.write_now(0, b"x")
+    assert opened.write_now(0, b"x")
+
+
+def test_write_that_has_to_save_all_is_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = InMemoryDriver()
     driver.is_object_store = True
-    uploads = Registry(driver).repository("a").uploads
-    assert uploads.create().takes_at_once(0, 1)
     monkeypatch.setattr("blobfs.storage.blobwriter._CHECKPOINT_S", -1.0)  # so it is due
-    assert not uploads.create().takes_at_once(0, 1)
+    writer = Registry(driver).repository("a").uploads.create()
+    assert writer.takes_at_once(0, 1)
+    writer.write_at(0, b"x")
+    assert not writer.is_stored
+    assert not writer.takes_at_once(1, 1)
+    writer.write_at(1, b"x")
+    assert writer.is_stored

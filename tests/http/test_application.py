@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
@@ -23,7 +23,7 @@ class Site:
         self.storage_fails = False
         self.listener = listening("0")
         metrics = CollectorRegistry()
-        Counter("blobfs_things", "Things.", registry=metrics).inc(3)
+        Gauge("blobfs_things", "Things.", registry=metrics).set(3)
         health = Health({"storagedriver_s3": Check(self._ask, kept_s=0)})
         self.pages = application(metrics, health, lambda: [READING])
 

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from blobfs import paths
+from blobfs.cache.base import DescriptorCache
+from blobfs.cache.memory import MemoryCache
+from blobfs.cache.none import NoCache
 from blobfs.digest import OCTET_STREAM, Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.checked import CheckedDriver
@@ -254,3 +257,23 @@ def test_wrong_bytes_are_told_through_every_repository(
     for path in EVERYWHERE[:3]:
         with pytest.raises(DigestMismatch):
             blob_file(root, path).open()
+
+
+@pytest.mark.parametrize("cache", [NoCache(), MemoryCache()])
+def test_wrong_blob_that_was_stored_anew_is_read_at_the_next_look(
+    local: StorageDriver, stored: Path, cache: DescriptorCache
+) -> None:
+    Layout(local).layer(CONTENT)
+    data = stored / DATA[1:]
+    data.write_bytes(CONTENT.upper())
+    root = tree_of(local, verify=Verify.FIRST, cache=cache).root()
+    path = f"/{APP}/_layers/sha256/{DIGEST.encoded}"
+    with pytest.raises(DigestMismatch):
+        content(blob_file(root, path).open())
+    data.write_bytes(CONTENT)
+    os.utime(data, ns=(1, 1))
+    try:
+        found = blob_file(root, path).open()
+    except Stale:  # at which the kernel looks again
+        found = blob_file(root, path).open()
+    assert content(found) == CONTENT

@@ -3,6 +3,7 @@
 import posixpath
 from collections.abc import Iterator
 
+from blobfs.cache.base import DescriptorCache
 from blobfs.drivers.base import FileReader, StorageDriver
 from blobfs.storage.registry import Registry
 from blobfs.vfs.blobs import BlobFile
@@ -12,10 +13,14 @@ from blobfs.vfs.verification import Verification, Verify
 
 
 def tree_of(
-    driver: StorageDriver, *, expose_blobs: bool = False, verify: Verify = Verify.NONE
+    driver: StorageDriver,
+    *,
+    expose_blobs: bool = False,
+    verify: Verify = Verify.NONE,
+    cache: DescriptorCache | None = None,
 ) -> Tree:
     """What a mount of the storage shows."""
-    return Tree(Registry(driver), Verification(verify), expose_blobs=expose_blobs)
+    return Tree(Registry(driver, cache), Verification(verify), expose_blobs=expose_blobs)
 
 
 def find(root: Directory, path: str) -> Node:
