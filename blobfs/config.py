@@ -99,10 +99,10 @@ class Settings:
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
         }
-        return shown | {"cache": self.cache and _without_secrets(self.cache)}
+        return shown | {"cache": self.cache and without_secrets(self.cache)}
 
 
-def _without_secrets(url: str) -> str:
+def without_secrets(url: str) -> str:
     """A URL without user, password and options, of which some are secrets."""
     scheme, colon, rest = url.partition("://")
     return scheme + colon + rest.partition("?")[0].rpartition("@")[2]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +86,28 @@ def test_options_can_be_given_by_the_environment(registry: DockerRegistry) -> No
         command, env={"BLOBFS_MOUNT_UMASK": "9"}, capture_output=True, text=True, check=False
     )
     assert "not an octal number" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--serve",), "add --http PORT"),
+        (("--http", "0", "--serve", "--serve-redirect"), "s3://"),
+        (("--serve-redirect",), "--serve"),
+        (("--cache", "redis://:secret@localhost"), "BLOBFS_MOUNT_CACHE"),
+        (("--cache", "redis://localhost/?password=secret"), "BLOBFS_MOUNT_CACHE"),
+        (("--cache", "disk"), "'disk' is not a descriptor cache"),
+        (("--config", "/nowhere.yml"), "/nowhere.yml: No such file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_mount_is_refused_in_a_sentence(
+    tmp_path: Path, options: tuple[str, ...], told: str
+) -> None:
+    (tmp_path / "mnt").mkdir()
+    done = run("mount", "--create", tmp_path / "storage", tmp_path / "mnt", *options)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "secret" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "mnt").is_mount()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from blobfs.digest import CANONICAL, Descriptor, Digest
 from blobfs.reference import RepositoryName
@@ -24,7 +25,8 @@ class DescriptorCache(ABC):
     ``set`` was called for it, whatever others have. Without one, it is about the blob itself.
 
     A digest is that of the descriptor, or another algorithm's for the same bytes, under which
-    it was pushed: a blob that was pushed as ``sha512:…`` is described as ``sha256:…``.
+    it was pushed: a blob that was pushed as ``sha512:…`` is described as ``sha256:…``. These are
+    two names, and a repository has the blob by each for itself.
 
     Any entry may be forgotten at any time. All but ``close`` raise StorageUnavailable,
     StorageTimeout; a ``ResilientCache`` raises nothing.
@@ -52,7 +54,10 @@ class DescriptorCache(ABC):
     def set(
         self, digest: Digest, descriptor: Descriptor, repository: RepositoryName | None = None
     ) -> None:
-        """Remember a blob that is stored, and linked in *repository*, under its own digest too.
+        """Remember a blob that is stored, and linked in *repository* by the name *digest*.
+
+        The blob alone is remembered under its own digest too. In distribution the repository
+        then has it by both names, and gets back one that was deleted by a lookup of the other.
 
         A repository's media type replaces the one that was remembered for it. That of the blob
         itself stays what it was first; its size and time are replaced. What ``describes`` refuses
@@ -112,12 +117,20 @@ def describes(digest: Digest, descriptor: Descriptor) -> bool:
     return (same or alias) and descriptor.size >= 0 and descriptor.media_type != ""
 
 
+class Described(NamedTuple):
+    """What to remember: *descriptor* for *digest*, and if not None that *repository* has it."""
+
+    digest: Digest
+    descriptor: Descriptor
+    repository: RepositoryName | None
+
+
 def with_canonical(
-    descriptors: Mapping[Digest, Descriptor],
-) -> Iterable[tuple[Digest, Descriptor]]:
-    """What to remember for ``set_many``: each that can be right, then under its own digest."""
+    descriptors: Mapping[Digest, Descriptor], repository: RepositoryName | None
+) -> Iterable[Described]:
+    """What to remember for ``set_many``: each that can be right, then the blob it leads to."""
     for digest, descriptor in descriptors.items():
         if describes(digest, descriptor):
-            yield digest, descriptor
+            yield Described(digest, descriptor, repository)
             if digest != descriptor.digest:
-                yield descriptor.digest, descriptor
+                yield Described(descriptor.digest, descriptor, None)

@@ -83,11 +83,11 @@ class MemoryCache(DescriptorCache):
         self, descriptors: Mapping[Digest, Descriptor], repository: RepositoryName | None = None
     ) -> None:
         with self._lock:
-            for digest, descriptor in with_canonical(descriptors):
+            for digest, descriptor, owner in with_canonical(descriptors, repository):
                 first = self._used(None, digest) or descriptor
                 self._put(None, digest, replace(descriptor, media_type=first.media_type))
-                if repository is not None:
-                    self._put(repository, digest, descriptor)
+                if owner is not None:
+                    self._put(owner, digest, descriptor)
 
     def _put(
         self, repository: RepositoryName | None, digest: Digest, descriptor: Descriptor

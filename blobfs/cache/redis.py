@@ -23,7 +23,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from blobfs import metrics
-from blobfs.cache.base import DescriptorCache, with_canonical
+from blobfs.cache.base import Described, DescriptorCache, with_canonical
 from blobfs.cache.redis_clients import CONNECTIONS, Client, client_of
 from blobfs.cache.redis_entries import (
     FIELDS,
@@ -118,14 +118,14 @@ class RedisCache(DescriptorCache):
     def set_many(
         self, descriptors: Mapping[Digest, Descriptor], repository: RepositoryName | None = None
     ) -> None:
-        for batch in self._batches(list(with_canonical(descriptors))):
-            self._call("set", partial(self._remember, batch, repository))
+        for batch in self._batches(list(with_canonical(descriptors, repository))):
+            # What is set late, perhaps after a clear, is cleared: nothing expires.
+            undo = partial(self._forget, [described.digest for described in batch], repository)
+            self._call("set", partial(self._remember, batch), undo)
 
-    def _remember(
-        self, described: Sequence[tuple[Digest, Descriptor]], repository: RepositoryName | None
-    ) -> None:
+    def _remember(self, batch: Sequence[Described]) -> None:
         pipeline = self._pipeline(transaction=True)
-        for digest, descriptor in described:
+        for digest, descriptor, repository in batch:
             key = blob_key(digest)
             if repository is not None:
                 pipeline.sadd(members_key(repository), str(digest))
@@ -181,9 +181,11 @@ class RedisCache(DescriptorCache):
                 self._made = client_of(self._options, self._limit_s)
         return self._made.pipeline(transaction=transaction and not self._options.is_cluster)
 
-    def _call(self, operation: str, call: Callable[[], T]) -> T:
+    def _call(
+        self, operation: str, call: Callable[[], T], undo: Callable[[], None] | None = None
+    ) -> T:
         with _redis_errors(self._options), metrics.REDIS_SECONDS.labels(operation).time():
-            return self._limit.run(call)
+            return self._limit.run(call, undo)
 
     def close(self) -> None:
         self._limit.close()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote
 
 from blobfs.errors import MountRefused
 
@@ -19,7 +19,10 @@ _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
 _TLS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _SENTINEL: Final = ("sentinel_username", "sentinel_password")
-_HOST: Final = re.compile(r"(?:\[(?P<v6>[^]]+)\]|(?P<name>[^]:[]+))(?::(?P<port>[0-9]+))?")
+_URL: Final = re.compile(r"([^:/?#]+):(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
+"""Scheme, network location, path, query, fragment: RFC 3986, appendix B."""
+
+_HOST: Final = re.compile(r"(?:\[(?P<v6>[^]\s]+)\]|(?P<name>[^]:[\s]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
 class Address(NamedTuple):
@@ -75,13 +78,10 @@ class RedisOptions:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read a URL, in the form that redis-py and redis-cli take; raises MountRefused."""
-        try:
-            url = urlsplit(text)
-            credentials, _, hosts = url.netloc.rpartition("@")
-            username, _, password = credentials.partition(":")
-            place = _place(url, hosts)
-        except ValueError:
-            raise _refusal() from None
+        url = _split(text)
+        credentials, _, hosts = url.netloc.rpartition("@")
+        username, _, password = credentials.partition(":")
+        place = _place(url, hosts)
         given = dict(parse_qsl(url.query, keep_blank_values=True))
         if "@" in url.query:  # of a password that has a "?", perhaps
             raise _refusal()
@@ -111,8 +111,17 @@ def _refusal() -> MountRefused:
     return MountRefused(f"the URL of the Redis cache is not {_FORMS}")
 
 
+def _split(text: str) -> SplitResult:
+    """``urlsplit``, of which some releases refuse an address in brackets after another host."""
+    found = _URL.fullmatch(text)
+    if found is None:
+        raise _refusal()
+    scheme, *rest = found.groups(default="")
+    return SplitResult(scheme.lower(), *rest)
+
+
 def _place(url: SplitResult, hosts: str) -> _Place:
-    """Where the server is, and the database as it is written; raises ValueError."""
+    """Where the server is, and the database as it is written."""
     scheme, _, kind = url.scheme.partition("+")
     parts = [unquote(part) for part in url.path.strip("/").split("/")]
     if url.fragment:

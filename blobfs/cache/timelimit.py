@@ -29,18 +29,29 @@ class TimeLimit:
         self._lock = Lock()
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
-    def run(self, call: Callable[[], T]) -> T:
-        """What *call* gives or raises; raises StorageTimeout, StorageUnavailable."""
+    def run(self, call: Callable[[], T], undo: Callable[[], object] | None = None) -> T:
+        """What *call* gives or raises; raises StorageTimeout, StorageUnavailable.
+
+        *undo* is called once a *call* has ended late, whether it succeeded or not; nobody is told
+        whether *undo* does.
+        """
         if not self._begun:
             self._begin()
-        future: Future[T] = Future()
-        self._calls.put(partial(_settle, future, call))
+        future = self._queued(call)
         try:
             return future.result(self._limit_s)
         except TimeoutError:
-            if not future.cancel() and future.done():  # it is the call's own, or just in time
-                return future.result()
+            if not future.cancel():  # it has begun
+                if future.done():  # it is the call's own, or just in time
+                    return future.result()
+                if undo is not None:
+                    future.add_done_callback(lambda _: self._queued(undo))
             raise StorageTimeout(f"no answer in {self._limit_s * 1000:.0f} ms") from None
+
+    def _queued(self, call: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+        self._calls.put(partial(_settle, future, call))
+        return future
 
     def _begin(self) -> None:
         with self._lock:

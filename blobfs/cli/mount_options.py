@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from blobfs.cli.types import DIRECTORY, FILE, SECONDS, Octal, Size
+from blobfs.errors import MountRefused
 from blobfs.vfs.verification import Verify
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ class _Option(click.Option):
     def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
         extra = super().get_help_extra(ctx)
         extra.pop("range", None)  # who leaves it is told; for others it is noise
+        if "default" in extra:
+            extra["default"] = extra["default"].strip("()")  # click's, around a text
         return extra
 
 
@@ -39,6 +43,16 @@ def _count(
 
 def _seconds(name: str, text: str, default: int) -> click.Option:
     return _option(name, text, type=SECONDS, default=default, metavar="SECONDS")
+
+
+def _without_password(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    typed = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+    if value is not None and typed and ("@" in value or "password=" in value):
+        raise MountRefused(
+            "a password on the command line can be seen by every user of the machine;"
+            f" give the URL as {ctx.auto_envvar_prefix}_CACHE, or by --config"
+        )
+    return value
 
 
 def _owner(name: str, text: str, default: Callable[[], int]) -> click.Option:
@@ -89,7 +103,9 @@ SECTIONS: Final[dict[str, list[click.Option]]] = {
         ),
         _option(
             "--cache",
-            "Where to keep what is known of blobs: none, memory, or redis://host, with registries.",
+            "Where to remember what blobs are; a Redis that has a password by BLOBFS_MOUNT_CACHE.",
+            metavar="none|memory|redis://HOST",
+            callback=_without_password,
             show_default="memory, or what --config says",
         ),
         _count("--read-memory", "MiB that reading ahead may hold (S3).", 256),
@@ -116,7 +132,7 @@ SECTIONS: Final[dict[str, list[click.Option]]] = {
             metavar="[HOST:]PORT",
         ),
         _flag("--serve", "Serve the registry's read API there too: /v2/, without authentication."),
-        _flag("--serve-redirect", "Send who asks for a blob to S3, by a presigned URL."),
+        _flag("--serve-redirect", "Send who asks for a blob there, by a presigned URL (S3)."),
         _option("--log-file", "Where to log; else the system's log.", type=FILE),
         _option(
             "--log-level",
@@ -124,7 +140,12 @@ SECTIONS: Final[dict[str, list[click.Option]]] = {
             type=click.Choice(["debug", "info", "warning", "error"]),
             default="info",
         ),
-        _option("--log-format", "How.", type=click.Choice(["text", "json"]), default="text"),
+        _option(
+            "--log-format",
+            "A line an event: text, or an object.",
+            type=click.Choice(["text", "json"]),
+            default="text",
+        ),
     ],
 }
 

@@ -78,7 +78,7 @@ def _serve(settings: Settings, surroundings: Surroundings, ready: Callable[[], N
         serve(
             registry,
             settings.mountpoint,
-            _mount_options(settings, health),
+            _mount_options(settings, surroundings.public(), health),
             partial(surroundings.announce, announce),
             partial(surroundings.tasks, registry, health),
         )
@@ -103,7 +103,7 @@ def _pid_file(path: Path | None, ready: Callable[[], None]) -> Iterator[Callable
             path.unlink(missing_ok=True)
 
 
-def _mount_options(settings: Settings, health: Health) -> MountOptions:
+def _mount_options(settings: Settings, public: dict[str, object], health: Health) -> MountOptions:
     return MountOptions(
         source=settings.source,
         presentation=Presentation(
@@ -126,6 +126,6 @@ def _mount_options(settings: Settings, health: Health) -> MountOptions:
         upload_deadline_s=settings.upload_deadline,
         readahead_kb=settings.readahead_kb,
         max_background=settings.max_background,
-        config=settings.public(),
+        config=public,
         health=health.snapshot,
     )

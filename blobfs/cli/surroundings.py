@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from blobfs import metrics, signals
-from blobfs.config import Settings
+from blobfs.config import Settings, without_secrets
+from blobfs.drivers.factory import is_s3
 from blobfs.errors import MountRefused
 from blobfs.fuse.mount import Task
 from blobfs.fuse.reading import Reading
@@ -39,8 +40,8 @@ class Surroundings:
         """Look around; raises MountRefused."""
         if settings.serve and settings.http is None:
             raise MountRefused("--serve needs an address: add --http PORT")
-        if settings.serve_redirect and not settings.serve:
-            raise MountRefused("--serve-redirect is for --serve; add that")
+        if settings.serve_redirect and not (settings.serve and is_s3(settings.storage)):
+            raise MountRefused("--serve-redirect is for --serve of an s3://bucket/prefix")
         return cls(
             settings,
             _NO_CONFIG if settings.config is None else read_config(settings.config),
@@ -52,6 +53,10 @@ class Surroundings:
     def cache(self) -> str:
         """Which descriptor cache to use, as ``cache_for`` takes it; it may hold a password."""
         return self.settings.cache or self.config.cache or "memory"
+
+    def public(self) -> dict[str, object]:
+        """The settings, with the cache that is used, for people and programs: no secrets."""
+        return self.settings.public() | {"cache": without_secrets(self.cache)}
 
     def listening_for_events(self) -> AbstractContextManager[Listener]:
         """Who hears of what is done through the mount, inside the ``with`` block."""

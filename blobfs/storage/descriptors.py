@@ -35,6 +35,21 @@ class Descriptors:
         self.cache = cache
         self.generation = object()
 
+    def known(
+        self, digests: Sequence[Digest], repository: RepositoryName | None
+    ) -> list[Descriptor | None]:
+        """What the cache has of each.
+
+        A blob that was asked for by another name is what the cache has of it by its own: who
+        finds a blob gone forgets it by that, and does not know what else it is called.
+        """
+        found = self.cache.stat_many(digests, repository)
+        renamed = [k.digest for d, k in zip(digests, found, strict=True) if k and k.digest != d]
+        if not renamed:
+            return found
+        blobs = dict(zip(renamed, self.cache.stat_many(renamed), strict=True))
+        return [known and _as_told(known, blobs.get(known.digest, known)) for known in found]
+
     def set_many(
         self,
         found: Mapping[Digest, Descriptor],
@@ -83,7 +98,7 @@ class CachedStatter:
         generation = self._descriptors.generation
         known = self._ready.take(digest, generation)
         if known is None:
-            known = self._descriptors.cache.stat(digest, self._repository)
+            [known] = self._descriptors.known([digest], self._repository)
         if known is None:
             found = self._look(digest)
             self._descriptors.set_many({digest: found}, self._repository, generation)
@@ -95,7 +110,7 @@ class CachedStatter:
         try:
             stored = self._stored(known.digest)
         except (BlobUnknown, BlobDamaged):
-            self._descriptors.forget(digest)
+            self._descriptors.forget(known.digest)
             return self._look(digest)
         # Of the blob only: whether the repository still has it was not looked up.
         self._descriptors.set_many({digest: stored}, None, generation)
@@ -109,11 +124,13 @@ class CachedStatter:
     ) -> None:
         """Get ready for a ``stat`` of each, by one call of the cache, and one to tell it.
 
+        Another is made for those that are called by another name than their own.
+
         Of those it knows *present* says which are there still; *prepare* is told of the others
         before they are looked up. What fails then fails again in ``stat``.
         """
         generation = self._descriptors.generation
-        found = self._descriptors.cache.stat_many(digests, self._repository)
+        found = self._descriptors.known(digests, self._repository)
         known = {d: k for d, k in zip(digests, found, strict=True) if k and k.mtime_ns is not None}
         unknown = [digest for digest in digests if digest not in known]
         there = set(present(list(known)))
@@ -130,6 +147,11 @@ class CachedStatter:
             self._descriptors.cache.clear_many(gone, self._repository)
         ready = {digest: known[digest] for digest in there}
         self._ready.put(ready | looked_up, generation)
+
+
+def _as_told(known: Descriptor, blob: Descriptor | None) -> Descriptor | None:
+    """What is *known* by any name, as large and as old as the *blob*, if that is known too."""
+    return blob and replace(known, size=blob.size, mtime_ns=blob.mtime_ns)
 
 
 class _Held(NamedTuple):
@@ -157,7 +179,10 @@ class _Ready:
 
     def take(self, digest: Digest, generation: object) -> Descriptor | None:
         """What is held of a blob, if nothing has been deleted meanwhile."""
-        held = self._held.pop(digest, None) if self._held else None
+        if not self._held:
+            return None
+        with self._lock:
+            held = self._held.pop(digest, None)
         if held is None or held.generation is not generation or held.until < time.monotonic():
             return None
         return held.descriptor

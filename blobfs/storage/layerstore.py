@@ -29,7 +29,7 @@ class LayerStore(LinkedBlobStore):
         listener: Listener = NOBODY,
     ) -> None:
         events = BlobEvents(repository, listener)
-        super().__init__(driver, blobs, paths.layers(repository), repository, events)
+        super().__init__(driver, blobs, paths.layers(repository), events)
         self._statter = CachedStatter(
             blobs.descriptors, self._stat_stored, blobs.stat_stored, repository
         )
@@ -46,4 +46,5 @@ class LayerStore(LinkedBlobStore):
     def grant(self, digest: Digest, descriptor: Descriptor) -> None:
         generation = self._blobs.descriptors.generation
         super().grant(digest, descriptor)
-        self._blobs.descriptors.set_many({digest: descriptor}, self._repository, generation)
+        names = dict.fromkeys((digest, descriptor.digest), descriptor)
+        self._blobs.descriptors.set_many(names, self.events.repository, generation)

@@ -20,7 +20,6 @@ from blobfs.errors import (
     PathNotFound,
 )
 from blobfs.logs import about
-from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import Events
 
@@ -46,8 +45,8 @@ class LinkedBlobStore:
     """The blobs that a link set gives access to.
 
     A link set is a directory of ``<algorithm>/<hex>/link`` files: a repository's layers, its
-    manifest revisions, or the index of a tag. *repository* is whose it is, for the descriptor
-    cache, which has to forget what is deleted; *events* tell what is mounted and deleted.
+    manifest revisions, or the index of a tag. *events* tell what is mounted and deleted, and
+    whose it is, for the descriptor cache, which has to forget what is deleted.
     """
 
     def __init__(
@@ -55,12 +54,10 @@ class LinkedBlobStore:
         driver: StorageDriver,
         blobs: BlobStore,
         link_set: str,
-        repository: RepositoryName | None = None,
         events: Events | None = None,
     ) -> None:
         self._driver = driver
         self._blobs = blobs
-        self._repository = repository
         self.link_set = link_set
         self.events = events or Events()
 
@@ -166,7 +163,7 @@ class LinkedBlobStore:
         except PathNotFound:
             raise BlobUnknown(digest) from None
         finally:  # also of what is gone already, or may be
-            self._blobs.descriptors.delete(digest, self._repository)
+            self._blobs.descriptors.delete(digest, self.events.repository)
         self.events.deleted(digest)
 
     def algorithms(self) -> list[str]:

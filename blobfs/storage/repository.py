@@ -31,7 +31,7 @@ class Repository:
         self._listener = listener
         self.layers = LayerStore(driver, blobs, name, listener)
         told = ManifestEvents(name, blobs, listener)
-        revisions = LinkedBlobStore(driver, blobs, paths.revisions(name), name, told)
+        revisions = LinkedBlobStore(driver, blobs, paths.revisions(name), told)
         self.manifests = ManifestStore(revisions, self.layers)
         self.tags = TagStore(driver, blobs, name, told)
         self.uploads = UploadStore(driver, blobs, self.layers, name)

@@ -82,7 +82,15 @@ def test_blob_is_known_under_both_its_digests(
     assert cache.stat(ALIAS, repository) == BLOB, "a second time"
     assert cache.stat(ALIAS) == BLOB
     assert cache.stat(BLOB.digest) == BLOB
-    assert cache.stat(BLOB.digest, repository) == BLOB
+
+
+def test_repository_has_a_blob_only_by_the_name_that_was_set(cache: DescriptorCache) -> None:
+    """In distribution it has it under both, also where one link has been deleted."""
+    cache.set(ALIAS, BLOB, ONE)
+    assert cache.stat(BLOB.digest, ONE) is None
+    cache.set(BLOB.digest, JSON, ONE)
+    cache.set(ALIAS, BLOB, ONE)
+    assert cache.stat(BLOB.digest, ONE) == JSON
 
 
 def test_media_type_of_a_repository_is_its_own(cache: DescriptorCache) -> None:
@@ -111,7 +119,7 @@ def test_size_is_what_was_said_last(
 def test_time_is_what_was_said_last(
     cache: DescriptorCache, repository: RepositoryName | None
 ) -> None:
-    def time_of(digest: Digest) -> int | None:
+    def time_of(digest: Digest, repository: RepositoryName | None = None) -> int | None:
         found = cache.stat(digest, repository)
         assert found is not None
         return found.mtime_ns
@@ -119,7 +127,7 @@ def test_time_is_what_was_said_last(
     for mtime_ns in (1_700_000_000_123_456_789, -1, None):
         told = replace(BLOB, mtime_ns=mtime_ns)
         cache.set(ALIAS, told, repository)
-        assert [time_of(ALIAS), time_of(BLOB.digest)] == [mtime_ns, mtime_ns]
+        assert [time_of(ALIAS, repository), time_of(BLOB.digest)] == [mtime_ns, mtime_ns]
 
 
 def test_time_is_forgotten_with_the_blob(cache: DescriptorCache) -> None:

@@ -44,6 +44,7 @@ def test_text_gives_a_cache_that_does_not_fail(text: str, kind: type[DescriptorC
         ("redis://host?db=3", RedisOptions(HOST, database=3)),
         ("REDIS://host", RedisOptions(HOST)),
         ("redis://[::1]:7", RedisOptions((Address("::1", 7),))),
+        ("unix:/run/r", RedisOptions(path="/run/r")),
         ("redis://:p%40ss@host", RedisOptions(HOST, password="p@ss")),
         ("redis://me:p@host", RedisOptions(HOST, username="me", password="p")),
         ("rediss://host", RedisOptions(HOST, tls=True)),
@@ -144,6 +145,8 @@ def test_url_is_shown_without_its_password(url: str, shown: str) -> None:
         "redis+cluster://host?sentinel_password=secret",
         "unix+cluster:///run/r",
         "redis+secret://host@",
+        "redis://:secret@ho st",
+        "redis://host:" + "7" * 5000,
     ],
 )
 def test_anything_else_is_refused_without_showing_a_password(text: str) -> None:

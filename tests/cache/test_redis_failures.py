@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from threading import Thread
 from typing import Final
 
@@ -12,7 +12,7 @@ import pytest
 from blobfs.cache.redis import RedisCache
 from blobfs.cache.redis_options import RedisOptions
 from blobfs.errors import StorageTimeout, StorageUnavailable
-from tests.cache.samples import ONE, PATIENT_S, described
+from tests.cache.samples import ONE, PATIENT_S, described, eventually
 from tests.redisserver import RedisServer
 from tests.services import free_port
 
@@ -38,19 +38,39 @@ def _taking_no_longer_than(most_s: float) -> Iterator[None]:
 
 @contextmanager
 def _answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
-    """The URL of a server that is none: *answer* serves its first connection."""
+    """The URL of a server that is none: *answer* serves each connection."""
 
-    def serve() -> None:
-        try:
-            connection, _ = listener.accept()
-            with connection:
-                answer(connection)
-        except OSError:  # the cache has gone, or the test is over
-            pass
+    def serve(connection: socket.socket) -> None:
+        with suppress(OSError), connection:  # the cache has gone
+            answer(connection)
+
+    def listen() -> None:
+        with suppress(OSError):  # the test is over
+            while True:
+                Thread(target=serve, args=listener.accept()[:1], daemon=True).start()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        Thread(target=serve, daemon=True).start()
+        Thread(target=listen, daemon=True).start()
         yield f"redis://:secret@127.0.0.1:{listener.getsockname()[1]}"
+
+
+def _slowly(server: RedisServer) -> Callable[[socket.socket], None]:
+    """Let *server* answer, which does at once what it is told, a few bytes at a time."""
+
+    def answer(connection: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", server.port)) as redis:
+            Thread(target=_pass_on, args=(connection, redis), daemon=True).start()
+            while drop := redis.recv(4):
+                connection.sendall(drop)
+                time.sleep(0.01)
+
+    return answer
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while told := source.recv(65536):
+            target.sendall(told)
 
 
 def _drop_by_drop(connection: socket.socket) -> None:
@@ -130,6 +150,22 @@ def test_server_does_not_answer(call: Call, own_redis: RedisServer) -> None:
         own_redis.pause()
         with _taking_no_longer_than(IN_TIME_S), pytest.raises(StorageTimeout):
             call(cache)
+
+
+@pytest.mark.redis
+def test_what_was_set_too_late_is_cleared(own_redis: RedisServer) -> None:
+    """It may land after the clear of a delete, and nothing expires."""
+    with closing(own_redis.client()) as client, _answering(_slowly(own_redis)) as url:
+        client.config_set("requirepass", "secret")
+
+        def is_told() -> bool:
+            return "cmdstat_hsetnx" in client.info("commandstats")
+
+        with closing(RedisCache.at(url)) as cache:
+            with pytest.raises(StorageTimeout):
+                cache.set(BLOB.digest, BLOB, ONE)
+            assert eventually(is_told, PATIENT_S)
+            assert eventually(lambda: client.dbsize() == 0, PATIENT_S)
 
 
 @pytest.mark.redis

@@ -72,6 +72,43 @@ def test_call_that_nobody_waits_for_any_more_is_not_begun(hanging: threading.Eve
     assert made == ["in time"]
 
 
+def test_call_that_ends_late_is_undone(limit: TimeLimit, hanging: threading.Event) -> None:
+    done: list[str] = []
+    undone = threading.Event()
+
+    def call() -> None:
+        hanging.wait()
+        done.append("late")
+
+    def undo() -> None:
+        done.append("undone")
+        undone.set()
+
+    with pytest.raises(StorageTimeout):
+        limit.run(call, undo)
+    hanging.set()
+    assert undone.wait(10)
+    assert done == ["late", "undone"]
+
+
+def test_call_that_ends_in_time_is_not_undone() -> None:
+    undone: list[str] = []
+    with closing(TimeLimit(10, threads=1)) as limit:
+        limit.run(lambda: 17, lambda: undone.append("undone"))
+        with pytest.raises(KeyError):
+            limit.run(_missing, lambda: undone.append("undone"))
+        limit.run(lambda: 17)
+    assert undone == []
+
+
+def test_undoing_may_fail(hanging: threading.Event) -> None:
+    with closing(TimeLimit(0.2, threads=1)) as limit:
+        with pytest.raises(StorageTimeout):
+            limit.run(hanging.wait, _missing)
+        hanging.set()
+        assert [limit.run(lambda: 17), limit.run(lambda: 18)] == [17, 18], "the thread goes on"
+
+
 def test_nothing_is_begun_before_it_is_used() -> None:
     before = threading.active_count()
     TimeLimit(0.05, threads=2).close()

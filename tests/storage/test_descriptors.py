@@ -1,6 +1,8 @@
 """Looking through a descriptor cache: what it saves the storage, and what it must never say."""
 
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 
@@ -9,12 +11,14 @@ import pytest
 from blobfs import paths
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.memory import MemoryCache
+from blobfs.cache.none import NoCache
 from blobfs.cache.redis import RedisCache
 from blobfs.cache.redis_options import RedisOptions
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import BlobUnknown, LinkDangling, LinkInvalid, ManifestRejected, Stale
 from blobfs.reference import RepositoryName
+from blobfs.storage.descriptors import CachedStatter, Descriptors
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
@@ -63,6 +67,11 @@ def other_app(driver: StorageDriver, cache: DescriptorCache) -> Repository:
     return Registry(driver, cache).repository(APP)
 
 
+def _push_alias(layout: Layout) -> None:
+    """What a push as ``sha512`` leaves: a link of each name."""
+    layout.link(paths.layers(APP), ALIAS, str(layout.layer(CONTENT)).encode())
+
+
 def _forgetting_times(cache: DescriptorCache, digest: Digest = DIGEST) -> None:
     """What a registry beside us leaves, which keeps no times."""
     found = cache.stat(digest, APP)
@@ -85,11 +94,34 @@ def test_what_was_looked_up_is_not_asked_again(
 def test_alias_is_remembered_under_both_its_names(
     layout: Layout, app: Repository, asked: AskedDriver
 ) -> None:
-    layout.link(paths.layers(APP), ALIAS, str(layout.layer(CONTENT)).encode())
-    assert app.layers.stat(ALIAS).digest == DIGEST
+    _push_alias(layout)
+    for name in (ALIAS, DIGEST):
+        assert app.layers.stat(name).digest == DIGEST
     asked.asked.clear()
     assert app.layers.stat(ALIAS) == app.layers.stat(DIGEST)
     assert asked.asked == []
+
+
+def test_name_that_was_deleted_does_not_come_back_with_the_other(
+    layout: Layout, app: Repository, cache: DescriptorCache
+) -> None:
+    """[S14.2] It does in distribution."""
+    _push_alias(layout)
+    app.layers.stat(DIGEST)
+    app.layers.delete(DIGEST)
+    assert app.layers.stat(ALIAS).digest == DIGEST
+    assert cache.stat(DIGEST, APP) is None
+    with pytest.raises(BlobUnknown):
+        app.layers.stat(DIGEST)
+
+
+def test_commit_is_remembered_under_both_its_names(app: Repository, asked: AskedDriver) -> None:
+    with app.uploads.create() as writer:
+        writer.write(CONTENT)
+        writer.commit(ALIAS)
+    asked.asked.clear()
+    assert app.layers.stat(ALIAS) == app.layers.stat(DIGEST)
+    assert set(asked.asked) == {BLOB}, "for its time"
 
 
 def test_what_is_missing_is_not_remembered(layout: Layout, app: Repository) -> None:
@@ -156,16 +188,17 @@ def test_of_what_a_registry_looked_up_only_the_time_is_asked(
     assert asked.asked == []
 
 
+@pytest.mark.parametrize("name", [DIGEST, ALIAS], ids=["its own name", "another"])
 def test_blob_that_is_gone_when_its_time_is_asked_is_forgotten(
-    layout: Layout, app: Repository, cache: DescriptorCache
+    layout: Layout, app: Repository, cache: DescriptorCache, name: Digest
 ) -> None:
-    layout.layer(CONTENT)
-    app.layers.stat(DIGEST)
-    _forgetting_times(cache)
+    _push_alias(layout)
+    app.layers.stat(name)
+    _forgetting_times(cache, name)
     layout.driver.delete(BLOB)
     with pytest.raises(LinkDangling):
-        app.layers.stat(DIGEST)
-    assert cache.stat(DIGEST, APP) is None
+        app.layers.stat(name)
+    assert cache.stat(DIGEST) is None
 
 
 @pytest.mark.parametrize("content", [None, b"another size"], ids=["gone", "of another size"])
@@ -186,6 +219,34 @@ def test_blob_that_is_not_what_was_remembered_is_forgotten(
             app.layers.stat(DIGEST)
     else:
         assert app.layers.stat(DIGEST).size == len(content)
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_blob_that_was_found_gone_is_gone_under_its_other_name_too(
+    layout: Layout, app: Repository, registry: Registry, *, is_listed: bool
+) -> None:
+    """[S14.3]"""
+    _push_alias(layout)
+    known = app.layers.stat(ALIAS)
+    layout.driver.delete(BLOB)
+    with pytest.raises(Stale):
+        registry.blobs.open_known(known)
+    if is_listed:
+        app.layers.prefetch([ALIAS])
+    with pytest.raises(LinkDangling):
+        app.layers.stat(ALIAS)
+
+
+def test_blob_that_was_stored_again_is_told_of_by_its_other_name_too(
+    layout: Layout, app: Repository, registry: Registry
+) -> None:
+    _push_alias(layout)
+    known = app.layers.stat(ALIAS)
+    layout.put(BLOB, b"another size")
+    with pytest.raises(Stale):
+        registry.blobs.open_known(known)
+    found = app.layers.stat(DIGEST)
+    assert app.layers.stat(ALIAS) == found != known
 
 
 def test_blob_whose_bytes_are_wrong_is_forgotten(
@@ -352,6 +413,29 @@ def test_listing_asks_the_storage_only_for_what_is_not_remembered(
         len(b"%d" % number) for number in range(250)
     ]
     assert asked.asked == []
+
+
+@pytest.fixture
+def hurried() -> Iterator[None]:
+    """Threads that take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_threads_list_and_look_at_once() -> None:
+    blobs = {digest: Descriptor(digest, 1) for digest in map(Digest.of, map(bytes, range(50)))}
+    statter = CachedStatter(Descriptors(NoCache()), blobs.__getitem__, blobs.__getitem__)
+
+    def list_and_look(_: int) -> list[Descriptor]:
+        statter.prefetch(list(blobs), lambda known: known, lambda unknown: None)
+        return [statter.stat(digest) for digest in blobs]
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(list_and_look, range(1000)))
+    assert found == [list(blobs.values())] * 1000
 
 
 def test_listing_leaves_out_what_has_no_link(
