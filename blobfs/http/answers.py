@@ -32,6 +32,7 @@ class ErrorCode(Enum):
     NAME_UNKNOWN = "repository name not known to registry", 404
     PAGINATION_NUMBER_INVALID = "invalid number of results requested", 400
     RANGE_INVALID = "invalid content range", 416
+    TOOMANYREQUESTS = "too many requests", 429
     UNAVAILABLE = "service unavailable", 503
     UNKNOWN = "unknown error", 500
     UNSUPPORTED = "The operation is unsupported.", 405
@@ -96,6 +97,12 @@ async def refused(request: Request, exc: Exception) -> Response:
     return refusal(code, detail=_detail(code, asked))
 
 
+async def broken(request: Request, exc: Exception) -> Response:
+    """What nobody foresaw."""
+    log.error("%s %s: unexpected", request.method, request.url.path, exc_info=exc)
+    return refusal(ErrorCode.UNKNOWN)
+
+
 async def misdirected(request: Request, exc: Exception) -> Response:
     """Where no page is, and what pages do not do: they are for reading."""
     if isinstance(exc, HTTPException) and exc.status_code == ErrorCode.UNSUPPORTED.status:
@@ -105,13 +112,14 @@ async def misdirected(request: Request, exc: Exception) -> Response:
 
 def _detail(code: ErrorCode, asked: Mapping[str, str]) -> object:
     """What was asked for, in the form that distribution says it."""
+    name, reference = asked.get("name"), asked.get("reference", "")
     match code:
         case ErrorCode.BLOB_UNKNOWN:
-            return asked["digest"]
-        case ErrorCode.MANIFEST_UNKNOWN if ":" in asked["reference"]:
-            return {"Name": asked["name"], "Revision": asked["reference"]}
+            return asked.get("digest")
+        case ErrorCode.MANIFEST_UNKNOWN if ":" in reference:
+            return {"Name": name, "Revision": reference}
         case ErrorCode.MANIFEST_UNKNOWN:
-            return {"Tag": asked["reference"]}
+            return {"Tag": reference}
         case ErrorCode.NAME_UNKNOWN | ErrorCode.NAME_INVALID:
-            return {"name": asked["name"]}
+            return {"name": name}
     return None

@@ -23,7 +23,7 @@ def application(
 ) -> Starlette:
     """The pages below, and *routes* beside them."""
     pages = Pages(metrics, health, in_flight)
-    return Starlette(
+    site = Starlette(
         routes=[
             Route("/metrics", pages.metrics),
             Route("/healthz", pages.healthz),
@@ -33,6 +33,8 @@ def application(
         ],
         exception_handlers={404: pages.missing},
     )
+    site.router.redirect_slashes = False  # to wherever the client's Host header says we are
+    return site
 
 
 class Pages:
@@ -47,7 +49,7 @@ class Pages:
 
     async def metrics(self, request: Request) -> Response:
         """For Prometheus, in the form it asks for."""
-        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        encode, media_type = _encoder(request.headers.get("accept", ""))
         content = await self._others.run(encode, self._metrics)
         return Response(content, headers={"content-type": media_type})
 
@@ -73,3 +75,10 @@ class Pages:
         """Nothing is there."""
         await self._others.turn()
         return PlainTextResponse("Not Found\n", status_code=404)
+
+
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is none
+        return choose_encoder("")

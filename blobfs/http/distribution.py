@@ -7,6 +7,7 @@ distribution 2.8 (``registry/handlers``), to which ``tests/http`` compares every
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from starlette.datastructures import MutableHeaders
@@ -14,12 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blobfs.errors import BlobfsError
-from blobfs.http.answers import ErrorCode, misdirected, refusal, refused
+from blobfs.http.answers import ErrorCode, broken, misdirected, refusal, refused
 from blobfs.http.blobs import Blobs
 from blobfs.http.listing import Listing
 from blobfs.http.loopshare import LoopShare
@@ -29,6 +30,9 @@ from blobfs.storage.registry import Registry
 
 _SHARE: Final = 0.25
 """How much of the event loop requests may have to begin with: some 500 a second."""
+
+_MOST: Final = 48
+"""Requests at a time. The rest of the server's 64 connections is for health and metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +56,15 @@ def routes(registry: Registry, options: ServeOptions) -> list[BaseRoute]:
         Route("/{name:path}/blobs/uploads/{upload:path}", _no_upload),
         Route("/{name:path}/blobs/{digest}", blobs.get),
     ]
-    handlers = {BlobfsError: refused, HTTPException: misdirected}
+    handlers = {BlobfsError: refused, HTTPException: misdirected, Exception: broken}
     around = [
-        Middleware(_InTurn, share=LoopShare(_SHARE)),
         Middleware(_Versioned),
+        Middleware(_InTurn, share=LoopShare(_SHARE)),
         Middleware(ExceptionMiddleware, handlers=handlers),
     ]
-    return [Mount("/v2", routes=pages, middleware=around)]
+    below = Router(pages, redirect_slashes=False)
+    base = RedirectResponse("/v2/", HTTPStatus.MOVED_PERMANENTLY)
+    return [Route("/v2", base, middleware=around), Mount("/v2", below, middleware=around)]
 
 
 async def _base(request: Request) -> Response:
@@ -71,15 +77,24 @@ async def _no_upload(request: Request) -> Response:
 
 
 class _InTurn:
-    """Lets requests begin as fast as the mount beside them allows."""
+    """Lets requests begin as fast as the mount beside them allows; so many at a time, no more."""
 
     def __init__(self, app: ASGIApp, share: LoopShare) -> None:
         self._app = app
         self._share = share
+        self._begun = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._share.turn()
-        await self._app(scope, receive, send)
+        if self._begun == _MOST:
+            headers = {"Retry-After": "1", "Connection": "close"}
+            await refusal(ErrorCode.TOOMANYREQUESTS, headers=headers)(scope, receive, send)
+            return
+        self._begun += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._begun -= 1
 
 
 class _Versioned:

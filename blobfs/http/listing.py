@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from itertools import islice
 from typing import Final
@@ -22,6 +23,8 @@ _MOST: Final = 1000
 """Repositories on a page that can be asked for, as in distribution."""
 
 _ALL: Final = 10**9
+
+_NUMBER: Final = re.compile("[0-9]{1,9}")
 
 
 class Listing:
@@ -68,7 +71,7 @@ def _count(request: Request, default: int) -> int | None:
     text = request.query_params.get("n", "")
     if not text:
         return default
-    return int(text) if text.isascii() and text.isdecimal() and int(text[:10]) <= _ALL else None
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def _not_a_count(request: Request) -> Response:

@@ -10,10 +10,12 @@ import logging
 import socket
 from typing import Final, cast
 
+import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.events import Event
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState
@@ -36,12 +38,29 @@ _GRACE_S: Final = 1.0
 """How long the mount's end waits for answers that have begun."""
 
 _GONE_S: Final = 0.1
-"""The same, for one that sends no more: it may listen still, and a failure is to be logged."""
+"""The same, once the client sends no more, and counts as gone: what fails is logged still."""
 
 _BETWEEN_S: Final = 0.005
 """Time for the mount between two new connections, each of which takes some 0.5 ms."""
 
 _RETRY_S: Final = 0.1
+
+
+class _Http11(H11Protocol):
+    """No HTTP/2, in which hypercorn holds what its client does not take, and no websockets."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Stay, whatever the client would change to."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
+        plain = h11.Request(
+            method=request.method,
+            target=request.target,
+            headers=headers,
+            http_version=request.http_version,
+        )
+        await super()._create_stream(plain)
 
 
 class _Connection(TCPServer):
@@ -55,17 +74,31 @@ class _Connection(TCPServer):
         self._life = trio.CancelScope()
 
     async def run(self) -> None:
-        with self._life:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_close_when_cancelled, self.stream)
-                await super().run()
-                self._life.cancel()
+        try:
+            with self._life:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_close_when_cancelled, self.stream)
+                    await super().run()
+                    self._life.cancel()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Break the cycles it is in: a mount collects none that has lived for long."""
+        protocol = vars(self).pop("protocol", None)  # a client that left at once has none
+        if protocol is not None:
+            protocol.protocol.stream = None
 
     async def protocol_send(self, event: Event) -> None:
         self._life.deadline = trio.current_time() + _SILENT_S
         await super().protocol_send(event)
 
     async def _read_data(self) -> None:
+        offered = self.protocol
+        offered.protocol = _Http11(
+            offered.app, offered.config, offered.context, offered.task_group, offered.state,
+            offered.ssl, offered.client, offered.server, offered.send,
+        )  # fmt: skip
         await super()._read_data()
         # The client has gone; hypercorn would wait until it had been idle.
         self._life.deadline = trio.current_time() + _GONE_S

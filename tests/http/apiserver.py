@@ -12,9 +12,11 @@ from threading import Thread
 from typing import Any
 
 import trio
-from starlette.applications import Starlette
+from prometheus_client import CollectorRegistry
 
+from blobfs.http.application import application
 from blobfs.http.distribution import ServeOptions, routes
+from blobfs.http.health import Health
 from blobfs.http.listening import listening
 from blobfs.http.server import HttpServer
 from blobfs.storage.registry import Registry
@@ -23,10 +25,12 @@ from tests import services
 
 @contextmanager
 def serving(registry: Registry, options: ServeOptions | None = None) -> Iterator[str]:
-    """Serve *registry* inside the ``with`` block, at the address that is given."""
+    """Serve *registry* inside the ``with`` block, at the address that is given, as a mount does."""
     listener = listening("127.0.0.1:0")
     host, port = listener.getsockname()
-    server = HttpServer(Starlette(routes=routes(registry, options or ServeOptions())), listener)
+    api = routes(registry, options or ServeOptions())
+    pages = application(CollectorRegistry(), Health({}), list, routes=api)
+    server = HttpServer(pages, listener)
     started: Future[tuple[trio.lowlevel.TrioToken, trio.CancelScope]] = Future()
 
     async def serve() -> None:

@@ -59,6 +59,15 @@ async def test_metrics_are_openmetrics_for_who_asks_for_that(site: Site) -> None
     assert family.name == "blobfs_things"
 
 
+@pytest.mark.parametrize("accept", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("version", ["x.y", "1.", "1" * 5000])
+async def test_metrics_are_plain_for_who_asks_for_no_version(
+    site: Site, accept: str, version: str
+) -> None:
+    answer = await site.get("/metrics", f"{accept};version={version}")
+    assert (answer.status, answer.media_type[:25]) == (200, "text/plain; version=0.0.4")
+
+
 async def test_alive_while_the_storage_fails(site: Site) -> None:
     """[S17.7]"""
     site.storage_fails = True
@@ -94,6 +103,6 @@ async def test_tasks_are_json_for_programs(site: Site) -> None:
     assert any(thread["name"] == "MainThread" and thread["calls"] for thread in document["threads"])
 
 
-@pytest.mark.parametrize("path", ["/", "/metricsx", "/v2/", "/../etc/passwd"])
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/metricsx", "/v2/", "/../etc/passwd"])
 async def test_whatever_else_is_not_there(site: Site, path: str) -> None:
     assert (await site.get(path)).status == 404

@@ -19,7 +19,7 @@ from blobfs.drivers.base import FileReader
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.drivers.wrapper import DriverWrapper
-from blobfs.errors import AccessDenied, StorageUnavailable
+from blobfs.errors import AccessDenied, Stale, StorageUnavailable
 from blobfs.reference import Tag
 from blobfs.storage.events import Action, Event
 from blobfs.storage.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_MANIFEST
@@ -171,6 +171,41 @@ def test_clients_that_take_nothing_hold_up_nobody(address: str, layout: Layout) 
         assert ask(address, path).status == 200
 
 
+@contextmanager
+def pulling(address: str, path: str, clients: int) -> Iterator[list[bytes]]:
+    """So many clients that read no more than the status, which is given for each."""
+    with ExitStack() as stack:
+        host, _, port = address.partition(":")
+        request = f"GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n".encode()
+        statuses = []
+        for _ in range(clients):
+            client = stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+            client.sendall(request)
+            statuses.append(client.recv(12).removeprefix(b"HTTP/1.1 "))
+        yield statuses
+
+
+def test_as_many_pulls_as_connections_leave_room_for_other_pages(
+    address: str, layout: Layout
+) -> None:
+    """[S17.4]"""
+    with pulling(address, blob_path(layout.layer(LARGE)), 64) as statuses:
+        began = time.monotonic()
+        assert ask(address, "/healthz").status == 200
+        assert time.monotonic() - began < 1
+    assert statuses == [b"200"] * 48 + [b"429"] * 16
+
+
+def test_one_pull_too_many_is_to_be_tried_again(address: str, layout: Layout) -> None:
+    """[S16.8]"""
+    path = blob_path(layout.layer(LARGE))
+    with pulling(address, path, 48):
+        answer = ask(address, path)
+        assert (answer.status, answer.code) == (429, "TOOMANYREQUESTS")
+        assert answer.headers["retry-after"] == "1"
+    wait_until(lambda: ask(address, path, "HEAD").status == 200)
+
+
 class Troubled(DriverWrapper):
     """A driver whose files are opened and read as a test has it."""
 
@@ -234,6 +269,38 @@ def test_storage_that_fails_is_an_error_without_a_reason(
         answer = ask(address, blob_path(digest))
     assert (answer.status, answer.code) == (status, code)
     assert b"secret" not in answer.body
+
+
+def test_bug_is_an_error_of_the_specification_and_a_traceback_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """[S16.2]"""
+
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    driver = Troubled()
+    digest = Layout(driver).layer(b"layer")
+    with serving(Registry(driver)) as address:
+        driver.before_open = fail
+        answer = ask(address, blob_path(digest))
+    assert (answer.status, answer.code) == (500, "UNKNOWN")
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert (record.levelname, bool(record.exc_info)) == ("ERROR", True)
+
+
+def test_manifest_that_is_gone_while_it_is_read_is_unknown() -> None:
+    """[S16.2]"""
+
+    class Vanishing(DriverWrapper):
+        def open(self, path: str) -> FileReader:
+            raise Stale(path)
+
+    driver = InMemoryDriver()
+    digest = Layout(driver).revision(image(Layout(driver).layer(b"{}")))
+    with serving(Registry(Vanishing(driver))) as address:
+        answer = ask(address, f"/v2/{APP}/manifests/{digest}", Accept=OCI_MANIFEST)
+    assert (answer.status, answer.code) == (404, "BLOB_UNKNOWN")
 
 
 def test_blob_stored_anew_is_sent_as_it_is_now() -> None:

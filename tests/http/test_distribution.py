@@ -151,6 +151,10 @@ DIFFERENCES = [
     (asked(LAYER, If_Match='"another"'), 412, 412),
     # RFC 9110, 15.4.5: 304 has the ETag.
     (asked(BY_TAG, Accept=OCI_MANIFEST, If_None_Match='"{image}"'), 304, 304),
+    # A page that nobody looks at.
+    (asked("/v2"), 301, 301),
+    # A slash too many makes another page, and there is none.
+    (asked("/v2/_catalog/"), 404, 301),
     # What no repository, tag or digest can be called has no page there, or is an error of its own.
     (asked("/v2/UPPER/tags/list"), 400, 404),
     (asked(f"/v2/{'a/' * 128}a/tags/list"), 400, 500),
@@ -215,6 +219,12 @@ def test_nothing_can_be_written(api: str, digests: dict[str, str], method: str, 
     answer = asked(path, method).at(api, digests)
     assert (answer.status, answer.code) == (405, "UNSUPPORTED")
     assert answer.headers["allow"] == "GET, HEAD"
+
+
+def test_base_is_found_without_its_slash(api: str, peer: str) -> None:
+    """[S16.1] Wherever the client says that it is."""
+    ours, theirs = (ask(address, "/v2", Host="elsewhere") for address in (api, peer))
+    assert ours.headers["location"] == theirs.headers["location"] == "/v2/"
 
 
 def test_unsatisfiable_range_tells_the_size(api: str, layer: str) -> None:

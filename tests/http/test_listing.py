@@ -66,6 +66,15 @@ def test_pages_of_tags_have_every_tag_once(address: str, layout: Layout, count: 
     assert found == [tags[start : start + count] for start in range(0, len(tags), count)]
 
 
+@pytest.mark.parametrize(
+    "count", ["-1", "x", "%d9%a3", "1000000000999", "0" * 5000], ids=lambda count: count[:13]
+)
+def test_what_is_no_number_of_tags_is_refused(address: str, count: str) -> None:
+    """[S16.10]"""
+    answer = ask(address, f"/v2/{APP}/tags/list?n={count}")
+    assert (answer.status, answer.code) == (400, "PAGINATION_NUMBER_INVALID")
+
+
 def test_repository_without_tags_has_none(address: str) -> None:
     assert ask(address, "/v2/a/b/tags/list").json() == {"name": "a/b", "tags": []}
 
