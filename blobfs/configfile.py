@@ -14,10 +14,19 @@ import yaml
 
 from blobfs.errors import MountRefused
 
+_NOT_YAML: Final = (
+    yaml.YAMLError,
+    RecursionError,
+    *(ValueError, OverflowError, LookupError, AttributeError),  # PyYAML's for `!!int foo`
+)
 _KEPT: Final = {"tag:yaml.org,2002:merge", "tag:yaml.org,2002:null"}
 
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")  # "\ud800" in YAML, which is no character
+
 _UNITS_S: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _QUANTITY: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|m|s|us|µs|ns)")
+_LONGEST_S: Final = 24 * 3600.0
 _TRUE: Final = {"true", "yes", "on", "y"}
 _FALSE: Final = {"false", "no", "off", "n", ""}
 
@@ -31,7 +40,7 @@ def read(path: Path) -> Section:
     except yaml.MarkedYAMLError as exc:
         where = f" in line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
         raise MountRefused(f"{path} is not YAML{where}") from None
-    except (yaml.YAMLError, RecursionError):
+    except _NOT_YAML:
         raise MountRefused(f"{path} is not YAML") from None
 
 
@@ -96,7 +105,7 @@ class Section:
         value = self._values.get(key)
         if value is None:
             return ""
-        if not isinstance(value, str):
+        if not isinstance(value, str) or _SURROGATE.search(value):
             raise self.refusal(key, "must be a text")
         return value
 
@@ -110,7 +119,7 @@ class Section:
     def number(self, key: str) -> int:
         """The number at *key*, or 0."""
         text = self.text(key) or "0"
-        if not (text.isascii() and text.isdecimal()):
+        if not _NUMBER.fullmatch(text):
             raise self.refusal(key, "must be a number")
         return int(text)
 
@@ -121,4 +130,7 @@ class Section:
             text = f"{text}ns"
         if _QUANTITY.sub("", text):
             raise self.refusal(key, "must be a duration such as 500ms or 1m30s")
-        return sum(float(found[1]) * _UNITS_S[found[2]] for found in _QUANTITY.finditer(text))
+        total_s = sum(float(found[1]) * _UNITS_S[found[2]] for found in _QUANTITY.finditer(text))
+        if total_s > _LONGEST_S:
+            raise self.refusal(key, "must be a day at the most")
+        return total_s

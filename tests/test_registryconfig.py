@@ -129,6 +129,10 @@ def test_durations_are_those_of_go(tmp_path: Path, duration: str, seconds: float
     [
         ("- list", "the configuration must be a mapping"),
         ("a: [", "is not YAML in line 1"),
+        ("a: !!int secret", "is not YAML"),
+        ("a: !!timestamp secret", "is not YAML"),
+        ("a: !!bool secret", "is not YAML"),
+        ('a: "\\UFFFFFFFF"', "is not YAML"),
         ("notifications: secret", "notifications must be a mapping"),
         ("notifications: {endpoints: secret}", "notifications.endpoints must be a list"),
         (
@@ -152,7 +156,19 @@ def test_durations_are_those_of_go(tmp_path: Path, duration: str, seconds: float
             endpoint("timeout: 1 secret"),
             "notifications.endpoints[0].timeout must be a duration such as 500ms or 1m30s",
         ),
+        (
+            endpoint("backoff: 24h1s"),
+            "notifications.endpoints[0].backoff must be a day at the most",
+        ),
         (endpoint("threshold: secret"), "notifications.endpoints[0].threshold must be a number"),
+        (
+            endpoint(f"threshold: {'9' * 5000}"),
+            "notifications.endpoints[0].threshold must be a number",
+        ),
+        (
+            'notifications: {endpoints: [{name: "\\ud800"}]}',
+            "notifications.endpoints[0].name must be a text",
+        ),
         (endpoint("disabled: secret"), "notifications.endpoints[0].disabled must be true or false"),
         (
             endpoint("headers: {Authorization: secret}"),

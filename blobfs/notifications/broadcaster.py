@@ -51,7 +51,7 @@ class Broadcaster(Closing):
             options.base_url, include_references=options.include_references
         )
         self._hears = frozenset(Action) - (set() if options.pulls else {Action.PULL})
-        self._is_losing = False
+        self._losing: set[Action] = set()  # as the log has it
 
     @classmethod
     def opened(cls, options: NotificationOptions, path: Path) -> Self:
@@ -86,16 +86,16 @@ class Broadcaster(Closing):
 
     def _put(self, action: Action, envelopes: Sequence[Addressed]) -> bool:
         """Whether that went well."""
-        if action is Action.PULL:  # of which there are many, and by programs that wait
-            return self._queue.put_soon(envelopes)
+        # Of pulls there are many, and the event loop may tell of them, which must not wait.
+        put = self._queue.put_soon if action is Action.PULL else self._queue.put
         try:
-            self._queue.put(envelopes)
+            put(envelopes)
         except StorageUnavailable as exc:
-            if not self._is_losing:
+            if action not in self._losing:
                 log.warning("notifications are lost: %s", exc)
-            self._is_losing = True
+            self._losing.add(action)
             return False
-        self._is_losing = False
+        self._losing.discard(action)
         return True
 
     def close(self) -> None:
@@ -105,10 +105,7 @@ class Broadcaster(Closing):
             sender.end(deadline_s)
         for sender in self._senders:
             sender.join()
-        try:
-            self._queue.close()
-        except StorageUnavailable as exc:
-            log.warning("notifications of pulls are lost: %s", exc)
+        self._queue.close()
 
 
 def _opened(lock: Path) -> IO[bytes]:

@@ -12,6 +12,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Lock
@@ -53,11 +54,15 @@ class Addressed(NamedTuple):
 
 
 class _Batch:
-    """What is written together: all that comes while the disk is busy with what came before."""
+    """What is written together: all that comes while the disk is busy with what came before.
+
+    If it cannot be written, who waits for it is told, and the next batch has what nobody waits for.
+    """
 
     def __init__(self) -> None:
         self.envelopes: list[Addressed] = []
-        self.is_written = False
+        self.soon: list[Addressed] = []  # those of them that came by put_soon
+        self.written: Future[None] = Future()
 
 
 class EnvelopeQueue(Closing):
@@ -73,7 +78,9 @@ class EnvelopeQueue(Closing):
         self._lock = Lock()  # of the batch, and held for a moment only
         self._using = Lock()  # of the connection
         self._batch = _Batch()
-        self._dropping: set[str] = set()  # endpoints, as the log has it
+        self._soon = 0  # envelopes by put_soon, in this batch and in the one being written
+        self._is_behind = False  # as the log has it
+        self._dropping: set[str] = set()  # endpoints; the same
 
     @classmethod
     def opened(cls, path: Path, max_bytes: int = MAX_BYTES) -> Self:
@@ -94,32 +101,53 @@ class EnvelopeQueue(Closing):
     def put(self, envelopes: Sequence[Addressed]) -> None:
         """Keep what is to be posted; when this returns, it is durable.
 
-        Threads that come while one is writing wait for the disk once, together.
+        Threads that come while one is writing wait for the disk once, together; and fail together.
         """
         with self._lock:
             batch = self._batch
             batch.envelopes += envelopes
         with self._using:
-            if batch.is_written:
-                return
-            with self._lock:
-                if self._batch is batch:
-                    self._batch = _Batch()
-            self._write(batch.envelopes)
-            batch.is_written = True
+            if not batch.written.done():
+                self._write_out(batch)
+        batch.written.result()
 
-    def put_soon(self, envelopes: Sequence[Addressed]) -> bool:
-        """Keep them in memory until the next ``put``; False if there are too many."""
+    def _write_out(self, batch: _Batch) -> None:
+        """Write the batch, which is the one that threads add to until now."""
         with self._lock:
-            if len(self._batch.envelopes) >= _IN_MEMORY:
-                return False
+            self._batch = _Batch()
+        try:
+            self._write(batch.envelopes)
+        except BaseException as exc:
+            with self._lock:
+                self._batch.envelopes[:0] = batch.soon
+                self._batch.soon[:0] = batch.soon
+            batch.written.set_exception(exc)
+            raise
+        with self._lock:
+            self._soon -= len(batch.soon)
+        batch.written.set_result(None)
+
+    def put_soon(self, envelopes: Sequence[Addressed]) -> None:
+        """Keep them in memory until a ``put`` or ``flush`` succeeds; never waits for a disk."""
+        with self._lock:
+            if self._soon >= _IN_MEMORY:
+                raise StorageUnavailable("the queue of notifications: too many are to be written")
+            self._soon += len(envelopes)
             self._batch.envelopes += envelopes
-            return True
+            self._batch.soon += envelopes
 
     def flush(self) -> None:
-        """Write what came by ``put_soon``."""
-        if self._batch.envelopes:
+        """Write what came by ``put_soon``, or leave it for the next time."""
+        if not self._batch.envelopes:
+            return
+        try:
             self.put(())
+        except StorageUnavailable as exc:
+            if not self._is_behind:
+                log.warning("notifications of pulls have to wait: %s", exc)
+            self._is_behind = True
+        else:
+            self._is_behind = False
 
     def _write(self, envelopes: Sequence[Addressed]) -> None:
         with self._transaction() as connection:
@@ -182,11 +210,13 @@ class EnvelopeQueue(Closing):
 
     def close(self) -> None:
         """Let go of the file; what waits stays in it."""
-        try:
-            self.flush()
-        finally:
-            with self._using:
-                self._connection.close()
+        self.flush()
+        if self._batch.soon:
+            log.warning("notifications of pulls are lost: they could not be written")
+        for endpoint, _ in self._batch.soon:
+            NOTIFICATIONS.labels("Lost", endpoint).inc()
+        with self._using:
+            self._connection.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

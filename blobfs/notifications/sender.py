@@ -38,6 +38,7 @@ class Sender:
         self._sink = HttpSink(endpoint)
         self._failed = 0  # in a row
         self._pending = 0
+        self._is_stuck = False  # as the log has it
         self._wake = Event()
         self._end = Event()
         self._deadline_s = float("inf")
@@ -73,21 +74,29 @@ class Sender:
 
     def _run(self) -> None:
         with self._lock, closing(self._sink):
-            while True:
-                try:
-                    if not self._send_some():
-                        break
-                except StorageUnavailable as exc:
-                    if self._end.is_set():
-                        break
-                    self._failing(str(exc))
-                    self._end.wait(_LOOK_S)
+            while self._goes_on():
+                pass
+
+    def _goes_on(self) -> bool:
+        """Send some; whether to go on, which only the mount's end can end, and no trouble."""
+        try:
+            goes_on = self._send_some()
+        except StorageUnavailable as exc:
+            if not (self._is_stuck or self._end.is_set()):
+                log.warning("notifications to %s cannot be sent: %s", self.endpoint.name, exc)
+        except Exception:
+            if not self._is_stuck:
+                log.exception("notifications to %s cannot be sent", self.endpoint.name)
+        else:
+            self._is_stuck = False
+            return goes_on
+        self._is_stuck = True
+        return not self._end.wait(_LOOK_S)
 
     def _send_some(self) -> bool:
         """Send the oldest of what waits, or wait for more; whether to go on."""
         self._wake.clear()
-        self._queue.flush()
-        self._pending = self._queue.pending(self.endpoint.name)
+        self._look()
         waiting = self._queue.oldest(self.endpoint.name, _AT_ONCE) if self._is_ours() else []
         for number, body in waiting:
             if time.monotonic() > self._deadline_s or not self._posted(body):
@@ -97,6 +106,11 @@ class Sender:
             self._wake.wait(_LOOK_S)
             return True
         return bool(waiting)
+
+    def _look(self) -> None:
+        """See to what came by ``put_soon``, and how much waits."""
+        self._queue.flush()
+        self._pending = self._queue.pending(self.endpoint.name)
 
     def _is_ours(self) -> bool:
         """Whether we are the one who sends, now or already; others notice our end, of any kind."""
@@ -111,7 +125,7 @@ class Sender:
         while (trouble := self._sink.write(body)) is not None:
             self.count("Failures" if trouble.is_answer else "Errors")
             self._failing(trouble.reason)
-            self._pending = self._queue.pending(self.endpoint.name)
+            self._look()
             patient = self._failed >= self.endpoint.threshold
             if self._end.wait(self.endpoint.backoff_s if patient else 0):
                 return False

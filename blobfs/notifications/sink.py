@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Final, NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 import urllib3
 from urllib3 import exceptions
@@ -11,8 +12,11 @@ from urllib3 import exceptions
 from blobfs.notifications.envelope import CONTENT_TYPE, USER_AGENT
 from blobfs.notifications.options import Endpoint
 
-_ANSWER: Final = 64 * 1024
-"""Bytes of an answer that are read, so that its connection can be used again."""
+_AT_ONCE: Final = 64 * 1024
+"""Bytes of an answer that are read together."""
+
+_READS: Final = 4
+"""How often an answer is read, each time for as long as a POST may take."""
 
 
 class Trouble(NamedTuple):
@@ -37,7 +41,7 @@ class HttpSink:
         self._pool = urllib3.PoolManager(num_pools=1, maxsize=1)
 
     def write(self, envelope: bytes) -> Trouble | None:
-        """Post it; None once it is accepted.
+        """Post it; None once it is accepted, which is for the status to say, whatever follows.
 
         As distribution has it, a redirection is acceptance, and is not followed.
         """
@@ -52,12 +56,9 @@ class HttpSink:
                 retries=False,
                 preload_content=False,
             )
-            try:
-                answer.read(_ANSWER, decode_content=False)
-            finally:
-                (answer.release_conn if answer.closed else answer.close)()
         except (exceptions.HTTPError, OSError) as exc:
             return Trouble(_reason(exc), is_answer=False)
+        _finish(answer)
         if 200 <= answer.status < 400:
             return None
         return Trouble(f"it answered {answer.status}", is_answer=True)
@@ -67,15 +68,27 @@ class HttpSink:
         self._pool.clear()
 
 
+def _finish(answer: urllib3.BaseHTTPResponse) -> None:
+    """Read what else there is, so that the connection can be used again; or close it."""
+    try:
+        for _ in range(_READS):
+            if not answer.read1(_AT_ONCE, decode_content=False):
+                break
+    except (exceptions.HTTPError, OSError):
+        answer.close()
+    else:
+        (answer.release_conn if answer.closed else answer.close)()
+
+
 def _without_credentials(url: str) -> tuple[str, dict[str, str]]:
     """The URL to be posted to, and the header that says who does."""
     parts = urlsplit(url)
     if "@" not in parts.netloc:
         return url, {}
-    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    login = b":".join(unquote_to_bytes(part or "") for part in (parts.username, parts.password))
     place = parts.netloc.rpartition("@")[2]
-    header = urllib3.make_headers(basic_auth=login)
-    return urlunsplit(parts._replace(netloc=place)), dict(header)
+    header = {"Authorization": f"Basic {b64encode(login).decode()}"}
+    return urlunsplit(parts._replace(netloc=place)), header
 
 
 def _reason(exc: Exception) -> str:

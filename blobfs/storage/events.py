@@ -96,12 +96,20 @@ class Events:
         """A tag was removed."""
 
 
-class BlobEvents(Events):
-    """Tells of a repository's layers."""
+class _ToldEvents(Events):
+    """Tells *listener* of what it hears."""
 
     def __init__(self, repository: RepositoryName, listener: Listener) -> None:
         self.repository: RepositoryName = repository
         self._listener = listener
+
+    def _tell(self, event: Event) -> None:
+        if event.action in self._listener.hears:
+            self._listener.hear(event)
+
+
+class BlobEvents(_ToldEvents):
+    """Tells of a repository's layers."""
 
     def pushed(self, digest: Digest, size: int) -> None:
         self._tell(Event(Action.PUSH, self.repository, Descriptor(digest, size)))
@@ -119,42 +127,35 @@ class BlobEvents(Events):
     def deleted(self, digest: Digest) -> None:
         self._tell(Event(Action.DELETE, self.repository, digest))
 
-    def _tell(self, event: Event) -> None:
-        if event.action in self._listener.hears:
-            self._listener.hear(event)
 
-
-class ManifestEvents(Events):
+class ManifestEvents(_ToldEvents):
     """Tells of a repository's manifests and tags; what a manifest is, is read in *blobs*."""
 
     def __init__(self, repository: RepositoryName, blobs: BlobStore, listener: Listener) -> None:
-        self.repository: RepositoryName = repository
+        super().__init__(repository, listener)
         self._blobs = blobs
-        self._listener = listener
 
     def pushed(self, digest: Digest, size: int) -> None:
-        self._tell(Action.PUSH, digest)
+        self._describe(Action.PUSH, digest)
 
     def mounted(self, digest: Digest, size: int, origin: RepositoryName | None) -> None:
-        self._tell(Action.PUSH, digest)  # no registry mounts manifests
+        self._describe(Action.PUSH, digest)  # no registry mounts manifests
 
     def pulled(self, digest: Digest, size: int, tag: Tag | None = None) -> None:
-        self._tell(Action.PULL, digest, tag)
+        self._describe(Action.PULL, digest, tag)
 
     def tagged(self, tag: Tag, digest: Digest) -> None:
-        self._tell(Action.PUSH, digest, tag)
+        self._describe(Action.PUSH, digest, tag)
 
     def deleted(self, digest: Digest) -> None:
-        if Action.DELETE in self._listener.hears:
-            event = Event(Action.DELETE, self.repository, digest, is_manifest=True)
-            self._listener.hear(event)
+        self._tell(Event(Action.DELETE, self.repository, digest, is_manifest=True))
 
     def untagged(self, tag: Tag) -> None:
-        if Action.DELETE in self._listener.hears:
-            self._listener.hear(Event(Action.DELETE, self.repository, tag))
+        self._tell(Event(Action.DELETE, self.repository, tag))
 
-    def _tell(self, action: Action, digest: Digest, tag: Tag | None = None) -> None:
-        if action not in self._listener.hears:
+    def _describe(self, action: Action, digest: Digest, tag: Tag | None = None) -> None:
+        """Tell of a manifest with all that is in it."""
+        if action not in self._listener.hears:  # so nobody needs it read
             return
         target: Descriptor | Digest = digest
         references: tuple[Descriptor, ...] = ()
@@ -165,5 +166,4 @@ class ManifestEvents(Events):
             references = manifest.references
         except BlobfsError as exc:  # it was done all the same
             log.info("of manifest %s only the digest is told: %s", digest, exc)
-        event = Event(action, self.repository, target, True, tag, references=references)
-        self._listener.hear(event)
+        self._tell(Event(action, self.repository, target, True, tag, references=references))

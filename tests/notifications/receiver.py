@@ -29,12 +29,16 @@ class Post:
 
 
 class Receiver:
-    """Answers every POST with *status*, once *answers* is set; an accepted one it keeps."""
+    """Answers every POST with *status*, once *answers* is set; an accepted one it keeps.
+
+    If it never *finishes*, it is for the body of its answer that one waits.
+    """
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.status = 200
         self.location: str | None = None
+        self.finishes = True
         self.answers = threading.Event()
         self.answers.set()
         self.posts: list[Post] = []
@@ -91,7 +95,7 @@ def _handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
                 self.send_response(receiver.status)
                 if receiver.location:
                     self.send_header("Location", receiver.location)
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", "0" if receiver.finishes else "1")
                 self.end_headers()
             except OSError:  # who posted has not waited
                 self.close_connection = True

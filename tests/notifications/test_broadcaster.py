@@ -16,10 +16,11 @@ from blobfs.notifications.options import Endpoint, NotificationOptions
 from blobfs.reference import RepositoryName
 from blobfs.storage.events import Action, Event
 from tests.fuse.mounts import eventually
-from tests.notifications.acts import APP, digest, push
+from tests.notifications.acts import APP, digest, push, unwritable
 from tests.notifications.receiver import Receiver
 from tests.services import free_port
 
+PULL = Event(Action.PULL, APP, push("a").target)
 MANY = [f"blob {number}" for number in range(100)]
 
 
@@ -104,6 +105,18 @@ def test_a_redirection_is_acceptance(tmp_path: Path, receiver: Receiver) -> None
             tell(broadcaster, ["a", "b"])
             eventually(lambda: len(receiver.posts) == 2)
         assert other.tries == 0
+
+
+def test_what_is_accepted_is_not_posted_again_whatever_follows(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    """[S15.4]."""
+    receiver.finishes = False
+    with broadcasting(tmp_path, endpoint(receiver.url, timeout_s=0.1)) as broadcaster:
+        tell(broadcaster, ["a", "b"])
+        eventually(lambda: len(receiver.posts) == 2)
+    assert receiver.told() == pushes(["a", "b"])
+    assert receiver.tries == 2
 
 
 def test_nobody_waits_for_an_endpoint_that_does_not_answer(
@@ -211,13 +224,13 @@ def test_pulls_are_heard_only_if_they_are_wanted(tmp_path: Path, receiver: Recei
         assert Action.PULL not in broadcaster.hears
     with broadcasting(tmp_path, endpoint(receiver.url), pulls=True) as broadcaster:
         assert Action.PULL in broadcaster.hears
-        broadcaster.hear(Event(Action.PULL, APP, push("a").target))
+        broadcaster.hear(PULL)
         eventually(lambda: receiver.told() == [("pull", digest("a"))])
 
 
 def test_headers_are_those_of_the_configuration(tmp_path: Path, receiver: Receiver) -> None:
     headers = (("X-Token", "secret"), ("User-Agent", "of the configuration"))
-    url = receiver.url.replace("//", "//user:p%40ss@") + "?key=1"
+    url = receiver.url.replace("//", "//user:p%40%E2%82%ACß%FF@") + "?key=1"
     with broadcasting(tmp_path, endpoint(url, headers=headers)) as broadcaster:
         tell(broadcaster, ["a"])
         eventually(lambda: len(receiver.posts) == 1)
@@ -225,7 +238,8 @@ def test_headers_are_those_of_the_configuration(tmp_path: Path, receiver: Receiv
     assert post.path == "/events?key=1"
     assert post.headers["x-token"] == "secret"
     assert post.headers["user-agent"] == "of the configuration"
-    assert post.headers["authorization"] == f"Basic {base64.b64encode(b'user:p@ss').decode()}"
+    login = b"user:p@" + "€ß".encode() + b"\xff"
+    assert post.headers["authorization"] == f"Basic {base64.b64encode(login).decode()}"
 
 
 def test_no_secret_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -263,9 +277,8 @@ def test_what_cannot_be_kept_is_counted_and_hurts_nobody(
     """[S15.3]."""
     before = counted("Lost", "a")
     with broadcasting(tmp_path, endpoint(receiver.url)) as broadcaster:
-        broadcaster._queue._connection.execute("PRAGMA query_only = ON")
-        tell(broadcaster, ["a", "b"])
-        broadcaster._queue._connection.execute("PRAGMA query_only = OFF")
+        with unwritable(broadcaster._queue):
+            tell(broadcaster, ["a", "b"])
         tell(broadcaster, ["c"])
         eventually(lambda: receiver.told() == pushes(["c"]))
     assert counted("Lost", "a") - before == 2
@@ -282,6 +295,63 @@ def test_what_waits_is_exported(tmp_path: Path) -> None:
         tell(broadcaster, ["a", "b"])
         eventually(lambda: _pending("pending") == 2)
         assert counted("Events", "pending") == 2
+
+
+def test_pulls_that_cannot_be_written_wait(
+    tmp_path: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """[S15.3]: and keep nothing else waiting."""
+    receiver.status = 500
+    with broadcasting(tmp_path, endpoint(receiver.url), pulls=True) as broadcaster:
+        tell(broadcaster, ["first"])
+        eventually(lambda: receiver.tries > 0)
+        with unwritable(broadcaster._queue):
+            broadcaster.hear(PULL)
+            eventually(lambda: "have to wait: the queue of notifications" in caplog.text)
+            receiver.status = 200
+            eventually(lambda: receiver.told() == pushes(["first"]))
+        eventually(lambda: receiver.told() == [*pushes(["first"]), ("pull", digest("a"))])
+
+
+def test_pulls_are_written_while_their_endpoint_is_down(tmp_path: Path) -> None:
+    """[S15.2]."""
+    there = endpoint(f"http://127.0.0.1:{free_port()}/")
+    before = counted("Errors", "a")
+    with broadcasting(tmp_path, there, pulls=True) as broadcaster:
+        tell(broadcaster, ["a"])
+        eventually(lambda: counted("Errors", "a") > before)
+        broadcaster.hear(PULL)
+        eventually(lambda: len(broadcaster._queue.oldest("a", 2)) == 2)
+
+
+def test_pulls_that_are_too_many_are_lost_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """[S15.3]."""
+    before = counted("Lost", "a")
+    there = endpoint(f"http://127.0.0.1:{free_port()}/")
+    with (
+        broadcasting(tmp_path, there, pulls=True) as broadcaster,
+        unwritable(broadcaster._queue),
+    ):
+        for _ in range(10_002):
+            broadcaster.hear(PULL)
+        assert counted("Lost", "a") - before == 2
+    lost = "notifications are lost: the queue of notifications: too many are to be written"
+    assert caplog.messages.count(lost) == 1
+
+
+def test_sending_goes_on_after_what_nobody_has_thought_of(
+    tmp_path: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver.status = 500
+    forever = Endpoint("a", receiver.url, threshold=1, backoff_s=1e12)
+    with broadcasting(tmp_path, forever) as broadcaster:
+        tell(broadcaster, ["a"])
+        eventually(lambda: "OverflowError" in caplog.text)
+        receiver.status = 200
+        eventually(lambda: receiver.told() == pushes(["a"]))
+    assert caplog.messages.count("notifications to a cannot be sent") == 1
 
 
 def test_a_storage_has_one_queue(tmp_path: Path) -> None:

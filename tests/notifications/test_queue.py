@@ -13,6 +13,8 @@ import pytest
 from blobfs.errors import MountRefused, StorageUnavailable
 from blobfs.metrics import REGISTRY
 from blobfs.notifications.queue import MAX_BYTES, Addressed, EnvelopeQueue
+from tests.fuse.mounts import eventually
+from tests.notifications.acts import unwritable
 
 PUT_AND_DIE = """
 import os, signal, sys
@@ -71,7 +73,7 @@ def test_threads_that_put_at_once_lose_nothing(tmp_path: Path) -> None:
 
 def test_what_is_put_soon_waits_for_the_next_write(tmp_path: Path) -> None:
     with EnvelopeQueue.opened(tmp_path / "q.db") as queue:
-        assert queue.put_soon([Addressed("a", b"1")])
+        queue.put_soon([Addressed("a", b"1")])
         assert bodies(queue) == []
         queue.put([Addressed("a", b"2")])
         assert bodies(queue) == [b"1", b"2"]
@@ -84,16 +86,61 @@ def test_the_end_writes_what_was_put_soon(tmp_path: Path) -> None:
         assert bodies(queue) == [b"1"]
 
 
-def test_memory_is_bounded_too(tmp_path: Path) -> None:
+def test_what_was_put_soon_is_kept_until_it_can_be_written(tmp_path: Path) -> None:
     with EnvelopeQueue.opened(tmp_path / "q.db") as queue:
-        assert queue.put_soon([Addressed("a", b"1")] * 10_000)
-        assert not queue.put_soon([Addressed("a", b"2")])
+        queue.put_soon([Addressed("a", b"1")])
+        with unwritable(queue), pytest.raises(StorageUnavailable):
+            queue.put([Addressed("a", b"2")])
+        queue.put_soon([Addressed("a", b"3")])
+        queue.flush()
+        assert bodies(queue) == [b"1", b"3"]
+
+
+def test_what_cannot_be_written_at_the_end_is_lost_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """[S15.3]."""
+    before = _counted("Lost", "late")
+    queue = EnvelopeQueue.opened(tmp_path / "q.db")
+    queue.put_soon([Addressed("late", b"1"), Addressed("late", b"2")])
+    queue._connection.execute("PRAGMA query_only = ON")
+    queue.close()
+    assert _counted("Lost", "late") - before == 2
+    assert caplog.messages == [
+        "notifications of pulls have to wait: the queue of notifications: attempt to write a"
+        " readonly database",
+        "notifications of pulls are lost: they could not be written",
+    ]
+
+
+def test_threads_that_put_at_once_fail_together(tmp_path: Path) -> None:
+    """Who is told that it failed will not find it written."""
+    with EnvelopeQueue.opened(tmp_path / "q.db") as queue, ThreadPoolExecutor(2) as threads:
+        with unwritable(queue, once=True):
+            with queue._using:
+                puts = [threads.submit(queue.put, [Addressed("a", body)]) for body in (b"1", b"2")]
+                eventually(lambda: len(queue._batch.envelopes) == 2)
+            failures = [put.exception() for put in puts]
+        assert [type(failure) for failure in failures] == [StorageUnavailable] * 2
+        assert bodies(queue) == []
+
+
+def test_memory_is_bounded_too(tmp_path: Path) -> None:
+    many = [Addressed("a", b"1")] * 10_000
+    with EnvelopeQueue.opened(tmp_path / "q.db") as queue:
+        queue.put_soon(many)
+        with unwritable(queue):
+            queue.flush()
+        with pytest.raises(StorageUnavailable, match="too many"):
+            queue.put_soon([Addressed("a", b"2")])
+        queue.flush()
+        queue.put_soon(many)
 
 
 def test_the_oldest_gives_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """[S15.6]."""
     caplog.set_level(logging.WARNING)
-    before = _dropped()
+    before = _counted("Dropped", "full")
     with EnvelopeQueue.opened(tmp_path / "q.db", 4 * 2**20) as queue:
         for number in range(80):
             queue.put([Addressed("full", bytes([number]) * 1024)] * 100)
@@ -101,15 +148,15 @@ def test_the_oldest_gives_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert kept[-1] == 79, "the newest stays"
     assert kept == sorted(kept), "in order"
     assert kept[0] > 0
-    assert _dropped() - before == 8000 - len(kept)
+    assert _counted("Dropped", "full") - before == 8000 - len(kept)
     assert (tmp_path / "q.db").stat().st_size < 6 * 2**20
     assert [record.getMessage() for record in caplog.records] == [
         "too many notifications wait: the oldest to full are dropped"
     ]
 
 
-def _dropped() -> float:
-    labels = {"type": "Dropped", "endpoint": "full"}
+def _counted(kind: str, endpoint: str) -> float:
+    labels = {"type": kind, "endpoint": endpoint}
     return REGISTRY.get_sample_value("blobfs_notifications_events_total", labels) or 0.0
 
 
