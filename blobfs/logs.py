@@ -42,8 +42,8 @@ class LogSettings:
 def about(**fields: object) -> dict[str, object]:
     """What a line is about, as the ``extra`` of a log call; None is for what is not known.
 
-    ``operation``, ``repository``, ``digest``, ``upload``, ``path``, ``errno``, ``seconds``; an
-    errno is told by its name.
+    ``operation``, ``repository``, ``digest``, ``upload``, ``path``, ``endpoint``, ``errno``,
+    ``seconds``; an errno is told by its name.
     """
     number = fields.get("errno")
     if isinstance(number, int):

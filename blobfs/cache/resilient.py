@@ -12,6 +12,7 @@ from blobfs.cache.breaker import Breaker
 from blobfs.cache.owed import OwedClears
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import BlobfsError
+from blobfs.logs import about
 from blobfs.reference import RepositoryName
 
 log = logging.getLogger(__name__)
@@ -124,10 +125,14 @@ class ResilientCache(DescriptorCache):
                 self._errors += 1
             if breaker.failed():
                 said = exc if isinstance(exc, BlobfsError) else repr(exc)
-                log.warning("descriptor cache: %s fail, doing without: %s", breaker.name, said)
+                fields = about(operation=breaker.name)
+                log.warning(
+                    "descriptor cache: %s fail, doing without: %s", breaker.name, said, extra=fields
+                )
             return None
         if breaker.succeeded():
-            log.info("descriptor cache: %s work again: %r", breaker.name, self._cache)
+            fields = about(operation=breaker.name)
+            log.info("descriptor cache: %s work again: %r", breaker.name, self._cache, extra=fields)
         return result
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from typing import IO, Final, NamedTuple, Self
 
 from blobfs.drivers.base import Closing
 from blobfs.errors import MountRefused, StorageUnavailable
+from blobfs.logs import about
 from blobfs.metrics import NOTIFICATIONS
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,11 @@ class EnvelopeQueue(Closing):
         for endpoint, number in dropped.items():
             NOTIFICATIONS.labels("Dropped", endpoint).inc(number)
             if endpoint not in self._dropping:
-                log.warning("too many notifications wait: the oldest to %s are dropped", endpoint)
+                log.warning(
+                    "too many notifications wait: the oldest to %s are dropped",
+                    endpoint,
+                    extra=about(endpoint=endpoint),
+                )
         self._dropping |= dropped.keys()
 
     def _make_room(self) -> Counter[str]:

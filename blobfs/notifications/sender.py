@@ -14,6 +14,7 @@ from threading import Event, Thread
 from typing import IO, Final
 
 from blobfs.errors import StorageUnavailable
+from blobfs.logs import about
 from blobfs.metrics import NOTIFICATIONS, NOTIFICATIONS_PENDING
 from blobfs.notifications.options import Endpoint
 from blobfs.notifications.queue import EnvelopeQueue
@@ -83,10 +84,13 @@ class Sender:
             goes_on = self._send_some()
         except StorageUnavailable as exc:
             if not (self._is_stuck or self._end.is_set()):
-                log.warning("notifications to %s cannot be sent: %s", self.endpoint.name, exc)
+                self._log(logging.WARNING, "notifications to %s cannot be sent: %s", exc)
         except Exception:
             if not self._is_stuck:
-                log.exception("notifications to %s cannot be sent", self.endpoint.name)
+                name = self.endpoint.name
+                log.exception(
+                    "notifications to %s cannot be sent", name, extra=about(endpoint=name)
+                )
         else:
             self._is_stuck = False
             return goes_on
@@ -132,10 +136,14 @@ class Sender:
         self.count("Successes")
         if self._failed:
             self._failed = 0
-            log.info("notifications to %s are accepted again", self.endpoint.name)
+            self._log(logging.INFO, "notifications to %s are accepted again")
         return True
 
     def _failing(self, reason: str) -> None:
         self._failed += 1
         if self._failed == 1:
-            log.warning("notifications to %s have to wait: %s", self.endpoint.name, reason)
+            self._log(logging.WARNING, "notifications to %s have to wait: %s", reason)
+
+    def _log(self, level: int, line: str, *more: object) -> None:
+        name = self.endpoint.name
+        log.log(level, line, name, *more, extra=about(endpoint=name))

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import BlobfsError
+from blobfs.logs import about
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.manifest import Manifest
@@ -165,5 +166,6 @@ class ManifestEvents(_ToldEvents):
             target = Descriptor(digest, len(payload), manifest.media_type)
             references = manifest.references
         except BlobfsError as exc:  # it was done all the same
-            log.info("of manifest %s only the digest is told: %s", digest, exc)
+            fields = about(repository=self.repository, digest=digest)
+            log.info("of manifest %s only the digest is told: %s", digest, exc, extra=fields)
         self._tell(Event(action, self.repository, target, True, tag, references=references))
