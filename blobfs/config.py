@@ -93,16 +93,16 @@ class Settings:
             return Path("/var/lib/blobfs")
         return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state", "blobfs")
 
-    def public(self) -> dict[str, object]:
-        """Everything, for people and programs to read: it holds no secrets."""
+    def public(self, cache: str) -> dict[str, object]:
+        """Everything, and the *cache* that is used, for people and programs: no secrets."""
         shown: dict[str, object] = {
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
         }
-        return shown | {"cache": self.cache and without_secrets(self.cache)}
+        return shown | {"cache": _without_secrets(cache)}
 
 
-def without_secrets(url: str) -> str:
+def _without_secrets(url: str) -> str:
     """A URL without user, password and options, of which some are secrets."""
     scheme, colon, rest = url.partition("://")
     return scheme + colon + rest.partition("?")[0].rpartition("@")[2]

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from blobfs.cli.types import DIRECTORY, FILE, SECONDS, Octal, Size
 from blobfs.errors import MountRefused
+from blobfs.logs import LEVELS
 from blobfs.vfs.verification import Verify
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ SECTIONS: Final[dict[str, list[click.Option]]] = {
         _option(
             "--log-level",
             "The least that is logged; SIGUSR1 logs more, SIGUSR2 less.",
-            type=click.Choice(["debug", "info", "warning", "error"]),
+            type=click.Choice(LEVELS),
             default="info",
         ),
         _option(

@@ -78,7 +78,7 @@ def _serve(settings: Settings, surroundings: Surroundings, ready: Callable[[], N
         serve(
             registry,
             settings.mountpoint,
-            _mount_options(settings, surroundings.public(), health),
+            _mount_options(settings, settings.public(surroundings.cache), health),
             partial(surroundings.announce, announce),
             partial(surroundings.tasks, registry, health),
         )

@@ -6,24 +6,23 @@ import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from blobfs import metrics, signals
-from blobfs.config import Settings, without_secrets
+from blobfs.config import Settings
 from blobfs.drivers.factory import is_s3
 from blobfs.errors import MountRefused
 from blobfs.fuse.mount import Task
 from blobfs.fuse.reading import Reading
 from blobfs.http.health import Health
 from blobfs.http.listening import listening
-from blobfs.notifications.broadcaster import Broadcaster, queue_path
-from blobfs.notifications.options import NotificationOptions
-from blobfs.registryconfig import RegistryConfig, read_config
 from blobfs.storage.events import NOBODY, Listener
 from blobfs.storage.registry import Registry
 from blobfs.systemd import Supervisor
 
-_NO_CONFIG = RegistryConfig(NotificationOptions(()), None)
+if TYPE_CHECKING:
+    from blobfs.registryconfig import RegistryConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Surroundings:
     """What was found, read and bound before there is a daemon, which a mistake thus never makes."""
 
     settings: Settings
-    config: RegistryConfig
+    config: RegistryConfig | None
     supervisor: Supervisor
     socket: socket.socket | None
 
@@ -44,7 +43,7 @@ class Surroundings:
             raise MountRefused("--serve-redirect is for --serve of an s3://bucket/prefix")
         return cls(
             settings,
-            _NO_CONFIG if settings.config is None else read_config(settings.config),
+            None if settings.config is None else _read(settings.config),
             Supervisor.from_environment(),
             None if settings.http is None else listening(settings.http),
         )
@@ -52,16 +51,16 @@ class Surroundings:
     @property
     def cache(self) -> str:
         """Which descriptor cache to use, as ``cache_for`` takes it; it may hold a password."""
-        return self.settings.cache or self.config.cache or "memory"
-
-    def public(self) -> dict[str, object]:
-        """The settings, with the cache that is used, for people and programs: no secrets."""
-        return self.settings.public() | {"cache": without_secrets(self.cache)}
+        configured = None if self.config is None else self.config.cache
+        return self.settings.cache or configured or "memory"
 
     def listening_for_events(self) -> AbstractContextManager[Listener]:
         """Who hears of what is done through the mount, inside the ``with`` block."""
-        if not self.config.notifications.endpoints:
+        if self.config is None or not self.config.notifications.endpoints:
             return nullcontext(NOBODY)
+        # Imported where they are used, as what the HTTP server needs: that takes a while.
+        from blobfs.notifications.broadcaster import Broadcaster, queue_path  # noqa: PLC0415
+
         path = queue_path(self.settings.state, self.settings.storage)
         return Broadcaster.opened(self.config.notifications, path)
 
@@ -74,7 +73,6 @@ class Surroundings:
         """What runs beside the handlers of a mount."""
         tasks: list[Task] = [self.supervisor.attend, signals.follow]
         if self.socket is not None:
-            # Imported where they are used: they take a tenth of a second.
             from blobfs.http.application import application  # noqa: PLC0415
             from blobfs.http.distribution import ServeOptions, routes  # noqa: PLC0415
             from blobfs.http.server import HttpServer  # noqa: PLC0415
@@ -85,3 +83,9 @@ class Surroundings:
             pages = application(metrics.REGISTRY, health, in_flight, routes=api)
             tasks.append(HttpServer(pages, self.socket).run)
         return tasks
+
+
+def _read(path: Path) -> RegistryConfig:
+    from blobfs.registryconfig import read_config  # noqa: PLC0415
+
+    return read_config(path)

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from blobfs import metrics
 from blobfs.drivers.base import FileReader, FileWriter, StorageDriver
 from blobfs.drivers.objectstore import ObjectStore, Page
-from blobfs.drivers.wrapper import DriverWrapper, WriterWrapper
+from blobfs.drivers.wrapper import DriverWrapper, ReaderWrapper, WriterWrapper
 from blobfs.errors import BlobfsError
 
 P = ParamSpec("P")
@@ -143,29 +143,19 @@ class MeasuredObjectStore(MeasuredDriver, ObjectStore):
     pages = _timed_to_the_end("pages", _pages)
 
 
-class _MeasuredReader(FileReader):
+class _MeasuredReader(ReaderWrapper):
     def __init__(self, reader: FileReader, took: metrics.Children) -> None:
-        self._reader = reader
+        super().__init__(reader)
         self.took = took
-
-    @property
-    def size(self) -> int:
-        return self._reader.size
-
-    def _read_at(self, offset: int, size: int) -> bytes:
-        return self._reader.read_at(offset, size)
 
     def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
         began = perf_counter()
-        data = self._reader.read_now(offset, size)
+        data = super().read_now(offset, size)
         if data is not None:
             self.took["reader.read_at"](perf_counter() - began)
         return data
 
-    def close(self) -> None:
-        self._reader.close()
-
-    read_at = _timed("reader.read_at", _read_at)
+    read_at = _timed("reader.read_at", ReaderWrapper.read_at)
 
 
 class _MeasuredWriter(WriterWrapper):

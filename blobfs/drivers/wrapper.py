@@ -157,6 +157,26 @@ class NotingDriver(DriverWrapper):
             self.changed(path)
 
 
+class ReaderWrapper(FileReader):
+    """Does everything as the reader it wraps, and closes it."""
+
+    def __init__(self, reader: FileReader) -> None:
+        self._reader = reader
+
+    @property
+    def size(self) -> int:
+        return self._reader.size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._reader.read_at(offset, size)
+
+    def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
+        return self._reader.read_now(offset, size)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
 class WriterWrapper(FileWriter):
     """Does everything as the writer it wraps."""
 

@@ -162,6 +162,4 @@ def _say(requests: Requests, request: Request, number: int, exc: errors.BlobfsEr
 def _fields(requests: Requests, request: Request, number: int) -> dict[str, object]:
     seconds = round(request.seconds, 6)
     subject = requests.about(request)
-    return about(
-        operation=request.operation.name, errno=errno_name(number), seconds=seconds, **subject
-    )
+    return about(operation=request.operation.name, errno=number, seconds=seconds, **subject)
