@@ -109,6 +109,35 @@ class RedisServer:
         return self._process
 
 
+Trouble = Callable[[RedisServer], Callable[[], None]]
+"""Gets a server into trouble, and gives what ends that."""
+
+
+def paused(server: RedisServer) -> Callable[[], None]:
+    """It accepts connections, and answers nobody."""
+    server.pause()
+    return server.resume
+
+
+def stopped(server: RedisServer) -> Callable[[], None]:
+    """It is gone, with all that it kept."""
+    server.kill()
+    return server.start
+
+
+def locked(server: RedisServer) -> Callable[[], None]:
+    """It answers errors: it wants a password that nobody knows."""
+    with closing(server.client()) as client:
+        client.config_set("requirepass", "changed")
+        client.client_kill_filter(_type="normal", skipme=True)
+
+    def unlock() -> None:
+        with closing(server.client("changed")) as client:
+            client.config_set("requirepass", "")
+
+    return unlock
+
+
 @contextmanager
 def serving_cluster(directory: Path) -> Iterator[list[RedisServer]]:
     """Three servers that share the keys among them, inside the ``with`` block."""

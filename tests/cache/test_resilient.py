@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Final
@@ -13,7 +13,7 @@ from blobfs.cache.redis import RedisCache
 from blobfs.cache.redis_options import RedisOptions
 from blobfs.cache.resilient import ResilientCache
 from tests.cache.samples import ONE, OTHER, described, eventually
-from tests.redisserver import RedisServer
+from tests.redisserver import RedisServer, Trouble, locked, paused, stopped
 
 pytestmark = pytest.mark.redis
 
@@ -52,33 +52,11 @@ def _give_up(cache: ResilientCache) -> None:
     assert cache.stats()["skipped"] > 180
 
 
-def _freeze(server: RedisServer) -> Callable[[], None]:
-    server.pause()
-    return server.resume
-
-
-def _kill(server: RedisServer) -> Callable[[], None]:
-    server.kill()
-    return server.start
-
-
-def _lock_out(server: RedisServer) -> Callable[[], None]:
-    with closing(server.client()) as client:
-        client.config_set("requirepass", "changed")
-        client.client_kill_filter(_type="normal", skipme=True)
-
-    def let_in() -> None:
-        with closing(server.client("changed")) as client:
-            client.config_set("requirepass", "")
-
-    return let_in
-
-
-@pytest.mark.parametrize("trouble", [_freeze, _kill, _lock_out], ids=lambda t: t.__name__[1:])
+@pytest.mark.parametrize("trouble", [paused, stopped, locked])
 def test_server_in_trouble_is_left_alone_and_used_again(
     cache: ResilientCache,
     own_redis: RedisServer,
-    trouble: Callable[[RedisServer], Callable[[], None]],
+    trouble: Trouble,
 ) -> None:
     assert eventually(lambda: _knows(cache), RECOVERY_S)
     end = trouble(own_redis)
@@ -175,11 +153,11 @@ def test_hits_and_misses_are_counted(cache: ResilientCache) -> None:
     assert (now["hits"] - before["hits"], now["misses"] - before["misses"]) == (1, 2)
 
 
-@pytest.mark.parametrize("trouble", [_freeze, _lock_out], ids=lambda t: t.__name__[1:])
+@pytest.mark.parametrize("trouble", [paused, locked])
 def test_clear_that_failed_is_made_again(
     cache: ResilientCache,
     own_redis: RedisServer,
-    trouble: Callable[[RedisServer], Callable[[], None]],
+    trouble: Trouble,
 ) -> None:
     """Else a blob that was deleted meanwhile would be had again afterwards, by all."""
     assert eventually(lambda: _knows(cache), RECOVERY_S)
@@ -203,7 +181,7 @@ def test_clears_that_are_owed_are_made_at_the_end(
 ) -> None:
     assert eventually(lambda: _knows(cache), RECOVERY_S)
     with closing(_cache(own_redis)) as other:
-        let_in = _lock_out(own_redis)
+        let_in = locked(own_redis)
         for _ in range(5):
             other.clear(BLOB.digest, ONE)
         assert (other.stats()["errors"], other.stats()["skipped"]) == (3, 2)

@@ -9,6 +9,7 @@ import pytest
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from tests.fuse.mounts import MountedRegistry, mounted
+from tests.fuse.remote import Remote
 from tests.services import DockerRegistry
 from tests.storage.layout import Layout
 
@@ -34,6 +35,16 @@ def mount(storage: Path, tmp_path: Path) -> Iterator[MountedRegistry]:
     """A mount of ``storage``, which tests fill while it is there."""
     with mounted(storage, tmp_path) as mount:
         yield mount
+
+
+@pytest.fixture
+def remote(storage: Path, layout: Layout, tmp_path: Path) -> Iterator[Remote]:
+    """``storage``, which holds a layer, on a file system of another machine's."""
+    layout.layer(b"far away")
+    remote = Remote(storage, tmp_path / "remote")
+    yield remote
+    remote.die()
+    remote.disconnect()
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import pytest
 from blobfs.digest import Digest
 from tests.fuse.mounts import MountedRegistry, mounted
 from tests.fuse.repositories import layer
-from tests.redisserver import RedisServer
+from tests.redisserver import RedisServer, Trouble, locked, paused, stopped
 from tests.storage.layout import APP, Layout
 
 pytestmark = [pytest.mark.fuse, pytest.mark.redis]
@@ -37,16 +37,6 @@ def digests(layout: Layout) -> list[Digest]:
     return [layout.layer(b"%d" % number) for number in range(BLOBS)]
 
 
-def _pause(server: RedisServer) -> Callable[[], None]:
-    server.pause()
-    return server.resume
-
-
-def _stop(server: RedisServer) -> Callable[[], None]:
-    server.kill()
-    return server.start
-
-
 def _empty(server: RedisServer) -> Callable[[], None]:
     with closing(server.client()) as client:
         client.flushall()
@@ -62,18 +52,6 @@ def _fill(server: RedisServer) -> Callable[[], None]:
             client.config_set("maxmemory", "0")
 
     return make_room
-
-
-def _lock(server: RedisServer) -> Callable[[], None]:
-    with closing(server.client()) as client:
-        client.config_set("requirepass", "changed")
-        client.client_kill_filter(_type="normal", skipme=True)
-
-    def unlock() -> None:
-        with closing(server.client("changed")) as client:
-            client.config_set("requirepass", "")
-
-    return unlock
 
 
 class Watchers:
@@ -126,15 +104,13 @@ def _hits(mount: MountedRegistry) -> int:
     return hits
 
 
-@pytest.mark.parametrize(
-    "trouble", [_pause, _stop, _empty, _fill, _lock], ids=lambda t: t.__name__[1:]
-)
+@pytest.mark.parametrize("trouble", [paused, stopped, _empty, _fill, locked])
 def test_redis_in_trouble_fails_and_slows_nothing(
     storage: Path,
     tmp_path: Path,
     server: RedisServer,
     digests: list[Digest],
-    trouble: Callable[[RedisServer], Callable[[], None]],
+    trouble: Trouble,
 ) -> None:
     """[S14.7]"""
     timeouts = ("--entry-timeout", "0", "--attr-timeout", "0")

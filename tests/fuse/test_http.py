@@ -15,10 +15,9 @@ import pytest
 
 from blobfs.mountinfo import mount_at
 from tests.fuse.mounts import MountedRegistry, eventually, mounted, run
-from tests.fuse.test_remote_storage import Remote
+from tests.fuse.remote import Remote
 from tests.http.client import get
 from tests.services import free_port
-from tests.storage.layout import Layout
 
 pytestmark = pytest.mark.fuse
 
@@ -103,15 +102,6 @@ def test_unmount_waits_for_no_client(storage: Path, tmp_path: Path, port: int) -
                 client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
             began = time.monotonic()
         assert time.monotonic() - began < 5  # how long an idle connection may stay
-
-
-@pytest.fixture
-def remote(storage: Path, layout: Layout, tmp_path: Path) -> Iterator[Remote]:
-    layout.layer(b"far away")
-    remote = Remote(storage, tmp_path / "remote")
-    yield remote
-    remote.die()
-    remote.disconnect()
 
 
 def test_storage_that_dies_is_not_ready_until_it_is_back(

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,45 +13,10 @@ import pytest
 
 from blobfs.digest import Digest
 from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
-from tests.storage.layout import APP, Layout
+from tests.fuse.remote import Remote
+from tests.storage.layout import APP
 
 pytestmark = pytest.mark.fuse
-
-RCLONE = Path(sys.executable).with_name("rclone")
-
-
-class Remote:
-    """What ``rclone mount`` shows of *origin* at *path*, caching nothing."""
-
-    def __init__(self, origin: Path, path: Path) -> None:
-        self.origin = origin
-        self.path = path
-        path.mkdir()
-        self.connect()
-
-    def connect(self) -> None:
-        self.process = subprocess.Popen(
-            [RCLONE, "mount", self.origin, self.path, "--config", "/dev/null",
-             "--dir-cache-time", "0", "--attr-timeout", "0"],
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        eventually(self.path.is_mount)
-
-    def die(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def disconnect(self) -> None:
-        subprocess.run(["umount", "-l", self.path], check=True)
-
-
-@pytest.fixture
-def remote(storage: Path, layout: Layout, tmp_path: Path) -> Iterator[Remote]:
-    layout.layer(b"far away")
-    remote = Remote(storage, tmp_path / "remote")
-    yield remote
-    remote.die()
-    remote.disconnect()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from blobfs.errors import MountRefused
 from blobfs.http.listening import listening
-from tests.services import free_port
+from tests.services import cannot, free_port
 
 
 @pytest.mark.parametrize("form", ["{}", ":{}", "127.0.0.1:{}"])
@@ -24,8 +24,9 @@ def test_other_addresses_are_to_be_named() -> None:
         assert listener.getsockname()[0] == "0.0.0.0"
 
 
-@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
 def test_ipv6_has_brackets() -> None:
+    if not socket.has_ipv6:
+        cannot("no IPv6 here")
     with listening("[::1]:0") as listener:
         assert listener.family == socket.AF_INET6
 
