@@ -1,7 +1,7 @@
-"""The mounts that this process sees, without touching any of them.
+"""The mounts that a process sees, without touching any of them.
 
 A dead or hung mount blocks whoever asks it anything, stat(2) included, so all questions go
-to ``/proc/self/mountinfo``; proc_pid_mountinfo(5) gives its format.
+to ``/proc/<pid>/mountinfo``; proc_pid_mountinfo(5) gives its format.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Mount:
     source: str
 
 
-def mounts() -> Iterator[Mount]:
-    """Every mount, a later one covering an earlier one at the same mount point."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+def mounts(process: str = "self") -> Iterator[Mount]:
+    """Every mount that *process* sees; a later one covers an earlier one at its mount point."""
+    with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             before, _, after = line.partition(" - ")
             mount_id, _parent, device, _root, mountpoint, *_ = before.split(" ")

@@ -8,20 +8,34 @@ import select
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from blobfs.errors import MountRefused
-from blobfs.mountinfo import Mount, mount_at
+from blobfs.mountinfo import Mount, mount_at, mounts
 
 _FSTYPE: Final = "fuse.blobfs"
 
+_QUIET_S: Final = 2.0
+"""The wait after which a person is told of it."""
 
-def unmount(mountpoint: Path, *, timeout_s: float = 60.0) -> None:
+_MOST_NAMED: Final = 5
+"""Mount points and programs that one message names at most."""
+
+
+def unmount(
+    mountpoint: Path,
+    *,
+    timeout_s: float = 60.0,
+    lazy: bool = False,
+    waiting: Callable[[str], None] = lambda _: None,
+) -> None:
     """Unmount *mountpoint*, alive or dead, and wait until its daemon has ended.
 
-    Raises MountRefused if it is no mount of ours, is in use, or the daemon does not end.
+    *lazy* detaches a mount that is in use, and waits for nobody. *waiting* is called with a
+    sentence if the daemon takes more than a moment. Raises MountRefused if the mount is none of
+    ours, is in use, shows in another place too, or if the daemon does not end within *timeout_s*.
     """
     mount = _our_mount(mountpoint)
     pid = _daemon_of(mount)
@@ -29,20 +43,37 @@ def unmount(mountpoint: Path, *, timeout_s: float = 60.0) -> None:
         daemon = os.pidfd_open(pid) if pid is not None else None
     except ProcessLookupError:
         daemon = None
-    helper = (
-        ["umount", "--no-canonicalize"]
-        if os.getuid() == 0
-        else [shutil.which("fusermount3") or "fusermount", "-u"]
-    )
     done = subprocess.run(  # noqa: S603  (our own words, and a path after them)
-        [*helper, str(mount.mountpoint)], capture_output=True, text=True, check=False
+        [*_helper(lazy=lazy), str(mount.mountpoint)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise MountRefused(_why_not(mount, done.stderr.strip()))
-    if daemon is not None and not select.select([daemon], [], [], timeout_s)[0]:
+    if daemon is None or lazy:
+        return
+    if places := _other_places(mount):
         raise MountRefused(
-            f"unmounted, but the daemon (pid {pid}) still runs after {timeout_s:g} s"
+            f"{mount.mountpoint} is unmounted, but its mount also shows at {_some(places)}; "
+            f"the daemon (pid {pid}) ends when that is unmounted too"
         )
+    if _ends(daemon, _QUIET_S):
+        return
+    waiting(f"waiting up to {timeout_s:g} s for the daemon (pid {pid}) to finish its uploads")
+    if not _ends(daemon, timeout_s - _QUIET_S):
+        raise MountRefused(
+            f"{mount.mountpoint} is unmounted, but the daemon (pid {pid}) still runs after "
+            f"{timeout_s:g} s; its log says what it waits for"
+        )
+
+
+def _helper(*, lazy: bool) -> list[str]:
+    if os.getuid() == 0:
+        return ["umount", "--no-canonicalize", *(["--lazy"] if lazy else [])]
+    return [shutil.which("fusermount3") or "fusermount", "-uz" if lazy else "-u"]
+
+
+def _ends(daemon: int, timeout_s: float) -> bool:
+    """Wait for the process of a pidfd."""
+    return bool(select.select([daemon], [], [], timeout_s)[0])
 
 
 def _our_mount(mountpoint: Path) -> Mount:
@@ -54,7 +85,7 @@ def _our_mount(mountpoint: Path) -> Mount:
 
 
 def _daemon_of(mount: Mount) -> int | None:
-    """The pid that the mount itself tells; None if it is dead, or says nothing for 5 s."""
+    """The pid in the mount's ``config.json``; None if the mount is dead or silent for 5 s."""
     answer: list[int] = []
 
     def ask() -> None:
@@ -71,22 +102,71 @@ def _daemon_of(mount: Mount) -> int | None:
 def _why_not(mount: Mount, said: str) -> str:
     if "busy" not in said:
         return said
-    users: list[str] = []
+    users = [f"a mount at {below}" for below in _mounts_below(mount.mountpoint)]
     _in_thread(lambda: users.extend(_users(mount.mountpoint)), timeout_s=2.0)
-    who = f" by {', '.join(users)}" if users else ""
-    return f"{mount.mountpoint} is in use{who}; end that, or run: umount -l {mount.mountpoint}"
+    who = f" by {_some(users)}" if users else ""
+    return (
+        f"{mount.mountpoint} is in use{who}; end that, or detach the mount: "
+        f"blobfs umount --lazy {mount.mountpoint}"
+    )
+
+
+def _mounts_below(mountpoint: Path) -> Iterator[Path]:
+    for mount in mounts():
+        if mount.mountpoint != mountpoint and mount.mountpoint.is_relative_to(mountpoint):
+            yield mount.mountpoint
+
+
+def _other_places(mount: Mount) -> list[str]:
+    """Mount points of the same file system, here and in other mount namespaces.
+
+    Containers have a mount namespace, and so do systemd's services with private directories.
+    """
+    places = [str(other.mountpoint) for other in mounts() if other.device == mount.device]
+    seen = {_namespace(Path("/proc/self"))}
+    for process in _processes():
+        namespace = _namespace(process)
+        if namespace in seen:
+            continue
+        seen.add(namespace)
+        try:
+            shown = [m.mountpoint for m in mounts(process.name) if m.device == mount.device]
+            name = _name(process)
+        except OSError:
+            continue  # it has ended
+        places += [f"{place} in the mount namespace of {name}" for place in shown]
+    return places
+
+
+def _namespace(process: Path) -> str | None:
+    try:
+        return os.readlink(process / "ns/mnt")
+    except OSError:
+        return None  # it has ended, or is another user's
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of a list, and a count of the rest."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _users(mountpoint: Path) -> Iterator[str]:
-    """Who has something open below *mountpoint*, as ``name (pid)``; readlink(2) only."""
-    for process in Path("/proc").iterdir():
-        if (
-            process.name.isdecimal()
-            and int(process.name) != os.getpid()
-            and _uses(process, mountpoint)
-        ):
-            name = (process / "comm").read_text(errors="replace").strip()
-            yield f"{name} ({process.name})"
+    """The processes that have something open below *mountpoint*, as ``name (pid)``.
+
+    Only readlink(2) is used, which asks nothing of the mount.
+    """
+    for process in _processes():
+        if int(process.name) != os.getpid() and _uses(process, mountpoint):
+            yield _name(process)
+
+
+def _processes() -> Iterator[Path]:
+    return (process for process in Path("/proc").iterdir() if process.name.isdecimal())
+
+
+def _name(process: Path) -> str:
+    return f"{(process / 'comm').read_text(errors='replace').strip()} ({process.name})"
 
 
 def _uses(process: Path, mountpoint: Path) -> bool:

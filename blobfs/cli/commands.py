@@ -6,6 +6,7 @@ import errno
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -56,9 +57,10 @@ main.add_command(mount)
 
 @main.command()
 @click.argument("mountpoint", type=PATH)
-def umount(mountpoint: Path) -> None:
+@click.option("--lazy", is_flag=True, help="Detach a mount that is in use; wait for nobody.")
+def umount(mountpoint: Path, *, lazy: bool) -> None:
     """Take the mount at MOUNTPOINT away, alive or dead, and wait for its daemon's end."""
-    unmount(mountpoint)
+    unmount(mountpoint, lazy=lazy, waiting=partial(click.echo, err=True))
 
 
 @main.command("ls")

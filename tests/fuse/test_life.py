@@ -178,6 +178,58 @@ def test_umount_of_a_mount_in_use_says_by_whom(storage: Path, tmp_path: Path) ->
         assert f"sleep ({user.pid})" in done.stderr
 
 
+def test_umount_names_a_bind_mount_that_keeps_the_daemon(storage: Path, tmp_path: Path) -> None:
+    """[S6.6]"""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    place = tmp_path / "m"
+    place.mkdir()
+    assert run("mount", storage, place).returncode == 0
+    pid = MountedRegistry(storage, place, tmp_path / "log").pid
+    subprocess.run(["mount", "--bind", place, elsewhere], check=True)
+    began = time.monotonic()
+    done = run("umount", place)
+    taken = time.monotonic() - began
+    subprocess.run(["umount", elsewhere], check=True)
+    assert done.returncode == 1
+    assert f"also shows at {elsewhere}" in done.stderr
+    assert taken < 10
+    eventually(lambda: _is_over(pid))
+
+
+def test_umount_names_a_mount_namespace_that_keeps_the_daemon(
+    storage: Path, tmp_path: Path
+) -> None:
+    """[S6.6] As a container's that was started after the mount."""
+    place = tmp_path / "m"
+    place.mkdir()
+    assert run("mount", storage, place).returncode == 0
+    pid = MountedRegistry(storage, place, tmp_path / "log").pid
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as container:
+        assert container.stdout is not None
+        container.stdout.readline()  # it has its namespace
+        done = run("umount", place)
+        container.kill()
+    assert done.returncode == 1
+    assert f"{place} in the mount namespace of s" in done.stderr
+    eventually(lambda: _is_over(pid))
+
+
+def test_lazy_umount_detaches_a_mount_in_use(storage: Path, tmp_path: Path) -> None:
+    """[S6.6]"""
+    place = tmp_path / "m"
+    place.mkdir()
+    assert run("mount", storage, place).returncode == 0
+    pid = MountedRegistry(storage, place, tmp_path / "log").pid
+    with subprocess.Popen(["sleep", "60"], cwd=place) as user:
+        done = run("umount", "--lazy", place)
+        assert mount_at(place) is None
+        user.kill()
+    assert (done.returncode, done.stderr) == (0, "")
+    eventually(lambda: _is_over(pid))
+
+
 def test_umount_of_what_is_no_mount_is_refused(tmp_path: Path) -> None:
     done = run("umount", tmp_path)
     assert done.returncode == 1
