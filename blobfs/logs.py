@@ -119,12 +119,12 @@ class TextFormatter(logging.Formatter):
             for name, value in _fields(record).items()
             if str(value) not in record.message
         )
-        return _harmless(super().formatMessage(record) + "".join(fields))
+        return printable(super().formatMessage(record) + "".join(fields))
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802
         # Indented, so that no line of it can be taken for an event.
         lines = super().formatException(ei).split("\n")
-        return "\n".join(f"    {_harmless(line)}" for line in lines)
+        return "\n".join(f"    {printable(line)}" for line in lines)
 
 
 class _Json(logging.Formatter):
@@ -137,7 +137,7 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return _harmless(json.dumps({**_fields(record), **line}, default=str))
+        return printable(json.dumps({**_fields(record), **line}, default=str))
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, object]:
@@ -149,7 +149,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if set(text) & set(' ="') or not text else text
 
 
-def _harmless(line: str) -> str:
+def printable(line: str) -> str:
     """Stored names may have anything in them: line ends, what terminals obey, half characters."""
     if line.isprintable():
         return line

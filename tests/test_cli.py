@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.filesystem import FilesystemDriver
 from tests.fuse.mounts import BLOBFS, run
 from tests.services import DockerRegistry, inspect
+from tests.storage.layout import APP, Layout, image
 
 pytestmark = pytest.mark.registry
 
@@ -16,10 +19,32 @@ pytestmark = pytest.mark.registry
 def test_ls_shows_repositories_as_a_table(registry: DockerRegistry) -> None:
     done = run("ls", registry.root)
     header, *rows = done.stdout.splitlines()
-    assert header.split() == ["repository", "tags", "manifests", "layers", "bytes"]
-    assert [row.split()[0] for row in rows] == [
-        "library/multi", "library/small", "team/app", "team/app/debug",
+    assert header.split() == [
+        "repository", "tags", "manifests", "layers", "bytes", "tagged", "damaged",
     ]  # fmt: skip
+    assert [row.split()[0] for row in rows] == [
+        "library/multi", "library/small", "team/app", "team/app/debug", "total",
+    ]  # fmt: skip
+
+
+def test_ls_of_damage_ends_with_1(tmp_path: Path) -> None:
+    layout = Layout(CheckedDriver(FilesystemDriver.below(tmp_path)))
+    layout.tag(layout.revision(image(layout.blob(b"{}"))))
+    done = run("ls", tmp_path, APP)
+    assert done.returncode == 1
+    assert "has no link" in done.stdout
+
+
+def test_show_prints_an_image_with_readable_sizes(registry: DockerRegistry) -> None:
+    done = run("show", "-h", registry.root, "library/small:v2")
+    assert done.returncode == 0
+    assert "linux/amd64" in done.stdout
+    assert "1.0M  sha256:" in done.stdout
+    shown = json.loads(run("show", "--json", registry.root, "library/small:v2").stdout)
+    manifest = inspect(registry.address, "library/small", "v2")
+    assert shown["digest"] == manifest.digest
+    layers = [step["digest"] for step in shown["images"][0]["steps"] if step["digest"]]
+    assert tuple(layers) == manifest.blobs[1:]
 
 
 def test_ls_json_has_an_object_a_repository(registry: DockerRegistry) -> None:

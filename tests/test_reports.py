@@ -64,7 +64,13 @@ def put_image(layout: Layout, repository: RepositoryName = APP, tag: Tag = LATES
 
 
 def rows(report: reports.Report) -> list[tuple[str | int | None, ...]]:
-    return list(report.rows)
+    """The rows without the time of tagging and the state, for tests of the other columns."""
+    return [row[:-2] for row in report.rows]
+
+
+def states(report: reports.Report) -> list[str | int | None]:
+    """The last column: the state of a tag, or the number of damaged things of a repository."""
+    return [row[-1] for row in report.rows]
 
 
 def test_table_has_numbers_to_the_right_and_text_to_the_left() -> None:
@@ -79,6 +85,59 @@ def test_table_has_numbers_to_the_right_and_text_to_the_left() -> None:
 
 def test_table_of_nothing_is_its_columns() -> None:
     assert reports.Report(("name", "count"), []).as_table() == "name  count"
+
+
+def test_human_sizes_have_a_unit_and_at_most_four_characters() -> None:
+    sizes = [0, 1023, 1024, 10_188, 10_240, 1_023_999, 2**20, 5 * 10**9, 2**63]
+    report = reports.Report(("bytes",), [(size,) for size in sizes])
+    assert report.as_table(human=True).split()[1:] == [
+        "0", "1023", "1.0K", "9.9K", "10K", "1.0M", "1.0M", "4.7G", "8.0E",
+    ]  # fmt: skip
+
+
+def test_table_shows_what_a_terminal_would_obey_as_text() -> None:
+    assert reports.Report(("state",), [("\x1b[2J",)]).as_table().splitlines()[1] == r"\x1b[2J"
+
+
+def test_totals_count_a_shared_blob_once_and_are_no_row(layout: Layout, registry: Registry) -> None:
+    for name in ("a", "b"):
+        put_image(layout, RepositoryName(name))
+    report = reports.repositories(registry, at_once)
+    size = len(CONFIG) + len(LAYER) + len(PAYLOAD)
+    assert report.totals == ("total", 2, 2, 4, size, "", 0)
+    assert len(report.rows) == 2
+
+
+def test_state_of_a_whole_tag_is_ok(layout: Layout, registry: Registry) -> None:
+    put_image(layout)
+    report = reports.tags(registry, APP)
+    assert (states(report), report.damaged) == (["ok"], 0)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "told"),
+    [
+        (lambda layout: layout.driver.delete(paths.blob_data(Digest.of(LAYER))), "is missing"),
+        (lambda layout: layout.driver.delete(paths.link(LAYERS, Digest.of(LAYER))), "has no link"),
+        (lambda layout: layout.put(paths.tag_current_link(APP, LATEST)), "holds nothing"),
+    ],
+    ids=["missing blob", "missing layer link", "emptied tag"],
+)
+def test_state_of_a_damaged_tag_says_why(
+    layout: Layout, registry: Registry, break_it: Callable[[Layout], None], told: str
+) -> None:
+    put_image(layout)
+    break_it(layout)
+    report = reports.tags(registry, APP)
+    [state] = states(report)
+    assert told in str(state)
+    assert report.damaged == 1
+
+
+def test_tag_of_a_revision_that_is_gone_is_damage(layout: Layout, registry: Registry) -> None:
+    revision = put_image(layout)
+    layout.driver.delete(paths.link(REVISIONS, revision))
+    assert states(reports.repositories(registry, at_once)) == [1]
 
 
 def test_json_has_an_object_for_each_row() -> None:
@@ -100,7 +159,9 @@ def test_repositories_are_counted_in_order(layout: Layout, registry: Registry) -
     layout.tag(Digest.of(PAYLOAD), Tag("v1"), RepositoryName("a"))
     size = len(CONFIG) + len(LAYER) + len(PAYLOAD)
     report = reports.repositories(registry, at_once)
-    assert report.columns == ("repository", "tags", "manifests", "layers", "bytes")
+    assert report.columns == (
+        "repository", "tags", "manifests", "layers", "bytes", "tagged", "damaged",
+    )  # fmt: skip
     assert rows(report) == [
         ("a", 2, 1, 3, size + 4),
         ("team", 1, 1, 2, size),
@@ -151,9 +212,9 @@ def test_broken_layer_counts_but_has_no_bytes(
 ) -> None:
     put_image(layout)
     break_it(layout)
-    assert rows(reports.repositories(registry, at_once)) == [
-        ("team/app", 1, 1, 2, len(CONFIG) + len(PAYLOAD))
-    ]
+    report = reports.repositories(registry, at_once)
+    assert rows(report) == [("team/app", 1, 1, 2, len(CONFIG) + len(PAYLOAD))]
+    assert (states(report), report.damaged) == ([1], 1)
 
 
 def test_tags_are_told_in_order_with_what_they_need(layout: Layout, registry: Registry) -> None:
@@ -161,7 +222,7 @@ def test_tags_are_told_in_order_with_what_they_need(layout: Layout, registry: Re
     layout.tag(revision, Tag("V1"))
     layout.tag(layout.revision(manifest(DOCKER_LIST)), Tag("none"))
     report = reports.tags(registry, APP)
-    assert report.columns == ("tag", "digest", "media_type", "bytes")
+    assert report.columns == ("tag", "digest", "media_type", "bytes", "tagged", "state")
     size = len(PAYLOAD) + 2  # the manifest says that each blob has one byte
     empty = manifest(DOCKER_LIST)
     assert rows(report) == [

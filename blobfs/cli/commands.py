@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import click
 
-from blobfs import preflight, reports
+from blobfs import imagereport, preflight, reports
 from blobfs.cli.mounting import mount
 from blobfs.cli.types import PATH, Duration, Parsed
 from blobfs.drivers.factory import is_s3, local_root
@@ -63,18 +63,50 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
     unmount(mountpoint, lazy=lazy, waiting=partial(click.echo, err=True))
 
 
-@main.command("ls")
+_HUMAN: Final = click.option(
+    "-h", "--human-readable", "human", is_flag=True, help="Print sizes such as 1.5G."
+)
+_JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_LONG_HELP: Final = {"help_option_names": ["--help"]}  # -h is as in ls(1)
+_DAMAGED: Final = 1
+"""The exit code of a listing that shows damage."""
+
+
+@main.command("ls", context_settings=_LONG_HELP)
 @click.argument("storage")
 @click.argument("repository", type=Parsed("repository", RepositoryName), required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one array.")
-def list_(storage: str, repository: RepositoryName | None, *, as_json: bool) -> None:
-    """List the repositories in STORAGE, or the tags of REPOSITORY."""
+@_HUMAN
+@_JSON
+def list_(storage: str, repository: RepositoryName | None, *, human: bool, as_json: bool) -> None:
+    """List the repositories in STORAGE, or the tags of REPOSITORY.
+
+    Ends with 1 if something is damaged: a column tells what.
+    """
     with _opened(storage) as registry:
         if repository is None:
             report = reports.repositories(registry, _progress)
         else:
             report = reports.tags(registry, repository)
-    click.echo(report.as_json() if as_json else report.as_table())
+    click.echo(report.as_json() if as_json else report.as_table(human=human))
+    if report.damaged:
+        sys.exit(_DAMAGED)
+
+
+@main.command(context_settings=_LONG_HELP)
+@click.argument("storage")
+@click.argument("reference", type=Parsed("repository:tag|repository@digest", Reference.parse))
+@_HUMAN
+@_JSON
+def show(storage: str, reference: Reference, *, human: bool, as_json: bool) -> None:
+    """Show an image in STORAGE: its platforms, config, and layers with their history.
+
+    REFERENCE is REPOSITORY:TAG or REPOSITORY@DIGEST. Ends with 1 if a part of it is missing.
+    """
+    with _opened(storage) as registry:
+        report = imagereport.show(registry, reference)
+    click.echo(report.as_json() if as_json else report.as_text(human=human))
+    if report.is_damaged:
+        sys.exit(_DAMAGED)
 
 
 @main.command()
@@ -99,7 +131,7 @@ def cat(storage: str, reference: Reference) -> None:
     type=Duration(),
     help="List those that began so long ago, such as 12h.  [default: 7d with --abort]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one array.")
+@_JSON
 def uploads(storage: str, *, abort: bool, older_than: float | None, as_json: bool) -> None:
     """List the uploads in STORAGE that have not ended, and what is left of lost ones.
 
