@@ -51,9 +51,7 @@ def daemonize(work: Callable[[Callable[[], None]], None], *, timeout_s: float = 
         raise MountRefused(f"the mount did not answer within {timeout_s:g} s; see its log")
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
-    raise MountRefused(
-        said.decode(errors="replace") or f"the daemon ended with {code} before it answered"
-    )
+    raise MountRefused(os.fsdecode(said) or f"the daemon ended with {code} before it answered")
 
 
 def _read_within(fd: int, timeout_s: float) -> bytes | None:
@@ -84,7 +82,7 @@ def _be_child(work: Callable[[Callable[[], None]], None], pipe: int) -> NoReturn
         code = 0
     except BlobfsError as exc:
         try:
-            os.write(pipe, str(exc).encode())
+            os.write(pipe, os.fsencode(str(exc)))
         except OSError:  # it was ready, so nobody waits for the reason
             logging.getLogger(__name__).error("%s", exc)  # noqa: TRY400  (the log's only line)
     finally:

@@ -7,11 +7,13 @@ import gc
 import logging
 import os
 import signal
+import string
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import pyfuse3
 import trio
@@ -72,13 +74,18 @@ class MountOptions:
 
     def for_fuse(self) -> set[str]:
         """The options of mount(8), in libfuse's words."""
-        source = self.source.replace("\\", "\\\\").replace(",", "\\,")
+        source = _in_ascii(self.source).replace("\\", "\\\\").replace(",", "\\,")
         options = {f"fsname={source}", "subtype=blobfs", "default_permissions"}
         if self.read_only:
             options.add("ro")
         if self.allow_other:
             options.add("allow_other")
         return options
+
+
+def _in_ascii(text: str) -> str:
+    """*text* with other characters percent-encoded: pyfuse3 takes options in ASCII only."""
+    return quote(os.fsencode(text), safe=string.printable)
 
 
 def serve(

@@ -248,7 +248,7 @@ class Reading(pyfuse3.Operations):
             raise Unsupported(f"no {os.fsdecode(name)} here")
         node = self._inodes[inode].node
         value = await self._threads.run_in_thread(_xattr, node, os.fsdecode(name))
-        return value.encode()
+        return os.fsencode(value)
 
     @replies_errno
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:

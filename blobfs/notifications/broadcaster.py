@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def queue_path(state_dir: Path, storage: str) -> Path:
         storage = f"{bucket.endpoint or ''} {bucket.bucket} {bucket.root}"
     elif root := local_root(storage):
         storage = str(root.resolve())
-    return state_dir / f"notifications-{Digest.of(storage.encode()).encoded[:16]}.db"
+    return state_dir / f"notifications-{Digest.of(os.fsencode(storage)).encoded[:16]}.db"
 
 
 class Broadcaster(Closing):

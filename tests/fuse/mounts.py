@@ -42,7 +42,12 @@ class MountedRegistry:
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The blobfs command, as a person runs it."""
     return subprocess.run(
-        [*BLOBFS, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
+        [*BLOBFS, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        check=False,
+        timeout=60,
     )
 
 

@@ -95,6 +95,17 @@ def test_storage_bound_elsewhere_is_told_to_be_around_the_mount_point(
     assert "inside the storage" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["stör-日本", os.fsdecode(b"n\xff")], ids=["UTF-8", "bytes"])
+def test_paths_need_not_be_ascii(layout: Layout, storage: Path, tmp_path: Path, name: str) -> None:
+    """[S6.7]"""
+    layout.layer(b"x")
+    there = tmp_path / name / "storage"
+    there.parent.mkdir()
+    storage.rename(there)
+    with mounted(there, there.parent) as mount:
+        assert os.listdir(mount.path) == ["team"]
+
+
 def test_second_mount_at_the_same_place_is_refused(mount: MountedRegistry) -> None:
     """[S6.2]"""
     done = run("mount", mount.storage, mount.path)

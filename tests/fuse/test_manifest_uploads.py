@@ -65,6 +65,14 @@ def test_digest_as_the_name_is_no_tag(repository: Path, blob: Digest) -> None:
     ]
 
 
+def test_reason_names_a_file_whose_name_is_not_utf_8(repository: Path) -> None:
+    """[S8.2]"""
+    file = _uploads(repository) / os.fsdecode(b"caf\xe9")
+    with failing_with(errno.EINVAL):
+        file.write_bytes(b"no manifest")
+    assert b"caf\xe9" in os.getxattr(file, "user.blobfs.state")
+
+
 def test_other_digest_as_the_name_is_refused(repository: Path, blob: Digest) -> None:
     """[S8.3]"""
     with failing_with(errno.EBADMSG):
