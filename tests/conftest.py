@@ -1,5 +1,6 @@
 """What tests share: the services they need, what a missing one does, and registries with images."""
 
+import fcntl
 import importlib.util
 import logging
 import os
@@ -16,6 +17,8 @@ from tests.redisserver import RedisServer
 from tests.services import DockerRegistry, ServiceFailed, push, run
 
 log = logging.getLogger(__name__)
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 
 
 def _lacking(*programs: str) -> str | None:
@@ -99,6 +102,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             _need(service, missing)
 
 
+@pytest.fixture(autouse=True)
+def _turn(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Keeps the other workers' tests from running beside a test that is marked ``alone``."""
+    if not WORKER:
+        yield
+        return
+    alone = request.node.get_closest_marker("alone") is not None
+    directory = _run_directory(tmp_path_factory)
+    with (directory / "gate").open("wb") as gate, (directory / "turn").open("wb") as turn:
+        # Who waits for the turn holds the gate, so the others cannot take turns without end.
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        yield
+        fcntl.flock(turn, fcntl.LOCK_UN)  # a process that was forked meanwhile may have it open
+
+
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
     """A registry with small images. For reading only: a test that changes one serves its own.
@@ -136,13 +158,12 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture(scope="session")
 def ceph(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[s3.S3Server]:
     """A real S3 server; it takes 1 s to start."""
     _need("s3", _ceph_missing)
-    runs = tmp_path_factory.getbasetemp().parent
-    if not request.config.getoption("basetemp"):
-        for abandoned in runs.glob("pytest-*/ceph*/server"):
+    if runs := _runs(tmp_path_factory):
+        for abandoned in _ceph_directories(runs):
             if not _is_running(runs, abandoned):  # and holds up to 8 GiB of memory
                 s3.stop_ceph(abandoned)
     with s3.serving_ceph(tmp_path_factory.mktemp("ceph") / "server") as server:
@@ -178,15 +199,13 @@ def _push_small_images(registry: DockerRegistry) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_stale_mounts(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def _no_stale_mounts(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Detach the blobfs mounts of aborted runs, which pytest can not remove with their directories.
 
     A mount may hang, so its path is compared and handed on, and never looked at.
     """
-    runs = tmp_path_factory.getbasetemp().parent
-    if request.config.getoption("basetemp"):  # then it is ours alone, and empty
+    runs = _runs(tmp_path_factory)
+    if runs is None:
         return
     for mount_point in reversed(_blobfs_mount_points()):
         if mount_point.is_relative_to(runs) and not _is_running(runs, mount_point):
@@ -194,6 +213,23 @@ def _no_stale_mounts(
                 run("umount", "--lazy", "--no-canonicalize", mount_point, timeout_s=10)
             except ServiceFailed as exc:  # such as: another run, beginning now, was faster
                 log.warning("stale mount: %s", exc)
+
+
+def _run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of this run, which its workers share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if WORKER else base
+
+
+def _runs(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+    """The directory that pytest keeps its last runs in; None if --basetemp names another place."""
+    runs = _run_directory(tmp_path_factory).parent
+    return runs if runs.name.startswith("pytest-of-") else None
+
+
+def _ceph_directories(runs: Path) -> Iterator[Path]:
+    for pattern in ("pytest-*/ceph*/server", "pytest-*/popen-*/ceph*/server"):
+        yield from runs.glob(pattern)
 
 
 def _blobfs_mount_points() -> list[Path]:

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import random
 import socket
 import subprocess
 import time
@@ -17,6 +18,9 @@ import pytest
 # Generous: only a machine in trouble comes near them.
 _START_S: Final = 15.0
 _STOP_S: Final = 10.0
+# Below the ports that the kernel gives to clients. Processes that test side by side begin at
+# different ones, so that none gets a port that another is about to listen on.
+_PORTS: Final = iter(range(random.SystemRandom().randrange(10_000, 30_000), 32_768))
 
 
 class ServiceFailed(Exception):
@@ -47,11 +51,15 @@ def cannot(reason: str) -> Never:
 
 
 def free_port() -> int:
-    """A loopback port nobody listened on a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A loopback port that nobody listens on, and that this process has not got before."""
+    for port in _PORTS:
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise ServiceFailed("no loopback port is free")
 
 
 @dataclass(frozen=True, slots=True)
