@@ -38,8 +38,7 @@ each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 
 @pytest.fixture(autouse=True)
 def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    backoff = "botocore.retries.standard.ExponentialBackoff.delay_amount"
-    monkeypatch.setattr(backoff, lambda *_: 0)
+    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0)
 
 
 @contextmanager

@@ -38,8 +38,7 @@ each_lost_answer = pytest.mark.parametrize(
 @pytest.fixture
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the attempts of a request."""
-    backoff = "botocore.retries.standard.ExponentialBackoff.delay_amount"
-    monkeypatch.setattr(backoff, lambda *_: 0)
+    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0)
     monkeypatch.setattr("blobfs.drivers.s3_reader._BACKOFF_S", 0)
 
 
