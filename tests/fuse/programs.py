@@ -3,6 +3,7 @@
 Each function is a program that copies the bytes of *source* to *target* in its own way.
 """
 
+import contextlib
 import mmap
 import os
 import signal
@@ -97,8 +98,14 @@ def rsync_is_interrupted(content: bytes, target: Path) -> None:
         ["rsync", "--partial", "--whole-file", "--bwlimit=256", scratch, target],
         start_new_session=True,
     ) as rsync:
-        _wait_for(lambda: any(map(_size, target.parent.glob(f".{target.name}.*"))))
-        os.killpg(rsync.pid, signal.SIGINT)
+        _wait_for(
+            lambda: (
+                rsync.poll() is not None  # a small file is there before it is seen to grow
+                or any(map(_size, target.parent.glob(f".{target.name}.*")))
+            )
+        )
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(rsync.pid, signal.SIGINT)
         rsync.wait()
     raise SystemExit(1)
 
