@@ -41,6 +41,11 @@ def multi() -> Path:
     return _kept(_build_multi)
 
 
+def large() -> Path:
+    """Tag v1: one layer of 24 MB, which nothing compresses. 1 s."""
+    return _kept(_build_large)
+
+
 def debian() -> Path:
     """Tag bookworm: Debian 12 by debootstrap, and a layer that changes it. Root; 100 MB, 40 s."""
     return _kept(_build_debian)
@@ -66,6 +71,12 @@ def _build_multi(layout: Path, scratch: Path) -> None:
         _configure(image.reference, "--architecture", architecture)
     _umoci("gc", "--layout", layout)
     _compose_index(layout, "latest")
+
+
+def _build_large(layout: Path, scratch: Path) -> None:
+    image = _Image.new(layout, "v1", scratch)
+    image.add_layer({"srv/data": random.Random(6).randbytes(24 * 10**6)})
+    _umoci("gc", "--layout", layout)
 
 
 def _build_debian(layout: Path, scratch: Path) -> None:

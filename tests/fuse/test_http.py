@@ -82,6 +82,7 @@ def _looks_until(ends: float, path: Path) -> int:
     return looked
 
 
+@pytest.mark.alone
 def test_mount_serves_while_clients_ask_without_end(mount: MountedRegistry, port: int) -> None:
     """[S17.6]"""
     undisturbed = _looks_until(time.monotonic() + 0.5, mount.path)

@@ -113,6 +113,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedRegistry]:
         yield mount
 
 
+@pytest.mark.alone
 def test_very_many_are_listed_without_holding_the_event_loop(
     many: MountedRegistry, tmp_path: Path
 ) -> None:

@@ -146,12 +146,25 @@ def test_new_repository_shows_within_the_negative_timeout(tmp_path: Path) -> Non
         eventually((mount.path / "a/b/_manifests/tags/v1").exists, within_s=3)
 
 
-@pytest.mark.parametrize("size", [50 * 10**6])
+def test_large_layer_hashes_to_its_name(tmp_path: Path) -> None:
+    """[S2.1]"""
+    with DockerRegistry.serving(tmp_path / "registry") as registry:
+        push(test_images.large(), registry.address, "large", "v1")
+    assert_layers_hash_to_their_names(registry, tmp_path, "large", 24 * 10**6)
+
+
+@pytest.mark.long
 def test_large_layers_of_a_debian_image_hash_to_their_names(
-    debian_registry: DockerRegistry, tmp_path: Path, size: int
+    debian_registry: DockerRegistry, tmp_path: Path
 ) -> None:
     """[S2.1]"""
-    with mounted(debian_registry.root, tmp_path, "--verify", "first") as mount:
-        layers = list((mount.path / "debian/_layers/sha256").iterdir())
+    assert_layers_hash_to_their_names(debian_registry, tmp_path, "debian", 50 * 10**6)
+
+
+def assert_layers_hash_to_their_names(
+    registry: DockerRegistry, tmp_path: Path, name: str, size: int
+) -> None:
+    with mounted(registry.root, tmp_path, "--verify", "first") as mount:
+        layers = list((mount.path / name / "_layers/sha256").iterdir())
         assert sum(file.stat().st_size for file in layers) > size
         assert all(_sha256(file) == file.name for file in layers)

@@ -14,7 +14,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.fuse.crashing import Daemon
 from tests.fuse.uploadmodel import EMPTY, Opening, Upload, declared_by, sha256
@@ -372,11 +378,15 @@ class UploadsModel(RuleBasedStateMachine):
         self.verified |= found
 
 
-TestUploads = UploadsModel.TestCase
-TestUploads.settings = settings(
-    max_examples=500,
-    stateful_step_count=15,
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@pytest.mark.parametrize("examples", [100, pytest.param(500, marks=pytest.mark.long)])
+def test_mount_has_the_uploads_that_the_model_has(examples: int) -> None:
+    run_state_machine_as_test(
+        UploadsModel,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=15,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
