@@ -104,6 +104,7 @@ def _hits(mount: MountedRegistry) -> int:
     return hits
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("trouble", [paused, stopped, _empty, _fill, locked])
 def test_redis_in_trouble_fails_and_slows_nothing(
     storage: Path,
