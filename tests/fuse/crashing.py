@@ -58,6 +58,14 @@ class Disk:
         """Unmount it, once nobody uses it any more."""
         command = ["umount", str(self.path)]
         eventually(lambda: subprocess.run(command, check=False, stderr=-3).returncode == 0)
+        # The mount namespace of another test may keep it mounted. Attached again before that ends,
+        # a crashed disk would be as it was left, without a look at its journal.
+        devices = ["losetup", "--noheadings", "--associated", str(self._image)]
+
+        def is_free() -> bool:
+            return not subprocess.run(devices, check=True, capture_output=True).stdout
+
+        eventually(is_free, within_s=60)
 
 
 class Daemon:
