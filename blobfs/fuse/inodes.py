@@ -13,7 +13,18 @@ from pyfuse3 import ROOT_INODE, EntryAttributes, InodeT
 
 from blobfs.errors import NotADirectory, NotAFile, NotASymlink, NotPermitted
 from blobfs.fuse.attributes import Presentation
-from blobfs.vfs.nodes import Attr, Changeable, Child, Directory, File, Kind, Lifetime, Node, Symlink
+from blobfs.vfs.nodes import (
+    Attr,
+    BrokenNode,
+    Changeable,
+    Child,
+    Directory,
+    File,
+    Kind,
+    Lifetime,
+    Node,
+    Symlink,
+)
 
 _NOT_DIRECTORY: Final = 1 << 62
 """Set in the numbers of all that is not a directory: no file can pass for a loop in the tree."""
@@ -85,14 +96,15 @@ class InodeTable:
     def remember(self, parent: Inode, child: Child) -> Inode:
         """The child's inode, with one more lookup that ``forget`` will take back."""
         node = child.node
-        number = self._number(node.key, 0 if isinstance(node, Directory) else _NOT_DIRECTORY)
+        number = self._number(node.key, 0 if child.attr.kind is Kind.DIRECTORY else _NOT_DIRECTORY)
         inode = self._inodes.get(number)
         if inode is None:
             entry = self._presentation.entry(number, child.attr)
             inode = Inode(number, child.node, child.attr, entry)
             self._inodes[number] = inode
         else:
-            inode.node = inode.node.joined(child.node)
+            if not isinstance(child.node, BrokenNode):  # which may be broken for a moment only
+                inode.node = inode.node.joined(child.node)
             self.refresh(inode, child.attr)
         inode.parent = parent.number
         if child.attr.lifetime is Lifetime.CONTENT:
@@ -150,30 +162,37 @@ class InodeTable:
 
     def directory(self, number: InodeT) -> Directory:
         """The directory behind an inode that the kernel holds; raises NotADirectory."""
-        node = self._inodes[number].node
+        node = self._sound(number)
         if not isinstance(node, Directory):
             raise NotADirectory(f"not a directory: {node.key}")
         return node
 
     def changeable(self, number: InodeT) -> Changeable:
         """The directory behind an inode that the kernel holds; raises NotPermitted."""
-        node = self._inodes[number].node
+        node = self._sound(number)
         if not isinstance(node, Changeable):
             raise NotPermitted(f"nothing can be changed in {node.key}")
         return node
 
     def file(self, number: InodeT) -> File:
         """The file behind an inode that the kernel holds; raises NotAFile."""
-        node = self._inodes[number].node
+        node = self._sound(number)
         if not isinstance(node, File):
             raise NotAFile(f"not a file: {node.key}")
         return node
 
     def symlink(self, number: InodeT) -> Symlink:
         """The symlink behind an inode that the kernel holds; raises NotASymlink."""
-        node = self._inodes[number].node
+        node = self._sound(number)
         if not isinstance(node, Symlink):
             raise NotASymlink(f"not a symlink: {node.key}")
+        return node
+
+    def _sound(self, number: InodeT) -> Node:
+        """The node of an inode; raises what its lookup raised if it is a broken one."""
+        node = self._inodes[number].node
+        if isinstance(node, BrokenNode):
+            raise node.failure()
         return node
 
     def _number(self, key: str, kind: int) -> InodeT:

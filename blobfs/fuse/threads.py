@@ -16,7 +16,8 @@ from typing import Final, TypeVar, TypeVarTuple
 
 import trio
 
-from blobfs.errors import BlobfsError, StorageTimeout
+from blobfs.errors import BlobfsError, LinkUnsettled, StorageTimeout
+from blobfs.storage.linkfiles import without_waiting
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -46,7 +47,11 @@ class StorageThreads:
         its place among the *limit* until it ends.
         """
         if self.inline:
-            return call(*args)
+            try:
+                with without_waiting():
+                    return call(*args)
+            except LinkUnsettled:
+                pass  # a thread can wait for it
         return await self.run_in_thread(call, *args)
 
     async def run_each(self, call: Callable[[A], T], arguments: Sequence[A]) -> list[T]:
@@ -63,7 +68,7 @@ class StorageThreads:
             if results:
                 await trio.lowlevel.checkpoint()
             read_before = _blocks_read()
-            results.append(call(argument))
+            results.append(await self.run(call, argument))
             if _blocks_read() - read_before > _MANY_BLOCKS:
                 self._slow_until = time.monotonic() + _SLOW_FOR_S
         left = arguments[len(results) :]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
 
 from blobfs import paths
 from blobfs.digest import ALGORITHMS, CANONICAL, Descriptor, Digest
@@ -12,33 +11,19 @@ from blobfs.drivers.base import FileReader, StorageDriver
 from blobfs.errors import (
     AccessDenied,
     BlobDamaged,
+    BlobfsError,
     BlobUnknown,
     DigestInvalid,
     LinkDangling,
     LinkInvalid,
-    NotAFile,
     PathNotFound,
 )
 from blobfs.logs import about
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import Events
+from blobfs.storage.linkfiles import read_link, write_link
 
 log = logging.getLogger(__name__)
-
-_LONGER_THAN_A_LINK: Final = 256  # bytes; "sha512:" and its digits are 135
-
-
-def read_link(driver: StorageDriver, path: str) -> Digest:
-    """The digest that a link file holds, and nothing else; raises PathNotFound, LinkInvalid."""
-    try:
-        content = driver.read_at(path, 0, _LONGER_THAN_A_LINK)
-    except NotAFile:
-        raise LinkInvalid(f"link {path} is a directory") from None
-    try:
-        return Digest.parse(content.decode("ascii"))
-    except (DigestInvalid, UnicodeDecodeError):
-        what = repr(content[:160])[1:] if content else "nothing"
-        raise LinkInvalid(f"link {path} holds {what}, not a digest") from None
 
 
 class LinkedBlobStore:
@@ -122,16 +107,14 @@ class LinkedBlobStore:
     def link(self, digest: Digest, target: Digest) -> None:
         """Give access to the blob *target*, which must be there, under the name *digest*."""
         path = paths.link(self.link_set, digest)
-        if self._driver.is_object_store:  # to look first would cost what it may save
-            self._driver.put_content(path, str(target).encode("ascii"))
-            return
-        try:
-            if read_link(self._driver, path) == target:
-                self._driver.sync(path)
-                return
-        except (PathNotFound, LinkInvalid):
-            pass  # what a crash left of a link is written anew
-        self._driver.put_content(path, str(target).encode("ascii"))
+        if not self._driver.is_object_store:  # where to look first would cost what it may save
+            try:
+                if read_link(self._driver, path) == target:
+                    self._driver.sync(path)
+                    return
+            except BlobfsError:
+                pass  # what cannot be read is replaced; what cannot be replaced fails below
+        write_link(self._driver, path, target)
 
     def put(self, content: bytes) -> Descriptor:
         """Store a small blob, and link it."""

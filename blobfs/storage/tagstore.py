@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 from blobfs import paths
 from blobfs.digest import CANONICAL, Digest
-from blobfs.drivers.base import FileInfo, StorageDriver
+from blobfs.drivers.base import StorageDriver
 from blobfs.errors import AccessDenied, NameInvalid, PathNotFound, TagUnknown
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import Events
-from blobfs.storage.linkedblobstore import LinkedBlobStore, read_link
+from blobfs.storage.linkedblobstore import LinkedBlobStore
+from blobfs.storage.linkfiles import read_link, write_link
 
 
 class TagStore:
@@ -41,19 +42,20 @@ class TagStore:
         except PathNotFound:
             raise TagUnknown(tag) from None
 
-    def stat(self, tag: Tag) -> FileInfo:
-        """Attributes of the tag's current link file; raises TagUnknown."""
+    def mtime_ns(self, tag: Tag) -> int:
+        """When the tag was last set, and 0 where the storage refuses to tell; raises TagUnknown."""
         try:
-            return self._driver.stat(paths.tag_current_link(self.repository, tag))
+            return self._driver.stat(paths.tag_current_link(self.repository, tag)).mtime_ns
         except PathNotFound:
             raise TagUnknown(tag) from None
+        except AccessDenied:
+            return 0  # it is there, and whoever reads it is told
 
     def tag(self, tag: Tag, digest: Digest) -> None:
         """Let *tag* stand for the revision *digest*: atomically, durably, and in its history."""
         # The index first: a revision that a tag stands for is always in its history.
         self.history(tag).link(digest, digest)
-        path = paths.tag_current_link(self.repository, tag)
-        self._driver.put_content(path, str(digest).encode("ascii"))
+        write_link(self._driver, paths.tag_current_link(self.repository, tag), digest)
         self._events.tagged(tag, digest)
 
     def untag(self, tag: Tag) -> None:
@@ -80,11 +82,9 @@ class TagStore:
         """Every tag that has a current link, in no order; none is read."""
         for tag in self.candidates():
             try:
-                self.stat(tag)
+                self.mtime_ns(tag)
             except TagUnknown:
                 continue
-            except AccessDenied:
-                pass  # it is there, and whoever looks at it is told
             yield tag
 
     def candidates(self) -> Iterator[Tag]:

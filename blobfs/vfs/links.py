@@ -8,11 +8,20 @@ from typing import Protocol, runtime_checkable
 
 from blobfs import paths
 from blobfs.digest import CANONICAL, Digest
-from blobfs.errors import BlobUnknown, DigestInvalid, Exists, Invalid, NotFound
+from blobfs.errors import (
+    BlobfsError,
+    BlobUnknown,
+    DigestInvalid,
+    Exists,
+    Invalid,
+    LinkUnsettled,
+    NotFound,
+    NotPermitted,
+)
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
-from blobfs.vfs.nodes import Attr, Changeable, Child, Directory, Kind, Node, Placed
+from blobfs.vfs.nodes import Attr, BrokenNode, Changeable, Child, Directory, Kind, Node, Placed
 
 
 @runtime_checkable
@@ -25,10 +34,13 @@ class Linkable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LinkChanges:
-    """What ``ln`` and ``rm`` do in a link set: *mount* takes a digest and who has it."""
+    """What ``ln`` and ``rm`` do in a link set: *mount* takes a digest and who has it.
+
+    *delete* is None in a mount that deletes nothing.
+    """
 
     mount: Callable[[Digest, LinkedBlobStore | BlobStore], object]
-    delete: Callable[[Digest], None]
+    delete: Callable[[Digest], None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +94,18 @@ class LinkDirectory(Placed, Directory, Changeable):
         return Attr(Kind.DIRECTORY, mtime_ns=mtime_of(self.registry, path)())
 
     def lookup(self, name: str) -> Node:
-        return self.node_for(digest_named(self.algorithm, name))
+        digest = digest_named(self.algorithm, name)
+        try:
+            return self.node_for(digest)
+        except (NotFound, LinkUnsettled):
+            raise
+        except BlobfsError as exc:
+            if self.changes is None or self.changes.delete is None:
+                raise
+            if not self.links.present([digest]):
+                raise
+            # unlink(2) needs a name that can be looked up.
+            return BrokenNode.of(f"{self.path}/{name}", self.kind, exc)
 
     def children(self, names: Iterable[str]) -> list[Child]:
         names = list(names)
@@ -107,9 +130,12 @@ class LinkDirectory(Placed, Directory, Changeable):
         return self.lookup(name)
 
     def unlink(self, name: str) -> None:
+        digest = digest_named(self.algorithm, name)
         if self.changes is None:
             raise self._not_permitted(name)
-        self.changes.delete(digest_named(self.algorithm, name))
+        if self.changes.delete is None:
+            raise NotPermitted(f"{digest} is deleted only from a mount with --allow-delete")
+        self.changes.delete(digest)
 
 
 def _digest_or_invalid(algorithm: str, name: str) -> Digest:

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 from blobfs import paths
 from blobfs.digest import Digest
-from blobfs.errors import CrossesDirectories, DigestInvalid, Exists, NameInvalid, TagUnknown
+from blobfs.errors import (
+    BlobfsError,
+    CrossesDirectories,
+    DigestInvalid,
+    Exists,
+    LinkUnsettled,
+    NameInvalid,
+    NotFound,
+    TagUnknown,
+)
 from blobfs.reference import Tag
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
@@ -19,6 +28,7 @@ from blobfs.vfs.nodes import (
     Directory,
     FixedDirectory,
     Kind,
+    Lifetime,
     Node,
     Placed,
     Symlink,
@@ -45,16 +55,19 @@ class RevisionLink(Placed, Symlink):
 
 @dataclass(frozen=True, slots=True)
 class TagLink(Placed, Symlink):
-    """A tag: a symlink to the revision that it stands for at the moment it is asked."""
+    """A tag: a symlink to the revision that it stands for at the moment it is asked.
+
+    One whose link is damaged is a symlink all the same, and only ``target`` fails: so it can be
+    replaced or removed by what looks at it before, as ln(1), mv(1) and rm(1) do.
+    """
 
     path: str
     tags: TagStore
     tag: Tag
-    size: int
-    mtime_ns: int
+    found: Attr
 
     def attr(self) -> Attr:
-        return Attr(Kind.SYMLINK, size=self.size, mtime_ns=self.mtime_ns)
+        return self.found
 
     def target(self) -> str:
         return _target(self.tags.get(self.tag))
@@ -105,15 +118,21 @@ class TagsDirectory(Placed, Directory, Changeable):
 
     def _has(self, tag: Tag) -> bool:
         try:
-            self.repository.tags.stat(tag)
+            self.repository.tags.mtime_ns(tag)
         except TagUnknown:
             return False
         return True
 
     def _link(self, tag: Tag) -> Node:
         tags = self.repository.tags
-        size = len(_target(tags.get(tag)))
-        return TagLink(f"{self.path}/{tag}", tags, tag, size, tags.stat(tag).mtime_ns)
+        try:
+            size, lifetime = len(_target(tags.get(tag))), Lifetime.NAME
+        except (NotFound, LinkUnsettled):
+            raise
+        except BlobfsError:
+            size, lifetime = 0, Lifetime.MOMENT
+        attr = Attr(Kind.SYMLINK, size=size, mtime_ns=tags.mtime_ns(tag), lifetime=lifetime)
+        return TagLink(f"{self.path}/{tag}", tags, tag, attr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +158,7 @@ class HistoryDirectory(Placed, Directory):
 
     def lookup(self, name: str) -> Node:
         tag = _tag_named(name)
-        self.repository.tags.stat(tag)
+        self.repository.tags.mtime_ns(tag)
         links = self.repository.tags.history(tag)
         path = f"{self.path}/{tag}"
 

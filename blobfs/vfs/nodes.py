@@ -13,7 +13,13 @@ from enum import Enum
 from typing import ClassVar, NamedTuple, Self
 
 from blobfs.drivers.base import FileReader
-from blobfs.errors import BlobfsError, CrossesDirectories, NotFound, NotPermitted
+from blobfs.errors import (
+    BlobfsError,
+    CrossesDirectories,
+    LinkUnsettled,
+    NotFound,
+    NotPermitted,
+)
 
 
 class Kind(Enum):
@@ -141,8 +147,11 @@ class Directory(Node):
                 found.append(Child.of(name, node))
             except NotFound:
                 continue
-            except BlobfsError:
-                broken = BrokenNode(f"{self.key.rstrip('/')}/{name}", self.kind_of_children)
+            except LinkUnsettled:
+                raise  # asked again from a thread that can wait, it is there or broken
+            except BlobfsError as exc:
+                path = f"{self.key.rstrip('/')}/{name}"
+                broken = BrokenNode.of(path, self.kind_of_children, exc)
                 found.append(Child.of(name, broken))
         return found
 
@@ -227,12 +236,26 @@ class Symlink(Node):
 
 @dataclass(frozen=True, slots=True)
 class BrokenNode(Placed):
-    """What a listing shows of a name whose lookup fails: that it is there, and its kind."""
+    """A name that is there, and of some kind, but whose lookup fails.
+
+    Whoever uses it otherwise than by its name gets ``failure``: what the lookup raised.
+    """
 
     asks_storage = False
 
     path: str
     kind: Kind
+    error: type[BlobfsError]
+    reason: str
+
+    @classmethod
+    def of(cls, path: str, kind: Kind, exc: BlobfsError) -> Self:
+        """The node of a name whose lookup raised *exc*; its traceback is not kept."""
+        return cls(path, kind, type(exc), str(exc))
+
+    def failure(self) -> BlobfsError:
+        """The error that says why it is broken."""
+        return self.error(self.reason)
 
     def attr(self) -> Attr:
         return Attr(self.kind, lifetime=Lifetime.MOMENT)

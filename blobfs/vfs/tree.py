@@ -27,13 +27,10 @@ from blobfs.errors import (
     NameInvalid,
     NotEmpty,
     NotFound,
-    NotPermitted,
     PathNotFound,
     RepositoryUnknown,
 )
 from blobfs.reference import RepositoryName
-from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
 from blobfs.vfs.blobs import BlobFile, Blobs, ShardDirectory
 from blobfs.vfs.control import ControlDirectory
@@ -119,13 +116,13 @@ class Tree:
 
         match marker:
             case "_layers":
-                changes = self._changes(repository.layers, repository.layers.mount)
-                return LinkSetDirectory(
-                    key, self.registry, repository.layers, layer, changes=changes
-                )
+                layers = repository.layers
+                changes = LinkChanges(layers.mount, layers.delete if self.allow_delete else None)
+                return LinkSetDirectory(key, self.registry, layers, layer, changes=changes)
             case "_manifests":
                 manifests = repository.manifests
-                changes = self._changes(manifests.links, manifests.mount)
+                delete = manifests.links.delete if self.allow_delete else None
+                changes = LinkChanges(manifests.mount, delete)
                 return Manifests(
                     key, self.registry, repository, revision, changes, self.uploads
                 ).directory()
@@ -137,18 +134,6 @@ class Tree:
                     mtime_of(self.registry, paths.uploads(name)),
                     layers=f"/{name}/_layers",
                 )
-
-    def _changes(
-        self,
-        links: LinkedBlobStore,
-        mount: Callable[[Digest, LinkedBlobStore | BlobStore], object],
-    ) -> LinkChanges:
-        def delete(digest: Digest) -> None:
-            if not self.allow_delete:
-                raise NotPermitted(f"{digest} is deleted only from a mount with --allow-delete")
-            links.delete(digest)
-
-        return LinkChanges(mount, delete)
 
     def blobs_directory(self) -> Directory:
         """``/_blobs``."""

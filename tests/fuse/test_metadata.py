@@ -11,10 +11,20 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
+from blobfs.errors import LinkInvalid
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.inodes import Inode, InodeTable
 from blobfs.reference import RepositoryName, Tag
-from blobfs.vfs.nodes import Attr, Child, Directory, File, FixedDirectory, Kind, Lifetime
+from blobfs.vfs.nodes import (
+    Attr,
+    BrokenNode,
+    Child,
+    Directory,
+    File,
+    FixedDirectory,
+    Kind,
+    Lifetime,
+)
 from tests.fuse.mounts import MountedRegistry, failing_with, mounted
 from tests.services import DockerRegistry
 from tests.storage.layout import APP, LATEST, Layout, manifest
@@ -239,6 +249,34 @@ def test_two_nodes_never_share_a_number(monkeypatch: pytest.MonkeyPatch) -> None
     inodes = [_remember(table, root, _Blob(key), key) for key in ("a", "b", "c")]
     assert len({inode.number for inode in inodes}) == 3
     assert _remember(table, root, _Blob("b"), "b") is inodes[1]
+
+
+def _broken(path: str, kind: Kind) -> Child:
+    node = BrokenNode(path, kind, LinkInvalid, "holds nothing")
+    return Child.of(path, node)
+
+
+@pytest.mark.parametrize("broken_first", [True, False])
+def test_node_that_is_broken_for_a_moment_is_the_right_one_after_its_next_lookup(
+    broken_first: bool,
+) -> None:
+    """[S4.2]"""
+    table, root = _table()
+    good = Child.of("/d", _directory("/d"))
+    children = (good, _broken("/d", Kind.DIRECTORY))
+    first, second = reversed(children) if broken_first else children
+    number = table.remember(root, first).number
+    assert table.remember(root, second).number == number
+    assert table.directory(number) is good.node
+
+
+def test_use_of_a_broken_node_fails_as_its_lookup_did() -> None:
+    """[S4.1]"""
+    table, root = _table()
+    number = table.remember(root, _broken("/x", Kind.SYMLINK)).number
+    for use in (table.symlink, table.file, table.directory, table.changeable):
+        with pytest.raises(LinkInvalid, match="holds nothing"):
+            use(number)
 
 
 def test_forgotten_inodes_leave_nothing_behind() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from blobfs.errors import BlobUnknown, StorageTimeout
+from blobfs.errors import BlobUnknown, LinkUnsettled, StorageTimeout
 from blobfs.fuse.threads import StorageThreads
 
 
@@ -43,6 +43,20 @@ async def test_one_that_fails_fails_all(inline: bool) -> None:
 
     with pytest.raises(BlobUnknown):
         await StorageThreads(inline=inline).run_each(fail, range(9))
+
+
+async def test_call_that_would_have_to_wait_for_a_link_is_made_again_in_a_thread() -> None:
+    callers: list[int] = []
+
+    def read_link(_argument: int = 0) -> int:
+        callers.append(threading.get_ident())
+        if len(callers) % 2:
+            raise LinkUnsettled("a registry is writing it")
+        return threading.get_ident()
+
+    threads = StorageThreads(inline=True)
+    assert await threads.run(read_link) == callers[1] != threading.get_ident()
+    assert await threads.run_each(read_link, [1]) == [callers[3]]
 
 
 async def test_local_calls_go_to_threads_once_one_needed_the_disk(tmp_path: Path) -> None:

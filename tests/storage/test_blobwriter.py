@@ -13,7 +13,7 @@ from blobfs.errors import BlobUnknown, ContentMismatch, WriterClosed
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.blobwriter import BlobWriter
-from blobfs.storage.linkedblobstore import read_link
+from blobfs.storage.linkfiles import read_link
 from blobfs.storage.receivedbytes import IN_MEMORY
 from blobfs.storage.repository import Repository
 from blobfs.storage.uploadfiles import UploadRecord

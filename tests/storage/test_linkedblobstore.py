@@ -15,7 +15,8 @@ from blobfs.errors import (
     LinkInvalid,
 )
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.linkedblobstore import LinkedBlobStore, read_link
+from blobfs.storage.linkedblobstore import LinkedBlobStore
+from blobfs.storage.linkfiles import read_link
 from tests.storage.layout import APP, Layout
 
 CONTENT = b"what the blob holds"

@@ -19,7 +19,8 @@ from blobfs.errors import (
 )
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.linkedblobstore import LinkedBlobStore, read_link
+from blobfs.storage.linkedblobstore import LinkedBlobStore
+from blobfs.storage.linkfiles import read_link
 from tests.storage.layout import APP, Layout
 from tests.storage.troubled import TroubledDriver
 from tests.storage.uploading import broken_links, files_below

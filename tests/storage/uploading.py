@@ -7,7 +7,7 @@ from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import PathNotFound
-from blobfs.storage.linkedblobstore import read_link
+from blobfs.storage.linkfiles import read_link
 from blobfs.storage.receivedbytes import IN_MEMORY
 from blobfs.storage.repository import Repository
 from tests.storage.layout import APP

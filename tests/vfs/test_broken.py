@@ -14,15 +14,16 @@ from blobfs.errors import (
     AccessDenied,
     BlobDamaged,
     BlobfsError,
+    Exists,
     LinkDangling,
     LinkInvalid,
     StorageUnavailable,
 )
 from blobfs.reference import Tag
-from blobfs.vfs.nodes import BrokenNode, Directory, Kind, Lifetime
+from blobfs.vfs.nodes import BrokenNode, Changeable, Directory, Kind, Lifetime
 from tests.storage.layout import APP, LATEST, Layout, image
 from tests.storage.watched import WatchedDriver
-from tests.vfs.walking import children, find, tree_of, walk
+from tests.vfs.walking import children, directory, find, symlink, tree_of, walk
 
 LAYERS, REVISIONS, INDEX = paths.layers(APP), paths.revisions(APP), paths.tag_index(APP, LATEST)
 CURRENT = paths.tag_current_link(APP, LATEST)
@@ -61,6 +62,10 @@ class Storage:
         """Let the file be unreadable."""
         self._unreadable.add(path)
 
+    def mend(self, path: str) -> None:
+        """Let the file be readable again."""
+        self._unreadable.discard(path)
+
     def _open(self, path: str) -> None:
         if path in self._unreadable:
             raise StorageUnavailable(f"{path}: Input/output error")
@@ -97,14 +102,17 @@ BLOBS: dict[str, tuple[Break, type[BlobfsError]]] = {
     ),
     "refused blob": (lambda storage, _: storage.refuse(paths.blob_data(BROKEN)), AccessDenied),
 }
-CASES = [
+REMOVABLE = [
     pytest.param(link_set, how, error, id=f"{link_set.rpartition('/')[2]}-{name}")
-    for link_set, breaks in (
-        (LAYERS, DIGEST_LINKS | BLOBS),
-        (REVISIONS, DIGEST_LINKS | BLOBS),
-        (INDEX, DIGEST_LINKS),
-    )
-    for name, (how, error) in breaks.items()
+    for link_set in (LAYERS, REVISIONS)
+    for name, (how, error) in (DIGEST_LINKS | BLOBS).items()
+]
+CASES = [
+    *REMOVABLE,
+    *(
+        pytest.param(INDEX, how, error, id=f"index-{name}")
+        for name, (how, error) in DIGEST_LINKS.items()
+    ),
 ]
 
 
@@ -148,12 +156,13 @@ def test_broken_digest_is_listed_and_hides_nothing(
 
 
 @pytest.mark.parametrize(("break_it", "error"), LINKS.values(), ids=LINKS)
-def test_broken_tag_says_so_when_it_is_looked_up(
+def test_broken_tag_says_so_when_it_is_read(
     storage: Storage, break_it: Break, error: type[BlobfsError]
 ) -> None:
     break_it(storage, CURRENT)
+    tag = symlink(root_of(storage.driver), "/team/app/_manifests/tags/latest")
     with pytest.raises(error, match=CURRENT):
-        find(root_of(storage.driver), "/team/app/_manifests/tags/latest")
+        tag.target()
 
 
 @pytest.mark.parametrize(("break_it", "error"), LINKS.values(), ids=LINKS)
@@ -163,8 +172,7 @@ def test_broken_tag_is_listed_and_hides_nothing(
     break_it(storage, CURRENT)
     listed = children(root_of(storage.driver), "/team/app/_manifests/tags")
     assert sorted(listed) == ["latest", "other"]
-    assert isinstance(listed["latest"].node, BrokenNode)
-    assert listed["other"].attr.kind is Kind.SYMLINK
+    assert {child.attr.kind for child in listed.values()} == {Kind.SYMLINK}
 
 
 def test_broken_tag_is_a_symlink_that_the_kernel_does_not_keep(storage: Storage) -> None:
@@ -172,6 +180,56 @@ def test_broken_tag_is_a_symlink_that_the_kernel_does_not_keep(storage: Storage)
     listed = children(root_of(storage.driver), "/team/app/_manifests/tags")
     attr = listed["latest"].attr
     assert (attr.kind, attr.size, attr.lifetime) == (Kind.SYMLINK, 0, Lifetime.MOMENT)
+
+
+@pytest.mark.parametrize("break_it", [how for how, _ in LINKS.values()], ids=LINKS)
+def test_broken_tag_is_replaced_and_removed(storage: Storage, break_it: Break) -> None:
+    """[S8.8] By ln -s and mv over it, and by rm."""
+    tags = directory(root_of(storage.driver), "/team/app/_manifests/tags")
+    assert isinstance(tags, Changeable)
+    target = f"../revisions/sha256/{GOOD.encoded}"
+    for replaces in (True, False):
+        break_it(storage, CURRENT)
+        tags.lookup("latest").attr()
+        if replaces:
+            tags.symlink("new", target)
+            with pytest.raises(Exists):
+                tags.rename("new", tags, "latest", replace=False)
+            tags.rename("new", tags, "latest", replace=True)
+            storage.mend(CURRENT)
+            assert symlink(tags, "/latest").target() == target
+        else:
+            tags.unlink("latest")
+            assert "latest" not in children(tags)
+
+
+@pytest.mark.parametrize(("link_set", "break_it", "error"), REMOVABLE)
+def test_broken_layer_or_revision_is_removed_where_deleting_is_allowed(
+    storage: Storage, link_set: str, break_it: Break, error: type[BlobfsError]
+) -> None:
+    """[S8.8]"""
+    break_it(storage, paths.link(link_set, BROKEN))
+    links = directory(tree_of(storage.driver, allow_delete=True).root(), SHOWN_AT[link_set])
+    assert isinstance(links, Changeable)
+    node = links.lookup(BROKEN.encoded)
+    assert isinstance(node, BrokenNode)
+    assert isinstance(node.failure(), error)
+    links.unlink(BROKEN.encoded)
+    storage.mend(paths.link(link_set, BROKEN))
+    assert set(children(links)) == {GOOD.encoded}
+
+
+@pytest.mark.parametrize("break_it", [how for how, _ in LINKS.values()], ids=LINKS)
+def test_broken_history_is_mended_by_the_next_tagging(storage: Storage, break_it: Break) -> None:
+    """[S8.8]"""
+    link = paths.link(INDEX, GOOD)
+    break_it(storage, link)
+    tags = directory(root_of(storage.driver), "/team/app/_manifests/tags")
+    assert isinstance(tags, Changeable)
+    tags.symlink("new", f"../revisions/sha256/{GOOD.encoded}")
+    tags.rename("new", tags, "latest", replace=True)
+    storage.mend(link)
+    assert storage.driver.read_at(link, 0, 99) == str(GOOD).encode()
 
 
 def test_damaged_blob_is_listed_in_the_global_store(storage: Storage) -> None:

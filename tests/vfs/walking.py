@@ -16,11 +16,17 @@ def tree_of(
     driver: StorageDriver,
     *,
     expose_blobs: bool = False,
+    allow_delete: bool = False,
     verify: Verify = Verify.NONE,
     cache: DescriptorCache | None = None,
 ) -> Tree:
     """What a mount of the storage shows."""
-    return Tree(Registry(driver, cache), Verification(verify), expose_blobs=expose_blobs)
+    return Tree(
+        Registry(driver, cache),
+        Verification(verify),
+        expose_blobs=expose_blobs,
+        allow_delete=allow_delete,
+    )
 
 
 def find(root: Directory, path: str) -> Node:

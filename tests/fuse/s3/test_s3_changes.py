@@ -10,7 +10,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from blobfs import paths
 from blobfs.digest import Digest
+from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.manifest import OCI_MANIFEST
 from tests import images
 from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
@@ -120,6 +122,33 @@ def test_deletes(repository: Path) -> None:
     assert os.listdir(repository / "_manifests/revisions/sha256") == []
     with failing_with(errno.ENOENT):
         (repository / "_manifests/tags/v1").read_bytes()
+
+
+def test_damaged_tag_and_layer_are_replaced_and_removed(
+    bucket: Bucket, repository: Path, there: Path
+) -> None:
+    """[S8.8]"""
+    name = RepositoryName(repository.name)
+    manifest = _put_image(repository, "v1", b"layer")
+    tag = there / "_manifests/tags/v1"
+    for change in ("replace", "remove"):
+        bucket.put(paths.tag_current_link(name, Tag("v1")), b"")
+        _soon(lambda: tag.is_symlink() and tag.lstat().st_size == 0)
+        if change == "replace":
+            target = f"../revisions/sha256/{manifest.encoded}"
+            done = shell("ln", "-sfn", target, tag)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert _target(there, "v1") == manifest.encoded
+        else:
+            tag.unlink()
+            assert os.listdir(tag.parent) == []
+    lost = Digest.of(b"never stored")
+    bucket.put(paths.link(paths.layers(name), lost), str(lost).encode())
+    _soon(lambda: lost.encoded in _names(there, "_layers/sha256"))
+    with failing_with(errno.EIO):
+        layer(there, lost).read_bytes()
+    layer(there, lost).unlink()
+    assert lost.encoded not in _names(there, "_layers/sha256")
 
 
 def test_repositories_are_made_and_removed(shared: MountedRegistry) -> None:

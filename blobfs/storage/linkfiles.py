@@ -1,0 +1,98 @@
+"""Link files: read while a registry may be writing them, and written over whatever is there.
+
+distribution's filesystem driver truncates a link before it writes it, so a reader in between
+finds it empty. Such a file is read again for a moment. A thread that must not sleep, such as an
+event loop's, reads inside ``without_waiting`` and gets LinkUnsettled instead; it then lets
+another thread do the same.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+from typing import Final
+
+from blobfs.digest import Digest
+from blobfs.drivers.base import StorageDriver
+from blobfs.errors import DigestInvalid, LinkInvalid, LinkUnsettled, NotAFile
+
+_LONGER_THAN_A_LINK: Final = 256  # bytes; "sha512:" and its digits are 135
+
+_YOUNG_NS: Final = 2 * 10**9
+"""A short link that was changed within this time is taken for one that is being written."""
+
+_WAIT_S: Final = 0.05
+_STEP_S: Final = 0.005
+
+
+class _Waiting(threading.local):
+    """Says for each thread whether it may sleep until a link is whole."""
+
+    is_allowed = True
+
+
+_waiting = _Waiting()
+
+
+class without_waiting:  # noqa: N801  (a context manager; @contextmanager costs ten times as much)
+    """Inside the block this thread does not sleep: a link that is being written is LinkUnsettled.
+
+    Blocks do not nest.
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        _waiting.is_allowed = False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        _waiting.is_allowed = True
+
+
+def read_link(driver: StorageDriver, path: str) -> Digest:
+    """The digest that a link file holds, and nothing else.
+
+    Raises PathNotFound, LinkInvalid; LinkUnsettled for a link that is being written, and only
+    ``without_waiting``.
+    """
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        content = _content(driver, path)
+        try:
+            return Digest.parse(content.decode("ascii"))
+        except (DigestInvalid, UnicodeDecodeError):
+            what = repr(content[:160])[1:] if content else "nothing"
+            message = f"link {path} holds {what}, not a digest"
+        if not _is_unsettled(driver, path, content) or time.monotonic() > deadline:
+            raise LinkInvalid(message)
+        if not _waiting.is_allowed:
+            raise LinkUnsettled(message)
+        time.sleep(_STEP_S)
+
+
+def _content(driver: StorageDriver, path: str) -> bytes:
+    try:
+        return driver.read_at(path, 0, _LONGER_THAN_A_LINK)
+    except NotAFile:
+        raise LinkInvalid(f"link {path} is a directory") from None
+
+
+def _is_unsettled(driver: StorageDriver, path: str, content: bytes) -> bool:
+    """Whether the link may be whole in a moment: it is too short, and young."""
+    whole = 135 if content.startswith(b"sha512:") else 71
+    if driver.is_object_store or len(content) >= whole:
+        return False
+    return abs(time.time_ns() - driver.stat(path).mtime_ns) < _YOUNG_NS
+
+
+def write_link(driver: StorageDriver, path: str, target: Digest) -> None:
+    """Let the link file at *path* hold *target*, whatever is there now, even a directory."""
+    content = str(target).encode("ascii")
+    try:
+        driver.put_content(path, content)
+    except NotAFile:
+        driver.delete(path)
+        driver.put_content(path, content)
