@@ -33,6 +33,7 @@ BlobfsError
 ├── TooLarge              more bytes than it may have
 ├── ContentMismatch       what was uploaded is not what was declared
 ├── AccessDenied          the storage refuses us
+│   └── StorageReadOnly       it refuses every change
 ├── Corrupt               what is stored contradicts itself
 │   ├── LinkInvalid           a link file that is not exactly one digest
 │   │   └── LinkUnsettled         one that somebody may be writing at this moment
@@ -204,6 +205,10 @@ class ContentMismatch(BlobfsError):
 
 class AccessDenied(BlobfsError):
     """The storage refuses us."""
+
+
+class StorageReadOnly(AccessDenied):
+    """The storage is on a read-only file system."""
 
 
 class Corrupt(BlobfsError):

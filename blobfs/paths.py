@@ -31,6 +31,9 @@ ROOT: Final = "/docker/registry/v2"
 BLOBS: Final = f"{ROOT}/blobs"
 REPOSITORIES: Final = f"{ROOT}/repositories"
 
+CREATED: Final = f"{REPOSITORIES}/.blobfs"
+"""An empty object that lets a registry without repositories exist; registries pass over it."""
+
 MARKERS: Final = ("_layers", "_manifests", "_uploads")
 """A directory that has any of these below it is a repository."""
 

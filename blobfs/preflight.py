@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +14,12 @@ from blobfs.storage.registry import Registry
 
 
 def check_storage(root: Path, *, create: bool) -> None:
-    """See to it that the directory *root* is a registry's storage, or may become one.
+    """See to it that the directory *root* is a registry's storage; with *create*, begin one there.
 
     Raises MountRefused.
     """
-    if create:
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise MountRefused(f"cannot make {root}: {exc.strerror}") from None
-        return
+    if create and not (root / paths.ROOT[1:]).is_dir():
+        _create(root)
     with _readable(root):
         if not root.exists():
             raise MountRefused(
@@ -32,9 +29,41 @@ def check_storage(root: Path, *, create: bool) -> None:
             raise MountRefused(f"{root} is no registry: {_advice(root)}")
 
 
+def _create(root: Path) -> None:
+    """Make what a registry has before its first push; what is there stays as it is."""
+    for path in (paths.BLOBS, paths.REPOSITORIES):
+        directory = root / path[1:]
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise MountRefused(
+                f"cannot make {directory}: {exc.strerror}; give a directory that you may write"
+            ) from None
+
+
+def unwritable(root: Path) -> str | None:
+    """The reason why nothing can be stored below *root*, as far as that is known without trying."""
+    for path in (paths.BLOBS, paths.REPOSITORIES):
+        directory = root / path[1:]
+        if not directory.exists():
+            directory = root / paths.ROOT[1:]
+        if os.statvfs(directory).f_flag & os.ST_RDONLY:
+            return f"{directory} is on a read-only file system"
+        if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+            return f"{directory} cannot be written by this user"
+    return None
+
+
 def check_registry(registry: Registry, storage: str, *, create: bool) -> None:
-    """See to it that an object store holds a registry, or may come to; raises MountRefused."""
-    if not create and not registry.exists():
+    """See to it that an object store holds a registry; with *create*, begin one there.
+
+    Raises MountRefused, AccessDenied, StorageUnavailable.
+    """
+    if registry.exists():
+        return
+    if create:
+        registry.create()
+    else:
         raise MountRefused(
             f"{storage.partition('?')[0]} is no registry: it has no {paths.ROOT[1:]};"
             " mind the prefix, or --create to begin one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,8 @@ from blobfs.http.health import Health
 from blobfs.storage.registry import open_registry
 from blobfs.vfs.verification import Verify
 
+log = logging.getLogger(__name__)
+
 _REMEMBERED_S: Final = 60.0
 """How long a descriptor is kept in memory: what others delete is found for so much longer."""
 
@@ -44,9 +47,15 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
         preflight.check_storage(root, create=options["create"])
     place = preflight.check_mountpoint(mountpoint, root)
     _check_cache(options["cache_dir"], storage, place)
+    unwritable = None if root is None or options["read_only"] else preflight.unwritable(root)
+    options["read_only"] = options["read_only"] or unwritable is not None
     options["verify"] = options["verify"] or ("first" if is_s3(storage) else "none")
     settings = Settings(storage if root is None else str(root), place, **options)
     logs.configure(settings.logging, to_stderr=settings.foreground)
+    if unwritable is not None:
+        log.warning("%s: the mount is read-only", unwritable)
+        if not settings.foreground:
+            click.echo(f"{unwritable}: the mount is read-only", err=True)
     signals.ignore_until_followed()
     surroundings = Surroundings.of(settings)
     if settings.foreground:

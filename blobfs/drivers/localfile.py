@@ -18,6 +18,7 @@ from blobfs.errors import (
     PathNotFound,
     QuotaExceeded,
     StorageFull,
+    StorageReadOnly,
     StorageUnavailable,
     TooLarge,
     WriterClosed,
@@ -26,7 +27,11 @@ from blobfs.errors import (
 _MISSING: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 # ENXIO: a FIFO that nobody reads, a socket; ESPIPE: one that somebody does.
 _NOT_A_FILE: Final = {errno.EISDIR, errno.ENXIO, errno.ESPIPE}
-_REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
+_REFUSED: Final = {
+    errno.EACCES: AccessDenied,
+    errno.EPERM: AccessDenied,
+    errno.EROFS: StorageReadOnly,
+}
 _OUT_OF_ROOM: Final = {
     errno.ENOSPC: StorageFull,
     errno.EDQUOT: QuotaExceeded,
@@ -56,7 +61,7 @@ class os_errors:  # noqa: N801  (a context manager; @contextmanager costs a fift
         if exc.errno in _NOT_A_FILE:
             raise NotAFile(f"not a file: {self._path}") from None
         if exc.errno in _REFUSED:
-            raise AccessDenied(f"{self._path}: {exc.strerror}") from None
+            raise _REFUSED[exc.errno](f"{self._path}: {exc.strerror}") from None
         if exc.errno in _LED_AWAY:
             raise AccessDenied(
                 f"{self._path}: a symlink; use a bind mount, none is followed in a storage"

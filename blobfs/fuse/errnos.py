@@ -41,6 +41,7 @@ ERRNO: Final[dict[type[errors.BlobfsError], int]] = {
     errors.TooLarge: errno.EFBIG,
     errors.ContentMismatch: errno.EBADMSG,
     errors.AccessDenied: errno.EACCES,
+    errors.StorageReadOnly: errno.EROFS,
     errors.Corrupt: errno.EIO,
     errors.WriterClosed: errno.EIO,
     errors.StorageFull: errno.ENOSPC,
@@ -147,7 +148,7 @@ _repetition = _Repetition()
 
 
 def _say(requests: Requests, request: Request, number: int, exc: errors.BlobfsError) -> None:
-    if number in _EXPECTED:
+    if number in _EXPECTED and not isinstance(exc, errors.StorageReadOnly):
         level = logging.DEBUG
     elif _repetition.is_repeated(str(exc)):
         return

@@ -51,6 +51,10 @@ class Registry(Closing):
         info = self.stat(paths.ROOT)
         return info is not None and info.is_dir
 
+    def create(self) -> None:
+        """Begin a registry in an object store, which has no empty directories."""
+        self._driver.put_content(paths.CREATED, b"")
+
     @property
     def driver_name(self) -> str:
         """The driver's name, as distribution has it."""

@@ -6,11 +6,15 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from blobfs.mountinfo import mount_at
+from blobfs.preflight import unwritable
 from tests.fuse.mounts import BLOBFS, MountedRegistry, eventually, failing_with, mounted, run
 from tests.storage.layout import APP, Layout
 
@@ -113,10 +117,95 @@ def test_second_mount_at_the_same_place_is_refused(mount: MountedRegistry) -> No
     assert "is a mount already" in done.stderr
 
 
-def test_create_begins_a_registry(tmp_path: Path) -> None:
-    """[S6.2]"""
-    with mounted(tmp_path / "new", tmp_path, "--create") as mount:
-        assert os.listdir(mount.path) == []
+def test_create_begins_a_registry_that_is_there_after_a_remount(tmp_path: Path) -> None:
+    """[S6.7]"""
+    for options in (["--create"], [], ["--create"]):
+        with mounted(tmp_path / "new", tmp_path, *options) as mount:
+            assert os.listdir(mount.path) == []
+    root = tmp_path / "new/docker/registry/v2"
+    assert sorted(path.name for path in root.rglob("*")) == ["blobs", "repositories"]
+
+
+def test_create_where_nothing_can_be_made_says_so(tmp_path: Path) -> None:
+    """[S6.7]"""
+    (tmp_path / "mnt").mkdir()
+    (tmp_path / "file").touch()
+    done = run("mount", "--create", tmp_path / "file/storage", tmp_path / "mnt")
+    assert done.returncode == 1
+    assert "give a directory that you may write" in done.stderr
+
+
+@pytest.fixture
+def read_only(storage: Path, layout: Layout, tmp_path: Path) -> Iterator[Path]:
+    """``storage``, which holds a layer, bound to another place where nothing can be written."""
+    layout.layer(b"x")
+    place = tmp_path / "read-only"
+    place.mkdir()
+    subprocess.run(["mount", "--bind", storage, place], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_read_only_storage_is_mounted_read_only_and_says_so(
+    read_only: Path, tmp_path: Path
+) -> None:
+    """[S6.8]"""
+    place, log = tmp_path / "m", tmp_path / "log"
+    place.mkdir()
+    done = run("mount", "--create", read_only, place, "--log-file", log)
+    try:
+        why = f"{read_only}/docker/registry/v2/blobs is on a read-only file system"
+        assert done.stderr == f"{why}: the mount is read-only\n"
+        assert f"WARNING blobfs.cli.mounting: {why}" in log.read_text()
+        assert json.loads((place / ".blobfs/config.json").read_text())["read_only"] is True
+        with failing_with(errno.EROFS):
+            (place / "new").mkdir()
+        [layer] = (place / APP / "_layers/sha256").iterdir()
+        assert layer.read_bytes() == b"x"
+    finally:
+        assert run("umount", place).returncode == 0
+
+
+def test_storage_that_becomes_read_only_is_an_error_with_one_warning(
+    read_only: Path, tmp_path: Path
+) -> None:
+    """[S6.8]"""
+    subprocess.run(["mount", "-o", "remount,bind,rw", read_only], check=True)
+    with mounted(read_only, tmp_path) as mount:
+        subprocess.run(["mount", "-o", "remount,bind,ro", read_only], check=True)
+        with failing_with(errno.EROFS):
+            (mount.path / APP / "_uploads/new").write_bytes(b"new")
+        [warning] = mount.warnings()
+        assert "EROFS" in warning
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="asks as another user")
+@pytest.mark.parametrize("name", ["", "blobs", "repositories"])
+def test_storage_that_the_user_may_not_write_is_known(name: str) -> None:
+    """[S6.8]"""
+    with TemporaryDirectory() as place, _as_another_user(place):
+        root = Path(place, "storage")
+        for directory in ("blobs", "repositories") if name else ("",):
+            (root / "docker/registry/v2" / directory).mkdir(parents=True)
+        assert unwritable(root) is None
+        refused = root / "docker/registry/v2" / name
+        refused.chmod(0o555)
+        assert unwritable(root) == f"{refused} cannot be written by this user"
+        refused.chmod(0o755)
+
+
+@contextmanager
+def _as_another_user(place: str) -> Iterator[None]:
+    """Be a user whom the permissions of *place* hold for, who owns it."""
+    os.chown(place, 65534, 65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_memory_is_a_storage(tmp_path: Path) -> None:
@@ -190,7 +279,7 @@ def test_umount_of_a_mount_in_use_says_by_whom(storage: Path, tmp_path: Path) ->
 
 
 def test_umount_names_a_bind_mount_that_keeps_the_daemon(storage: Path, tmp_path: Path) -> None:
-    """[S6.6]"""
+    """[S6.7]"""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     place = tmp_path / "m"
@@ -211,7 +300,7 @@ def test_umount_names_a_bind_mount_that_keeps_the_daemon(storage: Path, tmp_path
 def test_umount_names_a_mount_namespace_that_keeps_the_daemon(
     storage: Path, tmp_path: Path
 ) -> None:
-    """[S6.6] As a container's that was started after the mount."""
+    """[S6.7] As a container's that was started after the mount."""
     place = tmp_path / "m"
     place.mkdir()
     assert run("mount", storage, place).returncode == 0
@@ -228,7 +317,7 @@ def test_umount_names_a_mount_namespace_that_keeps_the_daemon(
 
 
 def test_lazy_umount_detaches_a_mount_in_use(storage: Path, tmp_path: Path) -> None:
-    """[S6.6]"""
+    """[S6.7]"""
     place = tmp_path / "m"
     place.mkdir()
     assert run("mount", storage, place).returncode == 0
