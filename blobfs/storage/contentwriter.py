@@ -123,8 +123,8 @@ class ContentStore(Protocol):
     def discard(self, upload_id: str) -> None:
         """Remove everything of an upload that nobody writes; a missing one is no error."""
 
-    def rename_committed(self, digest: Digest, name: str) -> None:
-        """Do what follows from calling what was committed as *digest* by another name."""
+    def rename_committed(self, digest: Digest, old: str, new: str) -> None:
+        """Do what follows from renaming what was committed as *digest* from *old* to *new*."""
 
     def enumerate(self) -> Iterator[str]:
         """The id of every upload in the storage, in no order."""

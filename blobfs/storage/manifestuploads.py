@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from threading import Lock
+from typing import Final
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import (
     BlobUnknown,
     ContentMismatch,
+    LinkInvalid,
     ManifestRejected,
     NameInvalid,
     Stale,
     StorageFull,
+    TagUnknown,
     TooLarge,
     UploadUnknown,
     WriterClosed,
@@ -27,19 +33,79 @@ from blobfs.storage.memorybudget import Holding
 from blobfs.storage.tagstore import TagStore
 from blobfs.storage.uploadfiles import UploadInfo, UploadRecord
 
+_UNFINISHED: Final = re.compile(
+    r"sed[A-Za-z0-9]{6}"  # sed -i
+    r"|tmp\.[A-Za-z0-9]{6,}"  # mktemp(1)
+    r"|.+\.(?:partial|part|filepart|tmp|temp|swp|swx|bak|orig)",  # rclone, WinSCP, editors
+    re.IGNORECASE,
+)
+"""Names that programs give to files until they are whole, or to what they replace.
+
+Most others begin with a dot or have a tilde or a hash sign, as no tag does. vim(1) makes ``4913``
+to see whether it can, but leaves it empty; a build may be called so.
+"""
+
+_MAX_MADE: Final = 1024
+
 
 def tag_named(name: str) -> Tag | None:
-    """The tag that a file's name stands for, if it is one, and no digest."""
+    """The tag that a file's name stands for; None for a digest, and until the file is finished."""
     try:
-        return Tag(name)
+        return None if _UNFINISHED.fullmatch(name) else Tag(name)
     except NameInvalid:
         return None
+
+
+class UploadTags:
+    """Tags manifests by the names of their files. Thread-safe.
+
+    It keeps the tags that it has made, of *tags*, so that a file that is renamed leaves none.
+    """
+
+    def __init__(self, tags: TagStore) -> None:
+        self.repository = tags.repository
+        self._tags = tags
+        self._lock = Lock()
+        self._made: OrderedDict[Tag, Digest] = OrderedDict()
+
+    def tag(self, name: str, digest: Digest) -> bool:
+        """Tag a manifest if the file's *name* is a tag; False if it is none."""
+        tag = tag_named(name)
+        if tag is None:
+            return False
+        with self._lock:
+            is_made = self._made.pop(tag, None) is not None
+        is_made = is_made or not self._tags.exists(tag)
+        self._tags.tag(tag, digest)
+        if is_made:
+            with self._lock:
+                self._made[tag] = digest
+                if len(self._made) > _MAX_MADE:
+                    self._made.popitem(last=False)
+        return True
+
+    def rename(self, old: str, new: str, digest: Digest) -> None:
+        """Tag a manifest by its file's *new* name, and take back the tag made for the *old* one."""
+        if new == old or not self.tag(new, digest):
+            return
+        tag = tag_named(old)
+        if tag is None:
+            return
+        with self._lock:
+            if self._made.get(tag) != digest:
+                return
+            del self._made[tag]
+        try:
+            if self._tags.get(tag) == digest:
+                self._tags.untag(tag)
+        except (TagUnknown, LinkInvalid):
+            pass  # somebody else has removed or damaged it
 
 
 class ManifestWriter(ContentWriter):
     """Receives a manifest, and puts it as a revision; it is tagged with the upload's name."""
 
-    def __init__(self, manifests: ManifestStore, tags: TagStore, record: UploadRecord) -> None:
+    def __init__(self, manifests: ManifestStore, tags: UploadTags, record: UploadRecord) -> None:
         self._manifests = manifests
         self._tags = tags
         self._record = record
@@ -124,10 +190,7 @@ class ManifestWriter(ContentWriter):
             raise ManifestRejected(f"{self._label} {exc}") from None
         if declared is not None:
             self._manifests.links.link(declared, descriptor.digest)
-        tag = tag_named(self._record.name)
-        if tag is not None:
-            self._tags.tag(tag, descriptor.digest)
-        else:
+        if not self._tags.tag(self._record.name, descriptor.digest):
             self._manifests.links.events.pushed(descriptor.digest, descriptor.size)
         self._end()
         return descriptor
@@ -153,7 +216,7 @@ class ManifestUploadStore:
 
     def __init__(self, manifests: ManifestStore, tags: TagStore) -> None:
         self._manifests = manifests
-        self._tags = tags
+        self._tags = UploadTags(tags)
 
     def create(self, *, name: str = "", digest: Digest | None = None) -> ContentWriter:
         """Begin an upload, whose *name* becomes a tag if it is one."""
@@ -194,11 +257,9 @@ class ManifestUploadStore:
     def discard(self, upload_id: str) -> None:
         """Nothing is there to be removed."""
 
-    def rename_committed(self, digest: Digest, name: str) -> None:
-        """Tag the manifest, if *name* is a tag."""
-        tag = tag_named(name)
-        if tag is not None:
-            self._tags.tag(tag, digest)
+    def rename_committed(self, digest: Digest, old: str, new: str) -> None:
+        """Tag the manifest, if *new* is a tag; a tag that an upload made of *old* goes."""
+        self._tags.rename(old, new, digest)
 
     def enumerate(self) -> Iterator[str]:
         """None."""

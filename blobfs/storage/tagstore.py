@@ -51,6 +51,14 @@ class TagStore:
         except AccessDenied:
             return 0  # it is there, and whoever reads it is told
 
+    def exists(self, tag: Tag) -> bool:
+        """Whether the tag has a current link, which may be damaged."""
+        try:
+            self.mtime_ns(tag)
+        except TagUnknown:
+            return False
+        return True
+
     def tag(self, tag: Tag, digest: Digest) -> None:
         """Let *tag* stand for the revision *digest*: atomically, durably, and in its history."""
         # The index first: a revision that a tag stands for is always in its history.
@@ -81,11 +89,8 @@ class TagStore:
     def enumerate(self) -> Iterator[Tag]:
         """Every tag that has a current link, in no order; none is read."""
         for tag in self.candidates():
-            try:
-                self.mtime_ns(tag)
-            except TagUnknown:
-                continue
-            yield tag
+            if self.exists(tag):
+                yield tag
 
     def candidates(self) -> Iterator[Tag]:
         """Like ``enumerate``, but with some that have no current link, and much cheaper."""

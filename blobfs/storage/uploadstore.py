@@ -136,7 +136,7 @@ class UploadStore:
         except PathNotFound:
             pass  # it was completed, and is a blob
 
-    def rename_committed(self, digest: Digest, name: str) -> None:
+    def rename_committed(self, digest: Digest, old: str, new: str) -> None:
         """Nothing follows: a blob is called by its digest."""
 
     def enumerate(self) -> Iterator[str]:

@@ -100,7 +100,7 @@ class TagsDirectory(Placed, Directory, Changeable):
         tag = Tag(name)
         digest = _revision(target)
         self.repository.manifests.links.stat_now(digest)
-        if self._has(tag):
+        if self.repository.tags.exists(tag):
             raise Exists(f"{self.path}/{tag}")
         self.repository.tags.tag(tag, digest)
         return self._link(tag)
@@ -112,16 +112,9 @@ class TagsDirectory(Placed, Directory, Changeable):
         if target.key != self.key:
             raise CrossesDirectories(f"{self.path}/{name[:160]} can only be made anew elsewhere")
         tag = Tag(new_name)
-        if not replace and self._has(tag):
+        if not replace and self.repository.tags.exists(tag):
             raise Exists(f"{self.path}/{tag}")
         self.repository.tags.rename(_tag_named(name), tag)
-
-    def _has(self, tag: Tag) -> bool:
-        try:
-            self.repository.tags.mtime_ns(tag)
-        except TagUnknown:
-            return False
-        return True
 
     def _link(self, tag: Tag) -> Node:
         tags = self.repository.tags

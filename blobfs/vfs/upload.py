@@ -204,7 +204,7 @@ class Upload:
             digest = declared_by(name)
             if self.receipt is not None:
                 self._hold_receipt_to(digest)
-                self._store.rename_committed(self.receipt.descriptor.digest, name)
+                self._store.rename_committed(self.receipt.descriptor.digest, self.name, name)
                 self.name = name
                 return
             writer = self._resumed()

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from tests.services import DockerRegistry, run
 from tests.storage.layout import as_bytes, descriptor, image, index, manifest
 
 pytestmark = pytest.mark.fuse
+
+RCLONE = str(Path(sys.executable).with_name("rclone"))
 
 UNKNOWN = Digest.of(b"pushed nowhere")
 
@@ -93,6 +96,89 @@ def test_mv_of_a_receipt_tags(repository: Path, blob: Digest) -> None:
     file.write_bytes(image(blob))
     file.rename(_uploads(repository) / "v1")
     assert _tag(repository, "v1").read_bytes() == image(blob)
+
+
+def test_mv_of_a_receipt_takes_its_tag_along(repository: Path, blob: Digest) -> None:
+    """[S8.3]"""
+    (_uploads(repository) / "v1").write_bytes(image(blob))
+    shell("mv", _uploads(repository) / "v1", _uploads(repository) / "v2")
+    assert os.listdir(repository / "_manifests/tags") == ["v2"]
+
+
+@pytest.mark.parametrize("name", [".v1.swp", "v1~", "v1.orig", str(Digest.of(b"x"))])
+def test_mv_of_a_receipt_to_what_is_no_tag_leaves_its_tag(
+    repository: Path, blob: Digest, name: str
+) -> None:
+    """[S8.3] As editors do with what they are about to replace."""
+    name = str(Digest.of(image(blob))) if ":" in name else name
+    (_uploads(repository) / "v1").write_bytes(image(blob))
+    (_uploads(repository) / "v1").rename(_uploads(repository) / name)
+    assert os.listdir(repository / "_manifests/tags") == ["v1"]
+
+
+def test_mv_leaves_a_tag_that_was_there_before_or_has_moved(repository: Path, blob: Digest) -> None:
+    """[S8.3]"""
+    first = put_manifest(repository, image(blob))
+    for name in ("old", "moved"):
+        if name == "old":
+            _tag(repository, name).symlink_to(f"../revisions/sha256/{first.encoded}")
+        (_uploads(repository) / name).write_bytes(image(blob, blob))
+        if name == "moved":
+            target = f"../revisions/sha256/{first.encoded}"
+            shell("ln", "-sfn", target, _tag(repository, name))
+        (_uploads(repository) / name).rename(_uploads(repository) / f"new-{name}")
+    found = set(os.listdir(repository / "_manifests/tags"))
+    assert found == {"old", "moved", "new-old", "new-moved"}
+    assert _tag(repository, "moved").read_bytes() == image(blob)
+
+
+PROGRAMS = {
+    "rclone": [[RCLONE, "--config", "/dev/null", "copyto", "{new}", "{uploads}/v1"]],
+    "rsync": [["rsync", "{new}", "{uploads}/v1"]],
+    "sed": [["cp", "{new}", "{uploads}/v1"], ["sed", "-i.bak", "$a\\ ", "{uploads}/v1"]],
+    "vim": [
+        ["cp", "{new}", "{uploads}/v1"],
+        ["vim", "--clean", "-nes", "-c", "set backupskip=", "-c", "%!cat {new}", "-c", "wq",
+         "{uploads}/v1"],
+    ],
+    "mv from outside": [["cp", "{new}", "{new}.copy"], ["mv", "{new}.copy", "{uploads}/v1"]],
+    "mktemp": [["cp", "{new}", "{uploads}/tmp.aBcDeFgHiJ"],
+               ["mv", "{uploads}/tmp.aBcDeFgHiJ", "{uploads}/v1"]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("commands", PROGRAMS.values(), ids=PROGRAMS)
+def test_program_leaves_no_tag_but_the_one_it_was_told(
+    repository: Path, blob: Digest, tmp_path: Path, commands: list[list[str]]
+) -> None:
+    """[S8.3]"""
+    new = tmp_path / "new"
+    new.write_bytes(image(blob))
+    for command in commands:
+        names = {"new": new, "uploads": _uploads(repository)}
+        done = shell(*(argument.format(**names) for argument in command))
+        assert (done.returncode, done.stderr) == (0, ""), command
+    assert os.listdir(repository / "_manifests/tags") == ["v1"]
+    assert json.loads(_tag(repository, "v1").read_bytes()) == json.loads(image(blob))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sedAb12Cd", "v1.1a2b3c4d.partial", "v1.part", "v1.tmp", "v1.TMP", "v1.swp", "tmp.0aB1cD2eF3"],
+)
+def test_name_of_an_unfinished_file_is_no_tag(repository: Path, blob: Digest, name: str) -> None:
+    """[S8.3]"""
+    (_uploads(repository) / name).write_bytes(image(blob))
+    assert os.listdir(repository / "_manifests/tags") == []
+    assert state(_uploads(repository) / name) == "committed"
+    assert revision(repository, Digest.of(image(blob))).exists()
+
+
+@pytest.mark.parametrize("name", ["4913", "sed", "sed-4.9", "tmp", "partial", "v1.partial.2"])
+def test_name_that_only_looks_like_one_is_a_tag(repository: Path, blob: Digest, name: str) -> None:
+    """[S8.3]"""
+    (_uploads(repository) / name).write_bytes(image(blob))
+    assert os.listdir(repository / "_manifests/tags") == [name]
 
 
 def _foreign(url: str) -> bytes:
