@@ -67,6 +67,34 @@ def test_upload_is_removed_when_asked_for(local: str) -> None:
     assert not list(Path(local).glob(f"{paths.uploads(APP)[1:]}/*"))
 
 
+STARTS = {
+    "old": "2001-02-03T04:05:06Z",
+    "soon": "2199-01-01T00:00:00Z",
+    "never": "9999-12-31T23:59:59Z",
+    "year-10000": "9999-12-31T23:59:59-01:00",
+    "leap": "2016-12-31T23:59:60Z",
+    "none": "",
+}
+
+
+def test_upload_is_listed_whenever_it_began(tmp_path: Path) -> None:
+    """[S7.19] The oldest first."""
+    for name, start in STARTS.items():
+        upload = Path(f"{tmp_path}{paths.upload(APP, name)}")
+        upload.mkdir(parents=True)
+        if start:
+            (upload / "startedat").write_text(start)
+        else:
+            (upload / "startedat").mkdir()
+    names = [found["name"] for found in listed(str(tmp_path))]
+    assert names[:2] == ["none", "old"]
+    assert names[-2:] == ["soon", "never"]
+    assert set(names) == set(STARTS)
+    assert [found["began"] for found in listed(str(tmp_path))][-1] == STARTS["never"]
+    removed = [found["name"] for found in listed(str(tmp_path), "--abort")]
+    assert removed == ["old"]
+
+
 @pytest.mark.parametrize("text", ["7", "d", "-1d", "7w", ""])
 def test_duration_that_is_none_is_refused(local: str, text: str) -> None:
     result = uploads(local, "--older-than", text)

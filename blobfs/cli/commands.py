@@ -146,7 +146,7 @@ def uploads(storage: str, *, abort: bool, older_than: float | None, as_json: boo
             *(u for name in repositories for u in of_repository(registry.repository(name))),
             *lost(registry),
         ]
-        listed = [u for u in found if time.time() - (u.began or 0.0) >= older_than]
+        listed = [u for u in found if u.age(time.time()) >= older_than]
         if abort:
             for upload in _progress(listed, "Removing"):
                 upload.remove()

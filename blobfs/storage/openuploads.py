@@ -27,6 +27,10 @@ class OpenUpload:
     began: float | None
     remove: Callable[[], None]
 
+    def age(self, now: float) -> float:
+        """Seconds since it began: 0 if that is not known, or a clock was ahead."""
+        return 0.0 if self.began is None else max(now - self.began, 0.0)
+
 
 def of_repository(repository: Repository) -> Iterator[OpenUpload]:
     """The uploads of one repository that the storage knows of."""

@@ -26,6 +26,7 @@ from blobfs.errors import (
 from blobfs.reference import RepositoryName
 
 _MAX_NAME: Final = 255  # bytes
+_LAST_SECOND: Final = 253_402_300_799  # of the year 9999
 _LONGER_THAN_A_RECORD: Final = 4096  # bytes
 
 
@@ -121,20 +122,16 @@ class UploadFiles:
             self.put_record(record)
 
     def started_at(self) -> datetime:
-        """When the upload began; raises UploadUnknown."""
+        """When the upload began, in UTC, or about when its file was made; raises UploadUnknown."""
         path = paths.upload_startedat(self._repository, self.upload_id)
         try:
-            content = self._driver.read_at(path, 0, 64)
-            began: datetime | None = datetime.fromisoformat(content.decode("ascii"))
+            began = _moment(self._driver.read_at(path, 0, 64))
+            # What is no time was cut off by a crash, or is about to be written.
+            return began or _from_seconds(self._driver.stat(path).mtime_ns // 10**9)
         except PathNotFound:
             raise UploadUnknown(self.upload_id) from None
         except NotAFile:
             raise Corrupt(f"{path} is a directory") from None
-        except ValueError:
-            began = None
-        if began is None or began.year < 1971:  # cut off by a crash: about when it was made
-            return datetime.fromtimestamp(self._driver.stat(path).mtime_ns / 1e9, UTC)
-        return began if began.tzinfo is not None else began.replace(tzinfo=UTC)
 
     def record(self) -> UploadRecord:
         """What blobfs keeps of it; an empty one for an upload of a registry's."""
@@ -208,3 +205,23 @@ class UploadFiles:
         for entry in entries:
             if entry.name.isdecimal() and str(int(entry.name)) == entry.name:
                 yield int(entry.name)
+
+
+def _moment(text: bytes) -> datetime | None:
+    """The time that RFC 3339 writes so; None for what is none, or what datetime cannot hold.
+
+    That is a leap second, for one, or a year that is not from 1971 to 9999 in UTC.
+    """
+    try:
+        moment = datetime.fromisoformat(text.decode("ascii"))
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        moment = moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment.year >= 1971 else None
+
+
+def _from_seconds(seconds: int) -> datetime:
+    """The time so many *seconds* after the epoch, or the nearest that datetime can hold."""
+    return datetime.fromtimestamp(min(max(seconds, 0), _LAST_SECOND), UTC)

@@ -57,6 +57,6 @@ def _state(upload: Upload) -> Iterator[UploadState]:
         "uuid": upload.id,
         "offset": offset,
         "started": datetime.fromtimestamp(int(started), UTC).isoformat().replace("+00:00", "Z"),
-        "age": round(time.time() - started, 1),
+        "age": round(max(time.time() - started, 0.0), 1),
         "state": upload.state,
     }

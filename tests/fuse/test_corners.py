@@ -141,16 +141,32 @@ def test_upload_that_is_damaged_hides_no_other(
     assert state(good) == "committed"
 
 
-def test_upload_that_began_before_time_is_told_of(
-    layout: Layout, storage: Path, mount: MountedRegistry
+@pytest.mark.parametrize("data", [b"123", None], ids=["data", "no data"])
+def test_upload_that_began_at_any_time_is_told_of(
+    layout: Layout, storage: Path, mount: MountedRegistry, data: bytes | None
 ) -> None:
+    """[S7.19]"""
     layout.layer(b"x")
-    old = Path(f"{storage}{paths.upload(APP, 'old')}")
-    old.mkdir(parents=True)
-    (old / "startedat").write_text("0001-01-01T00:00:00+14:00")
-    (old / "data").write_bytes(b"123")
-    [told] = json.loads((mount.path / ".blobfs/uploads.json").read_text())
-    assert (told["uuid"], told["offset"]) == ("old", 3)
+    starts = {
+        "before-time": "0001-01-01T00:00:00+14:00",
+        "in-the-future": "9999-12-31T23:59:59Z",
+        "year-10000": "9999-12-31T23:59:59-01:00",
+        "leap-second": "2016-12-31T23:59:60Z",
+    }
+    for name, start in starts.items():
+        begun = Path(f"{storage}{paths.upload(APP, name)}")
+        begun.mkdir(parents=True)
+        (begun / "startedat").write_text(start)
+        if data is not None:
+            (begun / "data").write_bytes(data)
+    told = json.loads((mount.path / ".blobfs/uploads.json").read_text())
+    assert {upload["uuid"] for upload in told} == set(starts)
+    assert all(upload["age"] >= 0 for upload in told)
+    with os.scandir(mount.path / APP / "_uploads") as uploads:
+        assert {upload.name: upload.stat().st_size for upload in uploads} == dict.fromkeys(
+            starts, len(data or b"")
+        )
+    assert mount.warnings() == []
 
 
 def test_refused_manifests_do_not_fill_the_memory(repository: Path) -> None:

@@ -1,7 +1,10 @@
 """The small files of an upload, as others and hostile others have written them."""
 
 import json
+import os
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from blobfs import paths
 from blobfs.digest import ALGORITHMS, EMPTY, Digest, Digester
 from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import Corrupt, UploadUnknown
 from blobfs.storage.uploadfiles import UploadFiles, UploadRecord, is_file_name
 from tests.storage.layout import APP, Json, Layout, as_bytes
@@ -71,14 +75,44 @@ def test_start_is_read_as_others_write_it(
 
 @pytest.mark.parametrize(
     "content",
-    [b"", bytes(20), b"2024-02-", b"yesterday", b"\xff\xfe", b"2024-02-30T12:00:00Z", b"9" * 999],
-    ids=["empty", "zeros", "cut off", "words", "not ASCII", "no such day", "huge"],
-)
-def test_start_that_is_no_time_is_when_the_file_was_made(
+    [
+        b"",
+        bytes(20),
+        b"2024-02-",
+        b"yesterday",
+        b"\xff\xfe",
+        b"2024-02-30T12:00:00Z",
+        b"9" * 999,
+        b"9999-12-31T23:59:59-01:00",
+        b"0001-01-01T00:00:00+14:00",
+        b"2016-12-31T23:59:60Z",
+    ],
+    ids=["empty", "zeros", "cut off", "words", "not ASCII", "no such day", "huge",
+         "year 10000 in UTC", "year 0 in UTC", "leap second"],
+)  # fmt: skip
+def test_start_that_cannot_be_held_is_when_the_file_was_made(
     layout: Layout, files: UploadFiles, content: bytes
 ) -> None:
     layout.put(STARTED_AT, content)
     assert abs(files.started_at() - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_start_may_be_in_the_future(layout: Layout, files: UploadFiles) -> None:
+    layout.put(STARTED_AT, b"9999-12-31T23:59:59+23:59")
+    assert files.started_at() == datetime(9999, 12, 31, 0, 0, 59, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("seconds", [-1, 10**14])
+def test_start_is_a_time_whenever_its_file_was_made(seconds: int) -> None:
+    """On a file system that keeps any time."""
+    with TemporaryDirectory(dir="/dev/shm") as place:
+        driver = FilesystemDriver.below(Path(place))
+        layout = Layout(driver)
+        layout.put(STARTED_AT, b"")
+        os.utime(f"{place}{STARTED_AT}", (seconds, seconds))
+        began = UploadFiles(driver, APP, ID).started_at()
+        driver.close()
+    assert began.year in {1970, 9999}
 
 
 def test_start_always_has_a_time_zone(layout: Layout, files: UploadFiles) -> None:
