@@ -21,7 +21,18 @@ from blobfs.errors import (
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
-from blobfs.vfs.nodes import Attr, BrokenNode, Changeable, Child, Directory, Kind, Node, Placed
+from blobfs.vfs.nodes import (
+    Attr,
+    BrokenNode,
+    Changeable,
+    Child,
+    Directory,
+    Kind,
+    Lasting,
+    Node,
+    Placed,
+    Symlink,
+)
 
 
 @runtime_checkable
@@ -44,8 +55,26 @@ class LinkChanges:
 
 
 @dataclass(frozen=True, slots=True)
-class LinkSetDirectory(Placed, Directory):
-    """The algorithms of a link set, each a directory; the canonical one is always there."""
+class DigestLink(Placed, Symlink):
+    """``<algorithm>:<hex>``, as people write digests, that leads to ``<algorithm>/<hex>``."""
+
+    path: str
+    leads_to: str
+    mtime_ns: int
+
+    def attr(self) -> Attr:
+        return Attr(Kind.SYMLINK, size=len(self.leads_to), mtime_ns=self.mtime_ns)
+
+    def target(self) -> str:
+        return self.leads_to
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSetDirectory(Placed, Lasting):
+    """The algorithms of a link set, each a directory; the canonical one is always there.
+
+    A digest is found as well, as a symlink, but not listed.
+    """
 
     gains_names = True
 
@@ -60,12 +89,17 @@ class LinkSetDirectory(Placed, Directory):
         return Attr(Kind.DIRECTORY, mtime_ns=mtime_of(self.registry, self.links.link_set)())
 
     def lookup(self, name: str) -> Node:
-        if name != CANONICAL and name not in self.links.algorithms():
+        algorithm, colon, encoded = name.partition(":")
+        if algorithm != CANONICAL and algorithm not in self.links.algorithms():
             raise NotFound(f"{self.path} has no {name[:160]!r}")
-        path = f"{self.path}/{name}"
-        return LinkDirectory(
-            path, self.registry, self.links, name, self.node_for, self.kind, self.changes
+        path = f"{self.path}/{algorithm}"
+        directory = LinkDirectory(
+            path, self.registry, self.links, algorithm, self.node_for, self.kind, self.changes
         )
+        if not colon:
+            return directory
+        found = directory.lookup(encoded)
+        return DigestLink(f"{self.path}/{name}", f"{algorithm}/{encoded}", found.attr().mtime_ns)
 
     def names(self) -> Iterator[str]:
         return iter(sorted({CANONICAL, *self.links.algorithms()}))

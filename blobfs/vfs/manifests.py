@@ -98,12 +98,27 @@ class TagsDirectory(Placed, Directory, Changeable):
 
     def symlink(self, name: str, target: str) -> Node:
         tag = Tag(name)
-        digest = _revision(target)
+        digest = self._revision(target)
         self.repository.manifests.links.stat_now(digest)
         if self.repository.tags.exists(tag):
             raise Exists(f"{self.path}/{tag}")
         self.repository.tags.tag(tag, digest)
         return self._link(tag)
+
+    def _revision(self, target: str) -> Digest:
+        """The revision that a symlink to *target* stands for; raises NameInvalid, TagUnknown."""
+        try:
+            match target.split("/"):
+                case ["..", "revisions", algorithm, encoded]:
+                    return Digest(algorithm, encoded)
+                case [name]:
+                    return self.repository.tags.get(Tag(name))
+        except (DigestInvalid, NameInvalid):
+            pass
+        raise NameInvalid(
+            "a tag leads to a tag beside it, or to ../revisions/<algorithm>/<hex>,"
+            f" not to {target[:200]!r}"
+        )
 
     def unlink(self, name: str) -> None:
         self.repository.tags.untag(_tag_named(name))
@@ -214,16 +229,3 @@ def _tag_named(name: str) -> Tag:
 
 def _target(digest: Digest) -> str:
     return f"../revisions/{digest.algorithm}/{digest.encoded}"
-
-
-def _revision(target: str) -> Digest:
-    """The digest of the revision that a tag's symlink leads to; raises NameInvalid."""
-    match target.split("/"):
-        case ["..", "revisions", algorithm, encoded]:
-            try:
-                return Digest(algorithm, encoded)
-            except DigestInvalid:
-                pass
-    raise NameInvalid(
-        f"a tag leads to ../revisions/<algorithm>/<hex> of its repository, not to {target[:200]!r}"
-    )

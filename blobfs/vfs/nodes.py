@@ -17,6 +17,8 @@ from blobfs.errors import (
     BlobfsError,
     CrossesDirectories,
     LinkUnsettled,
+    NotADirectory,
+    NotEmpty,
     NotFound,
     NotPermitted,
 )
@@ -205,6 +207,29 @@ class Changeable(Node):
         return NotPermitted(f"{self.key.rstrip('/')}/{name[:160]} cannot be changed like that")
 
 
+class Lasting(Directory, Changeable):
+    """A directory whose subdirectories are there as long as it is, even while they are empty."""
+
+    __slots__ = ()
+
+    def rmdir(self, name: str) -> None:
+        """Accept it of an empty one, so that ``rm -r`` comes to what is above; nothing changes."""
+        node = self.lookup(name)
+        if not isinstance(node, Directory):
+            raise NotADirectory(f"not a directory: {node.key}")
+        if _holds_something(node):
+            raise NotEmpty(f"{node.key} holds something")
+
+
+def _holds_something(directory: Directory) -> bool:
+    """Whether a directory has anything in it but directories that hold nothing."""
+    for name in directory.names():
+        for child in directory.children([name]):
+            if not isinstance(child.node, Directory) or _holds_something(child.node):
+                return True
+    return False
+
+
 class File(Node):
     """A node with bytes."""
 
@@ -262,7 +287,7 @@ class BrokenNode(Placed):
 
 
 @dataclass(frozen=True, slots=True)
-class FixedDirectory(Placed, Directory):
+class FixedDirectory(Placed, Lasting):
     """A directory whose children the layout gives; *mtime_ns* asks for its time."""
 
     path: str

@@ -36,7 +36,7 @@ from blobfs.vfs.blobs import BlobFile, Blobs, ShardDirectory
 from blobfs.vfs.control import ControlDirectory
 from blobfs.vfs.links import LinkChanges, LinkSetDirectory, mtime_of
 from blobfs.vfs.manifests import Manifests
-from blobfs.vfs.nodes import Attr, Changeable, Directory, FixedDirectory, Kind, Node
+from blobfs.vfs.nodes import Attr, Directory, FixedDirectory, Kind, Lasting, Node
 from blobfs.vfs.uploadnodes import UploadsDirectory
 from blobfs.vfs.uploads import Uploads
 from blobfs.vfs.uploadstates import upload_states
@@ -44,14 +44,21 @@ from blobfs.vfs.verification import Verification
 
 
 class MadeRepositories:
-    """Repositories made in this mount, of which the storage need not know yet. Thread-safe."""
+    """Directories made in this mount, of which the storage need not know yet. Thread-safe.
+
+    One is a repository while no other was made below it, as by ``mkdir -p``, or if it was
+    declared to be one.
+    """
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._names: set[str] = set()
+        self._declared: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._names
+        if name in self._declared:
+            return True
+        return name in self._names and not self.below(name)
 
     def has(self, prefix: str) -> bool:
         """Whether *prefix* is one of them, or above one."""
@@ -66,14 +73,21 @@ class MadeRepositories:
         return {name[len(start) :].split("/")[0] for name in found}
 
     def add(self, name: RepositoryName) -> None:
-        """Remember a repository."""
+        """Remember a directory."""
         with self._lock:
             self._names.add(name)
 
+    def declare(self, name: RepositoryName) -> None:
+        """Remember a repository, whatever is made below it."""
+        with self._lock:
+            self._names.add(name)
+            self._declared.add(name)
+
     def discard(self, name: RepositoryName) -> None:
-        """Forget a repository, if it is one of them."""
+        """Forget a directory, if it is one of them."""
         with self._lock:
             self._names.discard(name)
+            self._declared.discard(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +114,15 @@ class Tree:
         """Every upload that has not ended."""
         return json.dumps(upload_states(self.registry, self.uploads), indent=2) + "\n"
 
+    def is_made(self, name: str) -> bool:
+        """Whether *name* is a repository in this mount, whatever the storage knows of it."""
+        if name in self.made:
+            return True
+        return self.made.has(name) and any(map(self.uploads.holds, uploads_of(name)))
+
     def below_repository(self, name: RepositoryName, marker: str) -> Node:
         """``_layers``, ``_manifests`` or ``_uploads``; raises RepositoryUnknown."""
-        if name not in self.made and not self.registry.is_repository(name):
+        if not self.is_made(name) and not self.registry.is_repository(name):
             raise RepositoryUnknown(name)
         key = f"/{name}/{marker}"
         repository = self.registry.repository(name)
@@ -149,7 +169,7 @@ class Tree:
 
 
 @dataclass(frozen=True, slots=True)
-class NameDirectory(Directory, Changeable):
+class NameDirectory(Lasting):
     """The root, or a name that is a repository or that repositories' names begin with."""
 
     tree: Tree
@@ -206,7 +226,7 @@ class NameDirectory(Directory, Changeable):
         return self._shown(found)
 
     def _shown(self, found: Iterator[str]) -> Iterator[str]:
-        is_repository = self.prefix in self.tree.made
+        is_repository = self.tree.is_made(self.prefix)
         made = self.tree.made.below(self.prefix)
         for name in found:
             made.discard(name)
@@ -232,12 +252,15 @@ class NameDirectory(Directory, Changeable):
     def _made_repository(self, marker: str) -> Node:
         """What is only above repositories becomes one itself, by its ``_uploads`` or the like."""
         name = RepositoryName(self.prefix)
-        if name in self.tree.made or self.tree.registry.is_repository(name):
+        if self.tree.is_made(name) or self.tree.registry.is_repository(name):
             raise Exists(f"/{name}/{marker}")
-        self.tree.made.add(name)
+        self.tree.made.declare(name)
         return self.tree.below_repository(name, marker)
 
     def rmdir(self, name: str) -> None:
+        if self.prefix and name in paths.MARKERS:
+            Lasting.rmdir(self, name)  # slots leave no bare super()
+            return
         try:
             child = RepositoryName(f"{self.prefix}/{name}" if self.prefix else name)
         except NameInvalid:
@@ -250,7 +273,7 @@ class NameDirectory(Directory, Changeable):
         self.tree.made.discard(child)
 
 
-def uploads_of(name: RepositoryName) -> tuple[str, str]:
+def uploads_of(name: str) -> tuple[str, str]:
     """Where in the tree a repository's uploads are: blobs, and manifests."""
     return f"/{name}/_uploads", f"/{name}/_manifests/_uploads"
 

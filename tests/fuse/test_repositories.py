@@ -19,6 +19,7 @@ from tests.fuse.repositories import (
     put_layer,
     put_manifest,
     revision,
+    shell,
     stored_uploads,
     upload,
 )
@@ -235,11 +236,116 @@ def test_directories_are_made_only_as_repositories(filled: Path, place: str) -> 
         (filled / place / "new").mkdir()
 
 
-@pytest.mark.parametrize("place", [*PLACES, "_uploads", "_manifests/_uploads"])
+@pytest.mark.parametrize("place", [*PLACES[:-1], "_manifests/history"])
 def test_directories_of_a_repository_stay(filled: Path, place: str) -> None:
-    """[S9.3]"""
-    with failing_with(errno.EPERM):
+    """[S8.12]"""
+    with failing_with(errno.ENOTEMPTY):
         (filled / place).rmdir()
+
+
+@pytest.mark.parametrize("place", [*PLACES[:-1], "_uploads", "_manifests/_uploads"])
+def test_empty_directory_of_a_repository_is_there_after_its_rmdir(
+    repository: Path, place: str
+) -> None:
+    """[S8.12]"""
+    (repository / place).rmdir()
+    assert (repository / place).is_dir()
+
+
+def test_rm_r_of_an_empty_repository_removes_it(repository: Path) -> None:
+    """[S8.12]"""
+    (repository / "below/it").mkdir(parents=True)
+    done = shell("rm", "-r", repository)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not repository.exists()
+
+
+def test_rm_r_removes_all_where_deleting_is_allowed(storage: Path, tmp_path: Path) -> None:
+    """[S8.12] But for the blobs, which wait for a garbage collection."""
+    with mounted(storage, tmp_path, "--allow-delete") as mount:
+        repository = mount.path / "team/app"
+        repository.mkdir(parents=True)
+        digest = put_layer(repository, CONTENT)
+        for tag in ("v1", "v2"):
+            put_manifest(repository, image(digest), tag)
+        upload(repository, "receipt").write_bytes(b"committed")
+        with failing_with(errno.EBADMSG):
+            upload(repository, Digest.of(b"x")).write_bytes(b"open")
+        done = shell("rm", "-r", mount.path / "team")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert os.listdir(mount.path) == []
+    assert not list((storage / "docker/registry/v2/repositories").iterdir())
+    assert Path(f"{storage}{paths.blob_data(digest)}").exists()
+
+
+def test_rm_r_says_what_it_may_not_delete(filled: Path) -> None:
+    """[S8.12]"""
+    done = shell("rm", "-rf", filled)
+    assert done.returncode == 1
+    for kind in ("_layers", "_manifests/revisions"):
+        assert f"cannot remove '{filled}/{kind}/sha256/" in done.stderr
+    assert set(layers(filled)) == {Digest.of(CONTENT).encoded}
+    assert os.listdir(filled / "_manifests/tags") == []
+
+
+def test_cp_r_of_a_repository_fails_and_stores_nothing(storage: Path, tmp_path: Path) -> None:
+    """[S8.13]"""
+    with mounted(storage, tmp_path) as mount:
+        (mount.path / "app").mkdir()
+        put_manifest(mount.path / "app", image(put_layer(mount.path / "app", CONTENT)), "v1")
+        for source, reason in (("app", "File exists"), ("app/.", "Operation not permitted")):
+            done = shell("cp", "-r", f"{mount.path}/{source}", mount.path / "copy")
+            assert done.returncode == 1
+            assert reason in done.stderr
+        assert layers(mount.path / "copy") == {}
+        assert os.listdir(mount.path / "copy/_manifests/tags") == []
+    assert os.listdir(storage / "docker/registry/v2/repositories") == ["app"]
+    with mounted(storage, tmp_path) as mount:
+        assert os.listdir(mount.path) == ["app"]
+
+
+def test_directory_above_made_ones_is_no_repository(repository: Path) -> None:
+    """[S8.10]"""
+    below = repository / "team/app"
+    below.mkdir(parents=True)
+    assert os.listdir(repository) == ["team"]
+    assert os.listdir(repository / "team") == ["app"]
+    assert not (repository / "team/_layers").exists()
+    assert sorted(os.listdir(below)) == sorted(paths.MARKERS)
+    below.rmdir()
+    assert sorted(os.listdir(repository / "team")) == sorted(paths.MARKERS)
+
+
+def test_repository_that_is_used_is_one_whatever_is_made_below_it(repository: Path) -> None:
+    """[S8.10] Before anything is stored, and after."""
+    open_upload = upload(repository, "open")
+    open_upload.touch()
+    (repository / "below").mkdir()
+    assert sorted(os.listdir(repository)) == sorted([*paths.MARKERS, "below"])
+    open_upload.unlink()
+    assert os.listdir(repository) == ["below"]
+    (repository / "_uploads").mkdir()
+    digest = put_layer(repository, CONTENT)
+    assert layers(repository) == {digest.encoded: CONTENT}
+    assert sorted(os.listdir(repository)) == sorted([*paths.MARKERS, "below"])
+
+
+def test_digest_finds_what_is_called_so(filled: Path) -> None:
+    """[S8.11] It is not listed, and leads to nothing where there is nothing."""
+    [revision_name] = os.listdir(filled / "_manifests/revisions/sha256")
+    for directory, name in (
+        (filled / "_layers", Digest.of(CONTENT).encoded),
+        (filled / "_manifests/revisions", revision_name),
+        (filled / "_manifests/history/v1", revision_name),
+    ):
+        named = directory / f"sha256:{name}"
+        assert os.readlink(named) == f"sha256/{name}"
+        assert named.read_bytes() == (directory / "sha256" / name).read_bytes()
+        assert named.stat().st_ino == (directory / "sha256" / name).stat().st_ino
+        assert os.listdir(directory) == ["sha256"]
+        for other in (f"sha256:{'0' * 64}", f"sha512:{name}", "sha256:", "md5:00", ":"):
+            with pytest.raises(FileNotFoundError):
+                os.lstat(directory / other)
 
 
 @pytest.mark.parametrize("place", ["", "..", "_uploads", "_layers/sha256"])

@@ -92,14 +92,14 @@ def test_unknown_revision_is_not_tagged(tags: Path) -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        "{encoded}",
         "revisions/sha256/{encoded}",
         "../revisions/sha256/{encoded}/",
         "../revisions/sha256/../sha256/{encoded}",
         "../revisions/sha256/{encoded}0",
         "../../_layers/sha256/{encoded}",
         "/etc/passwd",
-        "v2",
+        "./v1",
+        ".hidden",
     ],
 )
 def test_what_is_no_revision_of_the_repository_is_not_tagged(
@@ -109,6 +109,20 @@ def test_what_is_no_revision_of_the_repository_is_not_tagged(
     with failing_with(errno.EINVAL):
         (tags / "v1").symlink_to(target.format(encoded=first.encoded))
     assert os.listdir(tags) == []
+
+
+def test_ln_to_a_tag_beside_it_tags(tags: Path, first: Digest, second: Digest) -> None:
+    """[S8.9] What it stands for is copied, and does not follow the other tag."""
+    (tags / "v1").symlink_to(_target(first))
+    done = shell("ln", "-s", "v1", tags / "latest")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert os.readlink(tags / "latest") == _target(first)
+    assert shell("ln", "-sfn", _target(second), tags / "v1").returncode == 0
+    assert os.readlink(tags / "latest") == _target(first)
+    assert shell("ln", "-sfn", "v1", tags / "latest").returncode == 0
+    assert os.readlink(tags / "latest") == _target(second)
+    with failing_with(errno.ENOENT):
+        (tags / "v2").symlink_to("unknown")
 
 
 @pytest.mark.parametrize("name", [".hidden", "-v1", "a b", "é", "v1\n", "x" * 129, "sha256:00"])

@@ -79,7 +79,7 @@ HOSTILE = [
     LAYER.encoded.upper(),
     LAYER.encoded[:-1],
     f"{LAYER.encoded}0",
-    str(LAYER),
+    str(Digest.of(b"missing")),
     Digest.of(b"missing").encoded,
     "\udc80",
     "\udcff" * 85,
