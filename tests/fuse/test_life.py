@@ -279,7 +279,7 @@ def test_umount_of_a_mount_in_use_says_by_whom(storage: Path, tmp_path: Path) ->
 
 
 def test_umount_names_a_bind_mount_that_keeps_the_daemon(storage: Path, tmp_path: Path) -> None:
-    """[S6.7]"""
+    """[S6.6]"""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     place = tmp_path / "m"
@@ -300,7 +300,7 @@ def test_umount_names_a_bind_mount_that_keeps_the_daemon(storage: Path, tmp_path
 def test_umount_names_a_mount_namespace_that_keeps_the_daemon(
     storage: Path, tmp_path: Path
 ) -> None:
-    """[S6.7] As a container's that was started after the mount."""
+    """[S6.6] As a container's that was started after the mount."""
     place = tmp_path / "m"
     place.mkdir()
     assert run("mount", storage, place).returncode == 0
@@ -317,7 +317,7 @@ def test_umount_names_a_mount_namespace_that_keeps_the_daemon(
 
 
 def test_lazy_umount_detaches_a_mount_in_use(storage: Path, tmp_path: Path) -> None:
-    """[S6.7]"""
+    """[S6.6]"""
     place = tmp_path / "m"
     place.mkdir()
     assert run("mount", storage, place).returncode == 0
