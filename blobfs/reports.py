@@ -155,7 +155,7 @@ def _leads_to(repository: Repository, tag: Tag, revisions: set[Digest]) -> bool:
 def tagged_at(repository: Repository, tag: Tag) -> str | None:
     """The time of a tag's latest change."""
     try:
-        mtime_ns = repository.tags.stat(tag).mtime_ns
+        mtime_ns = repository.tags.mtime_ns(tag)
     except BROKEN:
         return None
     return moment(mtime_ns / 1e9) if mtime_ns else None
@@ -171,10 +171,13 @@ def uploads(open_uploads: Iterable[OpenUpload]) -> Report:
 
 
 def moment(seconds: float | None) -> str | None:
-    """A time in seconds since the epoch as RFC 3339 has it."""
+    """A time in seconds since the epoch as RFC 3339 has it; None for one that it does not have."""
     if seconds is None:
         return None
-    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
+    try:
+        return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError):  # after the year 9999, as some file systems keep
+        return None
 
 
 def tags(registry: Registry, name: RepositoryName) -> Report:
