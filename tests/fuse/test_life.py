@@ -118,7 +118,7 @@ def test_second_mount_at_the_same_place_is_refused(mount: MountedRegistry) -> No
 
 
 def test_create_begins_a_registry_that_is_there_after_a_remount(tmp_path: Path) -> None:
-    """[S6.7]"""
+    """[S6.8]"""
     for options in (["--create"], [], ["--create"]):
         with mounted(tmp_path / "new", tmp_path, *options) as mount:
             assert os.listdir(mount.path) == []
@@ -127,7 +127,7 @@ def test_create_begins_a_registry_that_is_there_after_a_remount(tmp_path: Path) 
 
 
 def test_create_where_nothing_can_be_made_says_so(tmp_path: Path) -> None:
-    """[S6.7]"""
+    """[S6.8]"""
     (tmp_path / "mnt").mkdir()
     (tmp_path / "file").touch()
     done = run("mount", "--create", tmp_path / "file/storage", tmp_path / "mnt")
@@ -152,7 +152,7 @@ def read_only(storage: Path, layout: Layout, tmp_path: Path) -> Iterator[Path]:
 def test_read_only_storage_is_mounted_read_only_and_says_so(
     read_only: Path, tmp_path: Path
 ) -> None:
-    """[S6.8]"""
+    """[S6.9]"""
     place, log = tmp_path / "m", tmp_path / "log"
     place.mkdir()
     done = run("mount", "--create", read_only, place, "--log-file", log)
@@ -172,7 +172,7 @@ def test_read_only_storage_is_mounted_read_only_and_says_so(
 def test_storage_that_becomes_read_only_is_an_error_with_one_warning(
     read_only: Path, tmp_path: Path
 ) -> None:
-    """[S6.8]"""
+    """[S6.9]"""
     subprocess.run(["mount", "-o", "remount,bind,rw", read_only], check=True)
     with mounted(read_only, tmp_path) as mount:
         subprocess.run(["mount", "-o", "remount,bind,ro", read_only], check=True)
@@ -185,7 +185,7 @@ def test_storage_that_becomes_read_only_is_an_error_with_one_warning(
 @pytest.mark.skipif(os.geteuid() != 0, reason="asks as another user")
 @pytest.mark.parametrize("name", ["", "blobs", "repositories"])
 def test_storage_that_the_user_may_not_write_is_known(name: str) -> None:
-    """[S6.8]"""
+    """[S6.9]"""
     with TemporaryDirectory() as place, _as_another_user(place):
         root = Path(place, "storage")
         for directory in ("blobs", "repositories") if name else ("",):
