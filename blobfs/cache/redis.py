@@ -7,6 +7,7 @@ until then a repository that lost a blob got it back with the next that was give
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from redis.exceptions import (
+    NoPermissionError,
     OutOfMemoryError,
     RedisClusterException,
     RedisError,
@@ -27,6 +29,7 @@ from blobfs.cache.base import Described, DescriptorCache, with_canonical
 from blobfs.cache.redis_clients import CONNECTIONS, Client, client_of
 from blobfs.cache.redis_entries import (
     FIELDS,
+    MTIME_PREFIX,
     as_linked,
     blob_key,
     descriptor_of,
@@ -43,6 +46,8 @@ from blobfs.reference import RepositoryName
 if TYPE_CHECKING:
     from redis.client import Pipeline
     from redis.cluster import ClusterPipeline
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -66,6 +71,9 @@ class RedisCache(DescriptorCache):
     In a cluster, where the keys of a blob are on several servers, nothing is a transaction.
     There a repository loses a blob first, and then the rest of it is forgotten: what stops in
     between gives nothing back.
+
+    A server may refuse our own keys, by an ACL for a registry's. One refused command aborts a
+    transaction, so it is made again without them, and from then on no time is remembered.
     """
 
     def __init__(self, options: RedisOptions, limit_s: float = LIMIT_S) -> None:
@@ -74,6 +82,7 @@ class RedisCache(DescriptorCache):
         self._limit = TimeLimit(limit_s, threads=CONNECTIONS)
         self._connecting = Lock()
         self._made: Client | None = None
+        self._has_times = True
 
     @classmethod
     def at(cls, url: str) -> Self:
@@ -92,28 +101,29 @@ class RedisCache(DescriptorCache):
     ) -> list[Descriptor | None]:
         found: list[Descriptor | None] = []
         for batch in self._batches(digests):
-            found += self._call("stat", partial(self._look_up, batch, repository))
+            call = partial(self._look_up, batch, repository)
+            found += self._call("stat", partial(self._with_times, call))
         return found
 
     def _look_up(
-        self, digests: Sequence[Digest], repository: RepositoryName | None
+        self, digests: Sequence[Digest], repository: RepositoryName | None, *, times: bool
     ) -> list[Descriptor | None]:
         pipeline = self._pipeline(transaction=False)
         for digest in digests:
             pipeline.hmget(blob_key(digest), FIELDS)
-            pipeline.get(mtime_key(digest))
+            if times:
+                pipeline.get(mtime_key(digest))
             if repository is not None:
                 pipeline.sismember(members_key(repository), str(digest))
                 pipeline.hget(linked_key(repository, digest), "mediatype")
         replies = iter(_replies(pipeline))
-        if repository is None:
-            return [descriptor_of(digest, next(replies), next(replies)) for digest in digests]
-        return [
-            as_linked(
-                descriptor_of(digest, next(replies), next(replies)), next(replies), next(replies)
-            )
-            for digest in digests
-        ]
+        found = []
+        for digest in digests:
+            descriptor = descriptor_of(digest, next(replies), next(replies) if times else None)
+            if repository is not None:
+                descriptor = as_linked(descriptor, next(replies), next(replies))
+            found.append(descriptor)
+        return found
 
     def set_many(
         self, descriptors: Mapping[Digest, Descriptor], repository: RepositoryName | None = None
@@ -121,9 +131,10 @@ class RedisCache(DescriptorCache):
         for batch in self._batches(list(with_canonical(descriptors, repository))):
             # What is set late, perhaps after a clear, is cleared: nothing expires.
             undo = partial(self._forget, [described.digest for described in batch], repository)
-            self._call("set", partial(self._remember, batch), undo)
+            call = partial(self._remember, batch)
+            self._call("set", partial(self._with_times, call), undo)
 
-    def _remember(self, batch: Sequence[Described]) -> None:
+    def _remember(self, batch: Sequence[Described], *, times: bool) -> None:
         pipeline = self._pipeline(transaction=True)
         for digest, descriptor, repository in batch:
             key = blob_key(digest)
@@ -131,10 +142,10 @@ class RedisCache(DescriptorCache):
                 pipeline.sadd(members_key(repository), str(digest))
             pipeline.hset(key, items=["digest", str(descriptor.digest), "size", descriptor.size])
             pipeline.hsetnx(key, "mediatype", descriptor.media_type)
-            if descriptor.mtime_ns is None:  # what was remembered may be another's, stored before
-                pipeline.delete(mtime_key(digest))
-            else:
+            if times and descriptor.mtime_ns is not None:
                 pipeline.set(mtime_key(digest), descriptor.mtime_ns)
+            elif times:  # what was remembered may be another's, stored before
+                pipeline.delete(mtime_key(digest))
             if repository is not None:
                 pipeline.hset(linked_key(repository, digest), "mediatype", descriptor.media_type)
         _replies(pipeline)
@@ -146,17 +157,27 @@ class RedisCache(DescriptorCache):
             self._call("clear", partial(self._forget, batch, repository))
 
     def _forget(self, digests: Sequence[Digest], repository: RepositoryName | None) -> None:
+        self._with_times(partial(self._forget_with, digests, repository))
+
+    def _forget_with(
+        self, digests: Sequence[Digest], repository: RepositoryName | None, *, times: bool
+    ) -> None:
         try:
-            self._forget_by(self._pipeline(transaction=True), digests, repository)
-        except OutOfMemoryError:
-            # A full server takes no transaction, but this order gives nothing back either.
-            self._forget_by(self._pipeline(transaction=False), digests, repository)
+            pipeline = self._pipeline(transaction=True)
+            self._forget_by(pipeline, digests, repository, times=times)
+        except (OutOfMemoryError, NoPermissionError):
+            # A full server takes no transaction, nor does one that refuses MULTI; but this order
+            # gives nothing back either.
+            pipeline = self._pipeline(transaction=False)
+            self._forget_by(pipeline, digests, repository, times=times)
 
     def _forget_by(
         self,
         pipeline: Pipeline | ClusterPipeline,
         digests: Sequence[Digest],
         repository: RepositoryName | None,
+        *,
+        times: bool,
     ) -> None:
         if repository is not None:
             pipeline.srem(members_key(repository), *map(str, digests))
@@ -166,8 +187,28 @@ class RedisCache(DescriptorCache):
             if repository is not None:
                 pipeline.delete(linked_key(repository, digest))
             pipeline.hdel(blob_key(digest), *FIELDS)
-            pipeline.delete(mtime_key(digest))
+            if times:
+                pipeline.delete(mtime_key(digest))
         _replies(pipeline)
+
+    def _with_times(self, call: Callable[..., T]) -> T:
+        """The result of *call* with our own keys, or without those that the server refuses."""
+        if self._has_times:
+            try:
+                return call(times=True)
+            except NoPermissionError:
+                result = call(times=False)  # raises if the registry's keys are refused as well
+            if self._has_times:
+                self._has_times = False
+                log.warning(
+                    "%s refuses the keys %s*: the storage is asked for the times of blobs;"
+                    " allow ~%s* to its user and mount again to have them remembered",
+                    self._options,
+                    MTIME_PREFIX,
+                    MTIME_PREFIX,
+                )
+            return result
+        return call(times=False)
 
     def _batches(self, items: Sequence[T]) -> Iterator[list[T]]:
         rest = iter(items)

@@ -20,6 +20,7 @@ from blobfs.errors import DigestInvalid
 from blobfs.reference import RepositoryName
 
 FIELDS: Final = ("digest", "size", "mediatype")
+MTIME_PREFIX: Final = "blobfs::mtime::"
 
 _SIZE: Final = re.compile(rb"[0-9]{1,18}")  # bytes
 _MTIME: Final = re.compile(rb"-?[0-9]{1,19}")
@@ -42,7 +43,7 @@ def linked_key(repository: RepositoryName, digest: Digest) -> str:
 
 def mtime_key(digest: Digest) -> str:
     """The time of a blob, which registries do not keep: one of theirs has none."""
-    return f"blobfs::mtime::{digest}"
+    return f"{MTIME_PREFIX}{digest}"
 
 
 def descriptor_of(digest: Digest, fields: object, mtime: object) -> Descriptor | None:

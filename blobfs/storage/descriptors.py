@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from blobfs.cache.base import DescriptorCache
 from blobfs.digest import Descriptor, Digest
-from blobfs.errors import BlobDamaged, BlobfsError, BlobUnknown
+from blobfs.errors import BlobDamaged, BlobfsError, BlobUnknown, Corrupt, NotFound
 from blobfs.reference import RepositoryName
 
 _HELD_S: Final = 1.0
@@ -124,29 +124,43 @@ class CachedStatter:
     ) -> None:
         """Get ready for a ``stat`` of each, by one call of the cache, and one to tell it.
 
-        Another is made for those that are called by another name than their own.
+        A second call asks for the canonical digests of aliases.
 
-        Of those it knows *present* says which are there still; *prepare* is told of the others
-        before they are looked up. What fails then fails again in ``stat``.
+        *present* returns those of the remembered digests that still have a link. A digest that
+        is not remembered, or is remembered without a time, is looked up in the storage; *prepare*
+        gets these digests first. The cache forgets each digest that turns out to be gone, so that
+        ``stat`` asks the storage, and fails as it must.
         """
         generation = self._descriptors.generation
         found = self._descriptors.known(digests, self._repository)
-        known = {d: k for d, k in zip(digests, found, strict=True) if k and k.mtime_ns is not None}
-        unknown = [digest for digest in digests if digest not in known]
-        there = set(present(list(known)))
-        gone = [digest for digest in known if digest not in there]
+        remembered = {d: k for d, k in zip(digests, found, strict=True) if k is not None}
+        timed = [digest for digest, k in remembered.items() if k.mtime_ns is not None]
+        untimed = remembered.keys() - set(timed)
+        unknown = [d for d in digests if d not in remembered or d in untimed]
+        there = set(present(timed))
         prepare(unknown)
-        looked_up: dict[Digest, Descriptor] = {}
-        for digest in unknown:
-            try:
-                looked_up[digest] = self._look(digest)
-            except BlobfsError:
-                continue
+        looked_up, missing = self._look_up_each(unknown)
+        gone = [d for d in timed if d not in there] + [d for d in missing if d in untimed]
         self._descriptors.set_many(looked_up, self._repository, generation)
         if gone:
             self._descriptors.cache.clear_many(gone, self._repository)
-        ready = {digest: known[digest] for digest in there}
+        ready = {digest: remembered[digest] for digest in there}
         self._ready.put(ready | looked_up, generation)
+
+    def _look_up_each(
+        self, digests: Sequence[Digest]
+    ) -> tuple[dict[Digest, Descriptor], list[Digest]]:
+        """Descriptors of those that the storage has, and the digests that are gone or broken."""
+        found: dict[Digest, Descriptor] = {}
+        missing: list[Digest] = []
+        for digest in digests:
+            try:
+                found[digest] = self._look(digest)
+            except (NotFound, Corrupt):
+                missing.append(digest)
+            except BlobfsError:
+                continue  # the storage fails, and fails ``stat`` too
+        return found, missing
 
 
 def _as_told(known: Descriptor, blob: Descriptor | None) -> Descriptor | None:

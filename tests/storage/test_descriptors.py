@@ -438,15 +438,38 @@ def test_threads_list_and_look_at_once() -> None:
     assert found == [list(blobs.values())] * 1000
 
 
+def _timed(cache: DescriptorCache) -> None:
+    assert cache.stat(DIGEST, APP) is not None
+
+
+@pytest.mark.parametrize("remember", [_timed, _forgetting_times], ids=["timed", "without a time"])
 def test_listing_leaves_out_what_has_no_link(
-    layout: Layout, app: Repository, cache: DescriptorCache
+    layout: Layout,
+    app: Repository,
+    cache: DescriptorCache,
+    remember: Callable[[DescriptorCache], None],
 ) -> None:
-    """[S14.6]"""
+    """[S14.6] A commit, and a registry, remember a layer without its time."""
     layout.layer(CONTENT)
     app.layers.stat(DIGEST)
+    remember(cache)
     layout.driver.delete(LINK)
     app.layers.prefetch([DIGEST])
     with pytest.raises(BlobUnknown):
+        app.layers.stat(DIGEST)
+    assert cache.stat(DIGEST, APP) is None
+
+
+def test_listing_does_not_take_a_broken_link_for_what_was_remembered_without_a_time(
+    layout: Layout, app: Repository, cache: DescriptorCache
+) -> None:
+    """[S4.1]"""
+    layout.layer(CONTENT)
+    app.layers.stat(DIGEST)
+    _forgetting_times(cache)
+    layout.put(LINK, b"no digest")
+    app.layers.prefetch([DIGEST])
+    with pytest.raises(LinkInvalid):
         app.layers.stat(DIGEST)
     assert cache.stat(DIGEST, APP) is None
 
