@@ -1,7 +1,8 @@
-"""What a mount takes from a registry's own configuration file: notifications, and its cache.
+"""Notifications and the descriptor cache, as a registry's own configuration file has them.
 
-Source of truth: distribution 2.8, ``configuration/configuration.go``. Whatever else the file has is
-the registry's, and so are the variables that override it. ``notifications.events.pulls`` is ours.
+Source of truth: distribution 2.8.3 and 3.1.1, ``configuration/configuration.go``. Whatever else
+the file has is the registry's, and so are the variables that override it.
+``notifications.events.pulls`` is ours.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from blobfs import configfile
 from blobfs.configfile import Section
@@ -19,6 +20,8 @@ from blobfs.notifications.options import Endpoint, NotificationOptions
 from blobfs.storage.events import Action
 
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_ADDRESS: Final = re.compile(r"(?P<host>[^][:/?#@,\s]*|\[[0-9A-Fa-f:.%]+\]):(?P<port>[0-9]{1,5})")
+_LOGIN: Final = ("username", "password")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +121,70 @@ def _cache(root: Section) -> str | None:
 
 
 def _redis_url(redis: Section) -> str:
-    host, colon, port = redis.text("addr").rpartition(":")
-    if not (colon and port.isascii() and port.isdecimal()):
-        raise redis.refusal("addr", "must be host:port")
-    password = redis.text("password")
-    login = f":{quote(password, safe='')}@" if password else ""
-    scheme = "rediss" if redis.section("tls").flag("enabled") else "redis"
-    return f"{scheme}://{login}{host or 'localhost'}:{port}/{redis.number('db')}"
+    """The URL of the Redis that distribution connects to; its keys are those of 2.8 and of 3.
+
+    One address is a server; several are nodes of a cluster, or with ``mastername`` sentinels, as
+    in go-redis's ``NewUniversalClient``. One that begins with a slash is a socket.
+    """
+    addresses = _redis_addresses(redis)
+    master = redis.text("mastername")
+    options = _redis_tls(redis.section("tls"))
+    login = _redis_login(redis.text("username"), redis.text("password"))
+    database = redis.number("db")
+    if addresses[0].startswith("/"):
+        if len(addresses) > 1 or master or options is not None:
+            raise redis.refusal("addrs", "can be one socket only, without mastername and tls")
+        return f"unix://{login}{quote(addresses[0])}?db={database}"
+    scheme = "redis" if options is None else "rediss"
+    given = options or []
+    place = str(database)
+    if master:
+        scheme += "+sentinel"
+        place = f"{quote(master, safe='')}/{database}"
+        watchers = [(f"sentinel_{key}", redis.text(f"sentinel{key}")) for key in _LOGIN]
+        given += [(name, value) for name, value in watchers if value]
+    elif len(addresses) > 1:
+        scheme, place = f"{scheme}+cluster", ""
+    query = f"?{urlencode(given)}" if given else ""
+    return f"{scheme}://{login}{','.join(addresses)}/{place}{query}"
+
+
+def _redis_addresses(redis: Section) -> list[str]:
+    """``addrs``, of distribution 3, or ``addr``, of 2.8; hosts have names."""
+    old, new = redis.text("addr"), redis.texts("addrs")
+    if old and new and new != [old]:
+        raise redis.refusal(
+            "addr", "is another server than addrs: keep addr for distribution 2.8, addrs for 3"
+        )
+    key, addresses = ("addrs", new) if new else ("addr", [old])
+    return [_redis_address(redis, key, address) for address in addresses]
+
+
+def _redis_address(redis: Section, key: str, address: str) -> str:
+    if address.startswith("/"):
+        return address
+    found = _ADDRESS.fullmatch(address)
+    if found is None or not 0 < int(found["port"]) < 2**16:
+        raise redis.refusal(key, "must be host:port")
+    return f"{found['host'] or 'localhost'}:{found['port']}"
+
+
+def _redis_login(username: str, password: str) -> str:
+    if not (username or password):
+        return ""
+    return f"{quote(username, safe='')}:{quote(password, safe='')}@"
+
+
+def _redis_tls(tls: Section) -> list[tuple[str, str]] | None:
+    """The options of the URL; None where the connection is not encrypted.
+
+    As in distribution 3 any of the files turns TLS on, and a certificate without its key, or the
+    reverse, is not used.
+    """
+    certificate, key, authorities = tls.text("certificate"), tls.text("key"), tls.texts("rootcas")
+    if not (tls.flag("enabled") or certificate or key or authorities):
+        return None
+    options = [("ssl_ca_certs", path) for path in authorities]
+    if certificate and key:
+        options += [("ssl_certfile", certificate), ("ssl_keyfile", key)]
+    return options

@@ -1,10 +1,11 @@
 """What is read in a registry's configuration file, and how a mistake in it is told."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from blobfs.cache.redis_options import RedisOptions
+from blobfs.cache.redis_options import Address, RedisOptions
 from blobfs.errors import MountRefused
 from blobfs.notifications.options import Endpoint, NotificationOptions
 from blobfs.registryconfig import RegistryConfig, read_config
@@ -111,6 +112,56 @@ def test_the_cache_is_what_the_registry_has(
     assert read(tmp_path, text).cache == expected
 
 
+def _redis(tmp_path: Path, text: str) -> RedisOptions:
+    cache = read(tmp_path, f"storage: {{cache: {{blobdescriptor: redis}}}}\nredis: {text}").cache
+    assert cache is not None
+    return RedisOptions.parse(cache)
+
+
+HERE = Address("localhost", 1)
+THERE = Address("::1", 2)
+OF_3 = RedisOptions(addresses=(HERE,))
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("{addrs: [':1'], dialtimeout: 10ms, tls: {rootcas: []}}", OF_3),
+        ("{addrs: [':1'], addr: ':1', db: 3}", replace(OF_3, database=3)),
+        (
+            "{addrs: [':1'], username: u@, password: 'p:/'}",
+            replace(OF_3, username="u@", password="p:/"),
+        ),
+        (
+            "{addrs: [':1', '[::1]:2'], db: 3}",
+            RedisOptions(addresses=(HERE, THERE), is_cluster=True),
+        ),
+        (
+            "{addrs: [':1', '[::1]:2'], db: 3, mastername: a/b, password: p,"
+            " sentinelusername: s, sentinelpassword: q@}",
+            RedisOptions(
+                addresses=(HERE, THERE),
+                master="a/b",
+                database=3,
+                password="p",
+                sentinel_username="s",
+                sentinel_password="q@",
+            ),
+        ),
+        ("{addrs: [/run/redis.sock], db: 3}", RedisOptions(path="/run/redis.sock", database=3)),
+        (
+            "{addrs: [':1'], tls: {certificate: /a, key: /b, rootcas: ['/c&', /d]}}",
+            replace(OF_3, tls=True, certfile="/a", keyfile="/b", ca_certs=("/c&", "/d")),
+        ),
+        ("{addrs: [':1'], tls: {certificate: /a}}", replace(OF_3, tls=True)),
+    ],
+)
+def test_redis_of_distribution_3_is_read(tmp_path: Path, text: str, options: RedisOptions) -> None:
+    """[S14.9]"""
+    found = _redis(tmp_path, text)
+    assert found == options
+
+
 def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
     assert read(tmp_path, "") == RegistryConfig(NotificationOptions(), None)
 
@@ -197,6 +248,18 @@ def test_durations_are_those_of_go(tmp_path: Path, duration: str, seconds: float
         (
             "storage: {cache: {blobdescriptor: redis}}\nredis: {addr: 'secret:1', db: secret}",
             "redis.db must be a number",
+        ),
+        (
+            "storage: {cache: {blobdescriptor: redis}}\nredis: {addrs: ['secret:1', secret]}",
+            "redis.addrs must be host:port",
+        ),
+        (
+            "storage: {cache: {blobdescriptor: redis}}\nredis: {addr: 'a:1', addrs: ['b:1']}",
+            "redis.addr is another server than addrs: keep addr for distribution 2.8, addrs for 3",
+        ),
+        (
+            "storage: {cache: {blobdescriptor: redis}}\nredis: {addrs: [/a], mastername: secret}",
+            "redis.addrs can be one socket only, without mastername and tls",
         ),
     ],
 )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
 from typing import Any, Final
 
 from redis import Redis
@@ -13,6 +17,10 @@ from redis.sentinel import Sentinel
 from blobfs.cache.redis_options import RedisOptions
 
 CONNECTIONS: Final = 8  # not measured
+
+_CERTIFICATE: Final = re.compile(
+    rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----"
+)
 
 Client = Redis | RedisCluster
 
@@ -57,8 +65,19 @@ def _how(options: RedisOptions, limit_s: float) -> _Arguments:
             "ssl": True,
             "ssl_cert_reqs": "required" if options.verify_tls else "none",
             "ssl_check_hostname": options.verify_tls,
-            "ssl_ca_certs": options.ca_certs,
             "ssl_certfile": options.certfile,
             "ssl_keyfile": options.keyfile,
+            **_authorities(options.ca_certs),
         }
     return how
+
+
+def _authorities(paths: Sequence[str]) -> _Arguments:
+    """Who signs the server's certificate: redis-py takes one file, or the text of all."""
+    if len(paths) <= 1:
+        return {"ssl_ca_certs": paths[0] if paths else None}
+    found = [_CERTIFICATE.findall(Path(path).read_bytes()) for path in paths]
+    for path, certificates in zip(paths, found, strict=True):
+        if not certificates:
+            raise ValueError(f"{path} has no certificate")
+    return {"ssl_ca_data": b"\n".join(chain.from_iterable(found)).decode("ascii")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self
 from urllib.parse import SplitResult, parse_qsl, unquote
@@ -17,7 +17,7 @@ _FORMS: Final = (
 )
 _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
-_TLS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_TLS: Final = ("ssl_certfile", "ssl_keyfile")
 _SENTINEL: Final = ("sentinel_username", "sentinel_password")
 _URL: Final = re.compile(r"([^:/?#]+):(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
 """Scheme, network location, path, query, fragment: RFC 3986, appendix B."""
@@ -41,7 +41,7 @@ class RedisOptions:
 
     It is the one server at *addresses*, or at the socket *path*; the server that the sentinels
     there call *master*; or the cluster that the nodes there are of. *ca_certs*, *certfile* and
-    *keyfile* are files, for TLS; None is what the machine trusts.
+    *keyfile* are files, for TLS; without *ca_certs* it is what the machine trusts.
     """
 
     addresses: tuple[Address, ...] = (Address(),)
@@ -55,7 +55,7 @@ class RedisOptions:
     sentinel_password: str | None = field(default=None, repr=False)
     tls: bool = False
     verify_tls: bool = True
-    ca_certs: str | None = None
+    ca_certs: tuple[str, ...] = ()
     certfile: str | None = None
     keyfile: str | None = None
 
@@ -82,13 +82,14 @@ class RedisOptions:
         credentials, _, hosts = url.netloc.rpartition("@")
         username, _, password = credentials.partition(":")
         place = _place(url, hosts)
-        given = dict(parse_qsl(url.query, keep_blank_values=True))
+        pairs = parse_qsl(url.query, keep_blank_values=True)
+        given = dict(pairs)
         if "@" in url.query:  # of a password that has a "?", perhaps
             raise _refusal()
         database = given.pop("db", place.database)
         options: dict[str, object] = dict(place.options)
         if url.scheme.startswith("rediss"):
-            options |= _tls(given)
+            options |= _tls(given, [value for name, value in pairs if name == "ssl_ca_certs"])
         if "master" in options:
             options |= {name: given.pop(name, None) for name in _SENTINEL}
         if given:
@@ -160,9 +161,11 @@ def _database(text: str, *, is_cluster: bool) -> int:
     return int(text or "0")
 
 
-def _tls(given: dict[str, str]) -> Mapping[str, object]:
+def _tls(given: dict[str, str], ca_certs: Sequence[str]) -> Mapping[str, object]:
     required = given.pop("ssl_cert_reqs", "required")
     if required not in {"required", "none"}:
         raise MountRefused(f"ssl_cert_reqs is required or none, not {required!r}")
+    given.pop("ssl_ca_certs", None)
     files = {name.removeprefix("ssl_"): given.pop(name, None) for name in _TLS}
-    return {"tls": True, "verify_tls": required == "required", **files}
+    verify = required == "required"
+    return {"tls": True, "verify_tls": verify, "ca_certs": tuple(ca_certs), **files}

@@ -49,9 +49,9 @@ def test_text_gives_a_cache_that_does_not_fail(text: str, kind: type[DescriptorC
         ("redis://me:p@host", RedisOptions(HOST, username="me", password="p")),
         ("rediss://host", RedisOptions(HOST, tls=True)),
         (
-            "rediss://host?ssl_cert_reqs=none&ssl_ca_certs=/a&ssl_certfile=/b&ssl_keyfile=/c",
+            "rediss://host?ssl_cert_reqs=none&ssl_ca_certs=/a&ssl_certfile=/b&ssl_keyfile=/c&ssl_ca_certs=/d",
             RedisOptions(
-                HOST, tls=True, verify_tls=False, ca_certs="/a", certfile="/b", keyfile="/c"
+                HOST, tls=True, verify_tls=False, ca_certs=("/a", "/d"), certfile="/b", keyfile="/c"
             ),
         ),
         (

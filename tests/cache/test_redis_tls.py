@@ -44,7 +44,14 @@ def _cache(url: str) -> RedisCache:
     return RedisCache(RedisOptions.parse(url), PATIENT_S)
 
 
-@pytest.mark.parametrize("options", ["ssl_ca_certs={certificate}", "ssl_cert_reqs=none"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "ssl_ca_certs={certificate}",
+        "ssl_ca_certs=/etc/ssl/certs/ca-certificates.crt&ssl_ca_certs={certificate}",
+        "ssl_cert_reqs=none",
+    ],
+)
 def test_server_is_spoken_to(address: str, certificate: Path, options: str) -> None:
     url = f"rediss://{address}?{options.format(certificate=certificate)}"
     with closing(_cache(url)) as cache:
@@ -58,8 +65,10 @@ def test_server_is_spoken_to(address: str, certificate: Path, options: str) -> N
         ("127.0.0.1", "", "self-signed certificate"),
         ("localhost", "?ssl_ca_certs={certificate}", "Hostname mismatch"),
         ("127.0.0.1", "?ssl_ca_certs=/nowhere", "No such file"),
+        ("127.0.0.1", "?ssl_ca_certs={certificate}&ssl_ca_certs=/nowhere", "No such file"),
+        ("127.0.0.1", "?ssl_ca_certs={certificate}&ssl_ca_certs=/dev/null", "has no certificate"),
     ],
-    ids=["unknown", "of another host", "no file to know it by"],
+    ids=["unknown", "of another host", "no file", "one file missing", "no certificate"],
 )
 def test_server_that_is_not_trusted_is_told_nothing(
     address: str, certificate: Path, host: str, options: str, said: str
