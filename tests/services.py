@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import time
@@ -78,9 +79,12 @@ class DockerRegistry:
 
     @classmethod
     @contextmanager
-    def serving(cls, root: Path, *, cache: Literal["inmemory"] | None = None) -> Iterator[Self]:
+    def serving(
+        cls, root: Path, *, cache: Literal["inmemory"] | None = None, user: str = ""
+    ) -> Iterator[Self]:
         """Serve *root* inside the ``with`` block; *cache* is its descriptor cache.
 
+        With *user* it runs as that user, who must be able to reach *root*, and will own it.
         Its configuration and log lie beside *root*, as ``<root>.yml`` and ``<root>.log``. Several
         may serve one root, and one may be started on what another left.
         """
@@ -89,7 +93,7 @@ class DockerRegistry:
         if cache is not None:
             storage["cache"] = {"blobdescriptor": cache}
         registry = cls(root, f"127.0.0.1:{free_port()}")
-        with _serving(registry, storage, root):
+        with _serving(registry, storage, root, user):
             yield registry
 
     @classmethod
@@ -107,14 +111,18 @@ class DockerRegistry:
 
 @contextmanager
 def _serving(
-    registry: DockerRegistry, storage: Mapping[str, object], beside: Path
+    registry: DockerRegistry, storage: Mapping[str, object], beside: Path, user: str = ""
 ) -> Iterator[None]:
     config = beside.with_name(beside.name + ".yml")
     config.write_text(_config(registry, storage))
     config.chmod(0o600)  # it may have keys
     # Its variables override the file; somebody's registry may be configured by them.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("REGISTRY_", "AWS_"))}
-    command = ("docker-registry", "serve", config)
+    command: tuple[str | Path, ...] = ("docker-registry", "serve", config)
+    if user:
+        shutil.chown(config, user)
+        shutil.chown(registry.root, user)
+        command = ("runuser", "-u", user, "--", *command)
     log_path = beside.with_name(beside.name + ".log")
     with serving(command, registry.address, "/v2/", log_path, environment):
         yield

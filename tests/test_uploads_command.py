@@ -126,3 +126,17 @@ def test_parts_that_nothing_tells_of_are_listed_and_removed(ceph: S3Server, buck
     assert [found["name"] for found in listed(storage) if not found["repository"]] == [f"/{key}"]
     listed(storage, "--abort", "--older-than", "0s")
     assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
+
+
+def test_temporary_file_of_a_crash_is_listed_and_removed(local: str) -> None:
+    """[S10.2]"""
+    directory = Path(local, f"docker/registry/v2/blobs/sha256/00/{'0' * 64}")
+    directory.mkdir(parents=True)
+    left = directory / "data.01234567-89ab-cdef-0123-456789abcdef.tmp"
+    left.write_bytes(b"half")
+    [found] = [row for row in listed(local) if row["repository"] == ""]
+    assert str(found["name"]).endswith(left.name)
+    assert listed(local, "--abort") == []
+    assert left.exists()
+    assert found in listed(local, "--abort", "--older-than", "0s")
+    assert not left.exists()

@@ -135,8 +135,8 @@ def cat(storage: str, reference: Reference) -> None:
 def uploads(storage: str, *, abort: bool, older_than: float | None, as_json: bool) -> None:
     """List the uploads in STORAGE that have not ended, and what is left of lost ones.
 
-    An object store keeps, and bills, parts of uploads that nobody sees any more; those are listed
-    without a repository.
+    An object store keeps, and bills, parts of uploads that nobody sees any more, and a crash may
+    leave temporary files in a directory; those are listed without a repository.
     """
     if older_than is None:
         older_than = 7 * 86400.0 if abort else 0.0

@@ -8,7 +8,7 @@ wrapped, to what is written here. Source of the contract: distribution,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -159,8 +159,28 @@ class FileWriter(Closing):
         self.truncate(size)
 
     def is_undisturbed(self) -> bool:
-        """Whether nobody else has written to the file since it was opened, as far as that shows."""
+        """Whether nobody else has written to the file since it was opened, as far as that shows.
+
+        Raises Stale where somebody has moved it away or removed it. Every change asks this first,
+        and raises Stale, or Busy where somebody else has written.
+        """
         return True
+
+    @property
+    def fingerprint(self) -> str:
+        """Text that is another one after any change of the file.
+
+        ``""`` after somebody else's, and always where the backend has no such text.
+        """
+        return ""
+
+    def move_to(self, target: str) -> bool:
+        """Commit the file under the path *target*, which it replaces, and end; immutable there.
+
+        False, with nothing changed, where only a copy is safe or possible: somebody else has the
+        file open for writing, *target* is on another file system, or the backend cannot move.
+        """
+        return False
 
     @abstractmethod
     def flush(self) -> None:
@@ -267,6 +287,13 @@ class StorageDriver(ABC):
         Raises NotAFile for a directory, NotADirectory below a file, but in an object store.
         """
 
+    def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
+        """``put_content`` of a file that is never written again, of any length.
+
+        What *chunks* raises is passed on, and nothing is changed then.
+        """
+        self.put_content(path, b"".join(chunks))
+
     def sync(self, path: str) -> None:  # noqa: B027  (most backends keep at once what they take)
         """Make durable what somebody else may have stored at *path*; raises PathNotFound."""
 
@@ -309,7 +336,8 @@ class StorageDriver(ABC):
     def move(self, source: str, target: str) -> None:
         """Rename a file, replacing *target*, and leave both alone if that fails.
 
-        *target* is durable afterwards; *source* may be there again after a crash.
+        It is copied where *target* is on another file system. *target* is durable afterwards;
+        *source* may be there again after a crash.
 
         Raises PathNotFound without a source, NotAFile where either is a directory,
         NotADirectory below a file.

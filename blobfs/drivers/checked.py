@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter, Unfinished
@@ -60,6 +60,9 @@ class CheckedDriver(DriverWrapper):
 
     def put_content(self, path: str, content: bytes) -> None:
         self._driver.put_content(_checked(path), content)
+
+    def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
+        self._driver.put_immutable(_checked(path), chunks)
 
     def sync(self, path: str) -> None:
         self._driver.sync(_checked(path))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
-import uuid
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from blobfs.drivers import beneath
+from blobfs.drivers import beneath, ownership
 from blobfs.drivers.base import (
     Capacity,
     DirEntry,
@@ -20,15 +19,18 @@ from blobfs.drivers.base import (
     FileReader,
     FileWriter,
     StorageDriver,
+    Unfinished,
 )
-from blobfs.drivers.localfile import LocalReader, LocalWriter, os_errors, unlink_if_there
+from blobfs.drivers.localfile import LocalReader, LocalWriter, os_errors, size_of_file
+from blobfs.drivers.temporaries import (
+    is_temporary,
+    remove_abandoned,
+    replacing,
+    unlink_if_there,
+    write_all,
+)
 from blobfs.errors import AccessDenied, NotADirectory, NotAFile, PathNotFound
 from blobfs.mountinfo import mounts
-
-# Beside the file it will replace, as distribution (from 3.1) names its own.
-_TEMPORARY: Final = re.compile(r".+\.[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.tmp")
-
-_MAX_STEM: Final = 255 - len(f".{uuid.UUID(int=0)}.tmp")
 
 _REMOTE: Final = ("nfs", "cifs", "smb", "ceph", "gluster", "lustre", "9p", "afs", "fuse")
 """What the types of file systems begin with on which a call may take long."""
@@ -38,6 +40,9 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 # O_NONBLOCK: a FIFO that somebody put there must not hold us up.
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK
 _WRITE: Final = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW
+
+_ABANDONED_S: Final = 3600.0
+"""The age after which a temporary file is not about to get its name (it takes milliseconds)."""
 
 _DISCONNECTED: Final = {errno.ENOTCONN, errno.ESTALE}
 
@@ -98,7 +103,7 @@ class FilesystemDriver(StorageDriver):
             yield DirEntry(".", is_dir=True)
             for entry in entries:
                 name = entry.name
-                if name.endswith(".tmp") and _TEMPORARY.fullmatch(name):
+                if is_temporary(name):
                     continue
                 yield DirEntry(name, entry.is_dir(follow_symlinks=False))
 
@@ -116,20 +121,17 @@ class FilesystemDriver(StorageDriver):
                 os.close(fd)
 
     def put_content(self, path: str, content: bytes) -> None:
+        self._put(path, (content,), ownership.FILE)
+
+    def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
+        self._put(path, chunks, ownership.IMMUTABLE)
+
+    def _put(self, path: str, chunks: Iterable[bytes], permissions: int) -> None:
         parent, name = _split(path)
-        temporary = f"{name[:_MAX_STEM]}.{uuid.uuid4()}.tmp"
         with os_errors(path), self._made_directory(parent) as directory:
-            try:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-                fd = os.open(temporary, flags, 0o666, dir_fd=directory)
-                with os.fdopen(fd, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(fd)
-                os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-            except BaseException:
-                unlink_if_there(temporary, directory)
-                raise
+            with replacing(name, directory, permissions) as fd:
+                for chunk in chunks:
+                    write_all(fd, chunk)
             os.fsync(directory)
 
     def sync(self, path: str) -> None:
@@ -145,32 +147,41 @@ class FilesystemDriver(StorageDriver):
     def create(self, path: str) -> FileWriter:
         parent, name = _split(path)
         with os_errors(path), self._made_directory(parent) as directory:
-            fd = os.open(name, _WRITE | os.O_CREAT | os.O_TRUNC, 0o666, dir_fd=directory)
-            return LocalWriter.at_end(path, fd, directory)
+            fd = _create(name, directory)
+            return LocalWriter.at_end(path, fd, directory, self._rename)
 
     def append(self, path: str, token: str = "") -> FileWriter:
         parent, name = _split(path)
         with os_errors(path), self._directory(parent) as directory:
             fd = os.open(name, _WRITE, dir_fd=directory)
-            return LocalWriter.at_end(path, fd, directory)
+            return LocalWriter.at_end(path, fd, directory, self._rename)
 
     def move(self, source: str, target: str) -> None:
-        source_parent, source_name = _split(source)
-        target_parent, target_name = _split(target)
+        parent, name = _split(source)
         if self.stat(source).is_dir:
             raise NotAFile(f"not a file: {source}")
-        with (
-            os_errors(source),
-            self._directory(source_parent) as old,
-            self._made_directory(target_parent) as new,
-        ):
+        with os_errors(source), self._directory(parent) as directory:
+            if self._rename(directory, name, target):
+                return
+            with self.open(source) as reader:
+                self._put(target, reader.chunks(), ownership.FILE)
+            unlink_if_there(name, directory)
+            os.fsync(directory)
+
+    def _rename(self, directory: int, name: str, target: str) -> bool:
+        """Rename a file, durably; False where *target* is on another file system."""
+        parent, new_name = _split(target)
+        with self._made_directory(parent) as new:
             try:
-                os.rename(source_name, target_name, src_dir_fd=old, dst_dir_fd=new)
+                os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=new)
             except OSError as exc:
                 if exc.errno == errno.ENOTEMPTY:  # rename(2): a directory above the source
                     raise NotAFile(f"not a file: {target}") from None
+                if exc.errno == errno.EXDEV:
+                    return False
                 raise
             os.fsync(new)
+        return True
 
     def delete(self, path: str) -> None:
         # Emptied parents stay: a registry beside us may be about to put a file there.
@@ -185,6 +196,31 @@ class FilesystemDriver(StorageDriver):
         try:
             with os_errors(path), self._directory(parent) as directory:
                 _prune(name, directory)
+        except PathNotFound:
+            pass
+
+    def unfinished(self, path: str) -> Iterator[Unfinished]:
+        """The temporary files below *path*, of writers of ours and of distribution's."""
+        pending = [path]
+        while pending:
+            above = pending.pop()
+            try:
+                with os_errors(above), self._directory(above) as fd, os.scandir(fd) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append(f"{above.rstrip('/')}/{entry.name}")
+                        elif is_temporary(entry.name) and entry.is_file(follow_symlinks=False):
+                            changed = entry.stat(follow_symlinks=False).st_mtime
+                            found = f"{above.rstrip('/')}/{entry.name}"
+                            yield Unfinished(found, f"temporary {found}", changed)
+            except (PathNotFound, AccessDenied):
+                continue  # another has removed it, or does not show it
+
+    def abandon(self, unfinished: Unfinished) -> None:
+        parent, name = _split(unfinished.path)
+        try:
+            with os_errors(unfinished.path), self._directory(parent) as directory:
+                remove_abandoned(name, directory)
         except PathNotFound:
             pass
 
@@ -245,9 +281,12 @@ class FilesystemDriver(StorageDriver):
             with self._made_directory(parent) as above:
                 try:
                     os.mkdir(name, dir_fd=above)
+                    is_ours = True
                 except FileExistsError:
-                    pass  # a registry beside us was faster
+                    is_ours = False  # a registry beside us was faster
                 with self._directory(path) as made:
+                    if is_ours:
+                        ownership.adopt_directory(made, above)
                     yield made
                 os.fsync(above)
             return
@@ -264,6 +303,37 @@ def _split(path: str) -> tuple[str, str]:
     if name == "..":  # the opener refuses it in *parent*
         raise AccessDenied(f"{path}: leads out of the storage")
     return parent or "/", name
+
+
+def _create(name: str, directory: int) -> int:
+    """A new file, open for writing; one that is there leaves its name, and keeps its bytes.
+
+    It may be a blob in a moment, or have another name somewhere else.
+    """
+    while True:
+        try:
+            fd = os.open(name, _WRITE | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+        except FileExistsError:
+            _unlink_file(name, directory)
+            continue
+        try:
+            ownership.adopt_file(fd, directory, ownership.FILE)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def _unlink_file(name: str, directory: int) -> None:
+    try:
+        fd = os.open(name, _READ | os.O_NOFOLLOW, dir_fd=directory)
+    except FileNotFoundError:
+        return
+    try:
+        size_of_file(name, fd)  # raises NotAFile
+    finally:
+        os.close(fd)
+    unlink_if_there(name, directory)
 
 
 def _remove(name: str, directory: int) -> None:
@@ -295,9 +365,12 @@ def _prune(name: str, above: int) -> None:
         fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
         try:
             with os.scandir(fd) as entries:
-                below = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-            for child in below:
-                _prune(child, fd)
+                children = list(entries)
+            for child in children:
+                if child.is_dir(follow_symlinks=False):
+                    _prune(child.name, fd)
+                elif is_temporary(child.name) and _is_old(child):
+                    remove_abandoned(child.name, fd)
         finally:
             os.close(fd)
         os.rmdir(name, dir_fd=above)
@@ -306,6 +379,12 @@ def _prune(name: str, above: int) -> None:
     except OSError as exc:
         if exc.errno != errno.ENOTEMPTY:
             raise
+
+
+def _is_old(entry: os.DirEntry[str]) -> bool:
+    """Whether no registry is writing the file now: a registry's files are not locked."""
+    st = entry.stat(follow_symlinks=False)
+    return stat.S_ISREG(st.st_mode) and time.time() - st.st_mtime > _ABANDONED_S
 
 
 def _is_local(fd: int) -> bool:

@@ -15,7 +15,7 @@ from blobfs.drivers.base import (
     FileWriter,
     StorageDriver,
 )
-from blobfs.errors import NotADirectory, NotAFile, PathNotFound, WriterClosed
+from blobfs.errors import Busy, NotADirectory, NotAFile, PathNotFound, Stale, WriterClosed
 
 
 class _File:
@@ -99,6 +99,14 @@ class InMemoryDriver(StorageDriver):
             if _is_empty(node):
                 parent.pop(name, None)
 
+    def holds(self, path: str, file: _File) -> bool:
+        """Whether *file* is still at *path*."""
+        with self._lock:
+            try:
+                return self._find(path) is file
+            except PathNotFound:
+                return False
+
     def capacity(self) -> Capacity | None:
         return None
 
@@ -143,6 +151,7 @@ class _Writer(FileWriter):
         self._driver = driver
         self._path = path
         self._file: _File | None = file
+        self._seen = file.content
         self._content = bytearray(file.content)
 
     @property
@@ -150,15 +159,15 @@ class _Writer(FileWriter):
         return len(self._content)
 
     def write(self, data: bytes) -> None:
-        self._open_file()
+        self._refuse_disturbed()
         self._content += data
 
     def rewrite(self, offset: int, data: bytes) -> None:
-        self._open_file()
+        self._refuse_disturbed()
         self._content[offset : offset + len(data)] = data
 
     def truncate(self, size: int) -> None:
-        self._open_file()
+        self._refuse_disturbed()
         del self._content[size:]
         self._content += bytes(size - len(self._content))
 
@@ -166,14 +175,35 @@ class _Writer(FileWriter):
         self._open_file()
         return bytes(self._content[offset : offset + size])
 
-    def flush(self) -> None:
+    def is_undisturbed(self) -> bool:
         file = self._open_file()
-        file.content = bytes(self._content)
+        if not self._driver.holds(self._path, file):
+            raise Stale(f"{self._path} was committed or removed by somebody else")
+        return file.content is self._seen
+
+    def _refuse_disturbed(self) -> None:
+        if not self.is_undisturbed():
+            raise Busy(f"{self._path} is being written by somebody else")
+
+    def flush(self) -> None:
+        self.is_undisturbed()
+        self._store()
+
+    def _store(self) -> None:
+        file = self._open_file()
+        file.content = self._seen = bytes(self._content)
         file.mtime_ns = time.time_ns()
 
     def commit(self) -> None:
-        self._open_file()
-        self.close()
+        self.flush()
+        self._file = None
+
+    def move_to(self, target: str) -> bool:
+        self._refuse_disturbed()
+        self._store()
+        self._driver.move(self._path, target)
+        self._file = None
+        return True
 
     def cancel(self) -> None:
         self._open_file()
@@ -185,7 +215,7 @@ class _Writer(FileWriter):
 
     def close(self) -> None:
         if self._file is not None:
-            self.flush()
+            self._store()
             self._file = None
 
     def _open_file(self) -> _File:

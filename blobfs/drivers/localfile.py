@@ -6,17 +6,22 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Final, Self
 
 from blobfs.drivers.base import FileReader, FileWriter
+from blobfs.drivers.filelock import lock_exclusive, lock_shared
+from blobfs.drivers.ownership import make_immutable, make_writable
+from blobfs.drivers.temporaries import unlink_if_there
 from blobfs.errors import (
     AccessDenied,
+    Busy,
     NotAFile,
     PathNotFound,
     QuotaExceeded,
+    Stale,
     StorageFull,
     StorageReadOnly,
     StorageUnavailable,
@@ -37,7 +42,10 @@ _OUT_OF_ROOM: Final = {
     errno.EDQUOT: QuotaExceeded,
     errno.EFBIG: TooLarge,
 }
-_LED_AWAY: Final = {errno.EXDEV, errno.ELOOP}
+_LED_AWAY: Final = {
+    errno.ELOOP: "a symlink; use a bind mount, none is followed in a storage",
+    errno.EXDEV: "leads out of the storage",  # of openat2; rename(2)'s is handled by its callers
+}
 
 
 class os_errors:  # noqa: N801  (a context manager; @contextmanager costs a fifth of a stat)
@@ -63,9 +71,7 @@ class os_errors:  # noqa: N801  (a context manager; @contextmanager costs a fift
         if exc.errno in _REFUSED:
             raise _REFUSED[exc.errno](f"{self._path}: {exc.strerror}") from None
         if exc.errno in _LED_AWAY:
-            raise AccessDenied(
-                f"{self._path}: a symlink; use a bind mount, none is followed in a storage"
-            ) from None
+            raise AccessDenied(f"{self._path}: {_LED_AWAY[exc.errno]}") from None
         kind_of_ours = _OUT_OF_ROOM.get(exc.errno or 0, StorageUnavailable)
         raise kind_of_ours(f"{self._path}: {exc.strerror}") from exc
 
@@ -99,7 +105,7 @@ class LocalReader(FileReader):
     def of(cls, path: str, fd: int, *, is_local: bool) -> Self:
         """A reader of the regular file *fd*, which it takes over; raises NotAFile."""
         try:
-            return cls(path, fd, _size_of_file(path, fd), is_local=is_local)
+            return cls(path, fd, size_of_file(path, fd), is_local=is_local)
         except BaseException:
             os.close(fd)
             raise
@@ -124,30 +130,50 @@ class LocalReader(FileReader):
         self.close()  # opened for somebody who had stopped waiting
 
 
-class LocalWriter(FileWriter):
-    """Writes straight to the file, whose name is in *directory_fd*."""
+Mover = Callable[[int, str, str], bool]
+"""``move(directory_fd, name, target)`` renames a file; False for a *target* elsewhere."""
 
-    def __init__(self, path: str, fd: int, directory_fd: int, size: int) -> None:
+
+class LocalWriter(FileWriter):
+    """Writes straight to the file, whose name is in *directory_fd*.
+
+    Its shared lock tells other writers of this machine that they are not alone. Before every
+    change it looks at the name: a file that was moved away may be a blob now.
+    """
+
+    def __init__(self, path: str, fd: int, directory_fd: int, move: Mover) -> None:
         self._path = path
+        self._name = path.rpartition("/")[2]
         self._fd = fd
         self._directory_fd = directory_fd
-        self._size = size
-        self._mtime_ns = os.fstat(fd).st_mtime_ns
+        self._move = move
+        st = os.fstat(fd)
+        self._identity = (st.st_dev, st.st_ino)
+        self._size = st.st_size
+        self._mtime_ns = st.st_mtime_ns
         self._is_disturbed = False
-        self._writing_back_to = size
+        self._writing_back_to = self._size
 
     @classmethod
-    def at_end(cls, path: str, fd: int, directory_fd: int) -> Self:
+    def at_end(cls, path: str, fd: int, directory_fd: int, move: Mover) -> Self:
         """Go on at the end of *fd*, which it takes over, unlike *directory_fd*.
 
-        Raises NotAFile.
+        Raises NotAFile, Busy where somebody is committing the file, Stale where that is done.
         """
         try:
-            size = _size_of_file(path, fd)
-            return cls(path, fd, os.dup(directory_fd), size)
+            size_of_file(path, fd)
+            _lock_beside_others(path, fd)
+            directory_fd = os.dup(directory_fd)
         except BaseException:
             os.close(fd)
             raise
+        writer = cls(path, fd, directory_fd, move)
+        try:
+            writer.is_undisturbed()
+        except BaseException:
+            writer._let_go()
+            raise
+        return writer
 
     @property
     def size(self) -> int:
@@ -160,9 +186,8 @@ class LocalWriter(FileWriter):
         self._put(offset, data)
 
     def _put(self, offset: int, data: bytes) -> None:
-        self._check_open()
-        rest = memoryview(data)
         with os_errors(self._path), self._our_own_change():
+            rest = memoryview(data)
             while rest:
                 written = os.pwrite(self._fd, rest, offset)
                 offset += written
@@ -173,7 +198,6 @@ class LocalWriter(FileWriter):
                 self._writing_back_to = offset
 
     def truncate(self, size: int) -> None:
-        self._check_open()
         with os_errors(self._path), self._our_own_change():
             os.ftruncate(self._fd, size)
             self._size = size
@@ -182,17 +206,37 @@ class LocalWriter(FileWriter):
     @contextmanager
     def _our_own_change(self) -> Iterator[None]:
         """What somebody else has written shows before a change of ours, and not after it."""
-        self.is_undisturbed()
+        self._refuse_disturbed()
         try:
             yield
         finally:
             self._mtime_ns = os.fstat(self._fd).st_mtime_ns
 
+    def _refuse_disturbed(self) -> None:
+        if not self.is_undisturbed():
+            raise Busy(f"{self._path} is being written by somebody else")
+
     def is_undisturbed(self) -> bool:
-        st = os.fstat(self._fd)
+        self._check_open()
+        st = None
+        with os_errors(self._path), suppress(FileNotFoundError):
+            st = os.stat(self._name, dir_fd=self._directory_fd, follow_symlinks=False)
+        if st is None or (st.st_dev, st.st_ino) != self._identity:
+            raise Stale(f"{self._path} was committed or removed by somebody else")
         if (st.st_size, st.st_mtime_ns) != (self._size, self._mtime_ns):
             self._is_disturbed = True
         return not self._is_disturbed
+
+    @property
+    def fingerprint(self) -> str:
+        # Without the device: its number changes with a reboot on NFS and btrfs, and a change of
+        # the bytes changes the ctime on any.
+        self._check_open()
+        with os_errors(self._path):
+            st = os.fstat(self._fd)
+        if self._is_disturbed or (st.st_size, st.st_mtime_ns) != (self._size, self._mtime_ns):
+            return ""
+        return f"{st.st_ino}:{st.st_size}:{st.st_mtime_ns}:{st.st_ctime_ns}"
 
     def read_at(self, offset: int, size: int) -> bytes:
         self._check_open()
@@ -200,8 +244,8 @@ class LocalWriter(FileWriter):
             return os.pread(self._fd, size, offset)
 
     def flush(self) -> None:
-        self._check_open()
         with os_errors(self._path):
+            self.is_undisturbed()  # Stale comes before a sync of what has gone
             os.fsync(self._fd)
             os.fsync(self._directory_fd)
 
@@ -209,11 +253,32 @@ class LocalWriter(FileWriter):
         self.flush()
         self._let_go()
 
+    def move_to(self, target: str) -> bool:
+        self._check_open()
+        with os_errors(self._path):
+            if not lock_exclusive(self._fd):
+                return False
+            mode = os.fstat(self._fd).st_mode
+            moved = False
+            try:
+                self._refuse_disturbed()
+                make_immutable(self._fd)
+                os.fsync(self._fd)
+                self._refuse_disturbed()  # the sync may have taken long
+                moved = self._move(self._directory_fd, self._name, target)
+            finally:
+                if not moved:
+                    make_writable(self._fd, mode)
+                    lock_shared(self._fd)
+        if moved:
+            self._let_go()
+        return moved
+
     def cancel(self) -> None:
         self._check_open()
         try:
             with os_errors(self._path):
-                unlink_if_there(self._path.rpartition("/")[2], self._directory_fd)
+                unlink_if_there(self._name, self._directory_fd)
                 os.fsync(self._directory_fd)
         finally:
             self._let_go()
@@ -222,7 +287,9 @@ class LocalWriter(FileWriter):
         if self._fd < 0:
             return
         try:
-            self.flush()
+            with os_errors(self._path):
+                os.fsync(self._fd)
+                os.fsync(self._directory_fd)
         finally:
             self._let_go()
 
@@ -240,16 +307,14 @@ class LocalWriter(FileWriter):
         self._fd = self._directory_fd = -1
 
 
-def _size_of_file(path: str, fd: int) -> int:
+def size_of_file(path: str, fd: int) -> int:
+    """Length of the regular file *fd* in bytes; raises NotAFile."""
     st = os.fstat(fd)
     if not stat.S_ISREG(st.st_mode):
         raise NotAFile(f"not a file: {path}")
     return st.st_size
 
 
-def unlink_if_there(name: str, directory: int) -> None:
-    """Remove the file *name* from the open *directory*; a missing one is no error."""
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass
+def _lock_beside_others(path: str, fd: int) -> None:
+    if not lock_shared(fd):
+        raise Busy(f"{path} is being committed by another process")

@@ -9,7 +9,7 @@ made while it is held.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -90,6 +90,10 @@ class ReadAheadDriver(DriverWrapper):
     def put_content(self, path: str, content: bytes) -> None:
         with self._changing(path):
             self._driver.put_content(path, content)
+
+    def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
+        with self._changing(path):
+            self._driver.put_immutable(path, chunks)
 
     def create(self, path: str) -> FileWriter:
         with self._changing(path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from blobfs.drivers.base import (
     Capacity,
@@ -70,6 +70,9 @@ class DriverWrapper(StorageDriver):
     def put_content(self, path: str, content: bytes) -> None:
         self._driver.put_content(path, content)
 
+    def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
+        self._driver.put_immutable(path, chunks)
+
     def sync(self, path: str) -> None:
         self._driver.sync(path)
 
@@ -117,6 +120,12 @@ class NotingDriver(DriverWrapper):
     def put_content(self, path: str, content: bytes) -> None:
         try:
             super().put_content(path, content)
+        finally:
+            self.changed(path)
+
+    def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
+        try:
+            super().put_immutable(path, chunks)
         finally:
             self.changed(path)
 
@@ -211,6 +220,13 @@ class WriterWrapper(FileWriter):
 
     def is_undisturbed(self) -> bool:
         return self._writer.is_undisturbed()
+
+    @property
+    def fingerprint(self) -> str:
+        return self._writer.fingerprint
+
+    def move_to(self, target: str) -> bool:
+        return self._writer.move_to(target)
 
     def flush(self) -> None:
         self._writer.flush()

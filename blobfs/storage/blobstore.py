@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from blobfs import paths
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.none import NoCache
-from blobfs.digest import ALGORITHMS, Descriptor, Digest
+from blobfs.digest import ALGORITHMS, Descriptor, Digest, Digester
 from blobfs.drivers.base import FileInfo, FileReader, StorageDriver
 from blobfs.errors import (
     AccessDenied,
@@ -144,11 +144,14 @@ class BlobStore:
     def put_as(self, digest: Digest, content: bytes) -> None:
         """``put`` where the digest of *content* is known."""
         if not self.keeps(digest, len(content)):
-            self._driver.put_content(paths.blob_data(digest), content)
+            self._driver.put_immutable(paths.blob_data(digest), (content,))
 
-    def adopt(self, digest: Digest, path: str) -> None:
-        """Make the file at *path*, which is durable and verified, the blob; raises PathNotFound."""
-        self._driver.move(path, paths.blob_data(digest))
+    def copy(self, digest: Digest, chunks: Iterable[bytes]) -> None:
+        """Store a blob of any size, durably; raises DigestMismatch if it is not what it should be.
+
+        The bytes that are stored are those that are hashed, whoever writes to their source.
+        """
+        self._driver.put_immutable(paths.blob_data(digest), _verified(digest, chunks))
 
     def shards(self, algorithm: str) -> Iterator[str]:
         """The first two digits of the blobs that may be there, in no order."""
@@ -197,6 +200,15 @@ class BlobStore:
         for entry in entries:
             if entry.is_dir:
                 yield entry.name
+
+
+def _verified(digest: Digest, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    digester = Digester(digest.algorithm)
+    for chunk in chunks:
+        digester.update(chunk)
+        yield chunk
+    if digester.digest() != digest:
+        raise DigestMismatch(f"{digester.digest()} was read where {digest} was expected")
 
 
 def _descriptor(digest: Digest, info: FileInfo) -> Descriptor:

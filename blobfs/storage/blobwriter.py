@@ -21,7 +21,9 @@ from blobfs.errors import (
     BlobDamaged,
     BlobfsError,
     BlobUnknown,
+    Busy,
     ContentMismatch,
+    DigestMismatch,
     PathNotFound,
     ReadOnly,
     WriterClosed,
@@ -99,7 +101,7 @@ class BlobWriter(ContentWriter):
         self._is_known = True
         data = self._data_of(self._record)
         try:
-            self._received.take_up(data, data.take_up())
+            self._take_up(data)
         except PathNotFound:
             moved = blob_of(self._blobs, self._record)
             self._moved = None if moved is None else moved.digest  # or it had received nothing
@@ -108,6 +110,15 @@ class BlobWriter(ContentWriter):
             if self._record.in_place is not None:
                 self._received.go_back()
             self._files.drop_states_above(self.size)  # they tell of bytes that a crash took
+
+    def _take_up(self, data: UploadData) -> None:
+        """Go on with data that are there, from a hash state if nobody has touched them since."""
+        size = data.take_up()
+        if self._record == UploadRecord() and not self._driver.is_object_store:
+            self._record = replace(self._record, is_shared=True)
+        if data.fingerprint != self._record.fingerprint:
+            self._files.drop_states_above(-1)
+        self._received.take_up(data, size)
 
     def _data_of(self, record: UploadRecord) -> UploadData:
         label = f"upload {self.id}"
@@ -120,7 +131,7 @@ class BlobWriter(ContentWriter):
     def declare(self, record: UploadRecord) -> None:
         self._check_open()
         ours = self._record
-        record = replace(record, blob=ours.blob, in_place=ours.in_place, token=ours.token)
+        record = replace(ours, name=record.name, digest=record.digest, size=record.size)
         if record == ours:
             return
         if ours.in_place not in (None, record.digest):
@@ -266,21 +277,22 @@ class BlobWriter(ContentWriter):
             return
         if self._blobs.keeps(canonical, self.size):
             return  # and who reads it is not disturbed
-        in_place = self._record.in_place == canonical
         if (self._record.blob or self._record.digest) != canonical:
             self._put_record(replace(self._record, blob=canonical))
         self._received.check_undisturbed(data)
-        data.complete(self.size)
-        if not in_place:
-            self._adopt(canonical)
+        if self._record.is_shared or not data.move_to(self.size, paths.blob_data(canonical)):
+            self._copy(canonical, data)
         self._moved = canonical
         self._received.is_durable = self._is_known  # else a link that fails would lose sight of it
 
-    def _adopt(self, canonical: Digest) -> None:
-        stored = self._driver.stat(self._files.data).size
-        if stored != self.size:
-            raise self._mismatch(f"has {stored} bytes, not the {self.size} that were received")
-        self._blobs.adopt(canonical, self._files.data)
+    def _copy(self, canonical: Digest, data: UploadData) -> None:
+        """Store the blob in a file of its own: somebody else may write to the data."""
+        data.complete(self.size)
+        try:
+            self._blobs.copy(canonical, data.chunks())
+        except DigestMismatch as exc:
+            self._received.hash_anew()
+            raise Busy(f"{data.label} is being written by somebody else: {exc}") from None
 
     def cancel(self) -> None:
         self._check_open()
@@ -332,17 +344,18 @@ class BlobWriter(ContentWriter):
 
     def _make_known(self) -> None:
         """Let others see the upload, and a later mount resume it."""
-        data = self._received.data
-        token = self._record.token if data is None else data.token
-        if not self._is_known or token != self._record.token:
-            self._record = replace(self._record, token=token)
-            self._files.begin(self._started_at, self._record)
-            self._is_known = True
+        self._put_record(self._record)
 
     def _put_record(self, record: UploadRecord) -> None:
-        self._make_known()
-        self._record = replace(record, token=self._record.token)
-        self._files.put_record(self._record)
+        data = self._received.data
+        if data is not None:
+            record = replace(record, token=data.token, fingerprint=data.fingerprint)
+        if not self._is_known:
+            self._files.begin(self._started_at, record)
+            self._is_known = True
+        elif record != self._record:
+            self._files.put_record(record)
+        self._record = record
 
     def _check_open(self) -> None:
         if self._over:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from blobfs.digest import Digest
+from blobfs.drivers.base import FileWriter
 from blobfs.errors import AppendOnly, Busy
 from blobfs.storage.memorybudget import UPLOADS, Holding
 from blobfs.storage.runningdigests import RunningDigests
@@ -23,7 +25,8 @@ class ReceivedBytes:
     """What was received, with its running *digests*.
 
     *store* is given what was in memory, and returns where it is and the rest will be. *forget* is
-    told before bytes change from some offset on: what the storage has of hash states is wrong then.
+    told before bytes change from some offset on: what the storage has of hash states is wrong then;
+    all of them after somebody else's change, which -1 stands for.
     """
 
     def __init__(
@@ -82,8 +85,10 @@ class ReceivedBytes:
         self.size = len(self._content)
 
     def _write_to(self, stored: UploadData, offset: int, data: bytes) -> None:
-        file = stored.open(self.size)
-        self.is_durable = False
+        with self._forgotten_if_busy(stored) as file:
+            self._write_to_file(file, offset, data)
+
+    def _write_to_file(self, file: FileWriter, offset: int, data: bytes) -> None:
         try:
             if offset < self.size:
                 file.rewrite(offset, b"")  # AppendOnly comes before anything is forgotten
@@ -110,12 +115,11 @@ class ReceivedBytes:
             self.size = size
 
     def _cut(self, stored: UploadData, size: int) -> None:
-        self.is_durable = False
-        file = stored.open(self.size)
         try:
-            file.truncate(self.size)  # AppendOnly comes before anything is forgotten
-            self._forget_after(size)
-            file.truncate(size)
+            with self._forgotten_if_busy(stored) as file:
+                file.truncate(self.size)  # AppendOnly comes before anything is forgotten
+                self._forget_after(size)
+                file.truncate(size)
         except AppendOnly:
             if size > 0:
                 raise
@@ -134,10 +138,9 @@ class ReceivedBytes:
         self.size = size
 
     def _extend_in(self, stored: UploadData, size: int) -> None:
-        self.is_durable = False
-        file = stored.open(self.size)
         try:
-            file.truncate(size)
+            with self._forgotten_if_busy(stored) as file:
+                file.truncate(size)
         except AppendOnly:
             while self.size < size:
                 self._write_to(stored, self.size, bytes(min(_CHUNK, size - self.size)))
@@ -175,11 +178,30 @@ class ReceivedBytes:
 
     def check_undisturbed(self, stored: UploadData) -> None:
         """Raise Busy if somebody else has written the data: all of it is hashed anew then."""
-        with stored.closed_on_failure(self.size) as file:
+        with stored.closed_on_failure(self.size) as file, self._hashed_anew_if_busy():
             if not file.is_undisturbed():
-                self._forget(-1)
-                self.digests.recall(0)
                 raise Busy(f"{stored.label} is being written by somebody else")
+
+    @contextmanager
+    def _forgotten_if_busy(self, stored: UploadData) -> Iterator[FileWriter]:
+        """The open file, for a change, which is refused where somebody else has changed it."""
+        file = stored.open(self.size)
+        self.is_durable = False
+        with self._hashed_anew_if_busy():
+            yield file
+
+    @contextmanager
+    def _hashed_anew_if_busy(self) -> Iterator[None]:
+        try:
+            yield
+        except Busy:
+            self.hash_anew()
+            raise
+
+    def hash_anew(self) -> None:
+        """Believe nothing of what was hashed: somebody else has changed it."""
+        self._forget(-1)
+        self.digests.recall(0)
 
     def _room_for(self, size: int) -> UploadData | None:
         """Where *size* bytes go, or None for the memory."""

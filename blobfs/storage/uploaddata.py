@@ -36,6 +36,11 @@ class UploadData:
         """By which the driver finds at once what was written; ``""`` for nothing."""
         return self._token if self._file is None else self._file.token
 
+    @property
+    def fingerprint(self) -> str:
+        """The driver's word for the bytes as they are; ``""`` where it has none."""
+        return "" if self._file is None else self._file.fingerprint
+
     def create(self, content: bytes = b"") -> None:
         """Begin with *content*; what was there goes. Where that fails, nothing is there."""
         self.close()
@@ -48,8 +53,12 @@ class UploadData:
         self._file = file
 
     def take_up(self) -> int:
-        """How many bytes are there, to go on with; raises PathNotFound."""
-        return self._driver.stat(self._path).size
+        """Open it, and tell how many bytes are there to go on with.
+
+        Raises PathNotFound, Busy and Stale.
+        """
+        self._file = self._driver.append(self._path, self._token)
+        return self._file.size
 
     def go_back(self, size: int) -> None:
         """Forget what was written after *size* bytes; raises AppendOnly: not at every size."""
@@ -87,6 +96,22 @@ class UploadData:
         with self.closed_on_failure(total) as file:
             file.commit()
         self._file = None
+
+    def move_to(self, total: int, target: str) -> bool:
+        """Make it the file *target*, and nobody's data any more; False where it has to be copied.
+
+        Raises Busy, Stale.
+        """
+        with self.closed_on_failure(total) as file:
+            moved = file.move_to(target)
+        if moved:
+            self._file = None
+        return moved
+
+    def chunks(self) -> Iterator[bytes]:
+        """All of it, once it is complete."""
+        with self._driver.open(self._path) as reader:
+            yield from reader.chunks()
 
     @contextmanager
     def closed_on_failure(self, size: int) -> Iterator[FileWriter]:
@@ -165,6 +190,16 @@ class UploadObject(UploadData):
             self.open(total).commit()
             self._file, self._token = None, ""
             self._is_complete = True
+
+    def move_to(self, total: int, target: str) -> bool:
+        self.complete(total)
+        if self._in_place:
+            return True
+        stored = self._driver.stat(self._path).size
+        if stored != total:
+            raise Busy(f"{self.label} has {stored} bytes, not the {total} that were received")
+        self._driver.move(self._path, target)
+        return True
 
     @contextmanager
     def closed_on_failure(self, size: int) -> Iterator[FileWriter]:

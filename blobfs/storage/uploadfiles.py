@@ -27,6 +27,7 @@ from blobfs.reference import RepositoryName
 
 _MAX_NAME: Final = 255  # bytes
 _LAST_SECOND: Final = 253_402_300_799  # of the year 9999
+_TEXTS: Final = ("token", "fingerprint")
 _LONGER_THAN_A_RECORD: Final = 4096  # bytes
 
 
@@ -38,6 +39,10 @@ class UploadRecord:
     *size* (in bytes) are what was declared. *blob* is set before the data leave for the blob
     store: where they are missing, the upload is complete, and only has to be linked. *in_place*
     is the blob where they are written from the start, *token* the driver's word for them.
+
+    The hash states beside the record are those of the data that have *fingerprint*. Of all others
+    they may tell what is not so: somebody else has written since, or a program that was killed.
+    *is_shared* says that a registry began the upload, and may have the data open.
     """
 
     name: str = ""
@@ -46,10 +51,13 @@ class UploadRecord:
     blob: Digest | None = None
     in_place: Digest | None = None
     token: str = ""
+    fingerprint: str = ""
+    is_shared: bool = False
 
     def to_json(self) -> bytes:
         """The record's file, without what is not known."""
-        document = {"name": self.name, "size": self.size, "token": self.token}
+        document = {key: getattr(self, key) for key in ("name", "size", *_TEXTS)}
+        document["is_shared"] = self.is_shared or None
         for key in ("digest", "blob", "in_place"):
             digest = getattr(self, key)
             document[key] = None if digest is None else str(digest)
@@ -64,7 +72,8 @@ class UploadRecord:
             return cls()
         if not isinstance(document, dict):
             return cls()
-        name, size, token = (document.get(key) for key in ("name", "size", "token"))
+        name, size = document.get("name"), document.get("size")
+        token, fingerprint = (document.get(key) for key in _TEXTS)
         return cls(
             name if isinstance(name, str) and is_file_name(name) else "",
             _digest(document.get("digest")),
@@ -72,6 +81,8 @@ class UploadRecord:
             _digest(document.get("blob")),
             _digest(document.get("in_place")),
             token if isinstance(token, str) else "",
+            fingerprint if isinstance(fingerprint, str) else "",
+            document.get("is_shared") is True,
         )
 
 

@@ -269,8 +269,12 @@ class Upload:
         """Leave it to the storage, as far as that takes it."""
         try:
             self.keep()  # where that fails, what it holds is still here
-        except (Busy, Stale):
+        except Busy:
             self.writer = None  # but not if somebody else has changed it: the storage is the truth
+            raise
+        except Stale:
+            self.writer = None
+            self.reason = ""  # it is shown no longer than the storage has it
             raise
         writer = self.writer
         if writer is not None and writer.is_stored:

@@ -85,14 +85,23 @@ def test_close_twice_does_no_harm(tmp_path: Path) -> None:
     ],
     ids=["put_content", "create"],
 )
-def test_new_files_are_for_everybody_that_the_umask_leaves(
-    driver: StorageDriver, tmp_path: Path, make: Callable[[StorageDriver], None]
+@pytest.mark.parametrize(
+    ("above", "directory", "file"),
+    [(0o755, 0o755, 0o644), (0o2775, 0o2775, 0o664), (0o750, 0o750, 0o640), (0o1777, 0o777, 0o666)],
+)
+def test_new_files_and_directories_have_the_mode_of_their_directory(  # noqa: PLR0917
+    driver: StorageDriver,
+    tmp_path: Path,
+    make: Callable[[StorageDriver], None],
+    above: int,
+    directory: int,
+    file: int,
 ) -> None:
-    before = os.umask(0o026)
+    """[S5.5]"""
+    tmp_path.chmod(above)
     make(driver)
-    os.umask(before)
-    assert stat.S_IMODE((tmp_path / "d/a").stat().st_mode) == 0o640
-    assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == 0o751
+    assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == directory
+    assert stat.S_IMODE((tmp_path / "d/a").stat().st_mode) == file
 
 
 def test_another_driver_goes_on_with_what_a_writer_closed(tmp_path: Path) -> None:

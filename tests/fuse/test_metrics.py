@@ -108,8 +108,8 @@ def test_what_the_storage_did_is_timed(metrics: dict[str, Metric]) -> None:
     counts = _samples(seconds, "_count", "driver", "action")
     assert {driver for driver, _ in counts} == {"filesystem"}
     assert {action for _, action in counts} >= {
-        "capacity", "create", "delete", "listdir", "move", "open_of_size", "put_content", "read_at",
-        "reader.read_at", "stat", "stat_many", "writer.commit", "writer.write",
+        "capacity", "create", "delete", "listdir", "open_of_size", "put_content", "read_at",
+        "reader.read_at", "stat", "stat_many", "writer.move_to", "writer.write",
     }  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def test_open_files_are_counted(toured: MountedRegistry) -> None:
 def test_stats_tell_how_long_things_took(toured: MountedRegistry) -> None:
     """[S18.5]"""
     stats = toured.control("stats.json")
-    for timing in (stats["requests"]["write"], stats["storage"]["filesystem"]["move"]):
+    for timing in (stats["requests"]["write"], stats["storage"]["filesystem"]["writer.move_to"]):
         assert timing["count"] > 0
         assert 0 < timing["p50"] <= timing["p99"] < timing["count"] * timing["seconds"] + 0.1
     assert stats["requests"]["flush"]["errors"] == {"EBADMSG": 1}

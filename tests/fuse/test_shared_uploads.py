@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from blobfs.digest import Digest
-from tests.fuse.mounts import MountedRegistry, failing_with, mounted
+from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
 from tests.fuse.repositories import layer, layers, stored_uploads, upload
 from tests.services import DockerRegistry
 
@@ -132,6 +132,25 @@ def test_upload_begun_here_is_gone_on_with_over_http(
     client.end(place, DIGEST)
     assert layer(app, DIGEST).read_bytes() == CONTENT
     assert stored_uploads(mount, app) == []
+
+
+def test_upload_that_a_registry_commits_is_stale_for_who_has_it_open_here(
+    mount: MountedRegistry, app: Path, client: Client
+) -> None:
+    """[S7.20]"""
+    place = client.add(client.begin(), CONTENT)
+    [stored] = stored_uploads(mount, app)
+    file = os.open(upload(app, stored.name), os.O_WRONLY)
+    try:
+        os.pwrite(file, CONTENT[:1], 0)  # which opens the data, and changes nothing
+        client.end(place, DIGEST)
+        with failing_with(errno.ESTALE):
+            os.pwrite(file, b"late", 0)
+    finally:
+        with failing_with(errno.ESTALE):
+            os.close(file)
+    assert layer(app, DIGEST).read_bytes() == CONTENT
+    eventually(lambda: os.listdir(app / "_uploads") == [])
 
 
 def test_what_a_registry_is_uploading_is_left_alone(

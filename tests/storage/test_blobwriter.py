@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -148,7 +149,7 @@ def test_large_blob_is_moved_into_place_and_not_copied(
 ) -> None:
     writer.write(LARGE)
     writer.commit()
-    assert "move" in troubled.methods("/data")
+    assert "writer.move_to" in troubled.methods("/data")
     assert not {"open", "read_at", "writer.read_at"} & set(troubled.methods("/data"))
 
 
@@ -357,7 +358,7 @@ def test_declaration_is_kept_with_a_stored_upload(
     writer.suspend()
     record = UploadRecord("layer.tar", Digest.of(SMALL), len(SMALL))
     writer.declare(record)
-    assert repository.uploads.record(writer.id) == record
+    assert replace(repository.uploads.record(writer.id), fingerprint="") == record
 
 
 def test_declaration_is_kept_until_the_upload_is_stored(
@@ -367,7 +368,7 @@ def test_declaration_is_kept_until_the_upload_is_stored(
     writer.declare(record)
     writer.write(SMALL)
     writer.close()
-    assert repository.uploads.record(writer.id) == record
+    assert replace(repository.uploads.record(writer.id), fingerprint="") == record
 
 
 def test_digest_may_be_declared_after_the_bytes(writer: BlobWriter) -> None:

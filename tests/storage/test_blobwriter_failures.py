@@ -270,10 +270,11 @@ def test_upload_whose_link_failed_can_be_closed_and_linked_later(driver: Storage
 def test_declaration_made_between_two_commits_is_found_after_a_crash(
     driver: StorageDriver,
 ) -> None:
-    upload_id = begun(_repository(driver))
+    upload_id = begun(_repository(driver), digest=Digest.of(b"another"))
     troubled = TroubledDriver(driver)
     writer = _repository(troubled).uploads.resume(upload_id)
-    troubled.fail_method = "move"
+    writer.declare(UploadRecord())
+    troubled.fail_method = "writer.move_to"
     with pytest.raises(StorageUnavailable):
         writer.commit()
     writer.write(MORE)

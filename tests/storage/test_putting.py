@@ -12,9 +12,9 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.errors import (
     BlobDamaged,
     BlobUnknown,
+    DigestMismatch,
     LinkDangling,
     LinkInvalid,
-    PathNotFound,
     StorageUnavailable,
 )
 from blobfs.reference import RepositoryName
@@ -106,25 +106,16 @@ def test_directory_in_place_of_the_bytes_is_not_whole(layout: Layout, blobs: Blo
     assert not blobs.is_whole(EMPTY, 0)
 
 
-def test_adopted_file_becomes_the_blob(
-    driver: StorageDriver, layout: Layout, blobs: BlobStore
-) -> None:
-    layout.put("/elsewhere/data", CONTENT)
-    blobs.adopt(DIGEST, "/elsewhere/data")
-    assert blobs.get(DIGEST) == CONTENT
-    assert driver.stat_many(["/elsewhere/data"]) == [None]
-
-
-def test_adopted_file_replaces_a_torn_blob(layout: Layout, blobs: BlobStore) -> None:
+def test_copy_replaces_a_torn_blob(layout: Layout, blobs: BlobStore) -> None:
     layout.put(DATA, b"torn")
-    layout.put("/elsewhere/data", CONTENT)
-    blobs.adopt(DIGEST, "/elsewhere/data")
+    blobs.copy(DIGEST, [CONTENT[:3], CONTENT[3:]])
     assert blobs.get(DIGEST) == CONTENT
 
 
-def test_missing_file_is_not_adopted(blobs: BlobStore) -> None:
-    with pytest.raises(PathNotFound):
-        blobs.adopt(DIGEST, "/elsewhere/data")
+def test_copy_of_other_bytes_leaves_nothing(driver: StorageDriver, blobs: BlobStore) -> None:
+    with pytest.raises(DigestMismatch):
+        blobs.copy(DIGEST, [CONTENT, b"!"])
+    assert driver.stat_many([DATA]) == [None]
 
 
 def test_link_is_exactly_the_digest(driver: StorageDriver, links: LinkedBlobStore) -> None:

@@ -17,7 +17,7 @@ from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
-from blobfs.errors import UploadUnknown
+from blobfs.errors import ContentMismatch, UploadUnknown
 from blobfs.reference import Tag
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.blobwriter import BlobWriter
@@ -25,7 +25,6 @@ from blobfs.storage.manifest import OCI_MANIFEST
 from blobfs.storage.repository import Repository
 from tests.services import DockerRegistry, run
 from tests.storage.layout import APP, image
-from tests.storage.troubled import TroubledDriver
 from tests.storage.uploading import LARGE, UPLOADS, files_below, states
 
 pytestmark = pytest.mark.registry
@@ -125,15 +124,26 @@ def test_upload_begun_by_a_registry_is_completed_here(
     assert pulled(registry) == LARGE
 
 
-def test_upload_begun_by_a_registry_is_completed_without_reading_it(
-    registry: DockerRegistry, driver: StorageDriver
+def test_hash_state_of_a_registry_is_not_believed(
+    registry: DockerRegistry, repository: Repository
 ) -> None:
-    upload_id, _ = begin_there(registry, FIRST)
-    troubled = TroubledDriver(driver)
-    writer = Repository(troubled, BlobStore(troubled), APP).uploads.resume(upload_id)
-    writer.write(SECOND + THIRD)
-    writer.commit(DIGEST)
-    assert not {"open", "read_at", "writer.read_at"} & set(troubled.methods("/data"))
+    """[S7.5] A registry syncs neither the bytes nor the state, and tells of no later change."""
+    upload_id, _ = begin_there(registry, LARGE)
+    spoil_the_start(registry, upload_id)
+    with pytest.raises(ContentMismatch):
+        repository.uploads.resume(upload_id).commit(DIGEST)
+
+
+def test_upload_of_a_registry_is_copied_as_it_may_have_it_open(
+    registry: DockerRegistry, repository: Repository
+) -> None:
+    """[S7.20]"""
+    upload_id, _ = begin_there(registry, LARGE)
+    data = registry.root / paths.upload_data(APP, upload_id)[1:]
+    with data.open("r+b") as open_elsewhere:
+        repository.uploads.resume(upload_id).commit(DIGEST)
+        open_elsewhere.write(b"late")
+    assert pulled(registry) == LARGE
 
 
 def test_registry_does_not_know_an_upload_that_was_completed_here(
@@ -194,7 +204,8 @@ def test_upload_goes_back_and_forth(
     writer = repository.uploads.resume(writer.id)
     assert (writer.size, writer.record.name) == (len(FIRST + SECOND), "layer.tar")
     writer.write(THIRD)
-    assert writer.matches()
+    with pytest.raises(ContentMismatch):
+        writer.commit(Digest.of(b"another"))  # which hashes all that the registry added
     writer.suspend()
     assert states(driver, writer.id) == {str(len(LARGE))}
     put = ask(registry, "PUT", f"{url_of(writer)}&digest={DIGEST}")

@@ -1,5 +1,6 @@
 """Which uploads a repository has, and what can be told of each without writing to it."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -123,7 +124,7 @@ def test_record_of_an_upload_is_what_was_declared(uploads: UploadStore) -> None:
     record = UploadRecord("layer.tar", Digest.of(SMALL), len(SMALL))
     with uploads.create(name="layer.tar", digest=record.digest, size=record.size) as writer:
         writer.write(SMALL)
-    assert uploads.record(writer.id) == record
+    assert replace(uploads.record(writer.id), fingerprint="") == record
 
 
 def test_record_of_a_registry_s_upload_is_empty(layout: Layout, uploads: UploadStore) -> None:

@@ -169,6 +169,17 @@ class _AppendOnlyWriter(FileWriter):
 
 
 class _TroubledWriter(_AppendOnlyWriter):
+    def is_undisturbed(self) -> bool:
+        return self._writer.is_undisturbed()
+
+    @property
+    def fingerprint(self) -> str:
+        return self._writer.fingerprint
+
+    def move_to(self, target: str) -> bool:
+        with self._driver.noting("writer.move_to", self._path):
+            return self._writer.move_to(target)
+
     def rewrite(self, offset: int, data: bytes) -> None:
         with self._driver.noting("writer.rewrite", self._path):
             self._writer.rewrite(offset, data)
