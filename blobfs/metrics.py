@@ -80,6 +80,11 @@ UPLOADS: Final = Gauge(
     ["state"],
     registry=REGISTRY,
 )
+SCANNER_THREADS: Final = Gauge(
+    "blobfs_scanner_threads",
+    "Threads that look for other descriptors of an upload; one that stays hangs at a process.",
+    registry=REGISTRY,
+)
 EVENT_LOOP_LAG: Final = Histogram(
     "blobfs_event_loop_lag_seconds",
     "How long one step held up all other requests, of those steps that took 1 ms or more.",

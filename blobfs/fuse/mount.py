@@ -215,9 +215,7 @@ def _operations(
         allow_delete=options.allow_delete,
         control=control_files(lambda: operations, longest_step, options.config, options.health),
     )
-    uploading = Uploading(
-        threads, deadline_s=options.upload_deadline_s, everybody=options.allow_other
-    )
+    uploading = Uploading(threads, deadline_s=options.upload_deadline_s)
     # Without a handler for flush, the kernel does not ask at each close of a file.
     handlers = Reading if options.read_only else Operations
     operations = handlers(tree, threads, options.presentation, uploading)

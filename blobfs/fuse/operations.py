@@ -26,7 +26,7 @@ from blobfs import metrics
 from blobfs.errors import Exists, Invalid, NotPermitted, ReadOnly, Unsupported
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.errnos import replies_errno
-from blobfs.fuse.holders import process_of
+from blobfs.fuse.open_file_scanner import Opener
 from blobfs.fuse.reading import OpenFile, Reading, text_of
 from blobfs.fuse.threads import StorageThreads
 from blobfs.fuse.uploading import Uploading
@@ -83,7 +83,7 @@ class Operations(Reading):
             raise ReadOnly(f"{file.key} never changes")
         await self._uploading.settled(file.upload.directory)
         writing = await self._uploading.open(file.upload, truncate=bool(flags & os.O_TRUNC))
-        fh = self._files.add(OpenFile(file, file.open(), writing, process_of(ctx.pid)))
+        fh = self._files.add(OpenFile(file, file.open(), writing, Opener.of_thread(ctx.pid)))
         return FileInfo(fh=fh, keep_cache=False, direct_io=True)
 
     @replies_errno

@@ -43,6 +43,7 @@ from blobfs.fuse.handles import HandleTable
 from blobfs.fuse.inodes import Inode, InodeTable
 from blobfs.fuse.listings import Listing, listing_of
 from blobfs.fuse.notifier import Notifier
+from blobfs.fuse.open_file_scanner import UNKNOWN_OPENER, Opener
 from blobfs.fuse.requests import Requests
 from blobfs.fuse.subjects import Subjects
 from blobfs.fuse.threads import StorageThreads
@@ -66,12 +67,12 @@ _ROOT_RESTS_S: Final = 10.0  # after the storage failed to answer within that
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """A file that a program has open; *opener* is the process that opened it, for writing."""
+    """A file that a program has open, by *opener* if it is for writing."""
 
     file: File
     reader: FileReader
     writing: OpenUpload | None = None
-    opener: int = 0
+    opener: Opener = UNKNOWN_OPENER
 
 
 class Reading(pyfuse3.Operations):

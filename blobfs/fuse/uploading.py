@@ -11,7 +11,7 @@ from typing import Final, TypeVarTuple
 import trio
 
 from blobfs.errors import StorageTimeout
-from blobfs.fuse import holders
+from blobfs.fuse.open_file_scanner import Opener, OpenFileScanner
 from blobfs.fuse.threads import StorageThreads
 from blobfs.vfs.openupload import OpenUpload
 from blobfs.vfs.upload import Upload
@@ -55,12 +55,11 @@ class Uploading:
         threads: StorageThreads,
         *,
         deadline_s: float = 300.0,
-        everybody: bool = False,
     ) -> None:
-        """*deadline_s* is what a close may take; *everybody* says that other users may look."""
+        """*deadline_s* is what a close may take."""
         self._threads = threads
         self._deadline_s = deadline_s
-        self._everybody = everybody
+        self._scanner = OpenFileScanner()
         self._endings: set[_Ending] = set()
         self._slow_until = 0.0
 
@@ -93,11 +92,10 @@ class Uploading:
             opened.fail(exc)
             raise
 
-    async def flush(self, opened: OpenUpload, opener: int, inode: int) -> None:
-        """``OpenUpload.flush``, with what proc(5) tells of other holders."""
-        name = opened.upload.name
-        survey = partial(holders.survey, opener, name, inode, everybody=self._everybody)
-        await self._threads.change(opened.flush, survey, deadline_s=self._deadline_s)
+    async def flush(self, opened: OpenUpload, opener: Opener, inode: int) -> None:
+        """``OpenUpload.flush``, with a search for other holders."""
+        search = partial(self._scanner.report, opener, opened.upload.name, inode)
+        await self._threads.change(opened.flush, search, deadline_s=self._deadline_s)
 
     async def sync(self, opened: OpenUpload) -> None:
         """``OpenUpload.sync``."""

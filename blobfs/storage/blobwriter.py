@@ -189,13 +189,22 @@ class BlobWriter(ContentWriter):
                 return reader.read_at(offset, size)
         return self._received.read_at(offset, size)
 
-    def matches(self) -> bool:
+    def matches(self) -> bool | None:
         declared = self._record.digest
         if self._moved is not None and declared in (None, self._moved):
             return True
         if declared is None or self._record.size not in (None, self.size):
             return False
-        return self._received.digests.of(declared.algorithm, self.size) == declared
+        found = self._received.digests.of(declared.algorithm, self.size)
+        return None if found is None else found == declared
+
+    def verify(self) -> bool:
+        self._check_open()
+        declared = self._record.digest
+        if self.matches() is None and declared is not None:
+            self._digest(declared.algorithm)
+            self._received.is_durable = False  # the next suspend saves the new hash state
+        return bool(self.matches())
 
     def suspend(self) -> None:
         self._check_open()

@@ -68,8 +68,15 @@ class ContentWriter(Closing):
         """Up to *size* of the bytes received, from *offset*; raises Unsupported."""
 
     @abstractmethod
-    def matches(self) -> bool:
-        """Whether the bytes received are known to be what was declared; none is read again."""
+    def matches(self) -> bool | None:
+        """Whether the bytes received are what was declared; None if some have to be read for that.
+
+        Without a declared digest they are not.
+        """
+
+    def verify(self) -> bool:
+        """``matches``, for which bytes that were not hashed yet are read again."""
+        return bool(self.matches())
 
     @abstractmethod
     def suspend(self) -> None:

@@ -27,8 +27,11 @@ from blobfs.reference import RepositoryName
 
 _MAX_NAME: Final = 255  # bytes
 _LAST_SECOND: Final = 253_402_300_799  # of the year 9999
-_TEXTS: Final = ("token", "fingerprint")
-_LONGER_THAN_A_RECORD: Final = 4096  # bytes
+_TEXTS: Final = ("token", "fingerprint", "reason")
+_LONGER_THAN_A_RECORD: Final = 2**14  # bytes
+
+MAX_REASON: Final = 500
+"""Characters of a record's reason; what is longer is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class UploadRecord:
     *name* is its file's name in ``_uploads``, and ``""`` where it is called by its id; *digest* and
     *size* (in bytes) are what was declared. *blob* is set before the data leave for the blob
     store: where they are missing, the upload is complete, and only has to be linked. *in_place*
-    is the blob where they are written from the start, *token* the driver's word for them.
+    is the blob where they are written from the start, *token* the driver's word for them. *reason*
+    says why the last attempt to commit it failed.
 
     The hash states beside the record are those of the data that have *fingerprint*. Of all others
     they may tell what is not so: somebody else has written since, or a program that was killed.
@@ -53,6 +57,7 @@ class UploadRecord:
     token: str = ""
     fingerprint: str = ""
     is_shared: bool = False
+    reason: str = ""
 
     def to_json(self) -> bytes:
         """The record's file, without what is not known."""
@@ -73,7 +78,7 @@ class UploadRecord:
         if not isinstance(document, dict):
             return cls()
         name, size = document.get("name"), document.get("size")
-        token, fingerprint = (document.get(key) for key in _TEXTS)
+        token, fingerprint, reason = (document.get(key) for key in _TEXTS)
         return cls(
             name if isinstance(name, str) and is_file_name(name) else "",
             _digest(document.get("digest")),
@@ -83,6 +88,7 @@ class UploadRecord:
             token if isinstance(token, str) else "",
             fingerprint if isinstance(fingerprint, str) else "",
             document.get("is_shared") is True,
+            _printable(reason[:MAX_REASON]) if isinstance(reason, str) else "",
         )
 
 
@@ -102,6 +108,11 @@ def is_file_name(text: str) -> bool:
         return len(text.encode("utf-8", "surrogateescape")) <= _MAX_NAME
     except UnicodeEncodeError:
         return False
+
+
+def _printable(text: str) -> str:
+    """The *text* in one line, and such that it can be encoded."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _digest(value: object) -> Digest | None:

@@ -20,8 +20,8 @@ from blobfs.vfs.upload import Upload
 log = logging.getLogger(__name__)
 
 
-class Survey(NamedTuple):
-    """What is known of the programs that have an upload open."""
+class OpenersReport(NamedTuple):
+    """Result of a search for the programs that have an upload open."""
 
     opener_killed: bool
     held_elsewhere: bool
@@ -46,7 +46,7 @@ class OpenUpload:
         writer = self.upload.writer
         if self.upload.receipt is not None or writer is None:
             return True
-        return not self._written and self._failure is None and not writer.matches()
+        return not self._written and self._failure is None and writer.matches() is False
 
     def fail(self, exc: BlobfsError) -> None:
         """A write was answered with an error that it does not know of itself; takes no lock."""
@@ -110,13 +110,13 @@ class OpenUpload:
             writer = self._writer_to_finish()
             if writer is None:
                 return
-            if writer.matches():
+            if writer.matches() or (not self._written and writer.verify()):
                 self._commit()
             else:
                 self.upload.keep()
 
-    def flush(self, survey: Callable[[], Survey]) -> None:
-        """Answer a close of one of the descriptors; *survey* tells of the others.
+    def flush(self, search: Callable[[], OpenersReport]) -> None:
+        """Answer a close of one of the descriptors; *search* looks for others.
 
         Raises the error of an earlier write, and where this was the last descriptor what the
         commit raises: ContentMismatch, ManifestRejected, StorageFull and the like.
@@ -128,7 +128,9 @@ class OpenUpload:
             if writer.matches():
                 self._commit()
             elif self._written:
-                self._flush_unmatched(writer, survey())
+                self._flush_unmatched(writer, search())
+            elif writer.verify():  # another opening, or a daemon that crashed, has left it whole
+                self._commit()
 
     def _writer_to_finish(self) -> ContentWriter | None:
         """The writer, unless nothing is left to be done; raises the error of an earlier write."""
@@ -138,7 +140,7 @@ class OpenUpload:
             raise self._failure
         return self._writer()
 
-    def _flush_unmatched(self, writer: ContentWriter, found: Survey) -> None:
+    def _flush_unmatched(self, writer: ContentWriter, found: OpenersReport) -> None:
         if found.opener_killed and not self._interrupted:
             self._interrupted = True
             self.upload.reason = "the program that wrote it was killed"
@@ -150,7 +152,7 @@ class OpenUpload:
             )
         if found.held_elsewhere or self._interrupted:
             try:
-                writer.suspend()
+                self.upload.suspend_writer(writer)
             except BlobfsError:
                 self._refused = True
                 raise

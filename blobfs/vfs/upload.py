@@ -25,7 +25,7 @@ from blobfs.errors import (
 )
 from blobfs.logs import about
 from blobfs.storage.contentwriter import ContentStore, ContentWriter
-from blobfs.storage.uploadfiles import UploadInfo
+from blobfs.storage.uploadfiles import MAX_REASON, UploadInfo
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +46,13 @@ class Upload:
 
     *writer* is there while a program writes it, and as long as the storage does not know of it;
     *reason* says why the last attempt to finish it failed. Both are for ``OpenUpload``, as are
-    ``begin``, ``commit``, ``settle``, ``let_go`` and ``keep``, which it calls holding the *lock*.
+    ``begin``, ``commit``, ``settle``, ``let_go``, ``keep`` and ``suspend_writer``, which it calls
+    holding the *lock*.
     """
 
-    def __init__(self, directory: str, store: ContentStore, name: str, upload_id: str) -> None:
+    def __init__(
+        self, directory: str, store: ContentStore, name: str, upload_id: str, reason: str = ""
+    ) -> None:
         self.directory = directory
         self.name = name
         self.id = upload_id
@@ -60,7 +63,7 @@ class Upload:
         self.is_gone = False
         self.is_open = False
         self.writer: ContentWriter | None = None
-        self.reason = ""
+        self.reason = reason
         self._store = store
 
     @classmethod
@@ -95,9 +98,14 @@ class Upload:
         return self.writer is not None and not self.writer.is_stored
 
     @property
-    def is_kept(self) -> bool:
+    def is_held(self) -> bool:
         """Whether this mount knows more of it than the storage does."""
-        return self.writer is not None or self.receipt is not None or bool(self.reason)
+        return self.writer is not None or self.receipt is not None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is held, or has failed."""
+        return self.is_held or bool(self.reason)
 
     def info(self) -> UploadInfo:
         """Its size and time; raises UploadUnknown."""
@@ -245,7 +253,7 @@ class Upload:
         except BlobfsError as exc:
             self.reason = str(exc)
             try:
-                writer.suspend()
+                self.suspend_writer(writer)
             except BlobfsError as again:
                 fields = about(path=self.path)
                 log.debug("upload %s cannot be suspended: %s", self.path, again, extra=fields)
@@ -260,7 +268,7 @@ class Upload:
         if self.is_open or self.writer is None:
             return
         try:
-            if self.writer.matches():
+            if self.writer.verify():
                 self.commit()
         finally:
             self.let_go()
@@ -284,7 +292,16 @@ class Upload:
     def keep(self) -> None:
         """Make what was received durable, if anything was."""
         if self.writer is not None and (self.writer.size or self.writer.is_stored):
-            self.writer.suspend()
+            self.suspend_writer(self.writer)
+
+    def suspend_writer(self, writer: ContentWriter) -> None:
+        """Make durable what was received, and why the last attempt to finish it failed."""
+        reason = self.reason[:MAX_REASON]
+        try:
+            if reason != writer.record.reason:
+                writer.declare(replace(writer.record, reason=reason))
+        finally:
+            writer.suspend()
 
     def cancel(self) -> None:
         """Remove everything of it, also while it is being written."""

@@ -10,7 +10,7 @@ from typing import Final
 from blobfs.errors import BlobfsError, Busy, Exists, Invalid, NotFound, UploadUnknown
 from blobfs.logs import about
 from blobfs.storage.contentwriter import ContentStore
-from blobfs.storage.uploadfiles import is_file_name
+from blobfs.storage.uploadfiles import UploadRecord, is_file_name
 from blobfs.vfs.upload import Upload
 
 log = logging.getLogger(__name__)
@@ -112,28 +112,29 @@ class UploadSet:
         if self.is_fresh:
             return
         self._drop_receipts()
-        # Before the storage is asked: what is kept now may be in the storage in a moment.
-        unkept = {upload.id: name for name, upload in self._by_name.items() if not upload.is_kept}
+        # Before the storage is asked: what is held now may be in the storage in a moment.
+        unheld = {upload.id: name for name, upload in self._by_name.items() if not upload.is_held}
         known = {upload.id for upload in self._by_name.values()}
         found = set(self._store.enumerate())
-        for upload_id in unkept.keys() - found:
-            del self._by_name[unkept[upload_id]]
+        for upload_id in unheld.keys() - found:
+            del self._by_name[unheld[upload_id]]
         for upload_id in sorted(found - known):
             self._take_up(upload_id)
         self._fresh_until = time.monotonic() + _FRESH_S
 
     def _take_up(self, upload_id: str) -> None:
+        record = UploadRecord()
         try:
             self._store.started_at(upload_id)
-            name = self._store.record(upload_id).name
+            record = self._store.record(upload_id)
         except NotFound:
             return  # on its way out
         except BlobfsError:  # whoever looks at it is told
-            name = ""
-        if not name or name in self._by_name:
-            name = upload_id
+            pass
+        name = record.name if record.name and record.name not in self._by_name else upload_id
         if name not in self._by_name:
-            self._by_name[name] = Upload(self.path, self._store, name, upload_id)
+            upload = Upload(self.path, self._store, name, upload_id, record.reason)
+            self._by_name[name] = upload
 
     def _drop_receipts(self) -> None:
         old = time.monotonic() - self._receipt_ttl_s

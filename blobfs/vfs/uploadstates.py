@@ -41,8 +41,9 @@ def upload_states(registry: Registry, uploads: Uploads) -> list[UploadState]:
 
 def _as_stored(repository: Repository, upload_id: str) -> Upload:
     store = repository.uploads
-    name = store.record(upload_id).name or upload_id
-    return Upload(f"/{repository.name}/_uploads", store, name, upload_id)
+    record = store.record(upload_id)
+    name = record.name or upload_id
+    return Upload(f"/{repository.name}/_uploads", store, name, upload_id, record.reason)
 
 
 def _state(upload: Upload) -> Iterator[UploadState]:

@@ -1,0 +1,317 @@
+"""Search of proc(5) for other processes that have an upload open; a close does not name them.
+
+A descriptor is inherited. So only the opener, its descendants, and processes that were started
+after the opening can hold one. A search looks at the opener and its descendants first. It reads
+``/proc/<pid>/stat``, for the start time, of all others.
+
+Some reads of /proc wait for a process that is in execve(2), and that process may wait for an answer
+of ours, or of a file system that is dead. On Linux 6.18 ``stat`` and readlink(2) of ``fd/<n>`` wait
+so; ``status``, ``task/<tid>/children``, the names in ``fd`` and ``fdinfo/<n>`` do not. So a search
+uses the latter where they suffice, runs in a thread of its own, and has a deadline. Later searches
+skip a process at which one hangs. Numbers below are Linux's (``include/linux/sched.h``,
+proc_pid_stat(5)).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from blobfs import metrics
+from blobfs.vfs.openupload import OpenersReport
+
+_MAX_THREADS: Final = 8
+"""Searches at a time, those that hang included."""
+
+_DEADLINE_S: Final = 1.0
+
+_POLL_S: Final = 0.025
+"""Time between two looks at a search; one takes 3 ms on a machine at rest."""
+
+_MANY_DESCRIPTORS: Final = 1024
+"""A descendant with more of them is asked for its start time before they are looked at."""
+
+_PF_SIGNALED: Final = 0x400
+"""The flag of a thread that a signal has ended; all threads of a killed process have it."""
+
+_FLAGS_FIELD: Final = 6  # of those that ``_stat`` returns, as are the next two
+_START_FIELD: Final = 19
+_EXIT_CODE_FIELD: Final = 49
+
+_SIGNAL_BITS: Final = 0x7F
+"""Those of an exit code that say which signal it was (wait(2)'s status)."""
+
+_TICK_NS: Final = 10**9 // os.sysconf("SC_CLK_TCK")
+
+
+class Opener(NamedTuple):
+    """The *process* that opened a file, and when: *opened_at* is in clock ticks since boot.
+
+    Linux rounds a start time down to a tick (10 ms), and so is *opened_at*: a process with an equal
+    start time may have inherited the descriptor.
+    """
+
+    process: int
+    opened_at: int
+
+    @classmethod
+    def of_thread(cls, thread: int) -> Opener:
+        """The process of *thread*, which is opening a file now and has no descriptor yet."""
+        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return cls(process_of(thread), now_ns // _TICK_NS)
+
+
+UNKNOWN_OPENER: Final = Opener(0, 0)
+
+
+class OpenFileScanner:
+    """Tells whether other descriptors of an upload are open. Thread-safe.
+
+    It owns up to *max_threads* threads. One that hangs keeps its place until it returns.
+    """
+
+    def __init__(self, *, max_threads: int = _MAX_THREADS, deadline_s: float = _DEADLINE_S) -> None:
+        self._places = threading.BoundedSemaphore(max_threads)
+        self._deadline_s = deadline_s
+        self._hung = _HungProcesses()
+
+    def report(self, opener: Opener, name: str, inode: int) -> OpenersReport:
+        """Search for holders of the upload *inode*, the number of the file *name* in the mount.
+
+        Without an answer in time there is no other holder.
+        """
+        if _is_killed(opener.process):
+            return OpenersReport(opener_killed=True, held_elsewhere=False)
+        deadline = time.monotonic() + self._deadline_s
+        held = False
+        if self._places.acquire(timeout=self._deadline_s):
+            search = _Search(opener, os.fsencode(name), inode, self._hung)
+            thread = threading.Thread(
+                target=self._run, args=(search,), name="blobfs-scanner", daemon=True
+            )
+            thread.start()
+            _wait_for(thread, search, deadline)
+            held = search.result()
+        return OpenersReport(opener_killed=False, held_elsewhere=held)
+
+    def _run(self, search: _Search) -> None:
+        with metrics.SCANNER_THREADS.track_inprogress():
+            try:
+                search.run()
+            finally:
+                self._places.release()
+
+
+def process_of(thread: int) -> int:
+    """The process of *thread*, which outlives it; the thread itself if that is unknown."""
+    try:
+        with open(f"/proc/{thread}/status", "rb") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith(b"Tgid:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return thread
+
+
+def _wait_for(thread: threading.Thread, search: _Search, deadline: float) -> None:
+    """Wait until *thread* has ended or waits for a lock, or the *deadline* has passed."""
+    seen = -1
+    while thread.is_alive() and time.monotonic() < deadline:
+        thread.join(_POLL_S)
+        # A busy machine may let it rest for that long as well, but not in an uninterruptible sleep.
+        if search.seen == seen and _state(thread.native_id) == b"D":
+            return
+        seen = search.seen
+
+
+class _HungProcesses:
+    """Processes at which a search hangs that nobody waits for any more. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # also guards the process and the end of each search
+        self.processes: set[int] = set()
+
+
+class _Search:
+    """One search; ``run`` and ``result`` are called in different threads.
+
+    The lock of *hung* guards the process that is looked at, and the end.
+    """
+
+    def __init__(self, opener: Opener, name: bytes, inode: int, hung: _HungProcesses) -> None:
+        self.seen = 0  # processes
+        self._opener = opener
+        self._inode_line = b"\nino:\t%d\n" % inode
+        self._names = (name, name + b" (deleted)")
+        self._hung = hung
+        self._process = 0  # that is looked at
+        self._is_over = threading.Event()  # nobody waits for the result any more
+        self._is_held = False
+
+    def run(self) -> None:
+        """Look at one process after the other until one is a holder."""
+        opener = self._opener.process
+        descendants = dict.fromkeys(_descendants(opener))
+        strangers = _others({opener, os.getpid(), *descendants})
+        self._is_held = (
+            self._visit(opener, self._opener_holds)
+            or any(self._visit(process, self._descendant_holds) for process in descendants)
+            or any(self._visit(process, self._stranger_holds) for process in strangers)
+        )
+
+    def result(self) -> bool:
+        """Whether a holder was found; the search ends, or the process that it is at is hung."""
+        with self._hung.lock:
+            self._is_over.set()
+            if self._process:
+                self._hung.processes.add(self._process)
+        return self._is_held
+
+    def _visit(self, process: int, look: Callable[[int], bool]) -> bool:
+        """``look(process)``; False where another search hangs, or when nobody waits any more."""
+        with self._hung.lock:
+            if self._is_over.is_set() or process in self._hung.processes:
+                return False
+            self._process = process
+        self.seen += 1
+        try:
+            return look(process)
+        finally:
+            with self._hung.lock:
+                self._process = 0
+                if self._is_over.is_set():
+                    self._hung.processes.discard(process)
+
+    def _opener_holds(self, process: int) -> bool:
+        try:
+            return self._has_it(process)
+        except PermissionError:
+            return False
+
+    def _descendant_holds(self, process: int) -> bool:
+        """One that we may not look into is a holder: it has inherited what it did not close."""
+        try:
+            return self._has_it(process)
+        except PermissionError:
+            return self._is_younger(process)
+
+    def _stranger_holds(self, process: int) -> bool:
+        return self._is_younger(process) and self._opener_holds(process)
+
+    def _is_younger(self, process: int) -> bool:
+        """Whether *process* was started after the opening, or in the same clock tick."""
+        try:
+            return int(_stat(f"/proc/{process}/stat")[_START_FIELD]) >= self._opener.opened_at
+        except (OSError, ValueError, IndexError):
+            return False  # it has ended
+
+    def _has_it(self, process: int) -> bool:
+        """Whether *process* has the file open for writing; raises PermissionError."""
+        try:
+            directory, descriptors = _descriptors(process)
+        except PermissionError:
+            raise
+        except OSError:
+            return False  # it has ended
+        is_quick = process == self._opener.process or len(descriptors) <= _MANY_DESCRIPTORS
+        return (is_quick or self._is_younger(process)) and any(
+            self._is_ours(directory, descriptor) for descriptor in descriptors
+        )
+
+    def _is_ours(self, directory: str, descriptor: str) -> bool:
+        if self._is_over.is_set():
+            return False
+        try:
+            info = _read(f"{directory}/fdinfo/{descriptor}", 256)
+            if self._inode_line not in info:
+                return b"\nino:" not in info and self._has_name(f"{directory}/fd/{descriptor}")
+            flags = int(info.partition(b"flags:")[2].split(maxsplit=1)[0], base=8)
+            return flags & os.O_ACCMODE != os.O_RDONLY
+        except (FileNotFoundError, ValueError, IndexError):
+            return False  # it was closed meanwhile
+
+    def _has_name(self, link: str) -> bool:
+        """Whether an open file is called so: Linux before 5.14 does not tell its inode."""
+        return os.readlink(os.fsencode(link)).rpartition(b"/")[2] in self._names
+
+
+def _descriptors(process: int) -> tuple[str, list[str]]:
+    """The directory of a process in /proc, and the names of its descriptors there.
+
+    The first thread may have ended before the others; then the directory is one of theirs.
+    """
+    directory = f"/proc/{process}"
+    names = os.listdir(f"{directory}/fd")
+    if not names:
+        for thread in os.listdir(f"{directory}/task"):
+            if names := os.listdir(f"{directory}/task/{thread}/fd"):
+                return f"{directory}/task/{thread}", names
+    return directory, names
+
+
+def _descendants(process: int) -> Iterator[int]:
+    """The children of *process*, their children, and so on; without those of one that ended."""
+    found = [process]
+    for parent in found:
+        for child in _children(parent):
+            found.append(child)
+            yield child
+
+
+def _children(process: int) -> list[int]:
+    """The children of all threads of *process*; none where Linux is built without that file."""
+    found = []
+    try:
+        for thread in os.listdir(f"/proc/{process}/task"):
+            children = _read(f"/proc/{process}/task/{thread}/children", 2**16)
+            found += [int(child) for child in children.split()]
+    except (OSError, ValueError):
+        pass  # it has ended
+    return found
+
+
+def _others(seen: set[int]) -> Iterator[int]:
+    """All processes but those *seen*, and those that are started meanwhile.
+
+    A holder may have made a child and ended before it was its turn.
+    """
+    while new := {int(name) for name in os.listdir("/proc") if name.isdecimal()} - seen:
+        seen |= new
+        yield from sorted(new)
+
+
+def _is_killed(process: int) -> bool:
+    """Whether a signal has ended *process*; does not wait for one in execve(2)."""
+    try:
+        with open(f"/proc/{process}/status", "rb") as file:
+            if any(line.startswith(b"VmSize:") for line in file):
+                return False  # it has memory, so it goes on, and may be in execve(2)
+        fields = _stat(f"/proc/{process}/stat")
+        # The flag alone may also mean that another thread has ended them all, by itself.
+        signaled = bool(int(fields[_FLAGS_FIELD]) & _PF_SIGNALED)
+        return signaled and bool(int(fields[_EXIT_CODE_FIELD]) & _SIGNAL_BITS)
+    except (OSError, ValueError, IndexError):
+        return False  # gone already: it ended by itself as far as anybody can tell
+
+
+def _state(thread: int | None) -> bytes:
+    """The state of a thread of ours: ``R``, ``S``, ``D`` and so on; nothing once it has ended."""
+    try:
+        return _stat(f"/proc/self/task/{thread}/stat")[0]
+    except (OSError, IndexError):
+        return b""
+
+
+def _stat(path: str) -> list[bytes]:
+    """The fields from the state on."""
+    return _read(path, 4096).rpartition(b")")[2].split()
+
+
+def _read(path: str, size: int) -> bytes:
+    """Up to *size* bytes from the start of a file; half the cost of a file object."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, size)
+    finally:
+        os.close(file)
