@@ -23,7 +23,7 @@ from pyfuse3 import (
 )
 
 from blobfs import metrics
-from blobfs.errors import Exists, Invalid, NotPermitted, ReadOnly, Unsupported
+from blobfs.errors import Busy, Exists, Invalid, NotPermitted, ReadOnly, Stale, Unsupported
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.errnos import replies_errno
 from blobfs.fuse.open_file_scanner import Opener
@@ -36,7 +36,7 @@ from blobfs.vfs.nodes import Child, Directory, File, Node
 from blobfs.vfs.openupload import OpenUpload
 from blobfs.vfs.tree import Tree
 from blobfs.vfs.upload import Upload
-from blobfs.vfs.uploadnodes import UploadFile
+from blobfs.vfs.uploadnodes import UploadFile, upload_of
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -79,10 +79,13 @@ class Operations(Reading):
         return info, self._inodes.remember(self._inodes[parent_inode], child).entry
 
     async def _open_to_write(self, file: File, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        if not isinstance(file, UploadFile):
+        upload = upload_of(file)
+        if upload is None:
             raise ReadOnly(f"{file.key} never changes")
-        await self._uploading.settled(file.upload.directory)
-        writing = await self._uploading.open(file.upload, truncate=bool(flags & os.O_TRUNC))
+        await self._uploading.settled(upload.directory)
+        if flags & os.O_TRUNC and upload.is_receipt:
+            _replace_receipt(upload)
+        writing = await self._uploading.open(upload, truncate=bool(flags & os.O_TRUNC))
         fh = self._files.add(OpenFile(file, file.open(), writing, Opener.of_thread(ctx.pid)))
         return FileInfo(fh=fh, keep_cache=False, direct_io=True)
 
@@ -145,8 +148,8 @@ class Operations(Reading):
         ctx: RequestContext,
     ) -> EntryAttributes:
         held = self._inodes[inode]
-        if isinstance(held.node, UploadFile):
-            await self._set_of_upload(held.node.upload, attr, fields, fh)
+        if (upload := upload_of(held.node)) is not None:
+            await self._set_of_upload(upload, attr, fields, fh)
         elif not isinstance(held.node, Directory | TagLink) or fields.update_size:
             raise ReadOnly(f"{held.node.key} never changes")
         # Owners, modes and the times of directories and tags are taken, as cp -a and rsync -a set
@@ -276,6 +279,20 @@ class Operations(Reading):
         await self._threads.change(rename, text_of(name_old), target, text_of(name_new))
         for parent, name in ((parent_inode_old, name_old), (parent_inode_new, name_new)):
             self._inodes.drop_child(self._inodes[parent], os.fsdecode(name))
+
+
+def _replace_receipt(receipt: Upload) -> None:
+    """Have the kernel look the name up anew: it gets another upload, with an inode of its own.
+
+    It comes back with the same inode only if the name is not the receipt's, but another one of the
+    blob. Raises Stale, Busy, ReadOnly.
+    """
+    if receipt.is_open:
+        raise Busy(f"{receipt.path} is being written already")
+    receipt.is_to_be_replaced = not receipt.is_to_be_replaced
+    if receipt.is_to_be_replaced:
+        raise Stale(f"{receipt.path} is written anew")
+    raise ReadOnly("a blob never changes")
 
 
 def _made_child(make: Callable[[str, *Ts], Node], name: str, *args: *Ts) -> Child:

@@ -15,6 +15,7 @@ from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 from blobfs.vfs.links import digest_named
 from blobfs.vfs.nodes import Attr, Directory, File, Kind, Lifetime, Node, Placed
+from blobfs.vfs.upload import Upload
 from blobfs.vfs.verification import Verification
 
 _MAX_REPOSITORIES: Final = 64
@@ -31,34 +32,47 @@ class Blobs:
 
 @dataclass(frozen=True, slots=True)
 class BlobFile(File):
-    """A blob's bytes, the same file in every repository that links the blob."""
+    """A blob's bytes, the same file in every repository that links the blob.
+
+    A *receipt* is the last upload that has become the blob, and whose name is one of it.
+    """
 
     never_changes = True
 
     blobs: Blobs
     descriptor: Descriptor
     repositories: tuple[Repository, ...] = ()  # those it has been reached through
+    receipt: Upload | None = None
 
     @property
     def key(self) -> str:
         return str(self.descriptor.digest)
 
     def attr(self) -> Attr:
-        # Two names at least: the global store's own, and the repository's link.
+        # Two names at least: the global store's own, and the repository's link. Programs that
+        # replace a receipt ask its mode first, so its owner may write as long as it is there.
+        is_receipt = self._receipt is not None
         return Attr(
             Kind.FILE,
             size=self.descriptor.size,
             mtime_ns=self.descriptor.mtime_ns or 0,
             nlink=2,
-            lifetime=Lifetime.CONTENT,
+            lifetime=Lifetime.MOMENT if is_receipt else Lifetime.CONTENT,
+            writable=is_receipt,
         )
 
     def joined(self, newer: BlobFile) -> BlobFile:
         known = {repository.name for repository in newer.repositories}
         others = tuple(r for r in self.repositories if r.name not in known)
-        if not others:
+        receipt = newer.receipt or self._receipt
+        if not others and receipt is newer.receipt:
             return newer
-        return replace(newer, repositories=(newer.repositories + others)[:_MAX_REPOSITORIES])
+        repositories = (newer.repositories + others)[:_MAX_REPOSITORIES]
+        return replace(newer, repositories=repositories, receipt=receipt)
+
+    @property
+    def _receipt(self) -> Upload | None:
+        return self.receipt if self.receipt is not None and self.receipt.is_receipt else None
 
     def open(self) -> FileReader:
         reader = self.blobs.registry.blobs.open_known(self.descriptor)
@@ -98,6 +112,9 @@ class BlobFile(File):
         }
         if self.repositories:
             names["user.blobfs.repository"] = self._repository
+        if (receipt := self._receipt) is not None:
+            names["user.blobfs.state"] = lambda: receipt.state
+            names["user.blobfs.size"] = lambda: str(self.descriptor.size)
         return names
 
     def _repository(self) -> str:

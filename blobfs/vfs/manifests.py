@@ -21,6 +21,7 @@ from blobfs.reference import Tag
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 from blobfs.storage.tagstore import TagStore
+from blobfs.vfs.blobs import BlobFile
 from blobfs.vfs.links import LinkChanges, LinkSetDirectory, mtime_of
 from blobfs.vfs.nodes import (
     Attr,
@@ -186,7 +187,7 @@ class Manifests:
     path: str
     registry: Registry
     repository: Repository
-    node_for_revision: Callable[[Digest], Node]
+    node_for_revision: Callable[[Digest], BlobFile]
     changes: LinkChanges
     uploads: Uploads
 
@@ -214,6 +215,7 @@ class Manifests:
                     self.uploads,
                     repository.manifest_uploads,
                     mtime_ns,
+                    self.node_for_revision,
                 ),
             },
             mtime_ns,

@@ -128,10 +128,10 @@ class Tree:
         repository = self.registry.repository(name)
         blobs = Blobs(self.registry, self.verification)
 
-        def layer(digest: Digest) -> Node:
+        def layer(digest: Digest) -> BlobFile:
             return BlobFile(blobs, repository.layers.stat(digest), (repository,))
 
-        def revision(digest: Digest) -> Node:
+        def revision(digest: Digest) -> BlobFile:
             return BlobFile(blobs, repository.manifests.links.stat(digest), (repository,))
 
         match marker:
@@ -152,6 +152,7 @@ class Tree:
                     self.uploads,
                     repository.uploads,
                     mtime_of(self.registry, paths.uploads(name)),
+                    layer,
                     layers=f"/{name}/_layers",
                 )
 

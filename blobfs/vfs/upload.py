@@ -62,6 +62,7 @@ class Upload:
         self.mtime_ns: int | None = None  # as it was set, or of the last write
         self.is_gone = False
         self.is_open = False
+        self.is_to_be_replaced = False  # a receipt, by the next lookup of its name
         self.writer: ContentWriter | None = None
         self.reason = reason
         self._store = store
@@ -86,6 +87,11 @@ class Upload:
         if self.receipt is not None:
             return "committed"
         return f"failed: {self.reason}" if self.reason else "open"
+
+    @property
+    def is_receipt(self) -> bool:
+        """Whether it is committed, and its name still shows the blob."""
+        return self.receipt is not None and not self.is_gone
 
     @property
     def is_busy(self) -> bool:
@@ -145,18 +151,13 @@ class Upload:
                 return reader.read_at(offset, size)
 
     def begin(self, *, truncate: bool) -> ContentWriter:
-        """Get ready to be written; raises Busy, ReadOnly for a receipt that is not replaced."""
+        """Get ready to be written; raises Busy, ReadOnly for a receipt."""
         if self.is_gone:
             raise UploadUnknown(self.path)
         if self.is_open:
             raise Busy(f"{self.path} is being written already")
         if self.receipt is not None:
-            if not truncate:
-                raise ReadOnly(f"{self.path} is committed: replace it, or write another file")
-            self.writer = self._store.create(name=self.name, digest=declared_by(self.name))
-            self.id = self.writer.id  # *key* stays, as the kernel has an inode for it
-            self.receipt = None
-            self.mtime_ns = time.time_ns()
+            raise ReadOnly(f"{self.path} is committed: replace it, or write another file")
         writer = self._resumed()
         if truncate:
             writer.truncate(0)

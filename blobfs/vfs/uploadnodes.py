@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import AttributeUnknown, CrossesDirectories, Invalid
 from blobfs.storage.contentwriter import ContentStore
+from blobfs.vfs.blobs import BlobFile
 from blobfs.vfs.nodes import Attr, Changeable, Directory, File, Kind, Lifetime, Node, Placed
 from blobfs.vfs.upload import Upload, UploadReader
 from blobfs.vfs.uploads import Uploads, UploadSet
@@ -20,7 +21,11 @@ _STATE = "user.blobfs.state"
 
 @dataclass(frozen=True, slots=True)
 class UploadFile(File):
-    """An upload: its bytes so far, or as a receipt those of the blob that it has become."""
+    """An upload, and its bytes so far.
+
+    Once it is committed, its name is another one of the blob. Descriptors that are older than the
+    commit stay with this node, and read the blob through it.
+    """
 
     takes_long = True  # it waits for a commit that is under way
 
@@ -67,19 +72,30 @@ class UploadFile(File):
 
 @dataclass(frozen=True, slots=True)
 class UploadsDirectory(Placed, Directory, Changeable):
-    """``_uploads``, of blobs or of manifests; *layers* is where a rename publishes, if anywhere."""
+    """``_uploads``, of blobs or of manifests.
+
+    *published* makes the node of what was committed, and *layers* is where a rename publishes, if
+    anywhere.
+    """
 
     path: str
     uploads: Uploads
     store: ContentStore
     mtime_ns: Callable[[], int]
+    published: Callable[[Digest], BlobFile]
     layers: str = ""
 
     def attr(self) -> Attr:
         return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns())
 
     def lookup(self, name: str) -> Node:
-        return UploadFile(self._set.get(name))
+        upload = self._set.get(name)
+        if upload.is_to_be_replaced:
+            upload = self._set.replace(upload)
+        receipt = upload.receipt
+        if receipt is None:
+            return UploadFile(upload)
+        return replace(self.published(receipt.descriptor.digest), receipt=upload)
 
     def names(self) -> Iterator[str]:
         return iter(self._set.names())
@@ -108,3 +124,13 @@ class UploadsDirectory(Placed, Directory, Changeable):
     @property
     def _set(self) -> UploadSet:
         return self.uploads.at(self.path, self.store)
+
+
+def upload_of(node: Node) -> Upload | None:
+    """The upload that *node* is, or whose receipt is a name of it."""
+    match node:
+        case UploadFile():
+            return node.upload
+        case BlobFile(receipt=Upload(is_receipt=True)):
+            return node.receipt
+    return None

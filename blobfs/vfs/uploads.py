@@ -69,6 +69,14 @@ class UploadSet:
             self._by_name[name] = upload
             return upload
 
+    def replace(self, receipt: Upload) -> Upload:
+        """Begin another upload under the name of a *receipt*, whose descriptors are all closed."""
+        with self._lock:
+            receipt.is_gone = True
+            upload = Upload.begun(self.path, self._store, receipt.name)
+            self._by_name[receipt.name] = upload
+            return upload
+
     def rename(self, name: str, new_name: str, *, replace: bool) -> None:
         """Call one otherwise, in place of what is called so; raises Exists, Busy, Invalid."""
         if not is_file_name(new_name):

@@ -212,7 +212,7 @@ def _has_open(process: int, path: Path) -> bool:
 
 
 def test_others_that_may_not_be_looked_into_are_no_holders(upload: Path, opened_at: int) -> None:
-    """[S7.20] There always are some."""
+    """[S7.22] There always are some."""
     with holding(upload) as opener, idle():
         assert not _report_to_nobody(opener, upload, opened_at).held_elsewhere
 
@@ -220,7 +220,7 @@ def test_others_that_may_not_be_looked_into_are_no_holders(upload: Path, opened_
 def test_younger_descendant_that_may_not_be_looked_into_is_a_holder(
     upload: Path, opened_at: int
 ) -> None:
-    """[S7.20] A shell of another user that a child has returned to."""
+    """[S7.22] A shell of another user that a child has returned to."""
     with idle():
         assert _report_to_nobody(os.getpid(), upload, opened_at).held_elsewhere
         assert not _report_to_nobody(os.getpid(), upload, _ticks_now() + 100).held_elsewhere
@@ -257,7 +257,7 @@ def crowded() -> Iterator[int]:
 def test_many_descriptors_that_are_older_hide_no_holder(
     upload: Path, crowded: int, opener: str
 ) -> None:
-    """[S7.20] One of the opener's family is listed, and no more."""
+    """[S7.22] One of the opener's family is listed, and no more."""
     eventually(lambda: _ticks_now() > _start_of(crowded))
     opened_at = _ticks_now()
     scanner = OpenFileScanner(deadline_s=0.5)
@@ -273,7 +273,7 @@ def _start_of(process: int) -> int:
 
 
 def test_more_descriptors_than_time_are_no_other_holder(upload: Path, crowded: int) -> None:
-    """[S7.20]"""
+    """[S7.22]"""
     scanner = OpenFileScanner(deadline_s=0.05)
     with idle() as opener:
         began = time.monotonic()
@@ -284,7 +284,7 @@ def test_more_descriptors_than_time_are_no_other_holder(upload: Path, crowded: i
 def test_no_answer_in_time_is_no_other_holder(
     upload: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """[S7.20]"""
+    """[S7.22]"""
     answer = threading.Event()
     monkeypatch.setattr(os, "listdir", lambda path: answer.wait() and [])
     with idle() as opener:
@@ -297,7 +297,7 @@ def test_no_answer_in_time_is_no_other_holder(
 
 
 def test_searches_that_hang_are_bounded(upload: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """[S7.20] Who finds no thread for a search has no answer; each hangs at another process."""
+    """[S7.22] Who finds no thread for a search has no answer; each hangs at another process."""
     answer, at_once = threading.Event(), os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: answer.wait() and at_once(path))
     scanner = OpenFileScanner(max_threads=2, deadline_s=0.05)
@@ -348,7 +348,7 @@ def hung_in_execve(tmp_path: Path) -> Iterator[int]:
 
 @pytest.mark.fuse
 def test_process_that_hangs_in_execve_hides_no_holder(upload: Path, tmp_path: Path) -> None:
-    """[S7.20] One search waits there, where Linux makes it; later ones pass the process by."""
+    """[S7.22] One search waits there, where Linux makes it; later ones pass the process by."""
     scanner = OpenFileScanner()
     before = threading.active_count()
     with hung_in_execve(tmp_path), idle() as opener:

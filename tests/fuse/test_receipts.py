@@ -11,7 +11,7 @@ import pytest
 
 from blobfs.digest import Digest
 from tests.fuse.mounts import BLOBFS, MountedRegistry, eventually, failing_with, mounted
-from tests.fuse.repositories import layers, put_layer, shell, upload
+from tests.fuse.repositories import layer, layers, put_layer, shell, upload
 from tests.fuse.writers import state
 from tests.storage.layout import Layout
 
@@ -37,6 +37,8 @@ def test_receipt_has_the_bytes_of_the_blob(receipt: Path) -> None:
 def test_receipt_tells_what_it_has_become(receipt: Path) -> None:
     """[S7.13]"""
     found = {name: os.getxattr(receipt, name).decode() for name in os.listxattr(receipt)}
+    assert {"user.blobfs.media_type", "user.blobfs.repository"} < found.keys()
+    del found["user.blobfs.media_type"], found["user.blobfs.repository"]
     assert found == {
         "user.blobfs.state": "committed",
         "user.blobfs.digest": str(DIGEST),
@@ -46,12 +48,12 @@ def test_receipt_tells_what_it_has_become(receipt: Path) -> None:
 
 def test_receipt_is_changed_without_changing_the_blob(repository: Path, receipt: Path) -> None:
     """[S7.9]"""
-    blob = repository / "_layers/sha256" / DIGEST.encoded
+    blob = layer(repository, DIGEST)
     before = blob.stat()
     receipt.chmod(0o600)
     os.chown(receipt, 1, 1)
     os.utime(receipt, ns=(1, 1_234_567_890))
-    assert receipt.stat().st_mtime_ns == 1_234_567_890
+    assert _but_mode(receipt) == before[1:]
     renamed = receipt.rename(upload(repository, "renamed"))
     assert renamed.read_bytes() == CONTENT
     renamed.unlink()
@@ -196,7 +198,83 @@ def test_upload_shows_its_mtime_alone(repository: Path) -> None:
         os.getuid(),
         1_234_567_890,
     )
-    assert upload(repository, "layer.tar").stat().st_mtime_ns == 1_234_567_890
+
+
+def _but_mode(path: Path) -> tuple[float, ...]:
+    return path.stat()[1:]
+
+
+def test_receipt_is_a_hard_link_of_the_blob(repository: Path, receipt: Path) -> None:
+    """[S7.9] It is counted and copied once."""
+    blob = layer(repository, DIGEST)
+    assert _but_mode(receipt) == _but_mode(blob)
+    assert receipt.stat().st_nlink > 1
+    sizes = shell("du", "--apparent-size", "--block-size=1", "-s", repository).stdout.split()
+    assert int(sizes[0]) < 2 * len(CONTENT)
+
+
+def test_rsync_copies_a_receipt_as_a_hard_link(
+    repository: Path, receipt: Path, tmp_path: Path
+) -> None:
+    """[S7.9]"""
+    done = shell("rsync", "-aH", f"{repository}/", tmp_path / "copy")
+    assert (done.returncode, done.stderr) == (0, "")
+    copies = [layer(tmp_path / "copy", DIGEST), upload(tmp_path / "copy", receipt.name)]
+    assert os.path.samefile(*copies)
+
+
+def test_descriptor_that_outlives_the_commit_reads_the_blob(repository: Path) -> None:
+    """[S7.9]"""
+    file = upload(repository, DIGEST)
+    with file.open("w+b", buffering=0) as opened:
+        opened.write(CONTENT)
+        os.fsync(opened.fileno())
+        assert os.pread(opened.fileno(), 100, 1000) == CONTENT[1000:1100]
+        os.fchmod(opened.fileno(), 0o600)
+        assert os.fstat(opened.fileno()).st_ino != file.stat().st_ino
+
+
+def test_blob_is_not_changed_once_its_receipt_is_gone(repository: Path, receipt: Path) -> None:
+    """[S2.2]"""
+    receipt.unlink()
+    blob = layer(repository, DIGEST)
+    assert (blob.stat().st_mode, blob.stat().st_nlink) == (0o100444, 2)
+    with failing_with(errno.EROFS):
+        blob.chmod(0o600)
+
+
+def test_write_to_the_layer_of_a_receipt_leaves_both(repository: Path, receipt: Path) -> None:
+    """[S2.2]"""
+    with failing_with(errno.EROFS):
+        layer(repository, DIGEST).open("wb")
+    assert receipt.read_bytes() == CONTENT
+
+
+def test_receipt_goes_with_the_link_of_its_layer(storage: Path, tmp_path: Path) -> None:
+    """[S7.9]"""
+    with mounted(storage, tmp_path, "--allow-delete") as mount:
+        (mount.path / "app").mkdir()
+        put = upload(mount.path / "app", "layer.tar")
+        put.write_bytes(CONTENT)
+        layer(mount.path / "app", DIGEST).unlink()
+        assert not put.exists()
+        assert os.listdir(put.parent) == []
+
+
+def test_reason_of_a_failed_upload_outlives_the_mount(storage: Path, tmp_path: Path) -> None:
+    """[S7.13]"""
+    with mounted(storage, tmp_path) as mount:
+        (mount.path / "app").mkdir()
+        file = upload(mount.path / "app", DIGEST)
+        with failing_with(errno.EBADMSG):
+            file.write_bytes(b"other bytes")
+        reason = state(file)
+    with mounted(storage, tmp_path) as mount:
+        file = upload(mount.path / "app", DIGEST)
+        assert state(file) == reason
+        assert reason.startswith("failed: ")
+        [told] = mount.control("uploads.json")
+        assert told["state"] == reason  # type: ignore[index]
 
 
 def test_daemon_that_is_told_to_end_seals_what_is_open(storage: Path, tmp_path: Path) -> None:
@@ -239,7 +317,7 @@ def test_copying_programs_find_nothing_to_complain_of(repository: Path, tmp_path
     commands: list[list[str | Path]] = [
         ["cp", "--preserve=all", source, target],
         ["rsync", "-aHS", source, target],
-        ["rsync", "-rlptgoD", "--delay-updates", f"{tmp_path}/", target],
+        ["rsync", "-rlptgoD", f"{tmp_path}/", target],
         ["install", "-p", "-m", "600", "-o", "0", source, target],
         ["mv", source, target],
     ]

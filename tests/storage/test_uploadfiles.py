@@ -146,6 +146,13 @@ def test_record_with_the_longest_name_is_read_whole(
     assert files.record() == record
 
 
+def test_hostile_reason_is_one_line_that_can_be_encoded() -> None:
+    content = json.dumps({"reason": "a\n\x1b\ud800" + "x" * 10_000}).encode()
+    reason = UploadRecord.of_json(content).reason
+    assert reason == "a???" + "x" * 496
+    reason.encode()
+
+
 def test_name_that_is_not_utf_8_is_kept(files: UploadFiles) -> None:
     record = UploadRecord(b"caf\xe9".decode("utf-8", "surrogateescape"))
     files.put_record(record)
