@@ -232,6 +232,17 @@ class StorageDriver(ABC):
     def is_local(self) -> bool:
         """Whether calls are short enough to be made on an event loop (microseconds)."""
 
+    def confirm(self) -> None:
+        """Ask the storage itself whether it is there; raises AccessDenied, StorageUnavailable."""
+        self.stat_now("/")
+
+    def identity(self, path: str) -> object:
+        """A value that another directory at *path* would not have; raises PathNotFound.
+
+        None where directories are not stored.
+        """
+        return None
+
     @abstractmethod
     def stat(self, path: str) -> FileInfo:
         """Attributes of a file or directory; raises PathNotFound."""

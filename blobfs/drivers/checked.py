@@ -17,6 +17,9 @@ _PATH: Final = re.compile(rf"(?:/{_NAME.pattern})+")
 class CheckedDriver(DriverWrapper):
     """Raises PathInvalid, OffsetInvalid; hides stored names that no path can have."""
 
+    def identity(self, path: str) -> object:
+        return self._driver.identity(_checked_or_root(path))
+
     def stat(self, path: str) -> FileInfo:
         return self._driver.stat(_checked_or_root(path))
 

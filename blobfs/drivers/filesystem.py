@@ -29,7 +29,13 @@ from blobfs.drivers.temporaries import (
     unlink_if_there,
     write_all,
 )
-from blobfs.errors import AccessDenied, NotADirectory, NotAFile, PathNotFound
+from blobfs.errors import (
+    AccessDenied,
+    NotADirectory,
+    NotAFile,
+    PathNotFound,
+    StorageUnavailable,
+)
 from blobfs.mountinfo import mounts
 
 _REMOTE: Final = ("nfs", "cifs", "smb", "ceph", "gluster", "lustre", "9p", "afs", "fuse")
@@ -45,12 +51,18 @@ _ABANDONED_S: Final = 3600.0
 """The age after which a temporary file is not about to get its name (it takes milliseconds)."""
 
 _DISCONNECTED: Final = {errno.ENOTCONN, errno.ESTALE}
+_NO_DIRECTORY: Final = {errno.ENOENT, errno.ENOTDIR}
 
 
 class FilesystemDriver(StorageDriver):
     """Stores the path ``/a/b`` as the file ``<root>/a/b``, and never leaves *root*.
 
     Below *root* no symlink is followed: a path through one is AccessDenied.
+
+    The root is held open, and compared with the directory that its path names before a path is
+    reported as missing, a directory is listed, or anything is changed. If the path names another
+    directory, that one is used from then on; if it names none, StorageUnavailable is raised. So a
+    storage that was moved away, or was not mounted again, never looks like an empty one.
     """
 
     name = "filesystem"
@@ -82,14 +94,26 @@ class FilesystemDriver(StorageDriver):
         return self._is_local
 
     def stat(self, path: str) -> FileInfo:
+        st = self._fstat(path)
+        is_dir = stat.S_ISDIR(st.st_mode)
+        return FileInfo(path, 0 if is_dir else st.st_size, is_dir, st.st_mtime_ns)
+
+    def identity(self, path: str) -> object:
+        st = self._fstat(path)
+        return st.st_dev, st.st_ino
+
+    def _fstat(self, path: str) -> os.stat_result:
         with os_errors(path):
             fd = self._open(path, os.O_PATH)
             try:
-                st = os.fstat(fd)
+                return os.fstat(fd)
             finally:
                 os.close(fd)
-        is_dir = stat.S_ISDIR(st.st_mode)
-        return FileInfo(path, 0 if is_dir else st.st_size, is_dir, st.st_mtime_ns)
+
+    def confirm(self) -> None:
+        with os_errors("/"):
+            self._follow_root()
+            os.close(self._open("/", os.O_PATH))
 
     def listdir(self, path: str) -> Iterator[DirEntry]:
         entries = self._entries(path)
@@ -245,15 +269,40 @@ class FilesystemDriver(StorageDriver):
         below = path[1:] or "."
         try:
             return self._open_below(self._root_fd, below, flags, 0)
+        except FileNotFoundError:
+            if not self._follow_root():
+                raise
         except OSError as exc:
             if exc.errno not in _DISCONNECTED:
                 raise
-            self._reconnect()
-            return self._open_below(self._root_fd, below, flags, 0)
+            self._open_root()
+        return self._open_below(self._root_fd, below, flags, 0)
 
-    def _reconnect(self) -> None:
-        """Open the root anew: the file system it was on has gone, and may be back."""
-        fd = os.open(self._root, _DIRECTORY | os.O_CLOEXEC)
+    def _follow_root(self) -> bool:
+        """Hold the directory that the root's path names; True if it held another one before.
+
+        Raises StorageUnavailable if the path names none.
+        """
+        if self._holds_root():
+            return False
+        self._open_root()
+        return True
+
+    def _holds_root(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._root), os.fstat(self._root_fd))
+        except OSError as exc:
+            if exc.errno in _DISCONNECTED or exc.errno in _NO_DIRECTORY:
+                return False
+            raise
+
+    def _open_root(self) -> None:
+        try:
+            fd = os.open(self._root, _DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise StorageUnavailable(
+                f"the storage's directory {self._root} is gone; restore or mount it there"
+            ) from None
         try:
             os.dup2(fd, self._root_fd, inheritable=False)  # at once for all threads
         finally:
@@ -261,6 +310,7 @@ class FilesystemDriver(StorageDriver):
 
     @contextmanager
     def _directory(self, path: str) -> Iterator[int]:
+        self._follow_root()
         fd = self._open(path, _DIRECTORY)
         try:
             yield fd
@@ -274,6 +324,7 @@ class FilesystemDriver(StorageDriver):
         What is put into it is synced before its parents are: one commit of the file system's
         journal takes them all, and the later calls find nothing left to do.
         """
+        self._follow_root()
         try:
             fd = self._open(path, _DIRECTORY)
         except FileNotFoundError:

@@ -108,6 +108,8 @@ class MeasuredDriver(DriverWrapper):
     _open_of_size = _timed("open_of_size", DriverWrapper.open_of_size)
     _create = _timed("create", DriverWrapper.create)
     _append = _timed("append", DriverWrapper.append)
+    confirm = _timed("confirm", DriverWrapper.confirm)
+    identity = _timed("identity", DriverWrapper.identity)
     stat = _timed("stat", DriverWrapper.stat)
     stat_now = _timed("stat_now", DriverWrapper.stat_now)
     stat_many = _timed("stat_many", DriverWrapper.stat_many)

@@ -62,6 +62,9 @@ class S3Driver(ObjectStore):
     def is_local(self) -> bool:
         return False
 
+    def confirm(self) -> None:
+        next(self.pages("/", limit=1))
+
     def stat(self, path: str) -> FileInfo:
         try:
             return self._head(path)[0]

@@ -28,6 +28,12 @@ class DriverWrapper(StorageDriver):
     def is_local(self) -> bool:
         return self._driver.is_local
 
+    def confirm(self) -> None:
+        self._driver.confirm()
+
+    def identity(self, path: str) -> object:
+        return self._driver.identity(path)
+
     def stat(self, path: str) -> FileInfo:
         return self._driver.stat(path)
 
