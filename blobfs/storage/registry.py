@@ -18,6 +18,7 @@ from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound
 from blobfs.reference import RepositoryName, is_component
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import NOBODY, Listener
+from blobfs.storage.presencedriver import with_presence
 from blobfs.storage.remote import RemoteOptions, quickened
 from blobfs.storage.repository import Repository
 
@@ -61,11 +62,8 @@ class Registry(Closing):
         return self._driver.name
 
     def reach(self) -> None:
-        """Ask the storage itself for something; raises AccessDenied, StorageUnavailable."""
-        try:
-            self._driver.stat_now(paths.ROOT)
-        except PathNotFound:  # it answers, which is what was asked
-            pass
+        """Ask the storage itself whether it is there; raises AccessDenied, StorageUnavailable."""
+        self._driver.confirm()
 
     def repository(self, name: str) -> Repository:
         """The repository, which need not exist; raises NameInvalid."""
@@ -175,7 +173,7 @@ def open_registry(
     done. To be closed by the caller, or used in ``with``. Raises MountRefused for what is no
     storage, PathNotFound, AccessDenied, StorageUnavailable.
     """
-    driver = driver_for(storage)
+    driver = with_presence(driver_for(storage))
     if isinstance(driver, ObjectStore):
         driver = quickened(driver, remote or RemoteOptions())
     return Registry(CheckedDriver(driver), cache, listener)

@@ -1,7 +1,10 @@
 """What the storage refuses, here a symlink in a file's place, hides nothing beside it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
 
 import pytest
 
@@ -11,9 +14,10 @@ from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import AccessDenied
 from blobfs.reference import RepositoryName, Tag
-from blobfs.storage.registry import Registry
+from blobfs.storage.registry import Registry, open_registry
 from tests.storage.layout import APP, LATEST, Layout
 
+NOBODY: Final = 65534
 GOOD, REFUSED = Digest.of(b"good"), Digest.of(b"refused")
 
 
@@ -71,6 +75,46 @@ def test_refused_repository_is_passed_over(registry: Registry, tmp_path: Path) -
     assert list(registry.enumerate()) == [APP]
     with pytest.raises(AccessDenied):
         registry.stat(paths.repository("team/refused"))
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A registry's root, which this process may read with the rights that files give it."""
+    with TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        driver = CheckedDriver(FilesystemDriver.below(Path(place)))
+        for name in (APP, RepositoryName("other")):
+            Layout(driver).layer(b"layer", name)
+        driver.close()
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(NOBODY)
+        yield Path(place)
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("refused", ["repositories/other", "repositories", "blobs", "."])
+def test_directory_without_rights_is_an_error_and_no_shorter_listing(
+    unprivileged: Path, refused: str
+) -> None:
+    """[S4.4]"""
+    with open_registry(str(unprivileged)) as registry:
+        place = unprivileged / paths.ROOT[1:] / refused
+        user = os.geteuid()
+        os.seteuid(os.getuid())
+        place.chmod(0)
+        os.seteuid(user)
+        with pytest.raises(AccessDenied):
+            _look_at_all_layers(registry)
+        os.seteuid(os.getuid())
+        place.chmod(0o755)
+
+
+def _look_at_all_layers(registry: Registry) -> None:
+    for name in registry.enumerate():
+        layers = registry.repository(name).layers
+        for digest in layers.candidates("sha256"):
+            layers.stat(digest)
 
 
 def test_refused_marker_makes_a_repository_too(registry: Registry, tmp_path: Path) -> None:

@@ -78,9 +78,11 @@ class Bucket:
         self.client.delete_object(Bucket=self.name, Key=f"{PREFIX}{path}")
 
     def empty(self) -> None:
-        """Remove all objects."""
+        """Remove all objects but a stray one, without which the registry would be gone."""
+        self.put(f"{paths.ROOT}/stray", b"")
         for path in self.keys():
-            self.remove(path)
+            if not path.endswith("/stray"):
+                self.remove(path)
 
     def abort_multipart_uploads(self) -> None:
         """Abort all that have not ended."""
