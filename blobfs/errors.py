@@ -36,7 +36,6 @@ BlobfsError
 │   └── StorageReadOnly       it refuses every change
 ├── Corrupt               what is stored contradicts itself
 │   ├── LinkInvalid           a link file that is not exactly one digest
-│   │   └── LinkUnsettled         one that somebody may be writing at this moment
 │   ├── LinkDangling          a link to a blob that is missing
 │   ├── BlobDamaged           a blob that is shorter than it was, or empty where it must not be
 │   ├── FileChanged           a file that was replaced while it was read
@@ -217,10 +216,6 @@ class Corrupt(BlobfsError):
 
 class LinkInvalid(Corrupt):
     """A link file that is not exactly one digest."""
-
-
-class LinkUnsettled(LinkInvalid):
-    """A link file that somebody may be writing at this moment; it may be whole in another."""
 
 
 class LinkDangling(Corrupt):

@@ -104,6 +104,11 @@ STORAGE_SECONDS: Final = Histogram(
     buckets=_FROM_10_US,
     registry=REGISTRY,
 )
+LEFT_OVER_LINKS: Final = Counter(
+    "blobfs_left_over_links",
+    "Times that a layer's link was not shown, as a garbage collection has removed its blob.",
+    registry=REGISTRY,
+)
 S3_REQUESTS: Final = Counter(
     "blobfs_s3_requests",
     "Requests to S3, those made again included, by operation and HTTP status or error.",

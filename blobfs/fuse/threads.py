@@ -16,8 +16,8 @@ from typing import Final, TypeVar, TypeVarTuple
 
 import trio
 
-from blobfs.errors import BlobfsError, LinkUnsettled, StorageTimeout
-from blobfs.storage.linkfiles import without_waiting
+from blobfs.errors import BlobfsError, StorageTimeout
+from blobfs.eventloop import TakesLong, waiting
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -43,15 +43,16 @@ class StorageThreads:
     async def run(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """The result of ``call(*args)``, which changes nothing.
 
-        Raises StorageTimeout after the deadline; the call is left to itself then, and keeps
-        its place among the *limit* until it ends.
+        A call that raises TakesLong on the event loop is made again in a thread. Raises
+        StorageTimeout after the deadline; the call is left to itself then, and keeps its place
+        among the *limit* until it ends.
         """
         if self.inline:
             try:
-                with without_waiting():
+                with waiting:
                     return call(*args)
-            except LinkUnsettled:
-                pass  # a thread can wait for it
+            except TakesLong:
+                pass
         return await self.run_in_thread(call, *args)
 
     async def run_each(self, call: Callable[[A], T], arguments: Sequence[A]) -> list[T]:
@@ -68,7 +69,11 @@ class StorageThreads:
             if results:
                 await trio.lowlevel.checkpoint()
             read_before = _blocks_read()
-            results.append(await self.run(call, argument))
+            try:
+                with waiting:
+                    results.append(call(argument))
+            except TakesLong:
+                break
             if _blocks_read() - read_before > _MANY_BLOCKS:
                 self._slow_until = time.monotonic() + _SLOW_FOR_S
         left = arguments[len(results) :]

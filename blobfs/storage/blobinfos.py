@@ -21,16 +21,23 @@ _FEW: Final = 8
 class BlobInfos:
     """Attributes of blobs below *root*, each good for *ttl_s* seconds. Thread-safe.
 
+    That a blob is missing is good for *missing_ttl_s*, so that a listing of links whose blobs
+    were removed asks for each once.
+
     Of many blobs at once the whole store is listed, a few pages at a time, and where that stops
     the next goes on; those that are not found yet are asked for one by one. So to look at a few
     repositories costs a request for some of their blobs, and to look at all of them a page for
     each thousand.
     """
 
-    def __init__(self, store: ObjectStore, root: str, ttl_s: float) -> None:
+    def __init__(
+        self, store: ObjectStore, root: str, ttl_s: float, missing_ttl_s: float = 0.0
+    ) -> None:
         self._store = store
         self._root = root
         self._ttl_s = ttl_s
+        self._missing_ttl_s = missing_ttl_s
+        self._missing: OrderedDict[str, float] = OrderedDict()  # until when
         self._lock = Lock()
         self._known: OrderedDict[str, tuple[FileInfo, float]] = OrderedDict()
         self._crawling = Lock()
@@ -42,6 +49,17 @@ class BlobInfos:
         found = self._known.get(path)
         return found[0] if found is not None and found[1] > time.monotonic() else None
 
+    def is_missing(self, path: str) -> bool:
+        """Whether the blob's file was missing a moment ago."""
+        return self._missing.get(path, 0.0) > time.monotonic()
+
+    def put_missing(self, path: str) -> None:
+        """Remember that the store has no such file."""
+        with self._lock:
+            self._missing[path] = time.monotonic() + self._missing_ttl_s
+            if len(self._missing) > _MAX:
+                self._missing.popitem(last=False)
+
     def put(self, infos: Iterable[FileInfo]) -> None:
         """Remember what the store has told."""
         until = time.monotonic() + self._ttl_s
@@ -49,6 +67,7 @@ class BlobInfos:
             for info in infos:
                 self._known[info.path] = (info, until)
                 self._known.move_to_end(info.path)
+                self._missing.pop(info.path, None)
             while len(self._known) > _MAX:
                 self._known.popitem(last=False)
 
@@ -56,6 +75,7 @@ class BlobInfos:
         """It has changed, or may have."""
         with self._lock:
             self._known.pop(path, None)
+            self._missing.pop(path, None)
 
     def prefetch(self, paths: Sequence[str]) -> None:
         """Come to know of *paths*, as far as they are there."""
@@ -69,10 +89,14 @@ class BlobInfos:
                     if not unknown or not self._crawl():
                         break
                     unknown = self._unknown(unknown)
-        self.put(info for info in self._store.stat_many(unknown) if info is not None)
+        infos = self._store.stat_many(unknown)
+        self.put(info for info in infos if info is not None)
+        for path, info in zip(unknown, infos, strict=True):
+            if info is None:
+                self.put_missing(path)
 
     def _unknown(self, paths: Sequence[str]) -> list[str]:
-        return [path for path in paths if self.get(path) is None]
+        return [path for path in paths if self.get(path) is None and not self.is_missing(path)]
 
     def _crawl(self) -> bool:
         """Take the next page of all blobs; False once there is none that would tell anything."""

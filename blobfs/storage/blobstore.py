@@ -153,6 +153,10 @@ class BlobStore:
         """
         self._driver.put_immutable(paths.blob_data(digest), _verified(digest, chunks))
 
+    def holds_any(self) -> bool:
+        """Whether a blob may be there; False where the store is empty or missing."""
+        return any(True for algorithm in ALGORITHMS for _ in self.shards(algorithm))
+
     def shards(self, algorithm: str) -> Iterator[str]:
         """The first two digits of the blobs that may be there, in no order."""
         for entry in self._directories(f"{paths.BLOBS}/{algorithm}"):
@@ -213,7 +217,7 @@ def _verified(digest: Digest, chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 def _descriptor(digest: Digest, info: FileInfo) -> Descriptor:
     if info.is_dir:
-        raise BlobUnknown(digest)
+        raise BlobDamaged(f"blob {digest} is a directory")
     if info.size == 0 and digest not in _EMPTY:
         # What a crash leaves of a blob that was not synced (distribution#2788, #2188).
         raise BlobDamaged(f"blob {digest} is empty")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blobfs import paths
+from blobfs import metrics, paths
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import StorageDriver
+from blobfs.errors import AccessDenied, BlobUnknown, Corrupt, LinkDangling
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.descriptors import CachedStatter
 from blobfs.storage.events import NOBODY, BlobEvents, Listener
+from blobfs.storage.leftovers import LeftOvers
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 
 
@@ -19,6 +21,9 @@ class LayerStore(LinkedBlobStore):
 
     Revisions are not remembered so. A cache cannot tell a revision from a layer, and would make
     a layer of each; of their blobs alone it tells whoever has read the link.
+
+    A link whose blob is missing is damage, unless *left_overs* include it: then a garbage
+    collection has removed the layer, which is unknown.
     """
 
     def __init__(
@@ -26,9 +31,11 @@ class LayerStore(LinkedBlobStore):
         driver: StorageDriver,
         blobs: BlobStore,
         repository: RepositoryName,
+        left_overs: LeftOvers,
         listener: Listener = NOBODY,
     ) -> None:
         events = BlobEvents(repository, listener)
+        self._left_overs = left_overs
         super().__init__(driver, blobs, paths.layers(repository), events)
         self._statter = CachedStatter(
             blobs.descriptors, self._stat_stored, blobs.stat_stored, repository
@@ -38,7 +45,33 @@ class LayerStore(LinkedBlobStore):
         return self._statter.stat(digest)
 
     def _stat_stored(self, digest: Digest) -> Descriptor:
-        return self._described(digest, self._blobs.stat_stored)
+        try:
+            return self._described(digest, self._blobs.stat_stored)
+        except LinkDangling:
+            if not self._left_overs.include(digest, self.resolve(digest)):
+                raise
+            metrics.LEFT_OVER_LINKS.inc()
+            raise BlobUnknown(digest) from None
+
+    def present(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Those of *digests* that are linked, without links that are left over.
+
+        An object store is not asked for blobs again: those are kept as long as names are.
+        """
+        linked = super().present(digests)
+        if self._driver.is_object_store:
+            return linked
+        stored = set(self._blobs.present(linked))
+        return [digest for digest in linked if digest in stored or self._shows(digest)]
+
+    def _shows(self, digest: Digest) -> bool:
+        try:
+            self._stat_stored(digest)
+        except BlobUnknown:
+            return False
+        except (Corrupt, AccessDenied):
+            pass  # it is there, and whoever looks at it is told
+        return True
 
     def prefetch(self, digests: Sequence[Digest]) -> None:
         self._statter.prefetch(digests, self.present, self._blobs.prefetch_stored)

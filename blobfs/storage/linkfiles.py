@@ -1,21 +1,19 @@
 """Link files: read while a registry may be writing them, and written over whatever is there.
 
 distribution's filesystem driver truncates a link before it writes it, so a reader in between
-finds it empty. Such a file is read again for a moment. A thread that must not sleep, such as an
-event loop's, reads inside ``without_waiting`` and gets LinkUnsettled instead; it then lets
-another thread do the same.
+finds it empty. Such a file is read again for a moment, by a thread that may sleep
+(``blobfs/eventloop.py``).
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from types import TracebackType
 from typing import Final
 
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
-from blobfs.errors import DigestInvalid, LinkInvalid, LinkUnsettled, NotAFile
+from blobfs.errors import DigestInvalid, LinkInvalid, NotAFile
+from blobfs.eventloop import refuse_to_take_long
 
 _LONGER_THAN_A_LINK: Final = 256  # bytes; "sha512:" and its digits are 135
 
@@ -26,37 +24,10 @@ _WAIT_S: Final = 0.05
 _STEP_S: Final = 0.005
 
 
-class _Waiting(threading.local):
-    """Says for each thread whether it may sleep until a link is whole."""
-
-    is_allowed = True
-
-
-_waiting = _Waiting()
-
-
-class without_waiting:  # noqa: N801  (a context manager; @contextmanager costs ten times as much)
-    """Inside the block this thread does not sleep: a link that is being written is LinkUnsettled.
-
-    Blocks do not nest.
-    """
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        _waiting.is_allowed = False
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        _waiting.is_allowed = True
-
-
 def read_link(driver: StorageDriver, path: str) -> Digest:
     """The digest that a link file holds, and nothing else.
 
-    Raises PathNotFound, LinkInvalid; LinkUnsettled for a link that is being written, and only
-    ``without_waiting``.
+    Raises PathNotFound, LinkInvalid, TakesLong.
     """
     deadline = time.monotonic() + _WAIT_S
     while True:
@@ -68,8 +39,7 @@ def read_link(driver: StorageDriver, path: str) -> Digest:
             message = f"link {path} holds {what}, not a digest"
         if not _is_unsettled(driver, path, content) or time.monotonic() > deadline:
             raise LinkInvalid(message)
-        if not _waiting.is_allowed:
-            raise LinkUnsettled(message)
+        refuse_to_take_long()
         time.sleep(_STEP_S)
 
 

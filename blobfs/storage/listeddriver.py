@@ -9,6 +9,7 @@ from blobfs import paths
 from blobfs.drivers.base import DirEntry, FileInfo, FileReader, StorageDriver
 from blobfs.drivers.objectstore import ObjectStore
 from blobfs.drivers.wrapper import NotingDriver
+from blobfs.errors import PathNotFound
 from blobfs.storage.blobinfos import BlobInfos
 from blobfs.storage.doubtingreader import DoubtingReader
 from blobfs.storage.listings import Listings, is_listed
@@ -25,7 +26,7 @@ class ListedDriver(NotingDriver):
     ) -> None:
         super().__init__(driver)
         self._listings = Listings(store, name_ttl_s)
-        self._blobs = BlobInfos(store, paths.BLOBS, content_ttl_s)
+        self._blobs = BlobInfos(store, paths.BLOBS, content_ttl_s, name_ttl_s)
 
     def changed(self, path: str) -> None:
         if is_listed(path):
@@ -38,6 +39,8 @@ class ListedDriver(NotingDriver):
             return self._listings.of(path).stat(path)
         info = self._blobs.get(path)
         if info is None:
+            if self._blobs.is_missing(path):
+                raise PathNotFound(path)
             info = self._driver.stat(path)
             if _is_blob(path) and not info.is_dir:
                 self._blobs.put([info])
@@ -55,9 +58,13 @@ class ListedDriver(NotingDriver):
     def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
         self.prefetch(paths)
         found = {path: self._blobs.get(path) for path in paths}
-        unknown = [path for path, info in found.items() if info is None and not is_listed(path)]
+        unknown = [path for path, info in found.items() if info is None and self._is_asked(path)]
         found.update(zip(unknown, self._driver.stat_many(unknown), strict=True))
         return [self._stat_or_none(path) if is_listed(path) else found[path] for path in paths]
+
+    def _is_asked(self, path: str) -> bool:
+        """Whether only the store itself knows of *path*."""
+        return not is_listed(path) and not self._blobs.is_missing(path)
 
     def prefetch(self, paths: Sequence[str]) -> None:
         blobs = [path for path in paths if _is_blob(path)]

@@ -10,6 +10,7 @@ from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import NOBODY, Action, Listener, ManifestEvents
 from blobfs.storage.layerstore import LayerStore
+from blobfs.storage.leftovers import LeftOvers
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.manifeststore import ManifestStore, MediaTypes
 from blobfs.storage.manifestuploads import ManifestUploadStore
@@ -29,9 +30,9 @@ class Repository:
     ) -> None:
         self.name = name
         self._listener = listener
-        self.layers = LayerStore(driver, blobs, name, listener)
         told = ManifestEvents(name, blobs, listener)
         revisions = LinkedBlobStore(driver, blobs, paths.revisions(name), told)
+        self.layers = LayerStore(driver, blobs, name, LeftOvers(revisions, blobs), listener)
         self.manifests = ManifestStore(revisions, self.layers)
         self.tags = TagStore(driver, blobs, name, told)
         self.uploads = UploadStore(driver, blobs, self.layers, name)

@@ -14,7 +14,6 @@ from blobfs.errors import (
     DigestInvalid,
     Exists,
     Invalid,
-    LinkUnsettled,
     NotFound,
     NotPermitted,
 )
@@ -131,7 +130,7 @@ class LinkDirectory(Placed, Directory, Changeable):
         digest = digest_named(self.algorithm, name)
         try:
             return self.node_for(digest)
-        except (NotFound, LinkUnsettled):
+        except NotFound:
             raise
         except BlobfsError as exc:
             if self.changes is None or self.changes.delete is None:

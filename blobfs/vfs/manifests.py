@@ -12,7 +12,6 @@ from blobfs.errors import (
     CrossesDirectories,
     DigestInvalid,
     Exists,
-    LinkUnsettled,
     NameInvalid,
     NotFound,
     TagUnknown,
@@ -136,7 +135,7 @@ class TagsDirectory(Placed, Directory, Changeable):
         tags = self.repository.tags
         try:
             size, lifetime = len(_target(tags.get(tag))), Lifetime.NAME
-        except (NotFound, LinkUnsettled):
+        except NotFound:
             raise
         except BlobfsError:
             size, lifetime = 0, Lifetime.MOMENT

@@ -16,7 +16,6 @@ from blobfs.drivers.base import FileReader
 from blobfs.errors import (
     BlobfsError,
     CrossesDirectories,
-    LinkUnsettled,
     NotADirectory,
     NotEmpty,
     NotFound,
@@ -149,8 +148,6 @@ class Directory(Node):
                 found.append(Child.of(name, node))
             except NotFound:
                 continue
-            except LinkUnsettled:
-                raise  # asked again from a thread that can wait, it is there or broken
             except BlobfsError as exc:
                 path = f"{self.key.rstrip('/')}/{name}"
                 broken = BrokenNode.of(path, self.kind_of_children, exc)

@@ -13,7 +13,7 @@ from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.reference import Tag
 from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
-from tests.storage.layout import APP, LATEST, Layout
+from tests.storage.layout import APP, LATEST, Layout, image
 
 pytestmark = pytest.mark.fuse
 
@@ -33,7 +33,9 @@ def _newline(layout: Layout, _storage: Path) -> Digest:
 
 
 def _no_blob(layout: Layout, _storage: Path) -> Digest:
-    return layout.link(paths.layers(APP), Digest.of(b"never stored"))
+    digest = layout.link(paths.layers(APP), Digest.of(b"never stored"))
+    layout.revision(image(digest))
+    return digest
 
 
 def _directory_for_data(layout: Layout, storage: Path) -> Digest:

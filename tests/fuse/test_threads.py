@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from blobfs.errors import BlobUnknown, LinkUnsettled, StorageTimeout
+from blobfs.errors import BlobUnknown, StorageTimeout
+from blobfs.eventloop import refuse_to_take_long
 from blobfs.fuse.threads import StorageThreads
 
 
@@ -17,6 +18,18 @@ async def test_local_call_runs_on_the_event_loop() -> None:
 
 async def test_other_call_runs_in_a_thread() -> None:
     assert await StorageThreads(inline=False).run(threading.get_ident) != threading.get_ident()
+
+
+def _taking_long(_argument: int = 0) -> int:
+    refuse_to_take_long()
+    return threading.get_ident()
+
+
+async def test_local_call_that_takes_long_is_made_again_in_a_thread() -> None:
+    threads = StorageThreads(inline=True)
+    assert await threads.run(_taking_long) != threading.get_ident()
+    assert threading.get_ident() not in await threads.run_each(_taking_long, range(3))
+    assert _taking_long() == threading.get_ident(), "where no event loop waits"
 
 
 async def test_call_that_hangs_times_out_and_holds_up_nobody() -> None:
@@ -43,20 +56,6 @@ async def test_one_that_fails_fails_all(inline: bool) -> None:
 
     with pytest.raises(BlobUnknown):
         await StorageThreads(inline=inline).run_each(fail, range(9))
-
-
-async def test_call_that_would_have_to_wait_for_a_link_is_made_again_in_a_thread() -> None:
-    callers: list[int] = []
-
-    def read_link(_argument: int = 0) -> int:
-        callers.append(threading.get_ident())
-        if len(callers) % 2:
-            raise LinkUnsettled("a registry is writing it")
-        return threading.get_ident()
-
-    threads = StorageThreads(inline=True)
-    assert await threads.run(read_link) == callers[1] != threading.get_ident()
-    assert await threads.run_each(read_link, [1]) == [callers[3]]
 
 
 async def test_local_calls_go_to_threads_once_one_needed_the_disk(tmp_path: Path) -> None:

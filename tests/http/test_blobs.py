@@ -123,9 +123,21 @@ def test_dangling_link_is_unknown_and_warned_of(
 ) -> None:
     """[S16.6]"""
     digest = layout.link(paths.layers(APP), Digest.of(b"gone"))
+    layout.revision(image(digest))
     answer = ask(address, blob_path(digest))
     assert (answer.status, answer.code) == (404, "BLOB_UNKNOWN")
     assert "names a blob that is not there" in caplog.text
+
+
+def test_layer_that_a_garbage_collection_has_removed_is_unknown(
+    address: str, layout: Layout, caplog: pytest.LogCaptureFixture
+) -> None:
+    """[S4.5] [S16.6] No manifest names it, so nothing is warned of."""
+    digest = layout.link(paths.layers(APP), Digest.of(b"gone"))
+    layout.revision(image(layout.layer(b"{}")))
+    answer = ask(address, blob_path(digest))
+    assert (answer.status, answer.code) == (404, "BLOB_UNKNOWN")
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("link", [b"", b"\xff", b"sha256:abc", b"x" * 300])

@@ -66,7 +66,9 @@ def test_empty_blob_is_damaged_under_any_other_digest(
 def test_directory_in_place_of_the_bytes_is_no_blob(layout: Layout, blobs: BlobStore) -> None:
     digest = Digest.of(CONTENT)
     layout.put(f"{paths.blob_data(digest)}/below")
-    for act in (blobs.stat, blobs.open, blobs.get):
+    with pytest.raises(BlobDamaged, match="is a directory"):
+        blobs.stat(digest)
+    for act in (blobs.open, blobs.get):
         with pytest.raises(BlobUnknown):
             act(digest)
 

@@ -15,6 +15,7 @@ from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
 from tests.fuse.repositories import layer, put_layer
 from tests.fuse.s3.buckets import Bucket
 from tests.fuse.s3.conftest import QUICK
+from tests.storage.layout import image
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3]
 
@@ -107,6 +108,10 @@ def test_damaged_link_and_missing_blob_hide_nothing_else(bucket: Bucket, reposit
     for digest, link in ((good, str(good)), (bad, "nonsense"), (lost, str(lost))):
         path = paths.link(paths.layers(RepositoryName(repository.name)), digest)
         bucket.put(path, link.encode())
+    name, manifest = RepositoryName(repository.name), image(good, lost)
+    revision = Digest.of(manifest)
+    bucket.put(paths.blob_data(revision), manifest)
+    bucket.put(paths.link(paths.revisions(name), revision), str(revision).encode())
     eventually(lambda: len(os.listdir(repository / "_layers/sha256")) == 3)
     assert layer(repository, good).read_bytes() == b"good"
     for digest in (bad, lost):

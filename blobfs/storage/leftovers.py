@@ -1,0 +1,125 @@
+"""Layer links that a registry's garbage collection has left behind.
+
+A collection removes the blobs that no manifest names, and leaves their links in ``_layers``
+(distribution#2288). A link whose blob is missing is such a link, or damage: the manifests tell.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import OrderedDict
+from concurrent.futures import Future
+from threading import Lock
+from typing import Final, NamedTuple
+
+from blobfs.digest import ALGORITHMS, Digest
+from blobfs.errors import AccessDenied, BlobUnknown, Corrupt
+from blobfs.eventloop import refuse_to_take_long
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.linkedblobstore import LinkedBlobStore
+
+_DIGEST: Final = re.compile(rb"sha(?:256|512):([0-9a-f]{16})[0-9a-f]{48,112}")
+
+_KEPT_S: Final = 1.0
+"""How long an answer is good, so that a listing of many links needs one."""
+
+_MAX_KEPT: Final = 500_000
+"""Digests that are kept of manifests that were read, about 60 bytes each."""
+
+
+class _Named(NamedTuple):
+    prefixes: frozenset[int]
+    is_complete: bool
+    until: float  # as time.monotonic() has it
+
+
+class LeftOvers:
+    """Tells which layers of a repository without a blob were left over. Thread-safe.
+
+    *revisions* are the repository's manifests. They are read only when it is asked, each once.
+
+    Digests are found in the bytes, so a manifest of any type counts. Only the first 64 bits of
+    each are kept, by the revision, which never changes. A manifest that cannot be read may name
+    any digest. Where *blobs* holds none at all, the blob store is gone, and nothing is left over.
+    The lock guards what is kept; no storage is asked under it.
+    """
+
+    def __init__(self, revisions: LinkedBlobStore, blobs: BlobStore) -> None:
+        self._revisions = revisions
+        self._blobs = blobs
+        self._lock = Lock()
+        self._kept: OrderedDict[Digest, frozenset[int]] = OrderedDict()
+        self._kept_size = 0
+        self._answer: Future[_Named] | None = None
+
+    def include(self, *names: Digest) -> bool:
+        """Whether no manifest names the missing blob by any of its *names*.
+
+        Raises AccessDenied, StorageUnavailable, and TakesLong on an event loop.
+        """
+        named = self._named()
+        return named.is_complete and not any(_prefix(d.encoded) in named.prefixes for d in names)
+
+    def _named(self) -> _Named:
+        """What was read a moment ago, or is read now, by one thread for all that ask."""
+        answer = self._answer
+        if answer is None or not answer.done() or _is_old(answer):
+            refuse_to_take_long()
+        ours: Future[_Named] = Future()
+        with self._lock:
+            if self._answer is None or _is_old(self._answer):
+                self._answer = ours
+            answer = self._answer
+        if answer is ours:
+            self._read_into(ours)
+        return answer.result()
+
+    def _read_into(self, answer: Future[_Named]) -> None:
+        try:
+            answer.set_result(self._read())
+        except BaseException as exc:
+            with self._lock:
+                self._answer = None
+            answer.set_exception(exc)
+            raise
+
+    def _read(self) -> _Named:
+        prefixes: set[int] = set()
+        is_complete = self._blobs.holds_any()
+        for algorithm in ALGORITHMS:
+            for revision in self._revisions.enumerate(algorithm):
+                found = self._kept.get(revision)
+                if found is None:
+                    found = self._read_revision(revision)
+                if found is None:
+                    is_complete = False
+                else:
+                    prefixes |= found
+        return _Named(frozenset(prefixes), is_complete, time.monotonic() + _KEPT_S)
+
+    def _read_revision(self, revision: Digest) -> frozenset[int] | None:
+        try:
+            payload = self._revisions.get(revision)
+        except BlobUnknown:  # the link is gone meanwhile, or its blob is missing
+            return None if self._revisions.present([revision]) else frozenset()
+        except (Corrupt, AccessDenied):
+            return None
+        found = frozenset(int(prefix, 16) for prefix in _DIGEST.findall(payload))
+        self._keep(revision, found)
+        return found
+
+    def _keep(self, revision: Digest, found: frozenset[int]) -> None:
+        with self._lock:
+            self._kept_size += len(found) - len(self._kept.pop(revision, ()))
+            self._kept[revision] = found
+            while self._kept_size > _MAX_KEPT:
+                self._kept_size -= len(self._kept.popitem(last=False)[1])
+
+
+def _is_old(answer: Future[_Named]) -> bool:
+    return answer.done() and answer.result().until < time.monotonic()
+
+
+def _prefix(encoded: str) -> int:
+    return int(encoded[:16], 16)
