@@ -136,5 +136,5 @@ def _mount_options(settings: Settings, public: dict[str, object], health: Health
         readahead_kb=settings.readahead_kb,
         max_background=settings.max_background,
         config=public,
-        health=health.snapshot,
+        health=health,
     )

@@ -1,4 +1,7 @@
-"""What ``/.blobfs`` tells of a mount; none of it asks the storage."""
+"""The files of ``/.blobfs`` that tell of a mount. They do not wait for the storage.
+
+The first read of ``health.json`` does, for a few seconds.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from typing import Protocol
 
 from prometheus_client import generate_latest
 
@@ -15,15 +19,37 @@ from blobfs.failures import RecentFailures
 from blobfs.fuse import stats
 from blobfs.fuse.reading import Reading
 from blobfs.fuse.requests import LongestStep
+from blobfs.vfs.control import Report
+
+
+class HealthSource(Protocol):
+    """Tells whether what the mount depends on is well."""
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether ``report`` may wait for the first answer."""
+
+    def report(self) -> Mapping[str, object]:
+        """The text of ``health.json``, as JSON has it."""
+
+
+class NoHealth:
+    """The source for a mount whose health nobody checks."""
+
+    is_unknown = False
+
+    def report(self) -> Mapping[str, object]:
+        """Nothing."""
+        return {}
 
 
 def control_files(
     operations: Callable[[], Reading],
     longest_step: LongestStep,
     config: Mapping[str, object],
-    health: Callable[[], Mapping[str, object]],
-) -> dict[str, Callable[[], str]]:
-    """The files by name, each with what renders it; *config* and *health* are shown as they are."""
+    health: HealthSource,
+) -> dict[str, Report]:
+    """The files by name, each with its report; *config* is shown as it is."""
     began = time.time()
     failures = RecentFailures.of_this_program()
 
@@ -38,13 +64,13 @@ def control_files(
         )
 
     return {
-        "version": lambda: version("blobfs") + "\n",
-        "config.json": lambda: _json({"pid": os.getpid(), **config}),
-        "stats.json": all_stats,
-        "health.json": lambda: _json(health()),
-        "requests.json": lambda: _json(operations().requests.in_flight()),
-        "errors": failures.text,
-        "metrics": lambda: generate_latest(metrics.REGISTRY).decode(),
+        "version": Report(lambda: version("blobfs") + "\n"),
+        "config.json": Report(lambda: _json({"pid": os.getpid(), **config})),
+        "stats.json": Report(all_stats),
+        "health.json": Report(lambda: _json(health.report()), lambda: health.is_unknown),
+        "requests.json": Report(lambda: _json(operations().requests.in_flight())),
+        "errors": Report(failures.text),
+        "metrics": Report(lambda: generate_latest(metrics.REGISTRY).decode()),
     }
 
 

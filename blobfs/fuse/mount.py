@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import string
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from blobfs.daemon import END_SIGNALS
 from blobfs.errors import BlobfsError, MountRefused
 from blobfs.fuse import kernel
 from blobfs.fuse.attributes import Presentation
-from blobfs.fuse.control import control_files
+from blobfs.fuse.control import HealthSource, NoHealth, control_files
 from blobfs.fuse.operations import Operations
 from blobfs.fuse.reading import Reading
 from blobfs.fuse.requests import LongestStep
@@ -54,8 +54,8 @@ class MountOptions:
     """How a mount looks and behaves.
 
     *source* is what df(1) and mount(8) show as the device; *config* is rendered as
-    ``/.blobfs/config.json``, so it holds no secrets; *health* is as ``/.blobfs/health.json``,
-    asked for on the event loop, so it takes no time.
+    ``/.blobfs/config.json``, so it holds no secrets; *health* is rendered as
+    ``/.blobfs/health.json``, on the event loop once it is known.
     """
 
     source: str = "blobfs"
@@ -70,7 +70,7 @@ class MountOptions:
     readahead_kb: int = 4096
     max_background: int = 64
     config: dict[str, object] = field(default_factory=dict)
-    health: Callable[[], Mapping[str, object]] = dict
+    health: HealthSource = field(default_factory=NoHealth)
 
     def for_fuse(self) -> set[str]:
         """The options of mount(8), in libfuse's words."""

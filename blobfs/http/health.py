@@ -70,6 +70,11 @@ class Check:
             self._reason = reason
 
     @property
+    def is_unknown(self) -> bool:
+        """Whether nothing is known yet: no answer came, and the first is not late."""
+        return self._answered is None and not self.failure
+
+    @property
     def is_awaited(self) -> bool:
         """Whether an answer may still come in time."""
         asked = self._asked
@@ -108,13 +113,26 @@ class Health:
             await trio.sleep(_LOOK_S)
         return self._failures()
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether a check has no answer yet, for which ``report`` waits."""
+        return any(check.is_unknown for check in self._checks.values())
+
+    def report(self) -> dict[str, object]:
+        """``snapshot``, which is waited for in this thread as long as nothing is known."""
+        self._begin()
+        while any(check.is_unknown and check.is_awaited for check in self._checks.values()):
+            time.sleep(_LOOK_S)
+        return self.snapshot()
+
     def snapshot(self) -> dict[str, object]:
         """What was answered last, without waiting; what is old by now is asked anew."""
+        status = "unknown" if self.is_unknown else "ok"
         failures = self._failures()
         ages = {name: check.age_s for name, check in self._checks.items()}
         self._begin()
         return {
-            "status": "failing" if failures else "ok",
+            "status": "failing" if failures else status,
             "failures": failures,
             "seconds_ago": {name: age and round(age, 3) for name, age in ages.items()},
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from blobfs.drivers.base import BytesReader, FileReader
 from blobfs.errors import NotFound
@@ -12,14 +12,21 @@ from blobfs.vfs.nodes import Attr, Directory, File, Kind, Lifetime, Node, Placed
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """The text of a file: *render* makes it, in a thread while *takes_long* says so."""
+
+    render: Callable[[], str]
+    takes_long: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True, slots=True)
 class ControlDirectory(Placed, Directory):
-    """Files by name, each with what renders its text."""
+    """Files by name, each with its report."""
 
     asks_storage = False
 
     path: str
-    files: Mapping[str, Callable[[], str]]
-    walks: Mapping[str, Callable[[], str]] = field(default_factory=dict)  # through the storage
+    files: Mapping[str, Report]
 
     def attr(self) -> Attr:
         # Kept by the kernel: it looks up one name of a directory at a time (pyfuse3 does not
@@ -27,10 +34,8 @@ class ControlDirectory(Placed, Directory):
         return Attr(Kind.DIRECTORY, mtime_ns=time.time_ns(), lifetime=Lifetime.MOUNT)
 
     def known(self, name: str) -> Node | None:
-        path = f"{self.path}/{name}"
-        if name in self.files:
-            return TextFile(path, self.files[name])
-        return WalkFile(path, self.walks[name]) if name in self.walks else None
+        report = self.files.get(name)
+        return None if report is None else TextFile(f"{self.path}/{name}", report)
 
     def lookup(self, name: str) -> Node:
         node = self.known(name)
@@ -39,7 +44,7 @@ class ControlDirectory(Placed, Directory):
         return node
 
     def names(self) -> Iterator[str]:
-        return iter([*self.files, *self.walks])
+        return iter(self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +54,14 @@ class TextFile(Placed, File):
     asks_storage = False
 
     path: str
-    render: Callable[[], str]
+    report: Report
+
+    @property
+    def takes_long(self) -> bool:
+        return self.report.takes_long()
 
     def attr(self) -> Attr:
         return Attr(Kind.FILE, mtime_ns=time.time_ns(), lifetime=Lifetime.MOMENT)
 
     def open(self) -> FileReader:
-        return BytesReader(self.render().encode())
-
-
-@dataclass(frozen=True, slots=True)
-class WalkFile(TextFile):
-    """One whose text takes a walk through the storage."""
-
-    takes_long = True
+        return BytesReader(self.report.render().encode())

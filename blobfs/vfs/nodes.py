@@ -235,8 +235,10 @@ class File(Node):
     never_changes: ClassVar[bool] = False
     """Whether it has the same bytes whenever it is opened."""
 
-    takes_long: ClassVar[bool] = False
-    """Whether to open or read it may take long even where the storage is local."""
+    @property
+    def takes_long(self) -> bool:
+        """Whether to open or read it may take long even where the storage is local."""
+        return False
 
     def forget(self) -> None:
         """Forget what was read of it: it has come wrong from far away, and may be right there."""

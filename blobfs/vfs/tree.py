@@ -33,7 +33,7 @@ from blobfs.errors import (
 from blobfs.reference import RepositoryName
 from blobfs.storage.registry import Registry
 from blobfs.vfs.blobs import BlobFile, Blobs, ShardDirectory
-from blobfs.vfs.control import ControlDirectory
+from blobfs.vfs.control import ControlDirectory, Report
 from blobfs.vfs.links import LinkChanges, LinkSetDirectory, mtime_of
 from blobfs.vfs.manifests import Manifests
 from blobfs.vfs.nodes import Attr, Directory, FixedDirectory, Kind, Lasting, Node
@@ -95,7 +95,7 @@ class Tree:
     """Makes the nodes of one mount.
 
     *uploads* are its ``_uploads`` directories, *made* the repositories that exist only in it.
-    *control* are the files of ``/.blobfs``, each with what renders its text.
+    *control* are the files of ``/.blobfs`` that the mount adds, each with its report.
     """
 
     registry: Registry
@@ -103,7 +103,7 @@ class Tree:
     uploads: Uploads = field(default_factory=Uploads)
     expose_blobs: bool = False
     allow_delete: bool = False
-    control: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+    control: Mapping[str, Report] = field(default_factory=dict)
     made: MadeRepositories = field(default_factory=MadeRepositories)
 
     def root(self) -> Directory:
@@ -192,8 +192,8 @@ class NameDirectory(Lasting):
 
     def known(self, name: str) -> Node | None:
         if name == ".blobfs" and not self.prefix:
-            walks = {"uploads.json": self.tree.uploads_json}
-            return ControlDirectory("/.blobfs", self.tree.control, walks)
+            uploads = Report(self.tree.uploads_json, takes_long=lambda: True)
+            return ControlDirectory("/.blobfs", {**self.tree.control, "uploads.json": uploads})
         return None
 
     def lookup(self, name: str) -> Node:

@@ -107,7 +107,8 @@ async def test_snapshot_tells_what_is_known_and_waits_for_nothing(storage: Stora
     """[S17.9]"""
     health = _health(storage)
     storage.goes_on.clear()
-    assert health.snapshot() == {"status": "ok", "failures": {}, "seconds_ago": {"storage": None}}
+    unknown = {"status": "unknown", "failures": {}, "seconds_ago": {"storage": None}}
+    assert health.snapshot() == unknown
     storage.reason = "down"
     storage.goes_on.set()
     await health.failures()
@@ -121,8 +122,26 @@ async def test_reading_a_snapshot_has_the_storage_asked_anew(storage: Storage) -
     health = _health(storage)
     storage.reason = "down"
     with trio.fail_after(5):
-        while health.snapshot()["status"] == "ok":
+        while health.snapshot()["status"] == "unknown":
             await trio.lowlevel.checkpoint()
+    assert health.snapshot()["status"] == "failing"
+
+
+def test_first_report_waits_for_the_first_answer(storage: Storage) -> None:
+    """[S17.9]"""
+    health = _health(storage)
+    storage.reason = "down"
+    assert health.is_unknown
+    assert health.report()["status"] == "failing"
+    assert not health.is_unknown
+
+
+def test_first_report_waits_no_longer_than_an_answer_may_take(storage: Storage) -> None:
+    """[S17.9]"""
+    health = _health(storage, limit_s=0.05)
+    storage.goes_on.clear()
+    assert health.report()["status"] == "failing"
+    assert not health.is_unknown, "so the next one does not wait"
 
 
 async def test_storage_is_called_as_a_registry_calls_it() -> None:

@@ -9,6 +9,7 @@ from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import NotFound
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.registry import Registry
+from blobfs.vfs.control import Report
 from blobfs.vfs.nodes import Directory, File, Kind, Lifetime
 from blobfs.vfs.tree import Tree
 from blobfs.vfs.verification import Verification, Verify
@@ -257,7 +258,7 @@ def test_control_directory_is_found_but_not_listed() -> None:
     tree = Tree(
         Registry(InMemoryDriver()),
         Verification(Verify.NONE),
-        control={"version": lambda: "1.0\n", "name": lambda: "é"},
+        control={"version": Report(lambda: "1.0\n"), "name": Report(lambda: "é")},
     )
     root = tree.root()
     assert names(root) == []

@@ -13,6 +13,7 @@ from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import NotFound
 from blobfs.reference import RepositoryName
 from blobfs.storage.registry import Registry
+from blobfs.vfs.control import Report
 from blobfs.vfs.nodes import Directory, Kind, Lifetime
 from blobfs.vfs.tree import Tree
 from blobfs.vfs.verification import Verification, Verify
@@ -30,7 +31,7 @@ def stocked(layout: Layout, driver: StorageDriver) -> Directory:
         Registry(driver),
         Verification(Verify.NONE),
         expose_blobs=True,
-        control={"version": lambda: "1.0"},
+        control={"version": Report(lambda: "1.0")},
     )
     return tree.root()
 
