@@ -9,7 +9,7 @@ absence is confirmed: the part of the registry that the path is in must still be
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Final, TypeVar, TypeVarTuple
@@ -143,6 +143,10 @@ class PresenceDriver(_ConfirmingDriver):
     def put_content(self, path: str, content: bytes) -> None:
         self.confirm_absence(path)
         super().put_content(path, content)
+
+    def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
+        self.confirm_absence(path)
+        super().put_immutable(path, chunks)
 
     def create(self, path: str) -> FileWriter:
         self.confirm_absence(path)
