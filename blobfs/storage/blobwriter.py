@@ -131,7 +131,9 @@ class BlobWriter(ContentWriter):
     def declare(self, record: UploadRecord) -> None:
         self._check_open()
         ours = self._record
-        record = replace(ours, name=record.name, digest=record.digest, size=record.size)
+        record = replace(
+            ours, name=record.name, digest=record.digest, size=record.size, reason=record.reason
+        )
         if record == ours:
             return
         if ours.in_place not in (None, record.digest):
