@@ -80,11 +80,18 @@ class DockerRegistry:
     @classmethod
     @contextmanager
     def serving(
-        cls, root: Path, *, cache: Literal["inmemory"] | None = None, user: str = ""
+        cls,
+        root: Path,
+        *,
+        cache: Literal["inmemory"] | None = None,
+        user: str = "",
+        **settings: object,
     ) -> Iterator[Self]:
         """Serve *root* inside the ``with`` block; *cache* is its descriptor cache.
 
         With *user* it runs as that user, who must be able to reach *root*, and will own it.
+        *settings* are more sections of its configuration.
+
         Its configuration and log lie beside *root*, as ``<root>.yml`` and ``<root>.log``. Several
         may serve one root, and one may be started on what another left.
         """
@@ -93,7 +100,7 @@ class DockerRegistry:
         if cache is not None:
             storage["cache"] = {"blobdescriptor": cache}
         registry = cls(root, f"127.0.0.1:{free_port()}")
-        with _serving(registry, storage, root, user):
+        with _serving(registry, storage, root, settings, user):
             yield registry
 
     @classmethod
@@ -105,16 +112,20 @@ class DockerRegistry:
         """
         root = Path("/", str(parameters["rootdirectory"]))
         registry = cls(root, f"127.0.0.1:{free_port()}")
-        with _serving(registry, {"s3": parameters}, directory / "registry"):
+        with _serving(registry, {"s3": parameters}, directory / "registry", {}):
             yield registry
 
 
 @contextmanager
 def _serving(
-    registry: DockerRegistry, storage: Mapping[str, object], beside: Path, user: str = ""
+    registry: DockerRegistry,
+    storage: Mapping[str, object],
+    beside: Path,
+    settings: Mapping[str, object],
+    user: str = "",
 ) -> Iterator[None]:
     config = beside.with_name(beside.name + ".yml")
-    config.write_text(_config(registry, storage))
+    config.write_text(_config(registry, storage, settings))
     config.chmod(0o600)  # it may have keys
     # Its variables override the file; somebody's registry may be configured by them.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("REGISTRY_", "AWS_"))}
@@ -128,7 +139,9 @@ def _serving(
         yield
 
 
-def _config(registry: DockerRegistry, storage: Mapping[str, object]) -> str:
+def _config(
+    registry: DockerRegistry, storage: Mapping[str, object], settings: Mapping[str, object]
+) -> str:
     # JSON is YAML that needs no thought about quotes.
     return json.dumps(
         {
@@ -142,6 +155,7 @@ def _config(registry: DockerRegistry, storage: Mapping[str, object]) -> str:
             },
             # With its own, an upload begun at one registry can be continued at another.
             "http": {"addr": registry.address, "secret": "every registry of the tests has this"},
+            **settings,
         },
         indent=2,
     )

@@ -320,9 +320,9 @@ def test_tag_whose_manifest_is_broken_is_told_with_its_digest(
 def test_tag_of_what_is_no_manifest_is_told_with_its_digest(
     layout: Layout, registry: Registry
 ) -> None:
-    schema_1 = layout.revision(as_bytes({"schemaVersion": 1, "fsLayers": []}))
-    layout.tag(schema_1)
-    assert rows(reports.tags(registry, APP)) == [("latest", str(schema_1), None, None)]
+    digest = layout.revision(as_bytes({"schemaVersion": 3}))
+    layout.tag(digest)
+    assert rows(reports.tags(registry, APP)) == [("latest", str(digest), None, None)]
 
 
 def test_tags_of_an_unknown_repository_are_not_told(layout: Layout, registry: Registry) -> None:

@@ -91,7 +91,8 @@ class Listing:
             for name in present:
                 doubtful[name].listed_until = now + inodes.timeouts.name_s
                 found[name] = doubtful[name].inode
-        for children in await threads.run_each(directory.children, _slices(unknown)):
+        run_each = threads.run_each_in_threads if directory.takes_long else threads.run_each
+        for children in await run_each(directory.children, _slices(unknown)):
             found.update((child.name, child) for child in children)
         return found
 

@@ -77,9 +77,10 @@ class StorageThreads:
             if _blocks_read() - read_before > _MANY_BLOCKS:
                 self._slow_until = time.monotonic() + _SLOW_FOR_S
         left = arguments[len(results) :]
-        return results + await self._run_side_by_side(call, left) if left else results
+        return results + await self.run_each_in_threads(call, left) if left else results
 
-    async def _run_side_by_side(self, call: Callable[[A], T], arguments: Sequence[A]) -> list[T]:
+    async def run_each_in_threads(self, call: Callable[[A], T], arguments: Sequence[A]) -> list[T]:
+        """Like ``run_each``, but never on the event loop."""
         results: dict[int, T] = {}
         failures: list[BlobfsError] = []
 

@@ -54,7 +54,7 @@ class Blobs:
             url = await self._workers.run(self._registry.blobs.redirect_url, blob.digest)
             if url is not None:
                 return RedirectResponse(url)
-        etag = str(blob.digest)
+        etag = str(digest)
         headers = {
             "Cache-Control": "max-age=31536000",
             "Docker-Content-Digest": etag,

@@ -53,8 +53,9 @@ def routes(registry: Registry, options: ServeOptions) -> list[BaseRoute]:
         Route("/_catalog", listing.catalog),
         Route("/{name:path}/tags/list", listing.tags),
         Route("/{name:path}/manifests/{reference}", manifests.get),
-        Route("/{name:path}/blobs/uploads/{upload:path}", _no_upload),
         Route("/{name:path}/blobs/{digest}", blobs.get),
+        # After the blobs: a repository may be called "x/blobs/uploads".
+        Route("/{name:path}/blobs/uploads/{upload:path}", _no_upload),
     ]
     handlers = {BlobfsError: refused, HTTPException: misdirected, Exception: broken}
     around = [

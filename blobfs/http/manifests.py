@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection
 from typing import Final, NamedTuple
 
 from starlette.requests import Request
@@ -23,13 +21,14 @@ _TO_BE_ACCEPTED: Final = {
     OCI_MANIFEST: "OCI manifest found, but accept header does not support OCI manifests",
     OCI_INDEX: "OCI index found, but accept header does not support OCI indexes",
 }
-"""What a client gets only if it says that it takes it, and what the others are told."""
+"""A type that goes only to a client that accepts it, and the message for any other client."""
 
 
 class _Found(NamedTuple):
     digest: Digest
     media_type: str
     payload: bytes
+    for_linux_amd64: Digest | None
 
 
 class Manifests:
@@ -49,11 +48,11 @@ class Manifests:
             return Response(status_code=status, headers=_names(digest))
         tag = reference if isinstance(reference, Tag) else None
         found = await self._workers.run(_pulled, repository, digest, tag)
-        accepted = _accepted(request)
-        if found.media_type in _TO_BE_ACCEPTED and found.media_type not in accepted:
+        is_accepted = _is_accepted(request, found.media_type)
+        if not is_accepted and found.media_type in _TO_BE_ACCEPTED:
             message = _TO_BE_ACCEPTED[found.media_type]
             return refusal(ErrorCode.MANIFEST_UNKNOWN, message=message)
-        if tag and found.media_type == DOCKER_LIST and DOCKER_LIST not in accepted:
+        if not is_accepted and tag and found.media_type == DOCKER_LIST:
             found = await self._workers.run(_for_default_platform, repository, found)
         headers = _names(found.digest) | {"Content-Type": found.media_type}
         return Response(found.payload, headers=headers)
@@ -72,10 +71,12 @@ def _names(digest: Digest) -> dict[str, str]:
     return {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"'}
 
 
-def _accepted(request: Request) -> Collection[str]:
-    """The media types that are accepted by name; distribution takes ``*/*`` for none."""
-    values = request.headers.getlist("accept")
-    return {item.partition(";")[0].strip() for value in values for item in value.split(",")}
+def _is_accepted(request: Request, media_type: str) -> bool:
+    """Whether ``Accept`` has the type or a range that does (RFC 9110, 12.5.1), or is missing."""
+    values = ",".join(request.headers.getlist("accept"))
+    accepted = {item.partition(";")[0].strip().lower() for item in values.split(",")} - {""}
+    main_type, _, _ = media_type.partition("/")
+    return not accepted or not accepted.isdisjoint({media_type, f"{main_type}/*", "*/*"})
 
 
 def _resolved(repository: Repository, reference: Tag | Digest) -> Digest:
@@ -91,13 +92,11 @@ def _pulled(repository: Repository, digest: Digest, tag: Tag | None) -> _Found:
 def _read(repository: Repository, digest: Digest) -> _Found:
     payload = repository.manifests.payload(digest)
     manifest = repository.media_types.learn(digest, payload)
-    return _Found(digest, manifest.media_type, payload)
+    return _Found(digest, manifest.media_type, payload, manifest.for_linux_amd64)
 
 
 def _for_default_platform(repository: Repository, index: _Found) -> _Found:
     """The image that a client gets who takes no list: distribution's choice."""
-    for child in json.loads(index.payload)["manifests"]:
-        match child:
-            case {"digest": digest, "platform": {"architecture": "amd64", "os": "linux"}}:
-                return _read(repository, Digest.parse(digest))
-    raise ManifestUnknown(index.digest)
+    if index.for_linux_amd64 is None:
+        raise ManifestUnknown(index.digest)
+    return _read(repository, index.for_linux_amd64)

@@ -20,6 +20,7 @@ from blobfs.errors import (
     PathNotFound,
     Stale,
 )
+from blobfs.storage.aliases import Alias, Aliases
 from blobfs.storage.descriptors import CachedStatter, Descriptors
 from blobfs.storage.doubtingreader import DoubtingReader
 
@@ -35,6 +36,7 @@ class BlobStore:
     def __init__(self, driver: StorageDriver, cache: DescriptorCache | None = None) -> None:
         self._driver = driver
         self.descriptors = Descriptors(cache or NoCache())
+        self.aliases = Aliases()
         self._statter = CachedStatter(self.descriptors, self.stat_stored, self.stat_stored)
 
     def stat(self, digest: Digest) -> Descriptor:
@@ -95,6 +97,18 @@ class BlobStore:
         except (PathNotFound, NotAFile):
             self.descriptors.forget(digest)
             raise BlobUnknown(digest) from None
+
+    def verify_name(self, name: Digest, target: Digest) -> None:
+        """Read the blob *target* once, if it is to be known by another digest, *name*.
+
+        Raises DigestMismatch if its bytes do not hash to that, BlobUnknown.
+        """
+        if name != target:
+            self.aliases.verify(Alias(name, target), lambda: self._hashed(target, name.algorithm))
+
+    def _hashed(self, digest: Digest, algorithm: str) -> Digest:
+        with self.open(digest) as reader:
+            return Digest.of_chunks(reader.chunks(), algorithm)
 
     def redirect_url(self, digest: Digest) -> str | None:
         """A URL by which anybody may fetch the blob for a while; None if the storage has none."""

@@ -42,7 +42,10 @@ class LayerStore(LinkedBlobStore):
         )
 
     def stat(self, digest: Digest) -> Descriptor:
-        return self._statter.stat(digest)
+        descriptor = self._statter.stat(digest)
+        # The cache may be shared with others, and hold an alias that nobody here has verified.
+        self._blobs.verify_name(digest, descriptor.digest)
+        return descriptor
 
     def _stat_stored(self, digest: Digest) -> Descriptor:
         try:

@@ -19,6 +19,7 @@ from blobfs.errors import (
     PathNotFound,
 )
 from blobfs.logs import about
+from blobfs.storage.aliases import Alias
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import Events
 from blobfs.storage.linkfiles import read_link, write_link
@@ -68,20 +69,23 @@ class LinkedBlobStore:
     def stat(self, digest: Digest) -> Descriptor:
         """What is known of the blob, under the digest it is stored by.
 
-        Raises BlobUnknown, LinkInvalid, LinkDangling, BlobDamaged.
+        Raises BlobUnknown, LinkInvalid, LinkDangling, BlobDamaged, and DigestMismatch for a blob
+        that does not hash to *digest*.
         """
         return self._described(digest, self._blobs.stat)
 
     def _described(self, digest: Digest, stat: Callable[[Digest], Descriptor]) -> Descriptor:
         target = self.resolve(digest)
         try:
-            return stat(target)
+            descriptor = stat(target)
+            self._blobs.verify_name(digest, target)
         except BlobUnknown:
             raise LinkDangling(
                 f"link {paths.link(self.link_set, digest)} names a blob that is not there"
             ) from None
         except BlobDamaged as exc:
             raise BlobDamaged(f"link {paths.link(self.link_set, digest)}: {exc}") from None
+        return descriptor
 
     def stat_now(self, digest: Digest) -> Descriptor:
         """``stat``, of the storage itself, for a writer; raises what ``stat`` does."""
@@ -97,12 +101,17 @@ class LinkedBlobStore:
         self._blobs.prefetch(digests)
 
     def open(self, digest: Digest) -> FileReader:
-        """Open the blob to read it; raises BlobUnknown, LinkInvalid."""
-        return self._blobs.open(self.resolve(digest))
+        """Open the blob to read it; raises BlobUnknown, LinkInvalid, DigestMismatch."""
+        return self._blobs.open(self._verified(digest))
 
     def get(self, digest: Digest) -> bytes:
         """A small blob's content, verified; raises what ``BlobStore.get`` and ``resolve`` do."""
-        return self._blobs.get(self.resolve(digest))
+        return self._blobs.get(self._verified(digest))
+
+    def _verified(self, digest: Digest) -> Digest:
+        target = self.resolve(digest)
+        self._blobs.verify_name(digest, target)
+        return target
 
     def link(self, digest: Digest, target: Digest) -> None:
         """Give access to the blob *target*, which must be there, under the name *digest*."""
@@ -135,7 +144,12 @@ class LinkedBlobStore:
         return descriptor
 
     def grant(self, digest: Digest, descriptor: Descriptor) -> None:
-        """Give access to a blob that is there, under its own digest and the name *digest*."""
+        """Give access to a blob that is there, under its own digest and the name *digest*.
+
+        The caller has hashed the blob by both.
+        """
+        if digest != descriptor.digest:
+            self._blobs.aliases.remember(Alias(digest, descriptor.digest))
         for name in {descriptor.digest, digest}:
             self.link(name, descriptor.digest)
 

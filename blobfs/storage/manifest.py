@@ -1,45 +1,134 @@
 """Manifests: the JSON that says which blobs make up an image, or which manifests an index.
 
-Source of truth: the OCI image specification (manifest.md, image-index.md) and
-distribution's ``manifest/schema2`` and ``manifest/manifestlist``.
+A manifest is judged as docker-registry 2.8 judges it: ``Manifest.parse`` reads what that serves,
+and ``Manifest.to_be_stored`` takes what that takes in a push. The shapes are the Go structs of
+distribution. ``tests/storage/test_manifests_with_registry.py`` compares the two programs, and has a
+list of the differences.
+
+Source of truth: distribution 2.8.2, ``manifest/`` and ``registry/storage/*manifesthandler.go``; the
+OCI image specification.
 """
 
 from __future__ import annotations
 
-import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Never, TypeGuard
+from typing import Final, TypeGuard
+from urllib.parse import urlsplit
 
 from blobfs.digest import OCTET_STREAM, Descriptor, Digest
 from blobfs.errors import DigestInvalid, ManifestInvalid
+from blobfs.storage.gojson import (
+    ANY,
+    BYTES,
+    INT64,
+    STRING,
+    Map,
+    Pointer,
+    Shape,
+    Slice,
+    Struct,
+    Token,
+    parse,
+)
 
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+json"
+SIGNED_SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 
 INDEXES: Final = frozenset({DOCKER_LIST, OCI_INDEX})
 MEDIA_TYPES: Final = frozenset({DOCKER_MANIFEST, OCI_MANIFEST}) | INDEXES
+"""The media types of what can be stored; a manifest of schema 1 can only be read."""
 
-_FOREIGN: Final = (
-    "application/vnd.docker.image.rootfs.foreign.",
-    "application/vnd.oci.image.layer.nondistributable.",
+_SCHEMA_1_LAYER: Final = "application/vnd.docker.container.image.rootfs.diff+x-gtar"
+_DOCKER_FOREIGN: Final = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+_OCI_LAYER: Final = "application/vnd.oci.image.layer"
+
+_WITH_CHECKED_URLS: Final = {
+    DOCKER_MANIFEST: frozenset({_DOCKER_FOREIGN}),
+    OCI_MANIFEST: frozenset(
+        f"{_OCI_LAYER}.{kind}v1.tar{compression}"
+        for kind in ("", "nondistributable.")
+        for compression in ("", "+gzip")
+    ),
+}
+"""By a manifest's media type the layers whose URLs a registry looks at."""
+
+_VERSIONED: Final[Mapping[str, Shape]] = {"schemaVersion": INT64, "mediaType": STRING}
+_PLATFORM: Final[Mapping[str, Shape]] = {
+    "architecture": STRING,
+    "os": STRING,
+    "os.version": STRING,
+    "os.features": Slice(STRING),
+    "variant": STRING,
+}
+_DESCRIPTOR: Final[Mapping[str, Shape]] = {
+    "mediaType": STRING,
+    "size": INT64,
+    "digest": STRING,
+    "urls": Slice(STRING),
+    "annotations": Map(STRING),
+    "platform": Pointer(Struct(_PLATFORM)),
+}
+_CHILD: Final = Struct(
+    {**_DESCRIPTOR, "platform": Struct({**_PLATFORM, "features": Slice(STRING)})}
 )
+_IMAGE: Final[Mapping[str, Shape]] = {
+    **_VERSIONED,
+    "config": Struct(_DESCRIPTOR),
+    "layers": Slice(Struct(_DESCRIPTOR)),
+}
+_INDEX: Final = Struct({**_VERSIONED, "manifests": Slice(_CHILD)})
+_SIGNED: Final = Struct(
+    {
+        **_VERSIONED,
+        "name": STRING,
+        "tag": STRING,
+        "architecture": STRING,
+        "fsLayers": Slice(Struct({"blobSum": STRING})),
+        "history": Slice(Struct({"v1Compatibility": STRING})),
+    }
+)
+_SHAPES: Final = {
+    DOCKER_MANIFEST: Struct(_IMAGE),
+    DOCKER_LIST: _INDEX,
+    OCI_MANIFEST: Struct({**_IMAGE, "annotations": Map(STRING)}),
+    OCI_INDEX: _INDEX,
+    SCHEMA_1: _SIGNED,
+    SIGNED_SCHEMA_1: _SIGNED,
+}
 
-_MAX_SIZE: Final = 2**63 - 1  # bytes; what a registry holds it in is Go's int64
+_NEW_DESCRIPTOR: Final = Struct({**_DESCRIPTOR, "data": BYTES, "artifactType": STRING})
+_DISTRIBUTION_3: Final = Struct(
+    {
+        "config": _NEW_DESCRIPTOR,
+        "layers": Slice(_NEW_DESCRIPTOR),
+        "manifests": Slice(_NEW_DESCRIPTOR),
+        "annotations": Map(STRING),
+    }
+)
+"""The OCI manifests of distribution 3, which declares more than 2.8 does."""
+
+_TYPED: Final = Struct(dict.fromkeys(("config", "layers", "manifests", "signatures"), ANY))
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest of any of the four media types, as far as storage needs to know it.
+    """A manifest of any media type, as far as storage needs to know it.
 
-    *references* are the config and the layers of an image, or the children of an index. Those
-    that are *foreign* are layers to be had elsewhere, which a registry need not have.
+    *references* are the config and the layers of an image, or the children of an index, without
+    those whose digest is none. Those that are *foreign* are to be had elsewhere, and a registry
+    need not have them. *for_linux_amd64* is the child that a client gets who takes no list.
     """
 
     media_type: str
     references: tuple[Descriptor, ...]
     foreign: frozenset[Digest] = frozenset()
+    for_linux_amd64: Digest | None = None
 
     @property
     def is_index(self) -> bool:
@@ -48,85 +137,155 @@ class Manifest:
 
     @classmethod
     def parse(cls, payload: bytes) -> Manifest:
-        """Read a manifest's bytes; raises ManifestInvalid."""
-        try:
-            document = json.loads(payload.decode(), parse_constant=_not_json)
-        except (ValueError, RecursionError):
-            raise ManifestInvalid("not JSON") from None
-        if not isinstance(document, dict):
-            raise ManifestInvalid("not a JSON object")
-        media_type = _media_type(document)
-        if media_type in INDEXES:
-            found = _sequence(document, "manifests")
-        else:
-            found = [document.get("config"), *_sequence(document, "layers")]
-        references = tuple(map(_descriptor, found))
-        needed = {
-            reference.digest
-            for reference, value in zip(references, found, strict=True)
-            if not _is_foreign(reference, value)
-        }
+        """Read the bytes of a stored manifest; raises ManifestInvalid."""
+        return cls._of(*_read(parse(payload)))
+
+    @classmethod
+    def to_be_stored(cls, payload: bytes) -> Manifest:
+        """Read the bytes of a manifest that is to be stored.
+
+        Raises ManifestInvalid also for what a registry would serve, but not take.
+        """
+        token = parse(payload)
+        media_type, references = _read(token)
+        _check_kind(token, media_type)
+        for reference in references:
+            reference.check(media_type)
+        return cls._of(media_type, references)
+
+    @classmethod
+    def _of(cls, media_type: str, read: list[_Reference]) -> Manifest:
+        references: list[Descriptor] = []
+        needed: set[Digest] = set()
+        for_linux_amd64: Digest | None = None
+        for reference in read:
+            descriptor = reference.descriptor()
+            if descriptor is None:
+                continue
+            references.append(descriptor)
+            if media_type in INDEXES or not reference.urls:
+                needed.add(descriptor.digest)
+            if reference.is_for_linux_amd64 and for_linux_amd64 is None:
+                for_linux_amd64 = descriptor.digest
         foreign = frozenset(reference.digest for reference in references) - needed
-        return cls(media_type, references, foreign)
+        return cls(media_type, tuple(references), foreign, for_linux_amd64)
 
 
-def _is_foreign(reference: Descriptor, value: object) -> bool:
-    match value:
-        case {"urls": [str(), *_]}:
-            return reference.media_type.startswith(_FOREIGN)
-    return False
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """A descriptor as it is in the JSON, at *where*."""
+
+    where: str
+    digest: str
+    size: int
+    media_type: str
+    urls: tuple[str, ...]
+    is_for_linux_amd64: bool
+
+    @classmethod
+    def of(cls, where: str, value: object) -> _Reference:
+        match value:
+            case {"blobSum": str(digest)}:
+                return cls(where, digest, 0, _SCHEMA_1_LAYER, (), is_for_linux_amd64=False)
+            case {
+                "digest": str(digest),
+                "size": int(size),
+                "mediaType": str(media_type),
+                "urls": urls,
+                "platform": platform,
+            }:
+                match platform:
+                    case {"architecture": "amd64", "os": "linux"}:
+                        is_default = True
+                    case _:
+                        is_default = False
+                found = tuple(map(str, urls)) if isinstance(urls, list) else ()
+                return cls(where, digest, size, media_type, found, is_for_linux_amd64=is_default)
+        raise ManifestInvalid(f"{where} is not a descriptor")
+
+    def descriptor(self) -> Descriptor | None:
+        """What is said of the blob; None if the digest is none."""
+        try:
+            digest = Digest.parse(self.digest)
+        except DigestInvalid:
+            return None
+        media_type = self.media_type if _is_told(self.media_type) else OCTET_STREAM
+        return Descriptor(digest, self.size, media_type)
+
+    def check(self, manifest: str) -> None:
+        """Raise ManifestInvalid for what a manifest of that media type may not refer to."""
+        if self.media_type in _WITH_CHECKED_URLS.get(manifest, ()):
+            if not all(map(_is_web_address, self.urls)):
+                raise ManifestInvalid(f"{self.where}.urls are not all http or https URLs")
+            if self.media_type == _DOCKER_FOREIGN and not self.urls:
+                raise ManifestInvalid(f"{self.where} is foreign and has no urls")
+        if self.descriptor() is None and (manifest in INDEXES or not self.urls):
+            raise ManifestInvalid(f"{self.where}.digest is not a digest: {self.digest[:160]!r}")
 
 
-def _not_json(constant: str) -> Never:
-    raise ValueError(constant)  # NaN and Infinity, which Python's json reads by default
+def _read(token: Token) -> tuple[str, list[_Reference]]:
+    """The media type, and what is referred to."""
+    media_type = _media_type(token)
+    match _SHAPES[media_type].read(token):
+        case {"config": config, "layers": layers}:
+            return media_type, [_Reference.of("config", config), *_references("layers", layers)]
+        case {"manifests": manifests}:
+            return media_type, _references("manifests", manifests)
+        case {"fsLayers": layers}:
+            return media_type, _references("fsLayers", layers)
+    raise ManifestInvalid(f"unsupported media type {media_type}")
 
 
-def _media_type(document: dict[str, object]) -> str:
-    version = document.get("schemaVersion")
-    if version != 2:
-        raise ManifestInvalid(f"schemaVersion is {version!r:.160}, not 2")
-    is_index = "manifests" in document
-    if is_index and ("config" in document or "layers" in document):
+def _references(name: str, values: object) -> list[_Reference]:
+    values = values if isinstance(values, list) else []
+    return [_Reference.of(f"{name}[{index}]", value) for index, value in enumerate(values)]
+
+
+def _media_type(token: Token) -> str:
+    match Struct(_VERSIONED).read(token):
+        case {"schemaVersion": 1}:
+            is_signed = _TYPED.read(token)["signatures"] is not None
+            return SIGNED_SCHEMA_1 if is_signed else SCHEMA_1
+        case {"schemaVersion": 2, "mediaType": ""}:
+            is_index = _INDEX.read(token)["manifests"] is not None
+            return OCI_INDEX if is_index else OCI_MANIFEST
+        case {"schemaVersion": 2, "mediaType": str(media_type)} if media_type in MEDIA_TYPES:
+            return media_type
+        case {"schemaVersion": 2, "mediaType": media_type}:
+            raise ManifestInvalid(f"unsupported media type {media_type!r:.160}")
+        case {"schemaVersion": version}:
+            raise ManifestInvalid(f"schemaVersion is {version}, not 2")
+    raise ManifestInvalid("schemaVersion is missing")
+
+
+def _check_kind(token: Token, media_type: str) -> None:
+    """Raise ManifestInvalid for what is of more than one kind, or of none to be stored."""
+    if media_type not in MEDIA_TYPES:
+        raise ManifestInvalid("schemaVersion is 1; convert the image to schema 2 and push that")
+    typed = _TYPED.read(token)
+    is_index = typed["manifests"] is not None
+    is_image = typed["config"] is not None or typed["layers"] is not None
+    if is_index and is_image:  # a client may take it for the other kind (CVE-2021-41190)
         raise ManifestInvalid("both an index and a manifest")
-    media_type = document.get("mediaType")
-    if media_type in (None, ""):
-        media_type = OCI_INDEX if is_index else OCI_MANIFEST
-    if not isinstance(media_type, str) or media_type not in MEDIA_TYPES:
-        raise ManifestInvalid(f"unsupported media type {media_type!r:.160}")
-    if (media_type in INDEXES) != is_index:
+    if is_index != (media_type in INDEXES) and (is_index or is_image):
         raise ManifestInvalid(f"does not look like its media type, {media_type}")
-    return media_type
+    if media_type in (OCI_MANIFEST, OCI_INDEX):
+        _DISTRIBUTION_3.read(token)
 
 
-def _sequence(document: dict[str, object], key: str) -> list[object]:
-    value = document.get(key)
-    if not isinstance(value, list):
-        raise ManifestInvalid(f"{key!r} is not a list")
-    return value
-
-
-def _descriptor(value: object) -> Descriptor:
-    match value:
-        case {"digest": str(digest), "size": int(size), **rest} if _is_size(size):
-            media_type = rest.get("mediaType")
-        case _:
-            raise ManifestInvalid("a reference lacks a digest or a size")
+def _is_web_address(url: str) -> bool:
+    """Whether Go parses it as an absolute ``http`` or ``https`` URL without a fragment."""
+    if re.match("https?:", url, re.IGNORECASE) is None or re.search("[\x00-\x1f\x7f]", url):
+        return False
     try:
-        parsed = Digest.parse(digest)
-    except DigestInvalid as exc:
-        raise ManifestInvalid(f"refers to what is {exc}") from None
-    return Descriptor(parsed, size, media_type if _is_told(media_type) else OCTET_STREAM)
+        parts = urlsplit(url)
+        _ = parts.port  # which is parsed when it is asked for
+    except ValueError:
+        return False
+    is_escaped = re.search("%(?![0-9A-Fa-f]{2})", parts.netloc + parts.path) is None
+    return is_escaped and not parts.fragment and " " not in parts.netloc
 
 
-def _is_size(value: int) -> bool:
-    return not isinstance(value, bool) and 0 <= value <= _MAX_SIZE
-
-
-def _is_told(media_type: object) -> TypeGuard[str]:
+def _is_told(media_type: str) -> TypeGuard[str]:
     """Whether it fits an extended attribute and a line of a terminal, as all in use do."""
-    return (
-        isinstance(media_type, str)
-        and 0 < len(media_type) < 256
-        and media_type.isascii()
-        and media_type.isprintable()
-    )
+    return 0 < len(media_type) < 256 and media_type.isascii() and media_type.isprintable()

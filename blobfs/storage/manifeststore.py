@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
 from blobfs.errors import (
@@ -15,9 +17,11 @@ from blobfs.errors import (
     ManifestUnknown,
     TooLarge,
 )
+from blobfs.storage.aliases import Aliases
 from blobfs.storage.blobstore import MAX_CONTENT, BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.manifest import Manifest
+from blobfs.storage.revisionstore import RevisionStore
 
 
 class ManifestStore:
@@ -26,7 +30,7 @@ class ManifestStore:
     *layers* are the blobs that a manifest may refer to.
     """
 
-    def __init__(self, links: LinkedBlobStore, layers: LinkedBlobStore) -> None:
+    def __init__(self, links: RevisionStore, layers: LinkedBlobStore) -> None:
         self.links = links
         self._layers = layers
 
@@ -48,18 +52,25 @@ class ManifestStore:
         if len(payload) > MAX_CONTENT:
             raise TooLarge(f"{len(payload)} bytes are too many for a manifest")
         try:
-            manifest = Manifest.parse(payload)
+            manifest = Manifest.to_be_stored(payload)
         except ManifestInvalid as exc:
             raise ManifestRejected(f"is not a manifest: {exc}") from None
-        needed = self.links if manifest.is_index else self._layers
+        has = self._has_child if manifest.is_index else self._layers.stat_now
         for reference in manifest.references:
             if reference.digest not in manifest.foreign:
                 try:
-                    needed.stat_now(reference.digest)
+                    has(reference.digest)
                 except (BlobUnknown, Corrupt) as exc:
                     what = "manifest" if manifest.is_index else "blob"
                     raise ManifestRejected(f"refers to a {what} that is missing: {exc}") from None
         return manifest
+
+    def _has_child(self, digest: Digest) -> None:
+        """Raise BlobUnknown, Corrupt unless an index may have the child: a cache has layers."""
+        try:
+            self.links.stat_now(digest)
+        except BlobUnknown:
+            self._layers.stat_now(digest)
 
     def payload(self, digest: Digest) -> bytes:
         """The manifest's bytes, as they were pushed; raises ManifestUnknown, Corrupt."""
@@ -83,26 +94,34 @@ class MediaTypes:
     none ever changes. Thread-safe.
     """
 
-    def __init__(self, manifests: ManifestStore) -> None:
+    def __init__(self, manifests: ManifestStore, aliases: Aliases) -> None:
         self._manifests = manifests
+        self._aliases = aliases
         self._lock = threading.Lock()
         self._read: set[Digest] = set()
         self._described: dict[Digest, Descriptor] = {}
 
     def describe(self, digest: Digest) -> Descriptor | None:
-        """The descriptor that a manifest gives, or None if none speaks of the blob."""
-        if digest in self._described:  # to wait while another thread reads on is not needed
-            return self._described[digest]
+        """The descriptor that a manifest gives, by any name of the blob, or None if none does."""
+        names = (digest, *self._aliases.names_of(digest))
+        known = self._known_of(names)
+        if known is not None:  # to wait while another thread reads on is not needed
+            return known
         with self._lock:
-            if digest not in self._described:
+            if self._known_of(names) is None:
                 self._read_new_revisions()
-            return self._described.get(digest)
+            return self._known_of(names)
+
+    def _known_of(self, names: Sequence[Digest]) -> Descriptor | None:
+        found = (self._described[name] for name in names if name in self._described)
+        return next(found, None)
 
     def _read_new_revisions(self) -> None:
-        for algorithm in ALGORITHMS:
-            for revision in self._manifests.links.enumerate(algorithm):
-                if revision not in self._read:
-                    self._read_revision(revision)
+        links = self._manifests.links
+        linked = chain.from_iterable(map(links.enumerate, ALGORITHMS))
+        for revision in chain(linked, links.among_layers()):
+            if revision not in self._read:
+                self._read_revision(revision)
 
     def _read_revision(self, revision: Digest) -> None:
         # Whoever reads a manifest that is refused here is told so.

@@ -189,7 +189,7 @@ class ManifestWriter(ContentWriter):
         except ManifestRejected as exc:
             raise ManifestRejected(f"{self._label} {exc}") from None
         if declared is not None:
-            self._manifests.links.link(declared, descriptor.digest)
+            self._manifests.links.grant(declared, descriptor)
         if not self._tags.tag(self._record.name, descriptor.digest):
             self._manifests.links.events.pushed(descriptor.digest, descriptor.size)
         self._end()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from blobfs import paths
 from blobfs.digest import Descriptor
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import BlobfsError
@@ -11,9 +10,9 @@ from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import NOBODY, Action, Listener, ManifestEvents
 from blobfs.storage.layerstore import LayerStore
 from blobfs.storage.leftovers import LeftOvers
-from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.manifeststore import ManifestStore, MediaTypes
 from blobfs.storage.manifestuploads import ManifestUploadStore
+from blobfs.storage.revisionstore import RevisionStore
 from blobfs.storage.tagstore import TagStore
 from blobfs.storage.uploadstore import UploadStore
 
@@ -31,20 +30,20 @@ class Repository:
         self.name = name
         self._listener = listener
         told = ManifestEvents(name, blobs, listener)
-        revisions = LinkedBlobStore(driver, blobs, paths.revisions(name), told)
+        revisions = RevisionStore(driver, blobs, name, told)
         self.layers = LayerStore(driver, blobs, name, LeftOvers(revisions, blobs), listener)
         self.manifests = ManifestStore(revisions, self.layers)
         self.tags = TagStore(driver, blobs, name, told)
         self.uploads = UploadStore(driver, blobs, self.layers, name)
         self.manifest_uploads = ManifestUploadStore(self.manifests, self.tags)
-        self.media_types = MediaTypes(self.manifests)
+        self.media_types = MediaTypes(self.manifests, blobs.aliases)
 
     def pulled(self, descriptor: Descriptor, tag: Tag | None = None) -> None:
         """Tell that somebody begins to read a blob, or a manifest that *tag* may have led to."""
         if Action.PULL in self._listener.hears:
             digest = descriptor.digest
             try:
-                is_manifest = digest in self.manifests.links.present([digest])
+                is_manifest = self.manifests.links.has(digest)
             except BlobfsError:
                 is_manifest = False  # who reads is not to suffer from it
             links = self.manifests.links if is_manifest else self.layers

@@ -122,6 +122,10 @@ class LinkDirectory(Placed, Directory, Changeable):
     def kind_of_children(self) -> Kind:
         return self.kind
 
+    @property
+    def takes_long(self) -> bool:
+        return self.algorithm != CANONICAL  # a blob may be hashed by its other name
+
     def attr(self) -> Attr:
         path = f"{self.links.link_set}/{self.algorithm}"
         return Attr(Kind.DIRECTORY, mtime_ns=mtime_of(self.registry, path)())

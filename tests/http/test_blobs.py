@@ -20,7 +20,7 @@ from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.drivers.wrapper import DriverWrapper
 from blobfs.errors import AccessDenied, Stale, StorageUnavailable
-from blobfs.reference import Tag
+from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.events import Action, Event
 from blobfs.storage.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_MANIFEST
 from blobfs.storage.registry import Registry
@@ -359,7 +359,9 @@ def test_docker_list_comes_as_its_default_image_to_who_takes_no_list(
     index = layout.revision(as_bytes(document))
     layout.tag(index)
     path = f"/v2/{APP}/manifests/latest"
-    assert ask(address, path).headers["docker-content-digest"] == str(child)
+    answer = ask(address, path, Accept=DOCKER_MANIFEST)
+    assert answer.headers["docker-content-digest"] == str(child)
+    assert ask(address, path).headers["docker-content-digest"] == str(index)
     assert ask(address, path, Accept=DOCKER_LIST).headers["docker-content-digest"] == str(index)
     by_digest = ask(address, f"/v2/{APP}/manifests/{index}")
     assert by_digest.headers["content-type"] == DOCKER_LIST
@@ -395,3 +397,32 @@ def test_hostile_request_is_refused(
     """[S16.2]"""
     assert ask(address, path).status in (400, 404)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_blob_is_answered_under_the_digest_that_was_asked_for(address: str, layout: Layout) -> None:
+    """[S16.14] With the media type that a manifest has for it."""
+    name = Digest.of(b"aliased", "sha512")
+    layout.link(paths.layers(APP), name, str(layout.layer(b"aliased")).encode())
+    document: Json = {"schemaVersion": 2, "config": descriptor(name), "layers": []}
+    layout.revision(as_bytes(document))
+    answer = ask(address, blob_path(name))
+    assert answer.body == b"aliased"
+    assert answer.headers["docker-content-digest"] == str(name)
+    assert answer.headers["etag"] == f'"{name}"'
+    assert answer.headers["content-type"] == "application/x-part"
+    assert ask(address, blob_path(name), If_None_Match=f'"{name}"').status == 304
+
+
+def test_blob_of_other_bytes_is_not_served_by_its_alias(address: str, layout: Layout) -> None:
+    """[S4.6]"""
+    wrong = Digest.of(b"what the name says", "sha512")
+    layout.link(paths.layers(APP), wrong, str(layout.layer(b"another blob")).encode())
+    assert ask(address, blob_path(wrong)).status == 500
+
+
+def test_repository_may_be_called_like_the_page_of_uploads(address: str, layout: Layout) -> None:
+    """[S16.1]"""
+    name = RepositoryName("x/blobs/uploads")
+    digest = layout.layer(b"found", name)
+    assert ask(address, f"/v2/{name}/blobs/{digest}").body == b"found"
+    assert ask(address, "/v2/x/blobs/uploads/some").code == "BLOB_UPLOAD_UNKNOWN"

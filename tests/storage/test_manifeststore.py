@@ -12,6 +12,7 @@ from blobfs.errors import (
     AccessDenied,
     BlobDamaged,
     BlobfsError,
+    BlobUnknown,
     DigestMismatch,
     LinkInvalid,
     ManifestInvalid,
@@ -60,10 +61,35 @@ def test_manifest_is_read_through_an_alias(layout: Layout, repository: Repositor
 
 def test_manifest_that_is_not_linked_is_unknown(layout: Layout, repository: Repository) -> None:
     elsewhere = layout.revision(image(CONFIG), RepositoryName("other"))
-    a_layer = layout.layer(image(LAYER))
+    a_layer = layout.layer(b"a layer")
     for digest in (elsewhere, a_layer, LAYER):
         with pytest.raises(ManifestUnknown, match=digest.encoded):
             repository.manifests.get(digest)
+
+
+def test_manifest_that_is_linked_as_a_layer_is_a_revision(
+    layout: Layout, repository: Repository
+) -> None:
+    """[S8.16]"""
+    digest = layout.layer(image(CONFIG))
+    links = repository.manifests.links
+    assert repository.manifests.payload(digest) == image(CONFIG)
+    assert links.stat(digest).digest == links.stat_now(digest).digest == digest
+    assert described(repository, digest) == OCI_MANIFEST
+    assert list(links.enumerate("sha256")) == []
+
+
+def test_revision_that_is_linked_as_a_layer_is_deleted(
+    layout: Layout, repository: Repository
+) -> None:
+    """[S8.16] A layer that is no manifest is not."""
+    digest, layer = layout.layer(image(CONFIG)), layout.layer(b"layer")
+    repository.manifests.links.delete(digest)
+    with pytest.raises(BlobUnknown):
+        repository.layers.stat(digest)
+    with pytest.raises(BlobUnknown):
+        repository.manifests.links.delete(layer)
+    assert repository.layers.stat(layer).digest == layer
 
 
 def test_manifest_whose_blob_is_missing_is_unknown(layout: Layout, repository: Repository) -> None:
