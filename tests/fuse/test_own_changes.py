@@ -62,7 +62,7 @@ def test_layer_that_an_upload_was_renamed_to_shows(app: Path) -> None:
     os.rename(upload(app, "new"), layer(app, LAYER))
     assert layer(app, LAYER).read_bytes() == b"a layer"
     assert os.listdir(app / "_layers/sha256") == [LAYER.encoded]
-    assert os.listdir(app / "_uploads") == []
+    assert os.listdir(app / "_uploads") == ["new"], "rename(2) leaves two names of one file alone"
 
 
 def test_linked_layer_shows(root: Path, app: Path) -> None:
