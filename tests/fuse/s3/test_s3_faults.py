@@ -196,7 +196,7 @@ WRITING = [
     Kind.LIST,
     Kind.LIST_PARTS,
     Kind.DELETE,
-    *CLEANING,
+    *sorted(CLEANING),
 ]
 
 
