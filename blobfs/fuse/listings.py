@@ -1,10 +1,15 @@
-"""Directories being listed: a snapshot of the names, and what is known of the next ones."""
+"""Directories being listed: a snapshot of the names, and a batch of the next children.
+
+Handles of one directory share the names that did not change. All batches of a mount share one
+bound, since a program may hold thousands of directories open.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
@@ -22,8 +27,40 @@ _NAMES: Final = 1024
 _BATCHES: Final = (512, 8192)
 """Children asked for ahead of replies: at first, and at the most, later on."""
 
+_MAX_BATCHED: Final = 65_536
+"""Children in the batches of all handles (about 500 bytes each)."""
+
 _SLICE: Final = 32
 """Children asked for between two checkpoints, or in one thread (about 30 µs each)."""
+
+
+class Batches:
+    """The handles that hold a batch, the latest used last; the oldest batches are dropped.
+
+    A handle asks again for the children of a dropped batch. Used on the event loop only.
+    """
+
+    def __init__(self, limit: int = _MAX_BATCHED) -> None:
+        self._limit = limit
+        self._sizes: OrderedDict[Listing, int] = OrderedDict()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, listing: Listing, size: int) -> None:
+        """Count the batch of *listing*, and drop the oldest of the others beyond the limit."""
+        self.discard(listing)
+        self._sizes[listing] = size
+        self._size += size
+        while self._size > self._limit and len(self._sizes) > 1:
+            oldest, dropped = self._sizes.popitem(last=False)
+            self._size -= dropped
+            oldest.drop_batch()
+
+    def discard(self, listing: Listing) -> None:
+        """Count the batch of *listing* no longer."""
+        self._size -= self._sizes.pop(listing, 0)
 
 
 class Listing:
@@ -33,10 +70,11 @@ class Listing:
     children are is asked in batches, which may reach beyond what fits a reply.
     """
 
-    def __init__(self, inode: Inode, names: list[str]) -> None:
+    def __init__(self, inode: Inode, names: list[str], batches: Batches) -> None:
         self.inode = inode
         self.replied = False
         self._names = names
+        self._batches = batches
         self._batch: list[Child | Inode | None] = []  # None: gone since
         self._batch_start = 0  # the index of its first name
         self._batch_size = _BATCHES[0]
@@ -55,6 +93,16 @@ class Listing:
                 if child is not None and not self._reply_child(token, index, child, inodes):
                     return
                 index += 1
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the batch: the end was reached, or the handle is closed."""
+        self._batches.discard(self)
+        self.drop_batch()
+
+    def drop_batch(self) -> None:
+        """Forget the children that were asked for ahead of replies."""
+        self._batch = []
 
     async def _from(
         self, index: int, inodes: InodeTable, threads: StorageThreads
@@ -68,6 +116,7 @@ class Listing:
             found = await self._look_at(names, inodes, threads)
             self._batch = [found.get(name) for name in names]
             self._batch_start = index
+            self._batches.add(self, len(self._batch))
         return self._batch[at:]
 
     async def _look_at(
@@ -114,7 +163,9 @@ class Listing:
         return fitted
 
 
-async def listing_of(inode: Inode, inodes: InodeTable, threads: StorageThreads) -> Listing:
+async def listing_of(
+    inode: Inode, inodes: InodeTable, threads: StorageThreads, batches: Batches
+) -> Listing:
     """A snapshot of the directory; raises NotADirectory and what ``Directory.names`` does."""
     if inodes.lists_anew(inode):
         asked_at = time.monotonic()
@@ -127,10 +178,11 @@ async def listing_of(inode: Inode, inodes: InodeTable, threads: StorageThreads) 
             if len(batch) < _NAMES:
                 break
             await trio.lowlevel.checkpoint()
-        inode.names = names
+        if names != inode.names:  # else its handles share them
+            inode.names = names
         inode.names_at = asked_at
         inode.names_until = time.monotonic() + inodes.timeouts.name_s
-    return Listing(inode, inode.names)
+    return Listing(inode, inode.names, batches)
 
 
 def _take(names: Iterator[str]) -> list[str]:

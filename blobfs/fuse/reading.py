@@ -41,7 +41,7 @@ from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.errnos import logs_errors, replies_errno
 from blobfs.fuse.handles import HandleTable
 from blobfs.fuse.inodes import Inode, InodeTable
-from blobfs.fuse.listings import Listing, listing_of
+from blobfs.fuse.listings import Batches, Listing, listing_of
 from blobfs.fuse.notifier import Notifier
 from blobfs.fuse.open_file_scanner import UNKNOWN_OPENER, Opener
 from blobfs.fuse.requests import Requests
@@ -94,6 +94,7 @@ class Reading(pyfuse3.Operations):
         self._presentation = presentation
         self._inodes = InodeTable(tree.root(), presentation)
         self._listings: HandleTable[Listing] = HandleTable()
+        self._batches = Batches()
         self._root_rests_until = -math.inf
         self._files: HandleTable[OpenFile] = HandleTable()
         self._notifier = Notifier()
@@ -181,17 +182,18 @@ class Reading(pyfuse3.Operations):
         listing = self._listings[fh]
         if start_id == 0 and listing.replied:  # rewinddir(3)
             self._inodes[listing.inode.number].names_until = 0.0
+            listing.release()
             listing = await self._listing(listing.inode.number)
             self._listings.replace(fh, listing)
         await listing.reply(token, start_id, self._inodes, self._threads)
 
     async def _listing(self, inode: InodeT) -> Listing:
         await self._uploading.settled(self._inodes[inode].node.key)
-        return await listing_of(self._inodes[inode], self._inodes, self._threads)
+        return await listing_of(self._inodes[inode], self._inodes, self._threads, self._batches)
 
     @replies_errno
     async def releasedir(self, fh: FileHandleT) -> None:
-        self._listings.pop(fh)
+        self._listings.pop(fh).release()
 
     @replies_errno
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:

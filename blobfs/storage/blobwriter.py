@@ -93,6 +93,10 @@ class BlobWriter(ContentWriter):
     def is_stored(self) -> bool:
         return self._received.data is not None
 
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
     def takes_at_once(self, offset: int, size: int) -> bool:
         return not self._checkpoint_is_due and self._received.takes_at_once(offset, size)
 

@@ -44,6 +44,11 @@ class ContentWriter(Closing):
     def is_stored(self) -> bool:
         """Whether the storage knows of the upload."""
 
+    @property
+    @abstractmethod
+    def is_over(self) -> bool:
+        """True once it has ended, by a call or for want of memory."""
+
     @abstractmethod
     def takes_at_once(self, offset: int, size: int) -> bool:
         """Whether ``write_at`` of *size* bytes at *offset* only adds to what is open already."""

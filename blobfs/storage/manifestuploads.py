@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections import OrderedDict
@@ -32,6 +33,8 @@ from blobfs.storage.manifeststore import ManifestStore
 from blobfs.storage.memorybudget import Holding
 from blobfs.storage.tagstore import TagStore
 from blobfs.storage.uploadfiles import UploadInfo, UploadRecord
+
+log = logging.getLogger(__name__)
 
 _UNFINISHED: Final = re.compile(
     r"sed[A-Za-z0-9]{6}"  # sed -i
@@ -102,6 +105,52 @@ class UploadTags:
             pass  # somebody else has removed or damaged it
 
 
+class WaitingManifests:
+    """Manifests that were refused or left unfinished, in memory until they are gone on with.
+
+    They are dropped, the oldest first, where a repository has too many bytes of them, or where
+    another manifest needs their room. Thread-safe; the lock guards the order, and no writer is
+    closed under it.
+    """
+
+    def __init__(self, limit: int = 8 * 2**20) -> None:
+        self._limit = limit  # bytes of one repository
+        self._lock = Lock()
+        self._writers: OrderedDict[ManifestWriter, None] = OrderedDict()
+
+    def add(self, writer: ManifestWriter) -> None:
+        """Let a writer wait, and drop older ones of its repository."""
+        with self._lock:
+            self._writers[writer] = None
+            self._writers.move_to_end(writer)
+            of_repository = [w for w in self._writers if w.repository == writer.repository]
+        left = self._limit
+        for other in reversed(of_repository):
+            left -= other.size
+            if left < 0 and other is not writer:
+                self._drop(other)
+
+    def discard(self, writer: ManifestWriter) -> None:
+        """Let a writer wait no longer: it is gone on with, or has ended."""
+        with self._lock:
+            self._writers.pop(writer, None)
+
+    def drop_oldest(self) -> bool:
+        """Make room; False if none is waiting."""
+        with self._lock:
+            oldest = next(iter(self._writers), None)
+        if oldest is not None:
+            self._drop(oldest)
+        return oldest is not None
+
+    def _drop(self, writer: ManifestWriter) -> None:
+        log.info("%s was not put and is dropped: there are newer ones", writer.label)
+        writer.close()
+
+
+WAITING: Final = WaitingManifests()
+
+
 class ManifestWriter(ContentWriter):
     """Receives a manifest, and puts it as a revision; it is tagged with the upload's name."""
 
@@ -109,7 +158,8 @@ class ManifestWriter(ContentWriter):
         self._manifests = manifests
         self._tags = tags
         self._record = record
-        self._label = f"{tags.repository}/_manifests/_uploads/{record.name}"
+        self.repository = tags.repository
+        self.label = f"{tags.repository}/_manifests/_uploads/{record.name}"
         self._id = str(uuid.uuid4())
         self._started_at = datetime.now(UTC)
         self._content = bytearray()
@@ -136,6 +186,10 @@ class ManifestWriter(ContentWriter):
     def is_stored(self) -> bool:
         return False
 
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
     def takes_at_once(self, offset: int, size: int) -> bool:
         return True
 
@@ -148,14 +202,18 @@ class ManifestWriter(ContentWriter):
         if end > len(self._content):
             self.truncate(end)
         self._check_open()
+        WAITING.discard(self)
         self._content[offset:end] = data
 
     def truncate(self, size: int) -> None:
         self._check_open()
         if size > MAX_CONTENT:
-            raise TooLarge(f"{self._label}: {size} bytes are too many for a manifest")
-        if not self._held.grow(size):
-            raise StorageFull(f"{self._label}: too much is being uploaded; remove what was refused")
+            raise TooLarge(f"{self.label}: {size} bytes are too many for a manifest")
+        WAITING.discard(self)
+        while not self._held.grow(size):
+            if WAITING.drop_oldest():
+                continue
+            raise StorageFull(f"{self.label}: too much is being uploaded; try again in a moment")
         del self._content[size:]
         self._content += bytes(size - len(self._content))
 
@@ -173,6 +231,7 @@ class ManifestWriter(ContentWriter):
 
     def suspend(self) -> None:
         self._check_open()
+        WAITING.add(self)
 
     def commit(self, digest: Digest | None = None) -> Descriptor:
         self._check_open()
@@ -181,13 +240,13 @@ class ManifestWriter(ContentWriter):
         if declared is not None:
             found = Digest.of(content, declared.algorithm)
             if found != declared:
-                raise ContentMismatch(f"{self._label} hashes to {found}, not to {declared}")
+                raise ContentMismatch(f"{self.label} hashes to {found}, not to {declared}")
         if self._record.size not in (None, self.size):
-            raise ContentMismatch(f"{self._label} has {self.size} bytes, not {self._record.size}")
+            raise ContentMismatch(f"{self.label} has {self.size} bytes, not {self._record.size}")
         try:
             descriptor = self._manifests.put(content)
         except ManifestRejected as exc:
-            raise ManifestRejected(f"{self._label} {exc}") from None
+            raise ManifestRejected(f"{self.label} {exc}") from None
         if declared is not None:
             self._manifests.links.grant(declared, descriptor)
         if not self._tags.tag(self._record.name, descriptor.digest):
@@ -204,6 +263,8 @@ class ManifestWriter(ContentWriter):
 
     def _end(self) -> None:
         self._over = True
+        WAITING.discard(self)
+        self._content = bytearray()
         self._held.let_go()
 
     def _check_open(self) -> None:

@@ -106,7 +106,8 @@ class Upload:
     @property
     def is_held(self) -> bool:
         """Whether this mount knows more of it than the storage does."""
-        return self.writer is not None or self.receipt is not None
+        writer = self.writer
+        return (writer is not None and not writer.is_over) or self.receipt is not None
 
     @property
     def is_kept(self) -> bool:
@@ -166,7 +167,7 @@ class Upload:
         return writer
 
     def _resumed(self) -> ContentWriter:
-        if self.is_gone:
+        if self.is_gone or (self.writer is not None and self.writer.is_over):
             raise UploadUnknown(self.path)
         if self.writer is None:
             self.mtime_ns = self.info().mtime_ns
