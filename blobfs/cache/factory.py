@@ -16,13 +16,18 @@ from blobfs.errors import MountRefused
 _REDIS: Final = re.compile(r"(?:rediss?(?:\+sentinel|\+cluster)?|unix):", re.IGNORECASE)
 
 
+def is_redis(text: str) -> bool:
+    """Whether *text* names a Redis."""
+    return _REDIS.match(text) is not None
+
+
 def cache_for(text: str, ttl_s: float = math.inf) -> DescriptorCache:
     """A cache that never fails, to be closed by the caller; a server need not be there yet.
 
     What is kept in memory is kept for *ttl_s* seconds. Raises MountRefused, without what was
     given if that may hold a password.
     """
-    if _REDIS.match(text):
+    if is_redis(text):
         from blobfs.cache.redis import RedisCache  # noqa: PLC0415  (redis takes a while to import)
 
         return _watched(ResilientCache(RedisCache.at(text)), "redis")

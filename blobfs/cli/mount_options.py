@@ -66,7 +66,11 @@ SECTIONS: Final[dict[str, list[click.Option]]] = {
         _flag("--create", "Begin a registry in a directory or bucket that is none."),
         _flag("--foreground", "Do not leave the terminal; log to stderr."),
         _flag("--read-only", "Refuse every change (EROFS)."),
-        _flag("--allow-delete", "Let rm remove layers and manifests."),
+        _flag(
+            "--allow-delete",
+            "Let rm remove layers and manifests; a registry with blobdescriptor: inmemory must be"
+            " restarted after that.",
+        ),
         _flag("--expose-blobs", "Show /_blobs, without access checks."),
         _option("--pid-file", "Where to write the daemon's pid.", type=FILE),
         _option(

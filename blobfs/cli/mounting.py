@@ -15,6 +15,7 @@ import click
 from blobfs import daemon, logs, preflight, signals
 from blobfs.cache.factory import cache_for
 from blobfs.cli.mount_options import SECTIONS, MountCommand
+from blobfs.cli.notices import Notice
 from blobfs.cli.surroundings import Surroundings
 from blobfs.cli.types import PATH
 from blobfs.config import Settings
@@ -52,17 +53,24 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
     options["verify"] = options["verify"] or ("first" if is_s3(storage) else "none")
     settings = Settings(storage if root is None else str(root), place, **options)
     logs.configure(settings.logging, to_stderr=settings.foreground)
-    if unwritable is not None:
-        log.warning("%s: the mount is read-only", unwritable)
-        if not settings.foreground:
-            click.echo(f"{unwritable}: the mount is read-only", err=True)
     signals.ignore_until_followed()
     surroundings = Surroundings.of(settings)
+    if unwritable is not None:
+        _say(Notice(logging.WARNING, f"{unwritable}: the mount is read-only"), settings)
+    for notice in surroundings.notices():
+        _say(notice, settings)
     if settings.foreground:
         _serve(settings, surroundings, lambda: None)
     else:
         daemon.daemonize(lambda ready: _serve(settings, surroundings, ready))
         click.echo(f"{settings.source} is mounted at {mountpoint}")
+
+
+def _say(notice: Notice, settings: Settings) -> None:
+    """Log a sentence, and print it unless the terminal shows the log."""
+    log.log(notice.level, "%s", notice.text)
+    if settings.log_file is not None or not settings.foreground:
+        click.echo(logs.printable(notice.text), err=True)
 
 
 def _check_cache(directory: Path | None, storage: str, mountpoint: Path) -> None:

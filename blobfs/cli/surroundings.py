@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from blobfs import metrics, signals
+from blobfs.cli.notices import Notice, of_deletes
 from blobfs.config import Settings
 from blobfs.drivers.factory import is_s3
 from blobfs.errors import MountRefused
@@ -53,6 +54,14 @@ class Surroundings:
         """Which descriptor cache to use, as ``cache_for`` takes it; it may hold a password."""
         configured = None if self.config is None else self.config.cache
         return self.settings.cache or configured or "memory"
+
+    def notices(self) -> Iterator[Notice]:
+        """Sentences for whoever mounts; raises MountRefused."""
+        if self.settings.allow_delete and not self.settings.read_only:
+            configured = None if self.config is None else self.config.cache
+            notice = of_deletes(self.settings.config, configured, self.cache)
+            if notice is not None:
+                yield notice
 
     def listening_for_events(self) -> AbstractContextManager[Listener]:
         """Who hears of what is done through the mount, inside the ``with`` block."""

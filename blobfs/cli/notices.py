@@ -1,0 +1,52 @@
+"""Sentences that a mount prints on the terminal when it begins, and writes into its log."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from blobfs.cache.factory import is_redis
+from blobfs.cache.redis_options import RedisOptions
+
+_LOSS: Final = (
+    "takes for stored what rm removes here, and a layer that is pushed again then is missing"
+)
+_GENERAL: Final = (
+    f"--allow-delete: a registry with blobdescriptor: inmemory {_LOSS}; restart it after each rm,"
+    " or remove that key; with --config FILE the registry's file is checked"
+)
+
+
+class Notice(NamedTuple):
+    """A sentence, and the level that it is logged at."""
+
+    level: int
+    text: str
+
+
+def of_deletes(file: Path | None, registry_cache: str | None, cache: str) -> Notice | None:
+    """The condition under which deleting is safe beside a registry; None if it is known to hold.
+
+    *registry_cache* is the descriptor cache of the registry's configuration *file*, *cache* that
+    of the mount, both as ``cache_for`` takes them.
+    """
+    if file is None:
+        return Notice(logging.INFO, _GENERAL)
+    if registry_cache is None:
+        return None
+    if not is_redis(registry_cache):
+        return Notice(
+            logging.WARNING,
+            f"{file}: with storage.cache.blobdescriptor: inmemory and --allow-delete the registry"
+            f" {_LOSS}; restart the registry after each rm, or remove the key, or set it to redis",
+        )
+    theirs = str(RedisOptions.parse(registry_cache))
+    ours = str(RedisOptions.parse(cache)) if is_redis(cache) else cache
+    if ours == theirs:
+        return None
+    return Notice(
+        logging.WARNING,
+        f"{file}: the registry's blobdescriptor cache is {theirs}, and --cache is {ours}: unless"
+        f" they are one server, the registry {_LOSS}; omit --cache, or name the same server",
+    )
