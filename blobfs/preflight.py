@@ -1,36 +1,100 @@
-"""What is refused before anything is mounted, each with a sentence saying what to do."""
+"""The checks before a mount or a command: each refusal says what to do, and none takes for ever."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
+from typing import Final, TypeVar
 
-from blobfs import paths
+from blobfs import metrics, paths
+from blobfs.cache.timelimit import settle
+from blobfs.drivers.factory import endpoint_of, is_s3
 from blobfs.errors import MountRefused
 from blobfs.mountinfo import mount_at
 from blobfs.storage.registry import Registry
 
+T = TypeVar("T")
 
-def check_storage(root: Path, *, create: bool) -> None:
-    """See to it that the directory *root* is a registry's storage; with *create*, begin one there.
+DEADLINE_S: Final = 25.0
+"""The time for all checks together. A mount has 30 s, and its refusal must come before that."""
 
-    Raises MountRefused.
+_QUIET_S: Final = 2.0
+"""The wait after which a person is told of it."""
+
+
+class Preflight:
+    """The checks of one command, which share a deadline.
+
+    Each check runs in a thread, since a server or a file system that hangs holds up whoever asks
+    it. The thread has ended when ``run`` returns, so that the process may fork then. *waiting* is
+    called with a sentence if a check takes more than a moment.
     """
-    if create and not (root / paths.ROOT[1:]).is_dir():
-        _create(root)
+
+    def __init__(
+        self, storage: str, waiting: Callable[[str], None], limit_s: float = DEADLINE_S
+    ) -> None:
+        self._storage = storage
+        self._waiting = waiting
+        self._limit_s = limit_s
+        self._end = time.monotonic() + limit_s
+
+    def run(self, check: Callable[[], T]) -> T:
+        """Return what *check* returns; raises what it raises, and MountRefused at the deadline."""
+        future: Future[T] = Future()
+        thread = Thread(target=settle, args=(future, check), name="blobfs-preflight", daemon=True)
+        thread.start()
+        if not self._is_done_within(future, _QUIET_S):
+            self._waiting(f"waiting for {endpoint_of(self._storage)} …")
+        if not self._is_done_within(future, self._limit_s):
+            raise MountRefused(self._silence())
+        thread.join()
+        return future.result()
+
+    def _is_done_within(self, future: Future[T], seconds: float) -> bool:
+        wait([future], max(0.0, min(seconds, self._end - time.monotonic())))
+        return future.done()
+
+    def _silence(self) -> str:
+        said = f"{endpoint_of(self._storage)} did not answer within {self._limit_s:g} s"
+        if not is_s3(self._storage):
+            return f"{said}: the file system hangs; see what is mounted there: findmnt"
+        failures = ", ".join(_failed_requests())
+        why = failures or "it accepts connections, or drops them, and does not reply"
+        return f"{said}: {why}; mind regionendpoint and AWS_ENDPOINT_URL, and look at the server"
+
+
+def _failed_requests() -> Iterator[str]:
+    """The requests to S3 that this process has made in vain."""
+    for metric in metrics.S3_REQUESTS.collect():
+        for sample in metric.samples:
+            operation, status = sample.labels["operation"], sample.labels["status"]
+            if sample.name.endswith("_total") and not status.startswith("2"):
+                yield f"{operation} ended {sample.value:g}× with {status}"
+
+
+def check_storage(root: Path, otherwise: str = "") -> None:
+    """Raise MountRefused unless the directory *root* is a registry's storage.
+
+    *otherwise* is what the user may do instead of giving another directory.
+    """
     with _readable(root):
         if not root.exists():
             raise MountRefused(
-                f"{root} does not exist; give a registry's root directory, or --create"
+                f"{root} does not exist; give a registry's root directory{otherwise}"
             )
         if not (root / paths.ROOT[1:]).is_dir():
-            raise MountRefused(f"{root} is no registry: {_advice(root)}")
+            raise MountRefused(f"{root} is no registry: {_advice(root, otherwise)}")
 
 
-def _create(root: Path) -> None:
-    """Make what a registry has before its first push; what is there stays as it is."""
+def create_storage(root: Path) -> None:
+    """Make what a registry has before its first push; what is there stays. Raises MountRefused."""
+    if (root / paths.ROOT[1:]).is_dir():
+        return
     for path in (paths.BLOBS, paths.REPOSITORIES):
         directory = root / path[1:]
         try:
@@ -54,19 +118,15 @@ def unwritable(root: Path) -> str | None:
     return None
 
 
-def check_registry(registry: Registry, storage: str, *, create: bool) -> None:
-    """See to it that an object store holds a registry; with *create*, begin one there.
+def check_registry(registry: Registry, storage: str, otherwise: str = "") -> None:
+    """Raise MountRefused unless an object store holds a registry; see ``check_storage``.
 
-    Raises MountRefused, AccessDenied, StorageUnavailable.
+    Raises AccessDenied, StorageUnavailable.
     """
-    if registry.exists():
-        return
-    if create:
-        registry.create()
-    else:
+    if not registry.exists():
         raise MountRefused(
             f"{storage.partition('?')[0]} is no registry: it has no {paths.ROOT[1:]};"
-            " mind the prefix, or --create to begin one"
+            f" give the prefix that holds it{otherwise}"
         )
 
 
@@ -78,11 +138,11 @@ def _readable(path: Path) -> Iterator[None]:
         raise MountRefused(f"{path}: {exc.strerror}; run as a user who may read it") from None
 
 
-def _advice(root: Path) -> str:
+def _advice(root: Path, otherwise: str) -> str:
     for above in root.resolve().parents:
         if (above / paths.ROOT[1:]).is_dir():
             return f"its root is {above}; give that"
-    return f"it has no {paths.ROOT[1:]}; give its root directory, or --create to begin one"
+    return f"it has no {paths.ROOT[1:]}; give its root directory{otherwise}"
 
 
 def check_mountpoint(mountpoint: Path, storage_root: Path | None) -> Path:

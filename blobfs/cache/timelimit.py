@@ -50,7 +50,7 @@ class TimeLimit:
 
     def _queued(self, call: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
-        self._calls.put(partial(_settle, future, call))
+        self._calls.put(partial(settle, future, call))
         return future
 
     def _begin(self) -> None:
@@ -75,12 +75,13 @@ class TimeLimit:
             self._calls.put(None)
 
 
-def _settle(future: Future[T], call: Callable[[], T]) -> None:
+def settle(future: Future[T], call: Callable[[], T]) -> None:
+    """Give *future* the result of *call*, or its exception, which is raised where it is awaited."""
     if not future.set_running_or_notify_cancel():
         return
     try:
         result = call()
-    except BaseException as exc:  # noqa: BLE001  (raised where it is waited for)
+    except BaseException as exc:  # noqa: BLE001  (raised where it is awaited)
         future.set_exception(exc)
     else:
         future.set_result(result)

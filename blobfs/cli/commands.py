@@ -14,9 +14,11 @@ import click
 
 from blobfs import imagereport, preflight, reports
 from blobfs.cli.mounting import mount
+from blobfs.cli.notices import tell_if_watched
 from blobfs.cli.types import PATH, Duration, Parsed
 from blobfs.drivers.factory import is_s3, local_root
 from blobfs.errors import BlobfsError
+from blobfs.preflight import Preflight
 from blobfs.reference import Reference, RepositoryName
 from blobfs.storage.openuploads import lost, of_repository
 from blobfs.storage.registry import Registry, open_registry
@@ -155,12 +157,16 @@ def uploads(storage: str, *, abort: bool, older_than: float | None, as_json: boo
 
 
 def _opened(storage: str) -> Registry:
+    return Preflight(storage, tell_if_watched).run(partial(_existing, storage))
+
+
+def _existing(storage: str) -> Registry:
     root = local_root(storage)
     if root is not None:
-        preflight.check_storage(root, create=False)
+        preflight.check_storage(root)
     registry = open_registry(storage)
     if is_s3(storage):
-        preflight.check_registry(registry, storage, create=False)
+        preflight.check_registry(registry, storage)
     return registry
 
 

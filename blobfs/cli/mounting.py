@@ -13,9 +13,10 @@ from typing import Any, Final
 import click
 
 from blobfs import daemon, logs, preflight, signals
+from blobfs.cache.base import DescriptorCache
 from blobfs.cache.factory import cache_for
 from blobfs.cli.mount_options import SECTIONS, MountCommand
-from blobfs.cli.notices import Notice
+from blobfs.cli.notices import Notice, tell_if_watched
 from blobfs.cli.surroundings import Surroundings
 from blobfs.cli.types import PATH
 from blobfs.config import Settings
@@ -24,10 +25,14 @@ from blobfs.errors import MountRefused
 from blobfs.fuse.attributes import Presentation, Timeouts
 from blobfs.fuse.mount import MountOptions, serve
 from blobfs.http.health import Health
-from blobfs.storage.registry import open_registry
+from blobfs.preflight import Preflight
+from blobfs.storage.events import Listener
+from blobfs.storage.registry import Registry, open_registry
 from blobfs.vfs.verification import Verify
 
 log = logging.getLogger(__name__)
+
+_OR_CREATE: Final = ", or --create to begin one"
 
 _REMEMBERED_S: Final = 60.0
 """How long a descriptor is kept in memory: what others delete is found for so much longer."""
@@ -44,11 +49,12 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
     Returns once the mount answers. To end it: blobfs umount MOUNTPOINT.
     """
     root = local_root(storage)
-    if root is not None:
-        preflight.check_storage(root, create=options["create"])
-    place = preflight.check_mountpoint(mountpoint, root)
+    checks = Preflight(storage, tell_if_watched)
+    place = checks.run(partial(_check_directories, root, mountpoint, create=options["create"]))
     _check_cache(options["cache_dir"], storage, place)
-    unwritable = None if root is None or options["read_only"] else preflight.unwritable(root)
+    unwritable = None
+    if root is not None and not options["read_only"]:
+        unwritable = checks.run(partial(preflight.unwritable, root))
     options["read_only"] = options["read_only"] or unwritable is not None
     options["verify"] = options["verify"] or ("first" if is_s3(storage) else "none")
     settings = Settings(storage if root is None else str(root), place, **options)
@@ -60,10 +66,19 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
     for notice in surroundings.notices():
         _say(notice, settings)
     if settings.foreground:
-        _serve(settings, surroundings, lambda: None)
+        _serve(settings, surroundings, checks, lambda: None)
     else:
-        daemon.daemonize(lambda ready: _serve(settings, surroundings, ready))
+        daemon.daemonize(lambda ready: _serve(settings, surroundings, checks, ready))
         click.echo(f"{settings.source} is mounted at {mountpoint}")
+
+
+def _check_directories(root: Path | None, mountpoint: Path, *, create: bool) -> Path:
+    """Return the mount point as an absolute path; raises MountRefused."""
+    if root is not None:
+        if create:
+            preflight.create_storage(root)
+        preflight.check_storage(root, _OR_CREATE)
+    return preflight.check_mountpoint(mountpoint, root)
 
 
 def _say(notice: Notice, settings: Settings) -> None:
@@ -82,14 +97,13 @@ def _check_cache(directory: Path | None, storage: str, mountpoint: Path) -> None
         raise MountRefused(f"--cache-dir {directory} is in the mount; give another directory")
 
 
-def _serve(settings: Settings, surroundings: Surroundings, ready: Callable[[], None]) -> None:
+def _serve(
+    settings: Settings, surroundings: Surroundings, checks: Preflight, ready: Callable[[], None]
+) -> None:
     with ExitStack() as opened:
         cache = cache_for(surroundings.cache, min(_REMEMBERED_S, settings.entry_timeout))
         listener = opened.enter_context(surroundings.listening_for_events())
-        storage = open_registry(settings.storage, settings.remote, cache, listener)
-        registry = opened.enter_context(storage)
-        if is_s3(settings.storage):
-            preflight.check_registry(registry, settings.storage, create=settings.create)
+        registry = opened.enter_context(checks.run(partial(_opened, settings, cache, listener)))
         announce = opened.enter_context(_pid_file(settings.pid_file, ready))
         health = Health.of_storage(registry)
         serve(
@@ -99,6 +113,17 @@ def _serve(settings: Settings, surroundings: Surroundings, ready: Callable[[], N
             partial(surroundings.announce, announce),
             partial(surroundings.tasks, registry, health),
         )
+
+
+def _opened(settings: Settings, cache: DescriptorCache, listener: Listener) -> Registry:
+    registry = open_registry(settings.storage, settings.remote, cache, listener)
+    if not is_s3(settings.storage):
+        return registry
+    if not settings.create:
+        preflight.check_registry(registry, settings.storage, _OR_CREATE)
+    elif not registry.exists():
+        registry.create()
+    return registry
 
 
 @contextmanager

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import click
 
 from blobfs.cache.factory import is_redis
 from blobfs.cache.redis_options import RedisOptions
@@ -23,6 +26,12 @@ class Notice(NamedTuple):
 
     level: int
     text: str
+
+
+def tell_if_watched(sentence: str) -> None:
+    """Print *sentence* on stderr if that is a terminal."""
+    if sys.stderr.isatty():
+        click.echo(sentence, err=True)
 
 
 def of_deletes(file: Path | None, registry_cache: str | None, cache: str) -> Notice | None:

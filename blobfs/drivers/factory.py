@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -35,6 +36,16 @@ def local_root(storage: str) -> Path | None:
         case SplitResult(scheme="memory" | "inmemory" | "s3"):
             return None
     raise _refusal(storage)
+
+
+def endpoint_of(storage: str) -> str:
+    """The place that answers for *storage*, for people: an endpoint with its bucket, or a path."""
+    if not is_s3(storage):
+        return storage
+    options = S3Options.parse(storage)
+    variables = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    endpoint = options.endpoint or next(filter(None, variables), None)
+    return f"{options} at {endpoint}" if endpoint and "@" not in endpoint else str(options)
 
 
 def _absolute(directory: str, storage: str) -> Path:

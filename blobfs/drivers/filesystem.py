@@ -111,7 +111,7 @@ class FilesystemDriver(StorageDriver):
                 os.close(fd)
 
     def confirm(self) -> None:
-        with os_errors("/"):
+        with os_errors(str(self._root)):
             self._follow_root()
             os.close(self._open("/", os.O_PATH))
 
@@ -249,7 +249,7 @@ class FilesystemDriver(StorageDriver):
             pass
 
     def capacity(self) -> Capacity | None:
-        with os_errors("/"):
+        with os_errors(str(self._root)):
             st = os.fstatvfs(self._root_fd)
         block = st.f_frsize
         return Capacity(

@@ -17,6 +17,7 @@ from blobfs.drivers.objectstore import ListedFile, ObjectStore, Page
 from blobfs.drivers.s3_bucket import Bucket, nanoseconds, put_object, remove_object
 from blobfs.drivers.s3_client import client_for, s3_errors
 from blobfs.drivers.s3_options import S3Options
+from blobfs.drivers.s3_reach import connecting_once
 from blobfs.drivers.s3_reader import S3Reader, get_part, get_whole
 from blobfs.drivers.s3_uploads import MultipartUpload, unfinished
 from blobfs.drivers.s3_writer import MultipartWriter
@@ -52,10 +53,11 @@ class S3Driver(ObjectStore):
         """A driver over a bucket that has answered; raises MountRefused with what to do."""
         driver = cls(options)
         try:
-            next(driver.pages("/", limit=1))
+            with connecting_once(driver._bucket.client):
+                driver.confirm()
         except (AccessDenied, StorageUnavailable) as exc:
             driver.close()
-            raise MountRefused(f"s3://{options.bucket} {_advice(exc)}") from None
+            raise MountRefused(f"{options} {_advice(exc, options)}") from None
         return driver
 
     @property
@@ -114,7 +116,7 @@ class S3Driver(ObjectStore):
         options = self._bucket.options
         arguments = {"Bucket": options.bucket, "Prefix": options.prefix(path), **wanted}
         while True:
-            with s3_errors(path):
+            with s3_errors(str(options) if path == "/" else path):
                 page = call(**arguments, **options.for_reads)
             yield page
             if not page.get("IsTruncated"):
@@ -303,12 +305,13 @@ class S3Driver(ObjectStore):
         self._bucket.client.close()
 
 
-def _advice(exc: BlobfsError) -> str:
+def _advice(exc: BlobfsError, options: S3Options) -> str:
+    why = str(exc).removeprefix(f"{options}: ")
     if isinstance(exc, AccessDenied):
-        return f"refuses us; set AWS_ACCESS_KEY_ID and the like, or profile=…: {exc}"
+        return f"refuses us; set AWS_ACCESS_KEY_ID and the like, or profile=…: {why}"
     if "NoSuchBucket" in str(exc):
         return "is not there; make the bucket, or mind its name, region and regionendpoint"
-    return f"cannot be reached; mind regionendpoint and AWS_ENDPOINT_URL: {exc}"
+    return f"cannot be reached; mind regionendpoint and AWS_ENDPOINT_URL: {why}"
 
 
 def _is_hidden(key: str) -> bool:

@@ -62,6 +62,10 @@ class S3Options:
     for_reads: Mapping[str, str] = field(default_factory=dict)
     for_writes: Mapping[str, str] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """The storage's URL without its options."""
+        return f"s3://{self.bucket}/{self.root}".rstrip("/")
+
     @classmethod
     def parse(cls, storage: str) -> S3Options:
         """Read ``s3://bucket/prefix?option=value&…``; raises MountRefused."""
