@@ -67,7 +67,11 @@ class Section:
 
     def refusal(self, key: str, why: str) -> MountRefused:
         """What to raise, as the value of *key* is not what it must be."""
-        return MountRefused(f"{self._file}: {self._called(key) or 'the configuration'} {why}")
+        return MountRefused(self.remark(key, why))
+
+    def remark(self, key: str, text: str) -> str:
+        """*text* about *key*, with the names of both the file and the key."""
+        return f"{self._file}: {self._called(key) or 'the configuration'} {text}"
 
     def _called(self, key: str) -> str:
         return f"{self._name}.{key}".strip(".")

@@ -1,4 +1,4 @@
-"""Notifications and the descriptor cache, as a registry's own configuration file has them.
+"""Notifications, the descriptor cache and the storage, as a registry's configuration file has them.
 
 Source of truth: distribution 2.8.3 and 3.1.1, ``configuration/configuration.go``. Whatever else
 the file has is the registry's, and so are the variables that override it.
@@ -7,6 +7,7 @@ the file has is the registry's, and so are the variables that override it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +17,11 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from blobfs import configfile
 from blobfs.configfile import Section
+from blobfs.drivers.factory import is_s3, local_root
+from blobfs.drivers.s3_options import S3Options
+from blobfs.errors import MountRefused
 from blobfs.notifications.options import Endpoint, NotificationOptions
+from blobfs.registrykeys import misspelt
 from blobfs.storage.events import Action
 
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
@@ -26,16 +31,65 @@ _LOGIN: Final = ("username", "password")
 
 @dataclass(frozen=True, slots=True)
 class RegistryConfig:
-    """What was read. *cache* is what ``cache_for`` takes, perhaps with a password; or None."""
+    """The settings that blobfs uses.
+
+    *cache* is what ``cache_for`` takes, perhaps with a password, or None. *storage* is the
+    registry's storage, as far as the file names one: a directory or ``s3://bucket/prefix``, with
+    the name of its key. *misspelt* has a sentence for each key that is probably misspelt.
+    """
 
     notifications: NotificationOptions
     cache: str | None = field(repr=False)
+    storage: tuple[str, str] | None = None
+    misspelt: tuple[str, ...] = ()
 
 
 def read_config(path: Path) -> RegistryConfig:
     """Read the file at *path*; raises MountRefused, which says what is wrong."""
     root = configfile.read(path)
-    return RegistryConfig(_notifications(root), _cache(root))
+    return RegistryConfig(
+        _notifications(root), _cache(root), _storage(root.section("storage")), tuple(misspelt(root))
+    )
+
+
+def check_storage(file: Path, config: RegistryConfig, storage: str) -> None:
+    """Raise MountRefused if *file*, of which *config* was read, names another storage."""
+    if config.storage is None:
+        return
+    key, theirs = config.storage
+    root = local_root(storage)
+    if is_s3(storage):
+        ours = str(S3Options.parse(storage))
+        is_same = ours == theirs
+    else:
+        ours = str(root or storage)
+        is_same = root is not None and _is_same_directory(ours, theirs)
+    if not is_same:
+        raise MountRefused(
+            f"{file}: {key} is {theirs}, and STORAGE is {ours}: give {theirs} as STORAGE, or give"
+            f" --config a copy of the file without {key}, or with the path that it has on this"
+            " host (a container has paths of its own)"
+        )
+
+
+def _is_same_directory(one: str, other: str) -> bool:
+    """Whether both paths lead to one directory, also through symlinks and bind mounts."""
+    try:
+        return os.path.realpath(one) == os.path.realpath(other) or os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _storage(storage: Section) -> tuple[str, str] | None:
+    directory = storage.section("filesystem").text("rootdirectory")
+    if directory.startswith("/"):  # else it depends on where the registry was started
+        return "storage.filesystem.rootdirectory", directory
+    for name in ("s3", "s3aws"):
+        section = storage.section(name)
+        if bucket := section.text("bucket"):
+            root = section.text("rootdirectory").strip("/")
+            return f"storage.{name}.bucket", f"s3://{bucket}/{root}".rstrip("/")
+    return None
 
 
 def _notifications(root: Section) -> NotificationOptions:

@@ -123,6 +123,7 @@ def test_options_can_be_given_by_the_environment(registry: DockerRegistry) -> No
         (("--cache", "redis://localhost/?password=secret"), "BLOBFS_MOUNT_CACHE"),
         (("--cache", "disk"), "'disk' is not a descriptor cache"),
         (("--config", "/nowhere.yml"), "/nowhere.yml: No such file"),
+        (("--read-only", "--allow-delete"), "refuses what --allow-delete allows; give one of them"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -8,7 +8,7 @@ import pytest
 from blobfs.cache.redis_options import Address, RedisOptions
 from blobfs.errors import MountRefused
 from blobfs.notifications.options import Endpoint, NotificationOptions
-from blobfs.registryconfig import RegistryConfig, read_config
+from blobfs.registryconfig import RegistryConfig, check_storage, read_config
 
 FULL = """
 version: 0.1
@@ -278,3 +278,94 @@ def test_what_was_read_shows_no_secret(tmp_path: Path) -> None:
     shown = repr(read(tmp_path, FULL))
     assert "secret" not in shown
     assert "0123" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("storge: {}", "storge is not known; storage is: correct or remove it"),
+        ("Redis: {}", "Redis is not known; redis is: correct or remove it"),
+        (
+            "storage: {cache: {blobdescripter: redis}}",
+            "storage.cache.blobdescripter is not known; blobdescriptor is: correct or remove it",
+        ),
+        (
+            "storage: {filesystem: {rootdir: /a, rootdirectroy: /b}}",
+            "storage.filesystem.rootdirectroy is not known; rootdirectory is: correct or remove it",
+        ),
+        ("redis: {tls: {rootca: []}}", "redis.tls.rootca is not known; rootcas is"),
+        ("notifications: {event: {}}", "notifications.event is not known; events is"),
+        (
+            endpoint("thresold: 1, ignore: {action: []}"),
+            "notifications.endpoints[0].thresold is not known; threshold is",
+        ),
+        (endpoint("ignore: {action: []}"), "endpoints[0].ignore.action is not known; actions is"),
+    ],
+)
+def test_misspelt_key_is_told_with_the_nearest(tmp_path: Path, text: str, told: str) -> None:
+    """[S15.9]"""
+    sentences = read(tmp_path, text).misspelt
+    assert any(told in sentence for sentence in sentences), sentences
+    assert all(sentence.startswith(f"{tmp_path / 'config.yml'}: ") for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        FULL,
+        "x-common: {}\nlog: {levle: debug}\nauth: {htpaswd: {}}",
+        "storage: {gcs: {bukket: a}, swift: {}, tag: {concurrencylimit: 1}}",
+        "redis: {addrs: [], maxretries: 1, pool: {maxidle: 1}}",
+    ],
+    ids=["known keys", "other sections", "other drivers", "distribution 3 and 2.8"],
+)
+def test_other_keys_are_not_told_of(tmp_path: Path, text: str) -> None:
+    """[S15.9]"""
+    assert read(tmp_path, text).misspelt == ()
+
+
+def _checked(tmp_path: Path, text: str, storage: str) -> None:
+    check_storage(tmp_path / "config.yml", read(tmp_path, f"storage: {text}"), storage)
+
+
+def test_storage_of_the_file_may_be_reached_by_another_path(tmp_path: Path) -> None:
+    """[S15.10]"""
+    (tmp_path / "storage").mkdir()
+    (tmp_path / "link").symlink_to("storage")
+    for place in (tmp_path / "storage", tmp_path / "link", f"file://{tmp_path}/storage"):
+        _checked(tmp_path, f"{{filesystem: {{rootdirectory: {tmp_path}/storage/}}}}", str(place))
+    s3 = "{s3: {bucket: b, rootdirectory: /some/where/}}"
+    _checked(tmp_path, s3, "s3://b/some/where?region=x")
+    for unknown in ("{}", "{filesystem: {}}", "{filesystem: {rootdirectory: data}}"):
+        _checked(tmp_path, unknown, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "storage", "both"),
+    [
+        (
+            "{filesystem: {rootdirectory: /var/lib/registry}}",
+            "/srv/registry",
+            "storage.filesystem.rootdirectory is /var/lib/registry, and STORAGE is /srv/registry:"
+            " give /var/lib/registry as STORAGE, or give --config a copy of the file",
+        ),
+        (
+            "{filesystem: {rootdirectory: /var/lib/registry}}",
+            "s3://b/x?region=y",
+            "storage.filesystem.rootdirectory is /var/lib/registry, and STORAGE is s3://b/x:",
+        ),
+        ("{s3: {bucket: b}}", "/srv", "storage.s3.bucket is s3://b, and STORAGE is /srv:"),
+        (
+            "{s3aws: {bucket: b, rootdirectory: a}}",
+            "s3://b",
+            "storage.s3aws.bucket is s3://b/a, and STORAGE is s3://b:",
+        ),
+    ],
+)
+def test_another_storage_in_the_file_is_an_error(
+    tmp_path: Path, text: str, storage: str, both: str
+) -> None:
+    """[S15.10]"""
+    with pytest.raises(MountRefused) as caught:
+        _checked(tmp_path, text, storage)
+    assert both in str(caught.value)

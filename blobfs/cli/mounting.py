@@ -48,6 +48,8 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
 
     Returns once the mount answers. To end it: blobfs umount MOUNTPOINT.
     """
+    if options["read_only"] and options["allow_delete"]:
+        raise MountRefused("--read-only refuses what --allow-delete allows; give one of them")
     root = local_root(storage)
     checks = Preflight(storage, tell_if_watched)
     place = checks.run(partial(_check_directories, root, mountpoint, create=options["create"]))
@@ -60,7 +62,7 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
     settings = Settings(storage if root is None else str(root), place, **options)
     logs.configure(settings.logging, to_stderr=settings.foreground)
     signals.ignore_until_followed()
-    surroundings = Surroundings.of(settings)
+    surroundings = checks.run(partial(Surroundings.of, settings))
     if unwritable is not None:
         _say(Notice(logging.WARNING, f"{unwritable}: the mount is read-only"), settings)
     for notice in surroundings.notices():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -44,7 +45,7 @@ class Surroundings:
             raise MountRefused("--serve-redirect is for --serve of an s3://bucket/prefix")
         return cls(
             settings,
-            None if settings.config is None else _read(settings.config),
+            None if settings.config is None else _read(settings.config, settings.storage),
             Supervisor.from_environment(),
             None if settings.http is None else listening(settings.http),
         )
@@ -57,6 +58,8 @@ class Surroundings:
 
     def notices(self) -> Iterator[Notice]:
         """Sentences for whoever mounts; raises MountRefused."""
+        for sentence in () if self.config is None else self.config.misspelt:
+            yield Notice(logging.WARNING, sentence)
         if self.settings.allow_delete and not self.settings.read_only:
             configured = None if self.config is None else self.config.cache
             notice = of_deletes(self.settings.config, configured, self.cache)
@@ -94,7 +97,9 @@ class Surroundings:
         return tasks
 
 
-def _read(path: Path) -> RegistryConfig:
-    from blobfs.registryconfig import read_config  # noqa: PLC0415
+def _read(file: Path, storage: str) -> RegistryConfig:
+    from blobfs.registryconfig import check_storage, read_config  # noqa: PLC0415
 
-    return read_config(path)
+    config = read_config(file)
+    check_storage(file, config, storage)
+    return config

@@ -204,7 +204,7 @@ def test_read_only_mount_is_never_changed(
     stocked: tuple[Digest, Digest], storage: Path, tmp_path: Path
 ) -> None:
     """[S9.2]"""
-    with mounted(storage, tmp_path, "--read-only", "--allow-delete") as mount:
+    with mounted(storage, tmp_path, "--read-only") as mount:
         for change in _changes(mount.path, stocked):
             with failing_with(errno.EROFS):
                 change()
