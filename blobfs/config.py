@@ -60,6 +60,11 @@ class Settings:
         return LogSettings(self.log_level, self.log_format, self.log_file)
 
     @property
+    def hides_log(self) -> bool:
+        """Whether the terminal does not show what is logged."""
+        return self.log_file is not None or not self.foreground
+
+    @property
     def source(self) -> str:
         """The storage as df(1) shows it: without the options of a URL."""
         return self.storage.partition("?")[0] if is_s3(self.storage) else self.storage

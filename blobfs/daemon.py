@@ -11,10 +11,13 @@ import select
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Final, NoReturn
 
 from blobfs.errors import BlobfsError, MountRefused
+
+log = logging.getLogger(__name__)
 
 END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What ends a daemon well."""
@@ -50,8 +53,14 @@ def daemonize(work: Callable[[Callable[[], None]], None], *, timeout_s: float = 
         signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
         raise MountRefused(f"the mount did not answer within {timeout_s:g} s; see its log")
     _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    raise MountRefused(os.fsdecode(said) or f"the daemon ended with {code} before it answered")
+    raise MountRefused(os.fsdecode(said) or _end(os.waitstatus_to_exitcode(status)))
+
+
+def _end(code: int) -> str:
+    """The end of a daemon that could not say why."""
+    if code < 0:
+        return f"{signal.Signals(-code).name} ended the daemon before it answered; see dmesg"
+    return f"the daemon ended with {code} before it answered; see its log"
 
 
 def _read_within(fd: int, timeout_s: float) -> bytes | None:
@@ -81,10 +90,21 @@ def _be_child(work: Callable[[Callable[[], None]], None], pipe: int) -> NoReturn
         work(ready)
         code = 0
     except BlobfsError as exc:
-        try:
-            os.write(pipe, os.fsencode(str(exc)))
-        except OSError:  # it was ready, so nobody waits for the reason
-            logging.getLogger(__name__).error("%s", exc)  # noqa: TRY400  (the log's only line)
+        if not _is_told(pipe, str(exc)):
+            log.error("%s", exc)  # noqa: TRY400  (the log's only line)
+    except BaseException as exc:
+        log.exception("unexpected: the daemon ends")
+        [*_, line] = traceback.format_exception_only(exc)
+        _is_told(pipe, f"unexpected: {line.strip()}; the log has the traceback")
     finally:
         logging.shutdown()
         os._exit(code)  # never back into what was forked
+
+
+def _is_told(pipe: int, reason: str) -> bool:
+    """Send the parent a reason; False once the daemon was ready, as nobody waits for it then."""
+    try:
+        os.write(pipe, os.fsencode(reason))
+    except OSError:
+        return False
+    return True

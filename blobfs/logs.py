@@ -67,6 +67,11 @@ def configure(settings: LogSettings, *, to_stderr: bool) -> None:
     logging.getLogger("pyfuse3").setLevel(logging.CRITICAL)
 
 
+def is_discarded() -> bool:
+    """Return whether nothing keeps what is logged: no file, no terminal, no system log."""
+    return all(isinstance(handler, logging.NullHandler) for handler in logging.getLogger().handlers)
+
+
 def log_more() -> None:
     """Log one level more from now on, down to debug."""
     _shift_level(-1)

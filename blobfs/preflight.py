@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pwd
+import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -162,11 +164,33 @@ def check_mountpoint(mountpoint: Path, storage_root: Path | None) -> Path:
             raise MountRefused(f"{mountpoint} does not exist; run: mkdir -p {mountpoint}")
         if not resolved.is_dir():
             raise MountRefused(f"{mountpoint} is not a directory; choose one")
+        _check_owner(resolved)
         if any(resolved.iterdir()):
             raise MountRefused(f"{mountpoint} is not empty; choose an empty directory")
     if storage_root is not None:
         _check_apart(resolved, storage_root)
     return resolved
+
+
+def _check_owner(mountpoint: Path) -> None:
+    """Refuse a directory at which fusermount3(1) lets this user mount nothing."""
+    st = mountpoint.stat()
+    user = os.geteuid()
+    if user in (0, st.st_uid):
+        return
+    may_write = os.access(mountpoint, os.W_OK, effective_ids=True)
+    if st.st_mode & stat.S_ISVTX or not may_write:
+        raise MountRefused(
+            f"{mountpoint} belongs to {_user_name(st.st_uid)}, and only root or its owner can mount"
+            " there; choose a directory of your own"
+        )
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return f"the user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"the user {uid}"
 
 
 def _without_symlinks(mountpoint: Path) -> Path:

@@ -93,6 +93,10 @@ def test_cat_into_a_closed_pipe_ends_quietly(registry: DockerRegistry) -> None:
         (("cat", "{root}", "team/app@sha256:12"), 2, "not a digest"),
         (("mount", "{root}", "/mnt", "--umask", "9"), 2, "not an octal number"),
         (("mount", "{root}", "/mnt", "--tag-timeout", "-1"), 2, "--tag-timeout"),
+        (("mount", "{root}", "/mnt", "--uid", "no-one"), 2, "there is no user 'no-one'"),
+        (("mount", "{root}", "/mnt", "--gid", "no-one"), 2, "there is no group 'no-one'"),
+        (("mount", "{root}", "/mnt", "--gid", "4294967295"), 2, "too large for a group"),
+        (("unmount", "/nowhere"), 1, "no blobfs is mounted at /nowhere"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )  # fmt: skip
@@ -103,6 +107,21 @@ def test_mistake_is_told_in_a_sentence(
     assert done.returncode == code
     assert told.format(root=registry.root) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["", "mount", "umount", "unmount", "cat", "uploads"])
+def test_h_is_help(command: str) -> None:
+    done = run(*command.split(), "-h")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "Usage:")
+
+
+@pytest.mark.parametrize("command", ["ls", "uploads"])
+@pytest.mark.parametrize("name", ["", "nowhere"], ids=["no registry", "missing"])
+def test_only_mount_advises_to_create(tmp_path: Path, command: str, name: str) -> None:
+    done = run(command, tmp_path / name)
+    assert done.returncode == 1
+    assert "root directory" in done.stderr
+    assert "--create" not in done.stderr
 
 
 def test_options_can_be_given_by_the_environment(registry: DockerRegistry) -> None:

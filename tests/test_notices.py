@@ -66,7 +66,7 @@ def test_warning_of_deletes_is_on_the_terminal_and_in_the_log(tmp_path: Path) ->
     assert run("umount", place).returncode == 0
     [said] = done.stderr.splitlines()
     assert said.startswith(f"{config}: with storage.cache.blobdescriptor: inmemory")
-    assert f"WARNING blobfs.cli.mounting: {said}" in log.read_text()
+    assert f"WARNING blobfs.cli.notices: {said}" in log.read_text()
 
 
 @pytest.mark.fuse
@@ -74,4 +74,4 @@ def test_note_of_deletes_is_no_warning(tmp_path: Path) -> None:
     """[S9.5]"""
     with mounted("memory:", tmp_path, "--allow-delete") as mount:
         assert not mount.warnings()
-        assert "INFO blobfs.cli.mounting: --allow-delete: a registry" in mount.log.read_text()
+        assert "INFO blobfs.cli.notices: --allow-delete: a registry" in mount.log.read_text()

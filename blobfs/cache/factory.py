@@ -10,8 +10,13 @@ from blobfs import metrics
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.memory import MemoryCache
 from blobfs.cache.none import NoCache
+from blobfs.cache.redis_options import RedisOptions
 from blobfs.cache.resilient import ResilientCache
-from blobfs.errors import MountRefused
+from blobfs.digest import Digest
+from blobfs.errors import MountRefused, StorageUnavailable
+
+_PATIENT_S: Final = 1.0
+"""The time for the first answer of a Redis, which a person waits for once."""
 
 _REDIS: Final = re.compile(r"(?:rediss?(?:\+sentinel|\+cluster)?|unix):", re.IGNORECASE)
 
@@ -40,6 +45,20 @@ def cache_for(text: str, ttl_s: float = math.inf) -> DescriptorCache:
     raise MountRefused(
         f"{shown} is not a descriptor cache; give none, memory, redis://host or unix:///socket"
     )
+
+
+def trouble_with(url: str) -> str | None:
+    """The reason why the Redis at *url* does not answer at this moment; None if it does."""
+    from blobfs.cache.redis import RedisCache  # noqa: PLC0415
+
+    cache = RedisCache(RedisOptions.parse(url), _PATIENT_S)
+    try:
+        cache.stat(Digest.of(b""))
+    except StorageUnavailable as exc:
+        return str(exc)
+    finally:
+        cache.close()
+    return None
 
 
 def _watched(cache: DescriptorCache, name: str) -> DescriptorCache:

@@ -26,11 +26,19 @@ from blobfs.unmounting import unmount
 
 T = TypeVar("T")
 
-_CONTEXT: Final = {"auto_envvar_prefix": "BLOBFS", "max_content_width": 100}
+_CONTEXT: Final = {
+    "auto_envvar_prefix": "BLOBFS",
+    "max_content_width": 100,
+    "help_option_names": ["-h", "--help"],
+}
+_ALIASES: Final = {"unmount": "umount"}
 
 
 class _Group(click.Group):
-    """Says a foreseen error in one line, without a traceback."""
+    """Prints a foreseen error in one line, without a traceback; knows commands by other names."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -61,7 +69,10 @@ main.add_command(mount)
 @click.argument("mountpoint", type=PATH)
 @click.option("--lazy", is_flag=True, help="Detach a mount that is in use; wait for nobody.")
 def umount(mountpoint: Path, *, lazy: bool) -> None:
-    """Take the mount at MOUNTPOINT away, alive or dead, and wait for its daemon's end."""
+    """Take the mount at MOUNTPOINT away, alive or dead, and wait for its daemon's end.
+
+    Also called blobfs unmount.
+    """
     unmount(mountpoint, lazy=lazy, waiting=partial(click.echo, err=True))
 
 

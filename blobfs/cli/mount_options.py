@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
 
-from blobfs.cli.types import DIRECTORY, FILE, SECONDS, Octal, Size
+from blobfs.cli.types import DIRECTORY, FILE, SECONDS, Account, Octal, Size
 from blobfs.errors import MountRefused
 from blobfs.logs import LEVELS
 from blobfs.vfs.verification import Verify
 
 if TYPE_CHECKING:
     from click.types import OptionHelpExtra
+
+
+_USER: Final = Account("user", lambda name: pwd.getpwnam(name).pw_uid)
+_GROUP: Final = Account("group", lambda name: grp.getgrnam(name).gr_gid)
 
 
 class _Option(click.Option):
@@ -56,9 +62,8 @@ def _without_password(ctx: click.Context, param: click.Parameter, value: str | N
     return value
 
 
-def _owner(name: str, text: str, default: Callable[[], int]) -> click.Option:
-    number = click.IntRange(min=0)
-    return _option(name, text, type=number, default=default, metavar="ID", show_default="yours")
+def _owner(name: str, text: str, kind: Account, default: Callable[[], int]) -> click.Option:
+    return _option(name, text, type=kind, default=default, metavar="NAME|ID", show_default="yours")
 
 
 SECTIONS: Final[dict[str, list[click.Option]]] = {
@@ -87,8 +92,8 @@ SECTIONS: Final[dict[str, list[click.Option]]] = {
     ],
     "Who may look": [
         _flag("--allow-other", "Let other users look."),
-        _owner("--uid", "Owner of all files.", os.getuid),
-        _owner("--gid", "Group of all files.", os.getgid),
+        _owner("--uid", "Owner of all files.", _USER, os.getuid),
+        _owner("--gid", "Group of all files.", _GROUP, os.getgid),
         _option("--umask", "Modes to deny.", type=Octal(), default="000"),
     ],
     "What the kernel keeps": [

@@ -16,7 +16,7 @@ from blobfs import daemon, logs, preflight, signals
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.factory import cache_for
 from blobfs.cli.mount_options import SECTIONS, MountCommand
-from blobfs.cli.notices import Notice, tell_if_watched
+from blobfs.cli.notices import Notice, of_cache, say, tell_if_watched
 from blobfs.cli.surroundings import Surroundings
 from blobfs.cli.types import PATH
 from blobfs.config import Settings
@@ -29,8 +29,6 @@ from blobfs.preflight import Preflight
 from blobfs.storage.events import Listener
 from blobfs.storage.registry import Registry, open_registry
 from blobfs.vfs.verification import Verify
-
-log = logging.getLogger(__name__)
 
 _OR_CREATE: Final = ", or --create to begin one"
 
@@ -63,10 +61,11 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
     logs.configure(settings.logging, to_stderr=settings.foreground)
     signals.ignore_until_followed()
     surroundings = checks.run(partial(Surroundings.of, settings))
+    notices = list(surroundings.notices())
     if unwritable is not None:
-        _say(Notice(logging.WARNING, f"{unwritable}: the mount is read-only"), settings)
-    for notice in surroundings.notices():
-        _say(notice, settings)
+        notices.append(Notice(logging.WARNING, f"{unwritable}: the mount is read-only"))
+    for notice in notices:
+        say(notice, on_terminal=settings.hides_log)
     if settings.foreground:
         _serve(settings, surroundings, checks, lambda: None)
     else:
@@ -81,13 +80,6 @@ def _check_directories(root: Path | None, mountpoint: Path, *, create: bool) -> 
             preflight.create_storage(root)
         preflight.check_storage(root, _OR_CREATE)
     return preflight.check_mountpoint(mountpoint, root)
-
-
-def _say(notice: Notice, settings: Settings) -> None:
-    """Log a sentence, and print it unless the terminal shows the log."""
-    log.log(notice.level, "%s", notice.text)
-    if settings.log_file is not None or not settings.foreground:
-        click.echo(logs.printable(notice.text), err=True)
 
 
 def _check_cache(directory: Path | None, storage: str, mountpoint: Path) -> None:
@@ -106,6 +98,8 @@ def _serve(
         cache = cache_for(surroundings.cache, min(_REMEMBERED_S, settings.entry_timeout))
         listener = opened.enter_context(surroundings.listening_for_events())
         registry = opened.enter_context(checks.run(partial(_opened, settings, cache, listener)))
+        if (notice := of_cache(surroundings.cache)) is not None:
+            say(notice, on_terminal=settings.hides_log)
         announce = opened.enter_context(_pid_file(settings.pid_file, ready))
         health = Health.of_storage(registry)
         serve(

@@ -9,8 +9,11 @@ from typing import Final, NamedTuple
 
 import click
 
-from blobfs.cache.factory import is_redis
+from blobfs import logs
+from blobfs.cache.factory import is_redis, trouble_with
 from blobfs.cache.redis_options import RedisOptions
+
+log = logging.getLogger(__name__)
 
 _LOSS: Final = (
     "takes for stored what rm removes here, and a layer that is pushed again then is missing"
@@ -20,12 +23,35 @@ _GENERAL: Final = (
     " or remove that key; with --config FILE the registry's file is checked"
 )
 
+UNLOGGED: Final = (
+    "this machine has no system log (/dev/log): the mount logs nothing; give --log-file FILE"
+)
+
 
 class Notice(NamedTuple):
     """A sentence, and the level that it is logged at."""
 
     level: int
     text: str
+
+
+def say(notice: Notice, *, on_terminal: bool) -> None:
+    """Log a sentence, and print it on stderr if *on_terminal*, where nothing else shows the log."""
+    log.log(notice.level, "%s", notice.text)
+    if on_terminal:
+        click.echo(logs.printable(notice.text), err=True)
+
+
+def of_cache(cache: str) -> Notice | None:
+    """A notice that the Redis of the mount's *cache* cannot be used; None if it can, or is none.
+
+    It begins threads, so a process that forks calls it after that.
+    """
+    why = trouble_with(cache) if is_redis(cache) else None
+    if why is None:
+        return None
+    text = f"the cache cannot be used, and the mount goes on without it until it can: {why}"
+    return Notice(logging.INFO, text)
 
 
 def tell_if_watched(sentence: str) -> None:

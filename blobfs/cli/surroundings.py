@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from blobfs import metrics, signals
-from blobfs.cli.notices import Notice, of_deletes
+from blobfs import logs, metrics, signals
+from blobfs.cli.notices import UNLOGGED, Notice, of_deletes
 from blobfs.config import Settings
 from blobfs.drivers.factory import is_s3
 from blobfs.errors import MountRefused
@@ -58,6 +58,8 @@ class Surroundings:
 
     def notices(self) -> Iterator[Notice]:
         """Sentences for whoever mounts; raises MountRefused."""
+        if logs.is_discarded():
+            yield Notice(logging.INFO, UNLOGGED)
         for sentence in () if self.config is None else self.config.misspelt:
             yield Notice(logging.WARNING, sentence)
         if self.settings.allow_delete and not self.settings.read_only:

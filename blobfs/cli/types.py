@@ -11,6 +11,9 @@ import click
 
 from blobfs.errors import BlobfsError
 
+_NOBODY: Final = 2**32 - 1
+"""The id that chown(2) takes for none."""
+
 
 class Octal(click.ParamType[int]):
     """A umask."""
@@ -26,6 +29,29 @@ class Octal(click.ParamType[int]):
             self.fail(f"{value!r} is not an octal number such as 022", param, ctx)
         if not 0 <= number <= 0o777:
             self.fail("a umask is between 000 and 777", param, ctx)
+        return number
+
+
+class Account(click.ParamType[int]):
+    """A user or group by name or number; *number_of* raises KeyError for an unknown name."""
+
+    def __init__(self, name: str, number_of: Callable[[str], int]) -> None:
+        self.name = name
+        self._number_of = number_of
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        text = str(value)
+        if text.isascii() and text.isdecimal():
+            number = int(text)
+        else:
+            try:
+                number = self._number_of(text)
+            except (KeyError, ValueError):
+                self.fail(f"there is no {self.name} {text!r} on this machine", param, ctx)
+        if number >= _NOBODY:
+            self.fail(f"{number} is too large for a {self.name}", param, ctx)
         return number
 
 

@@ -23,6 +23,7 @@ from blobfs.errors import BlobfsError, MountRefused
 from blobfs.fuse import kernel
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.control import HealthSource, NoHealth, control_files
+from blobfs.fuse.device import obstacle
 from blobfs.fuse.operations import Operations
 from blobfs.fuse.reading import Reading
 from blobfs.fuse.requests import LongestStep
@@ -109,7 +110,9 @@ def serve(
     try:
         pyfuse3.init(operations, str(mountpoint), options.for_fuse())
     except RuntimeError as exc:
-        raise MountRefused(f"cannot mount at {mountpoint}: {_why(options) or exc}") from exc
+        raise MountRefused(
+            f"cannot mount at {mountpoint}: {obstacle(allow_other=options.allow_other) or exc}"
+        ) from exc
     _spare_full_collections()
     if not registry.is_local:
         _keep_large_blocks()
@@ -220,12 +223,3 @@ def _operations(
     handlers = Reading if options.read_only else Operations
     operations = handlers(tree, threads, options.presentation, uploading)
     return operations
-
-
-def _why(options: MountOptions) -> str | None:
-    """What a person can do about the commonest reasons; libfuse prints its own to stderr."""
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        return "/dev/fuse cannot be used; load the fuse module, or give the container the device"
-    if os.getuid() != 0 and options.allow_other:
-        return "--allow-other needs user_allow_other in /etc/fuse.conf"
-    return None

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,12 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from blobfs.errors import MountRefused
+from blobfs.fuse.device import obstacle
 from blobfs.mountinfo import mount_at
-from blobfs.preflight import unwritable
+from blobfs.preflight import check_mountpoint, unwritable
 from tests.fuse.mounts import BLOBFS, MountedRegistry, eventually, failing_with, mounted, run
+from tests.services import free_port
 from tests.storage.layout import APP, Layout
 
 pytestmark = pytest.mark.fuse
@@ -159,7 +163,7 @@ def test_read_only_storage_is_mounted_read_only_and_says_so(
     try:
         why = f"{read_only}/docker/registry/v2/blobs is on a read-only file system"
         assert done.stderr == f"{why}: the mount is read-only\n"
-        assert f"WARNING blobfs.cli.mounting: {why}" in log.read_text()
+        assert f"WARNING blobfs.cli.notices: {why}" in log.read_text()
         assert json.loads((place / ".blobfs/config.json").read_text())["read_only"] is True
         with failing_with(errno.EROFS):
             (place / "new").mkdir()
@@ -355,6 +359,133 @@ def test_daemon_that_cannot_mount_says_why(storage: Path, tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "/dev/fuse cannot be used" in done.stderr
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="asks as another user")
+def test_user_without_the_device_or_fusermount3_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """[S6.11]"""
+    device = Path("/dev/fuse")
+    mode = device.stat().st_mode & 0o777
+    monkeypatch.setenv("PATH", "/nowhere")
+    with TemporaryDirectory() as place, _as_another_user(place):
+        told = obstacle(allow_other=False)
+    if mode & 0o006 == 0o006:
+        assert told == "fusermount3 is missing, without which only root can mount; install fuse3"
+    else:
+        assert told is not None
+        assert told.startswith("/dev/fuse cannot be used: Permission denied; as root: chmod 666")
+
+
+def test_fusermount3_that_is_missing_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[S6.11]"""
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "install fuse3" in str(obstacle(allow_other=False))
+
+
+def test_container_without_the_capability_is_told_so(storage: Path, tmp_path: Path) -> None:
+    """[S6.11]"""
+    (tmp_path / "m").mkdir()
+    command = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin",
+               *BLOBFS, "mount", str(storage), str(tmp_path / "m")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "a container needs docker run --cap-add SYS_ADMIN" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="asks as another user")
+@pytest.mark.parametrize("mode", [0o755, 0o1777], ids=["not writable", "sticky"])
+def test_mount_point_of_another_user_is_refused(mode: int) -> None:
+    """[S6.11]"""
+    with TemporaryDirectory() as place:
+        theirs, own = Path(place, "theirs"), Path(place, "own")
+        for directory in (theirs, own):
+            directory.mkdir()
+        theirs.chmod(mode)
+        os.chown(own, 65534, 65534)
+        with _as_another_user(place):
+            assert check_mountpoint(own, None) == own
+            with pytest.raises(MountRefused, match="belongs to the user root, and only root or"):
+                check_mountpoint(theirs, None)
+
+
+def test_owner_may_be_given_by_name(storage: Path, tmp_path: Path) -> None:
+    with mounted(storage, tmp_path, "--uid", "nobody", "--gid", "daemon") as mount:
+        st = mount.path.stat()
+        assert (st.st_uid, st.st_gid) == (65534, 1)
+
+
+_NO_LOG = """
+set -e
+new=$(mktemp -d)
+mount -t tmpfs none "$new"
+touch "$new/fuse" "$new/null"
+mount --bind /dev/fuse "$new/fuse"
+mount --bind /dev/null "$new/null"
+mount --rbind "$new" /dev
+"$@"
+umount "$0"
+"""
+"""A machine without a system log: *place*, and the command of the mount."""
+
+
+def test_log_that_goes_nowhere_is_told_at_the_mount(storage: Path, tmp_path: Path) -> None:
+    """[S6.12]"""
+    place = tmp_path / "m"
+    place.mkdir()
+    command = ["unshare", "--mount", "sh", "-c", _NO_LOG, str(place), *BLOBFS, "mount",
+               str(storage), str(place)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == (
+        "this machine has no system log (/dev/log): the mount logs nothing; give --log-file FILE\n"
+    )
+
+
+def test_redis_that_is_down_is_told_at_the_mount(storage: Path, tmp_path: Path) -> None:
+    """[S6.12]"""
+    place, log = tmp_path / "m", tmp_path / "log"
+    place.mkdir()
+    address = f"127.0.0.1:{free_port()}"
+    done = run("mount", storage, place, "--cache", f"redis://{address}", "--log-file", log)
+    assert run("umount", place).returncode == 0
+    assert done.returncode == 0
+    told = f"the cache cannot be used, and the mount goes on without it until it can: redis://{address}"
+    assert done.stderr.startswith(told)
+    assert told in log.read_text()
+
+
+def test_daemon_that_fails_unexpectedly_says_why(
+    tmp_path: Path,
+) -> None:
+    """[S6.1]"""
+    log_file = tmp_path / "log"
+    script = (
+        "import logging; from blobfs.daemon import daemonize\n"
+        f"logging.basicConfig(filename={str(log_file)!r})\n"
+        "daemonize(lambda ready: {}['no such key'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert "MountRefused: unexpected: KeyError: 'no such key'; the log has the traceback" in (
+        done.stderr
+    )
+    assert "Traceback" in log_file.read_text()
+
+
+def test_daemon_that_is_killed_is_told_of() -> None:
+    """[S6.1]"""
+    script = (
+        "import os; from blobfs.daemon import daemonize\n"
+        "daemonize(lambda ready: os.kill(os.getpid(), 9))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert "MountRefused: SIGKILL ended the daemon before it answered" in done.stderr
 
 
 def test_pid_file_that_cannot_be_written_leaves_no_mount(storage: Path, tmp_path: Path) -> None:
