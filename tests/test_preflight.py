@@ -121,6 +121,7 @@ def test_wait_is_told_on_a_terminal(silent: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.alone
 def test_commands_end_within_30_s(silent: str, tmp_path: Path) -> None:
     """[S6.10]"""
     place = tmp_path / "m"
