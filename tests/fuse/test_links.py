@@ -76,10 +76,14 @@ def test_layer_that_is_there_is_not_linked_again(repository: Path) -> None:
 
 
 def test_upload_is_not_linked_as_a_layer(repository: Path, other: Path) -> None:
-    """[S9.3] Renamed, it is."""
-    upload(repository, "layer.tar").write_bytes(b"in this repository only")
-    with failing_with(errno.EPERM):
-        os.link(upload(repository, "layer.tar"), layer(other, Digest.of(CONTENT)))
+    """[S9.3] Its receipt is."""
+    file = upload(repository, "layer.tar")
+    with file.open("wb", buffering=0) as opened:
+        opened.write(CONTENT)
+        with failing_with(errno.EPERM):
+            os.link(file, layer(other, Digest.of(CONTENT)))
+    os.link(file, layer(other, Digest.of(CONTENT)))
+    assert layer(other, Digest.of(CONTENT)).read_bytes() == CONTENT
 
 
 def test_ln_puts_a_manifest_into_another_repository(repository: Path, other: Path) -> None:

@@ -144,6 +144,11 @@ def test_damaged_tag_and_layer_are_replaced_and_removed(
             assert os.listdir(tag.parent) == []
     lost = Digest.of(b"never stored")
     bucket.put(paths.link(paths.layers(name), lost), str(lost).encode())
+    payload = image(lost)  # else the link would be what a garbage collection has left
+    bucket.put(paths.blob_data(Digest.of(payload)), payload)
+    bucket.put(
+        paths.link(paths.revisions(name), Digest.of(payload)), str(Digest.of(payload)).encode()
+    )
     _soon(lambda: lost.encoded in _names(there, "_layers/sha256"))
     with failing_with(errno.EIO):
         layer(there, lost).read_bytes()
