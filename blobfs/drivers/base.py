@@ -182,6 +182,14 @@ class FileWriter(Closing):
         """
         return False
 
+    @property
+    def undisturbed_size(self) -> int:
+        """Bytes that ``append`` found as they were flushed: of no others a saved hash state counts.
+
+        All of them, where the backend tells of a change in another way.
+        """
+        return self.size
+
     @abstractmethod
     def flush(self) -> None:
         """Make durable what was written, as ``close`` does, and go on."""

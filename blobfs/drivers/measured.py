@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from blobfs import metrics
-from blobfs.drivers.base import FileReader, FileWriter, StorageDriver
+from blobfs.drivers.base import FileInfo, FileReader, FileWriter, StorageDriver
 from blobfs.drivers.objectstore import ObjectStore, Page
 from blobfs.drivers.wrapper import DriverWrapper, ReaderWrapper, WriterWrapper
 from blobfs.errors import BlobfsError
@@ -143,7 +143,11 @@ class MeasuredObjectStore(MeasuredDriver, ObjectStore):
     def _pages(self, path: str, *, limit: int = 1000) -> Iterator[Page]:
         return self._store.pages(path, limit=limit)
 
+    def _stat_files(self, paths: Sequence[str]) -> list[FileInfo | None]:
+        return self._store.stat_files(paths)
+
     pages = _timed_to_the_end("pages", _pages)
+    stat_files = _timed("stat_files", _stat_files)
 
 
 class _MeasuredReader(ReaderWrapper):

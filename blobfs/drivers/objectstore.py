@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.base import FileInfo, StorageDriver
 
 
 class ListedFile(NamedTuple):
@@ -34,5 +34,10 @@ class ObjectStore(StorageDriver):
     def pages(self, path: str, *, limit: int = 1000) -> Iterator[Page]:
         """All files below a directory, in the order of their keys, at most *limit* on a page.
 
-        Each page is one request, made when it is taken; the first may be empty.
+        Each page is one request, made when it is taken; the first may be empty. A file may have
+        the path of a directory that other files are in.
         """
+
+    @abstractmethod
+    def stat_files(self, paths: Sequence[str]) -> list[FileInfo | None]:
+        """``stat_now`` of each path, one request each, side by side; None for a missing one."""

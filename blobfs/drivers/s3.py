@@ -7,14 +7,22 @@ multipart upload, which nobody sees before it is completed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, Final
 
 from blobfs.drivers.base import Capacity, DirEntry, FileInfo, FileReader, FileWriter, Unfinished
 from blobfs.drivers.objectstore import ListedFile, ObjectStore, Page
-from blobfs.drivers.s3_bucket import Bucket, nanoseconds, put_object, remove_object
+from blobfs.drivers.s3_bucket import (
+    Bucket,
+    check_size,
+    head_object,
+    nanoseconds,
+    put_object,
+    remove_object,
+)
 from blobfs.drivers.s3_client import client_for, s3_errors
 from blobfs.drivers.s3_options import S3Options
 from blobfs.drivers.s3_reach import connecting_once
@@ -68,33 +76,38 @@ class S3Driver(ObjectStore):
         next(self.pages("/", limit=1))
 
     def stat(self, path: str) -> FileInfo:
-        try:
-            return self._head(path)[0]
-        except PathNotFound:
-            if not self._is_directory(path):
-                raise
-        return FileInfo(path, 0, True, 0)
+        # Keys below make a directory, even where an object has the key of the directory itself.
+        if self._is_directory(path):
+            return FileInfo(path, 0, True, 0)
+        return self.stat_now(path)
 
     def stat_now(self, path: str) -> FileInfo:
-        return self._head(path)[0]
-
-    def _head(self, path: str) -> tuple[FileInfo, str]:
-        """A file's attributes, and its ETag; raises PathNotFound, also for a directory."""
         if path == "/":
             raise PathNotFound(path)
-        head: Any = self._bucket.client.head_object
-        options = self._bucket.options
-        with s3_errors(path):
-            found = head(Bucket=options.bucket, Key=options.key(path), **options.for_reads)
-        return FileInfo(path, found["ContentLength"], False, nanoseconds(found)), found["ETag"]
+        found = head_object(self._bucket, path)
+        return FileInfo(path, found.size, False, found.mtime_ns)
 
     def _is_directory(self, path: str) -> bool:
         return path == "/" or any(page.files for page in self.pages(path, limit=2))
 
     def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
+        return self._each(self.stat, paths)
+
+    def stat_files(self, paths: Sequence[str]) -> list[FileInfo | None]:
+        return self._each(self.stat_now, paths)
+
+    def _each(self, stat: Callable[[str], FileInfo], paths: Sequence[str]) -> list[FileInfo | None]:
+        """*stat* of each path, side by side; None for a missing one."""
+
+        def stat_or_none(path: str) -> FileInfo | None:
+            try:
+                return stat(path)
+            except PathNotFound:
+                return None
+
         if len(paths) == 1:
-            return [self._stat_or_none(paths[0])]
-        return list(self._bucket.pool.map(self._stat_or_none, paths))
+            return [stat_or_none(paths[0])]
+        return list(self._bucket.pool.map(stat_or_none, paths))
 
     def pages(self, path: str, *, limit: int = 1000) -> Iterator[Page]:
         options = self._bucket.options
@@ -109,17 +122,20 @@ class S3Driver(ObjectStore):
                 for found in page.get("Contents", [])
                 if not _is_hidden(found["Key"])
             ]
-            yield Page(files, is_last=not page.get("IsTruncated"))
+            yield Page(files, is_last=not page["IsTruncated"])
 
     def _list(self, path: str, **wanted: object) -> Iterator[Any]:
         call: Any = self._bucket.client.list_objects_v2
         options = self._bucket.options
-        arguments = {"Bucket": options.bucket, "Prefix": options.prefix(path), **wanted}
+        arguments: dict[str, Any] = {"Bucket": options.bucket, "Prefix": options.prefix(path)}
+        arguments |= wanted
         while True:
             with s3_errors(str(options) if path == "/" else path):
                 page = call(**arguments, **options.for_reads)
+            if any(not key.startswith(arguments["Prefix"]) for key in _keys_in(page)):
+                raise StorageUnavailable(f"{path}: the answer lists keys of another prefix")
             yield page
-            if not page.get("IsTruncated"):
+            if not page["IsTruncated"]:
                 return
             arguments["ContinuationToken"] = page["NextContinuationToken"]
 
@@ -134,27 +150,34 @@ class S3Driver(ObjectStore):
 
     def _entries(self, path: str) -> Iterator[DirEntry]:
         cut = len(self._bucket.options.prefix(path))
+        files: set[str] = set()  # a later page may tell that they are directories
         for page in self._list(path, Delimiter="/"):
-            for below in page.get("CommonPrefixes", []):
-                yield DirEntry(below["Prefix"][cut:-1], is_dir=True)
-            for found in page.get("Contents", []):
-                if not _is_hidden(found["Key"]):
-                    yield DirEntry(found["Key"][cut:], is_dir=False)
+            keys = list(_keys_in(page))
+            directories = {below["Prefix"][cut:-1] for below in page.get("CommonPrefixes", [])}
+            files |= {key[cut:] for key in keys if not _is_hidden(key)}
+            files -= directories
+            last = max(keys, default="")[cut:]
+            certain = {name for name in files if f"{name}/" <= last or not page["IsTruncated"]}
+            yield from (DirEntry(name, is_dir=True) for name in directories)
+            yield from (DirEntry(name, is_dir=False) for name in certain)
+            files -= certain
 
     def walk(self, path: str) -> Iterator[FileInfo]:
         files = (file for page in self.pages(path) for file in page.files)
         first = next(files, None)
         if first is None and path != "/":
             raise PathNotFound(path)
-        return iter(()) if first is None else _with_directories(path, chain([first], files))
+        if first is None:
+            return iter(())
+        return _with_directories(path, _without_shadowed(chain([first], files)))
 
     def open(self, path: str) -> FileReader:
         try:
-            info, etag = self._head(path)
+            found = head_object(self._bucket, path)
         except PathNotFound:
             self._refuse_directory(path)
             raise
-        return S3Reader(self._bucket, path, info.size, etag)
+        return S3Reader(self._bucket, path, found.size, found.etag)
 
     def _refuse_directory(self, path: str) -> None:
         if self._is_directory(path):
@@ -211,10 +234,13 @@ class S3Driver(ObjectStore):
         return writer
 
     def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
-        upload = self._upload(path, token)
-        if upload is None:
-            return self.stat(path)
-        return MultipartWriter.stat(self._bucket, upload)
+        try:
+            upload = self._upload(path, token)
+            if upload is not None:
+                return MultipartWriter.stat(self._bucket, upload)
+        except AccessDenied:  # who may only list and get objects sees those
+            pass
+        return self.stat(path)
 
     def _upload(self, path: str, token: str) -> MultipartUpload | None:
         if token:
@@ -229,12 +255,12 @@ class S3Driver(ObjectStore):
         if source == target:
             return
         if size <= self._bucket.options.copy_threshold:
-            self._copy(source, target)
+            self._copy(source, target, size)
         else:
             self._copy_in_parts(source, target, size)
         remove_object(self._bucket, source)
 
-    def _copy(self, source: str, target: str) -> None:
+    def _copy(self, source: str, target: str, size: int) -> None:
         call: Any = self._bucket.client.copy_object
         options = self._bucket.options
         with s3_errors(source):
@@ -245,6 +271,7 @@ class S3Driver(ObjectStore):
                 **options.for_writes,
                 **options.for_reads,
             )
+        check_size(self._bucket, target, size)
 
     def _copy_in_parts(self, source: str, target: str, size: int) -> None:
         upload = MultipartUpload.begin(self._bucket, target)
@@ -286,8 +313,8 @@ class S3Driver(ObjectStore):
             objects = [{"Key": key} for key in printable[start : start + _DELETED_AT_ONCE]]
             with s3_errors(path):
                 answer = call(Bucket=self._bucket.name, Delete={"Objects": objects, "Quiet": True})
-            if errors := answer.get("Errors"):
-                raise StorageUnavailable(f"{path}: {errors[0].get('Code')}: not all was deleted")
+            for failed in answer.get("Errors", []):  # one by one, each is asked for again
+                remove_object(self._bucket, self._bucket.options.path(failed["Key"]))
 
     def unfinished(self, path: str) -> Iterator[Unfinished]:
         return unfinished(self._bucket, path)
@@ -314,6 +341,12 @@ def _advice(exc: BlobfsError, options: S3Options) -> str:
     return f"cannot be reached; mind regionendpoint and AWS_ENDPOINT_URL: {why}"
 
 
+def _keys_in(page: Mapping[str, Any]) -> Iterator[str]:
+    """Every key and prefix that a page of a listing has."""
+    yield from (found["Key"] for found in page.get("Contents", []))
+    yield from (below["Prefix"] for below in page.get("CommonPrefixes", []))
+
+
 def _is_hidden(key: str) -> bool:
     """Whether it is a tail, or stands for a directory, as some programs make them."""
     name = key.rpartition("/")[2]
@@ -322,6 +355,19 @@ def _is_hidden(key: str) -> bool:
 
 def _is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(f"{directory.rstrip('/')}/")
+
+
+def _without_shadowed(files: Iterator[ListedFile]) -> Iterator[ListedFile]:
+    """Files in the order of their keys, but for those whose key is also that of a directory."""
+    held: OrderedDict[str, ListedFile] = OrderedDict()  # keys below them may yet come
+    for file in files:
+        above = file.path
+        while above := above.rpartition("/")[0]:
+            held.pop(above, None)
+        while held and f"{next(iter(held))}/" < file.path:
+            yield held.popitem(last=False)[1]
+        held[file.path] = file
+    yield from held.values()
 
 
 def _with_directories(top: str, files: Iterator[ListedFile]) -> Iterator[FileInfo]:

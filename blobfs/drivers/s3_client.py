@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import md5
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +23,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from blobfs import metrics
+from blobfs.drivers.s3_answers import NOT_S3, check_answers
 from blobfs.drivers.s3_options import S3Options
 from blobfs.errors import (
     AccessDenied,
@@ -76,6 +79,8 @@ def client_for(options: S3Options) -> S3Client:
     except (BotoCoreError, ValueError) as exc:
         raise MountRefused(f"s3://{options.bucket}: {exc}") from None
     client.meta.events.register("response-received.s3", _count)
+    client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
+    check_answers(client)
     if options.verify_tls and client.meta.endpoint_url.startswith("https:"):
         # TLS holds what is sent together; boto3 would have it hashed once more, here and there.
         signing: Any = client.meta.config
@@ -90,6 +95,18 @@ def _count(
     status = response_dict["status_code"] if response_dict else type(exception).__name__
     metrics.S3_REQUESTS.labels(event_name.rpartition(".")[2], status).inc()
 
+
+def _add_content_md5(params: dict[str, Any], **_: object) -> None:
+    """Send the checksum that every server takes: OpenStack Swift refuses any other."""
+    headers = params["headers"]
+    for name in [name for name in headers if name.lower() in _OTHER_CHECKSUMS]:
+        del headers[name]
+    params["context"].pop("checksum", None)
+    digest = md5(params["body"], usedforsecurity=False).digest()
+    headers["Content-MD5"] = b64encode(digest).decode()
+
+
+_OTHER_CHECKSUMS: Final = {"x-amz-sdk-checksum-algorithm", "x-amz-checksum-crc32"}
 
 _MISSING: Final = {"404", "NoSuchKey", "NotFound", "NoSuchVersion", "NoSuchUpload"}
 _REFUSED: Final = {
@@ -135,7 +152,7 @@ def s3_errors(path: str) -> Iterator[None]:
         raise StorageTimeout(f"{path}: {exc}") from None
     except BotoCoreError as exc:
         raise StorageUnavailable(f"{path}: {exc}") from None
-    except ResponseParserError:  # it may quote a whole page
+    except (ResponseParserError, ValueError):  # it may quote a whole page
         raise StorageUnavailable(f"{path}: the answer is not that of an S3 server") from None
 
 
@@ -143,7 +160,8 @@ def _translated(exc: ClientError, path: str) -> BlobfsError:
     code = code_of(exc)
     status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     message = exc.response.get("Error", {}).get("Message") or ""
-    said = f"{path}: {exc.operation_name}: {code} {message}".strip()
+    what = "" if code == NOT_S3 else f"{exc.operation_name}: {code} "
+    said = f"{path}: {what}{message}".strip()
     if code == "NoSuchBucket":
         return StorageUnavailable(f"{said}: the bucket is missing")
     if code in _MISSING:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
 from blobfs.drivers.base import Unfinished
-from blobfs.drivers.s3_bucket import Bucket, nanoseconds
+from blobfs.drivers.s3_bucket import Bucket, check_size, head_object, nanoseconds
 from blobfs.drivers.s3_client import s3_errors
 from blobfs.drivers.s3_options import MIN_PART
 from blobfs.errors import PathNotFound
@@ -102,17 +102,19 @@ class MultipartUpload:
             ]
 
     def complete(self, parts: Sequence[UploadedPart]) -> None:
-        """Make the object of *parts*, at once for readers; raises PathNotFound if it has ended."""
+        """Make the object of *parts*, at once for readers; raises PathNotFound if it has ended.
+
+        It has succeeded once the object is there with the size of all parts.
+        """
         listed = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
         try:
             with s3_errors(self.path):
                 self._call("complete_multipart_upload", MultipartUpload={"Parts": listed})
         except PathNotFound:
             # Completed by an attempt whose answer was lost: the object then has their ETag.
-            with s3_errors(self.path):
-                head = self._bucket.client.head_object(Bucket=self._bucket.name, Key=self._key)
-            if head["ETag"].strip('"') != _etag_of(parts):
+            if head_object(self._bucket, self.path).etag.strip('"') != _etag_of(parts):
                 raise
+        check_size(self._bucket, self.path, sum(part.size for part in parts))
 
     def abort(self) -> None:
         """Remove its parts; one that has ended is no error."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from hashlib import sha256
 from itertools import accumulate
 from typing import Final, NamedTuple, TypeVar
 
@@ -15,6 +17,8 @@ from blobfs.drivers.s3_uploads import MultipartUpload, UploadedPart
 from blobfs.errors import AppendOnly, BlobfsError, PathNotFound, Stale, WriterClosed
 
 T = TypeVar("T")
+
+_TAIL_HEADER: Final = re.compile(rb"(\d{1,15}) ([0-9a-f]{32})")
 
 _UNDER_WAY: Final = 4
 """Parts of one file that are sent at once, and so held; one more is being filled."""
@@ -28,12 +32,47 @@ class _Sent(NamedTuple):
     arrival: Future[UploadedPart]
 
 
+class _Tail(NamedTuple):
+    """The object that ``flush`` stores: what does not fill a part, and a *seal* of the parts.
+
+    *offset* is where *content* begins, at the end of the parts that the seal names.
+    """
+
+    offset: int
+    seal: str
+    content: bytes
+
+    @classmethod
+    def of(cls, parts: Sequence[UploadedPart], content: bytes) -> _Tail:
+        """Describe the *parts* that have arrived, and the *content* after them."""
+        lines = (f"{part.number} {part.etag} {part.size}\n" for part in parts)
+        seal = sha256("".join(lines).encode()).hexdigest()[:32]
+        return cls(sum(part.size for part in parts), seal, content)
+
+    @classmethod
+    def parse(cls, stored: bytes) -> _Tail | None:
+        """Read the object; None for anything else."""
+        header, _, content = stored.partition(b"\n")
+        found = _TAIL_HEADER.fullmatch(header)
+        return found and cls(int(found[1]), found[2].decode(), content)
+
+    @property
+    def end(self) -> int:
+        """Bytes of the parts and of the tail together."""
+        return self.offset + len(self.content)
+
+    def stored(self) -> bytes:
+        """Give the object's content."""
+        return b"%d %s\n%s" % (self.offset, self.seal.encode(), self.content)
+
+
 class MultipartWriter(FileWriter):
     """Writes the object at *path*, which stays what it was until ``commit``.
 
     What does not fill a part is kept by ``flush`` as an object of its own, the tail: S3 takes
     no small part but the last, and shows none. What could not be sent is kept, and sent again
-    by the next call that needs it to be there.
+    by the next call that needs it to be there. The tail also names the parts before it by their
+    ETags: where a part is another one later, somebody else has written it.
     """
 
     def __init__(self, bucket: Bucket, path: str, upload: MultipartUpload | None = None) -> None:
@@ -44,7 +83,8 @@ class MultipartWriter(FileWriter):
         self._sent: dict[int, _Sent] = {}  # by number, in their order
         self._sealed = 0  # bytes in both
         self._tail = bytearray()
-        self._kept: tuple[int, bytes] | None = None  # the tail object: where it begins, and what
+        self._kept: _Tail | None = None
+        self._undisturbed = 0  # bytes that are as they were when they were flushed
         self._is_over = False
 
     @classmethod
@@ -72,13 +112,15 @@ class MultipartWriter(FileWriter):
             len(parts),
         )
         ends = list(accumulate((part.size for part in parts[:count]), initial=0))
-        self._kept = self._read_tail(upload)
-        if self._kept is not None:
-            offset, content = self._kept
-            # A part behind it is the tail, as it was sent for a completion that failed.
-            if offset in ends and offset + len(content) >= ends[-1]:
-                count = ends.index(offset)
-                self._tail = bytearray(content)
+        self._kept = kept = self._read_tail(upload)
+        if kept is not None and kept.offset in ends:
+            sealed = ends.index(kept.offset)
+            is_undisturbed = kept == _Tail.of(parts[:sealed], kept.content)
+            self._undisturbed = kept.end if is_undisturbed else 0
+            # A part behind the tail may be the tail, as it was sent for a completion that failed.
+            if kept.end >= ends[-1] or (is_undisturbed and kept.content):
+                count = sealed
+                self._tail = bytearray(kept.content)
         self._parts = parts[:count]
         self._sealed = ends[count]
         return parts[count:]
@@ -120,6 +162,10 @@ class MultipartWriter(FileWriter):
     @property
     def size(self) -> int:
         return self._sealed + len(self._tail)
+
+    @property
+    def undisturbed_size(self) -> int:
+        return self._undisturbed
 
     def write(self, data: bytes) -> None:
         self._check_open()
@@ -171,10 +217,10 @@ class MultipartWriter(FileWriter):
             self._await_first()
         if self._upload is None:
             self._upload = MultipartUpload.begin(self._bucket, self._path)
-        kept = (self._sealed, bytes(self._tail))
-        if self._tail and kept != self._kept:
-            put_object(self._bucket, self._upload.tail, b"%d\n%s" % kept)
-            self._kept = kept
+        tail = _Tail.of(self._parts, bytes(self._tail))
+        if tail != self._kept:
+            put_object(self._bucket, self._upload.tail, tail.stored())
+            self._kept = tail
 
     def go_back(self, size: int) -> None:
         self._check_open()
@@ -183,8 +229,8 @@ class MultipartWriter(FileWriter):
         if size == self.size:
             return
         count, sealed = 0, 0
-        kept_at, kept = self._kept or (-1, b"")
-        wanted = kept_at if size == kept_at + len(kept) else size
+        kept = self._kept
+        wanted = kept.offset if kept is not None and kept.end == size else size
         for part in self._parts:
             if sealed == wanted:
                 break
@@ -193,12 +239,13 @@ class MultipartWriter(FileWriter):
         if sealed != wanted:
             raise AppendOnly(f"{self._path} cannot go back to {size} bytes")
         self._discard(self._parts[count:])
-        if size == wanted:
-            self._forget_kept()
-            kept = b""
         del self._parts[count:]
         self._sealed = sealed
-        self._tail = bytearray(kept)
+        if kept is not None and kept.end == size:
+            self._tail = bytearray(kept.content)
+        else:
+            self._tail = bytearray()
+            self._forget_kept()
 
     def commit(self) -> None:
         self._check_open()
@@ -248,13 +295,11 @@ class MultipartWriter(FileWriter):
             remove_object(self._bucket, self._upload.tail)
             self._kept = None
 
-    def _read_tail(self, upload: MultipartUpload) -> tuple[int, bytes] | None:
+    def _read_tail(self, upload: MultipartUpload) -> _Tail | None:
         try:
-            stored = get_whole(self._bucket, upload.tail)
+            return _Tail.parse(get_whole(self._bucket, upload.tail).content)
         except PathNotFound:
             return None
-        offset, _, content = stored.content.partition(b"\n")
-        return (int(offset), content) if offset.isdigit() else None
 
     def _check_open(self) -> None:
         if self._is_over:

@@ -234,6 +234,10 @@ class WriterWrapper(FileWriter):
     def move_to(self, target: str) -> bool:
         return self._writer.move_to(target)
 
+    @property
+    def undisturbed_size(self) -> int:
+        return self._writer.undisturbed_size
+
     def flush(self) -> None:
         self._writer.flush()
 

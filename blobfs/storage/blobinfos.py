@@ -89,7 +89,7 @@ class BlobInfos:
                     if not unknown or not self._crawl():
                         break
                     unknown = self._unknown(unknown)
-        infos = self._store.stat_many(unknown)
+        infos = self._store.stat_files(unknown)
         self.put(info for info in infos if info is not None)
         for path, info in zip(unknown, infos, strict=True):
             if info is None:

@@ -122,6 +122,9 @@ class BlobWriter(ContentWriter):
             self._record = replace(self._record, is_shared=True)
         if data.fingerprint != self._record.fingerprint:
             self._files.drop_states_above(-1)
+        undisturbed = data.undisturbed_size(size)
+        if undisturbed < size:  # somebody else has written, or a crash came before the last flush
+            self._files.drop_states_above(undisturbed)
         self._received.take_up(data, size)
 
     def _data_of(self, record: UploadRecord) -> UploadData:

@@ -25,6 +25,7 @@ class ListedDriver(NotingDriver):
         self, driver: StorageDriver, store: ObjectStore, *, name_ttl_s: float, content_ttl_s: float
     ) -> None:
         super().__init__(driver)
+        self._store = store
         self._listings = Listings(store, name_ttl_s)
         self._blobs = BlobInfos(store, paths.BLOBS, content_ttl_s, name_ttl_s)
 
@@ -37,34 +38,30 @@ class ListedDriver(NotingDriver):
     def stat(self, path: str) -> FileInfo:
         if is_listed(path):
             return self._listings.of(path).stat(path)
-        info = self._blobs.get(path)
-        if info is None:
-            if self._blobs.is_missing(path):
-                raise PathNotFound(path)
-            info = self._driver.stat(path)
-            if _is_blob(path) and not info.is_dir:
-                self._blobs.put([info])
-        return info
+        if not _is_blob(path):
+            return self._driver.stat(path)
+        if self._blobs.is_missing(path):
+            raise PathNotFound(path)
+        return self._blobs.get(path) or self.stat_now(path)
 
     def stat_now(self, path: str) -> FileInfo:
         if not _is_blob(path):
             return self._driver.stat_now(path)
         self._blobs.forget(path)
         info = self._driver.stat_now(path)
-        if not info.is_dir:
-            self._blobs.put([info])
+        self._blobs.put([info])
         return info
 
     def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
         self.prefetch(paths)
         found = {path: self._blobs.get(path) for path in paths}
-        unknown = [path for path, info in found.items() if info is None and self._is_asked(path)]
-        found.update(zip(unknown, self._driver.stat_many(unknown), strict=True))
-        return [self._stat_or_none(path) if is_listed(path) else found[path] for path in paths]
+        blobs = [path for path, info in found.items() if info is None and self._is_asked(path)]
+        found.update(zip(blobs, self._store.stat_files(blobs), strict=True))
+        return [found[path] if _is_blob(path) else self._stat_or_none(path) for path in paths]
 
     def _is_asked(self, path: str) -> bool:
-        """Whether only the store itself knows of *path*."""
-        return not is_listed(path) and not self._blobs.is_missing(path)
+        """Whether *path* is a blob's, of which only the store itself knows."""
+        return _is_blob(path) and not self._blobs.is_missing(path)
 
     def prefetch(self, paths: Sequence[str]) -> None:
         blobs = [path for path in paths if _is_blob(path)]

@@ -57,9 +57,10 @@ class Listing:
         while path != self.root:
             path, _, name = path.rpartition("/")
             siblings = self._children.setdefault(path, {})
-            if name in siblings:
+            known = name in siblings
+            siblings[name] = is_dir or siblings.get(name, False)
+            if known:
                 return
-            siblings[name] = is_dir
             is_dir = True
 
     def add_child(self, entry: DirEntry) -> None:
@@ -77,13 +78,13 @@ class Listing:
 
     def stat(self, path: str) -> FileInfo:
         """Attributes of a path that it ``tells_of``; raises PathNotFound."""
-        file = self.files.get(path)
-        if file is not None:
-            return FileInfo(path, file.size, False, file.mtime_ns)
         parent, _, name = path.rpartition("/")
-        if path in self._children or name in self._children.get(parent, {}):
-            return FileInfo(path, 0, True, 0)
-        raise PathNotFound(path)
+        if path in self._children or self._children.get(parent, {}).get(name):
+            return FileInfo(path, 0, True, 0)  # even where a file has that path too
+        if path not in self.files:
+            raise PathNotFound(path)
+        file = self.files[path]
+        return FileInfo(path, file.size, False, file.mtime_ns)
 
     def listdir(self, path: str) -> Iterator[DirEntry]:
         """The children of a directory that it has; raises PathNotFound."""

@@ -49,7 +49,11 @@ class _ConfirmingDriver(DriverWrapper):
         return info
 
     def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
-        infos = super().stat_many(paths)
+        return self._confirmed_each(super().stat_many(paths), paths)
+
+    def _confirmed_each(
+        self, infos: list[FileInfo | None], paths: Sequence[str]
+    ) -> list[FileInfo | None]:
         missing = [path for path, info in zip(paths, infos, strict=True) if info is None]
         if len(missing) < len(infos):
             self.note_presence(next(info.path for info in infos if info is not None))
@@ -202,6 +206,9 @@ class PresenceObjectStore(_ConfirmingDriver, ObjectStore):
             if page.is_last and is_empty:
                 self.confirm_absence(path)
             yield page
+
+    def stat_files(self, paths: Sequence[str]) -> list[FileInfo | None]:
+        return self._confirmed_each(self._store.stat_files(paths), paths)
 
     def delete(self, path: str) -> None:
         self._held = False

@@ -60,6 +60,10 @@ class UploadData:
         self._file = self._driver.append(self._path, self._token)
         return self._file.size
 
+    def undisturbed_size(self, size: int) -> int:
+        """Of *size* bytes that were taken up, those that a saved hash state may tell of."""
+        return size if self._file is None else min(size, self._file.undisturbed_size)
+
     def go_back(self, size: int) -> None:
         """Forget what was written after *size* bytes; raises AppendOnly: not at every size."""
         file = self._file or self.open(self.take_up())

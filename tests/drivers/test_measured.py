@@ -56,7 +56,7 @@ def test_every_method_of_a_writer_is_measured(driver: StorageDriver) -> None:
 
 
 def test_object_store_stays_one() -> None:
-    assert _methods(ObjectStore) - _methods(StorageDriver) == {"pages"}
+    assert _methods(ObjectStore) - _methods(StorageDriver) == {"pages", "stat_files"}
 
 
 def test_call_is_measured_once(driver: StorageDriver) -> None:

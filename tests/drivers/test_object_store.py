@@ -7,7 +7,7 @@ from operator import methodcaller
 
 import pytest
 
-from blobfs.drivers.base import FileWriter, Unfinished
+from blobfs.drivers.base import DirEntry, FileInfo, FileWriter, Unfinished
 from blobfs.drivers.objectstore import ListedFile
 from blobfs.drivers.s3 import S3Driver
 from blobfs.drivers.s3_options import S3Options
@@ -93,12 +93,35 @@ def test_what_was_written_can_neither_be_changed_nor_shown(store: S3Driver) -> N
         writer.cancel()
 
 
-def test_file_may_be_made_where_a_directory_is(store: S3Driver) -> None:
+def test_object_with_the_key_of_a_directory_hides_nothing(
+    place: S3Place, options: S3Options, store: S3Driver
+) -> None:
     store.put_content("/d/a", b"below")
-    store.put_content("/d", b"file")
-    assert (store.get_content("/d"), store.get_content("/d/a")) == (b"file", b"below")
-    assert not store.stat("/d").is_dir
-    assert [info.path for info in store.walk("/")] == ["/d", "/d", "/d/a"]
+    for key in ("/d", "/d/", "/d-e"):  # "/d-e" is listed between "/d" and what is below
+        place.client.put_object(Bucket=place.bucket, Key=options.key(key), Body=b"beside")
+    assert store.stat("/d") == FileInfo("/d", 0, True, 0)
+    assert sorted(store.listdir("/")) == [DirEntry("d", True), DirEntry("d-e", False)]
+    assert list(store.listdir("/d")) == [DirEntry("a", False)]
+    assert [info.path for info in store.walk("/")] == ["/d-e", "/d", "/d/a"]
+    assert (store.get_content("/d"), store.get_content("/d/a")) == (b"beside", b"below")
+
+
+def test_directory_is_one_where_a_page_ends_before_what_is_below(
+    store: S3Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("/d", "/d-e", "/d/a", "/e", "/e/a", "/f"):
+        store.put_content(path, b"")
+    of_pages = store._list
+    monkeypatch.setattr(
+        store, "_list", lambda path, **wanted: of_pages(path, **{"MaxKeys": 1, **wanted})
+    )
+    found = sorted(store.listdir("/"))
+    assert [(name, is_dir) for name, is_dir in found] == [
+        ("d", True),
+        ("d-e", False),
+        ("e", True),
+        ("f", False),
+    ]
 
 
 def test_token_tells_writers_of_one_path_apart(store: S3Driver) -> None:
