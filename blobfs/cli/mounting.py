@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -100,6 +101,8 @@ def _serve(
         registry = opened.enter_context(checks.run(partial(_opened, settings, cache, listener)))
         if (notice := of_cache(surroundings.cache)) is not None:
             say(notice, on_terminal=settings.hides_log)
+        if not settings.read_only:
+            settings = _by_rights(settings, checks.run(registry.write_refusal))
         announce = opened.enter_context(_pid_file(settings.pid_file, ready))
         health = Health.of_storage(registry)
         serve(
@@ -120,6 +123,15 @@ def _opened(settings: Settings, cache: DescriptorCache, listener: Listener) -> R
     elif not registry.exists():
         registry.create()
     return registry
+
+
+def _by_rights(settings: Settings, refusal: str | None) -> Settings:
+    """*settings*, read-only if the storage refuses writes."""
+    if refusal is None:
+        return settings
+    text = f"{settings.source} cannot be written ({refusal}): the mount is read-only"
+    say(Notice(logging.WARNING, text), on_terminal=settings.hides_log)
+    return replace(settings, read_only=True)
 
 
 @contextmanager

@@ -244,6 +244,10 @@ class StorageDriver(ABC):
         """Ask the storage itself whether it is there; raises AccessDenied, StorageUnavailable."""
         self.stat_now("/")
 
+    def write_refusal(self, path: str) -> str | None:
+        """The reason why *path* may not be written, as far as that shows without writing."""
+        return None
+
     def identity(self, path: str) -> object:
         """A value that another directory at *path* would not have; raises PathNotFound.
 

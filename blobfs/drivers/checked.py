@@ -17,6 +17,9 @@ _PATH: Final = re.compile(rf"(?:/{_NAME.pattern})+")
 class CheckedDriver(DriverWrapper):
     """Raises PathInvalid, OffsetInvalid; hides stored names that no path can have."""
 
+    def write_refusal(self, path: str) -> str | None:
+        return self._driver.write_refusal(_checked(path))
+
     def identity(self, path: str) -> object:
         return self._driver.identity(_checked_or_root(path))
 

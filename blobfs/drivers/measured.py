@@ -109,6 +109,7 @@ class MeasuredDriver(DriverWrapper):
     _create = _timed("create", DriverWrapper.create)
     _append = _timed("append", DriverWrapper.append)
     confirm = _timed("confirm", DriverWrapper.confirm)
+    write_refusal = _timed("write_refusal", DriverWrapper.write_refusal)
     identity = _timed("identity", DriverWrapper.identity)
     stat = _timed("stat", DriverWrapper.stat)
     stat_now = _timed("stat_now", DriverWrapper.stat_now)

@@ -43,6 +43,8 @@ _TAIL: Final = re.compile(r"tail\.[0-9a-f]{16}\.tmp")
 
 _DELETED_AT_ONCE: Final = 1000
 
+_NO_UPLOAD: Final = "blobfs-no-such-upload"
+
 _REDIRECTED_S: Final = 1200
 """How long a URL is good that somebody else may fetch a file by, as in distribution."""
 
@@ -74,6 +76,15 @@ class S3Driver(ObjectStore):
 
     def confirm(self) -> None:
         next(self.pages("/", limit=1))
+
+    def write_refusal(self, path: str) -> str | None:
+        # Asked of an upload that nobody has begun: an error in any case, and its code tells.
+        upload = MultipartUpload(self._bucket, path, _NO_UPLOAD)
+        try:
+            upload.abort()
+        except AccessDenied:  # who may not remove parts may still put them
+            return _refusal(lambda: upload.put(1, b""))
+        return None
 
     def stat(self, path: str) -> FileInfo:
         # Keys below make a directory, even where an object has the key of the directory itself.
@@ -339,6 +350,16 @@ def _advice(exc: BlobfsError, options: S3Options) -> str:
     if "NoSuchBucket" in str(exc):
         return "is not there; make the bucket, or mind its name, region and regionendpoint"
     return f"cannot be reached; mind regionendpoint and AWS_ENDPOINT_URL: {why}"
+
+
+def _refusal(call: Callable[[], object]) -> str | None:
+    try:
+        call()
+    except AccessDenied as exc:
+        return str(exc)
+    except PathNotFound:
+        pass
+    return None
 
 
 def _keys_in(page: Mapping[str, Any]) -> Iterator[str]:

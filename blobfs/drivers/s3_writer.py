@@ -18,7 +18,7 @@ from blobfs.errors import AppendOnly, BlobfsError, PathNotFound, Stale, WriterCl
 
 T = TypeVar("T")
 
-_TAIL_HEADER: Final = re.compile(rb"(\d{1,15}) ([0-9a-f]{32})")
+_TAIL_HEADER: Final = re.compile(rb"(\d{1,15}) ([0-9a-f]{32}) (\d{1,5}) ([0-9a-f]{32})")
 
 _UNDER_WAY: Final = 4
 """Parts of one file that are sent at once, and so held; one more is being filled."""
@@ -33,28 +33,37 @@ class _Sent(NamedTuple):
 
 
 class _Tail(NamedTuple):
-    """The object that ``flush`` stores: what does not fill a part, and a *seal* of the parts.
+    """The object that ``flush`` stores: what does not fill a part, and *seals* of the parts.
 
-    *offset* is where *content* begins, at the end of the parts that the seal names.
+    *offset* is where *content* begins, *seal* names the parts before it. *count* parts had
+    arrived at the last flush, which *whole* names: more than those before the content if that
+    flush ended where a part does. So it is possible to go back to the flush before.
     """
 
     offset: int
     seal: str
+    count: int
+    whole: str
     content: bytes
 
     @classmethod
     def of(cls, parts: Sequence[UploadedPart], content: bytes) -> _Tail:
         """Describe the *parts* that have arrived, and the *content* after them."""
-        lines = (f"{part.number} {part.etag} {part.size}\n" for part in parts)
-        seal = sha256("".join(lines).encode()).hexdigest()[:32]
-        return cls(sum(part.size for part in parts), seal, content)
+        seal = _seal(parts)
+        return cls(sum(part.size for part in parts), seal, len(parts), seal, content)
+
+    def at(self, parts: Sequence[UploadedPart]) -> _Tail:
+        """Describe *parts* after which nothing is left, and keep the content."""
+        return self._replace(count=len(parts), whole=_seal(parts))
 
     @classmethod
     def parse(cls, stored: bytes) -> _Tail | None:
         """Read the object; None for anything else."""
         header, _, content = stored.partition(b"\n")
         found = _TAIL_HEADER.fullmatch(header)
-        return found and cls(int(found[1]), found[2].decode(), content)
+        if found is None:
+            return None
+        return cls(int(found[1]), found[2].decode(), int(found[3]), found[4].decode(), content)
 
     @property
     def end(self) -> int:
@@ -63,7 +72,13 @@ class _Tail(NamedTuple):
 
     def stored(self) -> bytes:
         """Give the object's content."""
-        return b"%d %s\n%s" % (self.offset, self.seal.encode(), self.content)
+        numbers = (self.offset, self.seal.encode(), self.count, self.whole.encode(), self.content)
+        return b"%d %s %d %s\n%s" % numbers
+
+
+def _seal(parts: Sequence[UploadedPart]) -> str:
+    lines = (f"{part.number} {part.etag} {part.size}\n" for part in parts)
+    return sha256("".join(lines).encode()).hexdigest()[:32]
 
 
 class MultipartWriter(FileWriter):
@@ -115,10 +130,12 @@ class MultipartWriter(FileWriter):
         self._kept = kept = self._read_tail(upload)
         if kept is not None and kept.offset in ends:
             sealed = ends.index(kept.offset)
-            is_undisturbed = kept == _Tail.of(parts[:sealed], kept.content)
+            is_undisturbed = kept.seal == _seal(parts[:sealed])
             self._undisturbed = kept.end if is_undisturbed else 0
+            if sealed < kept.count <= count and kept.whole == _seal(parts[: kept.count]):
+                self._undisturbed = ends[kept.count]
             # A part behind the tail may be the tail, as it was sent for a completion that failed.
-            if kept.end >= ends[-1] or (is_undisturbed and kept.content):
+            elif kept.end >= ends[-1] or (is_undisturbed and kept.content):
                 count = sealed
                 self._tail = bytearray(kept.content)
         self._parts = parts[:count]
@@ -217,8 +234,12 @@ class MultipartWriter(FileWriter):
             self._await_first()
         if self._upload is None:
             self._upload = MultipartUpload.begin(self._bucket, self._path)
-        tail = _Tail.of(self._parts, bytes(self._tail))
-        if tail != self._kept:
+        kept = self._kept
+        if self._tail or kept is None or not kept.content or self.size < kept.end:
+            tail = _Tail.of(self._parts, bytes(self._tail))
+        else:
+            tail = kept.at(self._parts)
+        if tail != kept:
             put_object(self._bucket, self._upload.tail, tail.stored())
             self._kept = tail
 

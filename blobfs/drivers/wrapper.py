@@ -31,6 +31,9 @@ class DriverWrapper(StorageDriver):
     def confirm(self) -> None:
         self._driver.confirm()
 
+    def write_refusal(self, path: str) -> str | None:
+        return self._driver.write_refusal(path)
+
     def identity(self, path: str) -> object:
         return self._driver.identity(path)
 

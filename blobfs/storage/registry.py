@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from threading import Lock
@@ -14,13 +15,15 @@ from blobfs.drivers.base import Capacity, Closing, FileInfo, StorageDriver, Unfi
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.factory import driver_for
 from blobfs.drivers.objectstore import ObjectStore
-from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound
+from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound, StorageUnavailable
 from blobfs.reference import RepositoryName, is_component
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import NOBODY, Listener
 from blobfs.storage.presencedriver import with_presence
 from blobfs.storage.remote import RemoteOptions, quickened
 from blobfs.storage.repository import Repository
+
+log = logging.getLogger(__name__)
 
 _KEPT: Final = 256
 """Repositories whose media types are remembered, the latest used (not measured)."""
@@ -64,6 +67,14 @@ class Registry(Closing):
     def reach(self) -> None:
         """Ask the storage itself whether it is there; raises AccessDenied, StorageUnavailable."""
         self._driver.confirm()
+
+    def write_refusal(self) -> str | None:
+        """The reason why no blob may be stored, as far as that shows without storing one."""
+        try:
+            return self._driver.write_refusal(f"{paths.BLOBS}/none")
+        except StorageUnavailable as exc:  # no refusal
+            log.debug("%s", exc)
+            return None
 
     def repository(self, name: str) -> Repository:
         """The repository, which need not exist; raises NameInvalid."""
