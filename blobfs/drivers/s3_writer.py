@@ -35,14 +35,14 @@ class _Sent(NamedTuple):
 class _Tail(NamedTuple):
     """The object that ``flush`` stores: what does not fill a part, and *seals* of the parts.
 
-    *offset* is where *content* begins, *seal* names the parts before it. *count* parts had
+    *offset* is where *content* begins, *seal* names the parts before it. *parts* is how many had
     arrived at the last flush, which *whole* names: more than those before the content if that
     flush ended where a part does. So it is possible to go back to the flush before.
     """
 
     offset: int
     seal: str
-    count: int
+    parts: int
     whole: str
     content: bytes
 
@@ -54,7 +54,7 @@ class _Tail(NamedTuple):
 
     def at(self, parts: Sequence[UploadedPart]) -> _Tail:
         """Describe *parts* after which nothing is left, and keep the content."""
-        return self._replace(count=len(parts), whole=_seal(parts))
+        return self._replace(parts=len(parts), whole=_seal(parts))
 
     @classmethod
     def parse(cls, stored: bytes) -> _Tail | None:
@@ -72,7 +72,7 @@ class _Tail(NamedTuple):
 
     def stored(self) -> bytes:
         """Give the object's content."""
-        numbers = (self.offset, self.seal.encode(), self.count, self.whole.encode(), self.content)
+        numbers = (self.offset, self.seal.encode(), self.parts, self.whole.encode(), self.content)
         return b"%d %s %d %s\n%s" % numbers
 
 
@@ -132,8 +132,8 @@ class MultipartWriter(FileWriter):
             sealed = ends.index(kept.offset)
             is_undisturbed = kept.seal == _seal(parts[:sealed])
             self._undisturbed = kept.end if is_undisturbed else 0
-            if sealed < kept.count <= count and kept.whole == _seal(parts[: kept.count]):
-                self._undisturbed = ends[kept.count]
+            if sealed < kept.parts <= count and kept.whole == _seal(parts[: kept.parts]):
+                self._undisturbed = ends[kept.parts]
             # A part behind the tail may be the tail, as it was sent for a completion that failed.
             elif kept.end >= ends[-1] or (is_undisturbed and kept.content):
                 count = sealed

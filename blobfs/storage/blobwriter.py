@@ -98,7 +98,12 @@ class BlobWriter(ContentWriter):
         return self._over
 
     def takes_at_once(self, offset: int, size: int) -> bool:
+        self._look_at_time()  # before the write, which only a thread may end with a checkpoint
         return not self._checkpoint_is_due and self._received.takes_at_once(offset, size)
+
+    def _look_at_time(self) -> None:
+        late = time.monotonic() > self._checkpoint_at
+        self._checkpoint_is_due = late and self._driver.is_object_store
 
     def resume(self) -> None:
         """Take up what the storage has of the upload; ``UploadStore.resume`` calls it."""
@@ -171,9 +176,7 @@ class BlobWriter(ContentWriter):
         if self._checkpoint_is_due:
             self.suspend()
             self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
-        # For the next write, which ``takes_at_once`` is asked about before.
-        late = time.monotonic() > self._checkpoint_at
-        self._checkpoint_is_due = late and self._driver.is_object_store
+        self._look_at_time()
 
     def truncate(self, size: int) -> None:
         self._check_open()
