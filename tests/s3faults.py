@@ -56,10 +56,12 @@ _SUBRESOURCES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Answer with this error, and do not ask S3."""
+    """Answer with this error, or with *body* and *headers*, and do not ask S3."""
 
     status: int
     code: str
+    body: bytes | None = None
+    headers: tuple[str, ...] = ("Content-Type: application/xml",)
 
 
 SLOW_DOWN: Final = Refuse(503, "SlowDown")

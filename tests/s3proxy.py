@@ -297,12 +297,19 @@ class _Exchanges:
             '<?xml version="1.0" encoding="UTF-8"?>\n'
             f"<Error><Code>{error.code}</Code><Message>The proxy was told to.</Message></Error>"
         )
-        body = b"" if entry.request.method == "HEAD" else document.encode()
+        body = document.encode()
+        headers: tuple[str, ...] = ("Content-Type: application/xml",)
+        if isinstance(error, Refuse) and error.body is not None:
+            body, headers = error.body, error.headers
+        if entry.request.method == "HEAD":
+            body = b""
         status = HTTPStatus(error.status)
-        answer = Head.parse(
-            f"HTTP/1.1 {status.value} {status.phrase}\r\n"
-            f"Content-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-        )
+        lines = [
+            f"HTTP/1.1 {status.value} {status.phrase}",
+            *headers,
+            f"Content-Length: {len(body)}",
+        ]
+        answer = Head.parse("\r\n".join([*lines, "", ""]).encode())
         entry.told(status)
         entry.passed(len(body))
         self._client.send((answer.closing() if is_last else answer).raw + body)

@@ -12,7 +12,7 @@ from blobfs.drivers.base import Unfinished
 from blobfs.drivers.s3_bucket import Bucket, check_size, head_object, nanoseconds
 from blobfs.drivers.s3_client import s3_errors
 from blobfs.drivers.s3_options import MIN_PART
-from blobfs.errors import PathNotFound
+from blobfs.errors import PathNotFound, StorageUnavailable
 
 
 class UploadedPart(NamedTuple):
@@ -149,7 +149,8 @@ def unfinished(bucket: Bucket, path: str) -> Iterator[Unfinished]:
     while True:
         with s3_errors(path):
             page = call(Bucket=bucket.name, **wanted, **bucket.options.for_reads)
-        for upload in page.get("Uploads", []):
+        uploads = page.get("Uploads", [])
+        for upload in uploads:
             # Not every server heeds the encoding of the markers.
             wanted["KeyMarker"] = unquote_plus(upload["Key"])
             wanted["UploadIdMarker"] = upload["UploadId"]
@@ -157,3 +158,5 @@ def unfinished(bucket: Bucket, path: str) -> Iterator[Unfinished]:
             yield Unfinished(found, upload["UploadId"], upload["Initiated"].timestamp())
         if not page.get("IsTruncated"):
             return
+        if not uploads:
+            raise StorageUnavailable(f"{path}: the list of uploads goes on, but names none")
