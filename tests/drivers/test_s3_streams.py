@@ -8,6 +8,7 @@ import pytest
 from blobfs.drivers.base import FileWriter
 from blobfs.drivers.s3 import S3Driver
 from blobfs.drivers.s3_options import MIN_PART, S3Options
+from blobfs.drivers.s3_writer import MultipartWriter
 from blobfs.errors import AppendOnly, StorageUnavailable
 from tests.drivers.s3place import S3Place
 
@@ -219,3 +220,35 @@ def test_copy_in_parts_moves_the_content(place: S3Place) -> None:
     assert store.get_content("/d/b") == CONTENT[: 2 * PART + 10]
     assert store.stat_many(["/d/a"]) == [None]
     place.take_down(store, options)
+
+
+def test_part_that_another_writer_has_sent_anew_is_disturbed(store: S3Driver) -> None:
+    """[S13.16] A hash state of what was there before does not count."""
+    first = store.create("/d/a")
+    _write(first, 0, 2 * PART)
+    first.flush()
+    second = store.append("/d/a", first.token)
+    assert second.undisturbed_size == 2 * PART
+    _write(second, 2 * PART, 3 * PART + 10)
+    second.close()
+    first.write(bytes(PART))  # another third part
+    first.flush()
+    resumed = store.append("/d/a", first.token)
+    assert resumed.undisturbed_size in (0, 3 * PART)  # of the one who flushed last, or of nobody
+    resumed.cancel()
+
+
+def test_part_that_another_writer_has_sent_and_not_flushed_is_disturbed(store: S3Driver) -> None:
+    """[S13.16]"""
+    first = store.create("/d/a")
+    _write(first, 0, 2 * PART)
+    first.flush()
+    second = store.append("/d/a", first.token)
+    _write(second, 2 * PART, 3 * PART)
+    second.close()
+    first.write(bytes(PART + 10))
+    assert isinstance(first, MultipartWriter)
+    first._await_first()
+    resumed = store.append("/d/a", first.token)
+    assert resumed.undisturbed_size < 3 * PART
+    resumed.cancel()
