@@ -143,10 +143,6 @@ def test_damaged_tag_and_layer_are_replaced_and_removed(
             tag.unlink()
             assert os.listdir(tag.parent) == []
     lost = Digest.of(b"never stored")
-    naming = image(lost, lost)  # else the link would be what a garbage collection has left
-    named = Digest.of(naming)
-    bucket.put(paths.blob_data(named), naming)
-    bucket.put(paths.link(paths.revisions(name), named), str(named).encode())
     bucket.put(paths.link(paths.layers(name), lost), str(lost).encode())
     payload = image(lost)  # else the link would be what a garbage collection has left
     bucket.put(paths.blob_data(Digest.of(payload)), payload)
