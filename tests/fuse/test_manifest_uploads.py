@@ -138,8 +138,8 @@ PROGRAMS = {
     "sed": [["cp", "{new}", "{uploads}/v1"], ["sed", "-i.bak", "$a\\ ", "{uploads}/v1"]],
     "vim": [
         ["cp", "{new}", "{uploads}/v1"],
-        ["vim", "--clean", "-nes", "-c", "set backupskip= backupcopy=no", "-c", "%!cat {new}", "-c", "wq",
-         "{uploads}/v1"],
+        ["vim", "--clean", "-nes", "-c", "set backupskip= backupcopy=no", "-c", "%!cat {new}",
+         "-c", "wq", "{uploads}/v1"],
     ],
     "mv from outside": [["cp", "{new}", "{new}.copy"], ["mv", "{new}.copy", "{uploads}/v1"]],
     "mktemp": [["cp", "{new}", "{uploads}/tmp.aBcDeFgHiJ"],
