@@ -36,6 +36,7 @@ class Settings:
     allow_delete: bool
     receipt_ttl: float
     upload_deadline: float
+    max_upload: int  # bytes
     verify: str
     cache: str | None
     read_memory: int  # MiB, as read_part

@@ -30,6 +30,7 @@ BlobfsError
 ├── Exists                something is there under that name
 ├── NotEmpty              the directory to be removed has something in it
 ├── Busy                  another writer has it open
+├── Interrupted           the work was stopped before its end, and can be begun again
 ├── TooLarge              more bytes than it may have
 ├── ContentMismatch       what was uploaded is not what was declared
 ├── AccessDenied          the storage refuses us
@@ -192,6 +193,10 @@ class NotEmpty(BlobfsError):
 
 class Busy(BlobfsError):
     """Another writer has it open."""
+
+
+class Interrupted(BlobfsError):
+    """The work was stopped before its end, and can be begun again."""
 
 
 class TooLarge(BlobfsError):

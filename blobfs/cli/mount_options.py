@@ -129,10 +129,16 @@ SECTIONS: Final[dict[str, list[click.Option]]] = {
         _seconds("--receipt-ttl", "How long a committed upload stays in _uploads.", 3600),
         _option(
             "--upload-deadline",
-            "How long the commit in a close may take; it goes on after that.",
+            "How long the commit in a close may take; then it is EIO, and stopped.",
             type=click.FloatRange(min=0.1, max=10**6),
             default=300,
             metavar="SECONDS",
+        ),
+        _option(
+            "--max-upload",
+            "The most bytes of an upload that has no declared digest or size.",
+            type=Size(),
+            default="64G",
         ),
     ],
     "What it tells": [

@@ -174,6 +174,7 @@ def _mount_options(settings: Settings, public: dict[str, object], health: Health
         allow_delete=settings.allow_delete,
         receipt_ttl_s=settings.receipt_ttl,
         upload_deadline_s=settings.upload_deadline,
+        max_upload=settings.max_upload,
         readahead_kb=settings.readahead_kb,
         max_background=settings.max_background,
         config=public,

@@ -38,6 +38,7 @@ ERRNO: Final[dict[type[errors.BlobfsError], int]] = {
     errors.Exists: errno.EEXIST,
     errors.NotEmpty: errno.ENOTEMPTY,
     errors.Busy: errno.EBUSY,
+    errors.Interrupted: errno.EIO,
     errors.TooLarge: errno.EFBIG,
     errors.ContentMismatch: errno.EBADMSG,
     errors.AccessDenied: errno.EACCES,

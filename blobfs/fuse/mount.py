@@ -68,6 +68,7 @@ class MountOptions:
     allow_delete: bool = False
     receipt_ttl_s: float = 3600.0
     upload_deadline_s: float = 300.0
+    max_upload: int = 64 * 2**30
     readahead_kb: int = 4096
     max_background: int = 64
     config: dict[str, object] = field(default_factory=dict)
@@ -218,7 +219,11 @@ def _operations(
         allow_delete=options.allow_delete,
         control=control_files(lambda: operations, longest_step, options.config, options.health),
     )
-    uploading = Uploading(threads, deadline_s=options.upload_deadline_s)
+    uploading = Uploading(
+        threads,
+        deadline_s=options.upload_deadline_s,
+        max_undeclared=options.max_upload,
+    )
     # Without a handler for flush, the kernel does not ask at each close of a file.
     handlers = Reading if options.read_only else Operations
     operations = handlers(tree, threads, options.presentation, uploading)

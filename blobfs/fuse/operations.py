@@ -165,7 +165,7 @@ class Operations(Reading):
                 await self._uploading.change(writing, writing.truncate, attr.st_size)
             else:
                 await self._uploading.settled(upload.directory)
-                await self._threads.change(upload.truncate, attr.st_size)
+                await self._uploading.truncate(upload, attr.st_size)
                 self._published(upload)
         if fields.update_mtime:
             upload.mtime_ns = attr.st_mtime_ns

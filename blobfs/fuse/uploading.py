@@ -23,6 +23,9 @@ _SLOW_WRITE_S: Final = 0.01
 
 _SLOW_FOR_S: Final = 0.5
 
+_ORDINARY_COMMIT_S: Final = 5.0
+"""Time from a last close in which its commit holds up others that look at the repository."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
@@ -30,18 +33,18 @@ class _Ending:
 
     repository: str  # its path in the tree, with a slash
     over: trio.Event
+    waited_for_until: float  # as trio.current_time() has it
 
 
 class _Opening:
     """An upload being opened in a thread, for somebody who may stop waiting."""
 
-    def __init__(self, upload: Upload, *, truncate: bool) -> None:
+    def __init__(self, opening: Callable[[], OpenUpload]) -> None:
         self.is_wanted = True
-        self._upload = upload
-        self._truncate = truncate
+        self._opening = opening
 
     def run(self) -> OpenUpload:
-        opened = OpenUpload(self._upload, truncate=self._truncate)
+        opened = self._opening()
         if not self.is_wanted:
             opened.release()
         return opened
@@ -55,19 +58,22 @@ class Uploading:
         threads: StorageThreads,
         *,
         deadline_s: float = 300.0,
+        max_undeclared: int | None = None,
     ) -> None:
-        """*deadline_s* is what a close may take."""
+        """*deadline_s* is what a close may take, *max_undeclared* is as for ``OpenUpload``."""
         self._threads = threads
         self._deadline_s = deadline_s
+        self._max_undeclared = max_undeclared
         self._scanner = OpenFileScanner()
         self._endings: set[_Ending] = set()
         self._slow_until = 0.0
 
     async def open(self, upload: Upload, *, truncate: bool) -> OpenUpload:
         """Open *upload* for writing."""
+        call = partial(OpenUpload, upload, truncate=truncate, max_undeclared=self._max_undeclared)
         if upload.is_in_memory and not upload.is_busy:
-            return OpenUpload(upload, truncate=truncate)
-        opening = _Opening(upload, truncate=truncate)
+            return call()
+        opening = _Opening(call)
         try:
             return await self._threads.change(opening.run, deadline_s=self._deadline_s)
         except StorageTimeout:
@@ -90,30 +96,50 @@ class Uploading:
             await self._threads.change(call, *args)
         except StorageTimeout as exc:
             opened.fail(exc)
+            opened.upload.interrupt("it took longer than a change may take")
             raise
+
+    async def truncate(self, upload: Upload, size: int) -> None:
+        """``Upload.truncate``, of one that nobody has open."""
+        await self._finish(upload, upload.truncate, size, self._max_undeclared)
 
     async def flush(self, opened: OpenUpload, opener: Opener, inode: int) -> None:
         """``OpenUpload.flush``, with a search for other holders."""
         search = partial(self._scanner.report, opener, opened.upload.name, inode)
-        await self._threads.change(opened.flush, search, deadline_s=self._deadline_s)
+        await self._finish(opened.upload, opened.flush, search)
 
     async def sync(self, opened: OpenUpload) -> None:
         """``OpenUpload.sync``."""
-        await self._threads.change(opened.sync, deadline_s=self._deadline_s)
+        await self._finish(opened.upload, opened.sync)
 
     async def release(self, opened: OpenUpload) -> None:
         """``OpenUpload.release``, for which ``settled`` waits from now on."""
         directory = opened.upload.directory
         repository = directory.removesuffix("/_uploads").removesuffix("/_manifests")
-        ending = _Ending(f"{repository}/", trio.Event())
+        ending = _Ending(f"{repository}/", trio.Event(), trio.current_time() + _ORDINARY_COMMIT_S)
         self._endings.add(ending)
         try:
-            await self._threads.change(opened.release, deadline_s=self._deadline_s)
+            await self._finish(opened.upload, opened.release)
         finally:
             self._endings.discard(ending)
             ending.over.set()
 
     async def settled(self, path: str) -> None:
-        """Wait until what was closed before, in the repository that *path* is in, is committed."""
+        """Wait until what was closed before, in the repository that *path* is in, is committed.
+
+        A commit that takes longer than most do is not waited for.
+        """
         for ending in [e for e in self._endings if f"{path}/".startswith(e.repository)]:
-            await ending.over.wait()
+            with trio.move_on_at(ending.waited_for_until):
+                await ending.over.wait()
+
+    async def _finish(self, upload: Upload, call: Callable[[*Ts], None], *args: *Ts) -> None:
+        """``call(*args)`` in a thread, which may commit *upload*, and is stopped after a while."""
+        try:
+            await self._threads.change(call, *args, deadline_s=self._deadline_s)
+        except StorageTimeout:
+            upload.interrupt(
+                f"its commit took longer than --upload-deadline ({self._deadline_s:g} s);"
+                " raise that, and close it again"
+            )
+            raise

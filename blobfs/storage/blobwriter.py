@@ -215,8 +215,10 @@ class BlobWriter(ContentWriter):
         declared = self._record.digest
         if self.matches() is None and declared is not None:
             self._digest(declared.algorithm)
-            self._received.is_durable = False  # the next suspend saves the new hash state
         return bool(self.matches())
+
+    def interrupt(self, reason: str) -> None:
+        self._received.interruption.stop(f"{self._files.label(self._record)}: {reason}")
 
     def suspend(self) -> None:
         self._check_open()
@@ -245,7 +247,8 @@ class BlobWriter(ContentWriter):
 
     def _save_states(self) -> None:
         for digester in self._received.digests:
-            if digester.size == self.size:
+            hashed = digester.size  # less than all after an interruption
+            if hashed == self.size or hashed > self._files.hashed(digester.algorithm, self.size):
                 self._files.save_state(digester)
 
     def commit(self, digest: Digest | None = None) -> Descriptor:
@@ -285,6 +288,8 @@ class BlobWriter(ContentWriter):
 
     def _digest(self, algorithm: str) -> Digest:
         """The digest of all that was received; what has not been hashed yet is read again."""
+        if self._received.digests.of(algorithm, self.size) is None:
+            self._received.is_durable = False  # the next suspend saves the new hash state
         moved_from = None if self._moved is None else self.read_at
         found = self._received.hash_all(algorithm, moved_from)
         if found is None:
@@ -310,7 +315,8 @@ class BlobWriter(ContentWriter):
         """Store the blob in a file of its own: somebody else may write to the data."""
         data.complete(self.size)
         try:
-            self._blobs.copy(canonical, data.chunks())
+            self._received.interruption.begin()
+            self._blobs.copy(canonical, self._received.interruption.checked(data.chunks()))
         except DigestMismatch as exc:
             self._received.hash_anew()
             raise Busy(f"{data.label} is being written by somebody else: {exc}") from None

@@ -83,6 +83,13 @@ class ContentWriter(Closing):
         """``matches``, for which bytes that were not hashed yet are read again."""
         return bool(self.matches())
 
+    def interrupt(self, reason: str) -> None:
+        """Stop what another thread hashes, copies or fills with zeros: it raises Interrupted.
+
+        The only method that a thread may call while another one is in a method. It does nothing
+        where nothing of that is under way.
+        """
+
     @abstractmethod
     def suspend(self) -> None:
         """Make what was received durable: anybody can go on with it, also after a crash."""

@@ -9,6 +9,7 @@ from typing import Final
 from blobfs.digest import Digest
 from blobfs.drivers.base import FileWriter
 from blobfs.errors import AppendOnly, Busy
+from blobfs.storage.interruption import Interruption
 from blobfs.storage.memorybudget import UPLOADS, Holding
 from blobfs.storage.runningdigests import RunningDigests
 from blobfs.storage.uploaddata import UploadData
@@ -36,6 +37,7 @@ class ReceivedBytes:
         forget: Callable[[int], None],
     ) -> None:
         self.digests = digests
+        self.interruption = Interruption()  # of ``hash_all``, and of a gap that is filled
         self.size = 0
         self.is_durable = False
         self.data: UploadData | None = None  # None while all is in memory
@@ -142,7 +144,9 @@ class ReceivedBytes:
             with self._forgotten_if_busy(stored) as file:
                 file.truncate(size)
         except AppendOnly:
+            self.interruption.begin()
             while self.size < size:
+                self.interruption.check()
                 self._write_to(stored, self.size, bytes(min(_CHUNK, size - self.size)))
 
     def read_at(self, offset: int, size: int) -> bytes:
@@ -154,9 +158,14 @@ class ReceivedBytes:
     def hash_all(
         self, algorithm: str, read_at: Callable[[int, int], bytes] | None = None
     ) -> Digest | None:
-        """The digest of all; what was not hashed yet is read again, None where it is missing."""
+        """The digest of all; what was not hashed yet is read again, None where it is missing.
+
+        Raises Interrupted.
+        """
         self.digests.add(algorithm, self.size)
+        self.interruption.begin()
         while (found := self.digests.of(algorithm, self.size)) is None:
+            self.interruption.check()
             behind = self.digests.seen
             chunk = (read_at or self._read_back)(behind, min(_CHUNK, self.size - behind))
             if not chunk:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from blobfs.errors import BlobfsError, ReadOnly, UploadUnknown
 from blobfs.logs import about
 from blobfs.storage.contentwriter import ContentWriter
-from blobfs.vfs.upload import Upload
+from blobfs.vfs.upload import Upload, check_size
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +30,17 @@ class OpenersReport(NamedTuple):
 class OpenUpload:
     """One opening of an upload; thread-safe."""
 
-    def __init__(self, upload: Upload, *, truncate: bool) -> None:
-        """Open *upload*; raises Busy, ReadOnly for a receipt that is not replaced."""
+    def __init__(
+        self, upload: Upload, *, truncate: bool, max_undeclared: int | None = None
+    ) -> None:
+        """Open *upload*; raises Busy, ReadOnly for a receipt that is not replaced.
+
+        *max_undeclared* is the most bytes that it may have with neither digest nor size declared.
+        """
         with upload.lock:
             upload.begin(truncate=truncate)
         self.upload = upload
+        self._max_undeclared = max_undeclared
         self._written = False
         self._failure: BlobfsError | None = None  # of a write, and so of every close
         self._refused = False  # by the last commit
@@ -80,6 +86,7 @@ class OpenUpload:
             raise self._failure
         self._written = True
         with self._changing():
+            check_size(writer, offset + len(data), self._max_undeclared)
             writer.write_at(offset, data)
 
     def truncate(self, size: int) -> None:
@@ -89,6 +96,7 @@ class OpenUpload:
             if size == writer.size:
                 return
             with self._changing():
+                check_size(writer, size, self._max_undeclared)
                 writer.truncate(size)
             self._written = size > 0  # one that starts again has written nothing yet
 

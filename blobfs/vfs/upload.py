@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Final
@@ -21,6 +23,8 @@ from blobfs.errors import (
     DigestInvalid,
     ReadOnly,
     Stale,
+    StorageTimeout,
+    TooLarge,
     UploadUnknown,
 )
 from blobfs.logs import about
@@ -28,6 +32,15 @@ from blobfs.storage.contentwriter import ContentStore, ContentWriter
 from blobfs.storage.uploadfiles import MAX_REASON, UploadInfo
 
 log = logging.getLogger(__name__)
+
+_REMOVE_S: Final = 50.0
+"""Time that a removal waits for a commit which cannot be stopped: the storage does not answer."""
+
+MOUNT_ENDS: Final = "the mount ended before its commit was complete"
+"""Reason for which the commits of all uploads are interrupted at the end."""
+
+_INTERRUPT_S: Final = 0.1
+"""Time after which work that was begun meanwhile is interrupted as well."""
 
 STATES: Final = ("open", "committed", "failed")
 """What ``Upload.state`` begins with."""
@@ -151,6 +164,25 @@ class Upload:
             with self._store.open(self.id) as reader:
                 return reader.read_at(offset, size)
 
+    def interrupt(self, reason: str) -> None:
+        """Stop a commit that is under way in another thread, if it hashes or copies."""
+        writer = self.writer
+        if writer is not None:
+            writer.interrupt(reason)
+
+    @contextmanager
+    def _stopped(self, reason: str, within_s: float) -> Iterator[None]:
+        """Hold the lock, for which what is under way is interrupted; raises StorageTimeout."""
+        end = time.monotonic() + within_s
+        while not self.lock.acquire(timeout=_INTERRUPT_S):
+            if time.monotonic() > end:
+                raise StorageTimeout(f"{self.path} is still being changed after {within_s:g} s")
+            self.interrupt(reason)
+        try:
+            yield
+        finally:
+            self.lock.release()
+
     def begin(self, *, truncate: bool) -> ContentWriter:
         """Get ready to be written; raises Busy, ReadOnly for a receipt."""
         if self.is_gone:
@@ -174,14 +206,15 @@ class Upload:
             self.writer = self._store.resume(self.id)
         return self.writer
 
-    def truncate(self, size: int) -> None:
-        """Cut it, or fill it with zeros, while nobody has it open; raises Busy, ReadOnly.
+    def truncate(self, size: int, max_undeclared: int | None = None) -> None:
+        """Cut it, or fill it with zeros, while nobody has it open; raises Busy, ReadOnly, TooLarge.
 
         That is no close, so it is committed only if it is what was declared now.
         """
         with self.lock:
             writer = self.begin(truncate=False)
             try:
+                check_size(writer, size, max_undeclared)
                 writer.truncate(size)
                 self.mtime_ns = time.time_ns()
             finally:
@@ -306,8 +339,8 @@ class Upload:
             writer.suspend()
 
     def cancel(self) -> None:
-        """Remove everything of it, also while it is being written."""
-        with self.lock:
+        """Remove everything of it, also while it is being written or committed."""
+        with self._stopped("removed before its commit was complete", within_s=_REMOVE_S):
             if self.writer is not None:
                 self.writer.cancel()
             elif self.receipt is None and not self.is_gone:
@@ -315,9 +348,9 @@ class Upload:
             self.writer = None
             self.is_gone = True
 
-    def suspend(self) -> None:
-        """Make what was received durable, as the mount is about to end."""
-        with self.lock:
+    def suspend(self, within_s: float) -> None:
+        """Make what was received durable, as the mount is about to end; raises StorageTimeout."""
+        with self._stopped(MOUNT_ENDS, within_s):
             self.keep()
 
 
@@ -336,6 +369,17 @@ class UploadReader(FileReader):
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def check_size(writer: ContentWriter, size: int, max_undeclared: int | None) -> None:
+    """Raise TooLarge for a *size* in bytes that has to be declared, and is not."""
+    if max_undeclared is None or size <= max_undeclared:
+        return
+    if writer.record.digest is None and writer.record.size is None:
+        raise TooLarge(
+            f"{size} bytes are more than --max-upload ({max_undeclared});"
+            " declare the digest or the size, or raise the option"
+        )
 
 
 def declared_by(name: str) -> Digest | None:

@@ -11,7 +11,7 @@ from blobfs.errors import BlobfsError, Busy, Exists, Invalid, NotFound, UploadUn
 from blobfs.logs import about
 from blobfs.storage.contentwriter import ContentStore
 from blobfs.storage.uploadfiles import UploadRecord, is_file_name
-from blobfs.vfs.upload import Upload
+from blobfs.vfs.upload import MOUNT_ENDS, Upload
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +20,9 @@ _FRESH_S: Final = 1.0
 
 _MAX_RECEIPTS: Final = 10_000
 """Receipts kept of one directory, the latest."""
+
+_SUSPEND_S: Final = 5.0
+"""Time that the end of the mount waits for uploads which others are at."""
 
 _MAX_IDLE: Final = 1024
 """Directories that are remembered although nothing is in them."""
@@ -176,10 +179,17 @@ class Uploads:
             return found
 
     def suspend(self) -> None:
-        """Make durable what was received, as the mount is about to end; failures are logged."""
-        for upload in self.kept():
+        """Make durable what was received, as the mount is about to end; failures are logged.
+
+        Commits that are under way are stopped; all of it takes little more than ``_SUSPEND_S``.
+        """
+        uploads = self.kept()
+        for upload in uploads:
+            upload.interrupt(MOUNT_ENDS)
+        end = time.monotonic() + _SUSPEND_S
+        for upload in uploads:
             try:
-                upload.suspend()
+                upload.suspend(max(end - time.monotonic(), 0.0))
             except BlobfsError as exc:
                 fields = about(path=upload.path)
                 log.warning(
