@@ -45,6 +45,8 @@ _MIN_TASKS: Final = 8
 _MAX_TASKS: Final = 256
 """Requests served at once, so that metadata finds a place beside many slow reads."""
 
+_LAST_REPLIES_S: Final = 3.0
+"""Time after a signal in which requests that are under way may still be answered."""
 
 _MALLOC: Final = {-3: 128 * 2**20, -1: 128 * 2**20, -2: 64 * 2**20, -8: 1}
 """Of mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, M_ARENA_MAX."""
@@ -126,11 +128,10 @@ def serve(
 
     try:
         tasks: list[Task] = [
-            _unmount_when_told,
             partial(_announce, mountpoint, options, threads, answers),
             *(partial(_apart, task) for task in beside(operations)),
         ]
-        trio.run(_serve, tasks, instruments=[longest_step])
+        trio.run(_serve, operations, tasks, instruments=[longest_step])
         answering = False
     except ExceptionGroup as group:
         ours, others = group.split(BlobfsError)
@@ -172,8 +173,9 @@ def _keep_large_blocks() -> None:
         mallopt(parameter, value)
 
 
-async def _serve(tasks: Sequence[Task]) -> None:
+async def _serve(operations: Reading, tasks: Sequence[Task]) -> None:
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(_unmount_when_told, operations, nursery.cancel_scope)
         for task in tasks:
             nursery.start_soon(task)
         await pyfuse3.main(min_tasks=_MIN_TASKS, max_tasks=_MAX_TASKS)
@@ -188,12 +190,14 @@ async def _apart(task: Task) -> None:
         log.exception("the mount goes on without what failed beside it")
 
 
-async def _unmount_when_told() -> None:
+async def _unmount_when_told(operations: Reading, serving: trio.CancelScope) -> None:
     with trio.open_signal_receiver(*END_SIGNALS) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
         async for number in signals:
             log.info("%s: unmounting", signal.Signals(number).name)
             pyfuse3.terminate()
+            operations.interrupt_uploads()
+            serving.deadline = min(serving.deadline, trio.current_time() + _LAST_REPLIES_S)
 
 
 async def _announce(

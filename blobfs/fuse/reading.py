@@ -119,6 +119,10 @@ class Reading(pyfuse3.Operations):
             "open_files": len(self._files),
         }
 
+    def interrupt_uploads(self) -> None:
+        """Stop the commits that are under way, as the mount is about to end."""
+        self._tree.uploads.interrupt()
+
     def suspend_uploads(self) -> None:
         """Make durable what uploads have received, as the mount is about to end."""
         self._tree.uploads.suspend()

@@ -10,14 +10,18 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from blobfs.errors import BlobfsError, ReadOnly, UploadUnknown
+from blobfs.errors import BlobfsError, Busy, ReadOnly, UploadUnknown
 from blobfs.logs import about
 from blobfs.storage.contentwriter import ContentWriter
 from blobfs.vfs.upload import Upload, check_size
 
 log = logging.getLogger(__name__)
+
+
+_COMMIT_S: Final = 5.0
+"""Time that an opening waits for the commit after the last close."""
 
 
 class OpenersReport(NamedTuple):
@@ -37,8 +41,12 @@ class OpenUpload:
 
         *max_undeclared* is the most bytes that it may have with neither digest nor size declared.
         """
-        with upload.lock:
+        if upload.is_open or not upload.lock.acquire(timeout=_COMMIT_S):
+            raise Busy(f"{upload.path} is being written or committed already")
+        try:
             upload.begin(truncate=truncate)
+        finally:
+            upload.lock.release()
         self.upload = upload
         self._max_undeclared = max_undeclared
         self._written = False

@@ -15,7 +15,6 @@ from threading import Lock
 from typing import Final
 
 from blobfs.digest import Descriptor, Digest
-from blobfs.drivers.base import FileReader
 from blobfs.errors import (
     BlobfsError,
     Busy,
@@ -155,6 +154,8 @@ class Upload:
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to *size* of the bytes received; raises UploadUnknown, Unsupported."""
+        if self.is_busy and (data := self._read_stored(offset, size)):
+            return data  # without waiting for a commit
         with self.lock:
             if self.writer is not None:
                 return self.writer.read_at(offset, size)
@@ -163,6 +164,16 @@ class Upload:
                     return reader.read_at(offset, size)
             with self._store.open(self.id) as reader:
                 return reader.read_at(offset, size)
+
+    def _read_stored(self, offset: int, size: int) -> bytes | None:
+        """``read_at`` by a descriptor of its own, where the storage can."""
+        if self.is_in_memory:
+            return None
+        try:
+            with self._store.open(self.id) as reader:
+                return reader.read_at(offset, size)
+        except BlobfsError:
+            return None
 
     def interrupt(self, reason: str) -> None:
         """Stop a commit that is under way in another thread, if it hashes or copies."""
@@ -352,23 +363,6 @@ class Upload:
         """Make what was received durable, as the mount is about to end; raises StorageTimeout."""
         with self._stopped(MOUNT_ENDS, within_s):
             self.keep()
-
-
-class UploadReader(FileReader):
-    """Reads what an upload has received so far, also while it is being written."""
-
-    def __init__(self, upload: Upload) -> None:
-        self._upload = upload
-
-    @property
-    def size(self) -> int:
-        return self._upload.info().size
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        return self._upload.read_at(offset, size)
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def check_size(writer: ContentWriter, size: int, max_undeclared: int | None) -> None:

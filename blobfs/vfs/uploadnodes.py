@@ -11,12 +11,29 @@ from blobfs.errors import AttributeUnknown, CrossesDirectories, Invalid
 from blobfs.storage.contentwriter import ContentStore
 from blobfs.vfs.blobs import BlobFile
 from blobfs.vfs.nodes import Attr, Changeable, Directory, File, Kind, Lifetime, Node, Placed
-from blobfs.vfs.upload import Upload, UploadReader
+from blobfs.vfs.upload import Upload
 from blobfs.vfs.uploads import Uploads, UploadSet
 
 _DIGEST = "user.blobfs.digest"
 _SIZE = "user.blobfs.size"
 _STATE = "user.blobfs.state"
+
+
+class UploadReader(FileReader):
+    """Reads what an upload has received so far, also while it is being written."""
+
+    def __init__(self, upload: Upload) -> None:
+        self._upload = upload
+
+    @property
+    def size(self) -> int:
+        return self._upload.info().size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._upload.read_at(offset, size)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ _MAX_RECEIPTS: Final = 10_000
 """Receipts kept of one directory, the latest."""
 
 _SUSPEND_S: Final = 5.0
-"""Time that the end of the mount waits for uploads which others are at."""
+"""Time that the end of the mount waits for commits that it has stopped."""
 
 _MAX_IDLE: Final = 1024
 """Directories that are remembered although nothing is in them."""
@@ -178,16 +178,19 @@ class Uploads:
                 found = self._sets[path] = UploadSet(path, store, self._receipt_ttl_s)
             return found
 
+    def interrupt(self) -> None:
+        """Stop the commits that are under way, as the mount is about to end."""
+        for upload in self.kept():
+            upload.interrupt(MOUNT_ENDS)
+
     def suspend(self) -> None:
         """Make durable what was received, as the mount is about to end; failures are logged.
 
-        Commits that are under way are stopped; all of it takes little more than ``_SUSPEND_S``.
+        It waits little longer than ``_SUSPEND_S`` for commits, which it stops.
         """
-        uploads = self.kept()
-        for upload in uploads:
-            upload.interrupt(MOUNT_ENDS)
         end = time.monotonic() + _SUSPEND_S
-        for upload in uploads:
+        self.interrupt()
+        for upload in self.kept():
             try:
                 upload.suspend(max(end - time.monotonic(), 0.0))
             except BlobfsError as exc:
