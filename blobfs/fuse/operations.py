@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -36,7 +37,7 @@ from blobfs.vfs.nodes import Child, Directory, File, Node
 from blobfs.vfs.openupload import OpenUpload
 from blobfs.vfs.tree import Tree
 from blobfs.vfs.upload import Upload
-from blobfs.vfs.uploadnodes import UploadFile, upload_of
+from blobfs.vfs.uploadnodes import remove_xattr, set_xattr, upload_of
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -176,21 +177,22 @@ class Operations(Reading):
     ) -> None:
         if not name.startswith(b"user."):
             raise Unsupported(f"no {os.fsdecode(name)} here")
-        node = self._inodes[inode].node
-        if not isinstance(node, UploadFile):
-            raise ReadOnly(f"{node.key} never changes")
-        await self._uploading.settled(node.upload.directory)
-        await self._threads.change(node.set_xattr, os.fsdecode(name), value)
-        self._published(node.upload)
+        upload = self._uploaded(inode)
+        await self._uploading.settled(upload.directory)
+        await self._uploading.finish(upload, set_xattr, upload, os.fsdecode(name), value)
+        self._published(upload)
 
     @replies_errno
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         if not name.startswith(b"user."):
             raise Unsupported(f"no {os.fsdecode(name)} here")
+        remove_xattr(self._uploaded(inode), os.fsdecode(name))
+
+    def _uploaded(self, inode: InodeT) -> Upload:
         node = self._inodes[inode].node
-        if not isinstance(node, UploadFile):
+        if (upload := upload_of(node)) is None:
             raise ReadOnly(f"{node.key} never changes")
-        raise NotPermitted(f"{os.fsdecode(name)} cannot be removed")
+        return upload
 
     @replies_errno
     async def mknod(
@@ -201,7 +203,11 @@ class Operations(Reading):
         rdev: int,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        raise NotPermitted(f"{os.fsdecode(name)}: no devices, sockets or pipes here")
+        if not stat.S_ISREG(mode):
+            raise NotPermitted(f"{os.fsdecode(name)}: no devices, sockets or pipes here")
+        directory = self._inodes.changeable(parent_inode)
+        await self._uploading.settled(directory.key)
+        return await self._made(parent_inode, name, directory.create)
 
     @replies_errno
     async def mkdir(

@@ -101,16 +101,16 @@ class Uploading:
 
     async def truncate(self, upload: Upload, size: int) -> None:
         """``Upload.truncate``, of one that nobody has open."""
-        await self._finish(upload, upload.truncate, size, self._max_undeclared)
+        await self.finish(upload, upload.truncate, size, self._max_undeclared)
 
     async def flush(self, opened: OpenUpload, opener: Opener, inode: int) -> None:
         """``OpenUpload.flush``, with a search for other holders."""
         search = partial(self._scanner.report, opener, opened.upload.name, inode)
-        await self._finish(opened.upload, opened.flush, search)
+        await self.finish(opened.upload, opened.flush, search)
 
     async def sync(self, opened: OpenUpload) -> None:
         """``OpenUpload.sync``."""
-        await self._finish(opened.upload, opened.sync)
+        await self.finish(opened.upload, opened.sync)
 
     async def release(self, opened: OpenUpload) -> None:
         """``OpenUpload.release``, for which ``settled`` waits from now on."""
@@ -119,7 +119,7 @@ class Uploading:
         ending = _Ending(f"{repository}/", trio.Event(), trio.current_time() + _ORDINARY_COMMIT_S)
         self._endings.add(ending)
         try:
-            await self._finish(opened.upload, opened.release)
+            await self.finish(opened.upload, opened.release)
         finally:
             self._endings.discard(ending)
             ending.over.set()
@@ -133,7 +133,7 @@ class Uploading:
             with trio.move_on_at(ending.waited_for_until):
                 await ending.over.wait()
 
-    async def _finish(self, upload: Upload, call: Callable[[*Ts], None], *args: *Ts) -> None:
+    async def finish(self, upload: Upload, call: Callable[[*Ts], None], *args: *Ts) -> None:
         """``call(*args)`` in a thread, which may commit *upload*, and is stopped after a while."""
         try:
             await self._threads.change(call, *args, deadline_s=self._deadline_s)

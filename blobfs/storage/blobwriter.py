@@ -220,6 +220,9 @@ class BlobWriter(ContentWriter):
     def interrupt(self, reason: str) -> None:
         self._received.interruption.stop(f"{self._files.label(self._record)}: {reason}")
 
+    def forget_interruption(self) -> None:
+        self._received.interruption.forget()
+
     def suspend(self) -> None:
         self._check_open()
         if self._received.is_durable:
@@ -315,7 +318,6 @@ class BlobWriter(ContentWriter):
         """Store the blob in a file of its own: somebody else may write to the data."""
         data.complete(self.size)
         try:
-            self._received.interruption.begin()
             self._blobs.copy(canonical, self._received.interruption.checked(data.chunks()))
         except DigestMismatch as exc:
             self._received.hash_anew()

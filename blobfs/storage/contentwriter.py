@@ -86,9 +86,12 @@ class ContentWriter(Closing):
     def interrupt(self, reason: str) -> None:
         """Stop what another thread hashes, copies or fills with zeros: it raises Interrupted.
 
-        The only method that a thread may call while another one is in a method. It does nothing
-        where nothing of that is under way.
+        The only method that a thread may call while another one is in a method. Where nothing of
+        that is under way, it is for the next time, unless ``forget_interruption`` comes before.
         """
+
+    def forget_interruption(self) -> None:
+        """Begin something that an earlier ``interrupt`` is not meant for."""
 
     @abstractmethod
     def suspend(self) -> None:

@@ -144,7 +144,6 @@ class ReceivedBytes:
             with self._forgotten_if_busy(stored) as file:
                 file.truncate(size)
         except AppendOnly:
-            self.interruption.begin()
             while self.size < size:
                 self.interruption.check()
                 self._write_to(stored, self.size, bytes(min(_CHUNK, size - self.size)))
@@ -163,7 +162,6 @@ class ReceivedBytes:
         Raises Interrupted.
         """
         self.digests.add(algorithm, self.size)
-        self.interruption.begin()
         while (found := self.digests.of(algorithm, self.size)) is None:
             self.interruption.check()
             behind = self.digests.seen

@@ -154,7 +154,9 @@ class OpenUpload:
             return None
         if self._failure is not None:
             raise self._failure
-        return self._writer()
+        writer = self._writer()
+        writer.forget_interruption()
+        return writer
 
     def _flush_unmatched(self, writer: ContentWriter, found: OpenersReport) -> None:
         if found.opener_killed and not self._interrupted:
@@ -185,6 +187,7 @@ class OpenUpload:
             upload.is_open = False
             if upload.is_gone or upload.writer is None:
                 return
+            upload.writer.forget_interruption()
             try:
                 if self._is_to_be_committed(upload.writer):
                     upload.commit()

@@ -203,6 +203,7 @@ class Upload:
         if self.receipt is not None:
             raise ReadOnly(f"{self.path} is committed: replace it, or write another file")
         writer = self._resumed()
+        writer.forget_interruption()
         if truncate:
             writer.truncate(0)
         self.is_open = True
@@ -235,11 +236,12 @@ class Upload:
     def declare(self, *, digest: Digest | None = None, size: int | None = None) -> None:
         """Say what it will have; one that nobody writes and that has it is committed.
 
-        Raises ReadOnly for a receipt.
+        Raises ContentMismatch for a receipt that has another one.
         """
         with self.lock:
             if self.receipt is not None:
-                raise ReadOnly(f"{self.path} is committed")
+                self._hold_receipt_to(digest, size)
+                return
             writer = self._resumed()
             record = writer.record
             if digest is not None:
@@ -284,8 +286,10 @@ class Upload:
             finally:
                 self.let_go()
 
-    def _hold_receipt_to(self, digest: Digest | None) -> None:
-        found = self.declared()[0]
+    def _hold_receipt_to(self, digest: Digest | None, size: int | None = None) -> None:
+        found, length = self.declared()
+        if size not in (None, length):
+            raise ContentMismatch(f"{self.path} has {length} bytes, not {size}")
         if digest is None or found is None or digest == found:
             return
         if digest.algorithm == found.algorithm:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
-from blobfs.errors import AttributeUnknown, CrossesDirectories, Invalid
+from blobfs.errors import AttributeUnknown, CrossesDirectories, Invalid, NotPermitted
 from blobfs.storage.contentwriter import ContentStore
 from blobfs.vfs.blobs import BlobFile
 from blobfs.vfs.nodes import Attr, Changeable, Directory, File, Kind, Lifetime, Node, Placed
@@ -17,6 +17,8 @@ from blobfs.vfs.uploads import Uploads, UploadSet
 _DIGEST = "user.blobfs.digest"
 _SIZE = "user.blobfs.size"
 _STATE = "user.blobfs.state"
+_OURS = "user.blobfs."
+_WITHOUT_EFFECT = {_STATE, "user.blobfs.media_type", "user.blobfs.repository"}
 
 
 class UploadReader(FileReader):
@@ -74,18 +76,6 @@ class UploadFile(File):
             names[_SIZE] = lambda: str(size)
         return names
 
-    def set_xattr(self, name: str, value: bytes) -> None:
-        """Declare the digest, or the size, that it will have; raises Invalid, ReadOnly."""
-        text = value.decode("ascii", "replace")
-        if name == _DIGEST:
-            self.upload.declare(digest=Digest.parse(text))
-        elif name == _SIZE:
-            if not text.isdecimal() or len(text) > 18:
-                raise Invalid(f"not a size in bytes: {text[:80]!r}")
-            self.upload.declare(size=int(text))
-        else:
-            raise AttributeUnknown(f"{name[:160]} cannot be set on an upload")
-
 
 @dataclass(frozen=True, slots=True)
 class UploadsDirectory(Placed, Directory, Changeable):
@@ -141,6 +131,30 @@ class UploadsDirectory(Placed, Directory, Changeable):
     @property
     def _set(self) -> UploadSet:
         return self.uploads.at(self.path, self.store)
+
+
+def set_xattr(upload: Upload, name: str, value: bytes) -> None:
+    """Declare the digest, or the size, that *upload* will have; raises Invalid, ContentMismatch.
+
+    Attributes of others, and those that a program has copied from a mount, have no effect.
+    """
+    text = value.decode("ascii", "replace")
+    if name == _DIGEST:
+        upload.declare(digest=Digest.parse(text))
+    elif name == _SIZE:
+        if not text.isdecimal() or len(text) > 18:
+            raise Invalid(f"not a size in bytes: {text[:80]!r}")
+        upload.declare(size=int(text))
+    elif name.startswith(_OURS) and name not in _WITHOUT_EFFECT:
+        raise Invalid(f"{name[:160]} is no attribute of an upload")
+
+
+def remove_xattr(upload: Upload, name: str) -> None:
+    """Let a program remove what its copy does not have; raises AttributeUnknown, NotPermitted."""
+    if name not in {_DIGEST, _SIZE, *_WITHOUT_EFFECT}:
+        raise AttributeUnknown(f"no {name[:160]} here")
+    if name not in _WITHOUT_EFFECT and not upload.is_receipt:
+        raise NotPermitted(f"{name} is declared; declare another value, or remove the upload")
 
 
 def upload_of(node: Node) -> Upload | None:

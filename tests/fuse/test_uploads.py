@@ -3,13 +3,17 @@
 import errno
 import os
 import random
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
+from tests.fuse.mounts import BLOBFS, MountedRegistry, eventually, failing_with, mounted
 from tests.fuse.repositories import layer, layers, put_layer, shell, stored_uploads, upload
 from tests.fuse.writers import state
 from tests.storage.layout import APP, Layout
@@ -134,8 +138,7 @@ def test_other_size_than_declared_is_refused(repository: Path, content: bytes) -
         ("user.blobfs.digest", b"\xff", errno.EINVAL),
         ("user.blobfs.size", b"-1", errno.EINVAL),
         ("user.blobfs.size", b"1" * 30, errno.EINVAL),
-        ("user.blobfs.state", b"committed", errno.ENODATA),
-        ("user.other", b"x", errno.ENODATA),
+        ("user.blobfs.other", b"x", errno.EINVAL),
         ("security.x", b"x", errno.EOPNOTSUPP),
     ],
 )
@@ -173,14 +176,67 @@ def test_rename_onto_another_layer_is_refused(repository: Path, content: bytes) 
     assert file.read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    "name", ["user.mine", "user.blobfs.state", "user.blobfs.media_type", "user.blobfs.repository"]
+)
+def test_attribute_that_declares_nothing_is_taken_and_dropped(repository: Path, name: str) -> None:
+    """[S7.25] As ``cp -a``, ``rsync -X`` and ``tar --xattrs`` set them, on uploads and receipts."""
+    file = upload(repository, "layer.tar")
+    with file.open("wb", buffering=0) as opened:
+        os.setxattr(opened.fileno(), name, b"x")
+        opened.write(SMALL)
+    os.setxattr(file, name, b"x")
+    assert state(file) == "committed"
+    assert "user.mine" not in os.listxattr(file)
+
+
+def test_attributes_of_a_receipt_can_be_set_to_what_they_are_and_removed(repository: Path) -> None:
+    """[S7.25] As ``rsync -X`` does; they show as before."""
+    file = upload(repository, "layer.tar")
+    file.write_bytes(SMALL)
+    shown = {name: os.getxattr(file, name) for name in os.listxattr(file)}
+    for name, value in shown.items():
+        os.setxattr(file, name, value)
+        os.removexattr(file, name)
+    assert {name: os.getxattr(file, name) for name in os.listxattr(file)} == shown
+    for name, value in (("digest", str(OTHER).encode()), ("size", b"1")):
+        with failing_with(errno.EBADMSG):
+            os.setxattr(file, f"user.blobfs.{name}", value)
+
+
+def test_declaration_cannot_be_removed(repository: Path) -> None:
+    """[S7.25]"""
+    file = _refused(repository, SMALL)
+    os.removexattr(file, "user.blobfs.state")
+    with failing_with(errno.EPERM):
+        os.removexattr(file, "user.blobfs.digest")
+    with failing_with(errno.ENODATA):
+        os.removexattr(file, "user.mine")
+
+
+def test_mknod_of_a_regular_file_begins_an_upload(repository: Path) -> None:
+    """[S7.25]"""
+    file = upload(repository, "layer.tar")
+    os.mknod(file, stat.S_IFREG | 0o600)
+    with failing_with(errno.EEXIST):
+        os.mknod(file, stat.S_IFREG | 0o600)
+    with failing_with(errno.EPERM):
+        os.mknod(upload(repository, "pipe"), stat.S_IFIFO | 0o600)
+    with failing_with(errno.EPERM):
+        os.mknod(repository / "file", stat.S_IFREG | 0o600)
+    with file.open("r+b", buffering=0) as opened:
+        opened.write(SMALL)
+    assert layers(repository) == {Digest.of(SMALL).encoded: SMALL}
+
+
 def test_receipt_is_renamed_onto_its_own_layer(repository: Path) -> None:
-    """[S7.2] As ``mv`` does after a ``cp``."""
+    """[S7.9] Both are names of one file, for which rename(2) does nothing."""
     file = upload(repository, "layer.tar")
     file.write_bytes(SMALL)
     with failing_with(errno.EBADMSG):
         os.rename(file, layer(repository, OTHER))
     os.rename(file, layer(repository, Digest.of(SMALL)))
-    assert not file.exists()
+    assert state(file) == "committed"
     assert layers(repository) == {Digest.of(SMALL).encoded: SMALL}
 
 
@@ -289,18 +345,85 @@ def test_mv_to_another_repository_copies(repository: Path) -> None:
     assert os.listdir(repository / "_uploads") == []
 
 
-def test_commit_that_takes_too_long_is_an_error_and_goes_on(storage: Path, tmp_path: Path) -> None:
-    """[S7.15] All of it has to be read again, since its first byte was written last."""
-    size = 400 * 2**20
-    with mounted(storage, tmp_path, "--upload-deadline", "0.1") as mount:
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedRegistry]:
+    """A mount whose commits may not take long."""
+    directory = tmp_path_factory.mktemp("hasty")
+    (directory / "storage").mkdir()
+    options = ("--create", "--upload-deadline", "0.2", "--max-upload", "8G")
+    with mounted(directory / "storage", directory, *options) as mount:
         (mount.path / "slow").mkdir()
-        file = upload(mount.path / "slow", "layer.tar")
-        with failing_with(errno.EIO), file.open("wb", buffering=0) as opened:
-            opened.truncate(size)
-            os.pwrite(opened.fileno(), b"x", 0)
-        eventually(lambda: state(file) == "committed", within_s=30)
-        [name] = os.listdir(mount.path / "slow/_layers/sha256")
-        assert (mount.path / "slow/_layers/sha256" / name).stat().st_size == size
+        yield mount
+
+
+def test_commit_that_takes_too_long_is_stopped_and_can_be_gone_on_with(
+    hasty: MountedRegistry,
+) -> None:
+    """[S7.15] Zeros are hashed for several seconds; each close gets further."""
+    file = upload(hasty.path / "slow", "layer.tar")
+    with failing_with(errno.EIO), file.open("wb", buffering=0) as opened:
+        opened.truncate(4 * 2**30)
+    eventually(lambda: "--upload-deadline" in state(file))
+    assert layers(hasty.path / "slow") == {}
+    states = Path(f"{hasty.storage}{paths.REPOSITORIES}/slow/_uploads")
+    [first] = states.glob("*/hashstates/sha256/*")
+    with failing_with(errno.EIO):
+        os.setxattr(file, "user.blobfs.digest", str(OTHER).encode())
+    eventually(lambda: len(list(states.glob("*/hashstates/sha256/*"))) > 1)
+    assert min(int(found.name) for found in states.glob("*/hashstates/sha256/*")) == int(first.name)
+    file.unlink()
+
+
+def test_upload_that_is_too_large_and_not_declared_is_refused(hasty: MountedRegistry) -> None:
+    """[S7.24]"""
+    file = upload(hasty.path / "slow", "too-large")
+    with failing_with(errno.EFBIG), file.open("wb", buffering=0) as opened:
+        with failing_with(errno.EFBIG):
+            opened.truncate(8 * 2**30 + 1)
+        with failing_with(errno.EFBIG):
+            os.pwrite(opened.fileno(), b"x", 8 * 2**30)
+    assert "--max-upload" in state(file)
+    with failing_with(errno.EFBIG):
+        os.truncate(file, 8 * 2**30 + 1)
+    file.unlink()
+
+
+def test_what_a_commit_of_hours_does_not_hold_up(storage: Path, tmp_path: Path) -> None:
+    """[S6.3] [S7.10] [S7.15] A removal, and the end of the mount, which leaves the upload."""
+    place = tmp_path / "m"
+    place.mkdir()
+    mount = MountedRegistry(storage, place, tmp_path / "log")
+    options = ("--foreground", "--log-file", mount.log, "--max-upload", "2T")
+    with subprocess.Popen([*BLOBFS, "mount", *options, storage, place]) as daemon:
+        eventually((place / ".blobfs").exists)
+        (place / "slow").mkdir()
+        file = upload(place / "slow", "layer.tar")
+        with _committing(file) as slow:
+            with file.open("rb") as reading:
+                assert reading.read(10) == bytes(10)
+            assert layers(place / "slow") == {}
+            assert state(file) == "open"
+            with failing_with(errno.EBUSY):
+                file.open("ab")
+            assert mount.control("uploads.json")
+            file.unlink()
+            assert slow.wait(10) != 0
+            assert os.listdir(file.parent) == []
+        with _committing(file) as slow:
+            daemon.terminate()
+            assert daemon.wait(10) == 0
+            assert slow.wait(10) != 0
+    assert not place.is_mount()
+    with mounted(storage, tmp_path) as mount:
+        assert "the mount ended" in state(upload(mount.path / "slow", "layer.tar"))
+
+
+@contextmanager
+def _committing(file: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that is closing a file of 1 TiB."""
+    with subprocess.Popen(["truncate", "-s", "1T", file], stderr=subprocess.DEVNULL) as slow:
+        eventually(lambda: file.exists() and file.stat().st_size == 2**40)
+        yield slow
 
 
 def test_blob_of_another_size_is_replaced_and_shows_it_at_once(

@@ -1,6 +1,6 @@
 """A driver that notes every call that reaches the storage, and fails at one of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ class TroubledDriver(StorageDriver):
     The call of number *fail_at* fails, or the first of *fail_method*: before it does anything, or
     else, with *done*, after it was done. With *crash* it is a Crash, and nothing reaches the
     storage afterwards. With *append_only* its writers are as little able as the contract allows.
+    *on_call* is told of every call before it is passed on.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class TroubledDriver(StorageDriver):
     ) -> None:
         self.name = driver.name
         self.calls: list[Call] = []
+        self.on_call: Callable[[Call], object] = bool
         self.fail_at = fail_at
         self.fail_method: str | None = None
         self.failed = False
@@ -63,6 +65,7 @@ class TroubledDriver(StorageDriver):
         if self.failed and self._crash:
             raise Crash
         self.calls.append(Call(method, path))
+        self.on_call(self.calls[-1])
         is_the_one = not self.failed and (
             len(self.calls) == self.fail_at or method == self.fail_method
         )
