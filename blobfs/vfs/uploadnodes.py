@@ -7,12 +7,18 @@ from dataclasses import dataclass, replace
 
 from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
-from blobfs.errors import AttributeUnknown, CrossesDirectories, Invalid, NotPermitted
+from blobfs.errors import (
+    AttributeUnknown,
+    CrossesDirectories,
+    Invalid,
+    NotADirectory,
+    NotPermitted,
+)
 from blobfs.storage.contentwriter import ContentStore
 from blobfs.vfs.blobs import BlobFile
 from blobfs.vfs.nodes import Attr, Changeable, Directory, File, Kind, Lifetime, Node, Placed
 from blobfs.vfs.upload import Upload
-from blobfs.vfs.uploads import Uploads, UploadSet
+from blobfs.vfs.uploads import DELAYED, Uploads, UploadSet
 
 _DIGEST = "user.blobfs.digest"
 _SIZE = "user.blobfs.size"
@@ -96,6 +102,12 @@ class UploadsDirectory(Placed, Directory, Changeable):
         return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns())
 
     def lookup(self, name: str) -> Node:
+        if name == DELAYED and self._set.is_delaying:
+            return DelayedDirectory(f"{self.path}/{name}", self)
+        return self.file(name)
+
+    def file(self, name: str) -> File:
+        """The upload or receipt called *name*, also of a ``DelayedDirectory``."""
         upload = self._set.get(name)
         if upload.is_to_be_replaced:
             upload = self._set.replace(upload)
@@ -105,7 +117,25 @@ class UploadsDirectory(Placed, Directory, Changeable):
         return replace(self.published(receipt.descriptor.digest), receipt=upload)
 
     def names(self) -> Iterator[str]:
-        return iter(self._set.names())
+        names = [name for name in self._set.names() if "/" not in name]
+        return iter([*names, DELAYED] if self._set.is_delaying else names)
+
+    def delayed_names(self) -> Iterator[str]:
+        """The names in the ``DelayedDirectory``."""
+        below = f"{DELAYED}/"
+        names = self._set.names()
+        return (name.removeprefix(below) for name in names if name.startswith(below))
+
+    def mkdir(self, name: str) -> Node:
+        if name != DELAYED:
+            raise self._not_permitted(name)
+        self._set.begin_delaying()
+        return self.lookup(name)
+
+    def rmdir(self, name: str) -> None:
+        if not isinstance(self.lookup(name), DelayedDirectory):
+            raise NotADirectory(f"not a directory: {self.path}/{name[:160]}")
+        self._set.end_delaying()
 
     def create(self, name: str) -> Node:
         return UploadFile(self._set.begin(name))
@@ -116,6 +146,9 @@ class UploadsDirectory(Placed, Directory, Changeable):
     def rename(self, name: str, target: Node, new_name: str, *, replace: bool) -> None:
         if target.key == self.key:
             self._set.rename(name, new_name, replace=replace)
+            return
+        if target.key == f"{self.path}/{DELAYED}":
+            self._set.rename(name, f"{DELAYED}/{new_name}", replace=replace)
             return
         above, _, algorithm = target.key.rpartition("/")
         if not self.layers or above != self.layers:
@@ -131,6 +164,36 @@ class UploadsDirectory(Placed, Directory, Changeable):
     @property
     def _set(self) -> UploadSet:
         return self.uploads.at(self.path, self.store)
+
+
+@dataclass(frozen=True, slots=True)
+class DelayedDirectory(Placed, Directory, Changeable):
+    """The directory in which ``rsync --delay-updates`` keeps files until all have arrived.
+
+    It is in memory. Uploads and receipts are renamed to it and from it; none begins in it.
+    """
+
+    path: str
+    above: UploadsDirectory
+
+    def attr(self) -> Attr:
+        return self.above.attr()
+
+    def lookup(self, name: str) -> Node:
+        return self.above.file(f"{DELAYED}/{name}")
+
+    def names(self) -> Iterator[str]:
+        return self.above.delayed_names()
+
+    def unlink(self, name: str) -> None:
+        self.above.unlink(f"{DELAYED}/{name}")
+
+    def rename(self, name: str, target: Node, new_name: str, *, replace: bool) -> None:
+        self.above.rename(f"{DELAYED}/{name}", target, new_name, replace=replace)
+
+    @property
+    def takes_long(self) -> bool:
+        return self.above.takes_long
 
 
 def set_xattr(upload: Upload, name: str, value: bytes) -> None:

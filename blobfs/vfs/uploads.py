@@ -7,13 +7,16 @@ import time
 from threading import RLock
 from typing import Final
 
-from blobfs.errors import BlobfsError, Busy, Exists, Invalid, NotFound, UploadUnknown
+from blobfs.errors import BlobfsError, Busy, Exists, Invalid, NotEmpty, NotFound, UploadUnknown
 from blobfs.logs import about
 from blobfs.storage.contentwriter import ContentStore
 from blobfs.storage.uploadfiles import UploadRecord, is_file_name
 from blobfs.vfs.upload import MOUNT_ENDS, Upload
 
 log = logging.getLogger(__name__)
+
+DELAYED: Final = ".~tmp~"
+"""Directory of ``rsync --delay-updates``; names of uploads in it begin with it and a slash."""
 
 _FRESH_S: Final = 1.0
 """How long what the storage has of a repository's uploads is taken to be still so."""
@@ -38,6 +41,29 @@ class UploadSet:
         self._lock = RLock()
         self._by_name: dict[str, Upload] = {}
         self._fresh_until = 0.0
+        self._has_delayed = False
+
+    @property
+    def is_delaying(self) -> bool:
+        """Whether there is a directory ``DELAYED``."""
+        return self._has_delayed or self._delays_some()
+
+    def _delays_some(self) -> bool:
+        return any(name.startswith(f"{DELAYED}/") for name in list(self._by_name))
+
+    def begin_delaying(self) -> None:
+        """Make the directory ``DELAYED``; raises Exists."""
+        with self._lock:
+            if self.is_delaying or DELAYED in self._by_name:
+                raise Exists(f"{self.path}/{DELAYED}")
+            self._has_delayed = True
+
+    def end_delaying(self) -> None:
+        """Remove the directory ``DELAYED``; raises NotEmpty."""
+        with self._lock:
+            if self._delays_some():
+                raise NotEmpty(f"{self.path}/{DELAYED} holds something")
+            self._has_delayed = False
 
     @property
     def is_fresh(self) -> bool:
@@ -82,7 +108,7 @@ class UploadSet:
 
     def rename(self, name: str, new_name: str, *, replace: bool) -> None:
         """Call one otherwise, in place of what is called so; raises Exists, Busy, Invalid."""
-        if not is_file_name(new_name):
+        if not is_file_name(new_name.removeprefix(f"{DELAYED}/")):
             raise Invalid(f"no file can be called {new_name[:160]!r}")
         with self._lock:
             upload = self.get(name)
