@@ -136,7 +136,7 @@ class UploadsModel(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.worker.kill()
-        for path in (self.place.storage / "docker/registry/v2").iterdir():
+        for path in (self.place.storage / "docker/registry/v2").glob("*/*"):
             shutil.rmtree(path)
 
     def answers(self, found: object, expected: int) -> None:

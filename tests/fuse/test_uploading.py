@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.fuse.threads import StorageThreads
@@ -67,3 +68,18 @@ def test_write_that_has_to_save_all_is_for_a_thread(monkeypatch: pytest.MonkeyPa
     assert not writer.takes_at_once(1, 1)
     writer.write_at(1, b"x")
     assert writer.is_stored
+
+
+async def test_commit_that_takes_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[S7.18]"""
+    monkeypatch.setattr("blobfs.fuse.uploading._ORDINARY_COMMIT_S", 0.05)
+    uploads = Uploads().at("/a/_uploads", Registry(InMemoryDriver()).repository("a").uploads)
+    threads = StorageThreads(inline=False, limit=1)
+    uploading = Uploading(threads)
+    opened = await uploading.open(uploads.begin("x"), truncate=False)
+    async with _busy(threads), trio.open_nursery() as nursery:
+        nursery.start_soon(uploading.release, opened)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(PATIENCE_S / 2):
+            await uploading.settled("/a/_layers/sha256")
+        nursery.cancel_scope.cancel()
