@@ -352,7 +352,7 @@ class UploadsModel(RuleBasedStateMachine):
         for name, upload in list(self.uploads.items()):
             if upload.is_committed or not (upload.is_kept or upload.content):
                 del self.uploads[name]
-            upload.has_failed, upload.opening = False, None
+            upload.opening = None
 
     @invariant()
     def all_is_as_it_should_be(self) -> None:

@@ -14,7 +14,7 @@ from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.blobwriter import BlobWriter
 from blobfs.storage.repository import Repository
 from tests.storage.layout import APP
-from tests.storage.troubled import TroubledDriver
+from tests.storage.troubled import Call, TroubledDriver
 from tests.storage.uploading import SMALL, begun, blob_content, states
 
 MIB = 2**20
@@ -35,8 +35,9 @@ def _stop_at(troubled: TroubledDriver, writer: BlobWriter, method: str, number: 
     """Have *writer* interrupted before the call of that *number* of a driver's *method*."""
     before = len(troubled.methods(""))
 
-    def stop(_: object) -> None:
-        if troubled.methods("")[before:].count(method) == number:
+    def stop(call: Call) -> None:
+        calls = troubled.methods("")[before:]
+        if call.method == method and calls.count(method) == number:
             writer.interrupt("stopped by the test")
 
     troubled.on_call = stop
