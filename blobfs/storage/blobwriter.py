@@ -293,8 +293,7 @@ class BlobWriter(ContentWriter):
         """The digest of all that was received; what has not been hashed yet is read again."""
         if self._received.digests.of(algorithm, self.size) is None:
             self._received.is_durable = False  # the next suspend saves the new hash state
-        moved_from = None if self._moved is None else self.read_at
-        found = self._received.hash_all(algorithm, moved_from)
+        found = self._received.hash_all(algorithm, None if self._moved is None else self.read_at)
         if found is None:
             raise self._mismatch(f"ends before its {self.size} bytes do")
         return found
