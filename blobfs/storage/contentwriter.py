@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Protocol
 
@@ -132,6 +132,9 @@ class ContentStore(Protocol):
 
     def record(self, upload_id: str) -> UploadRecord:
         """What an upload is called, and what was declared of it."""
+
+    def records(self, upload_ids: Iterable[str]) -> Iterator[tuple[str, UploadRecord]]:
+        """Those of *upload_ids* that are there, with their records; one request each at most."""
 
     def started_at(self, upload_id: str) -> datetime:
         """When an upload began; raises UploadUnknown."""

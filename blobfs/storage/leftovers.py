@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import Future
+from itertools import chain
 from threading import Lock
 from typing import Final, NamedTuple
 
@@ -87,27 +89,32 @@ class LeftOvers:
     def _read(self) -> _Named:
         prefixes: set[int] = set()
         is_complete = self._blobs.holds_any()
-        for algorithm in ALGORITHMS:
-            for revision in self._revisions.enumerate(algorithm):
-                found = self._kept.get(revision)
-                if found is None:
-                    found = self._read_revision(revision)
-                if found is None:
-                    is_complete = False
-                else:
-                    prefixes |= found
+        revisions = list(chain.from_iterable(map(self._revisions.enumerate, ALGORITHMS)))
+        known = {each: self._kept[each] for each in revisions if each in self._kept}
+        for found in chain(known.values(), self._read_each(revisions, known)):
+            if found is None:
+                is_complete = False
+            else:
+                prefixes |= found
         return _Named(frozenset(prefixes), is_complete, time.monotonic() + _KEPT_S)
 
-    def _read_revision(self, revision: Digest) -> frozenset[int] | None:
-        try:
-            payload = self._revisions.get(revision)
-        except BlobUnknown:  # the link is gone meanwhile, or its blob is missing
-            return None if self._revisions.present([revision]) else frozenset()
-        except (Corrupt, AccessDenied):
-            return None
-        found = frozenset(int(prefix, 16) for prefix in _DIGEST.findall(payload))
-        self._keep(revision, found)
-        return found
+    def _read_each(
+        self, revisions: Sequence[Digest], known: Container[Digest]
+    ) -> Iterator[frozenset[int] | None]:
+        """What those of *revisions* name that are not *known*; None for what cannot be read."""
+        unread = [each for each in revisions if each not in known]
+        for revision, payload in zip(unread, self._revisions.get_each(unread), strict=True):
+            match payload:
+                case bytes():
+                    found = frozenset(int(prefix, 16) for prefix in _DIGEST.findall(payload))
+                    self._keep(revision, found)
+                    yield found
+                case BlobUnknown():  # the link is gone meanwhile, or its blob is missing
+                    yield None if self._revisions.present([revision]) else frozenset()
+                case Corrupt() | AccessDenied():
+                    yield None
+                case _:
+                    raise payload
 
     def _keep(self, revision: Digest, found: frozenset[int]) -> None:
         with self._lock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from blobfs import paths
 from blobfs.digest import ALGORITHMS, CANONICAL, Descriptor, Digest
@@ -23,6 +23,7 @@ from blobfs.storage.aliases import Alias
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import Events
 from blobfs.storage.linkfiles import read_link, write_link
+from blobfs.storage.parallel import map_parallel
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,16 @@ class LinkedBlobStore:
     def get(self, digest: Digest) -> bytes:
         """A small blob's content, verified; raises what ``BlobStore.get`` and ``resolve`` do."""
         return self._blobs.get(self._verified(digest))
+
+    def get_each(self, digests: Iterable[Digest]) -> Iterator[bytes | BlobfsError]:
+        """``get`` of each, or what it raises, in their order; side by side on a remote storage."""
+        return map_parallel(self._driver, self._get_or_error, digests)
+
+    def _get_or_error(self, digest: Digest) -> bytes | BlobfsError:
+        try:
+            return self.get(digest)
+        except BlobfsError as exc:
+            return exc
 
     def _verified(self, digest: Digest) -> Digest:
         target = self.resolve(digest)

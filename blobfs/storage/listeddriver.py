@@ -68,6 +68,13 @@ class ListedDriver(NotingDriver):
         if blobs:
             self._blobs.prefetch(blobs)
 
+    def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
+        if not token and is_listed(path):
+            token = self._listings.unfinished(path)
+            if not token:
+                return self.stat(path)
+        return self._driver.stat_unfinished(path, token)
+
     def is_known_to_hold(self, path: str, content: bytes) -> bool:
         listing = self._listings.known(path) if is_listed(path) else None
         file = listing.files.get(path) if listing is not None else None

@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Final, Literal, NamedTuple
 
 from blobfs import paths
-from blobfs.drivers.base import DirEntry, FileInfo
+from blobfs.drivers.base import DirEntry, FileInfo, Unfinished
 from blobfs.drivers.objectstore import ListedFile, ObjectStore
 from blobfs.errors import PathNotFound
 
@@ -31,7 +31,7 @@ _LARGE_FOR_S: Final = 300.0
 
 class _Key(NamedTuple):
     root: str
-    extent: Literal["page", "whole", "children"]
+    extent: Literal["page", "whole", "children", "unfinished"]
 
 
 class Listing:
@@ -43,12 +43,13 @@ class Listing:
         self.has_children = False  # all of its own
         self.until = 0.0
         self.files: dict[str, ListedFile] = {}
+        self.unfinished: dict[str, Unfinished] = {}  # by path, the one begun last
         self._children: dict[str, dict[str, bool]] = {}  # of each: is it a directory?
 
     @property
     def cost(self) -> int:
         """About how many files' worth of memory it takes."""
-        return len(self.files) + len(self._children.get(self.root, ()))
+        return len(self.files) + len(self.unfinished) + len(self._children.get(self.root, ()))
 
     def add(self, file: ListedFile) -> None:
         """Take up a file, and the directories above it."""
@@ -143,6 +144,21 @@ class Listings:
             return self._page_unless_large(path) or self._children(path)
         return self._page_unless_large(above) or self._whole(scope)
 
+    def unfinished(self, path: str) -> str:
+        """The token of the unfinished file at *path* that was begun last; "" for none.
+
+        One listing tells of all that are unfinished in the same ``_uploads``.
+        """
+        scope = _scope_of(path)
+
+        def fetch(listing: Listing) -> None:
+            for found in self._store.unfinished(scope):
+                last = listing.unfinished.get(found.path, found)
+                listing.unfinished[found.path] = max(last, found, key=_beginning)
+
+        found = self._once(_Key(scope, "unfinished"), fetch).unfinished.get(path)
+        return "" if found is None else found.token
+
     def _page_unless_large(self, root: str) -> Listing | None:
         """All below *root*, if that is one page."""
         if self._large.get(root, 0.0) > time.monotonic():
@@ -234,6 +250,10 @@ class Listings:
 def is_listed(path: str) -> bool:
     """Whether listings tell of *path*: all but blobs, of which there may be millions."""
     return _is_below(path, paths.REPOSITORIES)
+
+
+def _beginning(unfinished: Unfinished) -> tuple[float, str]:
+    return unfinished.began, unfinished.token
 
 
 def _scope_of(path: str) -> str:

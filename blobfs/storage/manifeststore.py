@@ -1,15 +1,11 @@
-"""The manifests that a repository has revisions of, and what they say of its blobs."""
+"""The manifests that a repository has revisions of."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 
-from blobfs.digest import ALGORITHMS, Descriptor, Digest
+from blobfs.digest import Descriptor, Digest
 from blobfs.errors import (
-    AccessDenied,
     BlobUnknown,
     Corrupt,
     ManifestInvalid,
@@ -17,7 +13,6 @@ from blobfs.errors import (
     ManifestUnknown,
     TooLarge,
 )
-from blobfs.storage.aliases import Aliases
 from blobfs.storage.blobstore import MAX_CONTENT, BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.manifest import Manifest
@@ -85,63 +80,3 @@ class ManifestStore:
             return Manifest.parse(self.payload(digest))
         except ManifestInvalid as exc:
             raise ManifestInvalid(f"manifest {digest}: {exc}") from None
-
-
-class MediaTypes:
-    """What a repository's manifests say that its blobs are.
-
-    The registry stores no media type, so every revision has to be read; each is once, as
-    none ever changes. Thread-safe.
-    """
-
-    def __init__(self, manifests: ManifestStore, aliases: Aliases) -> None:
-        self._manifests = manifests
-        self._aliases = aliases
-        self._lock = threading.Lock()
-        self._read: set[Digest] = set()
-        self._described: dict[Digest, Descriptor] = {}
-
-    def describe(self, digest: Digest) -> Descriptor | None:
-        """The descriptor that a manifest gives, by any name of the blob, or None if none does."""
-        names = (digest, *self._aliases.names_of(digest))
-        known = self._known_of(names)
-        if known is not None:  # to wait while another thread reads on is not needed
-            return known
-        with self._lock:
-            if self._known_of(names) is None:
-                self._read_new_revisions()
-            return self._known_of(names)
-
-    def _known_of(self, names: Sequence[Digest]) -> Descriptor | None:
-        found = (self._described[name] for name in names if name in self._described)
-        return next(found, None)
-
-    def _read_new_revisions(self) -> None:
-        links = self._manifests.links
-        linked = chain.from_iterable(map(links.enumerate, ALGORITHMS))
-        for revision in chain(linked, links.among_layers()):
-            if revision not in self._read:
-                self._read_revision(revision)
-
-    def _read_revision(self, revision: Digest) -> None:
-        # Whoever reads a manifest that is refused here is told so.
-        try:
-            payload = self._manifests.payload(revision)
-        except (Corrupt, ManifestUnknown, AccessDenied):
-            return  # until it is repaired
-        self._read.add(revision)
-        try:
-            self.learn(revision, payload)
-        except ManifestInvalid:
-            return
-
-    def learn(self, revision: Digest, payload: bytes) -> Manifest:
-        """The manifest that a revision's *payload* is; what it says is known from now on.
-
-        Raises ManifestInvalid.
-        """
-        manifest = Manifest.parse(payload)
-        self._described[revision] = Descriptor(revision, len(payload), manifest.media_type)
-        for reference in manifest.references:
-            self._described.setdefault(reference.digest, reference)
-        return manifest

@@ -6,7 +6,7 @@ import logging
 import re
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from threading import Lock
 from typing import Final
@@ -321,6 +321,10 @@ class ManifestUploadStore:
     def rename_committed(self, digest: Digest, old: str, new: str) -> None:
         """Tag the manifest, if *new* is a tag; a tag that an upload made of *old* goes."""
         self._tags.rename(old, new, digest)
+
+    def records(self, upload_ids: Iterable[str]) -> Iterator[tuple[str, UploadRecord]]:
+        """None."""
+        return iter(())
 
     def enumerate(self) -> Iterator[str]:
         """None."""

@@ -35,16 +35,22 @@ class OpenUpload:
 def of_repository(repository: Repository) -> Iterator[OpenUpload]:
     """The uploads of one repository that the storage knows of."""
     uploads = repository.uploads
-    for upload_id in uploads.enumerate():
-        remove = partial(uploads.discard, upload_id)
-        try:
-            began: float | None = uploads.started_at(upload_id).timestamp()
-            name = uploads.record(upload_id).name or upload_id
-        except NotFound:
-            continue  # on its way out
-        except BlobfsError:
-            began, name = None, upload_id
-        yield OpenUpload(repository.name, name, _size(repository, upload_id), began, remove)
+    for _, found in uploads.each(partial(_stored, repository), uploads.enumerate()):
+        if found is not None:
+            yield found
+
+
+def _stored(repository: Repository, upload_id: str) -> OpenUpload | None:
+    uploads = repository.uploads
+    try:
+        began: float | None = uploads.started_at(upload_id).timestamp()
+        name = uploads.record(upload_id).name or upload_id
+    except NotFound:
+        return None  # on its way out
+    except BlobfsError:
+        began, name = None, upload_id
+    size = _size(repository, upload_id)
+    return OpenUpload(repository.name, name, size, began, partial(uploads.discard, upload_id))
 
 
 def _size(repository: Repository, upload_id: str) -> int | None:
@@ -69,8 +75,8 @@ def lost(registry: Registry) -> Iterator[OpenUpload]:
 def _tokens(registry: Registry) -> Iterator[str]:
     for name in registry.enumerate():
         uploads = registry.repository(name).uploads
-        for upload_id in uploads.enumerate():
-            yield uploads.record(upload_id).token
+        for _, record in uploads.each(uploads.record, uploads.enumerate()):
+            yield record.token
 
 
 def _is_told_of(registry: Registry, found: Unfinished) -> bool:

@@ -19,6 +19,7 @@ from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound, Sto
 from blobfs.reference import RepositoryName, is_component
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import NOBODY, Listener
+from blobfs.storage.mediatypes import ManifestMemory
 from blobfs.storage.presencedriver import with_presence
 from blobfs.storage.remote import RemoteOptions, quickened
 from blobfs.storage.repository import Repository
@@ -43,6 +44,7 @@ class Registry(Closing):
         self._listener = listener
         self._lock = Lock()
         self._repositories: OrderedDict[RepositoryName, Repository] = OrderedDict()
+        self._manifests = ManifestMemory()
         self.blobs = BlobStore(driver, self._cache)
 
     @property
@@ -82,7 +84,9 @@ class Registry(Closing):
         with self._lock:
             repository = self._repositories.get(name)
             if repository is None:
-                repository = Repository(self._driver, self.blobs, name, self._listener)
+                repository = Repository(
+                    self._driver, self.blobs, name, self._listener, self._manifests
+                )
                 self._repositories[name] = repository
                 if len(self._repositories) > _KEPT:
                     self._repositories.popitem(last=False)

@@ -10,15 +10,19 @@ from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import NOBODY, Action, Listener, ManifestEvents
 from blobfs.storage.layerstore import LayerStore
 from blobfs.storage.leftovers import LeftOvers
-from blobfs.storage.manifeststore import ManifestStore, MediaTypes
+from blobfs.storage.manifeststore import ManifestStore
 from blobfs.storage.manifestuploads import ManifestUploadStore
+from blobfs.storage.mediatypes import ManifestMemory, MediaTypes
 from blobfs.storage.revisionstore import RevisionStore
 from blobfs.storage.tagstore import TagStore
 from blobfs.storage.uploadstore import UploadStore
 
 
 class Repository:
-    """The services of one repository, which need not exist yet; *listener* hears what they do."""
+    """The services of one repository, which need not exist yet; *listener* hears what they do.
+
+    *memory* has what manifests say, which repositories share.
+    """
 
     def __init__(
         self,
@@ -26,6 +30,7 @@ class Repository:
         blobs: BlobStore,
         name: RepositoryName,
         listener: Listener = NOBODY,
+        memory: ManifestMemory | None = None,
     ) -> None:
         self.name = name
         self._listener = listener
@@ -36,7 +41,7 @@ class Repository:
         self.tags = TagStore(driver, blobs, name, told)
         self.uploads = UploadStore(driver, blobs, self.layers, name)
         self.manifest_uploads = ManifestUploadStore(self.manifests, self.tags)
-        self.media_types = MediaTypes(self.manifests, blobs.aliases)
+        self.media_types = MediaTypes(revisions, blobs.aliases, memory or ManifestMemory())
 
     def pulled(self, descriptor: Descriptor, tag: Tag | None = None) -> None:
         """Tell that somebody begins to read a blob, or a manifest that *tag* may have led to."""

@@ -155,6 +155,17 @@ class UploadFiles:
         except NotAFile:
             raise Corrupt(f"{path} is a directory") from None
 
+    def made_at(self) -> datetime:
+        """When the file was made that says when the upload began; raises UploadUnknown."""
+        path = paths.upload_startedat(self._repository, self.upload_id)
+        try:
+            info = self._driver.stat(path)
+        except PathNotFound:
+            raise UploadUnknown(self.upload_id) from None
+        if info.is_dir:
+            raise Corrupt(f"{path} is a directory")
+        return _from_seconds(info.mtime_ns // 10**9)
+
     def record(self) -> UploadRecord:
         """What blobfs keeps of it; an empty one for an upload of a registry's."""
         path = paths.upload_record(self._repository, self.upload_id)

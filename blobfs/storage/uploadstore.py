@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from blobfs import paths
 from blobfs.digest import CANONICAL, Descriptor, Digest
 from blobfs.drivers.base import BytesReader, FileInfo, FileReader, StorageDriver
-from blobfs.errors import BlobUnknown, ContentMismatch, PathNotFound, Stale, Unsupported
+from blobfs.errors import (
+    BlobfsError,
+    BlobUnknown,
+    ContentMismatch,
+    NotFound,
+    PathNotFound,
+    Stale,
+    Unsupported,
+)
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.blobwriter import BlobWriter, blob_of
 from blobfs.storage.linkedblobstore import LinkedBlobStore
+from blobfs.storage.parallel import map_parallel
 from blobfs.storage.uploadfiles import UploadFiles, UploadInfo, UploadRecord
+
+T = TypeVar("T")
 
 
 class UploadStore:
@@ -58,23 +70,24 @@ class UploadStore:
             return self._driver.open(paths.upload_data(self._repository, upload_id))
         except PathNotFound:
             self.started_at(upload_id)  # raises UploadUnknown
-        if self._driver.is_object_store and self._stat_data(upload_id) is not None:
+        record = self.record(upload_id)
+        if self._driver.is_object_store and self._stat_data(upload_id, record) is not None:
             raise Unsupported(f"upload {upload_id} can be read once it is complete")
-        moved = blob_of(self._blobs, self.record(upload_id))
+        moved = blob_of(self._blobs, record)
         return BytesReader(b"") if moved is None else self._blobs.open(moved.digest)
 
     def stat(self, upload_id: str) -> UploadInfo:
         """How much an upload has received; raises UploadUnknown."""
-        info = self._stat_data(upload_id)
+        record = self.record(upload_id) if self._driver.is_object_store else None
+        info = self._stat_data(upload_id, record or UploadRecord())
         if info is None:
-            return self._stat_without_data(upload_id)
+            return self._stat_without_data(upload_id, record or self.record(upload_id))
         began = self.started_at(upload_id) if info.mtime_ns == 0 else None
         return UploadInfo(info.size, info.mtime_ns if began is None else _nanoseconds(began))
 
-    def _stat_data(self, upload_id: str) -> FileInfo | None:
+    def _stat_data(self, upload_id: str, record: UploadRecord) -> FileInfo | None:
         """Attributes of what ``resume`` would go on with, if anything was received."""
         files = self._files(upload_id)
-        record = files.record() if self._driver.is_object_store else UploadRecord()
         if record.in_place is None:
             return self._stat_unfinished(files.data, {record.token, ""})
         info = self._stat_unfinished(paths.blob_data(record.in_place), {record.token} - {""})
@@ -89,18 +102,45 @@ class UploadStore:
                 pass  # that one was completed
         return None
 
-    def _stat_without_data(self, upload_id: str) -> UploadInfo:
+    def _stat_without_data(self, upload_id: str, record: UploadRecord) -> UploadInfo:
         began = self.started_at(upload_id)
-        moved = blob_of(self._blobs, self.record(upload_id))
+        moved = blob_of(self._blobs, record)
         return UploadInfo(moved.size if moved else 0, _nanoseconds(began))
 
     def started_at(self, upload_id: str) -> datetime:
-        """When an upload began; raises UploadUnknown."""
-        return self._files(upload_id).started_at()
+        """When an upload began; raises UploadUnknown.
+
+        An object store tells it in listings, of all uploads at once: no file is read.
+        """
+        files = self._files(upload_id)
+        return files.made_at() if self._driver.is_object_store else files.started_at()
 
     def record(self, upload_id: str) -> UploadRecord:
         """What an upload is called, and what was declared of it."""
         return self._files(upload_id).record()
+
+    def records(self, upload_ids: Iterable[str]) -> Iterator[tuple[str, UploadRecord]]:
+        """Those of *upload_ids* that are there, with their records; they are read side by side.
+
+        The record of one that cannot be read is empty.
+        """
+        for upload_id, record in self.each(self._record_or_none, upload_ids):
+            if record is not None:
+                yield upload_id, record
+
+    def each(self, call: Callable[[str], T], upload_ids: Iterable[str]) -> Iterator[tuple[str, T]]:
+        """Each of *upload_ids* with the result of *call*; calls are made side by side."""
+        ids = list(upload_ids)
+        return zip(ids, map_parallel(self._driver, call, ids), strict=True)
+
+    def _record_or_none(self, upload_id: str) -> UploadRecord | None:
+        try:
+            self.started_at(upload_id)
+            return self.record(upload_id)
+        except NotFound:
+            return None
+        except BlobfsError:  # whoever looks at the upload gets the error
+            return UploadRecord()
 
     def open_committed(self, descriptor: Descriptor) -> FileReader:
         """Open the blob that an upload has become; raises Stale once that is gone."""

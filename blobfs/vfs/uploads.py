@@ -7,7 +7,7 @@ import time
 from threading import RLock
 from typing import Final
 
-from blobfs.errors import BlobfsError, Busy, Exists, Invalid, NotEmpty, NotFound, UploadUnknown
+from blobfs.errors import BlobfsError, Busy, Exists, Invalid, NotEmpty, UploadUnknown
 from blobfs.logs import about
 from blobfs.storage.contentwriter import ContentStore
 from blobfs.storage.uploadfiles import UploadRecord, is_file_name
@@ -155,19 +155,11 @@ class UploadSet:
         found = set(self._store.enumerate())
         for upload_id in unheld.keys() - found:
             del self._by_name[unheld[upload_id]]
-        for upload_id in sorted(found - known):
-            self._take_up(upload_id)
+        for upload_id, record in self._store.records(sorted(found - known)):
+            self._take_up(upload_id, record)
         self._fresh_until = time.monotonic() + _FRESH_S
 
-    def _take_up(self, upload_id: str) -> None:
-        record = UploadRecord()
-        try:
-            self._store.started_at(upload_id)
-            record = self._store.record(upload_id)
-        except NotFound:
-            return  # on its way out
-        except BlobfsError:  # whoever looks at it is told
-            pass
+    def _take_up(self, upload_id: str, record: UploadRecord) -> None:
         name = record.name if record.name and record.name not in self._by_name else upload_id
         if name not in self._by_name:
             upload = Upload(self.path, self._store, name, upload_id, record.reason)

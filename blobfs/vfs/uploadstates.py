@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypedDict
 
 from blobfs.errors import BlobfsError
@@ -33,17 +34,21 @@ def upload_states(registry: Registry, uploads: Uploads) -> list[UploadState]:
     found = [state for upload in ours for state in _state(upload)]
     for name in registry.enumerate():
         repository = registry.repository(name)
-        for upload_id in repository.uploads.enumerate():
-            if upload_id not in known:
-                found.extend(_state(_as_stored(repository, upload_id)))
+        others = [each for each in repository.uploads.enumerate() if each not in known]
+        for _, states in repository.uploads.each(partial(_stored, repository), others):
+            found.extend(states)
     return sorted(found, key=lambda state: (state["repository"], state["name"], state["uuid"]))
 
 
-def _as_stored(repository: Repository, upload_id: str) -> Upload:
+def _stored(repository: Repository, upload_id: str) -> list[UploadState]:
     store = repository.uploads
-    record = store.record(upload_id)
+    try:
+        record = store.record(upload_id)
+    except BlobfsError:
+        return []
     name = record.name or upload_id
-    return Upload(f"/{repository.name}/_uploads", store, name, upload_id, record.reason)
+    upload = Upload(f"/{repository.name}/_uploads", store, name, upload_id, record.reason)
+    return list(_state(upload))
 
 
 def _state(upload: Upload) -> Iterator[UploadState]:
