@@ -44,7 +44,7 @@ def _stored(repository: Repository, upload_id: str) -> OpenUpload | None:
     uploads = repository.uploads
     try:
         began: float | None = uploads.started_at(upload_id).timestamp()
-        name = uploads.record(upload_id).name or upload_id
+        name = uploads.listed_record(upload_id).name or upload_id
     except NotFound:
         return None  # on its way out
     except BlobfsError:
@@ -75,7 +75,7 @@ def lost(registry: Registry) -> Iterator[OpenUpload]:
 def _tokens(registry: Registry) -> Iterator[str]:
     for name in registry.enumerate():
         uploads = registry.repository(name).uploads
-        for _, record in uploads.each(uploads.record, uploads.enumerate()):
+        for _, record in uploads.each(uploads.listed_record, uploads.enumerate()):
             yield record.token
 
 

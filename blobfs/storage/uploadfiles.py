@@ -168,11 +168,20 @@ class UploadFiles:
 
     def record(self) -> UploadRecord:
         """What blobfs keeps of it; an empty one for an upload of a registry's."""
+        return UploadRecord.of_json(self.record_content())
+
+    def record_content(self) -> bytes:
+        """The content of the record's file; empty where there is none."""
         path = paths.upload_record(self._repository, self.upload_id)
         try:
-            return UploadRecord.of_json(self._driver.read_at(path, 0, _LONGER_THAN_A_RECORD))
+            return self._driver.read_at(path, 0, _LONGER_THAN_A_RECORD)
         except (PathNotFound, NotAFile):
-            return UploadRecord()
+            return b""
+
+    def is_record(self, content: bytes) -> bool:
+        """Whether a listing tells that the record's file holds *content*; no request is made."""
+        path = paths.upload_record(self._repository, self.upload_id)
+        return self._driver.is_known_to_hold(path, content)
 
     def put_record(self, record: UploadRecord) -> None:
         """Replace the record, durably."""

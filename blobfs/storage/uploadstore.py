@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from typing import TypeVar
+from threading import Lock
+from typing import Final, TypeVar
 
 from blobfs import paths
 from blobfs.digest import CANONICAL, Descriptor, Digest
@@ -28,6 +30,9 @@ from blobfs.storage.uploadfiles import UploadFiles, UploadInfo, UploadRecord
 
 T = TypeVar("T")
 
+_MAX_RECORDS: Final = 10_000
+"""Records of a repository that are remembered, some 300 bytes each."""
+
 
 class UploadStore:
     """Begins, finds and resumes uploads.
@@ -48,6 +53,8 @@ class UploadStore:
         self._blobs = blobs
         self._layers = layers
         self._repository = repository
+        self._lock = Lock()
+        self._records: OrderedDict[str, bytes] = OrderedDict()  # by upload id; under the lock
 
     def create(
         self, *, name: str = "", digest: Digest | None = None, size: int | None = None
@@ -78,7 +85,7 @@ class UploadStore:
 
     def stat(self, upload_id: str) -> UploadInfo:
         """How much an upload has received; raises UploadUnknown."""
-        record = self.record(upload_id) if self._driver.is_object_store else None
+        record = self.listed_record(upload_id) if self._driver.is_object_store else None
         info = self._stat_data(upload_id, record or UploadRecord())
         if info is None:
             return self._stat_without_data(upload_id, record or self.record(upload_id))
@@ -119,6 +126,21 @@ class UploadStore:
         """What an upload is called, and what was declared of it."""
         return self._files(upload_id).record()
 
+    def listed_record(self, upload_id: str) -> UploadRecord:
+        """``record``, which is read only if a listing does not tell that it is still the same."""
+        files = self._files(upload_id)
+        with self._lock:
+            known = self._records.get(upload_id, b"")
+        if known and files.is_record(known):
+            return UploadRecord.of_json(known)
+        content = files.record_content()
+        if content and self._driver.is_object_store:
+            with self._lock:
+                self._records[upload_id] = content
+                if len(self._records) > _MAX_RECORDS:
+                    self._records.popitem(last=False)
+        return UploadRecord.of_json(content)
+
     def records(self, upload_ids: Iterable[str]) -> Iterator[tuple[str, UploadRecord]]:
         """Those of *upload_ids* that are there, with their records; they are read side by side.
 
@@ -136,7 +158,7 @@ class UploadStore:
     def _record_or_none(self, upload_id: str) -> UploadRecord | None:
         try:
             self.started_at(upload_id)
-            return self.record(upload_id)
+            return self.listed_record(upload_id)
         except NotFound:
             return None
         except BlobfsError:  # whoever looks at the upload gets the error

@@ -43,7 +43,7 @@ def upload_states(registry: Registry, uploads: Uploads) -> list[UploadState]:
 def _stored(repository: Repository, upload_id: str) -> list[UploadState]:
     store = repository.uploads
     try:
-        record = store.record(upload_id)
+        record = store.listed_record(upload_id)
     except BlobfsError:
         return []
     name = record.name or upload_id

@@ -1,0 +1,172 @@
+"""The reading of manifests for media types: side by side, each once, without a lost result."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Event
+
+import pytest
+
+from blobfs import paths
+from blobfs.digest import Descriptor, Digest
+from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.errors import StorageUnavailable
+from blobfs.eventloop import TakesLong, waiting
+from blobfs.reference import RepositoryName
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.mediatypes import ManifestMemory
+from blobfs.storage.registry import Registry
+from blobfs.storage.repository import Repository
+from tests.storage.layout import APP, Layout, image
+from tests.storage.watched import WatchedDriver
+
+CONFIG = Digest.of(b"config")
+OTHER = RepositoryName("other")
+WAIT_S = 20.0
+
+
+class RemoteDriver(WatchedDriver):
+    """A driver whose calls are made in threads."""
+
+    @property
+    def is_local(self) -> bool:
+        return False
+
+
+def nothing(path: str) -> None:
+    """When nothing is to happen before a read."""
+
+
+@pytest.fixture
+def remote() -> Iterator[RemoteDriver]:
+    driver = RemoteDriver(InMemoryDriver(), nothing)
+    yield driver
+    driver.close()
+
+
+def stored(driver: StorageDriver, count: int, name: RepositoryName = APP) -> list[Digest]:
+    """The layers of so many images, in the order in which their manifests are listed."""
+    layers = [Digest.of(b"layer %d" % number) for number in range(count)]
+    of = {Layout(driver).revision(image(CONFIG, layer), name): layer for layer in layers}
+    listed = Repository(driver, BlobStore(driver), name).manifests.links.enumerate("sha256")
+    return [of[revision] for revision in listed]
+
+
+def is_manifest(path: str) -> bool:
+    return path.startswith(paths.BLOBS)
+
+
+def test_manifests_are_read_side_by_side(remote: RemoteDriver) -> None:
+    """[S13.21]"""
+    layers = stored(remote, 32)
+    together = Barrier(16)
+
+    def wait(path: str) -> None:
+        if is_manifest(path):
+            together.wait(WAIT_S)
+
+    remote.on_open = wait
+    assert Registry(remote).repository(APP).media_types.describe(layers[-1])
+
+
+def test_blob_of_a_known_manifest_is_described_while_others_are_read(remote: RemoteDriver) -> None:
+    """[S3.7]"""
+    layers = stored(remote, 1)
+    media_types = Registry(remote).repository(APP).media_types
+    assert media_types.describe(layers[0])
+    asked, end = Event(), Event()
+
+    def hang(path: str) -> None:
+        asked.set()
+        end.wait(WAIT_S)
+
+    Layout(remote).revision(image(CONFIG))
+    remote.on_open = hang
+    with ThreadPoolExecutor(1) as thread:
+        unknown = thread.submit(media_types.describe, Digest.of(b"unknown"))
+        assert asked.wait(WAIT_S)
+        assert media_types.describe(layers[0])
+        assert not unknown.done()
+        end.set()
+        assert unknown.result(WAIT_S) is None
+
+
+def test_failure_keeps_what_was_read(remote: RemoteDriver) -> None:
+    """[S3.7]"""
+    stored(remote, 300)
+    media_types = Registry(remote).repository(APP).media_types
+    opened: list[str] = []
+
+    def fail_later(path: str) -> None:
+        if is_manifest(path):
+            if len(opened) >= 200:
+                raise StorageUnavailable(path)
+            opened.append(path)
+
+    remote.on_open = fail_later
+    with pytest.raises(StorageUnavailable):
+        media_types.describe(Digest.of(b"unknown"))
+    first = set(opened)
+    opened.clear()
+    remote.on_open = opened.append
+    assert media_types.describe(Digest.of(b"unknown")) is None
+    assert len(first) == 200
+    assert not first & set(opened)
+
+
+def test_reading_ends_once_the_blob_is_described(remote: RemoteDriver) -> None:
+    layers = stored(remote, 300)
+    opened: list[str] = []
+    remote.on_open = opened.append
+    assert Registry(remote).repository(APP).media_types.describe(layers[0])
+    assert 0 < len(list(filter(is_manifest, opened))) < 300
+
+
+def test_manifest_is_read_once_for_all_repositories(remote: RemoteDriver) -> None:
+    """[S3.7]"""
+    layers = stored(remote, 3)
+    stored(remote, 3, OTHER)
+    registry = Registry(remote)
+    assert all(map(registry.repository(APP).media_types.describe, layers))
+    opened: list[str] = []
+    remote.on_open = opened.append
+    assert all(map(registry.repository(OTHER).media_types.describe, layers))
+    assert not list(filter(is_manifest, opened))
+
+
+def test_event_loop_does_not_wait_for_the_thread_that_reads(remote: RemoteDriver) -> None:
+    stored(remote, 1)
+    media_types = Registry(remote).repository(APP).media_types
+    asked, end = Event(), Event()
+
+    def hang(path: str) -> None:
+        asked.set()
+        end.wait(WAIT_S)
+
+    remote.on_open = hang
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(media_types.describe, Digest.of(b"unknown"))
+        assert asked.wait(WAIT_S)
+        with waiting, pytest.raises(TakesLong):
+            media_types.describe(Digest.of(b"unknown"))
+        end.set()
+        assert first.result(WAIT_S) is None
+
+
+def test_event_loop_reads_no_manifest(remote: RemoteDriver) -> None:
+    layers = stored(remote, 1)
+    media_types = Registry(remote).repository(APP).media_types
+    with waiting, pytest.raises(TakesLong):
+        media_types.describe(layers[0])
+    assert media_types.describe(layers[0])
+    with waiting:
+        assert media_types.describe(layers[0])
+
+
+def test_memory_of_manifests_is_bounded() -> None:
+    memory = ManifestMemory(limit=20)
+    revisions = [Digest.of(b"%d" % number) for number in range(10)]
+    for revision in revisions:
+        memory.put(revision, (Descriptor(revision, 1),) * 4)
+        memory.get(revisions[0])
+    assert [r for r in revisions if memory.get(r)] == [revisions[0], *revisions[-3:]]
