@@ -57,7 +57,7 @@ def is_manifest(path: str) -> bool:
 
 
 def test_manifests_are_read_side_by_side(remote: RemoteDriver) -> None:
-    """[S13.21]"""
+    """[S13.19]"""
     layers = stored(remote, 32)
     together = Barrier(16)
 

@@ -92,7 +92,7 @@ def listings(counted: "Counter[Kind]") -> int:
 def test_names_of_uploads_take_a_request_for_each_record(
     proxy: S3Proxy, repository: Repository
 ) -> None:
-    """[S13.20]"""
+    """[S13.18]"""
     uploads = Uploads().at(f"/{APP}/_uploads", repository.uploads)
     with proxy.counting() as counted:
         assert len(uploads.names()) == STALE
@@ -107,7 +107,7 @@ def test_names_of_uploads_take_a_request_for_each_record(
 def test_record_is_read_again_only_if_it_has_changed(
     ceph: S3Server, proxy: S3Proxy, filled: str, registry: Registry
 ) -> None:
-    """[S13.20]"""
+    """[S13.18]"""
     assert len(upload_states(registry, Uploads())) == STALE
     with proxy.counting() as counted:
         assert len(upload_states(registry, Uploads())) == STALE
@@ -125,7 +125,7 @@ def test_record_is_read_again_only_if_it_has_changed(
 def test_sizes_of_uploads_take_two_requests_for_each_that_has_parts(
     proxy: S3Proxy, repository: Repository
 ) -> None:
-    """[S13.20]"""
+    """[S13.18]"""
     uploads = Uploads().at(f"/{APP}/_uploads", repository.uploads)
     names = [name for name in uploads.names() if name.startswith("u")]
     with proxy.counting() as counted:
@@ -138,7 +138,7 @@ def test_sizes_of_uploads_take_two_requests_for_each_that_has_parts(
 
 
 def test_report_of_uploads_takes_few_requests(proxy: S3Proxy, registry: Registry) -> None:
-    """[S13.20]"""
+    """[S13.18]"""
     with proxy.counting() as counted:
         found = [*of_repository(registry.repository(APP)), *lost(registry)]
     assert len(found) == STALE
@@ -151,7 +151,7 @@ def test_report_of_uploads_takes_few_requests(proxy: S3Proxy, registry: Registry
 def test_media_types_take_two_requests_for_each_manifest(
     proxy: S3Proxy, repository: Repository
 ) -> None:
-    """[S13.21]"""
+    """[S13.19]"""
     describe = repository.media_types.describe
     with proxy.counting() as counted:
         assert describe(Digest.of(b"unknown")) is None
