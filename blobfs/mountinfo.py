@@ -46,5 +46,12 @@ def mount_at(mountpoint: Path) -> Mount | None:
     return found
 
 
+def mount_of(fd: int) -> Mount | None:
+    """The mount that an open file is on; proc(5) says how to tell."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as fdinfo:
+        mount_id = next(int(line.split()[1]) for line in fdinfo if line.startswith("mnt_id:"))
+    return next((mount for mount in mounts() if mount.mount_id == mount_id), None)
+
+
 def _unescaped(text: str) -> str:
     return _ESCAPED.sub(lambda match: chr(int(match[1], 8)), text)

@@ -100,6 +100,9 @@ class BytesReader(FileReader):
     def read_at(self, offset: int, size: int) -> bytes:
         return self._content[offset : offset + size]
 
+    def read_now(self, offset: int, size: int) -> bytes:
+        return self.read_at(offset, size)
+
     def close(self) -> None:
         """Nothing is held but memory."""
 
@@ -122,7 +125,7 @@ class FileWriter(Closing):
         """Add *data* at the end."""
 
     def takes_at_once(self, size: int) -> bool:
-        """Whether ``write`` of *size* bytes does no more than keep them in memory."""
+        """Whether ``write`` of *size* bytes takes microseconds: it waits for no network."""
         return False
 
     def rewrite(self, offset: int, data: bytes) -> None:
@@ -238,7 +241,10 @@ class StorageDriver(ABC):
     @property
     @abstractmethod
     def is_local(self) -> bool:
-        """Whether calls are short enough to be made on an event loop (microseconds)."""
+        """Whether calls are short enough to be made on an event loop (microseconds).
+
+        One that turns out not to be raises TakesLong there, before it has changed anything.
+        """
 
     def confirm(self) -> None:
         """Ask the storage itself whether it is there; raises AccessDenied, StorageUnavailable."""

@@ -20,6 +20,7 @@ Opener = Callable[[int, str, int, int], int]
 """``open(directory_fd, relative_path, flags, mode)`` gives a descriptor; raises OSError."""
 
 _OPENAT2: Final = 437  # the same on every architecture (Linux 5.6)
+_RESOLVE_NO_XDEV: Final = 0x01
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 _RESOLVE_BENEATH: Final = 0x08
 
@@ -47,7 +48,15 @@ def opener(directory: int) -> Opener:
 
 def openat2(directory: int, path: str, flags: int, mode: int) -> int:
     """Open *path*; ELOOP for any symlink on the way, EXDEV for a way out."""
-    how = _open_how(flags | os.O_CLOEXEC, mode)
+    return _openat2(directory, path, _open_how(flags | os.O_CLOEXEC, mode, 0))
+
+
+def openat2_on_mount(directory: int, path: str, flags: int, mode: int) -> int:
+    """``openat2`` that touches no other mount: EXDEV for a way into one."""
+    return _openat2(directory, path, _open_how(flags | os.O_CLOEXEC, mode, _RESOLVE_NO_XDEV))
+
+
+def _openat2(directory: int, path: str, how: bytes) -> int:
     encoded = os.fsencode(path)
     while True:
         fd: int = _syscall(_OPENAT2, directory, encoded, how, len(how))
@@ -58,9 +67,9 @@ def openat2(directory: int, path: str, flags: int, mode: int) -> int:
 
 
 @cache
-def _open_how(flags: int, mode: int) -> bytes:
+def _open_how(flags: int, mode: int, resolve: int) -> bytes:
     """The kernel's ``struct open_how``."""
-    return struct.pack("=QQQ", flags, mode, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
+    return struct.pack("=QQQ", flags, mode, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | resolve)
 
 
 def open_by_component(directory: int, path: str, flags: int, mode: int) -> int:

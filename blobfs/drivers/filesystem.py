@@ -22,6 +22,7 @@ from blobfs.drivers.base import (
     Unfinished,
 )
 from blobfs.drivers.localfile import LocalReader, LocalWriter, os_errors, size_of_file
+from blobfs.drivers.submounts import Submounts, is_on_local
 from blobfs.drivers.temporaries import (
     is_temporary,
     remove_abandoned,
@@ -36,10 +37,7 @@ from blobfs.errors import (
     PathNotFound,
     StorageUnavailable,
 )
-from blobfs.mountinfo import mounts
-
-_REMOTE: Final = ("nfs", "cifs", "smb", "ceph", "gluster", "lustre", "9p", "afs", "fuse")
-"""What the types of file systems begin with on which a call may take long."""
+from blobfs.eventloop import refuse_to_take_long
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 
@@ -63,6 +61,9 @@ class FilesystemDriver(StorageDriver):
     reported as missing, a directory is listed, or anything is changed. If the path names another
     directory, that one is used from then on; if it names none, StorageUnavailable is raised. So a
     storage that was moved away, or was not mounted again, never looks like an empty one.
+
+    Where the root is local, a call on an event loop touches no other mount below it, unless that
+    is known to be local too: it raises TakesLong, and reaches the mount from a thread.
     """
 
     name = "filesystem"
@@ -73,6 +74,10 @@ class FilesystemDriver(StorageDriver):
         self._root = root
         self._root_fd = root_fd
         self._open_below = open_below
+        self._submounts = Submounts(root)
+        if is_local and open_below is not beneath.openat2:  # nothing else stays on a mount
+            self._submounts.look()
+            is_local = not self._submounts.are_there
         self._is_local = is_local
 
     @classmethod
@@ -84,7 +89,7 @@ class FilesystemDriver(StorageDriver):
         with os_errors(str(root)):
             fd = os.open(root, _DIRECTORY | os.O_CLOEXEC)
             try:
-                return cls(root, fd, beneath.opener(fd), is_local=_is_local(fd))
+                return cls(root, fd, beneath.opener(fd), is_local=is_on_local(fd))
             except BaseException:
                 os.close(fd)
                 raise
@@ -124,17 +129,20 @@ class FilesystemDriver(StorageDriver):
         """The directory itself, which ``listdir`` takes, and then its children."""
         # *fd* stays open: where readdir(3) tells no types, each child is asked through it.
         with os_errors(path), self._directory(path) as fd, os.scandir(fd) as entries:
+            found = (
+                DirEntry(entry.name, entry.is_dir(follow_symlinks=False))
+                for entry in entries
+                if not is_temporary(entry.name)
+            )
+            # Of a far one all are read at once: the next may be taken on an event loop.
+            children = found if self._stays_local(path) else iter(list(found))
             yield DirEntry(".", is_dir=True)
-            for entry in entries:
-                name = entry.name
-                if is_temporary(name):
-                    continue
-                yield DirEntry(name, entry.is_dir(follow_symlinks=False))
+            yield from children
 
     def open(self, path: str) -> FileReader:
         with os_errors(path):
             fd = self._open(path, _READ)
-            return LocalReader.of(path, fd, is_local=self._is_local)
+            return LocalReader.of(path, fd, is_local=self._stays_local(path))
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
         with os_errors(path):
@@ -172,13 +180,13 @@ class FilesystemDriver(StorageDriver):
         parent, name = _split(path)
         with os_errors(path), self._made_directory(parent) as directory:
             fd = _create(name, directory)
-            return LocalWriter.at_end(path, fd, directory, self._rename)
+            return self._writer(path, fd, directory)
 
     def append(self, path: str, token: str = "") -> FileWriter:
         parent, name = _split(path)
         with os_errors(path), self._directory(parent) as directory:
             fd = os.open(name, _WRITE, dir_fd=directory)
-            return LocalWriter.at_end(path, fd, directory, self._rename)
+            return self._writer(path, fd, directory)
 
     def move(self, source: str, target: str) -> None:
         parent, name = _split(source)
@@ -264,11 +272,12 @@ class FilesystemDriver(StorageDriver):
         if self._root_fd >= 0:
             os.close(self._root_fd)
             self._root_fd = -1
+        self._submounts.close()
 
     def _open(self, path: str, flags: int) -> int:
         below = path[1:] or "."
         try:
-            return self._open_below(self._root_fd, below, flags, 0)
+            return self._reach(below, flags)
         except FileNotFoundError:
             if not self._follow_root():
                 raise
@@ -276,7 +285,28 @@ class FilesystemDriver(StorageDriver):
             if exc.errno not in _DISCONNECTED:
                 raise
             self._open_root()
+        return self._reach(below, flags)
+
+    def _reach(self, below: str, flags: int) -> int:
+        """Open what is *below* the root; raises TakesLong where that may hang an event loop."""
+        if self._is_local and self._open_below is beneath.openat2:
+            try:
+                return beneath.openat2_on_mount(self._root_fd, below, flags, 0)
+            except OSError as exc:
+                if exc.errno != errno.EXDEV:
+                    raise
+            if not self._submounts.are_local(f"/{below}"):
+                refuse_to_take_long()
+                self._submounts.look()
         return self._open_below(self._root_fd, below, flags, 0)
+
+    def _writer(self, path: str, fd: int, directory: int) -> FileWriter:
+        is_local = self._stays_local(path)
+        return LocalWriter.at_end(path, fd, directory, self._rename, is_local=is_local)
+
+    def _stays_local(self, path: str) -> bool:
+        """Whether calls are short for *path*, which this thread has opened."""
+        return self._is_local and not self._submounts.lead_far(path)
 
     def _follow_root(self) -> bool:
         """Hold the directory that the root's path names; True if it held another one before.
@@ -436,12 +466,3 @@ def _is_old(entry: os.DirEntry[str]) -> bool:
     """Whether no registry is writing the file now: a registry's files are not locked."""
     st = entry.stat(follow_symlinks=False)
     return stat.S_ISREG(st.st_mode) and time.time() - st.st_mtime > _ABANDONED_S
-
-
-def _is_local(fd: int) -> bool:
-    """Whether the file system of *fd* is one of this machine; proc(5) says how to tell."""
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as fdinfo:
-        mount_id = next(int(line.split()[1]) for line in fdinfo if line.startswith("mnt_id:"))
-    return not any(
-        mount.mount_id == mount_id and mount.fstype.startswith(_REMOTE) for mount in mounts()
-    )

@@ -162,6 +162,9 @@ class _Writer(FileWriter):
         self._refuse_disturbed()
         self._content += data
 
+    def takes_at_once(self, size: int) -> bool:
+        return True
+
     def rewrite(self, offset: int, data: bytes) -> None:
         self._refuse_disturbed()
         self._content[offset : offset + len(data)] = data

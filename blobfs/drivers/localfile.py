@@ -28,6 +28,7 @@ from blobfs.errors import (
     TooLarge,
     WriterClosed,
 )
+from blobfs.eventloop import refuse_to_take_long
 
 _MISSING: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 # ENXIO: a FIFO that nobody reads, a socket; ESPIPE: one that somebody does.
@@ -118,6 +119,8 @@ class LocalReader(FileReader):
         return self._size
 
     def read_at(self, offset: int, size: int) -> bytes:
+        if not self._is_local:
+            refuse_to_take_long()
         with os_errors(self._path):
             return os.pread(self._fd, size, offset)
 
@@ -125,12 +128,17 @@ class LocalReader(FileReader):
         return self.read_at(offset, size) if self._is_local else None
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._fd < 0:
+            return
+        if not self._is_local:  # close(2) asks a network file system
+            refuse_to_take_long()
+        fd, self._fd = self._fd, -1
+        with os_errors(self._path):
+            os.close(fd)
 
     def __del__(self) -> None:
-        self.close()  # opened for somebody who had stopped waiting
+        if self._fd >= 0:
+            os.close(self._fd)  # opened for somebody who had stopped waiting
 
 
 Mover = Callable[[int, str, str], bool]
@@ -144,12 +152,15 @@ class LocalWriter(FileWriter):
     change it looks at the name: a file that was moved away may be a blob now.
     """
 
-    def __init__(self, path: str, fd: int, directory_fd: int, move: Mover) -> None:
+    def __init__(
+        self, path: str, fd: int, directory_fd: int, move: Mover, *, is_local: bool
+    ) -> None:
         self._path = path
         self._name = path.rpartition("/")[2]
         self._fd = fd
         self._directory_fd = directory_fd
         self._move = move
+        self._is_local = is_local
         st = os.fstat(fd)
         self._identity = (st.st_dev, st.st_ino)
         self._size = st.st_size
@@ -158,7 +169,7 @@ class LocalWriter(FileWriter):
         self._writing_back_to = self._size
 
     @classmethod
-    def at_end(cls, path: str, fd: int, directory_fd: int, move: Mover) -> Self:
+    def at_end(cls, path: str, fd: int, directory_fd: int, move: Mover, *, is_local: bool) -> Self:
         """Go on at the end of *fd*, which it takes over, unlike *directory_fd*.
 
         Raises NotAFile, Busy where somebody is committing the file, Stale where that is done.
@@ -170,7 +181,7 @@ class LocalWriter(FileWriter):
         except BaseException:
             os.close(fd)
             raise
-        writer = cls(path, fd, directory_fd, move)
+        writer = cls(path, fd, directory_fd, move, is_local=is_local)
         try:
             writer.is_undisturbed()
         except BaseException:
@@ -184,6 +195,9 @@ class LocalWriter(FileWriter):
 
     def write(self, data: bytes) -> None:
         self._put(self._size, data)
+
+    def takes_at_once(self, size: int) -> bool:
+        return self._is_local
 
     def rewrite(self, offset: int, data: bytes) -> None:
         self._put(offset, data)

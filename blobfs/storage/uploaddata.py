@@ -27,9 +27,7 @@ class UploadData:
 
     def takes_at_once(self, size: int) -> bool:
         """Whether neither ``open`` nor a write of *size* bytes to what it opens asks a network."""
-        if self._file is None:
-            return False
-        return self._driver.is_local or self._file.takes_at_once(size)
+        return self._file is not None and self._file.takes_at_once(size)
 
     @property
     def token(self) -> str:
