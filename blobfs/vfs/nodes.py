@@ -240,6 +240,9 @@ class File(Node):
         """Whether to open or read it may take long even where the storage is local."""
         return False
 
+    shares_openings: ClassVar[bool] = False
+    """Whether programs that open it at the same time may share a reader."""
+
     def forget(self) -> None:
         """Forget what was read of it: it has come wrong from far away, and may be right there."""
 

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from blobfs.errors import BlobfsError, Busy, ReadOnly, UploadUnknown
 from blobfs.logs import about
@@ -44,9 +44,31 @@ class OpenUpload:
         if upload.is_open or not upload.lock.acquire(timeout=_COMMIT_S):
             raise Busy(f"{upload.path} is being written or committed already")
         try:
-            upload.begin(truncate=truncate)
+            self._begin(upload, max_undeclared, truncate=truncate)
         finally:
             upload.lock.release()
+
+    @classmethod
+    def open_now(
+        cls, upload: Upload, *, truncate: bool, max_undeclared: int | None = None
+    ) -> Self | None:
+        """Open *upload* if that takes microseconds, else return None; raises like ``OpenUpload``.
+
+        It does where the storage does not know of the upload, and no other call is under way.
+        """
+        if not upload.lock.acquire(blocking=False):
+            return None
+        try:
+            if not upload.is_in_memory:
+                return None
+            opened = cls.__new__(cls)
+            opened._begin(upload, max_undeclared, truncate=truncate)  # noqa: SLF001  (of this class)
+            return opened
+        finally:
+            upload.lock.release()
+
+    def _begin(self, upload: Upload, max_undeclared: int | None, *, truncate: bool) -> None:
+        upload.begin(truncate=truncate)
         self.upload = upload
         self._max_undeclared = max_undeclared
         self._written = False

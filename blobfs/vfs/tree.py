@@ -95,7 +95,8 @@ class Tree:
     """Makes the nodes of one mount.
 
     *uploads* are its ``_uploads`` directories, *made* the repositories that exist only in it.
-    *control* are the files of ``/.blobfs`` that the mount adds, each with its report.
+    *control* are the files of ``/.blobfs`` that the mount adds, each with its report; *reports* are
+    all of them.
     """
 
     registry: Registry
@@ -105,12 +106,17 @@ class Tree:
     allow_delete: bool = False
     control: Mapping[str, Report] = field(default_factory=dict)
     made: MadeRepositories = field(default_factory=MadeRepositories)
+    reports: Mapping[str, Report] = field(init=False)
+
+    def __post_init__(self) -> None:
+        uploads = Report(self._uploads_json, takes_long=lambda: True)
+        object.__setattr__(self, "reports", {**self.control, "uploads.json": uploads})
 
     def root(self) -> Directory:
         """The mount's root."""
         return NameDirectory(self, "")
 
-    def uploads_json(self) -> str:
+    def _uploads_json(self) -> str:
         """Every upload that has not ended."""
         return json.dumps(upload_states(self.registry, self.uploads), indent=2) + "\n"
 
@@ -192,8 +198,7 @@ class NameDirectory(Lasting):
 
     def known(self, name: str) -> Node | None:
         if name == ".blobfs" and not self.prefix:
-            uploads = Report(self.tree.uploads_json, takes_long=lambda: True)
-            return ControlDirectory("/.blobfs", {**self.tree.control, "uploads.json": uploads})
+            return ControlDirectory("/.blobfs", self.tree.reports)
         return None
 
     def lookup(self, name: str) -> Node:

@@ -106,11 +106,6 @@ class Upload:
         return self.receipt is not None and not self.is_gone
 
     @property
-    def is_busy(self) -> bool:
-        """Whether a call is under way, for which the next has to wait."""
-        return self.lock.locked()
-
-    @property
     def is_in_memory(self) -> bool:
         """Whether the storage does not know of it yet."""
         return self.writer is not None and not self.writer.is_stored
@@ -154,7 +149,7 @@ class Upload:
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to *size* of the bytes received; raises UploadUnknown, Unsupported."""
-        if self.is_busy and (data := self._read_stored(offset, size)):
+        if self.lock.locked() and (data := self._read_stored(offset, size)):
             return data  # without waiting for a commit
         with self.lock:
             if self.writer is not None:
