@@ -93,8 +93,7 @@ class Surroundings:
 
             options = ServeOptions(redirect=self.settings.serve_redirect)
             api = routes(registry, options) if self.settings.serve else []
-            in_flight = operations.requests.in_flight
-            pages = application(metrics.REGISTRY, health, in_flight, routes=api)
+            pages = application(metrics.REGISTRY, health, operations.requests, routes=api)
             tasks.append(HttpServer(pages, self.socket).run)
         return tasks
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -13,16 +14,22 @@ from starlette.routing import BaseRoute, Route
 
 from blobfs.http.health import Health
 from blobfs.http.loopshare import LoopShare
-from blobfs.http.tasks import as_text, doing
+from blobfs.http.tasks import Doing, as_text, doing
 
-InFlight = Callable[[], Iterable[Mapping[str, object]]]
+
+class InFlight(Protocol):
+    """The requests of a mount: ``len`` counts them, ``in_flight`` describes the oldest."""
+
+    def __len__(self) -> int: ...
+
+    def in_flight(self) -> Iterable[Mapping[str, object]]: ...
 
 
 def application(
-    metrics: Collector, health: Health, in_flight: InFlight, *, routes: Sequence[BaseRoute] = ()
+    metrics: Collector, health: Health, requests: InFlight, *, routes: Sequence[BaseRoute] = ()
 ) -> Starlette:
     """The pages below, and *routes* beside them."""
-    pages = Pages(metrics, health, in_flight)
+    pages = Pages(metrics, health, requests)
     site = Starlette(
         routes=[
             Route("/metrics", pages.metrics),
@@ -40,10 +47,10 @@ def application(
 class Pages:
     """One method a page. They run on the event loop, probes ahead of what takes longer."""
 
-    def __init__(self, metrics: Collector, health: Health, in_flight: InFlight) -> None:
+    def __init__(self, metrics: Collector, health: Health, requests: InFlight) -> None:
         self._metrics = metrics
         self._health = health
-        self._in_flight = in_flight
+        self._requests = requests
         self._probes = LoopShare(0.05)
         self._others = LoopShare(0.1)
 
@@ -65,11 +72,16 @@ class Pages:
         return JSONResponse(failures, status_code=503 if failures else 200)
 
     async def tasks(self, request: Request) -> Response:
-        """What is under way: JSON for who asks for it, else text."""
-        what = await self._others.run(lambda: doing(self._in_flight()))
+        """What is under way, and with ``?all=1`` what is idle: JSON on request, else text."""
+        with_idle = request.query_params.get("all") == "1"
+        what = await self._others.run(self._doing, with_idle)
         if "application/json" in request.headers.get("accept", ""):
             return JSONResponse(what)
         return PlainTextResponse(as_text(what))
+
+    def _doing(self, with_idle: bool) -> Doing:
+        requests = self._requests
+        return doing(requests.in_flight(), len(requests), with_idle=with_idle)
 
     async def missing(self, request: Request, exc: Exception) -> Response:
         """Nothing is there."""

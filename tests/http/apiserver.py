@@ -14,6 +14,7 @@ from typing import Any
 import trio
 from prometheus_client import CollectorRegistry
 
+from blobfs.fuse.requests import Requests
 from blobfs.http.application import application
 from blobfs.http.distribution import ServeOptions, routes
 from blobfs.http.health import Health
@@ -29,7 +30,7 @@ def serving(registry: Registry, options: ServeOptions | None = None) -> Iterator
     listener = listening("127.0.0.1:0")
     host, port = listener.getsockname()
     api = routes(registry, options or ServeOptions())
-    pages = application(CollectorRegistry(), Health({}), list, routes=api)
+    pages = application(CollectorRegistry(), Health({}), Requests(), routes=api)
     server = HttpServer(pages, listener)
     started: Future[tuple[trio.lowlevel.TrioToken, trio.CancelScope]] = Future()
 

@@ -1,5 +1,7 @@
 """The pages: what they hold, in which form."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import trio
 from prometheus_client import CollectorRegistry, Gauge
@@ -13,7 +15,19 @@ from blobfs.http.listening import listening
 from blobfs.http.server import HttpServer
 from tests.http.client import Answer, get
 
-READING = {"operation": "read", "path": "/team/app/_layers/sha256/x", "seconds": 12.5}
+READING: dict[str, object] = {
+    "operation": "read",
+    "path": "/team/app/_layers/sha256/x",
+    "seconds": 12.5,
+}
+
+
+class _Requests:
+    def __len__(self) -> int:
+        return 1000
+
+    def in_flight(self) -> list[dict[str, object]]:
+        return [READING]
 
 
 class Site:
@@ -25,7 +39,7 @@ class Site:
         metrics = CollectorRegistry()
         Gauge("blobfs_things", "Things.", registry=metrics).set(3)
         health = Health({"storagedriver_s3": Check(self._ask, kept_s=0)})
-        self.pages = application(metrics, health, lambda: [READING])
+        self.pages = application(metrics, health, _Requests())
 
     def _ask(self) -> None:
         if self.storage_fails:
@@ -91,13 +105,31 @@ async def test_tasks_are_text_for_people(site: Site) -> None:
     """[S17.10]"""
     answer = await site.get("/debug/tasks")
     assert answer.media_type.startswith("text/plain")
-    assert answer.text.startswith("1 requests in flight\n  operation=read path=/team/app/")
-    assert "HttpServer.run" in answer.text
+    assert answer.text.startswith("1000 requests in flight\n  operation=read path=/team/app/")
+    assert "HttpServer.run" not in answer.text
+
+
+async def test_what_is_idle_is_told_of_on_request(site: Site) -> None:
+    """[S17.10]"""
+    with ThreadPoolExecutor(thread_name_prefix="at-rest") as pool:
+        pool.submit(int).result()
+        everything = await site.get("/debug/tasks?all=1")
+        under_way = await site.get("/debug/tasks")
+    for idle in "HttpServer.run", "at-rest":
+        assert idle in everything.text
+        assert idle not in under_way.text
+
+
+async def test_names_in_tasks_do_not_break_lines(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(READING, "path", "/a\nb\x1b[1m")
+    assert "path=/a\\nb\\x1b[1m" in (await site.get("/debug/tasks")).text
 
 
 async def test_tasks_are_json_for_programs(site: Site) -> None:
     """[S17.10]"""
-    document = (await site.get("/debug/tasks", "application/json")).json()
+    document = (await site.get("/debug/tasks?all=1", "application/json")).json()
     assert document["requests"] == [READING]
     assert any("HttpServer.run" in task["name"] for task in document["tasks"])
     assert any(thread["name"] == "MainThread" and thread["calls"] for thread in document["threads"])
