@@ -12,7 +12,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Final, NoReturn
 
 from blobfs.errors import BlobfsError, MountRefused
@@ -24,6 +26,30 @@ END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _READY: Final = b"\0"
 _STANDARD_STREAMS: Final = (0, 1, 2)
+
+
+_END_S: Final = 3.0
+"""How long the storage, the cache and the like may take to be closed."""
+
+
+@contextmanager
+def ending_in_time() -> Iterator[Callable[[], None]]:
+    """Yield what to call once the end has begun: the process ends if the block then does not.
+
+    A file system or a server that hangs may hold up any thread for ever.
+    """
+    ended = Event()
+
+    def watch() -> None:
+        if not ended.wait(_END_S):
+            log.error("the storage, or what is beside it, does not answer: ending all the same")
+            logging.shutdown()
+            os._exit(1)
+
+    try:
+        yield Thread(target=watch, name="blobfs-ending", daemon=True).start
+    finally:
+        ended.set()
 
 
 def daemonize(work: Callable[[Callable[[], None]], None], *, timeout_s: float = 30.0) -> int:

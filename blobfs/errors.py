@@ -46,7 +46,8 @@ BlobfsError
 ├── StorageFull           the storage has no room
 │   └── QuotaExceeded         we may not use more of it
 └── StorageUnavailable    the driver could not reach its storage; trying again may help
-    └── StorageTimeout        it did not answer in time
+    ├── StorageTimeout        it did not answer in time
+    └── StorageOverloaded     too many requests wait for it
 
 ``fuse/errnos.py`` gives each of them its errno. Exceptions are plain classes, never
 frozen dataclasses: ``contextlib`` assigns ``__traceback__`` while they propagate.
@@ -261,3 +262,7 @@ class StorageUnavailable(BlobfsError):
 
 class StorageTimeout(StorageUnavailable):
     """The storage did not answer in time."""
+
+
+class StorageOverloaded(StorageUnavailable):
+    """So many requests wait for the storage that one more was not taken."""

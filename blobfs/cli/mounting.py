@@ -96,6 +96,7 @@ def _serve(
     settings: Settings, surroundings: Surroundings, checks: Preflight, ready: Callable[[], None]
 ) -> None:
     with ExitStack() as opened:
+        end_in_time = opened.enter_context(daemon.ending_in_time())
         cache = cache_for(surroundings.cache, min(_REMEMBERED_S, settings.entry_timeout))
         listener = opened.enter_context(surroundings.listening_for_events())
         registry = opened.enter_context(checks.run(partial(_opened, settings, cache, listener)))
@@ -105,6 +106,7 @@ def _serve(
             settings = _by_rights(settings, checks.run(registry.write_refusal))
         announce = opened.enter_context(_pid_file(settings.pid_file, ready))
         health = Health.of_storage(registry)
+        opened.callback(end_in_time)  # before the others are closed
         serve(
             registry,
             settings.mountpoint,

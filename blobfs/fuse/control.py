@@ -51,6 +51,7 @@ def control_files(
 ) -> dict[str, Report]:
     """The files by name, each with its report; *config* is shown as it is."""
     began = time.time()
+    program = version("blobfs")  # reads the disk
     failures = RecentFailures.of_this_program()
 
     def all_stats() -> str:
@@ -64,7 +65,7 @@ def control_files(
         )
 
     return {
-        "version": Report(lambda: version("blobfs") + "\n"),
+        "version": Report(lambda: f"{program}\n"),
         "config.json": Report(lambda: _json({"pid": os.getpid(), **config})),
         "stats.json": Report(all_stats),
         "health.json": Report(lambda: _json(health.report()), lambda: health.is_unknown),

@@ -10,19 +10,13 @@ import os
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from itertools import islice
 from typing import Final
 
-import trio
 from pyfuse3 import EntryAttributes, InodeT, ModeT, ReaddirToken, readdir_reply
 
 from blobfs.fuse.inodes import HeldChild, Inode, InodeTable
 from blobfs.fuse.threads import StorageThreads
 from blobfs.vfs.nodes import Child
-
-_NAMES: Final = 1024
-"""Names taken between two checkpoints (about 2 µs each)."""
 
 _BATCHES: Final = (512, 8192)
 """Children asked for ahead of replies: at first, and at the most, later on."""
@@ -169,24 +163,14 @@ async def listing_of(
     """A snapshot of the directory; raises NotADirectory and what ``Directory.names`` does."""
     if inodes.lists_anew(inode):
         asked_at = time.monotonic()
-        names: list[str] = []
         directory = inodes.directory(inode.number)
-        run = threads.run_in_thread if directory.takes_long else threads.run
-        remaining = await run(directory.names)
-        while batch := await threads.run(_take, remaining):
-            names += batch
-            if len(batch) < _NAMES:
-                break
-            await trio.lowlevel.checkpoint()
+        collect = threads.collect_in_threads if directory.takes_long else threads.collect
+        names = await collect(directory.names)
         if names != inode.names:  # else its handles share them
             inode.names = names
         inode.names_at = asked_at
         inode.names_until = time.monotonic() + inodes.timeouts.name_s
     return Listing(inode, inode.names, batches)
-
-
-def _take(names: Iterator[str]) -> list[str]:
-    return list(islice(names, _NAMES))
 
 
 def _slices(names: list[str]) -> list[list[str]]:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Final
 from urllib.parse import quote
 
@@ -29,6 +30,7 @@ from blobfs.fuse.reading import Reading
 from blobfs.fuse.requests import LongestStep
 from blobfs.fuse.threads import StorageThreads
 from blobfs.fuse.uploading import Uploading
+from blobfs.fuse.waiting import MAX_TASKS
 from blobfs.storage.registry import Registry
 from blobfs.vfs.tree import Tree
 from blobfs.vfs.uploads import Uploads
@@ -42,11 +44,11 @@ Task = Callable[[], Awaitable[None]]
 _MIN_TASKS: Final = 8
 """Tasks kept for the next requests; with pyfuse3's 1, many are made and ended all the time."""
 
-_MAX_TASKS: Final = 256
-"""Requests served at once, so that metadata finds a place beside many slow reads."""
+_GRACE_S: Final = 3.0
+"""How long requests may go on after a signal to end the mount."""
 
-_LAST_REPLIES_S: Final = 3.0
-"""Time after a signal in which requests that are under way may still be answered."""
+_SUSPEND_S: Final = 3.0
+"""How long uploads may take to be made durable at the mount's end."""
 
 _MALLOC: Final = {-3: 128 * 2**20, -1: 128 * 2**20, -2: 64 * 2**20, -8: 1}
 """Of mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, M_ARENA_MAX."""
@@ -140,7 +142,7 @@ def serve(
         raise MountRefused("; ".join(map(str, ours.exceptions))) from group
     finally:
         try:
-            operations.suspend_uploads()
+            _suspend_uploads(operations)
         finally:
             # After a crash the mount stays, dead: an empty directory in its place would look
             # to rsync and the like as if everything had been deleted.
@@ -173,12 +175,23 @@ def _keep_large_blocks() -> None:
         mallopt(parameter, value)
 
 
+def _suspend_uploads(operations: Reading) -> None:
+    """Make uploads durable, and wait a moment for that: the storage may hang."""
+    suspending = Thread(target=operations.suspend_uploads, name="blobfs-suspending", daemon=True)
+    suspending.start()
+    suspending.join(_SUSPEND_S)
+    if suspending.is_alive():
+        log.warning("the storage does not answer: uploads stay as they were last synced")
+
+
 async def _serve(operations: Reading, tasks: Sequence[Task]) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_unmount_when_told, operations, nursery.cancel_scope)
+        requests = trio.CancelScope()
+        nursery.start_soon(_unmount_when_told, operations, requests)
         for task in tasks:
             nursery.start_soon(task)
-        await pyfuse3.main(min_tasks=_MIN_TASKS, max_tasks=_MAX_TASKS)
+        with requests:
+            await pyfuse3.main(min_tasks=_MIN_TASKS, max_tasks=MAX_TASKS)
         nursery.cancel_scope.cancel()
 
 
@@ -190,14 +203,17 @@ async def _apart(task: Task) -> None:
         log.exception("the mount goes on without what failed beside it")
 
 
-async def _unmount_when_told(operations: Reading, serving: trio.CancelScope) -> None:
+async def _unmount_when_told(operations: Reading, requests: trio.CancelScope) -> None:
     with trio.open_signal_receiver(*END_SIGNALS) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
-        async for number in signals:
-            log.info("%s: unmounting", signal.Signals(number).name)
-            pyfuse3.terminate()
-            operations.interrupt_uploads()
-            serving.deadline = min(serving.deadline, trio.current_time() + _LAST_REPLIES_S)
+        number = await anext(signals)
+        log.info("%s: unmounting", signal.Signals(number).name)
+        pyfuse3.terminate()
+        operations.interrupt_uploads()
+        await trio.sleep(_GRACE_S)
+        log.warning("requests still wait for the storage: the mount ends without them")
+        requests.cancel()
+        await trio.sleep_forever()  # further signals change nothing
 
 
 async def _announce(

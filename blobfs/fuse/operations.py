@@ -88,6 +88,7 @@ class Operations(Reading):
             _replace_receipt(upload)
         writing = await self._uploading.open(upload, truncate=bool(flags & os.O_TRUNC))
         fh = self._files.add(OpenFile(file, file.open(), writing, Opener.of_thread(ctx.pid)))
+        self._users[fh] = ctx.uid
         return FileInfo(fh=fh, keep_cache=False, direct_io=True)
 
     @replies_errno
@@ -120,9 +121,11 @@ class Operations(Reading):
 
     @replies_errno
     async def release(self, fh: FileHandleT) -> None:
+        self._users.pop(fh, None)
         opened = self._files.pop(fh)
-        opened.reader.close()
-        if opened.writing is not None:
+        if opened.writing is None:
+            await self._threads.run(opened.reader.close)
+        else:  # its reader holds nothing
             await self._uploading.release(opened.writing)
             self._published(opened.writing.upload)
 

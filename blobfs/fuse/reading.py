@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar, TypeVarTuple
+from typing import Final, TypeVar, TypeVarTuple, cast
 
 import pyfuse3
 import trio
@@ -61,8 +60,8 @@ Ts = TypeVarTuple("Ts")
 MAX_NAME: Final = 255
 """The longest name, in bytes."""
 
-_ROOT_PATIENCE_S: Final = 1.0
-_ROOT_RESTS_S: Final = 10.0  # after the storage failed to answer within that
+_ROOT_PATIENCE_S: Final = 0.01
+"""How long an answer waits for new attributes of the root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +72,26 @@ class OpenFile:
     reader: FileReader
     writing: OpenUpload | None = None
     opener: Opener = UNKNOWN_OPENER
+
+
+class _RootAttributes:
+    """The attributes of the root as the storage last told, and whether it is being asked.
+
+    A thread asks, and may take longer than anybody waits for it: it stores them all the same.
+    """
+
+    def __init__(self, root: Inode) -> None:
+        self._node = root.node
+        self.attr = root.attr
+        self.is_asked = False
+
+    def ask(self) -> None:
+        """Ask the storage; raises what it does."""
+        self.is_asked = True
+        try:
+            self.attr = self._node.attr()
+        finally:
+            self.is_asked = False
 
 
 class Reading(pyfuse3.Operations):
@@ -95,10 +114,11 @@ class Reading(pyfuse3.Operations):
         self._inodes = InodeTable(tree.root(), presentation)
         self._listings: HandleTable[Listing] = HandleTable()
         self._batches = Batches()
-        self._root_rests_until = -math.inf
+        self._root = _RootAttributes(self._inodes[ROOT_INODE])
+        self._users: dict[FileHandleT, int] = {}
         self._files: HandleTable[OpenFile] = HandleTable()
         self._notifier = Notifier()
-        self.requests = Requests(Subjects(self._inodes, self._opened).of)
+        self.requests = Requests(Subjects(self._inodes, self._opened).of, self._user_of)
         metrics.INODES.set_function(lambda: len(self._inodes))
         metrics.OPEN_HANDLES.labels("directory").set_function(lambda: len(self._listings))
         metrics.OPEN_HANDLES.labels("file").set_function(lambda: len(self._files))
@@ -111,9 +131,15 @@ class Reading(pyfuse3.Operations):
         listing = self._listings.get(fh)
         return None if listing is None else listing.inode.node
 
-    def counts(self) -> dict[str, int]:
-        """How much the kernel holds at present."""
+    def _user_of(self, fh: object) -> int:
+        """The user who has opened a handle, on behalf of whom the kernel may read ahead."""
+        return self._users.get(cast(FileHandleT, fh), 0)
+
+    def counts(self) -> dict[str, object]:
+        """How much the kernel holds at present, and how many requests wait, by user."""
         return {
+            "in_flight": len(self.requests),
+            "waiting": self._threads.admission.counts(),
             "inodes": len(self._inodes),
             "open_directories": len(self._listings),
             "open_files": len(self._files),
@@ -160,17 +186,14 @@ class Reading(pyfuse3.Operations):
             return await self._root_attributes(held)
         return self._inodes.refresh(held, await self._ask(held.node, held.node.attr))
 
-    async def _root_attributes(self, root: Inode) -> EntryAttributes:
-        """Those it had while the storage does not answer: every path leads through the root."""
-        if trio.current_time() < self._root_rests_until:
-            return root.entry
-        try:
-            with trio.fail_after(_ROOT_PATIENCE_S):
-                self._inodes.refresh(root, await self._threads.run(root.node.attr))
-        except (BlobfsError, trio.TooSlowError) as exc:
-            log.debug("the root's attributes are as they were: %r", exc)
-            self._root_rests_until = trio.current_time() + _ROOT_RESTS_S
-        return root.entry
+    async def _root_attributes(self, held: Inode) -> EntryAttributes:
+        """The last known ones where the storage is slow: every path leads through the root."""
+        with trio.move_on_after(0.0 if self._root.is_asked else _ROOT_PATIENCE_S):
+            try:
+                await self._threads.run(self._root.ask)
+            except BlobfsError as exc:
+                log.debug("the root's attributes are as they were: %r", exc)
+        return self._inodes.refresh(held, self._root.attr)
 
     @replies_errno
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
@@ -179,7 +202,9 @@ class Reading(pyfuse3.Operations):
 
     @replies_errno
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        return self._listings.add(await self._listing(inode))
+        fh = self._listings.add(await self._listing(inode))
+        self._users[fh] = ctx.uid
+        return fh
 
     @replies_errno
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
@@ -197,6 +222,7 @@ class Reading(pyfuse3.Operations):
 
     @replies_errno
     async def releasedir(self, fh: FileHandleT) -> None:
+        self._users.pop(fh, None)
         self._listings.pop(fh).release()
 
     @replies_errno
@@ -204,9 +230,15 @@ class Reading(pyfuse3.Operations):
         file = self._inodes.file(inode)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             return await self._open_to_write(file, flags, ctx)
-        fh = self._files.add(OpenFile(file, await self._read(file, file.open)))
+        fh = self._files.add(OpenFile(file, await self._open(file)))
+        self._users[fh] = ctx.uid
         # What is made anew at each opening is neither kept nor has a size that would hold.
         return FileInfo(fh=fh, keep_cache=file.never_changes, direct_io=not file.never_changes)
+
+    async def _open(self, file: File) -> FileReader:
+        if file.shares_openings and file.takes_long:
+            return await self._threads.run_shared(file.key, file.open)
+        return await self._read(file, file.open)
 
     async def _open_to_write(self, file: File, flags: FlagT, ctx: RequestContext) -> FileInfo:
         raise ReadOnly(f"{file.key} never changes")
@@ -242,7 +274,8 @@ class Reading(pyfuse3.Operations):
 
     @replies_errno
     async def release(self, fh: FileHandleT) -> None:
-        self._files.pop(fh).reader.close()
+        self._users.pop(fh, None)
+        await self._threads.run(self._files.pop(fh).reader.close)
 
     @replies_errno
     async def statfs(self, ctx: RequestContext) -> StatvfsData:

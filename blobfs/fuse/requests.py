@@ -9,9 +9,11 @@ import errno
 import inspect
 import time
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Final
+from itertools import islice
+from typing import Any, Final
 
 import trio
 
@@ -19,6 +21,9 @@ from blobfs import metrics
 
 _LAG_S: Final = 0.001
 """Steps of the event loop that took less held nobody up, and are not measured."""
+
+_SHOWN: Final = 200
+"""Requests that ``in_flight`` tells of, the oldest (some 25 µs each)."""
 
 Subject = Callable[[Mapping[str, object]], Mapping[str, object]]
 """What a request is about, for people, by the arguments of its handler."""
@@ -43,13 +48,19 @@ class Operation:
 
 
 class Request:
-    """One request; what it is about is found out only if somebody asks."""
+    """One request; what it is about is found out only if somebody asks.
 
-    __slots__ = ("arguments", "began", "operation")
+    *user* is whose program asks, or has opened what it is about. *is_waiting* says that the
+    request is counted among those that wait for the storage.
+    """
 
-    def __init__(self, operation: Operation, arguments: tuple[object, ...]) -> None:
+    __slots__ = ("arguments", "began", "is_waiting", "operation", "user")
+
+    def __init__(self, operation: Operation, arguments: tuple[Any, ...], user: int) -> None:
         self.operation = operation
         self.arguments = arguments
+        self.user = user
+        self.is_waiting = False
         self.began = time.perf_counter()
 
     @property
@@ -57,26 +68,50 @@ class Request:
         """How long ago it began."""
         return time.perf_counter() - self.began
 
+    @property
+    def process(self) -> int:
+        """The process that asks, where the kernel tells; 0 for its own readahead and the like."""
+        return getattr(self.arguments[-1], "pid", 0) if self.arguments else 0
+
+
+_current: Final[ContextVar[Request | None]] = ContextVar("request", default=None)
+
+
+def current_request() -> Request | None:
+    """The request that this task serves."""
+    return _current.get()
+
 
 class Requests:
-    """Those under way; *subject* says what each is about."""
+    """Those under way; *subject* says what each is about, *opener* which user has a handle."""
 
-    def __init__(self, subject: Subject = dict) -> None:
+    def __init__(
+        self, subject: Subject = dict, opener: Callable[[object], int] = lambda _: 0
+    ) -> None:
         self._subject = subject
-        self._under_way: set[Request] = set()
+        self._opener = opener
+        self._under_way: dict[Request, None] = {}  # the oldest first
 
-    def begin(self, operation: Operation, arguments: tuple[object, ...]) -> Request:
-        """A request that is under way from now on, until ``end``."""
-        request = Request(operation, arguments)
-        self._under_way.add(request)
+    def begin(self, operation: Operation, arguments: tuple[Any, ...]) -> Request:
+        """A request that is under way from now on in this task, until ``end``."""
+        user = getattr(arguments[-1], "uid", None) if arguments else 0
+        if user is None:
+            user = self._opener(arguments[0])
+        request = Request(operation, arguments, user)
+        self._under_way[request] = None
+        _current.set(request)
         return request
 
     def end(self, request: Request, number: int = 0) -> None:
         """Count a request that was answered; *number* is its errno, or 0."""
-        self._under_way.discard(request)
+        del self._under_way[request]
+        _current.set(None)
         operation = request.operation
         operation.took(time.perf_counter() - request.began)
         operation.answered[errno_name(number)](1)
+
+    def __len__(self) -> int:
+        return len(self._under_way)
 
     def about(self, request: Request) -> dict[str, object]:
         """What a request is about: ``path`` or ``digest``, ``repository``, ``offset`` and so on."""
@@ -84,17 +119,39 @@ class Requests:
         return dict(self._subject(dict(named)))
 
     def in_flight(self) -> list[dict[str, object]]:
-        """What is under way, the oldest first, *since* when, and for how many *seconds*."""
-        now = datetime.now(UTC)
+        """The oldest that are under way, *since* when, and for how many *seconds*.
+
+        So many are told of as take a few milliseconds; ``len`` counts all.
+        """
+        now = datetime.now(UTC), time.perf_counter()
         return [
             {
                 "operation": request.operation.name,
                 **self.about(request),
-                "since": (now - timedelta(seconds=request.seconds)).isoformat(" ", "milliseconds"),
-                "seconds": round(request.seconds, 6),
+                "uid": request.user,
+                **_program(request.process),
+                "waiting": request.is_waiting,
+                **_since(*now, request.began),
             }
-            for request in sorted(self._under_way, key=lambda request: request.began)
+            for request in islice(self._under_way, _SHOWN)
         ]
+
+
+def _since(now: datetime, now_s: float, began: float) -> dict[str, object]:
+    seconds = now_s - began
+    since = now - timedelta(seconds=seconds)
+    return {"since": since.isoformat(" ", "milliseconds"), "seconds": round(seconds, 6)}
+
+
+def _program(process: int) -> dict[str, object]:
+    """The process that asks, and its name; nothing where the kernel asks by itself."""
+    if not process:
+        return {}
+    try:
+        with open(f"/proc/{process}/comm", encoding="utf-8", errors="backslashreplace") as file:
+            return {"pid": process, "program": file.read().removesuffix("\n")}
+    except OSError:  # it has ended, or is of another pid namespace
+        return {"pid": process}
 
 
 def errno_name(number: int) -> str:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, TypeVar, TypeVarTuple
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final, TypeVar, TypeVarTuple, cast
 
 import trio
 
 from blobfs.errors import BlobfsError, StorageTimeout
 from blobfs.eventloop import TakesLong, waiting
+from blobfs.fuse.waiting import Admission, ThreadPlaces
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -26,26 +28,41 @@ Ts = TypeVarTuple("Ts")
 _MANY_BLOCKS: Final = 64
 """Disk blocks of 512 bytes that one call may read before the next go to threads."""
 
+_ITEMS: Final = 1024
+"""Items of an iterator taken between two checkpoints (about 2 µs each)."""
+
 _SLOW_FOR_S: Final = 0.5
 """How long the next calls are taken to need the disk too, before one is tried inline."""
 
 
 class StorageThreads:
-    """Runs storage calls: at once if *inline*, else at most *limit* at a time in threads."""
+    """Runs storage calls: at once if *inline*, else in threads, of which some read, some write.
 
-    def __init__(self, *, inline: bool, limit: int = 32, deadline_s: float = 60.0) -> None:
+    A request that waits for a thread, or in one, is subject to *admission*.
+    """
+
+    def __init__(
+        self,
+        *,
+        inline: bool,
+        limit: int = 40,
+        deadline_s: float = 60.0,
+        admission: Admission | None = None,
+    ) -> None:
         self.inline = inline
-        self._limiter = trio.CapacityLimiter(limit)
-        self._writers = trio.CapacityLimiter(limit)
+        self.admission = admission or Admission()
+        self._readers = ThreadPlaces(limit)
+        self._writers = ThreadPlaces(limit)
         self._deadline_s = deadline_s
+        self._shared: dict[object, _Shared] = {}
         self._slow_until = 0.0  # as time.monotonic() has it
 
     async def run(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """The result of ``call(*args)``, which changes nothing.
 
         A call that raises TakesLong on the event loop is made again in a thread. Raises
-        StorageTimeout after the deadline; the call is left to itself then, and keeps its place
-        among the *limit* until it ends.
+        StorageTimeout after the deadline, when the call is left to itself, and StorageOverloaded
+        if too many requests wait.
         """
         if self.inline:
             try:
@@ -54,6 +71,39 @@ class StorageThreads:
             except TakesLong:
                 pass
         return await self.run_in_thread(call, *args)
+
+    async def collect(self, iterate: Callable[[], Iterator[T]]) -> list[T]:
+        """All that ``iterate()`` yields; like ``run``, begun anew in a thread where it takes long.
+
+        An iterator that has raised TakesLong is over, and would seem to be at its end.
+        """
+        if self.inline:
+            try:
+                return await self._collect_inline(iterate)
+            except TakesLong:
+                pass
+        return await self.collect_in_threads(iterate)
+
+    async def _collect_inline(self, iterate: Callable[[], Iterator[T]]) -> list[T]:
+        with waiting:
+            remaining = iterate()
+        found: list[T] = []
+        while True:
+            with waiting:
+                found += (batch := _take(remaining))
+            if len(batch) < _ITEMS:
+                return found
+            await trio.lowlevel.checkpoint()
+
+    async def collect_in_threads(self, iterate: Callable[[], Iterator[T]]) -> list[T]:
+        """Like ``collect``, but never on the event loop; each step has the deadline."""
+        remaining = await self.run_in_thread(iterate)
+        found: list[T] = []
+        while batch := await self.run_in_thread(_take, remaining):
+            found += batch
+            if len(batch) < _ITEMS:
+                break
+        return found
 
     async def run_each(self, call: Callable[[A], T], arguments: Sequence[A]) -> list[T]:
         """The results of ``call`` for each of *arguments*, in their order.
@@ -99,7 +149,23 @@ class StorageThreads:
 
     async def run_in_thread(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """Like ``run``, but never on the event loop."""
-        return await self._run_within(self._deadline_s, self._limiter, call, *args)
+        return await self._run_within(self._deadline_s, self._readers, call, *args)
+
+    async def run_shared(self, key: object, call: Callable[[], T]) -> T:
+        """Like ``run_in_thread``, but one call at a time of a *key*: others get its result."""
+        while (shared := self._shared.get(key)) is not None:
+            with self.admission.waiting():
+                await shared.over.wait()
+            if shared.has_result:
+                return cast(T, shared.result)  # a key has one type
+        shared = self._shared[key] = _Shared()
+        try:
+            shared.result = result = await self.run_in_thread(call)
+            shared.has_result = True
+        finally:
+            del self._shared[key]
+            shared.over.set()
+        return result
 
     async def change(
         self, call: Callable[[*Ts], T], *args: *Ts, deadline_s: float | None = None
@@ -111,13 +177,27 @@ class StorageThreads:
         return await self._run_within(deadline_s or self._deadline_s, self._writers, call, *args)
 
     async def _run_within(
-        self, deadline_s: float, limiter: trio.CapacityLimiter, call: Callable[[*Ts], T], *args: *Ts
+        self, deadline_s: float, places: ThreadPlaces, call: Callable[[*Ts], T], *args: *Ts
     ) -> T:
-        with trio.move_on_after(deadline_s):
+        limiter = cast(trio.CapacityLimiter, places)  # trio takes what has two of its methods
+        with self.admission.waiting(), trio.move_on_after(deadline_s):
             return await trio.to_thread.run_sync(
                 call, *args, limiter=limiter, abandon_on_cancel=True
             )
         raise StorageTimeout(f"the storage did not answer within {deadline_s:g} s")
+
+
+class _Shared:
+    """A call whose result several tasks wait for."""
+
+    def __init__(self) -> None:
+        self.over = trio.Event()
+        self.has_result = False
+        self.result: Any = None
+
+
+def _take(items: Iterator[T]) -> list[T]:
+    return list(islice(items, _ITEMS))
 
 
 def _blocks_read() -> int:

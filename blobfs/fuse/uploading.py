@@ -70,10 +70,11 @@ class Uploading:
 
     async def open(self, upload: Upload, *, truncate: bool) -> OpenUpload:
         """Open *upload* for writing."""
-        call = partial(OpenUpload, upload, truncate=truncate, max_undeclared=self._max_undeclared)
-        if upload.is_in_memory and not upload.is_busy:
-            return call()
-        opening = _Opening(call)
+        bound = self._max_undeclared
+        opened = OpenUpload.open_now(upload, truncate=truncate, max_undeclared=bound)
+        if opened is not None:
+            return opened
+        opening = _Opening(partial(OpenUpload, upload, truncate=truncate, max_undeclared=bound))
         try:
             return await self._threads.change(opening.run, deadline_s=self._deadline_s)
         except StorageTimeout:
@@ -130,7 +131,7 @@ class Uploading:
         A commit that takes longer than most do is not waited for.
         """
         for ending in [e for e in self._endings if f"{path}/".startswith(e.repository)]:
-            with trio.move_on_at(ending.waited_for_until):
+            with self._threads.admission.waiting(), trio.move_on_at(ending.waited_for_until):
                 await ending.over.wait()
 
     async def finish(self, upload: Upload, call: Callable[[*Ts], None], *args: *Ts) -> None:

@@ -1,8 +1,10 @@
 """A file system that is not this machine's: it may hang, die and come back."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Self
 
 from tests.fuse.mounts import eventually
 
@@ -31,4 +33,31 @@ class Remote:
         self.process.wait()
 
     def disconnect(self) -> None:
+        subprocess.run(["umount", "-l", self.path], check=True)
+
+
+class Stoppable:
+    """*origin*, which is made if it is missing, on a FUSE file system at *path* that can hang."""
+
+    def __init__(self, origin: Path, path: Path) -> None:
+        origin.mkdir(exist_ok=True)
+        path.mkdir(exist_ok=True)
+        self.path = path
+        self._process = subprocess.Popen(["bindfs", "-f", origin, path])
+        eventually(path.is_mount)
+
+    def stop(self) -> None:
+        """Let it answer nobody."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it answer."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
         subprocess.run(["umount", "-l", self.path], check=True)

@@ -39,7 +39,7 @@ def test_pages_are_there_when_the_command_returns(mount: MountedRegistry, port: 
     assert get(port, "/healthz").json() == {}
     assert get(port, "/readyz").json() == {}
     assert b"blobfs_fuse_requests_total" in get(port, "/metrics").content
-    assert b"attend" in get(port, "/debug/tasks").content
+    assert b"attend" in get(port, "/debug/tasks?all=1").content
 
 
 def test_without_the_option_nobody_listens(storage: Path, tmp_path: Path) -> None:

@@ -1,0 +1,244 @@
+"""What is in memory is answered in time wherever the storage hangs, and a signal ends the daemon.
+
+Each set-up is one mount. At each place where its storage can hang, 64 programs wait there while
+another one reads ``.blobfs/version`` and a cached blob; then the daemon is told to end.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from blobfs.digest import Digest
+from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.filesystem import FilesystemDriver
+from blobfs.reference import RepositoryName, Tag
+from tests.fuse.mounts import MountedRegistry, eventually, run
+from tests.fuse.remote import Stoppable
+from tests.redisserver import RedisServer
+from tests.storage.layout import Layout
+
+pytestmark = [pytest.mark.fuse, pytest.mark.alone]
+
+CLIENTS = 64
+PERIOD_S = 0.01
+WATCHED_S = 5.0 if "--long" in sys.argv else 2.0
+P99_S = 0.05
+END_S = 10.0
+
+CACHED = b"in the page cache"
+REPOSITORIES = [RepositoryName(f"hung/r{number}") for number in range(CLIENTS)]
+
+_WAITING = """
+import os, sys, threading
+def wait(path):
+    try:
+        {call}
+    except OSError:
+        pass
+threads = [threading.Thread(target=wait, args=(path,), daemon=True) for path in sys.argv[1:]]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+CALLS = {
+    "stat": "os.stat(path + '/_layers')",
+    "list": "os.listdir(path + '/_manifests/tags')",
+    "readlink": "os.readlink(path + '/_manifests/tags/v1')",
+    "read": "open(path + '/_layers/sha256/' + '{hex}', 'rb').read()",
+    "upload": "open(path + '/_uploads/x', 'wb').write(bytes(3 * 2**20))",
+    "tag": "os.unlink(path + '/_manifests/tags/v1')",
+}
+
+
+def lay_out(driver: StorageDriver, content: bytes) -> Digest:
+    """A repository with a blob that is to be cached, and one for each client."""
+    layout = Layout(driver)
+    layout.layer(CACHED)
+    digest = layout.blob(content)
+    for name in REPOSITORIES:
+        layout.link(f"/docker/registry/v2/repositories/{name}/_layers", digest)
+        layout.tag(digest, Tag("v1"), name)
+    return digest
+
+
+CLIENTS_LEFT: list[subprocess.Popen[bytes]] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_clients_left() -> Iterator[None]:
+    yield
+    while CLIENTS_LEFT:  # they end when nothing hangs any more
+        CLIENTS_LEFT.pop().wait(10)
+
+
+class Watched:
+    """A mount whose storage is made to hang."""
+
+    def __init__(self, mount: MountedRegistry, digest: Digest) -> None:
+        self.mount = mount
+        self._calls = {name: call.replace("{hex}", digest.encoded) for name, call in CALLS.items()}
+        self._cached = mount.path / f"team/app/_layers/sha256/{Digest.of(CACHED).encoded}"
+        self._pid = mount.pid
+        self._file = self._cached.open("rb", buffering=0)
+        self._read()
+
+    @contextmanager
+    def clients(self, call: str) -> Iterator[None]:
+        """Programs that wait, inside the block, until their storage goes on."""
+        paths = [str(self.mount.path / name) for name in REPOSITORIES]
+        script = _WAITING.replace("{call}", self._calls[call])
+        clients = subprocess.Popen([sys.executable, "-c", script, *paths])
+        CLIENTS_LEFT.append(clients)
+        try:
+            time.sleep(1.0)  # they start
+            yield
+        finally:
+            clients.kill()
+
+    def kill(self) -> None:
+        """End a daemon that is left after a failure: who waits for the mount ends with it."""
+        self._file.close()
+        if Path(f"/proc/{self._pid}").exists():
+            os.kill(self._pid, signal.SIGKILL)
+
+    def assert_answers(self, place: str) -> None:
+        """Read what is in memory again and again; fails if that takes long."""
+        took = []
+        until = time.monotonic() + WATCHED_S
+        while time.monotonic() < until:
+            began = time.monotonic()
+            self._read()
+            took.append(time.monotonic() - began)
+            time.sleep(PERIOD_S)
+        took.sort()
+        p99 = took[int(len(took) * 0.99)]
+        assert p99 <= P99_S, f"{place}: p99 {p99:.3f} s, at most {took[-1]:.3f} s"
+
+    def _read(self) -> None:
+        assert (self.mount.path / ".blobfs/version").read_bytes()
+        assert os.pread(self._file.fileno(), 100, 0) == CACHED
+
+    def waiting(self) -> int:
+        """The number of requests that wait."""
+        waiting = self.mount.control("stats.json")["waiting"]
+        return sum(sum(of_user.values()) for of_user in waiting.values())
+
+    def end(self) -> None:
+        """Tell the daemon to end; fails if it does not in time."""
+        self._file.close()
+        os.kill(self._pid, signal.SIGTERM)
+        eventually(lambda: _has_ended(self._pid), within_s=END_S)
+
+
+def _has_ended(process: int) -> bool:
+    """Whether a process has ended, but for threads that the kernel keeps in a call that hangs."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
+
+
+@contextmanager
+def watched(
+    storage: Path | str, tmp_path: Path, digest: Digest, *options: str
+) -> Iterator[Watched]:
+    """A mount that does not end well."""
+    path, log = tmp_path / "mnt", tmp_path / "log"
+    path.mkdir()
+    no_caches = ("--entry-timeout", "0", "--tag-timeout", "0", "--negative-timeout", "0")
+    done = run("mount", storage, path, "--log-file", log, *no_caches, *options)
+    assert done.returncode == 0, done.stderr
+    mount = Watched(MountedRegistry(storage, path, log), digest)
+    try:
+        yield mount
+    finally:
+        mount.kill()
+        subprocess.run(["umount", "-l", str(path)], check=False, capture_output=True)
+
+
+def test_file_system_that_hangs(storage: Path, tmp_path: Path) -> None:
+    """[S4.3] [S4.7] [S6.13] [S18.1]"""
+    driver = CheckedDriver(FilesystemDriver.below(storage))
+    digest = lay_out(driver, b"far away")
+    driver.close()
+    with (
+        Stoppable(storage, tmp_path / "far") as far,
+        watched(far.path, tmp_path, digest) as mount,
+    ):
+        for place in "stat", "list", "readlink", "read", "upload":
+            far.stop()
+            with mount.clients(place):
+                mount.assert_answers(place)
+                far.go_on()
+            eventually(lambda: mount.waiting() == 0)
+        far.stop()
+        with mount.clients("stat"):
+            mount.end()
+
+
+def test_part_of_the_storage_that_hangs(storage: Path, tmp_path: Path) -> None:
+    """[S4.9] [S6.13]"""
+    driver = CheckedDriver(FilesystemDriver.below(storage))
+    digest = lay_out(driver, b"far away")
+    driver.close()
+    blobs = storage / "docker/registry/v2/blobs"
+    blobs.rename(tmp_path / "blobs")
+    blobs.mkdir()
+    with (
+        Stoppable(tmp_path / "blobs", blobs) as far,
+        watched(storage, tmp_path, digest) as mount,
+    ):
+        far.stop()
+        with mount.clients("read"):
+            mount.assert_answers("blobs")
+            assert (mount.mount.path / "hung/r0/_manifests/tags/v1").readlink()
+            mount.end()
+
+
+def test_cache_and_notification_queue_that_hang(storage: Path, tmp_path: Path) -> None:
+    """[S4.3] [S6.13] [S14.7]"""
+    driver = CheckedDriver(FilesystemDriver.below(storage))
+    digest = lay_out(driver, b"near")
+    driver.close()
+    config = tmp_path / "config.yml"
+    endpoint = {"name": "nobody", "url": "http://127.0.0.1:9/", "timeout": "1s", "threshold": 1}
+    config.write_text(
+        json.dumps(
+            {"version": "0.1", "notifications": {"endpoints": [{**endpoint, "backoff": "1s"}]}}
+        )
+    )
+    (tmp_path / "redis").mkdir()
+    with ExitStack() as opened:
+        redis = opened.enter_context(RedisServer.serving(tmp_path / "redis"))
+        state = opened.enter_context(Stoppable(tmp_path / "disk", tmp_path / "state"))
+        options = ("--cache", redis.url, "--config", str(config), "--state-dir", str(state.path))
+        mount = opened.enter_context(watched(storage, tmp_path, digest, *options))
+        redis.pause()
+        with mount.clients("read"):
+            mount.assert_answers("Redis")
+        redis.resume()
+        state.stop()
+        with mount.clients("tag"):
+            mount.assert_answers("the notification queue's disk")
+            mount.end()
+
+
+def test_mount_without_trouble_ends_at_once(storage: Path, tmp_path: Path) -> None:
+    """[S6.3]"""
+    driver = CheckedDriver(FilesystemDriver.below(storage))
+    digest = lay_out(driver, b"near")
+    driver.close()
+    with watched(storage, tmp_path, digest) as mount:
+        began = time.monotonic()
+        mount.end()
+        assert time.monotonic() - began < 2
