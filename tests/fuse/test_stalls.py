@@ -201,7 +201,7 @@ def test_part_of_the_storage_that_hangs(storage: Path, tmp_path: Path) -> None:
         far.stop()
         with mount.clients("read"):
             mount.assert_answers("blobs")
-            assert (mount.mount.path / "hung/r0/_manifests/tags/v1").readlink()
+            assert os.readlink(mount.mount.path / "hung/r0/_manifests/tags/v1")
             mount.end()
 
 

@@ -131,8 +131,8 @@ class Hanging:
         await trio.to_thread.run_sync(
             self._hang,
             user,
-            limiter=self._places,
-            abandon_on_cancel=True,  # type: ignore[arg-type]
+            limiter=self._places,  # type: ignore[arg-type]  (trio takes whatever acts as one)
+            abandon_on_cancel=True,
         )
 
     def _hang(self, user: int) -> None:
