@@ -131,7 +131,7 @@ class Hanging:
         await trio.to_thread.run_sync(
             self._hang,
             user,
-            limiter=self._places,  # type: ignore[arg-type]  (trio takes whatever acts as one)
+            limiter=self._places,  # type: ignore[arg-type]
             abandon_on_cancel=True,
         )
 
