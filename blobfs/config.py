@@ -47,6 +47,7 @@ class Settings:
     cache_min_free: int
     readahead_kb: int
     max_background: int
+    max_handles_per_user: int
     http: str | None
     serve: bool
     serve_redirect: bool

@@ -31,6 +31,7 @@ BlobfsError
 ├── NotEmpty              the directory to be removed has something in it
 ├── Busy                  another writer has it open
 ├── Interrupted           the work was stopped before its end, and can be begun again
+├── TooManyOpen           a user has as many files open as one may have
 ├── TooLarge              more bytes than it may have
 ├── ContentMismatch       what was uploaded is not what was declared
 ├── AccessDenied          the storage refuses us
@@ -198,6 +199,10 @@ class Busy(BlobfsError):
 
 class Interrupted(BlobfsError):
     """The work was stopped before its end, and can be begun again."""
+
+
+class TooManyOpen(BlobfsError):
+    """A user has as many files and directories open as one user may have."""
 
 
 class TooLarge(BlobfsError):

@@ -94,6 +94,7 @@ SECTIONS: Final[dict[str, list[click.Option]]] = {
         _flag("--allow-other", "Let other users look."),
         _owner("--uid", "Owner of all files.", _USER, os.getuid),
         _owner("--gid", "Group of all files.", _GROUP, os.getgid),
+        _count("--max-handles-per-user", "Files and directories one has open.", 65536, least=1),
         _option("--umask", "Modes to deny.", type=Octal(), default="000"),
     ],
     "What the kernel keeps": [

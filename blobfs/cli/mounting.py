@@ -179,6 +179,7 @@ def _mount_options(settings: Settings, public: dict[str, object], health: Health
         max_upload=settings.max_upload,
         readahead_kb=settings.readahead_kb,
         max_background=settings.max_background,
+        max_handles_per_user=settings.max_handles_per_user,
         config=public,
         health=health,
     )

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -96,12 +97,64 @@ def _write_back(fd: int, start: int, end: int) -> None:
         )
 
 
-class LocalReader(FileReader):
-    """A descriptor, so the bytes stay although the file is renamed or removed."""
+class _OpenFile:
+    """A descriptor, and how many readers share it."""
 
-    def __init__(self, path: str, fd: int, size: int, *, is_local: bool) -> None:
+    __slots__ = ("fd", "identity", "readers")
+
+    def __init__(self, fd: int, identity: tuple[int, int]) -> None:
+        self.fd = fd
+        self.identity = identity
+        self.readers = 1
+
+
+class _OpenFiles:
+    """The files that readers have open, by device and inode. Thread-safe.
+
+    An open file keeps its inode number, so a file that replaces it has another one. The lock is
+    reentrant, as the garbage collector may close a reader at any allocation. Nothing that the
+    collector tracks is allocated under it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._files: dict[tuple[int, int], _OpenFile] = {}
+
+    def share(self, fd: int, st: os.stat_result) -> _OpenFile:
+        """The file that *fd* is of, for one reader more; takes *fd* over."""
+        opened = _OpenFile(fd, (st.st_dev, st.st_ino))
+        with self._lock:
+            held = self._files.get(opened.identity)
+            if held is None:
+                self._files[opened.identity] = opened
+                return opened
+            held.readers += 1
+        os.close(fd)
+        return held
+
+    def release(self, file: _OpenFile) -> None:
+        """Close *file* if this was its last reader."""
+        with self._lock:
+            file.readers -= 1
+            if file.readers:
+                return
+            del self._files[file.identity]
+        os.close(file.fd)
+
+
+_open_files: Final = _OpenFiles()
+
+
+class LocalReader(FileReader):
+    """A descriptor, so the bytes stay although the file is renamed or removed.
+
+    All readers of one file share it: many handles of a blob cost one descriptor.
+    """
+
+    def __init__(self, path: str, file: _OpenFile, size: int, *, is_local: bool) -> None:
         self._path = path
-        self._fd = fd
+        self._file: _OpenFile | None = file
+        self._fd = file.fd
         self._size = size
         self._is_local = is_local
 
@@ -109,10 +162,11 @@ class LocalReader(FileReader):
     def of(cls, path: str, fd: int, *, is_local: bool) -> Self:
         """A reader of the regular file *fd*, which it takes over; raises NotAFile."""
         try:
-            return cls(path, fd, size_of_file(path, fd), is_local=is_local)
+            st = _stat_of_file(path, fd)
         except BaseException:
             os.close(fd)
             raise
+        return cls(path, _open_files.share(fd, st), st.st_size, is_local=is_local)
 
     @property
     def size(self) -> int:
@@ -128,17 +182,17 @@ class LocalReader(FileReader):
         return self.read_at(offset, size) if self._is_local else None
 
     def close(self) -> None:
-        if self._fd < 0:
+        if self._file is None:
             return
         if not self._is_local:  # close(2) asks a network file system
             refuse_to_take_long()
-        fd, self._fd = self._fd, -1
+        file, self._file, self._fd = self._file, None, -1
         with os_errors(self._path):
-            os.close(fd)
+            _open_files.release(file)
 
     def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)  # opened for somebody who had stopped waiting
+        if self._file is not None:
+            _open_files.release(self._file)  # opened for somebody who had stopped waiting
 
 
 Mover = Callable[[int, str, str], bool]
@@ -328,10 +382,14 @@ class LocalWriter(FileWriter):
 
 def size_of_file(path: str, fd: int) -> int:
     """Length of the regular file *fd* in bytes; raises NotAFile."""
+    return _stat_of_file(path, fd).st_size
+
+
+def _stat_of_file(path: str, fd: int) -> os.stat_result:
     st = os.fstat(fd)
     if not stat.S_ISREG(st.st_mode):
         raise NotAFile(f"not a file: {path}")
-    return st.st_size
+    return st
 
 
 def _is_hole(fd: int, offset: int, size: int) -> bool:

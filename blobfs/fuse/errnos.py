@@ -39,6 +39,7 @@ ERRNO: Final[dict[type[errors.BlobfsError], int]] = {
     errors.NotEmpty: errno.ENOTEMPTY,
     errors.Busy: errno.EBUSY,
     errors.Interrupted: errno.EIO,
+    errors.TooManyOpen: errno.ENFILE,
     errors.TooLarge: errno.EFBIG,
     errors.ContentMismatch: errno.EBADMSG,
     errors.AccessDenied: errno.EACCES,

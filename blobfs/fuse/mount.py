@@ -25,6 +25,7 @@ from blobfs.fuse import kernel
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.control import HealthSource, NoHealth, control_files
 from blobfs.fuse.device import obstacle
+from blobfs.fuse.handles import MAX_PER_USER, HandleBudget, raise_limit_of_files
 from blobfs.fuse.operations import Operations
 from blobfs.fuse.reading import Reading
 from blobfs.fuse.requests import LongestStep
@@ -73,6 +74,7 @@ class MountOptions:
     receipt_ttl_s: float = 3600.0
     upload_deadline_s: float = 300.0
     max_upload: int = 64 * 2**30
+    max_handles_per_user: int = MAX_PER_USER
     readahead_kb: int = 4096
     max_background: int = 64
     config: dict[str, object] = field(default_factory=dict)
@@ -246,5 +248,6 @@ def _operations(
     )
     # Without a handler for flush, the kernel does not ask at each close of a file.
     handlers = Reading if options.read_only else Operations
-    operations = handlers(tree, threads, options.presentation, uploading)
+    budget = HandleBudget(options.max_handles_per_user, raise_limit_of_files())
+    operations = handlers(tree, threads, options.presentation, uploading, budget)
     return operations

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar, TypeVarTuple
+from typing import Final, TypeVar, TypeVarTuple
 
 import pyfuse3
 from pyfuse3 import (
@@ -27,6 +27,7 @@ from blobfs import metrics
 from blobfs.errors import Busy, Exists, Invalid, NotPermitted, ReadOnly, Stale, Unsupported
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.errnos import replies_errno
+from blobfs.fuse.handles import HandleBudget
 from blobfs.fuse.open_file_scanner import Opener
 from blobfs.fuse.reading import OpenFile, Reading, text_of
 from blobfs.fuse.threads import StorageThreads
@@ -42,6 +43,9 @@ from blobfs.vfs.uploadnodes import remove_xattr, set_xattr, upload_of
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+_WRITER_DESCRIPTORS: Final = 2
+"""Those of an open upload: its file, and the directory of it."""
+
 
 class Operations(Reading):
     """The handlers of a mount."""
@@ -52,8 +56,9 @@ class Operations(Reading):
         threads: StorageThreads,
         presentation: Presentation,
         uploading: Uploading | None = None,
+        budget: HandleBudget | None = None,
     ) -> None:
-        super().__init__(tree, threads, presentation, uploading)
+        super().__init__(tree, threads, presentation, uploading, budget)
 
     @replies_errno
     async def create(
@@ -65,6 +70,7 @@ class Operations(Reading):
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
         directory, text = self._inodes.changeable(parent_inode), text_of(name)
+        self._budget.check(ctx.uid, _WRITER_DESCRIPTORS)
         await self._uploading.settled(directory.key)
         try:
             node = await self._ask(directory, directory.create, text)
@@ -86,8 +92,10 @@ class Operations(Reading):
         await self._uploading.settled(upload.directory)
         if flags & os.O_TRUNC and upload.is_receipt:
             _replace_receipt(upload)
-        writing = await self._uploading.open(upload, truncate=bool(flags & os.O_TRUNC))
-        fh = self._files.add(OpenFile(file, file.open(), writing, Opener.of_thread(ctx.pid)))
+        with self._budget.claim(ctx.uid, file.key, _WRITER_DESCRIPTORS) as claim:
+            writing = await self._uploading.open(upload, truncate=bool(flags & os.O_TRUNC))
+            opened = OpenFile(file, file.open(), writing, Opener.of_thread(ctx.pid))
+            fh = self._files.add(opened, claim)
         self._users[fh] = ctx.uid
         return FileInfo(fh=fh, keep_cache=False, direct_io=True)
 

@@ -38,7 +38,7 @@ from blobfs.errors import (
 )
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.errnos import logs_errors, replies_errno
-from blobfs.fuse.handles import HandleTable
+from blobfs.fuse.handles import HandleBudget, HandleTable
 from blobfs.fuse.inodes import Inode, InodeTable
 from blobfs.fuse.listings import Batches, Listing, listing_of
 from blobfs.fuse.notifier import Notifier
@@ -105,9 +105,11 @@ class Reading(pyfuse3.Operations):
         threads: StorageThreads,
         presentation: Presentation,
         uploading: Uploading | None = None,
+        budget: HandleBudget | None = None,
     ) -> None:
         super().__init__()
         self._uploading = uploading or Uploading(threads)
+        self._budget = budget or HandleBudget()
         self._tree = tree
         self._threads = threads
         self._presentation = presentation
@@ -202,7 +204,8 @@ class Reading(pyfuse3.Operations):
 
     @replies_errno
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        fh = self._listings.add(await self._listing(inode))
+        with self._budget.claim(ctx.uid) as claim:
+            fh = self._listings.add(await self._listing(inode), claim)
         self._users[fh] = ctx.uid
         return fh
 
@@ -230,7 +233,8 @@ class Reading(pyfuse3.Operations):
         file = self._inodes.file(inode)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             return await self._open_to_write(file, flags, ctx)
-        fh = self._files.add(OpenFile(file, await self._open(file)))
+        with self._budget.claim(ctx.uid, file.key, descriptors=int(file.asks_storage)) as claim:
+            fh = self._files.add(OpenFile(file, await self._open(file)), claim)
         self._users[fh] = ctx.uid
         # What is made anew at each opening is neither kept nor has a size that would hold.
         return FileInfo(fh=fh, keep_cache=file.never_changes, direct_io=not file.never_changes)

@@ -15,7 +15,13 @@ from blobfs.drivers import beneath
 from blobfs.drivers.base import DirEntry, StorageDriver
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
-from blobfs.errors import AccessDenied, BlobfsError, NotAFile, PathNotFound
+from blobfs.errors import (
+    AccessDenied,
+    BlobfsError,
+    NotAFile,
+    PathNotFound,
+    StorageUnavailable,
+)
 from tests.services import cannot
 
 Act = Callable[[StorageDriver, str], object]
@@ -362,3 +368,64 @@ def test_file_of_this_machine_is_read_on_the_event_loop(
     driver = FilesystemDriver(tmp_path, fd, beneath.opener(fd), is_local=is_local)
     with closing(driver), driver.open("/a") as reader:
         assert reader.read_now(1, 10) == now
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_readers_of_one_file_share_a_descriptor(driver: StorageDriver) -> None:
+    driver.put_content("/x", b"content")
+    before = _descriptors()
+    readers = [driver.open("/x") for _ in range(50)]
+    assert _descriptors() == before + 1
+    for reader in readers[:-1]:
+        reader.close()
+    assert readers[-1].read_at(0, 100) == b"content"
+    readers[-1].close()
+    assert _descriptors() == before
+
+
+def test_file_that_was_replaced_has_a_descriptor_of_its_own(driver: StorageDriver) -> None:
+    driver.put_content("/x", b"old")
+    with driver.open("/x") as old:
+        driver.put_content("/x", b"newer")
+        with driver.open("/x") as new:
+            assert (old.read_at(0, 9), new.read_at(0, 9)) == (b"old", b"newer")
+
+
+def test_file_that_is_gone_is_not_opened_by_a_descriptor_that_is_held(
+    driver: StorageDriver,
+) -> None:
+    driver.put_content("/x", b"content")
+    with driver.open("/x"):
+        driver.delete("/x")
+        with pytest.raises(PathNotFound):
+            driver.open("/x")
+
+
+def test_reader_that_is_closed_reads_nothing_though_others_have_the_file_open(
+    driver: StorageDriver,
+) -> None:
+    driver.put_content("/x", b"content")
+    with driver.open("/x"):
+        reader = driver.open("/x")
+        reader.close()
+        reader.close()
+        with pytest.raises(StorageUnavailable):
+            reader.read_at(0, 1)
+
+
+def test_reader_that_is_dropped_closes_its_descriptor(driver: StorageDriver) -> None:
+    driver.put_content("/x", b"content")
+    before = _descriptors()
+    driver.open("/x")
+    assert _descriptors() == before
+
+
+def test_what_is_no_file_leaves_no_descriptor(driver: StorageDriver) -> None:
+    driver.put_content("/d/x", b"content")
+    before = _descriptors()
+    with pytest.raises(NotAFile):
+        driver.open("/d")
+    assert _descriptors() == before
