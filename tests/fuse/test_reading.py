@@ -12,7 +12,7 @@ from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName
 from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
-from tests.storage.layout import APP, Layout, image
+from tests.storage.layout import APP, Layout, image, image
 
 pytestmark = pytest.mark.fuse
 
@@ -102,6 +102,7 @@ def test_blob_that_is_gone_is_an_error_and_its_link_too_is_nothing(
 ) -> None:
     """[S2.4]"""
     digest = layout.layer(CONTENT)
+    layout.revision(image(digest))  # else its link is what a garbage collection has left
     blob = _layer(mount, digest)
     blob.stat()
     _data(storage, digest).unlink()
