@@ -12,7 +12,7 @@ from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName
 from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
-from tests.storage.layout import APP, Layout, image, image
+from tests.storage.layout import APP, Layout, image
 
 pytestmark = pytest.mark.fuse
 
