@@ -11,13 +11,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from threading import Lock
 from typing import Final, Literal, NamedTuple
 
 from blobfs import paths
 from blobfs.drivers.base import DirEntry, FileInfo, Unfinished
 from blobfs.drivers.objectstore import ListedFile, ObjectStore
-from blobfs.errors import PathNotFound
+from blobfs.errors import AccessDenied, PathNotFound
 
 _MAX_FILES: Final = 200_000
 """Files kept in all listings (a few hundred bytes each); what was listed last stays."""
@@ -152,9 +153,10 @@ class Listings:
         scope = _scope_of(path)
 
         def fetch(listing: Listing) -> None:
-            for found in self._store.unfinished(scope):
-                last = listing.unfinished.get(found.path, found)
-                listing.unfinished[found.path] = max(last, found, key=_beginning)
+            with suppress(AccessDenied):  # who may only list and get objects sees those
+                for found in self._store.unfinished(scope):
+                    last = listing.unfinished.get(found.path, found)
+                    listing.unfinished[found.path] = max(last, found, key=_beginning)
 
         found = self._once(_Key(scope, "unfinished"), fetch).unfinished.get(path)
         return "" if found is None else found.token
