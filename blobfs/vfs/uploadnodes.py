@@ -12,6 +12,7 @@ from blobfs.errors import (
     CrossesDirectories,
     Invalid,
     NotADirectory,
+    NotFound,
     NotPermitted,
 )
 from blobfs.storage.contentwriter import ContentStore
@@ -114,7 +115,11 @@ class UploadsDirectory(Placed, Directory, Changeable):
         receipt = upload.receipt
         if receipt is None:
             return UploadFile(upload)
-        return replace(self.published(receipt.descriptor.digest), receipt=upload)
+        try:
+            return replace(self.published(receipt.descriptor.digest), receipt=upload)
+        except NotFound:
+            self._set.end_receipt(upload)
+            raise
 
     def names(self) -> Iterator[str]:
         names = [name for name in self._set.names() if "/" not in name]

@@ -152,6 +152,13 @@ class UploadSet:
         """The state of each upload that is kept, without waiting for a lock."""
         return (upload.state for upload in list(self._by_name.values()) if upload.is_kept)
 
+    def end_receipt(self, upload: Upload) -> None:
+        """Forget a receipt whose blob has left the repository."""
+        with self._lock:
+            if self._by_name.get(upload.name) is upload:
+                del self._by_name[upload.name]
+                upload.is_gone = True
+
     def kept(self) -> list[Upload]:
         """Those that this mount knows more of than the storage."""
         with self._lock:

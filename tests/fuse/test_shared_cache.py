@@ -67,7 +67,9 @@ def test_what_the_registry_looked_up_a_mount_is_told(
     with Mount.of(registry, redis_server, tmp_path) as first:
         before = first.actions()
         assert first.layer.stat().st_size == registry.size
-        assert first.actions() - before == {"stat": 1}, "the blob's time"
+        asked = first.actions() - before
+        del asked["identity"]  # by which the mount knows the blob store from now on
+        assert asked == {"stat": 1}, "the blob's time"
     with Mount.of(registry, redis_server, tmp_path) as second:
         before = second.actions()
         assert second.layer.stat().st_size == registry.size

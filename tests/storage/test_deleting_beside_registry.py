@@ -1,5 +1,6 @@
 """Layers that blobfs deletes and a real registry is then pushed again, by its descriptor cache."""
 
+from contextlib import closing
 from http import HTTPStatus
 from pathlib import Path
 from urllib.error import HTTPError
@@ -69,6 +70,8 @@ def test_registry_that_shares_a_redis_has_what_is_pushed_again(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
     """[S9.4]"""
+    with closing(redis_server.client()) as client:
+        client.flushall()  # another test's registry may have had the layer
     with CachedRegistry.serving(tmp_path, redis_server) as registry:
         assert registry.size_told() == registry.size
         _delete(registry.root, str(registry.digest), redis_server.url)
