@@ -357,6 +357,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedRegistry]
         yield mount
 
 
+@pytest.mark.alone
 def test_commit_that_takes_too_long_is_stopped_and_can_be_gone_on_with(
     hasty: MountedRegistry,
 ) -> None:
