@@ -81,8 +81,10 @@ def _build_large(layout: Path, scratch: Path) -> None:
 
 def _build_debian(layout: Path, scratch: Path) -> None:
     image = _Image.new(layout, "bookworm", scratch)
-    # In namespaces of its own, so that whatever ends it takes along its processes and mounts.
-    unshare = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+    # Its own namespaces end its processes and mounts with it. The copies of other tests' mounts
+    # go at once: they would keep the daemons of those alive.
+    leave = 'umount --all --lazy --types fuse.blobfs; exec "$@"'
+    unshare = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", leave, "sh")
     debootstrap = ("debootstrap", "--variant=minbase", "bookworm", image.root, _mirror("bookworm"))
     run(*unshare, *debootstrap, timeout_s=1800)
     image.commit_layer()

@@ -301,6 +301,7 @@ def test_umount_names_a_bind_mount_that_keeps_the_daemon(storage: Path, tmp_path
     eventually(lambda: _is_over(pid))
 
 
+@pytest.mark.alone
 def test_umount_names_a_mount_namespace_that_keeps_the_daemon(
     storage: Path, tmp_path: Path
 ) -> None:
@@ -347,6 +348,7 @@ def test_pid_file_is_there_while_the_mount_is(storage: Path, tmp_path: Path) -> 
     assert not pid_file.exists()
 
 
+@pytest.mark.alone
 def test_daemon_that_cannot_mount_says_why(storage: Path, tmp_path: Path) -> None:
     """[S6.1] On a machine without the device."""
     place = tmp_path / "m"
@@ -431,6 +433,7 @@ umount "$0"
 """A machine without a system log: *place*, and the command of the mount."""
 
 
+@pytest.mark.alone
 def test_log_that_goes_nowhere_is_told_at_the_mount(storage: Path, tmp_path: Path) -> None:
     """[S6.12]"""
     place = tmp_path / "m"
