@@ -107,6 +107,8 @@ def rsync_is_interrupted(content: bytes, target: Path) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(rsync.pid, signal.SIGINT)
         rsync.wait()
+    # Its receiver outlives it, and gives the file its name at last.
+    _wait_for(lambda: not any(target.parent.glob(f".{target.name}.*")))
     raise SystemExit(1)
 
 
