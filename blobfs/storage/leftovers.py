@@ -103,10 +103,10 @@ class LeftOvers:
     ) -> Iterator[frozenset[int] | None]:
         """What those of *revisions* name that are not *known*; None for what cannot be read."""
         unread = [each for each in revisions if each not in known]
-        for revision, payload in zip(unread, self._revisions.get_each(unread), strict=True):
-            match payload:
-                case bytes():
-                    found = frozenset(int(prefix, 16) for prefix in _DIGEST.findall(payload))
+        read = self._revisions.map_contents(_prefixes, unread)
+        for revision, found in zip(unread, read, strict=True):
+            match found:
+                case frozenset():
                     self._keep(revision, found)
                     yield found
                 case BlobUnknown():  # the link is gone meanwhile, or its blob is missing
@@ -114,7 +114,7 @@ class LeftOvers:
                 case Corrupt() | AccessDenied():
                     yield None
                 case _:
-                    raise payload
+                    raise found
 
     def _keep(self, revision: Digest, found: frozenset[int]) -> None:
         with self._lock:
@@ -126,6 +126,10 @@ class LeftOvers:
 
 def _is_old(answer: Future[_Named]) -> bool:
     return answer.done() and answer.result().until < time.monotonic()
+
+
+def _prefixes(_revision: Digest, payload: bytes) -> frozenset[int]:
+    return frozenset(int(prefix, 16) for prefix in _DIGEST.findall(payload))
 
 
 def _prefix(encoded: str) -> int:

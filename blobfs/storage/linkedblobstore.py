@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from blobfs import paths
 from blobfs.digest import ALGORITHMS, CANONICAL, Descriptor, Digest
@@ -26,6 +27,8 @@ from blobfs.storage.linkfiles import read_link, write_link
 from blobfs.storage.parallel import map_parallel
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class LinkedBlobStore:
@@ -109,15 +112,22 @@ class LinkedBlobStore:
         """A small blob's content, verified; raises what ``BlobStore.get`` and ``resolve`` do."""
         return self._blobs.get(self._verified(digest))
 
-    def get_each(self, digests: Iterable[Digest]) -> Iterator[bytes | BlobfsError]:
-        """``get`` of each, or what it raises, in their order; side by side on a remote storage."""
-        return map_parallel(self._driver, self._get_or_error, digests)
+    def map_contents(
+        self, call: Callable[[Digest, bytes], T], digests: Iterable[Digest]
+    ) -> Iterator[T | BlobfsError]:
+        """``call(digest, content)`` for each of *digests*, or the error of ``get``, in their order.
 
-    def _get_or_error(self, digest: Digest) -> bytes | BlobfsError:
-        try:
-            return self.get(digest)
-        except BlobfsError as exc:
-            return exc
+        On a remote storage up to 32 are read at a time, each in the thread that then calls *call*.
+        """
+
+        def read(digest: Digest) -> T | BlobfsError:
+            try:
+                content = self.get(digest)
+            except BlobfsError as exc:
+                return exc
+            return call(digest, content)
+
+        return map_parallel(self._driver, read, digests)
 
     def _verified(self, digest: Digest) -> Digest:
         target = self.resolve(digest)

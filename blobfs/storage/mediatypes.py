@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from itertools import chain, islice
+from itertools import chain
 from threading import Lock
 from typing import Final
 
@@ -20,47 +19,16 @@ from blobfs.errors import (
 )
 from blobfs.eventloop import refuse_to_take_long
 from blobfs.storage.aliases import Aliases
+from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.manifest import MEDIA_TYPES, Manifest
+from blobfs.storage.manifestmemory import ManifestMemory, References, key
 from blobfs.storage.revisionstore import RevisionStore
 
 _BATCH: Final = 128
 """Revisions that are read before the callers that wait look at the results."""
 
-_MAX_KEPT: Final = 200_000
-"""Descriptors that are kept of all manifests, about 400 bytes each."""
-
 _WAIT_S: Final = 60.0
 """The longest wait for another thread's batch."""
-
-
-class ManifestMemory:
-    """The descriptors in manifests, by the manifests' digests, for all repositories.
-
-    The content of a digest never changes, so an entry is never wrong. The manifests used last
-    are kept, up to *limit* descriptors. Thread-safe; the lock guards all fields.
-    """
-
-    def __init__(self, limit: int = _MAX_KEPT) -> None:
-        self._limit = limit
-        self._lock = Lock()
-        self._kept: OrderedDict[Digest, tuple[Descriptor, ...]] = OrderedDict()
-        self._size = 0
-
-    def get(self, revision: Digest) -> tuple[Descriptor, ...] | None:
-        """The descriptors of a manifest: its own and those in it; none if it is not valid."""
-        with self._lock:
-            found = self._kept.get(revision)
-            if found is not None:
-                self._kept.move_to_end(revision)
-            return found
-
-    def put(self, revision: Digest, descriptors: tuple[Descriptor, ...]) -> None:
-        """Keep the descriptors of a manifest."""
-        with self._lock:
-            self._size += 1 + len(descriptors) - _size(self._kept.pop(revision, None))
-            self._kept[revision] = descriptors
-            while self._size > self._limit:
-                self._size -= _size(self._kept.popitem(last=False)[1])
 
 
 class MediaTypes:
@@ -68,13 +36,26 @@ class MediaTypes:
 
     The registry stores no media type, so revisions are read until one describes the blob: in
     batches, each revision once, by one thread at a time. Batches that were read stay known when
-    a later one fails. The lock guards the fields; no storage is asked under it.
+    a later one fails. One lock guards the fields; another lets one thread parse at a time. No
+    storage is asked under either.
+
+    A manifest may refer to thousands of blobs that the repository does not have. So descriptors
+    are kept of *layers* and of manifests only; of others *memory* has the packed references, as
+    long as these are not crowded out.
     """
 
-    def __init__(self, revisions: RevisionStore, aliases: Aliases, memory: ManifestMemory) -> None:
+    def __init__(
+        self,
+        revisions: RevisionStore,
+        layers: LinkedBlobStore,
+        aliases: Aliases,
+        memory: ManifestMemory,
+    ) -> None:
         self._revisions = revisions
+        self._layers = layers
         self._aliases = aliases
         self._memory = memory
+        self._parsing = Lock()  # what a parser takes for a while is some 30 MB for the largest
         self._lock = Lock()
         self._read: set[Digest] = set()
         self._described: dict[Digest, Descriptor] = {}
@@ -94,12 +75,23 @@ class MediaTypes:
     def learn(self, revision: Digest, payload: bytes) -> Manifest:
         """Parse a revision's *payload*, and know its descriptors; raises ManifestInvalid."""
         manifest = Manifest.parse(payload)
-        self._take_up(revision, _descriptors(revision, payload, manifest))
+        self._take_up(revision, _references(revision, payload, manifest), {})
         return manifest
 
     def _known_of(self, names: Sequence[Digest]) -> Descriptor | None:
-        found = (self._described[name] for name in names if name in self._described)
-        return next(found, None)
+        found = (self._described.get(name) or self._search(name) for name in names)
+        return next(filter(None, found), None)
+
+    def _search(self, name: Digest) -> Descriptor | None:
+        """The descriptor of a blob that was no layer yet when its manifest was read."""
+        with self._lock:
+            revisions = list(self._read)
+        for references in filter(None, map(self._memory.get, revisions)):
+            found = references.find(name)
+            if found is not None:
+                with self._lock:
+                    return self._described.setdefault(name, found)
+        return None
 
     def _is_known(self, names: Sequence[Digest]) -> bool:
         """Whether no revision could say better: an index may be wrong about its children."""
@@ -131,14 +123,15 @@ class MediaTypes:
             ours.set_result(failure)
 
     def _read_batch(self, names: Sequence[Digest], tried: set[Digest]) -> bool:
-        unread = [each for each in self._linked() if not self._recall(each) and each not in tried]
+        unread = [each for each in self._linked() if each not in self._read]
+        unread = [each for each in unread if not self._recall(each) and each not in tried]
         if not unread:
             return False
         refuse_to_take_long()
         unread.sort(key=lambda revision: revision not in names)
         batch = unread[:_BATCH]
         tried.update(batch)
-        failures = list(self._read_each(batch))
+        failures = list(self._read_each(batch, self._layers_by_key()))
         if failures:
             raise failures[0]
         return True
@@ -147,51 +140,55 @@ class MediaTypes:
         linked = chain.from_iterable(map(self._revisions.enumerate, ALGORITHMS))
         return chain(linked, self._revisions.among_layers())
 
+    def _layers_by_key(self) -> dict[bytes, Digest]:
+        linked = chain.from_iterable(map(self._layers.candidates, ALGORITHMS))
+        return {key(digest): digest for digest in linked}
+
     def _recall(self, revision: Digest) -> bool:
-        """Whether the revision was read, through this repository or through another."""
-        if revision in self._read:
-            return True
+        """Whether the revision was read through another repository."""
         known = self._memory.get(revision)
         if known is not None:
-            self._take_up(revision, known)
+            self._take_up(revision, known, {})
         return known is not None
 
-    def _read_each(self, batch: Sequence[Digest]) -> Iterator[BlobfsError]:
+    def _read_each(
+        self, batch: Sequence[Digest], layers: Mapping[bytes, Digest]
+    ) -> Iterator[BlobfsError]:
         """Read a *batch*; yield the failures that are the storage's, not a revision's."""
-        for revision, payload in zip(batch, self._revisions.get_each(batch), strict=True):
-            match payload:
-                case bytes():
-                    self._learn_anything(revision, payload)
+        read = self._revisions.map_contents(self._parse, batch)
+        for revision, references in zip(batch, read, strict=True):
+            match references:
+                case References():
+                    self._take_up(revision, references, layers)
                 case Corrupt() | BlobUnknown() | AccessDenied():
                     pass  # whoever reads the manifest gets the error; it may be repaired
                 case _:
-                    yield payload
+                    yield references
 
-    def _learn_anything(self, revision: Digest, payload: bytes) -> None:
-        try:
-            self.learn(revision, payload)
-        except ManifestInvalid:
-            self._take_up(revision, ())
+    def _parse(self, revision: Digest, payload: bytes) -> References:
+        with self._parsing:
+            try:
+                return _references(revision, payload, Manifest.parse(payload))
+            except ManifestInvalid:
+                return References.of(())
 
-    def _take_up(self, revision: Digest, descriptors: tuple[Descriptor, ...]) -> None:
-        self._memory.put(revision, descriptors)
+    def _take_up(
+        self, revision: Digest, references: References, layers: Mapping[bytes, Digest]
+    ) -> None:
+        self._memory.put(revision, references)
+        own = references.find(revision)
+        described = list(references.find_each(layers)) if layers else []
         with self._lock:
-            for own in islice(descriptors, 1):
-                self._described[own.digest] = own
-            for descriptor in descriptors[1:]:
+            if own is not None:
+                self._described[revision] = own
+            for descriptor in described:
                 self._described.setdefault(descriptor.digest, descriptor)
             self._read.add(revision)
 
 
-def _descriptors(revision: Digest, payload: bytes, manifest: Manifest) -> tuple[Descriptor, ...]:
-    """A manifest's own descriptor, then those of its references."""
+def _references(revision: Digest, payload: bytes, manifest: Manifest) -> References:
     own = Descriptor(revision, len(payload), manifest.media_type)
-    return (own, *manifest.references)
-
-
-def _size(descriptors: tuple[Descriptor, ...] | None) -> int:
-    """The entry's share of the limit."""
-    return 0 if descriptors is None else 1 + len(descriptors)
+    return References.of((own, *manifest.references))
 
 
 def _wait_for(batch: Future[BlobfsError | None]) -> None:

@@ -19,7 +19,7 @@ from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound, Sto
 from blobfs.reference import RepositoryName, is_component
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import NOBODY, Listener
-from blobfs.storage.mediatypes import ManifestMemory
+from blobfs.storage.manifestmemory import ManifestMemory
 from blobfs.storage.presencedriver import with_presence
 from blobfs.storage.remote import RemoteOptions, quickened
 from blobfs.storage.repository import Repository

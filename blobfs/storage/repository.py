@@ -10,9 +10,10 @@ from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import NOBODY, Action, Listener, ManifestEvents
 from blobfs.storage.layerstore import LayerStore
 from blobfs.storage.leftovers import LeftOvers
+from blobfs.storage.manifestmemory import ManifestMemory
 from blobfs.storage.manifeststore import ManifestStore
 from blobfs.storage.manifestuploads import ManifestUploadStore
-from blobfs.storage.mediatypes import ManifestMemory, MediaTypes
+from blobfs.storage.mediatypes import MediaTypes
 from blobfs.storage.revisionstore import RevisionStore
 from blobfs.storage.tagstore import TagStore
 from blobfs.storage.uploadstore import UploadStore
@@ -41,7 +42,9 @@ class Repository:
         self.tags = TagStore(driver, blobs, name, told)
         self.uploads = UploadStore(driver, blobs, self.layers, name)
         self.manifest_uploads = ManifestUploadStore(self.manifests, self.tags)
-        self.media_types = MediaTypes(revisions, blobs.aliases, memory or ManifestMemory())
+        self.media_types = MediaTypes(
+            revisions, self.layers, blobs.aliases, memory or ManifestMemory()
+        )
 
     def pulled(self, descriptor: Descriptor, tag: Tag | None = None) -> None:
         """Tell that somebody begins to read a blob, or a manifest that *tag* may have led to."""

@@ -14,7 +14,7 @@ from blobfs.errors import StorageUnavailable
 from blobfs.eventloop import TakesLong, waiting
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.mediatypes import ManifestMemory
+from blobfs.storage.manifestmemory import ManifestMemory, References
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 from tests.storage.layout import APP, Layout, image
@@ -163,10 +163,44 @@ def test_event_loop_reads_no_manifest(remote: RemoteDriver) -> None:
         assert media_types.describe(layers[0])
 
 
+def test_blob_linked_after_its_manifest_was_read_is_described(remote: RemoteDriver) -> None:
+    """[S3.7]"""
+    late = Digest.of(b"late")
+    Layout(remote).revision(image(CONFIG, late))
+    media_types = Registry(remote).repository(APP).media_types
+    assert media_types.describe(Digest.of(b"unknown")) is None
+    found = media_types.describe(late)
+    assert found is not None
+    assert found.digest == late
+
+
+def test_digest_that_begins_like_another_is_not_mistaken() -> None:
+    wanted = Digest("sha256", "01" * 32)
+    shifted = [
+        Descriptor(Digest.of(b"%d" % number), 2**60 + 1, "\0" + "01" * number)
+        for number in range(40)
+    ]
+    references = References.of([*shifted, Descriptor(wanted, 7, "a/b")])
+    assert references.find(wanted) == Descriptor(wanted, 7, "a/b")
+    assert references.find(Digest.of(b"absent")) is None
+    assert all(references.find(each.digest) == each for each in shifted)
+
+
+def test_reference_is_found_only_at_the_start_of_a_record() -> None:
+    """The records of two descriptors hold the key of a third across their border."""
+    first = Digest("sha256", "ab" * 32)
+    second = Digest("sha256", "cd" * 32)
+    records = References.of([Descriptor(first, 1), Descriptor(second, 1)]).records
+    start = records.index(b"\0", 1)
+    crossing = Digest("sha256", records[start + 1 : start + 33].hex())
+    assert References.of([Descriptor(first, 1), Descriptor(second, 1)]).find(crossing) is None
+
+
 def test_memory_of_manifests_is_bounded() -> None:
-    memory = ManifestMemory(limit=20)
     revisions = [Digest.of(b"%d" % number) for number in range(10)]
+    references = References.of((Descriptor(revisions[0], 1),) * 4)
+    memory = ManifestMemory(limit=4 * references.memory())
     for revision in revisions:
-        memory.put(revision, (Descriptor(revision, 1),) * 4)
+        memory.put(revision, references)
         memory.get(revisions[0])
     assert [r for r in revisions if memory.get(r)] == [revisions[0], *revisions[-3:]]
