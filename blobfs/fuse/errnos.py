@@ -105,6 +105,7 @@ def replies_errno(handler: Handler[S, P, T]) -> Handler[S, P, T]:
         except errors.BlobfsError as exc:  # foreseen: the table answers
             number = errno_for(exc)
             _say(self.requests, request, number, exc)
+            exc.with_traceback(None)  # its frames hold it, and buffers
         except Exception:  # a bug: the traceback goes to the log, EIO to the caller
             number = errno.EIO
             fields = _fields(self.requests, request, number)

@@ -36,6 +36,7 @@ from blobfs.storage.receivedbytes import ReceivedBytes
 from blobfs.storage.runningdigests import RunningDigests
 from blobfs.storage.uploaddata import UploadData, UploadObject
 from blobfs.storage.uploadfiles import UploadFiles, UploadRecord
+from blobfs.weakcalls import weakly
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,9 @@ class BlobWriter(ContentWriter):
         self._checkpoint_is_due = False
         self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
         self._received = ReceivedBytes(
-            RunningDigests(self._remembered), self._store, self._forget_states
+            RunningDigests(weakly(self._remembered)),
+            weakly(self._store),
+            weakly(self._forget_states),
         )
         self._follow_declared(record)
 

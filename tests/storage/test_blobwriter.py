@@ -1,6 +1,8 @@
 """A blob on its way in: where it is kept, what it is held to, and what its commit leaves."""
 
+import gc
 import uuid
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -56,6 +58,21 @@ def test_small_blob_costs_the_storage_no_upload(
     writer.write(SMALL)
     writer.commit()
     assert [call for call in troubled.calls if "_uploads" in call.path] == []
+
+
+@each_size
+def test_writer_goes_with_the_last_reference_to_it(repository: Repository, content: bytes) -> None:
+    """No garbage collection is needed: a mount runs no full one."""
+    gc.disable()
+    try:
+        writer = repository.uploads.create()
+        writer.write(content)
+        writer.close()
+        gone = weakref.ref(writer)
+        del writer
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_content_stays_in_memory_up_to_the_bound(driver: StorageDriver, writer: BlobWriter) -> None:
