@@ -28,8 +28,8 @@ from benchmarks import Row, run_parts
 sys.path.append(str(PROJECT))  # for the tests' proxy and Redis
 
 from blobfs.cache.memory import MemoryCache
-from blobfs.cache.redis import RedisCache
-from blobfs.cache.redis_options import RedisOptions
+from blobfs.cache.redis.cache import RedisCache
+from blobfs.cache.redis.options import RedisOptions
 from blobfs.digest import Descriptor, Digest
 from blobfs.reference import RepositoryName
 from tests.redisserver import RedisServer

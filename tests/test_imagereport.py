@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from blobfs import imagereport, paths
+from blobfs import paths
+from blobfs.cli import image_report as imagereport
 from blobfs.digest import Digest
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.inmemory import InMemoryDriver

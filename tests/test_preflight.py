@@ -12,7 +12,7 @@ import pytest
 
 from blobfs import open_registry
 from blobfs.errors import MountRefused
-from blobfs.preflight import Preflight
+from blobfs.host.preflight import Preflight
 from tests.fuse.mounts import BLOBFS, run
 from tests.services import free_port
 

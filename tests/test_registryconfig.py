@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from blobfs.cache.redis_options import Address, RedisOptions
+from blobfs.cache.redis.options import Address, RedisOptions
+from blobfs.config.registry_config import RegistryConfig, check_storage, read_config
 from blobfs.errors import MountRefused
 from blobfs.notifications.options import Endpoint, NotificationOptions
-from blobfs.registryconfig import RegistryConfig, check_storage, read_config
 
 FULL = """
 version: 0.1

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 import pytest
 
-from blobfs import paths, reports
+from blobfs import paths
+from blobfs.cli import reports
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.checked import CheckedDriver

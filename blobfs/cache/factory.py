@@ -10,7 +10,7 @@ from blobfs import metrics
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.memory import MemoryCache
 from blobfs.cache.none import NoCache
-from blobfs.cache.redis_options import RedisOptions
+from blobfs.cache.redis.options import RedisOptions
 from blobfs.cache.resilient import ResilientCache
 from blobfs.digest import Digest
 from blobfs.errors import MountRefused, StorageUnavailable
@@ -33,7 +33,7 @@ def cache_for(text: str, ttl_s: float = math.inf) -> DescriptorCache:
     given if that may hold a password.
     """
     if is_redis(text):
-        from blobfs.cache.redis import RedisCache  # noqa: PLC0415  (redis takes a while to import)
+        from blobfs.cache.redis.cache import RedisCache  # noqa: PLC0415  (redis takes a while to import)
 
         return _watched(ResilientCache(RedisCache.at(text)), "redis")
     match text.lower():
@@ -49,7 +49,7 @@ def cache_for(text: str, ttl_s: float = math.inf) -> DescriptorCache:
 
 def trouble_with(url: str) -> str | None:
     """The reason why the Redis at *url* does not answer at this moment; None if it does."""
-    from blobfs.cache.redis import RedisCache  # noqa: PLC0415
+    from blobfs.cache.redis.cache import RedisCache  # noqa: PLC0415
 
     cache = RedisCache(RedisOptions.parse(url), _PATIENT_S)
     try:

@@ -8,8 +8,8 @@ from threading import Lock
 from typing import TypeVar
 
 from blobfs.cache.base import DescriptorCache, counts
-from blobfs.cache.breaker import Breaker
-from blobfs.cache.owed import OwedClears
+from blobfs.cache.circuit_breaker import Breaker
+from blobfs.cache.pending_clears import OwedClears
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import BlobfsError
 from blobfs.logs import about

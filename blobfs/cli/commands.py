@@ -12,17 +12,19 @@ from typing import Final, TypeVar
 
 import click
 
-from blobfs import imagereport, preflight, reports
+from blobfs.cli import image_report as imagereport
+from blobfs.cli import reports
 from blobfs.cli.mounting import mount
 from blobfs.cli.notices import tell_if_watched
 from blobfs.cli.types import PATH, Duration, Parsed
 from blobfs.drivers.factory import is_s3, local_root
 from blobfs.errors import BlobfsError
-from blobfs.preflight import Preflight
+from blobfs.host import preflight
+from blobfs.host.preflight import Preflight
+from blobfs.host.unmount import unmount
 from blobfs.reference import Reference, RepositoryName
-from blobfs.storage.openuploads import lost, of_repository
 from blobfs.storage.registry import Registry, open_registry
-from blobfs.unmounting import unmount
+from blobfs.storage.uploads.inventory import lost, of_repository
 
 T = TypeVar("T")
 

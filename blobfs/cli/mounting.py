@@ -13,20 +13,21 @@ from typing import Any, Final
 
 import click
 
-from blobfs import daemon, logs, preflight, signals
+from blobfs import logs
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.factory import cache_for
 from blobfs.cli.mount_options import SECTIONS, MountCommand
 from blobfs.cli.notices import Notice, of_cache, say, tell_if_watched
-from blobfs.cli.surroundings import Surroundings
+from blobfs.cli.services import Surroundings
 from blobfs.cli.types import PATH
-from blobfs.config import Settings
+from blobfs.config.settings import Settings
 from blobfs.drivers.factory import is_s3, local_root
 from blobfs.errors import MountRefused
 from blobfs.fuse.attributes import Presentation, Timeouts
 from blobfs.fuse.mount import MountOptions, serve
+from blobfs.host import daemon, preflight, signals
+from blobfs.host.preflight import Preflight
 from blobfs.http.health import Health
-from blobfs.preflight import Preflight
 from blobfs.storage.events import Listener
 from blobfs.storage.registry import Registry, open_registry
 from blobfs.vfs.verification import Verify

@@ -11,7 +11,7 @@ import click
 
 from blobfs import logs
 from blobfs.cache.factory import is_redis, trouble_with
-from blobfs.cache.redis_options import RedisOptions
+from blobfs.cache.redis.options import RedisOptions
 
 log = logging.getLogger(__name__)
 

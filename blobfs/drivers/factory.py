@@ -10,7 +10,7 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.drivers.measured import measured
-from blobfs.drivers.s3_options import S3Options
+from blobfs.drivers.s3.options import S3Options
 from blobfs.errors import MountRefused
 
 
@@ -70,6 +70,6 @@ def driver_for(storage: str) -> StorageDriver:
         return measured(FilesystemDriver.below(root))
     if not is_s3(storage):
         return measured(InMemoryDriver())
-    from blobfs.drivers.s3 import S3Driver  # noqa: PLC0415  (boto3 takes 0.3 s to import)
+    from blobfs.drivers.s3.driver import S3Driver  # noqa: PLC0415  (boto3 takes 0.3 s to import)
 
     return measured(S3Driver.reached(S3Options.parse(storage)))

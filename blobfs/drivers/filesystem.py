@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from blobfs.drivers import beneath, ownership
+from blobfs.drivers import openat2 as beneath
+from blobfs.drivers import ownership
 from blobfs.drivers.base import (
     Capacity,
     DirEntry,

@@ -17,7 +17,7 @@ from prometheus_client import generate_latest
 from blobfs import metrics
 from blobfs.failures import RecentFailures
 from blobfs.fuse import stats
-from blobfs.fuse.reading import Reading
+from blobfs.fuse.readonly_operations import Reading
 from blobfs.fuse.requests import LongestStep
 from blobfs.vfs.control import Report
 

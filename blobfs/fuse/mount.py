@@ -19,7 +19,6 @@ from urllib.parse import quote
 import pyfuse3
 import trio
 
-from blobfs.daemon import END_SIGNALS
 from blobfs.errors import BlobfsError, MountRefused
 from blobfs.fuse import kernel
 from blobfs.fuse.attributes import Presentation
@@ -27,11 +26,12 @@ from blobfs.fuse.control import HealthSource, NoHealth, control_files
 from blobfs.fuse.device import obstacle
 from blobfs.fuse.handles import MAX_PER_USER, HandleBudget, raise_limit_of_files
 from blobfs.fuse.operations import Operations
-from blobfs.fuse.reading import Reading
+from blobfs.fuse.readonly_operations import Reading
 from blobfs.fuse.requests import LongestStep
 from blobfs.fuse.threads import StorageThreads
-from blobfs.fuse.uploading import Uploading
+from blobfs.fuse.upload_dispatcher import Uploading
 from blobfs.fuse.waiting import MAX_TASKS
+from blobfs.host.daemon import END_SIGNALS
 from blobfs.storage.registry import Registry
 from blobfs.vfs.tree import Tree
 from blobfs.vfs.uploads import Uploads

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from blobfs import metrics
-from blobfs.vfs.openupload import OpenersReport
+from blobfs.vfs.upload_handle import OpenersReport
 
 _MAX_THREADS: Final = 8
 """Searches at a time, those that hang included."""

@@ -29,16 +29,16 @@ from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.errnos import replies_errno
 from blobfs.fuse.handles import HandleBudget
 from blobfs.fuse.open_file_scanner import Opener
-from blobfs.fuse.reading import OpenFile, Reading, text_of
+from blobfs.fuse.readonly_operations import OpenFile, Reading, text_of
 from blobfs.fuse.threads import StorageThreads
-from blobfs.fuse.uploading import Uploading
+from blobfs.fuse.upload_dispatcher import Uploading
 from blobfs.vfs.blobs import BlobFile
 from blobfs.vfs.manifests import TagLink
 from blobfs.vfs.nodes import Child, Directory, File, Node
-from blobfs.vfs.openupload import OpenUpload
 from blobfs.vfs.tree import Tree
 from blobfs.vfs.upload import Upload
-from blobfs.vfs.uploadnodes import remove_xattr, set_xattr, upload_of
+from blobfs.vfs.upload_handle import OpenUpload
+from blobfs.vfs.upload_nodes import remove_xattr, set_xattr, upload_of
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

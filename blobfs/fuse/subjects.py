@@ -11,7 +11,7 @@ from pyfuse3 import FileHandleT
 from blobfs.fuse.inodes import InodeTable
 from blobfs.vfs.blobs import BlobFile
 from blobfs.vfs.nodes import Node
-from blobfs.vfs.uploadnodes import UploadFile
+from blobfs.vfs.upload_nodes import UploadFile
 
 _NAMED: Final = (
     ("parent_inode", "name", "path"),

@@ -19,7 +19,7 @@ _MOST: Final = 200
 _IDLE: Final = (
     "/trio/_core/_thread_cache.py",
     "/concurrent/futures/thread.py",
-    "/blobfs/drivers/readahead_fetching.py",
+    "/blobfs/drivers/prefetch/fetcher.py",
     "/blobfs/notifications/sender.py",
     "/pyfuse3/_pyfuse3.py",
     "/queue.py",

@@ -12,7 +12,7 @@ from typing import IO, Final, Self
 from blobfs.digest import Digest
 from blobfs.drivers.base import Closing
 from blobfs.drivers.factory import is_s3, local_root
-from blobfs.drivers.s3_options import S3Options
+from blobfs.drivers.s3.options import S3Options
 from blobfs.errors import MountRefused, StorageUnavailable
 from blobfs.notifications.envelope import EnvelopeWriter
 from blobfs.notifications.options import NotificationOptions

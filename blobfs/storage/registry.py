@@ -19,8 +19,8 @@ from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound, Sto
 from blobfs.reference import RepositoryName, is_component
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import NOBODY, Listener
+from blobfs.storage.listing.presence import with_presence
 from blobfs.storage.manifestmemory import ManifestMemory
-from blobfs.storage.presencedriver import with_presence
 from blobfs.storage.remote import RemoteOptions, quickened
 from blobfs.storage.repository import Repository
 

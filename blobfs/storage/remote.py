@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.objectstore import ObjectStore
-from blobfs.drivers.readahead import ReadAheadDriver, ReadAheadOptions
-from blobfs.storage.blobcache import CachedDriver, CacheOptions
-from blobfs.storage.listeddriver import ListedDriver
+from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
+from blobfs.storage.diskcache.cache import CachedDriver, CacheOptions
+from blobfs.storage.listing.driver import ListedDriver
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from blobfs.storage.layerstore import LayerStore
 from blobfs.storage.leftovers import LeftOvers
 from blobfs.storage.manifestmemory import ManifestMemory
 from blobfs.storage.manifeststore import ManifestStore
-from blobfs.storage.manifestuploads import ManifestUploadStore
 from blobfs.storage.mediatypes import MediaTypes
 from blobfs.storage.revisionstore import RevisionStore
 from blobfs.storage.tagstore import TagStore
-from blobfs.storage.uploadstore import UploadStore
+from blobfs.storage.uploads.manifestwriter import ManifestUploadStore
+from blobfs.storage.uploads.store import UploadStore
 
 
 class Repository:

@@ -33,7 +33,7 @@ from blobfs.vfs.nodes import (
     Placed,
     Symlink,
 )
-from blobfs.vfs.uploadnodes import UploadsDirectory
+from blobfs.vfs.upload_nodes import UploadsDirectory
 from blobfs.vfs.uploads import Uploads
 
 

@@ -27,8 +27,8 @@ from blobfs.errors import (
     UploadUnknown,
 )
 from blobfs.logs import about
-from blobfs.storage.contentwriter import ContentStore, ContentWriter
-from blobfs.storage.uploadfiles import MAX_REASON, UploadInfo
+from blobfs.storage.uploads.base import ContentStore, ContentWriter
+from blobfs.storage.uploads.metadata import MAX_REASON, UploadInfo
 
 log = logging.getLogger(__name__)
 

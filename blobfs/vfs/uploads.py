@@ -13,8 +13,8 @@ from typing import Final
 from blobfs.errors import BlobfsError, Busy, Exists, Invalid, NotEmpty, UploadUnknown
 from blobfs.eventloop import refuse_to_take_long
 from blobfs.logs import about
-from blobfs.storage.contentwriter import ContentStore
-from blobfs.storage.uploadfiles import is_file_name
+from blobfs.storage.uploads.base import ContentStore
+from blobfs.storage.uploads.metadata import is_file_name
 from blobfs.vfs.upload import MOUNT_ENDS, Upload
 
 log = logging.getLogger(__name__)

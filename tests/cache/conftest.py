@@ -9,8 +9,8 @@ from redis import Redis
 
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.memory import MemoryCache
-from blobfs.cache.redis import RedisCache
-from blobfs.cache.redis_options import RedisOptions
+from blobfs.cache.redis.cache import RedisCache
+from blobfs.cache.redis.options import RedisOptions
 from blobfs.cache.resilient import ResilientCache
 from tests.cache.samples import PATIENT_S
 from tests.redisserver import RedisServer, serving_cluster

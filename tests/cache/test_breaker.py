@@ -1,6 +1,6 @@
 """When calls are admitted, by a clock that the tests set."""
 
-from blobfs.cache.breaker import Breaker
+from blobfs.cache.circuit_breaker import Breaker
 
 
 class Clock:

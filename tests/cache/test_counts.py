@@ -9,7 +9,7 @@ from blobfs import metrics
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.factory import cache_for
 from blobfs.cache.memory import MemoryCache
-from blobfs.cache.redis import RedisCache
+from blobfs.cache.redis.cache import RedisCache
 from blobfs.fuse.stats import timings
 from tests.cache.samples import ONE, OTHER, described
 from tests.redisserver import RedisServer

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from blobfs.cache.memory import MemoryCache
-from blobfs.cache.redis import RedisCache
-from blobfs.cache.redis_options import RedisOptions
+from blobfs.cache.redis.cache import RedisCache
+from blobfs.cache.redis.options import RedisOptions
 from blobfs.digest import Descriptor, Digest
 from blobfs.reference import RepositoryName
 from tests.cache.samples import ONE, OTHER, PATIENT_S

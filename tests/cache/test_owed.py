@@ -1,6 +1,6 @@
 """The clears that are to be made again."""
 
-from blobfs.cache.owed import OwedClears
+from blobfs.cache.pending_clears import OwedClears
 from tests.cache.samples import ONE, OTHER, described
 
 DIGESTS = [described(b"%d" % number).digest for number in range(250)]

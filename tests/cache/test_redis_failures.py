@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
-from blobfs.cache.redis import RedisCache
-from blobfs.cache.redis_options import RedisOptions
+from blobfs.cache.redis.cache import RedisCache
+from blobfs.cache.redis.options import RedisOptions
 from blobfs.errors import StorageTimeout, StorageUnavailable
 from tests.cache.samples import ONE, PATIENT_S, described, eventually
 from tests.redisserver import RedisServer

@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 from redis import Redis
 
-from blobfs.cache.redis import RedisCache
+from blobfs.cache.redis.cache import RedisCache
 from blobfs.digest import Descriptor, Digest
 from tests.cache.samples import ONE, OTHER, described
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from redis import Redis
 
-from blobfs.cache.redis import RedisCache
-from blobfs.cache.redis_entries import blob_key, linked_key, members_key
-from blobfs.cache.redis_options import RedisOptions
+from blobfs.cache.redis.cache import RedisCache
+from blobfs.cache.redis.keys import blob_key, linked_key, members_key
+from blobfs.cache.redis.options import RedisOptions
 from blobfs.errors import StorageUnavailable
 from tests.cache.samples import ONE, OTHER, PATIENT_S, described
 from tests.redisserver import RedisServer
@@ -78,7 +78,7 @@ def test_refusal_is_remembered_and_logged_once(
 ) -> None:
     """[S14.8]"""
     redis_client.acl_log_reset()
-    with caplog.at_level(logging.WARNING, "blobfs.cache.redis"):
+    with caplog.at_level(logging.WARNING, "blobfs.cache.redis.cache"):
         for blob in (BLOB, described(b"another")):
             restricted.set(blob.digest, blob, ONE)
             restricted.stat(blob.digest, ONE)

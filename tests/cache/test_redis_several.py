@@ -7,8 +7,8 @@ from typing import Final
 
 import pytest
 
-from blobfs.cache.redis import RedisCache
-from blobfs.cache.redis_options import RedisOptions
+from blobfs.cache.redis.cache import RedisCache
+from blobfs.cache.redis.options import RedisOptions
 from blobfs.cache.resilient import ResilientCache
 from blobfs.errors import StorageTimeout, StorageUnavailable
 from tests.cache.samples import ONE, OTHER, PATIENT_S, described, eventually

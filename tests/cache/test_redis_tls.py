@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from blobfs.cache.redis import RedisCache
-from blobfs.cache.redis_options import RedisOptions
+from blobfs.cache.redis.cache import RedisCache
+from blobfs.cache.redis.options import RedisOptions
 from blobfs.errors import StorageUnavailable
 from tests.cache.samples import PATIENT_S, described
 from tests.redisserver import RedisServer

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from blobfs.cache.redis import RedisCache
+from blobfs.cache.redis.cache import RedisCache
 from blobfs.digest import Descriptor
 from blobfs.reference import RepositoryName
 from tests.cachedregistry import SMALL, CachedRegistry

@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
-from blobfs.cache.redis import RedisCache
-from blobfs.cache.redis_options import RedisOptions
+from blobfs.cache.redis.cache import RedisCache
+from blobfs.cache.redis.options import RedisOptions
 from blobfs.cache.resilient import ResilientCache
 from tests.cache.samples import ONE, OTHER, described, eventually
 from tests.redisserver import RedisServer, Trouble, locked, paused, stopped

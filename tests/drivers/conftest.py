@@ -13,9 +13,9 @@ from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.drivers.measured import measured
-from blobfs.drivers.readahead import ReadAheadDriver, ReadAheadOptions
-from blobfs.drivers.s3 import S3Driver
-from blobfs.drivers.s3_options import S3Options
+from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
+from blobfs.drivers.s3.driver import S3Driver
+from blobfs.drivers.s3.options import S3Options
 from tests.drivers.s3place import S3Place
 from tests.s3 import S3Server
 

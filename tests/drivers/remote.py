@@ -8,7 +8,7 @@ from threading import Condition, Event
 
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.inmemory import InMemoryDriver
-from blobfs.drivers.readahead import ReadAheadDriver, ReadAheadOptions
+from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
 
 KIB = 2**10
 MIB = 2**20

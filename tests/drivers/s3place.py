@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.s3 import S3Driver
-from blobfs.drivers.s3_client import client_for
-from blobfs.drivers.s3_options import MIN_PART, S3Options
+from blobfs.drivers.s3.client import client_for
+from blobfs.drivers.s3.driver import S3Driver
+from blobfs.drivers.s3.options import MIN_PART, S3Options
 from tests.s3 import S3Server
 from tests.s3proxy import S3Proxy
 
@@ -59,7 +59,7 @@ class S3Place:
             with keys_of(of[0]):
                 self._clients[of] = client_for(options)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("blobfs.drivers.s3.client_for", lambda _: self._clients[of])
+            patch.setattr("blobfs.drivers.s3.driver.client_for", lambda _: self._clients[of])
             return S3Driver(options)
 
     def keys(self, options: S3Options) -> list[str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from blobfs.drivers import beneath
-from blobfs.drivers.beneath import Opener
+from blobfs.drivers import openat2 as beneath
+from blobfs.drivers.openat2 import Opener
 
 each_opener = pytest.mark.parametrize(
     "open_below", [beneath.openat2, beneath.open_by_component], ids=["openat2", "by component"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfs.drivers import beneath
+from blobfs.drivers import openat2 as beneath
 from blobfs.drivers.base import DirEntry, StorageDriver
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver

@@ -9,11 +9,11 @@ from threading import Event, Thread
 
 import pytest
 
-from blobfs.drivers import beneath
+from blobfs.drivers import openat2 as beneath
 from blobfs.drivers.base import DirEntry, StorageDriver
-from blobfs.drivers.beneath import Opener
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
+from blobfs.drivers.openat2 import Opener
 from blobfs.errors import AccessDenied, BlobfsError
 
 Act = Callable[[StorageDriver, str], object]

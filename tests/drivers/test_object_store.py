@@ -9,8 +9,8 @@ import pytest
 
 from blobfs.drivers.base import DirEntry, FileInfo, FileWriter, Unfinished
 from blobfs.drivers.objectstore import ListedFile
-from blobfs.drivers.s3 import S3Driver
-from blobfs.drivers.s3_options import S3Options
+from blobfs.drivers.s3.driver import S3Driver
+from blobfs.drivers.s3.options import S3Options
 from blobfs.errors import (
     AppendOnly,
     FileChanged,

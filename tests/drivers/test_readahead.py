@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blobfs.drivers.base import FileReader
-from blobfs.drivers.readahead import ReadAheadDriver, ReadAheadOptions
-from blobfs.drivers.readahead_window import Cuts
+from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
+from blobfs.drivers.prefetch.window import Cuts
 from tests.drivers.remote import (
     CONTENT,
     KIB,

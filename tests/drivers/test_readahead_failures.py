@@ -10,7 +10,7 @@ from itertools import islice
 import pytest
 
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.readahead import ReadAheadDriver, ReadAheadOptions
+from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
 from blobfs.errors import BlobfsError, FileChanged, PathNotFound, StorageUnavailable
 from tests.drivers.remote import Gate, RemoteDriver
 

@@ -7,7 +7,7 @@ from threading import Barrier
 import pytest
 
 from blobfs.drivers.base import FileReader
-from blobfs.drivers.readahead import ReadAheadDriver, ReadAheadOptions
+from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
 from tests.drivers.remote import (
     CONTENT,
     KIB,

@@ -6,9 +6,9 @@ from hashlib import md5
 
 import pytest
 
-from blobfs.drivers.s3 import S3Driver
-from blobfs.drivers.s3_options import MIN_PART, S3Options
-from blobfs.drivers.s3_reader import get_part
+from blobfs.drivers.s3.driver import S3Driver
+from blobfs.drivers.s3.options import MIN_PART, S3Options
+from blobfs.drivers.s3.reader import get_part
 from blobfs.errors import BlobfsError, FileChanged, PathNotFound, StorageUnavailable
 from tests.drivers.s3place import S3Place
 from tests.drivers.test_s3_errors import each_call
@@ -34,7 +34,7 @@ each_false = pytest.mark.parametrize("false", FALSE.values(), ids=FALSE.keys())
 @pytest.fixture(autouse=True)
 def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0)
-    monkeypatch.setattr("blobfs.drivers.s3_reader._BACKOFF_S", 0)
+    monkeypatch.setattr("blobfs.drivers.s3.reader._BACKOFF_S", 0)
 
 
 @pytest.fixture

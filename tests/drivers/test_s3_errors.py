@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from blobfs.drivers.s3 import S3Driver
-from blobfs.drivers.s3_options import S3Options
+from blobfs.drivers.s3.driver import S3Driver
+from blobfs.drivers.s3.options import S3Options
 from blobfs.errors import AccessDenied, BlobfsError, MountRefused, StorageUnavailable
 from tests.drivers.s3place import S3Place, keys_of
 from tests.s3 import S3Server

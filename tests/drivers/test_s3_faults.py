@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from blobfs.drivers.base import FileReader
-from blobfs.drivers.s3 import S3Driver
-from blobfs.drivers.s3_options import MIN_PART, S3Options
+from blobfs.drivers.s3.driver import S3Driver
+from blobfs.drivers.s3.options import MIN_PART, S3Options
 from blobfs.errors import AccessDenied, StorageUnavailable
 from tests.drivers.s3place import S3Place
 from tests.s3faults import (
@@ -39,7 +39,7 @@ each_lost_answer = pytest.mark.parametrize(
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the attempts of a request."""
     monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0)
-    monkeypatch.setattr("blobfs.drivers.s3_reader._BACKOFF_S", 0)
+    monkeypatch.setattr("blobfs.drivers.s3.reader._BACKOFF_S", 0)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 
 from blobfs.drivers.base import DirEntry
 from blobfs.drivers.checked import CheckedDriver
-from blobfs.drivers.s3 import S3Driver
-from blobfs.drivers.s3_options import S3Options
+from blobfs.drivers.s3.driver import S3Driver
+from blobfs.drivers.s3.options import S3Options
 from tests.drivers.s3place import S3Place
 
 pytestmark = pytest.mark.s3

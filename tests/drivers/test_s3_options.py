@@ -6,8 +6,8 @@ from typing import NoReturn
 import pytest
 from botocore.awsrequest import AWSPreparedRequest
 
-from blobfs.drivers.s3_client import client_for
-from blobfs.drivers.s3_options import MIN_PART, S3Options
+from blobfs.drivers.s3.client import client_for
+from blobfs.drivers.s3.options import MIN_PART, S3Options
 from blobfs.errors import MountRefused
 
 MIB = 2**20

@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 
 from blobfs.drivers.base import FileWriter
-from blobfs.drivers.s3 import S3Driver
-from blobfs.drivers.s3_options import MIN_PART, S3Options
-from blobfs.drivers.s3_writer import MultipartWriter
+from blobfs.drivers.s3.driver import S3Driver
+from blobfs.drivers.s3.options import MIN_PART, S3Options
+from blobfs.drivers.s3.writer import MultipartWriter
 from blobfs.errors import AppendOnly, StorageUnavailable
 from tests.drivers.s3place import S3Place
 

@@ -14,7 +14,7 @@ from blobfs.fuse import stats
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.errnos import ERRNO, errno_for, logs_errors, replies_errno
 from blobfs.fuse.operations import Operations
-from blobfs.fuse.reading import Reading
+from blobfs.fuse.readonly_operations import Reading
 from blobfs.fuse.requests import Requests
 from blobfs.fuse.threads import StorageThreads
 from blobfs.storage.registry import Registry

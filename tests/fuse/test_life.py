@@ -16,8 +16,8 @@ import pytest
 
 from blobfs.errors import MountRefused
 from blobfs.fuse.device import obstacle
+from blobfs.host.preflight import check_mountpoint, unwritable
 from blobfs.mountinfo import mount_at
-from blobfs.preflight import check_mountpoint, unwritable
 from tests.fuse.mounts import BLOBFS, MountedRegistry, eventually, failing_with, mounted, run
 from tests.services import free_port
 from tests.storage.layout import APP, Layout
@@ -466,7 +466,7 @@ def test_daemon_that_fails_unexpectedly_says_why(
     """[S6.1]"""
     log_file = tmp_path / "log"
     script = (
-        "import logging; from blobfs.daemon import daemonize\n"
+        "import logging; from blobfs.host.daemon import daemonize\n"
         f"logging.basicConfig(filename={str(log_file)!r})\n"
         "daemonize(lambda ready: {}['no such key'])"
     )
@@ -482,7 +482,7 @@ def test_daemon_that_fails_unexpectedly_says_why(
 def test_daemon_that_is_killed_is_told_of() -> None:
     """[S6.1]"""
     script = (
-        "import os; from blobfs.daemon import daemonize\n"
+        "import os; from blobfs.host.daemon import daemonize\n"
         "daemonize(lambda ready: os.kill(os.getpid(), 9))"
     )
     done = subprocess.run(

@@ -8,10 +8,10 @@ from typing import cast
 import pytest
 from pyfuse3 import InodeT, ReaddirToken
 
-from blobfs.fuse import listings
+from blobfs.fuse import readdir as listings
 from blobfs.fuse.attributes import Presentation
 from blobfs.fuse.inodes import Inode, InodeTable
-from blobfs.fuse.listings import Batches, Listing, listing_of
+from blobfs.fuse.readdir import Batches, Listing, listing_of
 from blobfs.fuse.threads import StorageThreads
 from blobfs.vfs.nodes import Attr, Child, Directory, Kind, Placed
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from blobfs.fuse.open_file_scanner import Opener, OpenFileScanner, process_of
-from blobfs.vfs.openupload import OpenersReport
+from blobfs.vfs.upload_handle import OpenersReport
 from tests.fuse.mounts import MountedRegistry, eventually, failing_with
 from tests.services import cannot
 

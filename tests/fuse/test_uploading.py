@@ -10,7 +10,7 @@ import trio.testing
 
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.fuse.threads import StorageThreads
-from blobfs.fuse.uploading import Uploading
+from blobfs.fuse.upload_dispatcher import Uploading
 from blobfs.storage.registry import Registry
 from blobfs.vfs.uploads import Uploads
 
@@ -60,7 +60,7 @@ async def test_write_does_not_wait_on_the_event_loop_for_who_is_at_the_upload() 
 def test_write_that_has_to_save_all_is_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = InMemoryDriver()
     driver.is_object_store = True
-    monkeypatch.setattr("blobfs.storage.blobwriter._CHECKPOINT_S", -1.0)  # so it is due
+    monkeypatch.setattr("blobfs.storage.uploads.blobwriter._CHECKPOINT_S", -1.0)  # so it is due
     writer = Registry(driver).repository("a").uploads.create()
     assert not writer.takes_at_once(0, 1)
     writer.write_at(0, b"x")
@@ -69,7 +69,7 @@ def test_write_that_has_to_save_all_is_for_a_thread(monkeypatch: pytest.MonkeyPa
 
 async def test_commit_that_takes_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """[S7.18]"""
-    monkeypatch.setattr("blobfs.fuse.uploading._ORDINARY_COMMIT_S", 0.05)
+    monkeypatch.setattr("blobfs.fuse.upload_dispatcher._ORDINARY_COMMIT_S", 0.05)
     uploads = Uploads().at("/a/_uploads", Registry(InMemoryDriver()).repository("a").uploads)
     threads = StorageThreads(inline=False, limit=1)
     uploading = Uploading(threads)

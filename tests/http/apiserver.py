@@ -15,8 +15,8 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from blobfs.fuse.requests import Requests
-from blobfs.http.application import application
-from blobfs.http.distribution import ServeOptions, routes
+from blobfs.http.api.routes import ServeOptions, routes
+from blobfs.http.app import application
 from blobfs.http.health import Health
 from blobfs.http.listening import listening
 from blobfs.http.server import HttpServer

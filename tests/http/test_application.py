@@ -9,7 +9,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain
 
 from blobfs.errors import StorageUnavailable
-from blobfs.http.application import application
+from blobfs.http.app import application
 from blobfs.http.health import Check, Health
 from blobfs.http.listening import listening
 from blobfs.http.server import HttpServer

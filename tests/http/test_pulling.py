@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from blobfs import open_registry
-from blobfs.http.distribution import ServeOptions
+from blobfs.http.api.routes import ServeOptions
 from tests.drivers.s3place import keys_of
 from tests.http.apiserver import ask, serving, serving_docker_registry
 from tests.s3 import S3Registry

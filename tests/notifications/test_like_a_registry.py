@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from blobfs.config.registry_config import read_config
 from blobfs.digest import Digest
 from blobfs.notifications.broadcaster import Broadcaster
 from blobfs.reference import Tag
-from blobfs.registryconfig import read_config
 from blobfs.storage.manifest import OCI_INDEX, OCI_MANIFEST
 from blobfs.storage.registry import open_registry
 from tests.fuse.mounts import eventually

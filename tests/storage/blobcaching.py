@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blobfs import paths
 from blobfs.digest import Digest
-from blobfs.storage.blobcache import CachedDriver, CacheOptions
+from blobfs.storage.diskcache.cache import CachedDriver, CacheOptions
 from tests.drivers.remote import KIB, MIB, RemoteDriver
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blobfs.drivers.readahead import ReadAheadDriver, ReadAheadOptions
+from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
 from blobfs.errors import MountRefused, PathNotFound, StorageUnavailable
-from blobfs.storage.blobcache import CachedDriver, CacheOptions
+from blobfs.storage.diskcache.cache import CachedDriver, CacheOptions
 from tests.drivers.remote import KIB, MIB, RemoteDriver
 from tests.storage.blobcaching import caching, content, put
 

@@ -151,7 +151,7 @@ def test_entry_that_cannot_be_read_is_read_from_the_store(
 
 
 def test_end_does_not_wait_for_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blobfs.storage.blobcache_filling._CLOSING_S", 0.0)
+    monkeypatch.setattr("blobfs.storage.diskcache.downloads._CLOSING_S", 0.0)
     with caching(tmp_path) as cached:
         path = put(cached.remote, content(3, 16 * MIB))
         cached.read(path, step=16 * MIB)

@@ -15,11 +15,11 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.errors import BlobUnknown, ContentMismatch, WriterClosed
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.blobwriter import BlobWriter
 from blobfs.storage.linkfiles import read_link
-from blobfs.storage.receivedbytes import IN_MEMORY
 from blobfs.storage.repository import Repository
-from blobfs.storage.uploadfiles import UploadRecord
+from blobfs.storage.uploads.blobwriter import BlobWriter
+from blobfs.storage.uploads.buffer import IN_MEMORY
+from blobfs.storage.uploads.metadata import UploadRecord
 from tests.storage.layout import APP
 from tests.storage.troubled import TroubledDriver
 from tests.storage.uploading import (

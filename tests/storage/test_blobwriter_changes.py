@@ -7,9 +7,9 @@ from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import AppendOnly, StorageUnavailable
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.blobwriter import BlobWriter
-from blobfs.storage.receivedbytes import IN_MEMORY
 from blobfs.storage.repository import Repository
+from blobfs.storage.uploads.blobwriter import BlobWriter
+from blobfs.storage.uploads.buffer import IN_MEMORY
 from tests.storage.layout import APP, Layout
 from tests.storage.test_blobwriter_resume import state_of
 from tests.storage.troubled import Call, TroubledDriver

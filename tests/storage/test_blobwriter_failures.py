@@ -21,9 +21,9 @@ from blobfs.errors import (
     WriterClosed,
 )
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.blobwriter import BlobWriter
 from blobfs.storage.repository import Repository
-from blobfs.storage.uploadfiles import UploadRecord
+from blobfs.storage.uploads.blobwriter import BlobWriter
+from blobfs.storage.uploads.metadata import UploadRecord
 from tests.storage.layout import APP
 from tests.storage.troubled import Crash, TroubledDriver
 from tests.storage.uploading import (

@@ -11,8 +11,8 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import Interrupted, PathNotFound
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.blobwriter import BlobWriter
 from blobfs.storage.repository import Repository
+from blobfs.storage.uploads.blobwriter import BlobWriter
 from tests.storage.layout import APP
 from tests.storage.troubled import Call, TroubledDriver
 from tests.storage.uploading import SMALL, begun, blob_content, states

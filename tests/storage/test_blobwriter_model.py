@@ -16,10 +16,10 @@ from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import ContentMismatch
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.blobwriter import BlobWriter
-from blobfs.storage.receivedbytes import IN_MEMORY
 from blobfs.storage.repository import Repository
-from blobfs.storage.uploadfiles import UploadRecord
+from blobfs.storage.uploads.blobwriter import BlobWriter
+from blobfs.storage.uploads.buffer import IN_MEMORY
+from blobfs.storage.uploads.metadata import UploadRecord
 from tests.storage.layout import APP
 from tests.storage.uploading import UPLOADS, blob_content, broken_links, files_below
 

@@ -11,9 +11,9 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.errors import Busy, ContentMismatch, ReadOnly, Stale, UploadUnknown
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.blobwriter import BlobWriter
 from blobfs.storage.repository import Repository
-from blobfs.storage.uploadfiles import UploadRecord
+from blobfs.storage.uploads.blobwriter import BlobWriter
+from blobfs.storage.uploads.metadata import UploadRecord
 from tests.storage.layout import APP, Layout
 from tests.storage.troubled import Call, TroubledDriver
 from tests.storage.uploading import (

@@ -12,8 +12,8 @@ from blobfs import paths
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.memory import MemoryCache
 from blobfs.cache.none import NoCache
-from blobfs.cache.redis import RedisCache
-from blobfs.cache.redis_options import RedisOptions
+from blobfs.cache.redis.cache import RedisCache
+from blobfs.cache.redis.options import RedisOptions
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import BlobUnknown, LinkDangling, LinkInvalid, ManifestRejected, Stale

@@ -8,11 +8,11 @@ from blobfs import paths
 from blobfs.cache.memory import MemoryCache
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.s3 import S3Driver
-from blobfs.drivers.s3_options import S3Options
+from blobfs.drivers.s3.driver import S3Driver
+from blobfs.drivers.s3.options import S3Options
 from blobfs.errors import FileChanged, PathNotFound
 from blobfs.reference import RepositoryName, Tag
-from blobfs.storage.listeddriver import ListedDriver
+from blobfs.storage.listing.driver import ListedDriver
 from blobfs.storage.registry import Registry
 from tests.s3 import S3Server
 from tests.s3faults import Kind

@@ -2,9 +2,9 @@
 
 from blobfs.drivers.base import StorageDriver
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.memorybudget import MemoryBudget
-from blobfs.storage.receivedbytes import IN_MEMORY
 from blobfs.storage.repository import Repository
+from blobfs.storage.uploads.buffer import IN_MEMORY
+from blobfs.storage.uploads.memory import MemoryBudget
 from tests.storage.layout import APP
 
 

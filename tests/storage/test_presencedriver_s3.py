@@ -6,12 +6,12 @@ import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from blobfs.drivers.s3 import S3Driver
-from blobfs.drivers.s3_options import S3Options
+from blobfs.drivers.s3.driver import S3Driver
+from blobfs.drivers.s3.options import S3Options
 from blobfs.errors import BlobUnknown, LinkDangling, PathNotFound, StorageUnavailable
 from blobfs.reference import RepositoryName
-from blobfs.storage.listeddriver import ListedDriver
-from blobfs.storage.presencedriver import PresenceObjectStore
+from blobfs.storage.listing.driver import ListedDriver
+from blobfs.storage.listing.presence import PresenceObjectStore
 from blobfs.storage.registry import Registry
 from tests.s3 import S3Server
 from tests.s3proxy import S3Proxy

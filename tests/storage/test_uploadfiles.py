@@ -15,7 +15,7 @@ from blobfs.digest import ALGORITHMS, EMPTY, Digest, Digester
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import Corrupt, UploadUnknown
-from blobfs.storage.uploadfiles import UploadFiles, UploadRecord, is_file_name
+from blobfs.storage.uploads.metadata import UploadFiles, UploadRecord, is_file_name
 from tests.storage.layout import APP, Json, Layout, as_bytes
 from tests.storage.uploading import states
 

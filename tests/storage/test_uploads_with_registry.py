@@ -20,9 +20,9 @@ from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import ContentMismatch, UploadUnknown
 from blobfs.reference import Tag
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.blobwriter import BlobWriter
 from blobfs.storage.manifest import OCI_MANIFEST
 from blobfs.storage.repository import Repository
+from blobfs.storage.uploads.blobwriter import BlobWriter
 from tests.services import DockerRegistry, run
 from tests.storage.layout import APP, image
 from tests.storage.uploading import LARGE, UPLOADS, files_below, states

@@ -12,8 +12,8 @@ from blobfs.errors import UploadUnknown
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.repository import Repository
-from blobfs.storage.uploadfiles import UploadRecord
-from blobfs.storage.uploadstore import UploadStore
+from blobfs.storage.uploads.metadata import UploadRecord
+from blobfs.storage.uploads.store import UploadStore
 from tests.storage.layout import APP, Layout
 from tests.storage.uploading import LARGE, SMALL, UPLOADS, begun
 

@@ -8,8 +8,8 @@ from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import PathNotFound
 from blobfs.storage.linkfiles import read_link
-from blobfs.storage.receivedbytes import IN_MEMORY
 from blobfs.storage.repository import Repository
+from blobfs.storage.uploads.buffer import IN_MEMORY
 from tests.storage.layout import APP
 
 SMALL: Final = b"what the blob holds"

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blobfs import paths, reports
+from blobfs import paths
+from blobfs.cli import reports
 from blobfs.digest import ALGORITHMS, Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.checked import CheckedDriver

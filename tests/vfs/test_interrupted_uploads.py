@@ -13,7 +13,7 @@ from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import Busy, Exists, Interrupted, NotEmpty, TooLarge
 from blobfs.storage.registry import Registry
-from blobfs.vfs.openupload import OpenersReport, OpenUpload
+from blobfs.vfs.upload_handle import OpenersReport, OpenUpload
 from blobfs.vfs.uploads import Uploads
 from tests.storage.layout import APP
 from tests.storage.uploading import SMALL, UPLOADS, files_below

@@ -11,7 +11,7 @@ from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import ContentMismatch
 from blobfs.storage.registry import Registry
-from blobfs.vfs.openupload import OpenersReport, OpenUpload
+from blobfs.vfs.upload_handle import OpenersReport, OpenUpload
 from blobfs.vfs.uploads import Uploads, UploadSet
 from tests.storage.layout import APP
 from tests.storage.uploading import LARGE, blob_content, states

@@ -6,7 +6,7 @@ from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import ManifestRejected, UploadUnknown
 from blobfs.storage.registry import Registry
-from blobfs.vfs.openupload import OpenersReport, OpenUpload
+from blobfs.vfs.upload_handle import OpenersReport, OpenUpload
 from blobfs.vfs.uploads import Uploads, UploadSet
 from tests.storage.layout import index
 

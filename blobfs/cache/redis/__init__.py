@@ -1,0 +1,1 @@
+"""The descriptor cache in Redis, in distribution's format."""

@@ -1,0 +1,107 @@
+"""What a mount has to do with beside its storage: who started it, who asks it, who is told."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from blobfs import logs, metrics
+from blobfs.cli.notices import UNLOGGED, Notice, of_deletes
+from blobfs.config.settings import Settings
+from blobfs.drivers.factory import is_s3
+from blobfs.errors import MountRefused
+from blobfs.fuse.mount import Task
+from blobfs.fuse.readonly_operations import Reading
+from blobfs.host import signals
+from blobfs.host.systemd import Supervisor
+from blobfs.http.health import Health
+from blobfs.http.listening import listening
+from blobfs.storage.events import NOBODY, Listener
+from blobfs.storage.registry import Registry
+
+if TYPE_CHECKING:
+    from blobfs.config.registry_config import RegistryConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What was found, read and bound before there is a daemon, which a mistake thus never makes."""
+
+    settings: Settings
+    config: RegistryConfig | None
+    supervisor: Supervisor
+    socket: socket.socket | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Look around; raises MountRefused."""
+        if settings.serve and settings.http is None:
+            raise MountRefused("--serve needs an address: add --http PORT")
+        if settings.serve_redirect and not (settings.serve and is_s3(settings.storage)):
+            raise MountRefused("--serve-redirect is for --serve of an s3://bucket/prefix")
+        return cls(
+            settings,
+            None if settings.config is None else _read(settings.config, settings.storage),
+            Supervisor.from_environment(),
+            None if settings.http is None else listening(settings.http),
+        )
+
+    @property
+    def cache(self) -> str:
+        """Which descriptor cache to use, as ``cache_for`` takes it; it may hold a password."""
+        configured = None if self.config is None else self.config.cache
+        return self.settings.cache or configured or "memory"
+
+    def notices(self) -> Iterator[Notice]:
+        """Sentences for whoever mounts; raises MountRefused."""
+        if logs.is_discarded():
+            yield Notice(logging.INFO, UNLOGGED)
+        for sentence in () if self.config is None else self.config.misspelt:
+            yield Notice(logging.WARNING, sentence)
+        if self.settings.allow_delete and not self.settings.read_only:
+            configured = None if self.config is None else self.config.cache
+            notice = of_deletes(self.settings.config, configured, self.cache)
+            if notice is not None:
+                yield notice
+
+    def listening_for_events(self) -> AbstractContextManager[Listener]:
+        """Who hears of what is done through the mount, inside the ``with`` block."""
+        if self.config is None or not self.config.notifications.endpoints:
+            return nullcontext(NOBODY)
+        # Imported where they are used, as what the HTTP server needs: that takes a while.
+        from blobfs.notifications.broadcaster import Broadcaster, queue_path  # noqa: PLC0415
+
+        path = queue_path(self.settings.state, self.settings.storage)
+        return Broadcaster.opened(self.config.notifications, path)
+
+    def announce(self, ready: Callable[[], None]) -> None:
+        """Tell everybody who waits that the mount answers."""
+        ready()
+        self.supervisor.ready(f"{self.settings.source} is mounted at {self.settings.mountpoint}")
+
+    def tasks(self, registry: Registry, health: Health, operations: Reading) -> list[Task]:
+        """What runs beside the handlers of a mount."""
+        tasks: list[Task] = [self.supervisor.attend, signals.follow]
+        if self.socket is not None:
+            from blobfs.http.api.routes import ServeOptions, routes  # noqa: PLC0415
+            from blobfs.http.app import application  # noqa: PLC0415
+            from blobfs.http.server import HttpServer  # noqa: PLC0415
+
+            options = ServeOptions(redirect=self.settings.serve_redirect)
+            api = routes(registry, options) if self.settings.serve else []
+            pages = application(metrics.REGISTRY, health, operations.requests, routes=api)
+            tasks.append(HttpServer(pages, self.socket).run)
+        return tasks
+
+
+def _read(file: Path, storage: str) -> RegistryConfig:
+    from blobfs.config.registry_config import check_storage, read_config  # noqa: PLC0415
+
+    config = read_config(file)
+    check_storage(file, config, storage)
+    return config

@@ -1,0 +1,1 @@
+"""Options of a mount and a registry's config.yml."""

@@ -1,0 +1,115 @@
+"""The options of a mount, as one value."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from blobfs.drivers.factory import is_s3
+from blobfs.drivers.prefetch.driver import ReadAheadOptions
+from blobfs.logs import LogSettings
+from blobfs.storage.diskcache.cache import CacheOptions
+from blobfs.storage.remote import RemoteOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What ``blobfs mount`` was told, or its defaults; durations are in seconds."""
+
+    storage: str
+    mountpoint: Path
+    create: bool
+    foreground: bool
+    read_only: bool
+    config: Path | None
+    state_dir: Path | None
+    allow_other: bool
+    uid: int
+    gid: int
+    umask: int
+    entry_timeout: float
+    attr_timeout: float
+    tag_timeout: float
+    negative_timeout: float
+    expose_blobs: bool
+    allow_delete: bool
+    receipt_ttl: float
+    upload_deadline: float
+    max_upload: int  # bytes
+    verify: str
+    cache: str | None
+    read_memory: int  # MiB, as read_part
+    read_part: int
+    read_streams: int
+    cache_dir: Path | None
+    cache_size: int  # bytes, as cache_min_free
+    cache_min_free: int
+    readahead_kb: int
+    max_background: int
+    max_handles_per_user: int
+    http: str | None
+    serve: bool
+    serve_redirect: bool
+    log_file: Path | None
+    log_level: str
+    log_format: str
+    pid_file: Path | None
+
+    @property
+    def logging(self) -> LogSettings:
+        """Where and how to log."""
+        return LogSettings(self.log_level, self.log_format, self.log_file)
+
+    @property
+    def hides_log(self) -> bool:
+        """Whether the terminal does not show what is logged."""
+        return self.log_file is not None or not self.foreground
+
+    @property
+    def source(self) -> str:
+        """The storage as df(1) shows it: without the options of a URL."""
+        return self.storage.partition("?")[0] if is_s3(self.storage) else self.storage
+
+    @property
+    def remote(self) -> RemoteOptions:
+        """How an object store is remembered and read."""
+        return RemoteOptions(
+            name_ttl_s=self.tag_timeout,
+            content_ttl_s=self.entry_timeout,
+            read_ahead=ReadAheadOptions(
+                memory=self.read_memory * 2**20,
+                part=min(self.read_part, max(1, self.read_memory // 16)) * 2**20,
+                streams=self.read_streams,
+            ),
+            cache=self._cache,
+        )
+
+    @property
+    def _cache(self) -> CacheOptions | None:
+        if self.cache_dir is None:
+            return None
+        return CacheOptions(self.cache_dir, self.cache_size, self.cache_min_free)
+
+    @property
+    def state(self) -> Path:
+        """The directory of what outlasts a mount."""
+        if self.state_dir is not None:
+            return self.state_dir
+        if os.getuid() == 0:
+            return Path("/var/lib/blobfs")
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state", "blobfs")
+
+    def public(self, cache: str) -> dict[str, object]:
+        """Everything, and the *cache* that is used, for people and programs: no secrets."""
+        shown: dict[str, object] = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+        }
+        return shown | {"cache": _without_secrets(cache)}
+
+
+def _without_secrets(url: str) -> str:
+    """A URL without user, password and options, of which some are secrets."""
+    scheme, colon, rest = url.partition("://")
+    return scheme + colon + rest.partition("?")[0].rpartition("@")[2]

@@ -1,0 +1,1 @@
+"""Prefetching: parts of remote objects are fetched ahead of their readers."""

@@ -1,0 +1,214 @@
+"""Fetching parts: a bounded number of threads, and second requests for answers that stay out."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from functools import partial
+from threading import Condition, Thread
+from typing import Final
+
+from blobfs.drivers.prefetch.part_store import Part, PartStore, Source
+from blobfs.errors import BlobfsError, FileChanged, PathNotFound, StorageUnavailable
+
+_SLOW: Final = 4
+"""How many times as long as usual an answer may take until it is asked for again."""
+
+_REMEMBERED: Final = 32
+"""Requests of about one size whose times tell what is usual."""
+
+_Task = Callable[[], None]
+
+
+class Workers:
+    """Daemon threads: *limit* for what can wait, and as many again for what is waited for."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._changed = Condition()
+        self._urgent: deque[_Task] = deque()
+        self._others: deque[_Task] = deque()
+        self._threads = self._idle = self._others_running = 0
+        self._closed = False
+
+    def submit(self, task: _Task, *, urgent: bool) -> None:
+        """Run *task*, before the others if it is *urgent*."""
+        with self._changed:
+            (self._urgent if urgent else self._others).append(task)
+            self._changed.notify()
+            if self._idle < self._ready() and self._threads < 2 * self._limit:
+                self._threads += 1
+                Thread(target=self._work, name="blobfs-readahead", daemon=True).start()
+
+    def close(self) -> None:
+        """End the threads, without waiting for the requests that they have under way."""
+        with self._changed:
+            self._closed = True
+            self._urgent.clear()
+            self._others.clear()
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        try:
+            while self._run_next():
+                pass
+        finally:
+            with self._changed:
+                self._threads -= 1
+
+    def _run_next(self) -> bool:
+        with self._changed:
+            while not (self._closed or self._ready()):
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1
+            if self._closed:
+                return False
+            urgent = bool(self._urgent)
+            task = self._urgent.popleft() if urgent else self._others.popleft()
+            self._others_running += not urgent
+        try:
+            task()
+        finally:
+            with self._changed:
+                self._others_running -= not urgent
+        return True
+
+    def _ready(self) -> int:
+        """Queued tasks that may begin; an idle thread that was notified may not yet have."""
+        return len(self._urgent) + min(len(self._others), self._limit - self._others_running)
+
+
+class Times:
+    """How long requests of about one size have taken lately. Used under one lock."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[int, deque[float]] = defaultdict(
+            lambda: deque(maxlen=_REMEMBERED)
+        )
+
+    def note(self, size: int, seconds: float) -> None:
+        """Remember a request that was answered."""
+        self._seconds[size.bit_length()].append(seconds)
+
+    def usual_s(self, size: int) -> float:
+        """The median; 0 where nothing is known."""
+        seconds = sorted(self._seconds.get(size.bit_length()) or [0.0])
+        return seconds[len(seconds) // 2]
+
+
+class Fetcher:
+    """Gets the bytes of parts, in threads, or directly."""
+
+    def __init__(self, store: PartStore, workers: Workers, patience_s: float) -> None:
+        self.requests = 0
+        self.hedged = 0
+        self._store = store
+        self._workers = workers
+        self._patience_s = patience_s
+        self._times = Times()
+
+    def start(self, part: Part) -> None:
+        """Queue *part*, of the ``PartStore`` whose lock is held."""
+        part.queued = True
+        part.source.users += 1
+        self._workers.submit(partial(self._run, part), urgent=not part.ahead)
+
+    def hurry(self, part: Part) -> None:
+        """Begin with *part* now if it is still queued, as somebody waits; the lock is held."""
+        if part.queued and part.ahead:
+            part.source.users += 1
+            self._workers.submit(partial(self._run, part), urgent=True)
+
+    def wait(self, part: Part) -> bytes | None:
+        """The bytes of a pinned part; None if it failed, or is not begun in time."""
+        if part.data is None and not part.done.wait(self._patience(part)) and self._hedge(part):
+            part.done.wait()
+        return part.data
+
+    def direct(self, source: Source, start: int, end: int) -> bytes:
+        """A range, by one request of this thread."""
+        with self._store.lock:
+            self.requests += 1
+        data = source.reader.read_at(start, end - start)
+        if len(data) != end - start:
+            raise _short(start, end, len(data))
+        return data
+
+    def _patience(self, part: Part) -> float:
+        """Seconds to wait for *part* from now on."""
+        now = time.monotonic()
+        with self._store.lock:
+            usual = self._times.usual_s(part.size)
+            return max(self._patience_s, _SLOW * usual) - now + (part.started_s or now)
+
+    def _hedge(self, part: Part) -> bool:
+        """Ask a second time; whether there is an answer to wait for."""
+        with self._store.lock:
+            if part.hedged or part.done.is_set():
+                return True
+            if not part.running or not self._store.reserve(part.size):
+                return False
+            part.hedged = True
+            part.running += 1
+            part.source.users += 1
+            self.hedged += 1
+        self._workers.submit(partial(self._attempt, part), urgent=True)
+        return True
+
+    def _run(self, part: Part) -> None:
+        with self._store.lock:
+            begins = part.queued
+            part.queued = False
+            part.running += begins
+            part.source.users -= not begins
+            part.started_s = part.started_s or time.monotonic()
+        if begins:
+            self._attempt(part)
+        else:
+            part.source.close_if_unused()
+
+    def _attempt(self, part: Part) -> None:
+        """Make one request for *part*, whatever comes of it."""
+        started_s = time.monotonic()
+        data = b""
+        error: BlobfsError | None = StorageUnavailable(f"{part.file.path}: reading it failed")
+        with self._store.lock:
+            self.requests += 1
+        try:
+            data = part.source.reader.read_at(part.start, part.size)
+            error = None if len(data) == part.size else _short(part.start, part.end, len(data))
+        except BlobfsError as exc:
+            error = exc
+        finally:
+            with self._store.lock:
+                self._end(part, data, error, time.monotonic() - started_s)
+            part.source.close_if_unused()
+
+    def _end(self, part: Part, data: bytes, error: BlobfsError | None, seconds: float) -> None:
+        part.running -= 1
+        part.source.users -= 1
+        if part.done.is_set():  # the other request was faster
+            self._store.wasted_bytes += len(data)
+            self._store.give_back(part.size)
+        elif error is None:
+            self._times.note(part.size, seconds)
+            part.data = data
+            part.done.set()
+        elif part.running:  # the other request may do better
+            self._store.give_back(part.size)
+        else:
+            self._fail(part, error)
+        self._store.settle(part)
+
+    def _fail(self, part: Part, error: BlobfsError) -> None:
+        part.error = error
+        if isinstance(error, FileChanged | PathNotFound):
+            self._store.detach(part.file)
+        self._store.drop(part)
+        part.done.set()
+
+
+def _short(start: int, end: int, size: int) -> FileChanged:
+    return FileChanged(f"{size} bytes came from {start}, where {end - start} should be")

@@ -1,0 +1,180 @@
+"""What to fetch with each read, and what is not wanted any more."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import Final
+
+from blobfs.drivers.prefetch.fetcher import Fetcher
+from blobfs.drivers.prefetch.part_store import Part, PartStore, SharedFile, Source
+from blobfs.drivers.prefetch.window import Cursor, Cuts, Run
+
+_RECENT: Final = 64
+"""Reads that tell which runs go on at present, and have to share the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """An open file: what it shares with others, its own reader, and where it is read."""
+
+    file: SharedFile
+    source: Source
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The *parts* that a read of *offset* to *end* uses, up to where they go."""
+
+    run: Run
+    offset: int
+    end: int
+    parts: list[Part]
+
+
+class Planner:
+    """Follows the reads of all open files. Thread-safe."""
+
+    def __init__(self, store: PartStore, fetcher: Fetcher, cuts: Cuts, streams: int) -> None:
+        self.hits = 0
+        self.waits = 0
+        self._store = store
+        self._fetcher = fetcher
+        self._cuts = cuts
+        self._widest = streams * cuts.part
+        self._runs: OrderedDict[Run, None] = OrderedDict()  # the last read last
+        self._recent: deque[Run] = deque(maxlen=_RECENT)
+
+    def claim(self, handle: Handle, offset: int, end: int) -> Claim:
+        """Pin what a read can use, and begin to fetch what it lacks and what may be next."""
+        with self._store.lock:
+            return self._claim(handle, offset, end)
+
+    def claim_held(self, handle: Handle, offset: int, end: int) -> Claim | None:
+        """``claim``, if all that is read is held already."""
+        with self._store.lock:
+            parts = handle.file.covering(offset, end)
+            if not parts or parts[-1].end < end or any(part.data is None for part in parts):
+                return None
+            for part in parts:
+                self._store.pin(part)  # lest what is planned next takes their place
+            try:
+                return self._claim(handle, offset, end)
+            finally:
+                for part in parts:
+                    part.pins -= 1
+
+    def _claim(self, handle: Handle, offset: int, end: int) -> Claim:
+        run = self._run_of(handle, offset, end)
+        self._plan(handle, run, end)
+        parts = handle.file.covering(offset, end)
+        covered = parts[-1].end if parts else offset
+        if covered < end:
+            parts += self._passing(handle, covered, end)
+            run.planned = max(run.planned, end)
+        for part in parts:
+            self._store.pin(part)
+            self._fetcher.hurry(part)
+        self._count(parts)
+        return Claim(run, offset, end, parts)
+
+    def release(self, claim: Claim) -> None:
+        """Unpin what a read has used."""
+        with self._store.lock:
+            for part in claim.parts:
+                size = min(claim.end, part.end) - max(claim.offset, part.start)
+                part.read += size
+                part.pins -= 1
+                self._consume(claim.run, part, size)
+                self._store.settle(part)
+            for part in claim.run.passed(claim.offset):
+                self._unwant(claim.run, part)
+
+    def leave(self, handle: Handle) -> None:
+        """Want nothing more for *handle*, which is being closed."""
+        with self._store.lock:
+            for run in handle.cursor.runs:
+                self._end(run)
+            self._store.leave(handle.file)
+            handle.source.users -= 1
+        handle.source.close_if_unused()
+
+    def _run_of(self, handle: Handle, offset: int, end: int) -> Run:
+        part = handle.file.part_at(offset)
+        run = handle.cursor.run_of(offset, end, part)
+        if part is None and run.reached <= offset < run.planned:
+            run.planned = offset  # it failed, or had to go
+        run.note(offset, end)
+        self._recent.append(run)
+        self._runs[run] = None
+        self._runs.move_to_end(run)
+        if (ended := handle.cursor.ended()) is not None:
+            self._end(ended)
+        return run
+
+    def _plan(self, handle: Handle, run: Run, end: int) -> None:
+        limit = min(self._widest, self._store.memory // 2 // len(set(self._recent)))
+        target = min(handle.file.size, run.target(limit))
+        while run.planned < target:
+            part = handle.file.part_at(run.planned)
+            if part is None:
+                part = self._new_part(handle, run, limit, ahead=run.planned >= end)
+            if part is None:
+                return
+            if part not in run.wanted:
+                run.wanted[part] = part.end - run.planned
+                self._store.want(part)
+            run.planned = part.end
+
+    def _new_part(self, handle: Handle, run: Run, limit: int, *, ahead: bool) -> Part | None:
+        start = run.planned
+        end = self._cuts.end(start, run.start, limit)
+        if handle.file.size - end < self._cuts.first:
+            end = handle.file.size
+        end = min(end, handle.file.gap_end(start))
+        if not self._reserve(end - start):
+            return None
+        part = Part(handle.file, handle.source, start, end)
+        part.ahead = ahead
+        self._store.add(part)
+        self._fetcher.start(part)
+        return part
+
+    def _passing(self, handle: Handle, start: int, end: int) -> list[Part]:
+        """A part for one read only; none where there is no memory for it."""
+        if not self._reserve(end - start):
+            return []
+        part = Part(handle.file, handle.source, start, end)
+        part.dropped = True
+        self._fetcher.start(part)
+        return [part]
+
+    def _reserve(self, size: int) -> bool:
+        while not self._store.reserve(size):
+            oldest = next(iter(self._runs))
+            if size > self._store.memory or oldest in self._recent:
+                return False
+            self._end(oldest)
+        return True
+
+    def _end(self, run: Run) -> None:
+        self._runs.pop(run, None)
+        for part in list(run.wanted):
+            self._unwant(run, part)
+
+    def _consume(self, run: Run, part: Part, size: int) -> None:
+        if part in run.wanted:
+            run.wanted[part] -= size
+            if run.wanted[part] <= 0:
+                self._unwant(run, part)
+
+    def _unwant(self, run: Run, part: Part) -> None:
+        del run.wanted[part]
+        part.wanted -= 1
+        self._store.settle(part)
+
+    def _count(self, parts: list[Part]) -> None:
+        ready = bool(parts) and all(part.data is not None for part in parts)
+        self.hits += ready
+        self.waits += not ready

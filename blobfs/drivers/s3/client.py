@@ -1,0 +1,175 @@
+"""A client of a bucket, and what its errors mean."""
+
+from __future__ import annotations
+
+import logging
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import md5
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+)
+from botocore.parsers import ResponseParserError
+
+from blobfs import metrics
+from blobfs.drivers.s3.answers import NOT_S3, check_answers
+from blobfs.drivers.s3.options import S3Options
+from blobfs.errors import (
+    AccessDenied,
+    BlobfsError,
+    FileChanged,
+    MountRefused,
+    PathNotFound,
+    StorageFull,
+    StorageTimeout,
+    StorageUnavailable,
+)
+
+if TYPE_CHECKING:
+    from types_boto3_s3.client import S3Client
+
+_CONNECT_S: Final = 5.0
+_ANSWER_S: Final = 15.0
+
+
+def client_for(options: S3Options) -> S3Client:
+    """A client that threads may share; it refreshes credentials by itself. Raises MountRefused."""
+    # What boto3 would say of credentials at INFO, and of requests at DEBUG, is nobody's.
+    for name in ("boto3", "botocore", "urllib3"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    config = Config(
+        connect_timeout=_CONNECT_S,
+        read_timeout=_ANSWER_S,
+        # "standard" gives up after half a second, and after some failures does not try at all.
+        retries={"mode": "legacy", "total_max_attempts": options.attempts},
+        max_pool_connections=options.streams + options.copy_streams,
+        tcp_keepalive=True,
+        # Else URLs for others are signed in the old way, which newer buckets refuse.
+        signature_version="s3v4",
+        # Servers that are not Amazon's may know none of the newer checksums.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        use_dualstack_endpoint=options.dual_stack,
+        s3={
+            "addressing_style": options.addressing_style,
+            "use_accelerate_endpoint": options.accelerate,
+        },
+    )
+    try:
+        session = boto3.Session(profile_name=options.profile)
+        region = options.region or session.region_name or "us-east-1"
+        client = session.client(
+            "s3",
+            region_name=region,
+            endpoint_url=options.endpoint,
+            verify=(options.ca_bundle or None) if options.verify_tls else False,
+            config=config,
+        )
+    except (BotoCoreError, ValueError) as exc:
+        raise MountRefused(f"s3://{options.bucket}: {exc}") from None
+    client.meta.events.register("response-received.s3", _count)
+    client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
+    check_answers(client)
+    if options.verify_tls and client.meta.endpoint_url.startswith("https:"):
+        # TLS holds what is sent together; boto3 would have it hashed once more, here and there.
+        signing: Any = client.meta.config
+        signing.s3["payload_signing_enabled"] = False
+    return client
+
+
+def _count(
+    event_name: str, response_dict: Mapping[str, Any] | None, exception: object, **_: object
+) -> None:
+    """Count a request, each time that it is made."""
+    status = response_dict["status_code"] if response_dict else type(exception).__name__
+    metrics.S3_REQUESTS.labels(event_name.rpartition(".")[2], status).inc()
+
+
+def _add_content_md5(params: dict[str, Any], **_: object) -> None:
+    """Send the checksum that every server takes: OpenStack Swift refuses any other."""
+    headers = params["headers"]
+    for name in [name for name in headers if name.lower() in _OTHER_CHECKSUMS]:
+        del headers[name]
+    params["context"].pop("checksum", None)
+    digest = md5(params["body"], usedforsecurity=False).digest()
+    headers["Content-MD5"] = b64encode(digest).decode()
+
+
+_OTHER_CHECKSUMS: Final = {"x-amz-sdk-checksum-algorithm", "x-amz-checksum-crc32"}
+
+_MISSING: Final = {"404", "NoSuchKey", "NotFound", "NoSuchVersion", "NoSuchUpload"}
+_REFUSED: Final = {
+    "401",
+    "403",
+    "AccessDenied",
+    "AllAccessDisabled",
+    "AccountProblem",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "RequestTimeTooSkewed",
+    "InvalidObjectState",
+    "KMS.DisabledException",
+}
+_FULL: Final = {
+    "QuotaExceeded",
+    "EntityTooLarge",
+    "InsufficientStorage",
+    "XMinioStorageFull",
+    "507",
+}
+_CHANGED: Final = {"412", "PreconditionFailed", "416", "InvalidRange"}
+
+
+def code_of(exc: ClientError) -> str:
+    """The server's word for what went wrong, or the status where it said none."""
+    return str(exc.response.get("Error", {}).get("Code", ""))
+
+
+@contextmanager
+def s3_errors(path: str) -> Iterator[None]:
+    """Raise, for what boto3 does, what a driver may; *path* is what it was about."""
+    try:
+        yield
+    except ClientError as exc:
+        raise _translated(exc, path) from None
+    except (NoCredentialsError, PartialCredentialsError) as exc:
+        raise AccessDenied(f"{path}: {exc}") from None
+    except (ConnectTimeoutError, ReadTimeoutError) as exc:
+        raise StorageTimeout(f"{path}: {exc}") from None
+    except BotoCoreError as exc:
+        raise StorageUnavailable(f"{path}: {exc}") from None
+    except (ResponseParserError, ValueError):  # it may quote a whole page
+        raise StorageUnavailable(f"{path}: the answer is not that of an S3 server") from None
+
+
+def _translated(exc: ClientError, path: str) -> BlobfsError:
+    code = code_of(exc)
+    status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    message = exc.response.get("Error", {}).get("Message") or ""
+    what = "" if code == NOT_S3 else f"{exc.operation_name}: {code} "
+    said = f"{path}: {what}{message}".strip()
+    if code == "NoSuchBucket":
+        return StorageUnavailable(f"{said}: the bucket is missing")
+    if code in _MISSING:
+        return PathNotFound(path)
+    if code in _CHANGED:
+        return FileChanged(f"{path} is not what it was: {code}")
+    if code in _FULL or status == HTTPStatus.INSUFFICIENT_STORAGE:
+        return StorageFull(said)
+    if code in _REFUSED or status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return AccessDenied(said)
+    return StorageUnavailable(said)

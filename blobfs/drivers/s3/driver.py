@@ -1,0 +1,404 @@
+"""A driver over a bucket, or a prefix of one.
+
+What is a directory, the keys below it tell; nothing is stored for it. A file being written is a
+multipart upload, which nobody sees before it is completed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any, Final
+
+from blobfs.drivers.base import Capacity, DirEntry, FileInfo, FileReader, FileWriter, Unfinished
+from blobfs.drivers.objectstore import ListedFile, ObjectStore, Page
+from blobfs.drivers.s3.bucket import (
+    Bucket,
+    check_size,
+    head_object,
+    nanoseconds,
+    put_object,
+    remove_object,
+)
+from blobfs.drivers.s3.client import client_for, s3_errors
+from blobfs.drivers.s3.multipart import MultipartUpload, unfinished
+from blobfs.drivers.s3.options import S3Options
+from blobfs.drivers.s3.reach import connecting_once
+from blobfs.drivers.s3.reader import S3Reader, get_part, get_whole
+from blobfs.drivers.s3.writer import MultipartWriter
+from blobfs.errors import (
+    AccessDenied,
+    BlobfsError,
+    FileChanged,
+    MountRefused,
+    NotAFile,
+    PathNotFound,
+    StorageUnavailable,
+)
+
+_TAIL: Final = re.compile(r"tail\.[0-9a-f]{16}\.tmp")
+
+_DELETED_AT_ONCE: Final = 1000
+
+_NO_UPLOAD: Final = "blobfs-no-such-upload"
+
+_REDIRECTED_S: Final = 1200
+"""How long a URL is good that somebody else may fetch a file by, as in distribution."""
+
+
+class S3Driver(ObjectStore):
+    """Stores the path ``/a/b`` as the object ``<root>/a/b``; thread-safe."""
+
+    name = "s3"
+
+    def __init__(self, options: S3Options) -> None:
+        pool = ThreadPoolExecutor(options.streams, thread_name_prefix="s3")
+        self._bucket = Bucket(client_for(options), options, pool)
+
+    @classmethod
+    def reached(cls, options: S3Options) -> S3Driver:
+        """A driver over a bucket that has answered; raises MountRefused with what to do."""
+        driver = cls(options)
+        try:
+            with connecting_once(driver._bucket.client):
+                driver.confirm()
+        except (AccessDenied, StorageUnavailable) as exc:
+            driver.close()
+            raise MountRefused(f"{options} {_advice(exc, options)}") from None
+        return driver
+
+    @property
+    def is_local(self) -> bool:
+        return False
+
+    def confirm(self) -> None:
+        next(self.pages("/", limit=1))
+
+    def write_refusal(self, path: str) -> str | None:
+        # Asked of an upload that nobody has begun: an error in any case, and its code tells.
+        upload = MultipartUpload(self._bucket, path, _NO_UPLOAD)
+        try:
+            upload.abort()
+        except AccessDenied:  # who may not remove parts may still put them
+            return _refusal(lambda: upload.put(1, b""))
+        return None
+
+    def stat(self, path: str) -> FileInfo:
+        # Keys below make a directory, even where an object has the key of the directory itself.
+        if self._is_directory(path):
+            return FileInfo(path, 0, True, 0)
+        return self.stat_now(path)
+
+    def stat_now(self, path: str) -> FileInfo:
+        if path == "/":
+            raise PathNotFound(path)
+        found = head_object(self._bucket, path)
+        return FileInfo(path, found.size, False, found.mtime_ns)
+
+    def _is_directory(self, path: str) -> bool:
+        return path == "/" or any(page.files for page in self.pages(path, limit=2))
+
+    def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
+        return self._each(self.stat, paths)
+
+    def stat_files(self, paths: Sequence[str]) -> list[FileInfo | None]:
+        return self._each(self.stat_now, paths)
+
+    def _each(self, stat: Callable[[str], FileInfo], paths: Sequence[str]) -> list[FileInfo | None]:
+        """*stat* of each path, side by side; None for a missing one."""
+
+        def stat_or_none(path: str) -> FileInfo | None:
+            try:
+                return stat(path)
+            except PathNotFound:
+                return None
+
+        if len(paths) == 1:
+            return [stat_or_none(paths[0])]
+        return list(self._bucket.pool.map(stat_or_none, paths))
+
+    def pages(self, path: str, *, limit: int = 1000) -> Iterator[Page]:
+        options = self._bucket.options
+        for page in self._list(path, MaxKeys=limit):
+            files = [
+                ListedFile(
+                    options.path(found["Key"]),
+                    found["Size"],
+                    nanoseconds(found),
+                    found["ETag"].strip('"'),
+                )
+                for found in page.get("Contents", [])
+                if not _is_hidden(found["Key"])
+            ]
+            yield Page(files, is_last=not page["IsTruncated"])
+
+    def _list(self, path: str, **wanted: object) -> Iterator[Any]:
+        call: Any = self._bucket.client.list_objects_v2
+        options = self._bucket.options
+        arguments: dict[str, Any] = {"Bucket": options.bucket, "Prefix": options.prefix(path)}
+        arguments |= wanted
+        while True:
+            with s3_errors(str(options) if path == "/" else path):
+                page = call(**arguments, **options.for_reads)
+            if any(not key.startswith(arguments["Prefix"]) for key in _keys_in(page)):
+                raise StorageUnavailable(f"{path}: the answer lists keys of another prefix")
+            yield page
+            if not page["IsTruncated"]:
+                return
+            arguments["ContinuationToken"] = page["NextContinuationToken"]
+
+    def listdir(self, path: str) -> Iterator[DirEntry]:
+        entries = self._entries(path)
+        first = next(entries, None)
+        if first is None:
+            if path != "/":
+                raise PathNotFound(path)
+            return iter(())
+        return chain([first], entries)
+
+    def _entries(self, path: str) -> Iterator[DirEntry]:
+        cut = len(self._bucket.options.prefix(path))
+        files: set[str] = set()  # a later page may tell that they are directories
+        for page in self._list(path, Delimiter="/"):
+            keys = list(_keys_in(page))
+            directories = {below["Prefix"][cut:-1] for below in page.get("CommonPrefixes", [])}
+            files |= {key[cut:] for key in keys if not _is_hidden(key)}
+            files -= directories
+            last = max(keys, default="")[cut:]
+            certain = {name for name in files if f"{name}/" <= last or not page["IsTruncated"]}
+            yield from (DirEntry(name, is_dir=True) for name in directories)
+            yield from (DirEntry(name, is_dir=False) for name in certain)
+            files -= certain
+
+    def walk(self, path: str) -> Iterator[FileInfo]:
+        files = (file for page in self.pages(path) for file in page.files)
+        first = next(files, None)
+        if first is None and path != "/":
+            raise PathNotFound(path)
+        if first is None:
+            return iter(())
+        return _with_directories(path, _without_shadowed(chain([first], files)))
+
+    def open(self, path: str) -> FileReader:
+        try:
+            found = head_object(self._bucket, path)
+        except PathNotFound:
+            self._refuse_directory(path)
+            raise
+        return S3Reader(self._bucket, path, found.size, found.etag)
+
+    def _refuse_directory(self, path: str) -> None:
+        if self._is_directory(path):
+            raise NotAFile(f"not a file: {path}")
+
+    def open_of_size(self, path: str, size: int) -> FileReader:
+        return S3Reader(self._bucket, path, size)
+
+    def redirect_url(self, path: str) -> str | None:
+        options = self._bucket.options
+        if options.for_reads:  # what else a request needs, whoever is sent there does not know
+            return None
+        with s3_errors(path):
+            return self._bucket.client.generate_presigned_url(
+                "get_object",
+                Params={"Bucket": options.bucket, "Key": options.key(path)},
+                ExpiresIn=_REDIRECTED_S,
+            )
+
+    def get_content(self, path: str) -> bytes:
+        try:
+            return get_whole(self._bucket, path).content
+        except PathNotFound:
+            self._refuse_directory(path)
+            raise
+
+    def read_at(self, path: str, offset: int, size: int) -> bytes:
+        if size <= 0:
+            return b""
+        try:
+            return get_part(self._bucket, path, offset, size).content
+        except FileChanged:  # the offset is behind its end
+            return b""
+        except PathNotFound:
+            self._refuse_directory(path)
+            raise
+
+    def put_content(self, path: str, content: bytes) -> None:
+        put_object(self._bucket, path, content)
+
+    def create(self, path: str) -> FileWriter:
+        return MultipartWriter(self._bucket, path)
+
+    def append(self, path: str, token: str = "") -> FileWriter:
+        if token:
+            return MultipartWriter.resumed(self._bucket, MultipartUpload(self._bucket, path, token))
+        upload = MultipartUpload.newest(self._bucket, path)
+        if upload is not None:
+            return MultipartWriter.resumed(self._bucket, upload)
+        writer = MultipartWriter(self._bucket, path)
+        size = self.open(path).size
+        if size:
+            writer.take_over(size)
+        return writer
+
+    def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
+        try:
+            upload = self._upload(path, token)
+            if upload is not None:
+                return MultipartWriter.stat(self._bucket, upload)
+        except AccessDenied:  # who may only list and get objects sees those
+            pass
+        return self.stat(path)
+
+    def _upload(self, path: str, token: str) -> MultipartUpload | None:
+        if token:
+            return MultipartUpload(self._bucket, path, token)
+        return MultipartUpload.newest(self._bucket, path)
+
+    def delete_files(self, paths: Sequence[str]) -> None:
+        self._delete_keys("/", [self._bucket.options.key(path) for path in paths])
+
+    def move(self, source: str, target: str) -> None:
+        size = self.open(source).size
+        if source == target:
+            return
+        if size <= self._bucket.options.copy_threshold:
+            self._copy(source, target, size)
+        else:
+            self._copy_in_parts(source, target, size)
+        remove_object(self._bucket, source)
+
+    def _copy(self, source: str, target: str, size: int) -> None:
+        call: Any = self._bucket.client.copy_object
+        options = self._bucket.options
+        with s3_errors(source):
+            call(
+                Bucket=options.bucket,
+                Key=options.key(target),
+                CopySource={"Bucket": options.bucket, "Key": options.key(source)},
+                **options.for_writes,
+                **options.for_reads,
+            )
+        check_size(self._bucket, target, size)
+
+    def _copy_in_parts(self, source: str, target: str, size: int) -> None:
+        upload = MultipartUpload.begin(self._bucket, target)
+        try:
+            upload.complete(upload.copy_all(source, size))
+        except BaseException:
+            upload.abort()
+            raise
+
+    def delete(self, path: str) -> None:
+        found = [
+            MultipartUpload(self._bucket, upload.path, upload.token)
+            for upload in self.unfinished(path)
+            if _is_below(upload.path, path)
+        ]
+        for upload in found:
+            upload.abort()
+        tails = (self._bucket.options.key(upload.tail) for upload in found)
+        keys = sorted({*self._keys(path), *tails})
+        if not keys:
+            raise PathNotFound(path)
+        self._delete_keys(path, keys)
+
+    def _keys(self, path: str) -> Iterator[str]:
+        """The keys of a file, and of all below a directory, tails among them."""
+        options = self._bucket.options
+        for page in self._list(path, Prefix=options.key(path)):
+            for found in page.get("Contents", []):
+                if _is_below(options.path(found["Key"]), path):
+                    yield found["Key"]
+
+    def _delete_keys(self, path: str, keys: Sequence[str]) -> None:
+        for key in keys:
+            if not key.isprintable():  # XML, which the others go in, has not every character
+                remove_object(self._bucket, self._bucket.options.path(key))
+        call: Any = self._bucket.client.delete_objects
+        printable = [key for key in keys if key.isprintable()]
+        for start in range(0, len(printable), _DELETED_AT_ONCE):
+            objects = [{"Key": key} for key in printable[start : start + _DELETED_AT_ONCE]]
+            with s3_errors(path):
+                answer = call(Bucket=self._bucket.name, Delete={"Objects": objects, "Quiet": True})
+            for failed in answer.get("Errors", []):  # one by one, each is asked for again
+                remove_object(self._bucket, self._bucket.options.path(failed["Key"]))
+
+    def unfinished(self, path: str) -> Iterator[Unfinished]:
+        return unfinished(self._bucket, path)
+
+    def abandon(self, unfinished: Unfinished) -> None:
+        upload = MultipartUpload(self._bucket, unfinished.path, unfinished.token)
+        upload.abort()
+        remove_object(self._bucket, upload.tail)
+
+    def capacity(self) -> Capacity | None:
+        return None
+
+    def close(self) -> None:
+        self._bucket.pool.shutdown(wait=False, cancel_futures=True)
+        self._bucket.client.close()
+
+
+def _advice(exc: BlobfsError, options: S3Options) -> str:
+    why = str(exc).removeprefix(f"{options}: ")
+    if isinstance(exc, AccessDenied):
+        return f"refuses us; set AWS_ACCESS_KEY_ID and the like, or profile=…: {why}"
+    if "NoSuchBucket" in str(exc):
+        return "is not there; make the bucket, or mind its name, region and regionendpoint"
+    return f"cannot be reached; mind regionendpoint and AWS_ENDPOINT_URL: {why}"
+
+
+def _refusal(call: Callable[[], object]) -> str | None:
+    try:
+        call()
+    except AccessDenied as exc:
+        return str(exc)
+    except PathNotFound:
+        pass
+    return None
+
+
+def _keys_in(page: Mapping[str, Any]) -> Iterator[str]:
+    """Every key and prefix that a page of a listing has."""
+    yield from (found["Key"] for found in page.get("Contents", []))
+    yield from (below["Prefix"] for below in page.get("CommonPrefixes", []))
+
+
+def _is_hidden(key: str) -> bool:
+    """Whether it is a tail, or stands for a directory, as some programs make them."""
+    name = key.rpartition("/")[2]
+    return not name or _TAIL.fullmatch(name) is not None
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(f"{directory.rstrip('/')}/")
+
+
+def _without_shadowed(files: Iterator[ListedFile]) -> Iterator[ListedFile]:
+    """Files in the order of their keys, but for those whose key is also that of a directory."""
+    held: OrderedDict[str, ListedFile] = OrderedDict()  # keys below them may yet come
+    for file in files:
+        above = file.path
+        while above := above.rpartition("/")[0]:
+            held.pop(above, None)
+        while held and f"{next(iter(held))}/" < file.path:
+            yield held.popitem(last=False)[1]
+        held[file.path] = file
+    yield from held.values()
+
+
+def _with_directories(top: str, files: Iterator[ListedFile]) -> Iterator[FileInfo]:
+    """Each file, after those directories above it that had none before."""
+    base = top.rstrip("/")
+    above: list[str] = []
+    for file in files:
+        names = file.path[len(base) + 1 :].split("/")[:-1]
+        for depth in range(1, len(names) + 1):
+            if names[:depth] != above[:depth]:
+                yield FileInfo("/".join([base, *names[:depth]]), 0, True, 0)
+        above = names
+        yield FileInfo(file.path, file.size, False, file.mtime_ns)

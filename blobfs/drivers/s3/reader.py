@@ -1,0 +1,166 @@
+"""Reading objects: ranged requests, made again where an answer broke off, that notice a change."""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+import time
+from collections.abc import Mapping
+from hashlib import md5
+from threading import Lock
+from typing import Any, Final, NamedTuple
+
+from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+from blobfs.drivers.base import FileReader
+from blobfs.drivers.s3.bucket import Bucket
+from blobfs.drivers.s3.client import s3_errors
+from blobfs.errors import FileChanged, StorageUnavailable
+
+_ATTEMPTS: Final = 5
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_SMALL: Final = 2**20  # bytes of which the MD5 takes next to no time
+_BACKOFF_S: Final = 0.1  # doubles; each wait is a random part of it
+
+
+class Part(NamedTuple):
+    """Some of an object's bytes, and what the whole is: *size* in bytes, and its ETag."""
+
+    content: bytes
+    size: int
+    etag: str
+
+
+class S3Reader(FileReader):
+    """An object of *size* bytes; each ``read_at`` is one request.
+
+    It raises FileChanged once the object is another than it was when it was first read, or has
+    another size than it should, and PathNotFound once it is gone.
+    """
+
+    def __init__(self, bucket: Bucket, path: str, size: int, etag: str = "") -> None:
+        self._bucket = bucket
+        self._path = path
+        self._size = size
+        self._etag = etag
+        self._lock = Lock()  # of the ETag: the first parts may come side by side
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        size = min(size, self._size - offset)
+        if size <= 0:
+            return b""
+        part = get_part(self._bucket, self._path, offset, size, self._etag)
+        if part.size != self._size:
+            raise FileChanged(f"{self._path} has {part.size} bytes now, not {self._size}")
+        with self._lock:
+            self._etag = self._etag or part.etag
+        if part.etag != self._etag:
+            raise FileChanged(f"{self._path} was replaced while it was read")
+        return part.content
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def get_part(bucket: Bucket, path: str, offset: int, size: int, etag: str = "") -> Part:
+    """Up to *size* bytes from *offset*, of the object that has *etag* if that is given.
+
+    Raises PathNotFound, and FileChanged for another object or an *offset* at its end or behind.
+    """
+    headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
+    headers |= {"IfMatch": etag} if etag else {}
+    part = _get(bucket, path, headers, (offset, size))
+    if etag not in ("", part.etag):
+        raise FileChanged(f"{path} was replaced while it was read")
+    if not part.content:
+        raise FileChanged(f"{path} has {part.size} bytes, and none at {offset}")
+    return part
+
+
+def get_whole(bucket: Bucket, path: str) -> Part:
+    """All of an object, which is small; raises PathNotFound."""
+    return _get(bucket, path, {}, None)
+
+
+def _get(
+    bucket: Bucket, path: str, headers: Mapping[str, str], wanted: tuple[int, int] | None
+) -> Part:
+    """The bytes of an answer that came whole and is for the range *wanted*: offset and size.
+
+    A small object that came whole is compared with its ETag, if that looks like the MD5 that it
+    mostly is; a server whose ETag is something else sends the same bytes again.
+    """
+    call: Any = bucket.client.get_object
+    arguments = {"Bucket": bucket.name, "Key": bucket.options.key(path), **headers}
+    doubted = None
+    for attempt in range(_ATTEMPTS):
+        with s3_errors(path):
+            answer = call(**arguments, **bucket.options.for_reads)
+        part = _received(answer, wanted)
+        if part is not None:
+            is_small = wanted is None or wanted[1] <= _SMALL
+            if not is_small or part.content == doubted or not _is_doubtful(part):
+                return part
+            doubted = part.content
+        time.sleep(random.uniform(0, _BACKOFF_S * 2**attempt))
+    raise StorageUnavailable(
+        f"{path}: the answer came damaged, or for another range than was asked for,"
+        f" {_ATTEMPTS} times"
+    )
+
+
+def _received(answer: Mapping[str, Any], wanted: tuple[int, int] | None) -> Part | None:
+    """The bytes that were wanted; None if the answer broke off or has other bytes."""
+    body, etag = answer["Body"], answer["ETag"]
+    try:
+        if "ContentRange" in answer:
+            return _received_range(body.read(), etag, answer["ContentRange"], wanted)
+        # The whole object: nothing else was wanted, or the server ignores ranges.
+        offset, size = wanted or (0, sys.maxsize)
+        end = min(offset + size, answer.get("ContentLength", sys.maxsize))
+        content = _read(body, end)
+        if len(content) < end < sys.maxsize:
+            return None
+        return Part(content[offset:], answer.get("ContentLength", len(content)), etag)
+    except (HTTPClientError, IncompleteReadError, OSError):
+        return None
+    finally:
+        body.close()
+
+
+def _received_range(
+    content: bytes, etag: str, said: str, wanted: tuple[int, int] | None
+) -> Part | None:
+    found = _CONTENT_RANGE.fullmatch(said)
+    if found is None or wanted is None:
+        return None
+    first, last, size = map(int, found.groups())
+    offset, end = wanted[0], min(sum(wanted), size)
+    if (first, last + 1, len(content)) != (offset, end, end - offset):
+        return None
+    return Part(content, size, etag)
+
+
+def _read(body: Any, size: int) -> bytes:  # noqa: ANN401  (boto3's answers)
+    """Up to *size* bytes of a body, which may have more."""
+    if size == sys.maxsize:
+        whole: bytes = body.read()
+        return whole
+    content = bytearray()
+    while len(content) < size and (chunk := body.read(size - len(content))):
+        content += chunk
+    return bytes(content)
+
+
+def _is_doubtful(part: Part) -> bool:
+    etag = part.etag.strip('"')
+    return (
+        len(part.content) == part.size
+        and re.fullmatch("[0-9a-f]{32}", etag) is not None
+        and etag != md5(part.content, usedforsecurity=False).hexdigest()
+    )

@@ -1,0 +1,339 @@
+"""The handlers that look and read: FUSE requests in, nodes asked, FUSE replies out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar, TypeVarTuple, cast
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    ROOT_INODE,
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    InodeT,
+    ReaddirToken,
+    RequestContext,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from blobfs import metrics
+from blobfs.drivers.base import Capacity, FileReader
+from blobfs.errors import (
+    AttributeUnknown,
+    BlobfsError,
+    DigestMismatch,
+    NameTooLong,
+    NotFound,
+    ReadOnly,
+    Unsupported,
+)
+from blobfs.fuse.attributes import Presentation
+from blobfs.fuse.errnos import logs_errors, replies_errno
+from blobfs.fuse.handles import HandleBudget, HandleTable
+from blobfs.fuse.inodes import Inode, InodeTable
+from blobfs.fuse.notifier import Notifier
+from blobfs.fuse.open_file_scanner import UNKNOWN_OPENER, Opener
+from blobfs.fuse.readdir import Batches, Listing, listing_of
+from blobfs.fuse.requests import Requests
+from blobfs.fuse.subjects import Subjects
+from blobfs.fuse.threads import StorageThreads
+from blobfs.fuse.upload_dispatcher import Uploading
+from blobfs.vfs.nodes import Child, Directory, File, Node
+from blobfs.vfs.tree import Tree
+from blobfs.vfs.upload import STATES
+from blobfs.vfs.upload_handle import OpenUpload
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+MAX_NAME: Final = 255
+"""The longest name, in bytes."""
+
+_ROOT_PATIENCE_S: Final = 0.01
+"""How long an answer waits for new attributes of the root."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file that a program has open, by *opener* if it is for writing."""
+
+    file: File
+    reader: FileReader
+    writing: OpenUpload | None = None
+    opener: Opener = UNKNOWN_OPENER
+
+
+class _RootAttributes:
+    """The attributes of the root as the storage last told, and whether it is being asked.
+
+    A thread asks, and may take longer than anybody waits for it: it stores them all the same.
+    """
+
+    def __init__(self, root: Inode) -> None:
+        self._node = root.node
+        self.attr = root.attr
+        self.is_asked = False
+
+    def ask(self) -> None:
+        """Ask the storage; raises what it does."""
+        self.is_asked = True
+        try:
+            self.attr = self._node.attr()
+        finally:
+            self.is_asked = False
+
+
+class Reading(pyfuse3.Operations):
+    """Handlers that change nothing; each request in its own task, all on one thread."""
+
+    supports_dot_lookup = False  # only NFS re-export asks for "." and ".."
+
+    def __init__(
+        self,
+        tree: Tree,
+        threads: StorageThreads,
+        presentation: Presentation,
+        uploading: Uploading | None = None,
+        budget: HandleBudget | None = None,
+    ) -> None:
+        super().__init__()
+        self._uploading = uploading or Uploading(threads)
+        self._budget = budget or HandleBudget()
+        self._tree = tree
+        self._threads = threads
+        self._presentation = presentation
+        self._inodes = InodeTable(tree.root(), presentation)
+        self._listings: HandleTable[Listing] = HandleTable()
+        self._batches = Batches()
+        self._root = _RootAttributes(self._inodes[ROOT_INODE])
+        self._users: dict[FileHandleT, int] = {}
+        self._files: HandleTable[OpenFile] = HandleTable()
+        self._notifier = Notifier()
+        self.requests = Requests(Subjects(self._inodes, self._opened).of, self._user_of)
+        metrics.INODES.set_function(lambda: len(self._inodes))
+        metrics.OPEN_HANDLES.labels("directory").set_function(lambda: len(self._listings))
+        metrics.OPEN_HANDLES.labels("file").set_function(lambda: len(self._files))
+        for state in STATES:
+            metrics.UPLOADS.labels(state).set_function(partial(tree.uploads.count, state))
+
+    def _opened(self, fh: FileHandleT) -> Node | None:
+        if (opened := self._files.get(fh)) is not None:
+            return opened.file
+        listing = self._listings.get(fh)
+        return None if listing is None else listing.inode.node
+
+    def _user_of(self, fh: object) -> int:
+        """The user who has opened a handle, on behalf of whom the kernel may read ahead."""
+        return self._users.get(cast(FileHandleT, fh), 0)
+
+    def counts(self) -> dict[str, object]:
+        """How much the kernel holds at present, and how many requests wait, by user."""
+        return {
+            "in_flight": len(self.requests),
+            "waiting": self._threads.admission.counts(),
+            "inodes": len(self._inodes),
+            "open_directories": len(self._listings),
+            "open_files": len(self._files),
+        }
+
+    def interrupt_uploads(self) -> None:
+        """Stop the commits that are under way, as the mount is about to end."""
+        self._tree.uploads.interrupt()
+
+    def suspend_uploads(self) -> None:
+        """Make durable what uploads have received, as the mount is about to end."""
+        self._tree.uploads.suspend()
+
+    @replies_errno
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        text = text_of(name)
+        directory = self._inodes.directory(parent_inode)
+        if (known := directory.known(text)) is not None:
+            child: Child | None = Child.of(text, known)
+        else:
+            await self._uploading.settled(directory.key)
+            child = await self._ask(directory, _look_up, directory, text)
+        if child is None:
+            return self._presentation.missing(may_appear=directory.gains_names)
+        return self._inodes.remember(self._inodes[parent_inode], child).entry
+
+    async def _ask(self, node: Node, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        """The result of ``call(*args)``, a method of *node* or of what it has opened."""
+        if isinstance(node, Directory) and node.takes_long:
+            return await self._threads.run_in_thread(call, *args)
+        return await self._threads.run(call, *args) if node.asks_storage else call(*args)
+
+    @logs_errors
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for inode, lookups in inode_list:
+            self._inodes.forget(inode, lookups)
+
+    @replies_errno
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        held = self._inodes[inode]
+        if inode == ROOT_INODE:
+            return await self._root_attributes(held)
+        return self._inodes.refresh(held, await self._ask(held.node, held.node.attr))
+
+    async def _root_attributes(self, held: Inode) -> EntryAttributes:
+        """The last known ones where the storage is slow: every path leads through the root."""
+        with trio.move_on_after(0.0 if self._root.is_asked else _ROOT_PATIENCE_S):
+            try:
+                await self._threads.run(self._root.ask)
+            except BlobfsError as exc:
+                log.debug("the root's attributes are as they were: %r", exc)
+        return self._inodes.refresh(held, self._root.attr)
+
+    @replies_errno
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        symlink = self._inodes.symlink(inode)
+        return FileNameT(os.fsencode(await self._ask(symlink, symlink.target)))
+
+    @replies_errno
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        with self._budget.claim(ctx.uid) as claim:
+            fh = self._listings.add(await self._listing(inode), claim)
+        self._users[fh] = ctx.uid
+        return fh
+
+    @replies_errno
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        listing = self._listings[fh]
+        if start_id == 0 and listing.replied:  # rewinddir(3)
+            self._inodes[listing.inode.number].names_until = 0.0
+            listing.release()
+            listing = await self._listing(listing.inode.number)
+            self._listings.replace(fh, listing)
+        await listing.reply(token, start_id, self._inodes, self._threads)
+
+    async def _listing(self, inode: InodeT) -> Listing:
+        await self._uploading.settled(self._inodes[inode].node.key)
+        return await listing_of(self._inodes[inode], self._inodes, self._threads, self._batches)
+
+    @replies_errno
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self._users.pop(fh, None)
+        self._listings.pop(fh).release()
+
+    @replies_errno
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        file = self._inodes.file(inode)
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            return await self._open_to_write(file, flags, ctx)
+        with self._budget.claim(ctx.uid, file.key, descriptors=int(file.asks_storage)) as claim:
+            fh = self._files.add(OpenFile(file, await self._open(file)), claim)
+        self._users[fh] = ctx.uid
+        # What is made anew at each opening is neither kept nor has a size that would hold.
+        return FileInfo(fh=fh, keep_cache=file.never_changes, direct_io=not file.never_changes)
+
+    async def _open(self, file: File) -> FileReader:
+        if file.shares_openings and file.takes_long:
+            return await self._threads.run_shared(file.key, file.open)
+        return await self._read(file, file.open)
+
+    async def _open_to_write(self, file: File, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        raise ReadOnly(f"{file.key} never changes")
+
+    @replies_errno
+    async def read(  # type: ignore[override]  # pyfuse3 takes any buffer
+        self, fh: FileHandleT, off: int, size: int
+    ) -> bytes | memoryview:
+        data = await self._content(self._files[fh], off, size)
+        metrics.READ_BYTES.inc(len(data))
+        return data
+
+    async def _content(self, opened: OpenFile, offset: int, size: int) -> bytes | memoryview:
+        if (data := opened.reader.read_now(offset, size)) is not None:
+            return data
+        try:
+            return await self._read(opened.file, opened.reader.read_at, offset, size)
+        except DigestMismatch:
+            self._distrust(opened.file)
+            raise
+
+    def _distrust(self, file: File) -> None:
+        """See to it that what came wrong is fetched anew: not the storage may be to blame."""
+        inode = self._inodes.find_file(file.key)
+        if not self._threads.inline and inode is not None:
+            self._notifier.forget(inode.number, file.forget)
+
+    async def _read(self, file: File, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        """The result of ``call(*args)``, which opens or reads *file*."""
+        if file.takes_long:
+            return await self._threads.run_in_thread(call, *args)
+        return await self._ask(file, call, *args)
+
+    @replies_errno
+    async def release(self, fh: FileHandleT) -> None:
+        self._users.pop(fh, None)
+        await self._threads.run(self._files.pop(fh).reader.close)
+
+    @replies_errno
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        return _statvfs(await self._threads.run(self._tree.registry.capacity))
+
+    @replies_errno
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        if not name.startswith(b"user."):
+            # "Never", so that ls(1) does not ask for each file what none of them has.
+            raise Unsupported(f"no {os.fsdecode(name)} here")
+        node = self._inodes[inode].node
+        value = await self._threads.run_in_thread(_xattr, node, os.fsdecode(name))
+        return os.fsencode(value)
+
+    @replies_errno
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        node = self._inodes[inode].node
+        return [XAttrNameT(name.encode()) for name in await self._ask(node, node.xattrs)]
+
+
+def text_of(name: FileNameT) -> str:
+    """A name as it is below ``fuse``; raises NameTooLong."""
+    if len(name) > MAX_NAME:
+        raise NameTooLong(f"longer than {MAX_NAME} bytes: {name[:80]!r}…")
+    return os.fsdecode(name)
+
+
+def _xattr(node: Node, name: str) -> str:
+    """The value of an extended attribute, which may take all manifests to be read."""
+    render = node.xattrs().get(name)
+    if render is None:
+        raise AttributeUnknown(f"no {name} here")
+    return render()
+
+
+def _look_up(parent: Directory, name: str) -> Child | None:
+    """One trip for the node and what stat(2) shows of it; None if it is not there."""
+    try:
+        node = parent.lookup(name)
+        return Child.of(name, node)
+    except NotFound:
+        return None
+
+
+def _statvfs(capacity: Capacity | None) -> StatvfsData:
+    block = 4096  # df(1) takes f_bsize for f_frsize
+    unbounded = Capacity(size=2**60, free=2**60, available=2**60, files=2**40, files_free=2**40)
+    capacity = capacity or unbounded
+    data = StatvfsData()
+    data.f_bsize = data.f_frsize = block
+    data.f_blocks = capacity.size // block
+    data.f_bfree = capacity.free // block
+    data.f_bavail = capacity.available // block
+    data.f_files = capacity.files
+    data.f_ffree = data.f_favail = capacity.files_free
+    data.f_namemax = MAX_NAME
+    return data

@@ -1,0 +1,146 @@
+"""Uploads on the event loop: what runs at once, what in a thread, and who waits for whom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVarTuple
+
+import trio
+
+from blobfs.errors import StorageTimeout
+from blobfs.fuse.open_file_scanner import Opener, OpenFileScanner
+from blobfs.fuse.threads import StorageThreads
+from blobfs.vfs.upload import Upload
+from blobfs.vfs.upload_handle import OpenUpload
+
+Ts = TypeVarTuple("Ts")
+
+_SLOW_WRITE_S: Final = 0.01
+"""How long a write may hold up the event loop before the next go to threads."""
+
+_SLOW_FOR_S: Final = 0.5
+
+_ORDINARY_COMMIT_S: Final = 5.0
+"""Time from a last close in which its commit holds up others that look at the repository."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """An upload that nobody has open any more, and that may be about to be committed."""
+
+    repository: str  # its path in the tree, with a slash
+    over: trio.Event
+    waited_for_until: float  # as trio.current_time() has it
+
+
+class _Opening:
+    """An upload being opened in a thread, for somebody who may stop waiting."""
+
+    def __init__(self, opening: Callable[[], OpenUpload]) -> None:
+        self.is_wanted = True
+        self._opening = opening
+
+    def run(self) -> OpenUpload:
+        opened = self._opening()
+        if not self.is_wanted:
+            opened.release()
+        return opened
+
+
+class Uploading:
+    """Calls open uploads for the handlers."""
+
+    def __init__(
+        self,
+        threads: StorageThreads,
+        *,
+        deadline_s: float = 300.0,
+        max_undeclared: int | None = None,
+    ) -> None:
+        """*deadline_s* is what a close may take, *max_undeclared* is as for ``OpenUpload``."""
+        self._threads = threads
+        self._deadline_s = deadline_s
+        self._max_undeclared = max_undeclared
+        self._scanner = OpenFileScanner()
+        self._endings: set[_Ending] = set()
+        self._slow_until = 0.0
+
+    async def open(self, upload: Upload, *, truncate: bool) -> OpenUpload:
+        """Open *upload* for writing."""
+        bound = self._max_undeclared
+        opened = OpenUpload.open_now(upload, truncate=truncate, max_undeclared=bound)
+        if opened is not None:
+            return opened
+        opening = _Opening(partial(OpenUpload, upload, truncate=truncate, max_undeclared=bound))
+        try:
+            return await self._threads.change(opening.run, deadline_s=self._deadline_s)
+        except StorageTimeout:
+            opening.is_wanted = False
+            raise
+
+    async def write(self, opened: OpenUpload, offset: int, data: bytes) -> None:
+        """``OpenUpload.write``, at once where that takes microseconds."""
+        began = time.monotonic()
+        if began < self._slow_until or not opened.write_now(offset, data):
+            await self.change(opened, opened.write, offset, data)
+            return
+        now = time.monotonic()
+        if now - began > _SLOW_WRITE_S:  # the disk is behind, and the kernel makes writers wait
+            self._slow_until = now + _SLOW_FOR_S
+
+    async def change(self, opened: OpenUpload, call: Callable[[*Ts], None], *args: *Ts) -> None:
+        """``call(*args)`` in a thread; what it did not do in time, the close will tell as well."""
+        try:
+            await self._threads.change(call, *args)
+        except StorageTimeout as exc:
+            opened.fail(exc)
+            opened.upload.interrupt("it took longer than a change may take")
+            raise
+
+    async def truncate(self, upload: Upload, size: int) -> None:
+        """``Upload.truncate``, of one that nobody has open."""
+        await self.finish(upload, upload.truncate, size, self._max_undeclared)
+
+    async def flush(self, opened: OpenUpload, opener: Opener, inode: int) -> None:
+        """``OpenUpload.flush``, with a search for other holders."""
+        search = partial(self._scanner.report, opener, opened.upload.name, inode)
+        await self.finish(opened.upload, opened.flush, search)
+
+    async def sync(self, opened: OpenUpload) -> None:
+        """``OpenUpload.sync``."""
+        await self.finish(opened.upload, opened.sync)
+
+    async def release(self, opened: OpenUpload) -> None:
+        """``OpenUpload.release``, for which ``settled`` waits from now on."""
+        directory = opened.upload.directory
+        repository = directory.removesuffix("/_uploads").removesuffix("/_manifests")
+        ending = _Ending(f"{repository}/", trio.Event(), trio.current_time() + _ORDINARY_COMMIT_S)
+        self._endings.add(ending)
+        try:
+            await self.finish(opened.upload, opened.release)
+        finally:
+            self._endings.discard(ending)
+            ending.over.set()
+
+    async def settled(self, path: str) -> None:
+        """Wait until what was closed before, in the repository that *path* is in, is committed.
+
+        A commit that takes longer than most do is not waited for.
+        """
+        for ending in [e for e in self._endings if f"{path}/".startswith(e.repository)]:
+            with self._threads.admission.waiting(), trio.move_on_at(ending.waited_for_until):
+                await ending.over.wait()
+
+    async def finish(self, upload: Upload, call: Callable[[*Ts], None], *args: *Ts) -> None:
+        """``call(*args)`` in a thread, which may commit *upload*, and is stopped after a while."""
+        try:
+            await self._threads.change(call, *args, deadline_s=self._deadline_s)
+        except StorageTimeout:
+            upload.interrupt(
+                f"its commit took longer than --upload-deadline ({self._deadline_s:g} s);"
+                " raise that, and close it again"
+            )
+            raise

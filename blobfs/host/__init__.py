@@ -1,0 +1,1 @@
+"""The Linux side of a mount: process, signals, systemd, checks before a mount, unmounting."""

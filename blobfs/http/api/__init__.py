@@ -1,0 +1,1 @@
+"""The handlers of distribution's HTTP API."""

@@ -1,0 +1,91 @@
+"""``/v2/<name>/tags/list`` and ``/v2/_catalog``: names in order, a page at a time."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from itertools import islice
+from typing import Final
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from blobfs.errors import RepositoryUnknown
+from blobfs.http.api.errors import ErrorCode, Json, refusal
+from blobfs.http.workers import Workers
+from blobfs.storage.registry import Registry
+
+_DEFAULT: Final = 100
+"""Repositories on a page, as in distribution."""
+
+_MOST: Final = 1000
+"""Repositories on a page that can be asked for, as in distribution."""
+
+_ALL: Final = 10**9
+
+_NUMBER: Final = re.compile("[0-9]{1,9}")
+
+
+class Listing:
+    """The two pages; their tags and names come in the order of their bytes, component-wise."""
+
+    def __init__(self, registry: Registry, workers: Workers) -> None:
+        self._registry = registry
+        self._workers = workers
+
+    async def tags(self, request: Request) -> Response:
+        """``GET /v2/<name>/tags/list``: all of them, unless ``n`` says how many."""
+        name = request.path_params["name"]
+        count = _count(request, _ALL)
+        if count is None:
+            return _not_a_count(request)
+        found = await self._workers.run(self._tags_after, name, _last(request))
+        return _page(request, {"name": name}, "tags", found[: count + 1], count)
+
+    def _tags_after(self, name: str, last: str) -> list[str]:
+        repository = self._registry.repository(name)
+        tags: list[str] = sorted(repository.tags.enumerate())
+        if not tags and not self._registry.is_repository(repository.name):
+            raise RepositoryUnknown(name)
+        return tags[bisect_right(tags, last) :]
+
+    async def catalog(self, request: Request) -> Response:
+        """``GET /v2/_catalog``: the repositories."""
+        count = _count(request, _DEFAULT)
+        if count is None or count > _MOST:
+            return _not_a_count(request)
+        found = await self._workers.run(self._repositories_after, _last(request), count + 1)
+        return _page(request, {}, "repositories", found, count)
+
+    def _repositories_after(self, last: str, count: int) -> list[str]:
+        return list(islice(self._registry.enumerate(after=last), count))
+
+
+def _last(request: Request) -> str:
+    return request.query_params.get("last", "")
+
+
+def _count(request: Request, default: int) -> int | None:
+    """How many names are to be on the page; None for what is no such number."""
+    text = request.query_params.get("n", "")
+    if not text:
+        return default
+    return int(text) if _NUMBER.fullmatch(text) else None
+
+
+def _not_a_count(request: Request) -> Response:
+    asked = {"n": request.query_params["n"]}
+    return refusal(ErrorCode.PAGINATION_NUMBER_INVALID, detail=asked)
+
+
+def _page(
+    request: Request, document: dict[str, object], key: str, found: list[str], count: int
+) -> Response:
+    """The first *count* of what was *found*, and where the next page is if there is more."""
+    names = found[:count]
+    headers = {}
+    if names and len(found) > count:
+        query = urlencode({"last": names[-1], "n": count})
+        headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
+    return Json({**document, key: names}, headers=headers)

@@ -1,0 +1,114 @@
+"""The registry's own HTTP API, for reading: what ``docker pull`` and its like ask for.
+
+Source of truth: the OCI distribution specification; where it leaves room, the handlers of
+distribution 2.8 (``registry/handlers``), to which ``tests/http`` compares every answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from blobfs.errors import BlobfsError
+from blobfs.http.api.blobs import Blobs
+from blobfs.http.api.errors import ErrorCode, broken, misdirected, refusal, refused
+from blobfs.http.api.listing import Listing
+from blobfs.http.api.manifests import Manifests
+from blobfs.http.loopshare import LoopShare
+from blobfs.http.workers import Workers
+from blobfs.storage.registry import Registry
+
+_SHARE: Final = 0.25
+"""How much of the event loop requests may have to begin with: some 500 a second."""
+
+_MOST: Final = 48
+"""Requests at a time. The rest of the server's 64 connections is for health and metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """With *redirect*, blobs are fetched from the storage itself, if it can be asked for them."""
+
+    redirect: bool = False
+
+
+def routes(registry: Registry, options: ServeOptions) -> list[BaseRoute]:
+    """What is below ``/v2/``, for an application of Starlette's; it writes nothing."""
+    workers = Workers()
+    listing = Listing(registry, workers)
+    manifests = Manifests(registry, workers)
+    blobs = Blobs(registry, workers, redirect=options.redirect)
+    pages = [
+        Route("/", _base),
+        Route("/_catalog", listing.catalog),
+        Route("/{name:path}/tags/list", listing.tags),
+        Route("/{name:path}/manifests/{reference}", manifests.get),
+        Route("/{name:path}/blobs/{digest}", blobs.get),
+        # After the blobs: a repository may be called "x/blobs/uploads".
+        Route("/{name:path}/blobs/uploads/{upload:path}", _no_upload),
+    ]
+    handlers = {BlobfsError: refused, HTTPException: misdirected, Exception: broken}
+    around = [
+        Middleware(_Versioned),
+        Middleware(_InTurn, share=LoopShare(_SHARE)),
+        Middleware(ExceptionMiddleware, handlers=handlers),
+    ]
+    below = Router(pages, redirect_slashes=False)
+    base = RedirectResponse("/v2/", HTTPStatus.MOVED_PERMANENTLY)
+    return [Route("/v2", base, middleware=around), Mount("/v2", below, middleware=around)]
+
+
+async def _base(request: Request) -> Response:
+    """``GET /v2/``, by which clients find out that this is a registry."""
+    return JSONResponse({}, media_type="application/json; charset=utf-8")
+
+
+async def _no_upload(request: Request) -> Response:
+    return refusal(ErrorCode.BLOB_UPLOAD_UNKNOWN)
+
+
+class _InTurn:
+    """Lets requests begin as fast as the mount beside them allows; so many at a time, no more."""
+
+    def __init__(self, app: ASGIApp, share: LoopShare) -> None:
+        self._app = app
+        self._share = share
+        self._begun = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._share.turn()
+        if self._begun == _MOST:
+            headers = {"Retry-After": "1", "Connection": "close"}
+            await refusal(ErrorCode.TOOMANYREQUESTS, headers=headers)(scope, receive, send)
+            return
+        self._begun += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._begun -= 1
+
+
+class _Versioned:
+    """Says in every answer which API this is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_versioned(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Docker-Distribution-Api-Version"] = "registry/2.0"
+            await send(message)
+
+        await self._app(scope, receive, send_versioned)

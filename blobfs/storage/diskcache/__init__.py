@@ -1,0 +1,1 @@
+"""The cache on disk for the blobs of a remote storage."""

@@ -1,0 +1,266 @@
+"""Blobs on their way into a cache: what is read of them is written, and the whole is verified.
+
+A ``Filling`` is written to by whoever reads the blob, in any order. Once all of it is there it
+goes to one thread, which holds it to its digest and makes an entry of it. One that nobody reads
+any more is kept for a while: the kernel asks only once for what it caches. No lock is held while
+another's is taken, but a ``Room``'s, which is last.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import OrderedDict, deque
+from pathlib import Path
+from threading import Condition, Lock, Thread
+from typing import Final, NamedTuple
+
+from blobfs.digest import Descriptor
+from blobfs.logs import about
+from blobfs.storage.diskcache.entries import Entries, room, seal, write_at
+from blobfs.storage.diskcache.health import Health
+from blobfs.storage.diskcache.quota import Room
+from blobfs.storage.diskcache.ranges import Ranges, on_disk
+
+_MOST: Final = 128
+"""Fillings at a time; each has a file open."""
+
+_MOST_RANGES: Final = 4096
+"""Pieces of one blob; one read so much here and there is not read to its end."""
+
+_CLOSING_S: Final = 2.0
+"""How long to wait at the end for what is being verified."""
+
+log = logging.getLogger(__name__)
+
+
+class Idle(NamedTuple):
+    """What fillings may take that nobody reads, all together in bytes, and for how long each."""
+
+    size: int
+    seconds: float
+
+
+class Filling:
+    """A blob of which something is there, in a file of its own; *taken* is its room."""
+
+    def __init__(self, blob: Descriptor, path: Path) -> None:
+        self.blob = blob
+        self.path = path
+        self.users = 0
+        self.is_over = False  # nothing is written any more
+        self.taken = 0
+        self.lock = Lock()
+        self.ranges = Ranges()
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def lacks(self, offset: int, end: int) -> bool:
+        """Whether it can use what is between *offset* and *end*."""
+        with self.lock:
+            return not self.is_over and bool(self.ranges.missing(offset, end))
+
+    def write(self, offset: int, data: bytes, taken: int) -> int:
+        """Add *data*, for which *taken* bytes were taken; how many of them it does not need."""
+        view = memoryview(data)
+        with self.lock:
+            if self.is_over:
+                return taken
+            before = self.ranges.allocated
+            self.taken += taken
+            for start, end in self.ranges.missing(offset, offset + len(data)):
+                write_at(self.fd, view[start - offset : end - offset], start)
+                self.ranges.add(start, end)
+            spare = taken - (self.ranges.allocated - before)
+            self.taken -= spare
+            return spare
+
+    def ends(self, *, complete: bool) -> bool:
+        """Whether it is over from now on, and was not; only if it is all there, if *complete*."""
+        with self.lock:
+            if self.is_over or (complete and self.ranges.missing(0, self.blob.size)):
+                return False
+            self.is_over = True
+            return True
+
+
+class Fillings:
+    """The fillings of this process. Thread-safe; what fails in it raises OSError."""
+
+    def __init__(self, room: Room, entries: Entries, health: Health, idle: Idle) -> None:
+        self.stored = 0
+        self.mismatched = 0
+        self._room = room
+        self._entries = entries
+        self._health = health
+        self._most_idle = idle
+        self._changed = Condition()
+        self._fillings: dict[Descriptor, Filling] = {}
+        self._idle: OrderedDict[Filling, float] = OrderedDict()  # since when
+        self._complete: deque[Filling] = deque()
+        self._thread: Thread | None = None
+        self._closing = self._closed = False
+
+    def join(self, blob: Descriptor) -> Filling | None:
+        """What one more reader of *blob* is to add to, and to leave; None if there is no room."""
+        with self._changed:
+            filling = self._joined(blob)
+        if filling is not None or not self._room.is_enough(blob.size):
+            return filling
+        while len(self._fillings) >= _MOST:
+            if not self._drop_oldest():
+                return None
+        taken = room(blob.size) - on_disk(0, blob.size)  # for the checks
+        if not self._take(taken):
+            return None
+        try:
+            with self._changed:
+                filling = self._joined(blob)
+                if filling is None and not self._closing:
+                    filling = self._fillings[blob] = Filling(blob, self._room.new_file())
+                    filling.users, filling.taken, taken = 1, taken, 0
+        finally:
+            self._room.give_back(taken)
+        return filling
+
+    def _joined(self, blob: Descriptor) -> Filling | None:
+        filling = self._fillings.get(blob)
+        if filling is not None:
+            filling.users += 1
+            self._idle.pop(filling, None)
+        return filling
+
+    def leave(self, filling: Filling) -> None:
+        """Note that a reader will add nothing more."""
+        with self._changed:
+            filling.users -= 1
+            if filling.users == 0 and not filling.is_over:
+                self._idle[filling] = time.monotonic()
+                self._notify()
+        while self._is_too_much_idle():
+            self._drop_oldest()
+
+    def _is_too_much_idle(self) -> bool:
+        with self._changed:
+            return sum(filling.taken for filling in self._idle) > self._most_idle.size
+
+    def add(self, filling: Filling, offset: int, data: bytes) -> None:
+        """Write what was read; *filling* is dropped where there is no room."""
+        end = offset + len(data)
+        if not filling.lacks(offset, end):
+            return
+        taken = on_disk(offset, end)
+        if len(filling.ranges) > _MOST_RANGES or not self._take(taken):
+            self._drop(filling)
+            return
+        spare = filling.write(offset, data, taken)
+        if spare:
+            self._room.give_back(spare)
+        if filling.ends(complete=True):
+            with self._changed:
+                self._complete.append(filling)
+                self._notify()
+
+    def drop_all(self) -> None:
+        """Drop what is not complete."""
+        for filling in list(self._fillings.values()):
+            self._drop(filling)
+
+    def close(self) -> None:
+        """Finish what is complete if that takes no time to speak of, and drop the rest."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(_CLOSING_S)
+        self._closed = True
+        self.drop_all()
+
+    def _take(self, size: int) -> bool:
+        while not self._room.take(size):
+            if not self._drop_oldest():
+                return False
+        return True
+
+    def _drop_oldest(self) -> bool:
+        """Drop the filling that has been idle for the longest time; whether there was one."""
+        with self._changed:
+            if not self._idle:
+                return False
+            filling, _ = self._idle.popitem(last=False)
+            self._forget(filling)
+        self._drop(filling)
+        return True
+
+    def _drop(self, filling: Filling) -> None:
+        if filling.ends(complete=False):
+            self._discard(filling)
+
+    def _discard(self, filling: Filling) -> None:
+        """Remove a filling that is over, which is done by one thread."""
+        with self._changed:
+            self._idle.pop(filling, None)
+            self._forget(filling)
+        os.close(filling.fd)
+        try:
+            filling.path.unlink(missing_ok=True)
+        finally:
+            self._room.give_back(filling.taken)
+
+    def _forget(self, filling: Filling) -> None:
+        if self._fillings.get(filling.blob) is filling:
+            del self._fillings[filling.blob]
+
+    def _notify(self) -> None:
+        if self._thread is None:
+            self._thread = Thread(target=self._work, name="blobfs-cache", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._complete or self._closing) and (wait_s := self._wait_s()) != 0:
+                    self._changed.wait(wait_s)
+                if self._closing and not self._complete:
+                    return
+                filling = self._complete.popleft() if self._complete else None
+            try:
+                if filling is None:
+                    self._drop_oldest()
+                else:
+                    self._finish(filling)
+            except InterruptedError:
+                pass  # it is being closed
+            except OSError as exc:
+                if not self._closed:
+                    self._health.failed(exc)
+
+    def _wait_s(self) -> float | None:
+        """The time until something has been idle for too long; None if nothing is."""
+        since = next(iter(self._idle.values()), None)
+        if since is None:
+            return None
+        return max(0.0, since + self._most_idle.seconds - time.monotonic())
+
+    def _finish(self, filling: Filling) -> None:
+        """Make an entry of a complete filling if it is what it should be."""
+        blob = filling.blob
+        try:
+            if not seal(filling.fd, blob, lambda: not self._closed):
+                self.mismatched += 1
+                log.warning(
+                    "blob %s is not cached: it does not match its digest",
+                    blob.digest,
+                    extra=about(digest=blob.digest),
+                )
+                return
+            if self._room.hand_over(filling.path, blob.digest, blob.size, filling.taken):
+                filling.taken = 0
+                self.stored += 1
+                self._entries.sync(blob.digest)
+            else:
+                filling.taken = 0
+            self._health.worked()
+        finally:
+            self._discard(filling)

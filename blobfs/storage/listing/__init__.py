@@ -1,0 +1,1 @@
+"""Listings of a remote storage, kept in memory for a while."""

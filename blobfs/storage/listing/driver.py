@@ -1,0 +1,112 @@
+"""A driver over an object store that answers from listings what they tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from hashlib import md5
+
+from blobfs import paths
+from blobfs.drivers.base import DirEntry, FileInfo, FileReader, StorageDriver
+from blobfs.drivers.objectstore import ObjectStore
+from blobfs.drivers.wrapper import NotingDriver
+from blobfs.errors import PathNotFound
+from blobfs.storage.doubtingreader import DoubtingReader
+from blobfs.storage.listing.blob_stats import BlobInfos
+from blobfs.storage.listing.cache import Listings, is_listed
+
+
+class ListedDriver(NotingDriver):
+    """Knows for *name_ttl_s* seconds what was listed, for *content_ttl_s* what blobs are.
+
+    *driver* is *store*, or a wrapper of it. What is changed through this driver is seen at once.
+    """
+
+    def __init__(
+        self, driver: StorageDriver, store: ObjectStore, *, name_ttl_s: float, content_ttl_s: float
+    ) -> None:
+        super().__init__(driver)
+        self._store = store
+        self._listings = Listings(store, name_ttl_s)
+        self._blobs = BlobInfos(store, paths.BLOBS, content_ttl_s, name_ttl_s)
+
+    def changed(self, path: str) -> None:
+        if is_listed(path):
+            self._listings.forget(path)
+        else:
+            self._blobs.forget(path)
+
+    def stat(self, path: str) -> FileInfo:
+        if is_listed(path):
+            return self._listings.of(path).stat(path)
+        if not _is_blob(path):
+            return self._driver.stat(path)
+        if self._blobs.is_missing(path):
+            raise PathNotFound(path)
+        return self._blobs.get(path) or self.stat_now(path)
+
+    def stat_now(self, path: str) -> FileInfo:
+        if not _is_blob(path):
+            return self._driver.stat_now(path)
+        self._blobs.forget(path)
+        info = self._driver.stat_now(path)
+        self._blobs.put([info])
+        return info
+
+    def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
+        self.prefetch(paths)
+        found = {path: self._blobs.get(path) for path in paths}
+        blobs = [path for path, info in found.items() if info is None and self._is_asked(path)]
+        found.update(zip(blobs, self._store.stat_files(blobs), strict=True))
+        return [found[path] if _is_blob(path) else self._stat_or_none(path) for path in paths]
+
+    def _is_asked(self, path: str) -> bool:
+        """Whether *path* is a blob's, of which only the store itself knows."""
+        return _is_blob(path) and not self._blobs.is_missing(path)
+
+    def prefetch(self, paths: Sequence[str]) -> None:
+        blobs = [path for path in paths if _is_blob(path)]
+        if blobs:
+            self._blobs.prefetch(blobs)
+
+    def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
+        if not token and is_listed(path):
+            token = self._listings.unfinished(path)
+            if not token:
+                return self.stat(path)
+        return self._driver.stat_unfinished(path, token)
+
+    def is_known_to_hold(self, path: str, content: bytes) -> bool:
+        listing = self._listings.known(path) if is_listed(path) else None
+        file = listing.files.get(path) if listing is not None else None
+        return (
+            file is not None
+            and file.size == len(content)
+            and file.etag == md5(content, usedforsecurity=False).hexdigest()
+        )
+
+    def listdir(self, path: str) -> Iterator[DirEntry]:
+        if is_listed(path):
+            return self._listings.of_children(path).listdir(path)
+        return self._driver.listdir(path)
+
+    def read_at(self, path: str, offset: int, size: int) -> bytes:
+        self._refuse_missing(path)
+        return self._driver.read_at(path, offset, size)
+
+    def get_content(self, path: str) -> bytes:
+        self._refuse_missing(path)
+        return self._driver.get_content(path)
+
+    def _refuse_missing(self, path: str) -> None:
+        listing = self._listings.known(path) if is_listed(path) else None
+        if listing is not None:
+            listing.stat(path)
+
+    def open_of_size(self, path: str, size: int) -> FileReader:
+        return DoubtingReader(
+            self._driver.open_of_size(path, size), lambda: self._blobs.forget(path)
+        )
+
+
+def _is_blob(path: str) -> bool:
+    return path.startswith(f"{paths.BLOBS}/") and path.endswith("/data")

@@ -1,0 +1,1 @@
+"""Uploads: blobs and manifests on their way into a repository."""

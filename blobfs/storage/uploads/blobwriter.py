@@ -1,0 +1,409 @@
+"""A resumable writer of one blob: what it has received, its running digests, and its commit.
+
+Its life is that of distribution's (``registry/storage/blobwriter.go``), with two differences:
+what is small stays in memory until it is committed or suspended, so that it costs the storage
+nothing but the blob itself; and ``size`` counts every byte received.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from blobfs import paths
+from blobfs.digest import CANONICAL, Descriptor, Digest, Digester
+from blobfs.drivers.base import StorageDriver
+from blobfs.errors import (
+    AppendOnly,
+    BlobDamaged,
+    BlobfsError,
+    BlobUnknown,
+    Busy,
+    ContentMismatch,
+    DigestMismatch,
+    PathNotFound,
+    ReadOnly,
+    WriterClosed,
+)
+from blobfs.logs import about
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.linkedblobstore import LinkedBlobStore
+from blobfs.storage.uploads.base import ContentWriter
+from blobfs.storage.uploads.buffer import ReceivedBytes
+from blobfs.storage.uploads.data import UploadData, UploadObject
+from blobfs.storage.uploads.digesters import RunningDigests
+from blobfs.storage.uploads.metadata import UploadFiles, UploadRecord
+from blobfs.weakcalls import weakly
+
+log = logging.getLogger(__name__)
+
+_CHECKPOINT_S: Final = 30.0
+"""How much of the time that a program wrote is lost at most in a crash, in an object store."""
+
+
+class BlobWriter(ContentWriter):
+    """Receives a blob, and commits it under its digest, linked in the repository.
+
+    ``close`` leaves the upload to ``UploadStore.resume``. Whatever reads or writes the data raises
+    Stale where somebody has removed them, and Busy where somebody else has written them.
+    """
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        stores: tuple[BlobStore, LinkedBlobStore],
+        files: UploadFiles,
+        started_at: datetime,
+        record: UploadRecord,
+    ) -> None:
+        self._driver = driver
+        self._blobs, self._layers = stores
+        self._files = files
+        self._started_at = started_at
+        self._record = record
+        self._moved: Digest | None = None  # where the data have gone, and only a link is missing
+        self._over = False
+        self._is_known = False  # to the storage
+        self._checkpoint_is_due = False
+        self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
+        self._received = ReceivedBytes(
+            RunningDigests(weakly(self._remembered)),
+            weakly(self._store),
+            weakly(self._forget_states),
+        )
+        self._follow_declared(record)
+
+    @property
+    def id(self) -> str:
+        return self._files.upload_id
+
+    @property
+    def started_at(self) -> datetime:
+        return self._started_at
+
+    @property
+    def record(self) -> UploadRecord:
+        return self._record
+
+    @property
+    def size(self) -> int:
+        return self._received.size
+
+    @property
+    def is_stored(self) -> bool:
+        return self._received.data is not None
+
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
+    def takes_at_once(self, offset: int, size: int) -> bool:
+        self._look_at_time()  # before the write, which only a thread may end with a checkpoint
+        return not self._checkpoint_is_due and self._received.takes_at_once(offset, size)
+
+    def _look_at_time(self) -> None:
+        late = time.monotonic() > self._checkpoint_at
+        self._checkpoint_is_due = late and self._driver.is_object_store
+
+    def resume(self) -> None:
+        """Take up what the storage has of the upload; ``UploadStore.resume`` calls it."""
+        self._is_known = True
+        data = self._data_of(self._record)
+        try:
+            self._take_up(data)
+        except PathNotFound:
+            moved = blob_of(self._blobs, self._record)
+            self._moved = None if moved is None else moved.digest  # or it had received nothing
+            self._received.take_up(data, 0 if moved is None else moved.size)
+        if self._moved is None:
+            if self._record.in_place is not None:
+                self._received.go_back()
+            self._files.drop_states_above(self.size)  # they tell of bytes that a crash took
+
+    def _take_up(self, data: UploadData) -> None:
+        """Go on with data that are there, from a hash state if nobody has touched them since."""
+        size = data.take_up()
+        if self._record == UploadRecord() and not self._driver.is_object_store:
+            self._record = replace(self._record, is_shared=True)
+        if data.fingerprint != self._record.fingerprint:
+            self._files.drop_states_above(-1)
+        undisturbed = data.undisturbed_size(size)
+        if undisturbed < size:  # somebody else has written, or a crash came before the last flush
+            self._files.drop_states_above(undisturbed)
+        self._received.take_up(data, size)
+
+    def _data_of(self, record: UploadRecord) -> UploadData:
+        label = f"upload {self.id}"
+        if not self._driver.is_object_store:
+            return UploadData(self._driver, self._files.data, label)
+        blob = record.in_place
+        path = self._files.data if blob is None else paths.blob_data(blob)
+        return UploadObject(self._driver, path, label, record.token, in_place=blob is not None)
+
+    def declare(self, record: UploadRecord) -> None:
+        self._check_open()
+        ours = self._record
+        record = replace(
+            ours, name=record.name, digest=record.digest, size=record.size, reason=record.reason
+        )
+        if record == ours:
+            return
+        if ours.in_place not in (None, record.digest):
+            raise AppendOnly(f"upload {self.id} can become {ours.in_place}, or be written anew")
+        if self._is_known:
+            self._files.put_record(record)
+        self._follow_declared(record)
+        self._record = record
+
+    def _follow_declared(self, record: UploadRecord) -> None:
+        if record.digest is not None:
+            self._received.digests.add(record.digest.algorithm, self.size)
+
+    def _remembered(self, algorithm: str, size: int) -> Digester:
+        return self._files.load_state(algorithm, size) if self._is_known else Digester(algorithm)
+
+    def _forget_states(self, size: int) -> None:
+        if self._is_known:
+            self._files.drop_states_above(size)
+
+    def write(self, data: bytes) -> None:
+        """Add *data* at the end."""
+        self.write_at(self.size, data)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        self._check_writable()
+        self._received.write_at(offset, data)
+        if self._checkpoint_is_due:
+            self.suspend()
+            self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
+        self._look_at_time()
+
+    def truncate(self, size: int) -> None:
+        self._check_open()
+        if self._moved is not None and size == 0:
+            self._start_again()
+        self._check_writable()
+        self._received.truncate(size)
+
+    def _start_again(self) -> None:
+        """Leave the blob that it has become, and receive something else."""
+        self._put_record(replace(self._record, blob=None))
+        self._files.drop_states_above(-1)
+        data = self._data_of(self._record)
+        data.create()
+        self._moved = None
+        self._received.take_up(data, 0)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        self._check_open()
+        if self._moved is not None:
+            with self._blobs.open(self._moved) as reader:
+                return reader.read_at(offset, size)
+        return self._received.read_at(offset, size)
+
+    def matches(self) -> bool | None:
+        declared = self._record.digest
+        if self._moved is not None and declared in (None, self._moved):
+            return True
+        if declared is None or self._record.size not in (None, self.size):
+            return False
+        found = self._received.digests.of(declared.algorithm, self.size)
+        return None if found is None else found == declared
+
+    def verify(self) -> bool:
+        self._check_open()
+        declared = self._record.digest
+        if self.matches() is None and declared is not None:
+            self._digest(declared.algorithm)
+        return bool(self.matches())
+
+    def interrupt(self, reason: str) -> None:
+        self._received.interruption.stop(f"{self._files.label(self._record)}: {reason}")
+
+    def forget_interruption(self) -> None:
+        self._received.interruption.forget()
+
+    def suspend(self) -> None:
+        self._check_open()
+        if self._received.is_durable:
+            return
+        if self._moved is None:
+            self._sync()
+        else:
+            self._make_known()
+        self._received.is_durable = True
+
+    def _sync(self) -> None:
+        # The data first: a state must never speak of bytes that a crash can take, where zeros may
+        # take their place. An object just ends before them; but without a state for its end, it
+        # would have to be read again, which it cannot be.
+        state_first = self._is_known and self._driver.is_object_store
+        if state_first:
+            self._save_states()
+        self._received.sync()
+        self._make_known()
+        if not state_first:
+            self._save_states()
+        for digester in self._received.digests:
+            if digester.size == self.size:
+                self._files.drop_states_below(digester.algorithm, self.size)
+
+    def _save_states(self) -> None:
+        for digester in self._received.digests:
+            hashed = digester.size  # less than all after an interruption
+            if hashed == self.size or hashed > self._files.hashed(digester.algorithm, self.size):
+                self._files.save_state(digester)
+
+    def commit(self, digest: Digest | None = None) -> Descriptor:
+        self._check_open()
+        declared = digest or self._record.digest
+        canonical = self._verify(declared)
+        if self._moved is None:
+            self._put_in_place(canonical)
+        descriptor = Descriptor(canonical, self.size)
+        self._layers.grant(declared or canonical, descriptor)
+        self._layers.events.pushed(canonical, self.size)
+        self._end()
+        try:
+            self._discard()
+        except BlobfsError as exc:  # the blob is there, which is what counts
+            fields = about(upload=self.id, digest=canonical)
+            log.warning(
+                "upload %s is committed, and cannot be removed: %s", self.id, exc, extra=fields
+            )
+        return descriptor
+
+    def _verify(self, declared: Digest | None) -> Digest:
+        """The canonical digest of what was received; raises ContentMismatch."""
+        if self._record.size not in (None, self.size):
+            raise self._mismatch(f"has {self.size} bytes, not {self._record.size}")
+        if self._moved is not None and declared in (None, self._moved):
+            return self._moved  # it was verified before
+        canonical = self._moved or self._digest(CANONICAL)
+        if declared is not None:
+            found = self._digest(declared.algorithm)
+            if found != declared:
+                raise self._mismatch(f"hashes to {found}, not to {declared}")
+        return canonical
+
+    def _mismatch(self, how: str) -> ContentMismatch:
+        return ContentMismatch(f"{self._files.label(self._record)} {how}")
+
+    def _digest(self, algorithm: str) -> Digest:
+        """The digest of all that was received; what has not been hashed yet is read again."""
+        if self._received.digests.of(algorithm, self.size) is None:
+            self._received.is_durable = False  # the next suspend saves the new hash state
+        found = self._received.hash_all(algorithm, None if self._moved is None else self.read_at)
+        if found is None:
+            raise self._mismatch(f"ends before its {self.size} bytes do")
+        return found
+
+    def _put_in_place(self, canonical: Digest) -> None:
+        data, content = self._received.data, self._received.content
+        if data is None:
+            self._blobs.put_as(canonical, content or b"")
+            return
+        if self._blobs.keeps(canonical, self.size):
+            return  # and who reads it is not disturbed
+        if (self._record.blob or self._record.digest) != canonical:
+            self._put_record(replace(self._record, blob=canonical))
+        self._received.check_undisturbed(data)
+        if self._record.is_shared or not data.move_to(self.size, paths.blob_data(canonical)):
+            self._copy(canonical, data)
+        self._moved = canonical
+        self._received.is_durable = self._is_known  # else a link that fails would lose sight of it
+
+    def _copy(self, canonical: Digest, data: UploadData) -> None:
+        """Store the blob in a file of its own: somebody else may write to the data."""
+        data.complete(self.size)
+        try:
+            self._blobs.copy(canonical, self._received.interruption.checked(data.chunks()))
+        except DigestMismatch as exc:
+            self._received.hash_anew()
+            raise Busy(f"{data.label} is being written by somebody else: {exc}") from None
+
+    def cancel(self) -> None:
+        self._check_open()
+        self._discard()
+        self._end()
+
+    def _discard(self) -> None:
+        if self._received.data is not None:
+            self._received.data.cancel()
+        if self._is_known:
+            self._files.remove()
+
+    def close(self) -> None:
+        if self._over:
+            return
+        try:
+            self.suspend()
+        finally:
+            self._end()
+            if self._received.data is not None:
+                self._received.data.close()
+
+    def _end(self) -> None:
+        self._over = True
+        self._received.let_go()
+
+    def _store(self, content: bytes) -> UploadData:
+        """Put what was in memory into the storage, where the rest will follow."""
+        if self._driver.is_object_store:
+            return self._begin_object(content)
+        data = self._data_of(self._record)
+        try:
+            self._make_known()
+            data.create(content)
+        except BaseException:
+            self._files.remove()
+            self._is_known = False
+            raise
+        return data
+
+    def _begin_object(self, content: bytes) -> UploadData:
+        """Begin where the blob will be, if that is known, and leave the rest to ``suspend``."""
+        digest = self._record.digest
+        if digest is not None and digest.algorithm == CANONICAL:
+            self._record = replace(self._record, in_place=digest)
+        data = self._data_of(self._record)
+        data.create(content)
+        return data
+
+    def _make_known(self) -> None:
+        """Let others see the upload, and a later mount resume it."""
+        self._put_record(self._record)
+
+    def _put_record(self, record: UploadRecord) -> None:
+        data = self._received.data
+        if data is not None:
+            record = replace(record, token=data.token, fingerprint=data.fingerprint)
+        if not self._is_known:
+            self._files.begin(self._started_at, record)
+            self._is_known = True
+        elif record != self._record:
+            self._files.put_record(record)
+        self._record = record
+
+    def _check_open(self) -> None:
+        if self._over:
+            raise WriterClosed(f"upload {self.id} is over")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self._moved is not None:
+            raise ReadOnly(f"upload {self.id} is complete, and waits only to be linked")
+
+
+def blob_of(blobs: BlobStore, record: UploadRecord) -> Descriptor | None:
+    """The blob that an upload's data have become, if that is why they are missing."""
+    digest = record.blob or record.digest
+    if digest is None or digest.algorithm != CANONICAL:
+        return None
+    try:
+        return blobs.stat_now(digest)
+    except (BlobUnknown, BlobDamaged):
+        return None

@@ -1,0 +1,331 @@
+"""Manifests on their way in: in memory until they are whole, as none is large."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from threading import Lock
+from typing import Final
+
+from blobfs.digest import Descriptor, Digest
+from blobfs.drivers.base import FileReader
+from blobfs.errors import (
+    BlobUnknown,
+    ContentMismatch,
+    LinkInvalid,
+    ManifestRejected,
+    NameInvalid,
+    Stale,
+    StorageFull,
+    TagUnknown,
+    TooLarge,
+    UploadUnknown,
+    WriterClosed,
+)
+from blobfs.reference import Tag
+from blobfs.storage.blobstore import MAX_CONTENT
+from blobfs.storage.manifeststore import ManifestStore
+from blobfs.storage.tagstore import TagStore
+from blobfs.storage.uploads.base import ContentWriter
+from blobfs.storage.uploads.memory import Holding
+from blobfs.storage.uploads.metadata import UploadInfo, UploadRecord
+
+log = logging.getLogger(__name__)
+
+_UNFINISHED: Final = re.compile(
+    r"sed[A-Za-z0-9]{6}"  # sed -i
+    r"|tmp\.[A-Za-z0-9]{6,}"  # mktemp(1)
+    r"|.+\.(?:partial|part|filepart|tmp|temp|swp|swx|bak|orig)",  # rclone, WinSCP, editors
+    re.IGNORECASE,
+)
+"""Names that programs give to files until they are whole, or to what they replace.
+
+Most others begin with a dot or have a tilde or a hash sign, as no tag does. vim(1) makes ``4913``
+to see whether it can, but leaves it empty; a build may be called so.
+"""
+
+_MAX_MADE: Final = 1024
+
+
+def tag_named(name: str) -> Tag | None:
+    """The tag that a file's name stands for; None for a digest, and until the file is finished."""
+    try:
+        return None if _UNFINISHED.fullmatch(name) else Tag(name)
+    except NameInvalid:
+        return None
+
+
+class UploadTags:
+    """Tags manifests by the names of their files. Thread-safe.
+
+    It keeps the tags that it has made, of *tags*, so that a file that is renamed leaves none.
+    """
+
+    def __init__(self, tags: TagStore) -> None:
+        self.repository = tags.repository
+        self._tags = tags
+        self._lock = Lock()
+        self._made: OrderedDict[Tag, Digest] = OrderedDict()
+
+    def tag(self, name: str, digest: Digest) -> bool:
+        """Tag a manifest if the file's *name* is a tag; False if it is none."""
+        tag = tag_named(name)
+        if tag is None:
+            return False
+        with self._lock:
+            is_made = self._made.pop(tag, None) is not None
+        is_made = is_made or not self._tags.exists(tag)
+        self._tags.tag(tag, digest)
+        if is_made:
+            with self._lock:
+                self._made[tag] = digest
+                if len(self._made) > _MAX_MADE:
+                    self._made.popitem(last=False)
+        return True
+
+    def rename(self, old: str, new: str, digest: Digest) -> None:
+        """Tag a manifest by its file's *new* name, and take back the tag made for the *old* one."""
+        if new == old or not self.tag(new, digest):
+            return
+        tag = tag_named(old)
+        if tag is None:
+            return
+        with self._lock:
+            if self._made.get(tag) != digest:
+                return
+            del self._made[tag]
+        try:
+            if self._tags.get(tag) == digest:
+                self._tags.untag(tag)
+        except (TagUnknown, LinkInvalid):
+            pass  # somebody else has removed or damaged it
+
+
+class WaitingManifests:
+    """Manifests that were refused or left unfinished, in memory until they are gone on with.
+
+    They are dropped, the oldest first, where a repository has too many bytes of them, or where
+    another manifest needs their room. Thread-safe; the lock guards the order, and no writer is
+    closed under it.
+    """
+
+    def __init__(self, limit: int = 8 * 2**20) -> None:
+        self._limit = limit  # bytes of one repository
+        self._lock = Lock()
+        self._writers: OrderedDict[ManifestWriter, None] = OrderedDict()
+
+    def add(self, writer: ManifestWriter) -> None:
+        """Let a writer wait, and drop older ones of its repository."""
+        with self._lock:
+            self._writers[writer] = None
+            self._writers.move_to_end(writer)
+            of_repository = [w for w in self._writers if w.repository == writer.repository]
+        left = self._limit
+        for other in reversed(of_repository):
+            left -= other.size
+            if left < 0 and other is not writer:
+                self._drop(other)
+
+    def discard(self, writer: ManifestWriter) -> None:
+        """Let a writer wait no longer: it is gone on with, or has ended."""
+        with self._lock:
+            self._writers.pop(writer, None)
+
+    def drop_oldest(self) -> bool:
+        """Make room; False if none is waiting."""
+        with self._lock:
+            oldest = next(iter(self._writers), None)
+        if oldest is not None:
+            self._drop(oldest)
+        return oldest is not None
+
+    def _drop(self, writer: ManifestWriter) -> None:
+        log.info("%s was not put and is dropped: there are newer ones", writer.label)
+        writer.close()
+
+
+WAITING: Final = WaitingManifests()
+
+
+class ManifestWriter(ContentWriter):
+    """Receives a manifest, and puts it as a revision; it is tagged with the upload's name."""
+
+    def __init__(self, manifests: ManifestStore, tags: UploadTags, record: UploadRecord) -> None:
+        self._manifests = manifests
+        self._tags = tags
+        self._record = record
+        self.repository = tags.repository
+        self.label = f"{tags.repository}/_manifests/_uploads/{record.name}"
+        self._id = str(uuid.uuid4())
+        self._started_at = datetime.now(UTC)
+        self._content = bytearray()
+        self._held = Holding()
+        self._over = False
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def started_at(self) -> datetime:
+        return self._started_at
+
+    @property
+    def record(self) -> UploadRecord:
+        return self._record
+
+    @property
+    def size(self) -> int:
+        return len(self._content)
+
+    @property
+    def is_stored(self) -> bool:
+        return False
+
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
+    def takes_at_once(self, offset: int, size: int) -> bool:
+        return True
+
+    def declare(self, record: UploadRecord) -> None:
+        self._check_open()
+        self._record = record
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        end = offset + len(data)
+        if end > len(self._content):
+            self.truncate(end)
+        self._check_open()
+        WAITING.discard(self)
+        self._content[offset:end] = data
+
+    def truncate(self, size: int) -> None:
+        self._check_open()
+        if size > MAX_CONTENT:
+            raise TooLarge(f"{self.label}: {size} bytes are too many for a manifest")
+        WAITING.discard(self)
+        while not self._held.grow(size):
+            if WAITING.drop_oldest():
+                continue
+            raise StorageFull(f"{self.label}: too much is being uploaded; try again in a moment")
+        del self._content[size:]
+        self._content += bytes(size - len(self._content))
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        self._check_open()
+        return bytes(self._content[offset : offset + size])
+
+    def matches(self) -> bool:
+        declared = self._record.digest
+        return (
+            declared is not None
+            and self._record.size in (None, self.size)
+            and Digest.of(bytes(self._content), declared.algorithm) == declared
+        )
+
+    def suspend(self) -> None:
+        self._check_open()
+        WAITING.add(self)
+
+    def commit(self, digest: Digest | None = None) -> Descriptor:
+        self._check_open()
+        content = bytes(self._content)
+        declared = digest or self._record.digest
+        if declared is not None:
+            found = Digest.of(content, declared.algorithm)
+            if found != declared:
+                raise ContentMismatch(f"{self.label} hashes to {found}, not to {declared}")
+        if self._record.size not in (None, self.size):
+            raise ContentMismatch(f"{self.label} has {self.size} bytes, not {self._record.size}")
+        try:
+            descriptor = self._manifests.put(content)
+        except ManifestRejected as exc:
+            raise ManifestRejected(f"{self.label} {exc}") from None
+        if declared is not None:
+            self._manifests.links.grant(declared, descriptor)
+        if not self._tags.tag(self._record.name, descriptor.digest):
+            self._manifests.links.events.pushed(descriptor.digest, descriptor.size)
+        self._end()
+        return descriptor
+
+    def cancel(self) -> None:
+        self._check_open()
+        self._end()
+
+    def close(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        self._over = True
+        WAITING.discard(self)
+        self._content = bytearray()
+        self._held.let_go()
+
+    def _check_open(self) -> None:
+        if self._over:
+            raise WriterClosed(f"upload {self._id} is over")
+
+
+class ManifestUploadStore:
+    """Begins a repository's manifest uploads; none is in the storage before it is whole."""
+
+    def __init__(self, manifests: ManifestStore, tags: TagStore) -> None:
+        self._manifests = manifests
+        self._tags = UploadTags(tags)
+
+    def create(self, *, name: str = "", digest: Digest | None = None) -> ContentWriter:
+        """Begin an upload, whose *name* becomes a tag if it is one."""
+        return ManifestWriter(self._manifests, self._tags, UploadRecord(name, digest=digest))
+
+    def resume(self, upload_id: str) -> ContentWriter:
+        """None can be: raises UploadUnknown."""
+        raise UploadUnknown(upload_id)
+
+    def open(self, upload_id: str) -> FileReader:
+        """None can be: raises UploadUnknown."""
+        raise UploadUnknown(upload_id)
+
+    def stat(self, upload_id: str) -> UploadInfo:
+        """None is there: raises UploadUnknown."""
+        raise UploadUnknown(upload_id)
+
+    def record(self, upload_id: str) -> UploadRecord:
+        """None is there: raises UploadUnknown."""
+        raise UploadUnknown(upload_id)
+
+    def started_at(self, upload_id: str) -> datetime:
+        """None is there: raises UploadUnknown."""
+        raise UploadUnknown(upload_id)
+
+    def open_committed(self, descriptor: Descriptor) -> FileReader:
+        """Open the manifest that an upload has become; raises Stale once that is gone."""
+        try:
+            return self._manifests.links.open(descriptor.digest)
+        except BlobUnknown:
+            raise Stale(f"manifest {descriptor.digest} is gone") from None
+
+    def commit_again(self, descriptor: Descriptor, digest: Digest) -> None:
+        """Raises ContentMismatch, unless it is called so already."""
+        if digest != descriptor.digest:
+            raise ContentMismatch(f"manifest {descriptor.digest} is not {digest}")
+
+    def discard(self, upload_id: str) -> None:
+        """Nothing is there to be removed."""
+
+    def rename_committed(self, digest: Digest, old: str, new: str) -> None:
+        """Tag the manifest, if *new* is a tag; a tag that an upload made of *old* goes."""
+        self._tags.rename(old, new, digest)
+
+    def records(self, upload_ids: Iterable[str]) -> Iterator[tuple[str, UploadRecord]]:
+        """None."""
+        return iter(())
+
+    def enumerate(self) -> Iterator[str]:
+        """None."""
+        return iter(())

@@ -1,0 +1,223 @@
+"""A repository's uploads: blobs on their way in, begun here or by a registry."""
+
+from __future__ import annotations
+
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from threading import Lock
+from typing import Final, TypeVar
+
+from blobfs import paths
+from blobfs.digest import CANONICAL, Descriptor, Digest
+from blobfs.drivers.base import BytesReader, FileInfo, FileReader, StorageDriver
+from blobfs.errors import (
+    BlobfsError,
+    BlobUnknown,
+    ContentMismatch,
+    NotFound,
+    PathNotFound,
+    Stale,
+    Unsupported,
+)
+from blobfs.reference import RepositoryName
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.linkedblobstore import LinkedBlobStore
+from blobfs.storage.parallel import map_parallel
+from blobfs.storage.uploads.blobwriter import BlobWriter, blob_of
+from blobfs.storage.uploads.metadata import UploadFiles, UploadInfo, UploadRecord
+
+T = TypeVar("T")
+
+_MAX_RECORDS: Final = 10_000
+"""Records of a repository that are remembered, some 300 bytes each."""
+
+
+class UploadStore:
+    """Begins, finds and resumes uploads.
+
+    An upload shows in the storage once it has more than ``blobwriter.IN_MEMORY`` bytes, or was
+    suspended. Two writers of one upload, here and in a registry, would spoil it for each other,
+    as two of a registry's do; one of ours notices a size that is not what it has received.
+    """
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        blobs: BlobStore,
+        layers: LinkedBlobStore,
+        repository: RepositoryName,
+    ) -> None:
+        self._driver = driver
+        self._blobs = blobs
+        self._layers = layers
+        self._repository = repository
+        self._lock = Lock()
+        self._records: OrderedDict[str, bytes] = OrderedDict()  # by upload id; under the lock
+
+    def create(
+        self, *, name: str = "", digest: Digest | None = None, size: int | None = None
+    ) -> BlobWriter:
+        """Begin an upload, of *size* bytes that hash to *digest* where that is known before."""
+        return self._writer(
+            str(uuid.uuid4()), datetime.now(UTC), UploadRecord(name, digest=digest, size=size)
+        )
+
+    def resume(self, upload_id: str) -> BlobWriter:
+        """Go on with an upload where it stopped; raises UploadUnknown."""
+        files = self._files(upload_id)
+        writer = self._writer(upload_id, files.started_at(), files.record())
+        writer.resume()
+        return writer
+
+    def open(self, upload_id: str) -> FileReader:
+        """Open what an upload has received, to read it; raises UploadUnknown, Unsupported."""
+        try:
+            return self._driver.open(paths.upload_data(self._repository, upload_id))
+        except PathNotFound:
+            self.started_at(upload_id)  # raises UploadUnknown
+        record = self.record(upload_id)
+        if self._driver.is_object_store and self._stat_data(upload_id, record) is not None:
+            raise Unsupported(f"upload {upload_id} can be read once it is complete")
+        moved = blob_of(self._blobs, record)
+        return BytesReader(b"") if moved is None else self._blobs.open(moved.digest)
+
+    def stat(self, upload_id: str) -> UploadInfo:
+        """How much an upload has received; raises UploadUnknown."""
+        record = self.listed_record(upload_id) if self._driver.is_object_store else None
+        info = self._stat_data(upload_id, record or UploadRecord())
+        if info is None:
+            return self._stat_without_data(upload_id, record or self.record(upload_id))
+        began = self.started_at(upload_id) if info.mtime_ns == 0 else None
+        return UploadInfo(info.size, info.mtime_ns if began is None else _nanoseconds(began))
+
+    def _stat_data(self, upload_id: str, record: UploadRecord) -> FileInfo | None:
+        """Attributes of what ``resume`` would go on with, if anything was received."""
+        files = self._files(upload_id)
+        if record.in_place is None:
+            return self._stat_unfinished(files.data, {record.token, ""})
+        info = self._stat_unfinished(paths.blob_data(record.in_place), {record.token} - {""})
+        # What came after the last state cannot be read again, and is forgotten.
+        return info and info._replace(size=files.hashed(CANONICAL, info.size))
+
+    def _stat_unfinished(self, path: str, tokens: set[str]) -> FileInfo | None:
+        for token in sorted(tokens, reverse=True):
+            try:
+                return self._driver.stat_unfinished(path, token)
+            except PathNotFound:
+                pass  # that one was completed
+        return None
+
+    def _stat_without_data(self, upload_id: str, record: UploadRecord) -> UploadInfo:
+        began = self.started_at(upload_id)
+        moved = blob_of(self._blobs, record)
+        return UploadInfo(moved.size if moved else 0, _nanoseconds(began))
+
+    def started_at(self, upload_id: str) -> datetime:
+        """When an upload began; raises UploadUnknown.
+
+        An object store tells it in listings, of all uploads at once: no file is read.
+        """
+        files = self._files(upload_id)
+        return files.made_at() if self._driver.is_object_store else files.started_at()
+
+    def record(self, upload_id: str) -> UploadRecord:
+        """What an upload is called, and what was declared of it."""
+        return self._files(upload_id).record()
+
+    def listed_record(self, upload_id: str) -> UploadRecord:
+        """``record``, which is read only if a listing does not tell that it is still the same."""
+        files = self._files(upload_id)
+        with self._lock:
+            known = self._records.get(upload_id, b"")
+        if known and files.is_record(known):
+            return UploadRecord.of_json(known)
+        content = files.record_content()
+        if content and self._driver.is_object_store:
+            with self._lock:
+                self._records[upload_id] = content
+                if len(self._records) > _MAX_RECORDS:
+                    self._records.popitem(last=False)
+        return UploadRecord.of_json(content)
+
+    def records(self, upload_ids: Iterable[str]) -> Iterator[tuple[str, UploadRecord]]:
+        """Those of *upload_ids* that are there, with their records; they are read side by side.
+
+        The record of one that cannot be read is empty.
+        """
+        for upload_id, record in self.each(self._record_or_none, upload_ids):
+            if record is not None:
+                yield upload_id, record
+
+    def each(self, call: Callable[[str], T], upload_ids: Iterable[str]) -> Iterator[tuple[str, T]]:
+        """Each of *upload_ids* with the result of *call*; calls are made side by side."""
+        ids = list(upload_ids)
+        return zip(ids, map_parallel(self._driver, call, ids), strict=True)
+
+    def _record_or_none(self, upload_id: str) -> UploadRecord | None:
+        try:
+            self.started_at(upload_id)
+            return self.listed_record(upload_id)
+        except NotFound:
+            return None
+        except BlobfsError:  # whoever looks at the upload gets the error
+            return UploadRecord()
+
+    def open_committed(self, descriptor: Descriptor) -> FileReader:
+        """Open the blob that an upload has become; raises Stale once that is gone."""
+        try:
+            return self._blobs.open(descriptor.digest)
+        except BlobUnknown:
+            raise Stale(f"blob {descriptor.digest} is gone") from None
+
+    def commit_again(self, descriptor: Descriptor, digest: Digest) -> None:
+        """Link a blob under *digest* as well; raises ContentMismatch."""
+        if digest != descriptor.digest:
+            with self.open_committed(descriptor) as reader:
+                found = Digest.of_chunks(reader.chunks(), digest.algorithm)
+            if found != digest:
+                raise ContentMismatch(
+                    f"blob {descriptor.digest} hashes to {found}, not to {digest}"
+                )
+        stored = self._blobs.stat_now(descriptor.digest)
+        self._blobs.sync(stored.digest)
+        self._layers.grant(digest, stored)
+
+    def discard(self, upload_id: str) -> None:
+        """Remove everything of an upload that nobody writes; a missing one is no error."""
+        files = self._files(upload_id)
+        record = files.record()
+        if record.in_place is not None and record.token:
+            self._discard_in_place(paths.blob_data(record.in_place), record.token)
+        files.remove()
+
+    def _discard_in_place(self, path: str, token: str) -> None:
+        try:
+            self._driver.append(path, token).cancel()
+        except PathNotFound:
+            pass  # it was completed, and is a blob
+
+    def rename_committed(self, digest: Digest, old: str, new: str) -> None:
+        """Nothing follows: a blob is called by its digest."""
+
+    def enumerate(self) -> Iterator[str]:
+        """The id of every upload, in no order; some may turn out to be unknown."""
+        try:
+            entries = self._driver.listdir(paths.uploads(self._repository))
+        except PathNotFound:
+            return
+        for entry in entries:
+            if entry.is_dir:
+                yield entry.name
+
+    def _files(self, upload_id: str) -> UploadFiles:
+        return UploadFiles(self._driver, self._repository, upload_id)
+
+    def _writer(self, upload_id: str, started_at: datetime, record: UploadRecord) -> BlobWriter:
+        stores = (self._blobs, self._layers)
+        return BlobWriter(self._driver, stores, self._files(upload_id), started_at, record)
+
+
+def _nanoseconds(moment: datetime) -> int:
+    return int(moment.timestamp()) * 10**9

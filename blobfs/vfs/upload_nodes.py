@@ -1,0 +1,235 @@
+"""The nodes of ``_uploads`` and ``_manifests/_uploads``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from blobfs.digest import Digest
+from blobfs.drivers.base import FileReader
+from blobfs.errors import (
+    AttributeUnknown,
+    CrossesDirectories,
+    Invalid,
+    NotADirectory,
+    NotFound,
+    NotPermitted,
+)
+from blobfs.storage.uploads.base import ContentStore
+from blobfs.vfs.blobs import BlobFile
+from blobfs.vfs.nodes import Attr, Changeable, Directory, File, Kind, Lifetime, Node, Placed
+from blobfs.vfs.upload import Upload
+from blobfs.vfs.uploads import DELAYED, Uploads, UploadSet
+
+_DIGEST = "user.blobfs.digest"
+_SIZE = "user.blobfs.size"
+_STATE = "user.blobfs.state"
+_OURS = "user.blobfs."
+_WITHOUT_EFFECT = {_STATE, "user.blobfs.media_type", "user.blobfs.repository"}
+
+
+class UploadReader(FileReader):
+    """Reads what an upload has received so far, also while it is being written."""
+
+    def __init__(self, upload: Upload) -> None:
+        self._upload = upload
+
+    @property
+    def size(self) -> int:
+        return self._upload.info().size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._upload.read_at(offset, size)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadFile(File):
+    """An upload, and its bytes so far.
+
+    Once it is committed, its name is another one of the blob. Descriptors that are older than the
+    commit stay with this node, and read the blob through it.
+    """
+
+    takes_long = True  # it waits for a commit that is under way
+
+    upload: Upload
+
+    @property
+    def key(self) -> str:
+        return self.upload.key
+
+    def attr(self) -> Attr:
+        info = self.upload.info()
+        return Attr(
+            Kind.FILE,
+            size=info.size,
+            mtime_ns=info.mtime_ns,
+            lifetime=Lifetime.MOMENT,
+            writable=True,
+        )
+
+    def open(self) -> FileReader:
+        return UploadReader(self.upload)
+
+    def xattrs(self) -> Mapping[str, Callable[[], str]]:
+        names = {_STATE: lambda: self.upload.state}
+        digest, size = self.upload.declared()
+        if digest is not None:
+            names[_DIGEST] = lambda: str(digest)
+        if size is not None:
+            names[_SIZE] = lambda: str(size)
+        return names
+
+
+@dataclass(frozen=True, slots=True)
+class UploadsDirectory(Placed, Directory, Changeable):
+    """``_uploads``, of blobs or of manifests.
+
+    *published* makes the node of what was committed, and *layers* is where a rename publishes, if
+    anywhere.
+    """
+
+    path: str
+    uploads: Uploads
+    store: ContentStore
+    mtime_ns: Callable[[], int]
+    published: Callable[[Digest], BlobFile]
+    layers: str = ""
+
+    def attr(self) -> Attr:
+        return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns())
+
+    def lookup(self, name: str) -> Node:
+        if name == DELAYED and self._set.is_delaying:
+            return DelayedDirectory(f"{self.path}/{name}", self)
+        return self.file(name)
+
+    def file(self, name: str) -> File:
+        """The upload or receipt called *name*, also of a ``DelayedDirectory``."""
+        upload = self._set.get(name)
+        if upload.is_to_be_replaced:
+            upload = self._set.replace(upload)
+        receipt = upload.receipt
+        if receipt is None:
+            return UploadFile(upload)
+        try:
+            return replace(self.published(receipt.descriptor.digest), receipt=upload)
+        except NotFound:
+            self._set.end_receipt(upload)
+            raise
+
+    def names(self) -> Iterator[str]:
+        names = [name for name in self._set.names() if "/" not in name]
+        return iter([*names, DELAYED] if self._set.is_delaying else names)
+
+    def delayed_names(self) -> Iterator[str]:
+        """The names in the ``DelayedDirectory``."""
+        below = f"{DELAYED}/"
+        names = self._set.names()
+        return (name.removeprefix(below) for name in names if name.startswith(below))
+
+    def mkdir(self, name: str) -> Node:
+        if name != DELAYED:
+            raise self._not_permitted(name)
+        self._set.begin_delaying()
+        return self.lookup(name)
+
+    def rmdir(self, name: str) -> None:
+        if not isinstance(self.lookup(name), DelayedDirectory):
+            raise NotADirectory(f"not a directory: {self.path}/{name[:160]}")
+        self._set.end_delaying()
+
+    def create(self, name: str) -> Node:
+        return UploadFile(self._set.begin(name))
+
+    def unlink(self, name: str) -> None:
+        self._set.remove(name)
+
+    def rename(self, name: str, target: Node, new_name: str, *, replace: bool) -> None:
+        if target.key == self.key:
+            self._set.rename(name, new_name, replace=replace)
+            return
+        if target.key == f"{self.path}/{DELAYED}":
+            self._set.rename(name, f"{DELAYED}/{new_name}", replace=replace)
+            return
+        above, _, algorithm = target.key.rpartition("/")
+        if not self.layers or above != self.layers:
+            raise CrossesDirectories(f"{self.path}/{name[:160]} can only be copied")
+        upload = self._set.get(name)
+        upload.commit_as(Digest(algorithm, new_name))
+        self._set.remove(name)
+
+    @property
+    def takes_long(self) -> bool:
+        return not self._set.is_fresh
+
+    @property
+    def _set(self) -> UploadSet:
+        return self.uploads.at(self.path, self.store)
+
+
+@dataclass(frozen=True, slots=True)
+class DelayedDirectory(Placed, Directory, Changeable):
+    """The directory in which ``rsync --delay-updates`` keeps files until all have arrived.
+
+    It is in memory. Uploads and receipts are renamed to it and from it; none begins in it.
+    """
+
+    path: str
+    above: UploadsDirectory
+
+    def attr(self) -> Attr:
+        return self.above.attr()
+
+    def lookup(self, name: str) -> Node:
+        return self.above.file(f"{DELAYED}/{name}")
+
+    def names(self) -> Iterator[str]:
+        return self.above.delayed_names()
+
+    def unlink(self, name: str) -> None:
+        self.above.unlink(f"{DELAYED}/{name}")
+
+    def rename(self, name: str, target: Node, new_name: str, *, replace: bool) -> None:
+        self.above.rename(f"{DELAYED}/{name}", target, new_name, replace=replace)
+
+    @property
+    def takes_long(self) -> bool:
+        return self.above.takes_long
+
+
+def set_xattr(upload: Upload, name: str, value: bytes) -> None:
+    """Declare the digest, or the size, that *upload* will have; raises Invalid, ContentMismatch.
+
+    Attributes of others, and those that a program has copied from a mount, have no effect.
+    """
+    text = value.decode("ascii", "replace")
+    if name == _DIGEST:
+        upload.declare(digest=Digest.parse(text))
+    elif name == _SIZE:
+        if not text.isdecimal() or len(text) > 18:
+            raise Invalid(f"not a size in bytes: {text[:80]!r}")
+        upload.declare(size=int(text))
+    elif name.startswith(_OURS) and name not in _WITHOUT_EFFECT:
+        raise Invalid(f"{name[:160]} is no attribute of an upload")
+
+
+def remove_xattr(upload: Upload, name: str) -> None:
+    """Let a program remove what its copy does not have; raises AttributeUnknown, NotPermitted."""
+    if name not in {_DIGEST, _SIZE, *_WITHOUT_EFFECT}:
+        raise AttributeUnknown(f"no {name[:160]} here")
+    if name not in _WITHOUT_EFFECT and not upload.is_receipt:
+        raise NotPermitted(f"{name} is declared; declare another value, or remove the upload")
+
+
+def upload_of(node: Node) -> Upload | None:
+    """The upload that *node* is, or whose receipt is a name of it."""
+    match node:
+        case UploadFile():
+            return node.upload
+        case BlobFile(receipt=Upload(is_receipt=True)):
+            return node.receipt
+    return None
