@@ -155,7 +155,7 @@ class Counting(Protocol):
         """The counts by name."""
 
 
-class Told(Collector):
+class StatsCollector(Collector):
     """Metrics of what others count themselves, and tell when they are asked.
 
     *counters* and *gauges* have the help by the name of the count; the metric's name is made of
@@ -201,7 +201,7 @@ class Told(Collector):
                 yield family
 
 
-CACHE: Final = Told(
+CACHE: Final = StatsCollector(
     "blobfs_cache",
     counters={
         "requests": "Digests that a descriptor cache was asked for.",
@@ -212,7 +212,7 @@ CACHE: Final = Told(
     },
     labels=["cache"],
 )
-DISK_CACHE: Final = Told(
+DISK_CACHE: Final = StatsCollector(
     "blobfs_disk_cache",
     counters={
         "hits": "Reads that the cache on disk (--cache-dir) has answered.",
@@ -225,7 +225,7 @@ DISK_CACHE: Final = Told(
     },
     gauges={"held_bytes": "Bytes that it holds, those of other mounts included."},
 )
-READ_AHEAD: Final = Told(
+READ_AHEAD: Final = StatsCollector(
     "blobfs_readahead",
     counters={
         "hits": "Parts that were there when a program read them.",
@@ -236,7 +236,7 @@ READ_AHEAD: Final = Told(
     },
     gauges={"held_bytes": "Bytes that are held, or on their way."},
 )
-NOTIFICATIONS_PENDING: Final = Told(
+NOTIFICATIONS_PENDING: Final = StatsCollector(
     "blobfs_notifications",
     counters={},
     gauges={"pending": "Events that wait for the endpoint, those of other mounts included."},

@@ -46,8 +46,10 @@ class Cups:
         return {"tea": self.tea, "left": 2}
 
 
-def told() -> metrics.Told:
-    return metrics.Told("cups", counters={"tea": "Drunk."}, gauges={"left": "Left."}, labels=["at"])
+def told() -> metrics.StatsCollector:
+    return metrics.StatsCollector(
+        "cups", counters={"tea": "Drunk."}, gauges={"left": "Left."}, labels=["at"]
+    )
 
 
 def _samples(registry: CollectorRegistry) -> Iterator[tuple[str, dict[str, str], float]]:

@@ -17,14 +17,14 @@ _BATCH: Final = 100  # in one call, for which somebody waits
 
 
 @dataclass(frozen=True, slots=True)
-class Debt:
+class Batch:
     """Digests of one *repository* to be cleared, and the number of the call for each."""
 
     repository: RepositoryName | None
     numbers: Mapping[Digest, int]
 
 
-class OwedClears:
+class PendingClears:
     """Calls of ``clear`` to be made again, oldest first; the oldest above *most* are lost.
 
     Thread-safe.
@@ -52,7 +52,7 @@ class OwedClears:
         """Whether what a cache has of *digest* may be what it was to forget."""
         return (repository, digest) in self._owed or (None, digest) in self._owed
 
-    def some(self) -> Debt:
+    def some(self) -> Batch:
         """The oldest, with some of the same repository; no digests if none is owed."""
         with self._lock:
             repository = next(iter(self._owed), (None, None))[0]
@@ -61,9 +61,9 @@ class OwedClears:
                 for (name, digest), number in self._owed.items()
                 if name == repository
             }
-            return Debt(repository, dict(islice(numbers.items(), _BATCH)))
+            return Batch(repository, dict(islice(numbers.items(), _BATCH)))
 
-    def paid(self, debt: Debt) -> None:
+    def paid(self, debt: Batch) -> None:
         """Owe these no more, but for what has been added again since they were given out."""
         with self._lock:
             for digest, number in debt.numbers.items():

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from blobfs.cache.base import DescriptorCache, counts
 from blobfs.cache.circuit_breaker import Breaker
-from blobfs.cache.pending_clears import OwedClears
+from blobfs.cache.pending_clears import PendingClears
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import BlobfsError
 from blobfs.logs import about
@@ -36,7 +36,7 @@ class ResilientCache(DescriptorCache):
         self._lookups = Breaker("lookups")
         self._sets = Breaker("sets")
         self._clears = Breaker("clears")
-        self._owed = OwedClears()
+        self._owed = PendingClears()
         self._lock = Lock()
         self._hits = self._misses = self._errors = self._skipped = 0
 

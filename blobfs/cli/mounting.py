@@ -18,12 +18,12 @@ from blobfs.cache.base import DescriptorCache
 from blobfs.cache.factory import cache_for
 from blobfs.cli.mount_options import SECTIONS, MountCommand
 from blobfs.cli.notices import Notice, of_cache, say, tell_if_watched
-from blobfs.cli.services import Surroundings
+from blobfs.cli.services import MountServices
 from blobfs.cli.types import PATH
 from blobfs.config.settings import Settings
 from blobfs.drivers.factory import is_s3, local_root
 from blobfs.errors import MountRefused
-from blobfs.fuse.attributes import Presentation, Timeouts
+from blobfs.fuse.attributes import AttributeMapper, Timeouts
 from blobfs.fuse.mount import MountOptions, serve
 from blobfs.host import daemon, preflight, signals
 from blobfs.host.preflight import Preflight
@@ -62,7 +62,7 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
     settings = Settings(storage if root is None else str(root), place, **options)
     logs.configure(settings.logging, to_stderr=settings.foreground)
     signals.ignore_until_followed()
-    surroundings = checks.run(partial(Surroundings.of, settings))
+    surroundings = checks.run(partial(MountServices.of, settings))
     notices = list(surroundings.notices())
     if unwritable is not None:
         notices.append(Notice(logging.WARNING, f"{unwritable}: the mount is read-only"))
@@ -94,7 +94,7 @@ def _check_cache(directory: Path | None, storage: str, mountpoint: Path) -> None
 
 
 def _serve(
-    settings: Settings, surroundings: Surroundings, checks: Preflight, ready: Callable[[], None]
+    settings: Settings, surroundings: MountServices, checks: Preflight, ready: Callable[[], None]
 ) -> None:
     with ExitStack() as opened:
         end_in_time = opened.enter_context(daemon.ending_in_time())
@@ -159,7 +159,7 @@ def _pid_file(path: Path | None, ready: Callable[[], None]) -> Iterator[Callable
 def _mount_options(settings: Settings, public: dict[str, object], health: Health) -> MountOptions:
     return MountOptions(
         source=settings.source,
-        presentation=Presentation(
+        presentation=AttributeMapper(
             settings.uid,
             settings.gid,
             settings.umask,

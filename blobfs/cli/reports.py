@@ -306,9 +306,9 @@ class Needs:
 
 def _missing(registry: Registry, repository: Repository, digests: list[Digest]) -> list[str]:
     """A fault for each blob that has no link in the repository, or is not stored."""
-    linked = set(repository.layers.present(digests))
+    linked = set(repository.layers.existing(digests))
     canonical = [digest for digest in digests if digest in linked and digest.algorithm == CANONICAL]
-    stored = set(registry.blobs.present(canonical))
+    stored = set(registry.blobs.existing(canonical))
     return [f"blob {digest} has no link" for digest in digests if digest not in linked] + [
         f"blob {digest} is missing" for digest in canonical if digest not in stored
     ]

@@ -16,12 +16,12 @@ from blobfs.config.settings import Settings
 from blobfs.drivers.factory import is_s3
 from blobfs.errors import MountRefused
 from blobfs.fuse.mount import Task
-from blobfs.fuse.readonly_operations import Reading
+from blobfs.fuse.readonly_operations import ReadOnlyOperations
 from blobfs.host import signals
 from blobfs.host.systemd import Supervisor
 from blobfs.http.health import Health
 from blobfs.http.listening import listening
-from blobfs.storage.events import NOBODY, Listener
+from blobfs.storage.events import NULL_LISTENER, Listener
 from blobfs.storage.registry import Registry
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class MountServices:
     """What was found, read and bound before there is a daemon, which a mistake thus never makes."""
 
     settings: Settings
@@ -72,7 +72,7 @@ class Surroundings:
     def listening_for_events(self) -> AbstractContextManager[Listener]:
         """Who hears of what is done through the mount, inside the ``with`` block."""
         if self.config is None or not self.config.notifications.endpoints:
-            return nullcontext(NOBODY)
+            return nullcontext(NULL_LISTENER)
         # Imported where they are used, as what the HTTP server needs: that takes a while.
         from blobfs.notifications.broadcaster import Broadcaster, queue_path  # noqa: PLC0415
 
@@ -84,7 +84,9 @@ class Surroundings:
         ready()
         self.supervisor.ready(f"{self.settings.source} is mounted at {self.settings.mountpoint}")
 
-    def tasks(self, registry: Registry, health: Health, operations: Reading) -> list[Task]:
+    def tasks(
+        self, registry: Registry, health: Health, operations: ReadOnlyOperations
+    ) -> list[Task]:
         """What runs beside the handlers of a mount."""
         tasks: list[Task] = [self.supervisor.attend, signals.follow]
         if self.socket is not None:

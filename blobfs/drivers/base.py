@@ -75,7 +75,7 @@ class FileReader(Closing):
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to *size* bytes from *offset*; short or empty past the end, and only there."""
 
-    def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
+    def read_nowait(self, offset: int, size: int) -> bytes | memoryview | None:
         """``read_at``, if that takes microseconds; else None."""
         return None
 
@@ -100,7 +100,7 @@ class BytesReader(FileReader):
     def read_at(self, offset: int, size: int) -> bytes:
         return self._content[offset : offset + size]
 
-    def read_now(self, offset: int, size: int) -> bytes:
+    def read_nowait(self, offset: int, size: int) -> bytes:
         return self.read_at(offset, size)
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class FileWriter(Closing):
     def write(self, data: bytes) -> None:
         """Add *data* at the end."""
 
-    def takes_at_once(self, size: int) -> bool:
+    def can_write_nowait(self, size: int) -> bool:
         """Whether ``write`` of *size* bytes takes microseconds: it waits for no network."""
         return False
 

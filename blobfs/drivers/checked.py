@@ -109,8 +109,8 @@ class _CheckedReader(FileReader):
     def read_at(self, offset: int, size: int) -> bytes:
         return self._reader.read_at(_checked_offset(offset), size)
 
-    def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
-        return self._reader.read_now(_checked_offset(offset), size)
+    def read_nowait(self, offset: int, size: int) -> bytes | memoryview | None:
+        return self._reader.read_nowait(_checked_offset(offset), size)
 
     def close(self) -> None:
         self._reader.close()

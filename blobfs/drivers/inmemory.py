@@ -162,7 +162,7 @@ class _Writer(FileWriter):
         self._refuse_disturbed()
         self._content += data
 
-    def takes_at_once(self, size: int) -> bool:
+    def can_write_nowait(self, size: int) -> bool:
         return True
 
     def rewrite(self, offset: int, data: bytes) -> None:

@@ -178,7 +178,7 @@ class LocalReader(FileReader):
         with os_errors(self._path):
             return os.pread(self._fd, size, offset)
 
-    def read_now(self, offset: int, size: int) -> bytes | None:
+    def read_nowait(self, offset: int, size: int) -> bytes | None:
         return self.read_at(offset, size) if self._is_local else None
 
     def close(self) -> None:
@@ -250,7 +250,7 @@ class LocalWriter(FileWriter):
     def write(self, data: bytes) -> None:
         self._put(self._size, data)
 
-    def takes_at_once(self, size: int) -> bool:
+    def can_write_nowait(self, size: int) -> bool:
         return self._is_local
 
     def rewrite(self, offset: int, data: bytes) -> None:

@@ -156,9 +156,9 @@ class _MeasuredReader(ReaderWrapper):
         super().__init__(reader)
         self.took = took
 
-    def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
+    def read_nowait(self, offset: int, size: int) -> bytes | memoryview | None:
         began = perf_counter()
-        data = super().read_now(offset, size)
+        data = super().read_nowait(offset, size)
         if data is not None:
             self.took["reader.read_at"](perf_counter() - began)
         return data

@@ -119,7 +119,7 @@ class DriverWrapper(StorageDriver):
         self._driver.close()
 
 
-class NotingDriver(DriverWrapper):
+class InvalidatingDriver(DriverWrapper):
     """A wrapper of an object store that remembers what is there, and has to note what changes."""
 
     @abstractmethod
@@ -188,8 +188,8 @@ class ReaderWrapper(FileReader):
     def read_at(self, offset: int, size: int) -> bytes:
         return self._reader.read_at(offset, size)
 
-    def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
-        return self._reader.read_now(offset, size)
+    def read_nowait(self, offset: int, size: int) -> bytes | memoryview | None:
+        return self._reader.read_nowait(offset, size)
 
     def close(self) -> None:
         self._reader.close()
@@ -212,8 +212,8 @@ class WriterWrapper(FileWriter):
     def write(self, data: bytes) -> None:
         self._writer.write(data)
 
-    def takes_at_once(self, size: int) -> bool:
-        return self._writer.takes_at_once(size)
+    def can_write_nowait(self, size: int) -> bool:
+        return self._writer.can_write_nowait(size)
 
     def rewrite(self, offset: int, data: bytes) -> None:
         self._writer.rewrite(offset, data)

@@ -38,7 +38,7 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Presentation:
+class AttributeMapper:
     """Who owns everything in the mount, which permissions are taken away, and the timeouts."""
 
     uid: int = field(default_factory=os.getuid)

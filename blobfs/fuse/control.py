@@ -17,7 +17,7 @@ from prometheus_client import generate_latest
 from blobfs import metrics
 from blobfs.failures import RecentFailures
 from blobfs.fuse import stats
-from blobfs.fuse.readonly_operations import Reading
+from blobfs.fuse.readonly_operations import ReadOnlyOperations
 from blobfs.fuse.requests import LongestStep
 from blobfs.vfs.control import Report
 
@@ -44,7 +44,7 @@ class NoHealth:
 
 
 def control_files(
-    operations: Callable[[], Reading],
+    operations: Callable[[], ReadOnlyOperations],
     longest_step: LongestStep,
     config: Mapping[str, object],
     health: HealthSource,

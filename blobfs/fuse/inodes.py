@@ -12,16 +12,16 @@ from typing import Final
 from pyfuse3 import ROOT_INODE, EntryAttributes, InodeT
 
 from blobfs.errors import NotADirectory, NotAFile, NotASymlink, NotPermitted
-from blobfs.fuse.attributes import Presentation
+from blobfs.fuse.attributes import AttributeMapper
 from blobfs.vfs.nodes import (
     Attr,
     BrokenNode,
-    Changeable,
     Child,
     Directory,
     File,
     Kind,
     Lifetime,
+    MutableDirectory,
     Node,
     Symlink,
 )
@@ -75,7 +75,7 @@ class InodeTable:
     another host. Where two nodes get the same, the later takes the next one that is free.
     """
 
-    def __init__(self, root: Node, presentation: Presentation) -> None:
+    def __init__(self, root: Node, presentation: AttributeMapper) -> None:
         self._presentation = presentation
         self.timeouts = presentation.timeouts
         attr = Attr(Kind.DIRECTORY)
@@ -104,7 +104,7 @@ class InodeTable:
             self._inodes[number] = inode
         else:
             if not isinstance(child.node, BrokenNode):  # which may be broken for a moment only
-                inode.node = inode.node.joined(child.node)
+                inode.node = inode.node.merged_with(child.node)
             self.refresh(inode, child.attr)
         inode.parent = parent.number
         if child.attr.lifetime is Lifetime.CONTENT:
@@ -167,10 +167,10 @@ class InodeTable:
             raise NotADirectory(f"not a directory: {node.key}")
         return node
 
-    def changeable(self, number: InodeT) -> Changeable:
+    def changeable(self, number: InodeT) -> MutableDirectory:
         """The directory behind an inode that the kernel holds; raises NotPermitted."""
         node = self._sound(number)
-        if not isinstance(node, Changeable):
+        if not isinstance(node, MutableDirectory):
             raise NotPermitted(f"nothing can be changed in {node.key}")
         return node
 

@@ -21,15 +21,15 @@ import trio
 
 from blobfs.errors import BlobfsError, MountRefused
 from blobfs.fuse import kernel
-from blobfs.fuse.attributes import Presentation
+from blobfs.fuse.attributes import AttributeMapper
 from blobfs.fuse.control import HealthSource, NoHealth, control_files
 from blobfs.fuse.device import obstacle
 from blobfs.fuse.handles import MAX_PER_USER, HandleBudget, raise_limit_of_files
 from blobfs.fuse.operations import Operations
-from blobfs.fuse.readonly_operations import Reading
+from blobfs.fuse.readonly_operations import ReadOnlyOperations
 from blobfs.fuse.requests import LongestStep
 from blobfs.fuse.threads import StorageThreads
-from blobfs.fuse.upload_dispatcher import Uploading
+from blobfs.fuse.upload_dispatcher import UploadDispatcher
 from blobfs.fuse.waiting import MAX_TASKS
 from blobfs.host.daemon import END_SIGNALS
 from blobfs.storage.registry import Registry
@@ -65,7 +65,7 @@ class MountOptions:
     """
 
     source: str = "blobfs"
-    presentation: Presentation = field(default_factory=Presentation)
+    presentation: AttributeMapper = field(default_factory=AttributeMapper)
     verify: Verify = Verify.NONE
     expose_blobs: bool = False
     allow_other: bool = False
@@ -101,7 +101,7 @@ def serve(
     mountpoint: Path,
     options: MountOptions,
     ready: Callable[[], None],
-    beside: Callable[[Reading], Sequence[Task]] = lambda _: (),
+    beside: Callable[[ReadOnlyOperations], Sequence[Task]] = lambda _: (),
 ) -> None:
     """Serve *registry* at *mountpoint* until it is unmounted, or SIGTERM or SIGINT come.
 
@@ -133,7 +133,7 @@ def serve(
     try:
         tasks: list[Task] = [
             partial(_announce, mountpoint, options, threads, answers),
-            *(partial(_apart, task) for task in beside(operations)),
+            *(partial(_run_isolated, task) for task in beside(operations)),
         ]
         trio.run(_serve, operations, tasks, instruments=[longest_step])
         answering = False
@@ -177,7 +177,7 @@ def _keep_large_blocks() -> None:
         mallopt(parameter, value)
 
 
-def _suspend_uploads(operations: Reading) -> None:
+def _suspend_uploads(operations: ReadOnlyOperations) -> None:
     """Make uploads durable, and wait a moment for that: the storage may hang."""
     suspending = Thread(target=operations.suspend_uploads, name="blobfs-suspending", daemon=True)
     suspending.start()
@@ -186,7 +186,7 @@ def _suspend_uploads(operations: Reading) -> None:
         log.warning("the storage does not answer: uploads stay as they were last synced")
 
 
-async def _serve(operations: Reading, tasks: Sequence[Task]) -> None:
+async def _serve(operations: ReadOnlyOperations, tasks: Sequence[Task]) -> None:
     async with trio.open_nursery() as nursery:
         requests = trio.CancelScope()
         nursery.start_soon(_unmount_when_told, operations, requests)
@@ -197,7 +197,7 @@ async def _serve(operations: Reading, tasks: Sequence[Task]) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def _apart(task: Task) -> None:
+async def _run_isolated(task: Task) -> None:
     """Run *task*, and let nothing that it raises end the mount."""
     try:
         await task()
@@ -205,7 +205,7 @@ async def _apart(task: Task) -> None:
         log.exception("the mount goes on without what failed beside it")
 
 
-async def _unmount_when_told(operations: Reading, requests: trio.CancelScope) -> None:
+async def _unmount_when_told(operations: ReadOnlyOperations, requests: trio.CancelScope) -> None:
     with trio.open_signal_receiver(*END_SIGNALS) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
         number = await anext(signals)
@@ -232,7 +232,7 @@ async def _announce(
 
 def _operations(
     registry: Registry, options: MountOptions, threads: StorageThreads, longest_step: LongestStep
-) -> Reading:
+) -> ReadOnlyOperations:
     tree = Tree(
         registry,
         Verification(options.verify),
@@ -241,13 +241,13 @@ def _operations(
         allow_delete=options.allow_delete,
         control=control_files(lambda: operations, longest_step, options.config, options.health),
     )
-    uploading = Uploading(
+    uploading = UploadDispatcher(
         threads,
         deadline_s=options.upload_deadline_s,
         max_undeclared=options.max_upload,
     )
     # Without a handler for flush, the kernel does not ask at each close of a file.
-    handlers = Reading if options.read_only else Operations
+    handlers = ReadOnlyOperations if options.read_only else Operations
     budget = HandleBudget(options.max_handles_per_user, raise_limit_of_files())
     operations = handlers(tree, threads, options.presentation, uploading, budget)
     return operations

@@ -25,13 +25,13 @@ from pyfuse3 import (
 
 from blobfs import metrics
 from blobfs.errors import Busy, Exists, Invalid, NotPermitted, ReadOnly, Stale, Unsupported
-from blobfs.fuse.attributes import Presentation
+from blobfs.fuse.attributes import AttributeMapper
 from blobfs.fuse.errnos import replies_errno
 from blobfs.fuse.handles import HandleBudget
 from blobfs.fuse.open_file_scanner import Opener
-from blobfs.fuse.readonly_operations import OpenFile, Reading, text_of
+from blobfs.fuse.readonly_operations import OpenFile, ReadOnlyOperations, text_of
 from blobfs.fuse.threads import StorageThreads
-from blobfs.fuse.upload_dispatcher import Uploading
+from blobfs.fuse.upload_dispatcher import UploadDispatcher
 from blobfs.vfs.blobs import BlobFile
 from blobfs.vfs.manifests import TagLink
 from blobfs.vfs.nodes import Child, Directory, File, Node
@@ -47,15 +47,15 @@ _WRITER_DESCRIPTORS: Final = 2
 """Those of an open upload: its file, and the directory of it."""
 
 
-class Operations(Reading):
+class Operations(ReadOnlyOperations):
     """The handlers of a mount."""
 
     def __init__(
         self,
         tree: Tree,
         threads: StorageThreads,
-        presentation: Presentation,
-        uploading: Uploading | None = None,
+        presentation: AttributeMapper,
+        uploading: UploadDispatcher | None = None,
         budget: HandleBudget | None = None,
     ) -> None:
         super().__init__(tree, threads, presentation, uploading, budget)

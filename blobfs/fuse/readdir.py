@@ -130,7 +130,7 @@ class Listing:
             else:
                 doubtful[name] = held
         directory = inodes.directory(self.inode.number)
-        for present in await threads.run_each(directory.present, _slices(list(doubtful))):
+        for present in await threads.run_each(directory.existing, _slices(list(doubtful))):
             for name in present:
                 doubtful[name].listed_until = now + inodes.timeouts.name_s
                 found[name] = doubtful[name].inode

@@ -36,7 +36,7 @@ from blobfs.errors import (
     ReadOnly,
     Unsupported,
 )
-from blobfs.fuse.attributes import Presentation
+from blobfs.fuse.attributes import AttributeMapper
 from blobfs.fuse.errnos import logs_errors, replies_errno
 from blobfs.fuse.handles import HandleBudget, HandleTable
 from blobfs.fuse.inodes import Inode, InodeTable
@@ -44,9 +44,9 @@ from blobfs.fuse.notifier import Notifier
 from blobfs.fuse.open_file_scanner import UNKNOWN_OPENER, Opener
 from blobfs.fuse.readdir import Batches, Listing, listing_of
 from blobfs.fuse.requests import Requests
-from blobfs.fuse.subjects import Subjects
+from blobfs.fuse.subjects import RequestDescriber
 from blobfs.fuse.threads import StorageThreads
-from blobfs.fuse.upload_dispatcher import Uploading
+from blobfs.fuse.upload_dispatcher import UploadDispatcher
 from blobfs.vfs.nodes import Child, Directory, File, Node
 from blobfs.vfs.tree import Tree
 from blobfs.vfs.upload import STATES
@@ -94,7 +94,7 @@ class _RootAttributes:
             self.is_asked = False
 
 
-class Reading(pyfuse3.Operations):
+class ReadOnlyOperations(pyfuse3.Operations):
     """Handlers that change nothing; each request in its own task, all on one thread."""
 
     supports_dot_lookup = False  # only NFS re-export asks for "." and ".."
@@ -103,12 +103,12 @@ class Reading(pyfuse3.Operations):
         self,
         tree: Tree,
         threads: StorageThreads,
-        presentation: Presentation,
-        uploading: Uploading | None = None,
+        presentation: AttributeMapper,
+        uploading: UploadDispatcher | None = None,
         budget: HandleBudget | None = None,
     ) -> None:
         super().__init__()
-        self._uploading = uploading or Uploading(threads)
+        self._uploading = uploading or UploadDispatcher(threads)
         self._budget = budget or HandleBudget()
         self._tree = tree
         self._threads = threads
@@ -120,7 +120,7 @@ class Reading(pyfuse3.Operations):
         self._users: dict[FileHandleT, int] = {}
         self._files: HandleTable[OpenFile] = HandleTable()
         self._notifier = Notifier()
-        self.requests = Requests(Subjects(self._inodes, self._opened).of, self._user_of)
+        self.requests = Requests(RequestDescriber(self._inodes, self._opened).of, self._user_of)
         metrics.INODES.set_function(lambda: len(self._inodes))
         metrics.OPEN_HANDLES.labels("directory").set_function(lambda: len(self._listings))
         metrics.OPEN_HANDLES.labels("file").set_function(lambda: len(self._files))
@@ -256,7 +256,7 @@ class Reading(pyfuse3.Operations):
         return data
 
     async def _content(self, opened: OpenFile, offset: int, size: int) -> bytes | memoryview:
-        if (data := opened.reader.read_now(offset, size)) is not None:
+        if (data := opened.reader.read_nowait(offset, size)) is not None:
             return data
         try:
             return await self._read(opened.file, opened.reader.read_at, offset, size)

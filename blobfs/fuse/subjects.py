@@ -22,7 +22,7 @@ _NAMED: Final = (
 """Arguments of handlers that are a directory, and a name in it; and what both are said to be."""
 
 
-class Subjects:
+class RequestDescriber:
     """Says it by the inodes that the kernel holds, and what handles stand for.
 
     Used on the event loop only, and raises nothing: what is not there is left out.

@@ -50,7 +50,7 @@ class _Opening:
         return opened
 
 
-class Uploading:
+class UploadDispatcher:
     """Calls open uploads for the handlers."""
 
     def __init__(
@@ -71,7 +71,7 @@ class Uploading:
     async def open(self, upload: Upload, *, truncate: bool) -> OpenUpload:
         """Open *upload* for writing."""
         bound = self._max_undeclared
-        opened = OpenUpload.open_now(upload, truncate=truncate, max_undeclared=bound)
+        opened = OpenUpload.open_nowait(upload, truncate=truncate, max_undeclared=bound)
         if opened is not None:
             return opened
         opening = _Opening(partial(OpenUpload, upload, truncate=truncate, max_undeclared=bound))
@@ -84,7 +84,7 @@ class Uploading:
     async def write(self, opened: OpenUpload, offset: int, data: bytes) -> None:
         """``OpenUpload.write``, at once where that takes microseconds."""
         began = time.monotonic()
-        if began < self._slow_until or not opened.write_now(offset, data):
+        if began < self._slow_until or not opened.write_nowait(offset, data):
             await self.change(opened, opened.write, offset, data)
             return
         now = time.monotonic()

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from blobfs.http.health import Health
-from blobfs.http.loopshare import LoopShare
+from blobfs.http.loopshare import RateLimiter
 from blobfs.http.tasks import Doing, as_text, doing
 
 
@@ -51,8 +51,8 @@ class Pages:
         self._metrics = metrics
         self._health = health
         self._requests = requests
-        self._probes = LoopShare(0.05)
-        self._others = LoopShare(0.1)
+        self._probes = RateLimiter(0.05)
+        self._others = RateLimiter(0.1)
 
     async def metrics(self, request: Request) -> Response:
         """For Prometheus, in the form it asks for."""

@@ -14,7 +14,7 @@ _REQUEST_S: Final = 0.0005
 """What HTTP itself takes for a request, about."""
 
 
-class LoopShare:
+class RateLimiter:
     """Gives requests their turns, so that together they hold the loop for *share* of the time.
 
     One that comes alone does not wait. Used on the event loop only.

@@ -39,7 +39,7 @@ def queue_path(state_dir: Path, storage: str) -> Path:
 class Broadcaster(Closing):
     """A listener that puts events into a queue for each endpoint, and has them sent from there.
 
-    What is pushed, mounted or deleted is durable in the queue when ``hear`` returns; a pull soon
+    What is pushed, mounted or deleted is durable in the queue when ``handle`` returns; a pull soon
     after. Where that fails, the act has succeeded all the same: the event is lost, and counted.
     """
 
@@ -72,10 +72,10 @@ class Broadcaster(Closing):
         return broadcaster
 
     @property
-    def hears(self) -> Collection[Action]:
+    def actions(self) -> Collection[Action]:
         return self._hears
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         senders = [sender for sender in self._senders if sender.endpoint.wants(event)]
         if not senders:
             return

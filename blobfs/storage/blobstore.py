@@ -21,7 +21,7 @@ from blobfs.errors import (
     Stale,
 )
 from blobfs.storage.aliases import Alias, Aliases
-from blobfs.storage.descriptors import CachedStatter, Descriptors
+from blobfs.storage.descriptors import BlobDescriptorService, CachedBlobStatter
 from blobfs.storage.doubtingreader import DoubtingReader
 
 MAX_CONTENT: Final = 4 * 2**20
@@ -35,9 +35,9 @@ class BlobStore:
 
     def __init__(self, driver: StorageDriver, cache: DescriptorCache | None = None) -> None:
         self._driver = driver
-        self.descriptors = Descriptors(cache or NoCache())
+        self.descriptors = BlobDescriptorService(cache or NoCache())
         self.aliases = Aliases()
-        self._statter = CachedStatter(self.descriptors, self.stat_stored, self.stat_stored)
+        self._statter = CachedBlobStatter(self.descriptors, self.stat_stored, self.stat_stored)
 
     def stat(self, digest: Digest) -> Descriptor:
         """What is known of the blob; raises BlobUnknown, BlobDamaged."""
@@ -127,7 +127,7 @@ class BlobStore:
             raise DigestMismatch(f"the content of blob {digest} does not match its digest")
         return content
 
-    def is_whole(self, digest: Digest, size: int) -> bool:
+    def has_size(self, digest: Digest, size: int) -> bool:
         """Whether a blob of that digest is there, and has *size* bytes as it must.
 
         A writer asks this and not ``stat``: what a crash left of a blob is as good as missing,
@@ -139,8 +139,8 @@ class BlobStore:
             return False
 
     def keeps(self, digest: Digest, size: int) -> bool:
-        """Whether the blob ``is_whole``; then it is durable, which a registry leaves to chance."""
-        whole = self.is_whole(digest, size)
+        """Whether the blob ``has_size``; then it is durable, which a registry leaves to chance."""
+        whole = self.has_size(digest, size)
         if whole:
             self.sync(digest)
         return whole
@@ -177,7 +177,7 @@ class BlobStore:
             if len(entry) == 2:
                 yield entry
 
-    def candidates(self, algorithm: str, shard: str) -> Iterator[Digest]:
+    def list_unchecked(self, algorithm: str, shard: str) -> Iterator[Digest]:
         """The blobs of one shard, in no order, with some that have been deleted."""
         for encoded in self._directories(f"{paths.BLOBS}/{algorithm}/{shard}"):
             try:
@@ -191,11 +191,11 @@ class BlobStore:
         """Every blob, in no order."""
         for algorithm in ALGORITHMS:
             for shard in self.shards(algorithm):
-                for digest in self.candidates(algorithm, shard):
-                    if self.present([digest]):
+                for digest in self.list_unchecked(algorithm, shard):
+                    if self.existing([digest]):
                         yield digest
 
-    def present(self, digests: Sequence[Digest]) -> list[Digest]:
+    def existing(self, digests: Sequence[Digest]) -> list[Digest]:
         """Those of *digests* whose bytes are there, right or wrong.
 
         All of them where the storage refuses to tell of one, and tells whoever looks at that.

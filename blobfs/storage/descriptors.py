@@ -24,7 +24,7 @@ _HELD_S: Final = 1.0
 Look = Callable[[Digest], Descriptor]
 
 
-class Descriptors:
+class BlobDescriptorService:
     """What the descriptor cache of a registry is asked and told. Thread-safe.
 
     What a lookup found before something was deleted is not set after that: it may be what
@@ -73,7 +73,7 @@ class Descriptors:
         self.cache.clear(digest)
 
 
-class CachedStatter:
+class CachedBlobStatter:
     """Answers from the cache, or else by *look*; *repository* is whose blobs it tells of.
 
     *stored* asks the storage for a blob whoever has it: for its time, which a registry that
@@ -82,7 +82,7 @@ class CachedStatter:
 
     def __init__(
         self,
-        descriptors: Descriptors,
+        descriptors: BlobDescriptorService,
         look: Look,
         stored: Look,
         repository: RepositoryName | None = None,

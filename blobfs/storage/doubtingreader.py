@@ -12,7 +12,7 @@ from blobfs.errors import FileChanged, PathNotFound
 class DoubtingReader(ReaderWrapper):
     """Calls *forget* where a file turns out to be another, or gone, when it is read.
 
-    What ``read_now`` has of it was good when it came.
+    What ``read_nowait`` has of it was good when it came.
     """
 
     def __init__(self, reader: FileReader, forget: Callable[[], None]) -> None:

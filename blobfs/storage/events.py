@@ -53,23 +53,23 @@ class Listener(Protocol):
     """Hears of what is done. Thread-safe."""
 
     @property
-    def hears(self) -> Collection[Action]:
+    def actions(self) -> Collection[Action]:
         """The acts that it is told of."""
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Take note of an act, which has succeeded; so this must not fail, nor take long."""
 
 
 class _Nobody:
     @property
-    def hears(self) -> Collection[Action]:
+    def actions(self) -> Collection[Action]:
         return ()
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Nothing follows."""
 
 
-NOBODY: Final[Listener] = _Nobody()
+NULL_LISTENER: Final[Listener] = _Nobody()
 """Hears nothing."""
 
 
@@ -105,8 +105,8 @@ class _ToldEvents(Events):
         self._listener = listener
 
     def _tell(self, event: Event) -> None:
-        if event.action in self._listener.hears:
-            self._listener.hear(event)
+        if event.action in self._listener.actions:
+            self._listener.handle(event)
 
 
 class BlobEvents(_ToldEvents):
@@ -156,7 +156,7 @@ class ManifestEvents(_ToldEvents):
 
     def _describe(self, action: Action, digest: Digest, tag: Tag | None = None) -> None:
         """Tell of a manifest with all that is in it."""
-        if action not in self._listener.hears:  # so nobody needs it read
+        if action not in self._listener.actions:  # so nobody needs it read
             return
         target: Descriptor | Digest = digest
         references: tuple[Descriptor, ...] = ()

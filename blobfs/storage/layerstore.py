@@ -10,8 +10,8 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.errors import AccessDenied, BlobUnknown, Corrupt, LinkDangling
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.descriptors import CachedStatter
-from blobfs.storage.events import NOBODY, BlobEvents, Listener
+from blobfs.storage.descriptors import CachedBlobStatter
+from blobfs.storage.events import NULL_LISTENER, BlobEvents, Listener
 from blobfs.storage.leftovers import LeftOvers
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 
@@ -32,12 +32,12 @@ class LayerStore(LinkedBlobStore):
         blobs: BlobStore,
         repository: RepositoryName,
         left_overs: LeftOvers,
-        listener: Listener = NOBODY,
+        listener: Listener = NULL_LISTENER,
     ) -> None:
         events = BlobEvents(repository, listener)
         self._left_overs = left_overs
         super().__init__(driver, blobs, paths.layers(repository), events)
-        self._statter = CachedStatter(
+        self._statter = CachedBlobStatter(
             blobs.descriptors, self._stat_stored, blobs.stat_stored, repository
         )
 
@@ -56,15 +56,15 @@ class LayerStore(LinkedBlobStore):
             metrics.LEFT_OVER_LINKS.inc()
             raise BlobUnknown(digest) from None
 
-    def present(self, digests: Sequence[Digest]) -> list[Digest]:
+    def existing(self, digests: Sequence[Digest]) -> list[Digest]:
         """Those of *digests* that are linked, without links that are left over.
 
         An object store is not asked for blobs again: those are kept as long as names are.
         """
-        linked = super().present(digests)
+        linked = super().existing(digests)
         if self._driver.is_object_store:
             return linked
-        stored = set(self._blobs.present(linked))
+        stored = set(self._blobs.existing(linked))
         return [digest for digest in linked if digest in stored or self._shows(digest)]
 
     def _shows(self, digest: Digest) -> bool:
@@ -77,10 +77,10 @@ class LayerStore(LinkedBlobStore):
         return True
 
     def prefetch(self, digests: Sequence[Digest]) -> None:
-        self._statter.prefetch(digests, self.present, self._blobs.prefetch_stored)
+        self._statter.prefetch(digests, self.existing, self._blobs.prefetch_stored)
 
-    def grant(self, digest: Digest, descriptor: Descriptor) -> None:
+    def link_blob(self, digest: Digest, descriptor: Descriptor) -> None:
         generation = self._blobs.descriptors.generation
-        super().grant(digest, descriptor)
+        super().link_blob(digest, descriptor)
         names = dict.fromkeys((digest, descriptor.digest), descriptor)
         self._blobs.descriptors.set_many(names, self.events.repository, generation)

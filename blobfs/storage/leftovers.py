@@ -110,7 +110,7 @@ class LeftOvers:
                     self._keep(revision, found)
                     yield found
                 case BlobUnknown():  # the link is gone meanwhile, or its blob is missing
-                    yield None if self._revisions.present([revision]) else frozenset()
+                    yield None if self._revisions.existing([revision]) else frozenset()
                 case Corrupt() | AccessDenied():
                     yield None
                 case _:

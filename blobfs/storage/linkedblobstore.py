@@ -149,7 +149,7 @@ class LinkedBlobStore:
     def put(self, content: bytes) -> Descriptor:
         """Store a small blob, and link it."""
         descriptor = self._blobs.put(content)
-        self.grant(descriptor.digest, descriptor)
+        self.link_blob(descriptor.digest, descriptor)
         return descriptor
 
     def mount(self, digest: Digest, source: LinkedBlobStore | BlobStore) -> Descriptor:
@@ -159,12 +159,12 @@ class LinkedBlobStore:
         """
         descriptor = source.stat_now(digest)
         self._blobs.sync(descriptor.digest)
-        self.grant(digest, descriptor)
+        self.link_blob(digest, descriptor)
         origin = source.events.repository if isinstance(source, LinkedBlobStore) else None
         self.events.mounted(descriptor.digest, descriptor.size, origin)
         return descriptor
 
-    def grant(self, digest: Digest, descriptor: Descriptor) -> None:
+    def link_blob(self, digest: Digest, descriptor: Descriptor) -> None:
         """Give access to a blob that is there, under its own digest and the name *digest*.
 
         The caller has hashed the blob by both.
@@ -191,9 +191,9 @@ class LinkedBlobStore:
 
     def enumerate(self, algorithm: str) -> Iterator[Digest]:
         """Every digest of *algorithm* that has a link file, in no order; none is read."""
-        return (digest for digest in self.candidates(algorithm) if self.present([digest]))
+        return (digest for digest in self.list_unchecked(algorithm) if self.existing([digest]))
 
-    def candidates(self, algorithm: str) -> Iterator[Digest]:
+    def list_unchecked(self, algorithm: str) -> Iterator[Digest]:
         """Like ``enumerate``, but with some whose link has been deleted, and much cheaper."""
         try:
             entries = self._driver.listdir(f"{self.link_set}/{algorithm}")
@@ -207,7 +207,7 @@ class LinkedBlobStore:
             if entry.is_dir:
                 yield digest
 
-    def present(self, digests: Sequence[Digest]) -> list[Digest]:
+    def existing(self, digests: Sequence[Digest]) -> list[Digest]:
         """Those of *digests* that have a link file; deleting one leaves its directory.
 
         All of them where the storage refuses to tell of one, and tells whoever looks at that.

@@ -141,7 +141,7 @@ class MediaTypes:
         return chain(linked, self._revisions.among_layers())
 
     def _layers_by_key(self) -> dict[bytes, Digest]:
-        linked = chain.from_iterable(map(self._layers.candidates, ALGORITHMS))
+        linked = chain.from_iterable(map(self._layers.list_unchecked, ALGORITHMS))
         return {key(digest): digest for digest in linked}
 
     def _recall(self, revision: Digest) -> bool:

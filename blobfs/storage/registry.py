@@ -18,10 +18,10 @@ from blobfs.drivers.objectstore import ObjectStore
 from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound, StorageUnavailable
 from blobfs.reference import RepositoryName, is_component
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.events import NOBODY, Listener
+from blobfs.storage.events import NULL_LISTENER, Listener
 from blobfs.storage.listing.presence import with_presence
 from blobfs.storage.manifestmemory import ManifestMemory
-from blobfs.storage.remote import RemoteOptions, quickened
+from blobfs.storage.remote import RemoteOptions, with_caching
 from blobfs.storage.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Registry(Closing):
         self,
         driver: StorageDriver,
         cache: DescriptorCache | None = None,
-        listener: Listener = NOBODY,
+        listener: Listener = NULL_LISTENER,
     ) -> None:
         self._driver = driver
         self._cache = cache or NoCache()
@@ -180,7 +180,7 @@ def open_registry(
     storage: str,
     remote: RemoteOptions | None = None,
     cache: DescriptorCache | None = None,
-    listener: Listener = NOBODY,
+    listener: Listener = NULL_LISTENER,
 ) -> Registry:
     """The registry stored at *storage*: a directory, ``s3://bucket/prefix`` or ``memory:``.
 
@@ -190,7 +190,7 @@ def open_registry(
     """
     driver = with_presence(driver_for(storage))
     if isinstance(driver, ObjectStore):
-        driver = quickened(driver, remote or RemoteOptions())
+        driver = with_caching(driver, remote or RemoteOptions())
     return Registry(CheckedDriver(driver), cache, listener)
 
 

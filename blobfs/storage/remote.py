@@ -24,7 +24,7 @@ class RemoteOptions:
     cache: CacheOptions | None = None
 
 
-def quickened(store: ObjectStore, options: RemoteOptions) -> StorageDriver:
+def with_caching(store: ObjectStore, options: RemoteOptions) -> StorageDriver:
     """A driver over *store* that asks it as seldom as *options* allow, and reads ahead.
 
     Raises MountRefused for a directory that cannot be a cache.

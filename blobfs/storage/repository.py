@@ -7,7 +7,7 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.errors import BlobfsError
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.events import NOBODY, Action, Listener, ManifestEvents
+from blobfs.storage.events import NULL_LISTENER, Action, Listener, ManifestEvents
 from blobfs.storage.layerstore import LayerStore
 from blobfs.storage.leftovers import LeftOvers
 from blobfs.storage.manifestmemory import ManifestMemory
@@ -30,7 +30,7 @@ class Repository:
         driver: StorageDriver,
         blobs: BlobStore,
         name: RepositoryName,
-        listener: Listener = NOBODY,
+        listener: Listener = NULL_LISTENER,
         memory: ManifestMemory | None = None,
     ) -> None:
         self.name = name
@@ -48,7 +48,7 @@ class Repository:
 
     def pulled(self, descriptor: Descriptor, tag: Tag | None = None) -> None:
         """Tell that somebody begins to read a blob, or a manifest that *tag* may have led to."""
-        if Action.PULL in self._listener.hears:
+        if Action.PULL in self._listener.actions:
             digest = descriptor.digest
             try:
                 is_manifest = self.manifests.links.has(digest)

@@ -59,7 +59,7 @@ class RevisionStore(LinkedBlobStore):
 
     def has(self, digest: Digest) -> bool:
         """Whether it is a revision: by its link, or by an earlier lookup."""
-        return digest in self._among_layers or bool(self.present([digest]))
+        return digest in self._among_layers or bool(self.existing([digest]))
 
     def among_layers(self) -> Iterator[Digest]:
         """The manifests that have been looked up and were found among the layers."""
@@ -67,7 +67,7 @@ class RevisionStore(LinkedBlobStore):
 
     def delete(self, digest: Digest) -> None:
         """Take access away by both links, as a registry does; a layer that is no manifest stays."""
-        if self.present([digest]):
+        if self.existing([digest]):
             super().delete(digest)
             with suppress(BlobUnknown):
                 self._layers.delete(digest)

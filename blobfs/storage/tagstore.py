@@ -34,7 +34,7 @@ class TagStore:
         """The revision that the tag stands for; raises TagUnknown, LinkInvalid."""
         path = paths.tag_current_link(self.repository, tag)
         if self._driver.is_object_store:
-            for digest in self.history(tag).candidates(CANONICAL):
+            for digest in self.history(tag).list_unchecked(CANONICAL):
                 if self._driver.is_known_to_hold(path, str(digest).encode("ascii")):
                     return digest
         try:
@@ -88,11 +88,11 @@ class TagStore:
 
     def enumerate(self) -> Iterator[Tag]:
         """Every tag that has a current link, in no order; none is read."""
-        for tag in self.candidates():
+        for tag in self.list_unchecked():
             if self.exists(tag):
                 yield tag
 
-    def candidates(self) -> Iterator[Tag]:
+    def list_unchecked(self) -> Iterator[Tag]:
         """Like ``enumerate``, but with some that have no current link, and much cheaper."""
         try:
             entries = self._driver.listdir(paths.tags(self.repository))

@@ -61,7 +61,7 @@ class BlobFile(File):
             writable=is_receipt,
         )
 
-    def joined(self, newer: BlobFile) -> BlobFile:
+    def merged_with(self, newer: BlobFile) -> BlobFile:
         known = {repository.name for repository in newer.repositories}
         others = tuple(r for r in self.repositories if r.name not in known)
         receipt = newer.receipt or self._receipt
@@ -99,7 +99,7 @@ class BlobFile(File):
     def source(self, digest: Digest) -> LinkedBlobStore | BlobStore:
         """What has the blob under *digest*; raises Invalid if it is not called so."""
         for repository in self.repositories:
-            if digest in repository.layers.present([digest]):
+            if digest in repository.layers.existing([digest]):
                 return repository.layers  # perhaps by another algorithm
         if digest == self.descriptor.digest:
             return self.blobs.registry.blobs
@@ -148,9 +148,9 @@ class ShardDirectory(Placed, Directory):
         return BlobFile(self.blobs, self.blobs.registry.blobs.stat(digest))
 
     def names(self) -> Iterator[str]:
-        digests = self.blobs.registry.blobs.candidates(self.algorithm, self.shard)
+        digests = self.blobs.registry.blobs.list_unchecked(self.algorithm, self.shard)
         return (digest.encoded for digest in digests)
 
-    def present(self, names: Sequence[str]) -> Collection[str]:
+    def existing(self, names: Sequence[str]) -> Collection[str]:
         digests = [Digest(self.algorithm, name) for name in names]
-        return {digest.encoded for digest in self.blobs.registry.blobs.present(digests)}
+        return {digest.encoded for digest in self.blobs.registry.blobs.existing(digests)}

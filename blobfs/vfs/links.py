@@ -23,11 +23,11 @@ from blobfs.storage.registry import Registry
 from blobfs.vfs.nodes import (
     Attr,
     BrokenNode,
-    Changeable,
     Child,
     Directory,
     Kind,
     Lasting,
+    MutableDirectory,
     Node,
     Placed,
     Symlink,
@@ -105,7 +105,7 @@ class LinkSetDirectory(Placed, Lasting):
 
 
 @dataclass(frozen=True, slots=True)
-class LinkDirectory(Placed, Directory, Changeable):
+class LinkDirectory(Placed, Directory, MutableDirectory):
     """``<hex>`` of one algorithm in a link set, each made a node by *node_for*."""
 
     gains_names = True
@@ -139,7 +139,7 @@ class LinkDirectory(Placed, Directory, Changeable):
         except BlobfsError as exc:
             if self.changes is None or self.changes.delete is None:
                 raise
-            if not self.links.present([digest]):
+            if not self.links.existing([digest]):
                 raise
             # unlink(2) needs a name that can be looked up.
             return BrokenNode.of(f"{self.path}/{name}", self.kind, exc)
@@ -151,17 +151,17 @@ class LinkDirectory(Placed, Directory, Changeable):
         return Directory.children(self, names)  # slots leave no bare super()
 
     def names(self) -> Iterator[str]:
-        return (digest.encoded for digest in self.links.candidates(self.algorithm))
+        return (digest.encoded for digest in self.links.list_unchecked(self.algorithm))
 
-    def present(self, names: Sequence[str]) -> Collection[str]:
+    def existing(self, names: Sequence[str]) -> Collection[str]:
         digests = [Digest(self.algorithm, name) for name in names]
-        return {digest.encoded for digest in self.links.present(digests)}
+        return {digest.encoded for digest in self.links.existing(digests)}
 
     def link(self, name: str, node: Node) -> Node:
         digest = _digest_or_invalid(self.algorithm, name)
         if self.changes is None or not isinstance(node, Linkable):
             raise self._not_permitted(name)
-        if self.links.present([digest]):
+        if self.links.existing([digest]):
             raise Exists(f"{self.path}/{name}")
         self.changes.mount(digest, node.source(digest))
         return self.lookup(name)

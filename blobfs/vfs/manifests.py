@@ -24,11 +24,11 @@ from blobfs.vfs.blobs import BlobFile
 from blobfs.vfs.links import LinkChanges, LinkSetDirectory, mtime_of
 from blobfs.vfs.nodes import (
     Attr,
-    Changeable,
     Directory,
     FixedDirectory,
     Kind,
     Lifetime,
+    MutableDirectory,
     Node,
     Placed,
     Symlink,
@@ -74,7 +74,7 @@ class TagLink(Placed, Symlink):
 
 
 @dataclass(frozen=True, slots=True)
-class TagsDirectory(Placed, Directory, Changeable):
+class TagsDirectory(Placed, Directory, MutableDirectory):
     """``tags``, in which ``ln -s`` tags, ``ln -sfn`` and ``mv`` retag, and ``rm`` untags."""
 
     gains_names = True
@@ -94,7 +94,7 @@ class TagsDirectory(Placed, Directory, Changeable):
         return self._link(_tag_named(name))
 
     def names(self) -> Iterator[str]:
-        return self.repository.tags.candidates()
+        return self.repository.tags.list_unchecked()
 
     def symlink(self, name: str, target: str) -> Node:
         tag = Tag(name)
@@ -162,7 +162,7 @@ class HistoryDirectory(Placed, Directory):
         return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns())
 
     def names(self) -> Iterator[str]:
-        return self.repository.tags.candidates()
+        return self.repository.tags.list_unchecked()
 
     def lookup(self, name: str) -> Node:
         tag = _tag_named(name)

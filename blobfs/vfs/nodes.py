@@ -68,7 +68,7 @@ class Node(ABC):
     def attr(self) -> Attr:
         """What stat(2) shows; raises NotFound once the thing is gone."""
 
-    def joined(self, newer: Self) -> Self:
+    def merged_with(self, newer: Self) -> Self:
         """The node that stands for both this and *newer*, which has the same key."""
         return newer
 
@@ -154,7 +154,7 @@ class Directory(Node):
                 found.append(Child.of(name, broken))
         return found
 
-    def present(self, names: Sequence[str]) -> Collection[str]:
+    def existing(self, names: Sequence[str]) -> Collection[str]:
         """Those of these names, all found by ``children`` before, that are still there.
 
         Asked only of children whose ``Lifetime`` is CONTENT, and cheaper than ``children``.
@@ -162,7 +162,7 @@ class Directory(Node):
         return names
 
 
-class Changeable(Node):
+class MutableDirectory(Node):
     """A directory in which something can be changed; what it does not define is NotPermitted.
 
     Names are such as a lookup is asked for, hence hostile. All of it is durable when it returns.
@@ -204,7 +204,7 @@ class Changeable(Node):
         return NotPermitted(f"{self.key.rstrip('/')}/{name[:160]} cannot be changed like that")
 
 
-class Lasting(Directory, Changeable):
+class Lasting(Directory, MutableDirectory):
     """A directory whose subdirectories are there as long as it is, even while they are empty."""
 
     __slots__ = ()

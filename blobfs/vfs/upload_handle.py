@@ -49,7 +49,7 @@ class OpenUpload:
             upload.lock.release()
 
     @classmethod
-    def open_now(
+    def open_nowait(
         cls, upload: Upload, *, truncate: bool, max_undeclared: int | None = None
     ) -> Self | None:
         """Open *upload* if that takes microseconds, else return None; raises like ``OpenUpload``.
@@ -96,14 +96,14 @@ class OpenUpload:
         with self.upload.lock:
             self._write(offset, data)
 
-    def write_now(self, offset: int, data: bytes) -> bool:
+    def write_nowait(self, offset: int, data: bytes) -> bool:
         """``write`` if that takes microseconds: nobody is at it, and it adds to what is open."""
         lock = self.upload.lock
         if not lock.acquire(blocking=False):
             return False
         try:
             writer = self.upload.writer
-            if writer is None or not writer.takes_at_once(offset, len(data)):
+            if writer is None or not writer.can_write_nowait(offset, len(data)):
                 return False
             self._write(offset, data)
             return True

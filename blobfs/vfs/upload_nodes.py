@@ -17,7 +17,7 @@ from blobfs.errors import (
 )
 from blobfs.storage.uploads.base import ContentStore
 from blobfs.vfs.blobs import BlobFile
-from blobfs.vfs.nodes import Attr, Changeable, Directory, File, Kind, Lifetime, Node, Placed
+from blobfs.vfs.nodes import Attr, Directory, File, Kind, Lifetime, MutableDirectory, Node, Placed
 from blobfs.vfs.upload import Upload
 from blobfs.vfs.uploads import DELAYED, Uploads, UploadSet
 
@@ -85,7 +85,7 @@ class UploadFile(File):
 
 
 @dataclass(frozen=True, slots=True)
-class UploadsDirectory(Placed, Directory, Changeable):
+class UploadsDirectory(Placed, Directory, MutableDirectory):
     """``_uploads``, of blobs or of manifests.
 
     *published* makes the node of what was committed, and *layers* is where a rename publishes, if
@@ -172,7 +172,7 @@ class UploadsDirectory(Placed, Directory, Changeable):
 
 
 @dataclass(frozen=True, slots=True)
-class DelayedDirectory(Placed, Directory, Changeable):
+class DelayedDirectory(Placed, Directory, MutableDirectory):
     """The directory in which ``rsync --delay-updates`` keeps files until all have arrived.
 
     It is in memory. Uploads and receipts are renamed to it and from it; none begins in it.

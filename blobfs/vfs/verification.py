@@ -150,13 +150,13 @@ class _BlobReader(FileReader):
             self._check(self._progress, offset, data)
         return data
 
-    def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
+    def read_nowait(self, offset: int, size: int) -> bytes | memoryview | None:
         progress = self._progress
         is_good = progress is None or (progress.good is True and not self._again)
         if not is_good and not self._may_hash_behind(offset + size):
             return None
         size = max(0, min(size, self._descriptor.size - offset))
-        data = self._reader.read_now(offset, size)
+        data = self._reader.read_nowait(offset, size)
         if data is None or len(data) < size:
             return None
         if progress is not None and not is_good:

@@ -1,20 +1,20 @@
 """The clears that are to be made again."""
 
-from blobfs.cache.pending_clears import OwedClears
+from blobfs.cache.pending_clears import PendingClears
 from tests.cache.samples import ONE, OTHER, described
 
 DIGESTS = [described(b"%d" % number).digest for number in range(250)]
 
 
 def test_nothing_is_owed_at_first() -> None:
-    owed = OwedClears()
+    owed = PendingClears()
     assert not owed
     assert not owed.some().numbers
     assert not owed.covers(DIGESTS[0], None)
 
 
 def test_clear_of_one_repository_says_nothing_of_another() -> None:
-    owed = OwedClears()
+    owed = PendingClears()
     owed.add(DIGESTS[:1], ONE)
     assert owed.covers(DIGESTS[0], ONE)
     assert not owed.covers(DIGESTS[0], OTHER)
@@ -22,14 +22,14 @@ def test_clear_of_one_repository_says_nothing_of_another() -> None:
 
 
 def test_clear_of_a_blob_is_one_for_every_repository() -> None:
-    owed = OwedClears()
+    owed = PendingClears()
     owed.add(DIGESTS[:1], None)
     assert owed.covers(DIGESTS[0], ONE)
     assert owed.covers(DIGESTS[0], None)
 
 
 def test_debts_are_given_out_by_repository_oldest_first_a_hundred_at_a_time() -> None:
-    owed = OwedClears()
+    owed = PendingClears()
     owed.add(DIGESTS[:150], ONE)
     owed.add(DIGESTS[150:], OTHER)
     sizes = []
@@ -41,14 +41,14 @@ def test_debts_are_given_out_by_repository_oldest_first_a_hundred_at_a_time() ->
 
 
 def test_debt_stays_until_it_is_paid() -> None:
-    owed = OwedClears()
+    owed = PendingClears()
     owed.add(DIGESTS[:2], ONE)
     owed.some()
     assert owed.covers(DIGESTS[0], ONE)
 
 
 def test_what_is_owed_again_meanwhile_is_not_paid() -> None:
-    owed = OwedClears()
+    owed = PendingClears()
     owed.add(DIGESTS[:2], ONE)
     debt = owed.some()
     owed.add(DIGESTS[:1], ONE)
@@ -57,7 +57,7 @@ def test_what_is_owed_again_meanwhile_is_not_paid() -> None:
 
 
 def test_oldest_are_lost_above_the_most() -> None:
-    owed = OwedClears(most=2)
+    owed = PendingClears(most=2)
     owed.add(DIGESTS[:3], ONE)
     assert len(owed) == 2
     assert not owed.covers(DIGESTS[0], ONE)

@@ -367,7 +367,7 @@ def test_file_of_this_machine_is_read_on_the_event_loop(
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     driver = FilesystemDriver(tmp_path, fd, beneath.opener(fd), is_local=is_local)
     with closing(driver), driver.open("/a") as reader:
-        assert reader.read_now(1, 10) == now
+        assert reader.read_nowait(1, 10) == now
 
 
 def _descriptors() -> int:

@@ -60,7 +60,7 @@ def test_what_a_thread_has_opened_of_a_far_mount_is_read_in_threads(
 ) -> None:
     """[S4.9]"""
     with driver.open("/blobs/data") as reader:
-        assert reader.read_now(0, 9) is None
+        assert reader.read_nowait(0, 9) is None
         with waiting, pytest.raises(TakesLong):
             reader.read_at(0, 9)
         assert reader.read_at(0, 9) == b"far"
@@ -68,7 +68,7 @@ def test_what_a_thread_has_opened_of_a_far_mount_is_read_in_threads(
     with waiting:  # read when it was opened: an iterator that fails would seem to end
         assert [entry.name for entry in entries] == ["data"]
     with driver.append("/link") as writer:
-        assert writer.takes_at_once(1)
+        assert writer.can_write_nowait(1)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a tmpfs")
@@ -82,7 +82,7 @@ def test_local_mount_is_reached_at_once_when_it_is_known(
             driver.stat("/blobs/data")
         driver.stat("/blobs/data")
         with waiting, driver.open("/blobs/data") as reader:
-            assert reader.read_now(0, 9) == b"local"
+            assert reader.read_nowait(0, 9) == b"local"
     finally:
         subprocess.run(["umount", root / "blobs"], check=True)
     subprocess.run(["mount", "-t", "tmpfs", "none", root / "blobs"], check=True)

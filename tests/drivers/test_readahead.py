@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
-from blobfs.drivers.prefetch.window import Cuts
+from blobfs.drivers.prefetch.window import PartSizer
 from tests.drivers.remote import (
     CONTENT,
     KIB,
@@ -61,7 +61,7 @@ def test_first_read_asks_for_little(remote: RemoteDriver, driver: ReadAheadDrive
 
 
 def test_first_parts_of_a_file_reach_four_times_as_far_each() -> None:
-    cuts = Cuts(256 * KIB, 8 * MIB)
+    cuts = PartSizer(256 * KIB, 8 * MIB)
     ends = [0]
     while ends[-1] < 64 * MIB:
         ends.append(cuts.end(ends[-1], 0, 128 * MIB))
@@ -70,7 +70,7 @@ def test_first_parts_of_a_file_reach_four_times_as_far_each() -> None:
 
 @pytest.mark.parametrize("first", [128 * KIB, 256 * KIB, MIB, 8 * MIB, 16 * MIB])
 def test_gibibyte_takes_no_more_requests_than_parts(first: int) -> None:
-    cuts = Cuts(first, 8 * MIB)
+    cuts = PartSizer(first, 8 * MIB)
     offset = requests = 0
     while offset < 2**30:
         offset = cuts.end(offset, 0, 128 * MIB)

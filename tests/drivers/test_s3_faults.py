@@ -138,9 +138,9 @@ def test_write_that_is_taken_at_once_asks_nobody(proxy: S3Proxy, store: S3Driver
     rest = CONTENT[PART + 10 : 2 * PART - 1]
     writer.flush()
     with proxy.counting() as asked:
-        assert writer.takes_at_once(len(rest))
+        assert writer.can_write_nowait(len(rest))
         writer.write(rest)
-        assert not writer.takes_at_once(1)  # the part would be full
+        assert not writer.can_write_nowait(1)  # the part would be full
     assert not asked
     writer.cancel()
 

@@ -29,7 +29,7 @@ class Promises:
     tags: dict[tuple[str, str], set[str]] = field(default_factory=dict)  # what each may be
     verified: set[str] = field(default_factory=set)
 
-    def hear(self, report: dict[str, Any]) -> None:
+    def handle(self, report: dict[str, Any]) -> None:
         getattr(self, f"_{report.pop('what')}")(**report)
 
     def _begins(self, path: str, seed: int, size: int, restarts: bool) -> None:

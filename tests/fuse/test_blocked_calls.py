@@ -16,7 +16,7 @@ from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.drivers.wrapper import DriverWrapper, ReaderWrapper, WriterWrapper
 from blobfs.eventloop import refuse_to_take_long
-from blobfs.fuse.attributes import Presentation
+from blobfs.fuse.attributes import AttributeMapper
 from blobfs.fuse.operations import Operations
 from blobfs.fuse.requests import LongestStep
 from blobfs.fuse.threads import StorageThreads
@@ -100,7 +100,7 @@ class _Reader(ReaderWrapper):
         self._driver.meet("reader.read_at")
         return super().read_at(offset, size)
 
-    def read_now(self, offset: int, size: int) -> None:
+    def read_nowait(self, offset: int, size: int) -> None:
         return None
 
 
@@ -113,7 +113,7 @@ class _Writer(WriterWrapper):
         self._driver.meet("writer.write")
         super().write(data)
 
-    def takes_at_once(self, size: int) -> bool:
+    def can_write_nowait(self, size: int) -> bool:
         return False
 
     def flush(self) -> None:
@@ -143,7 +143,7 @@ class Mount:
         tree = Tree(
             Registry(CheckedDriver(self.driver)), Verification(Verify.NONE), allow_delete=True
         )
-        self.operations = Operations(tree, StorageThreads(inline=is_local), Presentation())
+        self.operations = Operations(tree, StorageThreads(inline=is_local), AttributeMapper())
 
     async def walk(self, path: str) -> pyfuse3.InodeT:
         """The inode at a path."""

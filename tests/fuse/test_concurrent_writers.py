@@ -51,7 +51,7 @@ class Writer(threading.Thread):
         assert self._program.stdout is not None
         with self._program.stdout as reports:
             for line in reports:
-                self.promises.hear(json.loads(line))
+                self.promises.handle(json.loads(line))
 
     def stop(self) -> bool:
         """End it where it is; whether it was still at it."""

@@ -35,13 +35,13 @@ def _crash_during_uploads(disk: Disk, tmp_path: Path, promises: Promises, seed: 
             for _ in range(chance.randrange(1, 60)):
                 line = program.stdout.readline()
                 assert line, program.stderr and program.stderr.read().decode()
-                promises.hear(json.loads(line))
+                promises.handle(json.loads(line))
             time.sleep(chance.random() * 0.01)  # some point between two reports
             if chance.random() < 0.7:
                 disk.lose_power()
             daemon.kill()
             for line in program.stdout:
-                promises.hear(json.loads(line))
+                promises.handle(json.loads(line))
     disk.detach()
     disk.attach()
 

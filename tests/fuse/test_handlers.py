@@ -11,10 +11,10 @@ import pytest
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import BlobfsError, BlobUnknown, StorageTimeout
 from blobfs.fuse import stats
-from blobfs.fuse.attributes import Presentation
+from blobfs.fuse.attributes import AttributeMapper
 from blobfs.fuse.errnos import ERRNO, errno_for, logs_errors, replies_errno
 from blobfs.fuse.operations import Operations
-from blobfs.fuse.readonly_operations import Reading
+from blobfs.fuse.readonly_operations import ReadOnlyOperations
 from blobfs.fuse.requests import Requests
 from blobfs.fuse.threads import StorageThreads
 from blobfs.storage.registry import Registry
@@ -84,7 +84,7 @@ async def test_one_failure_is_one_line_however_often_it_is_met(
 
 
 def _handlers() -> dict[str, object]:
-    ours = [cls for cls in Operations.__mro__ if issubclass(cls, Reading)]
+    ours = [cls for cls in Operations.__mro__ if issubclass(cls, ReadOnlyOperations)]
     return {
         name: function
         for cls in reversed(ours)
@@ -137,7 +137,7 @@ _ARGUMENTS: dict[str, tuple[object, ...]] = {
 @pytest.mark.parametrize("name", sorted(_ARGUMENTS))
 async def test_handler_that_is_given_nonsense_answers_with_an_errno(name: str) -> None:
     tree = Tree(Registry(InMemoryDriver()), Verification(Verify.NONE))
-    operations = Operations(tree, StorageThreads(inline=True), Presentation())
+    operations = Operations(tree, StorageThreads(inline=True), AttributeMapper())
     with pytest.raises(pyfuse3.FUSEError):
         await getattr(operations, name)(*_ARGUMENTS[name])
 

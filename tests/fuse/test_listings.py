@@ -9,7 +9,7 @@ import pytest
 from pyfuse3 import InodeT, ReaddirToken
 
 from blobfs.fuse import readdir as listings
-from blobfs.fuse.attributes import Presentation
+from blobfs.fuse.attributes import AttributeMapper
 from blobfs.fuse.inodes import Inode, InodeTable
 from blobfs.fuse.readdir import Batches, Listing, listing_of
 from blobfs.fuse.threads import StorageThreads
@@ -40,7 +40,7 @@ class Names(Placed, Directory):
 
 @pytest.fixture
 def inodes() -> InodeTable:
-    return InodeTable(Names("/", tuple(f"n{number}" for number in range(1000))), Presentation())
+    return InodeTable(Names("/", tuple(f"n{number}" for number in range(1000))), AttributeMapper())
 
 
 def root_of(inodes: InodeTable) -> Inode:

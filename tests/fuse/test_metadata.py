@@ -12,7 +12,7 @@ from blobfs import paths
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import LinkInvalid
-from blobfs.fuse.attributes import Presentation
+from blobfs.fuse.attributes import AttributeMapper
 from blobfs.fuse.inodes import Inode, InodeTable
 from blobfs.reference import RepositoryName, Tag
 from blobfs.vfs.nodes import (
@@ -225,7 +225,7 @@ def _directory(path: str) -> Directory:
 
 
 def _table() -> tuple[InodeTable, Inode]:
-    table = InodeTable(_directory("/"), Presentation())
+    table = InodeTable(_directory("/"), AttributeMapper())
     return table, table[1]
 
 

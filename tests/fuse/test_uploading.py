@@ -10,7 +10,7 @@ import trio.testing
 
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.fuse.threads import StorageThreads
-from blobfs.fuse.upload_dispatcher import Uploading
+from blobfs.fuse.upload_dispatcher import UploadDispatcher
 from blobfs.storage.registry import Registry
 from blobfs.vfs.uploads import Uploads
 
@@ -39,7 +39,7 @@ async def _busy(threads: StorageThreads) -> AsyncIterator[None]:
 async def test_write_that_only_adds_waits_for_no_thread(written: bytes) -> None:
     threads = StorageThreads(inline=False, limit=1)  # as for a storage that is far away
     uploads = Uploads().at("/a/_uploads", Registry(InMemoryDriver()).repository("a").uploads)
-    uploading = Uploading(threads)
+    uploading = UploadDispatcher(threads)
     opened = await uploading.open(uploads.begin("x"), truncate=False)
     await uploading.write(opened, 0, written)
     async with _busy(threads):
@@ -51,10 +51,12 @@ async def test_write_that_only_adds_waits_for_no_thread(written: bytes) -> None:
 
 async def test_write_does_not_wait_on_the_event_loop_for_who_is_at_the_upload() -> None:
     uploads = Uploads().at("/a/_uploads", Registry(InMemoryDriver()).repository("a").uploads)
-    opened = await Uploading(StorageThreads(inline=True)).open(uploads.begin("x"), truncate=False)
+    opened = await UploadDispatcher(StorageThreads(inline=True)).open(
+        uploads.begin("x"), truncate=False
+    )
     with opened.upload.lock:
-        assert not opened.write_now(0, b"x")
-    assert opened.write_now(0, b"x")
+        assert not opened.write_nowait(0, b"x")
+    assert opened.write_nowait(0, b"x")
 
 
 def test_write_that_has_to_save_all_is_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +64,7 @@ def test_write_that_has_to_save_all_is_for_a_thread(monkeypatch: pytest.MonkeyPa
     driver.is_object_store = True
     monkeypatch.setattr("blobfs.storage.uploads.blobwriter._CHECKPOINT_S", -1.0)  # so it is due
     writer = Registry(driver).repository("a").uploads.create()
-    assert not writer.takes_at_once(0, 1)
+    assert not writer.can_write_nowait(0, 1)
     writer.write_at(0, b"x")
     assert writer.is_stored
 
@@ -72,7 +74,7 @@ async def test_commit_that_takes_long_is_not_waited_for(monkeypatch: pytest.Monk
     monkeypatch.setattr("blobfs.fuse.upload_dispatcher._ORDINARY_COMMIT_S", 0.05)
     uploads = Uploads().at("/a/_uploads", Registry(InMemoryDriver()).repository("a").uploads)
     threads = StorageThreads(inline=False, limit=1)
-    uploading = Uploading(threads)
+    uploading = UploadDispatcher(threads)
     opened = await uploading.open(uploads.begin("x"), truncate=False)
     async with _busy(threads), trio.open_nursery() as nursery:
         nursery.start_soon(uploading.release, opened)

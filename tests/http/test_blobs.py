@@ -328,12 +328,12 @@ def test_blob_stored_anew_is_sent_as_it_is_now() -> None:
 class Hearing:
     """Hears of pulls."""
 
-    hears = (Action.PULL,)
+    actions = (Action.PULL,)
 
     def __init__(self) -> None:
         self.heard: list[tuple[bool, Tag | None]] = []
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         self.heard.append((event.is_manifest, event.tag))
 
 

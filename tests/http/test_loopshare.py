@@ -5,7 +5,7 @@ import time
 import trio
 import trio.testing
 
-from blobfs.http.loopshare import LoopShare
+from blobfs.http.loopshare import RateLimiter
 
 
 def _work() -> float:
@@ -18,7 +18,7 @@ def _work() -> float:
 
 async def test_one_that_comes_alone_does_not_wait() -> None:
     """[S17.6]"""
-    share = LoopShare(0.1)
+    share = RateLimiter(0.1)
     began = trio.current_time()
     assert await share.run(_work) == 0.005
     assert trio.current_time() - began < 0.02
@@ -26,7 +26,7 @@ async def test_one_that_comes_alone_does_not_wait() -> None:
 
 async def test_many_together_have_their_share_and_no_more(nursery: trio.Nursery) -> None:
     """[S17.6]"""
-    share = LoopShare(0.1)
+    share = RateLimiter(0.1)
     held_s = 0.0
 
     async def ask_without_end() -> None:
@@ -46,7 +46,7 @@ async def test_many_together_have_their_share_and_no_more(nursery: trio.Nursery)
 
 
 async def test_first_come_first_served(nursery: trio.Nursery) -> None:
-    share = LoopShare(0.1)
+    share = RateLimiter(0.1)
     served: list[int] = []
     for number in range(5):
         nursery.start_soon(share.run, served.append, number)

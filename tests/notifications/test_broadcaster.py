@@ -45,7 +45,7 @@ def broadcasting(
 
 def tell(broadcaster: Broadcaster, names: Sequence[str], repository: RepositoryName = APP) -> None:
     for name in names:
-        broadcaster.hear(push(name, repository))
+        broadcaster.handle(push(name, repository))
 
 
 def pushes(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -213,7 +213,7 @@ def test_endpoints_get_what_they_do_not_ignore(tmp_path: Path, receiver: Receive
         )
         with broadcasting(tmp_path, no_deletes, no_blobs) as broadcaster:
             tell(broadcaster, ["a"])
-            broadcaster.hear(Event(Action.DELETE, APP, Digest.of(b"a")))
+            broadcaster.handle(Event(Action.DELETE, APP, Digest.of(b"a")))
         assert receiver.told() == [("push", digest("a"))]
         assert other.told() == [("delete", digest("a"))]
 
@@ -221,10 +221,10 @@ def test_endpoints_get_what_they_do_not_ignore(tmp_path: Path, receiver: Receive
 def test_pulls_are_heard_only_if_they_are_wanted(tmp_path: Path, receiver: Receiver) -> None:
     """[S15.2]."""
     with broadcasting(tmp_path, endpoint(receiver.url)) as broadcaster:
-        assert Action.PULL not in broadcaster.hears
+        assert Action.PULL not in broadcaster.actions
     with broadcasting(tmp_path, endpoint(receiver.url), pulls=True) as broadcaster:
-        assert Action.PULL in broadcaster.hears
-        broadcaster.hear(PULL)
+        assert Action.PULL in broadcaster.actions
+        broadcaster.handle(PULL)
         eventually(lambda: receiver.told() == [("pull", digest("a"))])
 
 
@@ -306,7 +306,7 @@ def test_pulls_that_cannot_be_written_wait(
         tell(broadcaster, ["first"])
         eventually(lambda: receiver.tries > 0)
         with unwritable(broadcaster._queue):
-            broadcaster.hear(PULL)
+            broadcaster.handle(PULL)
             eventually(lambda: "have to wait: the queue of notifications" in caplog.text)
             receiver.status = 200
             eventually(lambda: receiver.told() == pushes(["first"]))
@@ -320,7 +320,7 @@ def test_pulls_are_written_while_their_endpoint_is_down(tmp_path: Path) -> None:
     with broadcasting(tmp_path, there, pulls=True) as broadcaster:
         tell(broadcaster, ["a"])
         eventually(lambda: counted("Errors", "a") > before)
-        broadcaster.hear(PULL)
+        broadcaster.handle(PULL)
         eventually(lambda: len(broadcaster._queue.oldest("a", 2)) == 2)
 
 
@@ -335,7 +335,7 @@ def test_pulls_that_are_too_many_are_lost_and_counted(
         unwritable(broadcaster._queue),
     ):
         for _ in range(10_002):
-            broadcaster.hear(PULL)
+            broadcaster.handle(PULL)
         assert counted("Lost", "a") - before == 2
     lost = "notifications are lost: the queue of notifications: too many are to be written"
     assert caplog.messages.count(lost) == 1

@@ -189,23 +189,23 @@ def test_each_shard_has_the_blobs_that_begin_with_it(layout: Layout, blobs: Blob
     shards = list(blobs.shards("sha256"))
     assert sorted(shards) == sorted({digest.encoded[:2] for digest in stored})
     for shard in shards:
-        found = set(blobs.candidates("sha256", shard))
+        found = set(blobs.list_unchecked("sha256", shard))
         assert found == {digest for digest in stored if digest.encoded.startswith(shard)}
 
 
 def test_missing_shard_has_no_blobs(blobs: BlobStore) -> None:
-    assert list(blobs.candidates("sha256", "00")) == []
+    assert list(blobs.list_unchecked("sha256", "00")) == []
 
 
 def test_candidates_may_have_been_deleted(layout: Layout, blobs: BlobStore) -> None:
     digest = layout.blob(CONTENT)
     layout.driver.delete(paths.blob_data(digest))
-    assert list(blobs.candidates("sha256", digest.encoded[:2])) == [digest]
-    assert blobs.present([digest]) == []
+    assert list(blobs.list_unchecked("sha256", digest.encoded[:2])) == [digest]
+    assert blobs.existing([digest]) == []
 
 
 def test_present_are_those_with_bytes_right_or_wrong(layout: Layout, blobs: BlobStore) -> None:
     good, damaged, directory = layout.blob(CONTENT), Digest.of(b"damaged"), Digest.of(b"directory")
     layout.put(paths.blob_data(damaged))
     layout.put(f"{paths.blob_data(directory)}/below")
-    assert blobs.present([ABSENT, good, directory, damaged]) == [good, damaged]
+    assert blobs.existing([ABSENT, good, directory, damaged]) == [good, damaged]

@@ -18,7 +18,7 @@ from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import BlobUnknown, LinkDangling, LinkInvalid, ManifestRejected, Stale
 from blobfs.reference import RepositoryName
-from blobfs.storage.descriptors import CachedStatter, Descriptors
+from blobfs.storage.descriptors import BlobDescriptorService, CachedBlobStatter
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
@@ -268,7 +268,7 @@ def test_writers_are_told_what_the_storage_has(
     layout.driver.delete(BLOB)
     other = registry.repository(OTHER)
     assert app.layers.stat(DIGEST) == known
-    assert not registry.blobs.is_whole(DIGEST, len(CONTENT))
+    assert not registry.blobs.has_size(DIGEST, len(CONTENT))
     with pytest.raises(BlobUnknown):
         app.layers.stat_now(DIGEST)
     with pytest.raises(BlobUnknown):
@@ -428,7 +428,9 @@ def hurried() -> Iterator[None]:
 @pytest.mark.usefixtures("hurried")
 def test_threads_list_and_look_at_once() -> None:
     blobs = {digest: Descriptor(digest, 1) for digest in map(Digest.of, map(bytes, range(50)))}
-    statter = CachedStatter(Descriptors(NoCache()), blobs.__getitem__, blobs.__getitem__)
+    statter = CachedBlobStatter(
+        BlobDescriptorService(NoCache()), blobs.__getitem__, blobs.__getitem__
+    )
 
     def list_and_look(_: int) -> list[Descriptor]:
         statter.prefetch(list(blobs), lambda known: known, lambda unknown: None)

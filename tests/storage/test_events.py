@@ -21,10 +21,10 @@ class Heard:
     """A listener that writes down what it hears."""
 
     def __init__(self, hears: frozenset[Action] = frozenset(Action)) -> None:
-        self.hears = hears
+        self.actions = hears
         self.events: list[Event] = []
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         self.events.append(event)
 
 
@@ -61,7 +61,7 @@ def test_a_commit_is_told_once_it_can_be_read(driver: StorageDriver) -> None:
     found = []
 
     class Reader(Heard):
-        def hear(self, event: Event) -> None:
+        def handle(self, event: Event) -> None:
             assert isinstance(event.target, Descriptor)
             links = Repository(driver, BlobStore(driver), APP).layers
             found.append(links.stat(event.target.digest).size)

@@ -35,7 +35,7 @@ def app(asked: AskedDriver, layout: Layout) -> Iterator[Repository]:
 
 def _is_shown(app: Repository, digest: Digest = GONE) -> bool:
     """Whether a listing has the digest; it must agree with a look at the name."""
-    listed = digest in app.layers.present([digest])
+    listed = digest in app.layers.existing([digest])
     app.layers.prefetch([digest])
     with pytest.raises(LinkDangling if listed else BlobUnknown):
         app.layers.stat(digest)
@@ -75,7 +75,7 @@ def test_alias_of_a_blob_that_is_there_is_listed(app: Repository, layout: Layout
     alias = layout.link(
         paths.layers(APP), Digest.of(b"kept", "sha512"), str(Digest.of(b"kept")).encode()
     )
-    assert app.layers.present([alias]) == [alias]
+    assert app.layers.existing([alias]) == [alias]
 
 
 @pytest.mark.parametrize(

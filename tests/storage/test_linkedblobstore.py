@@ -256,8 +256,8 @@ def test_enumerate_passes_over_what_is_no_link(
 def test_candidates_may_have_been_deleted(layout: Layout, links: LinkedBlobStore) -> None:
     layout.layer(CONTENT)
     layout.driver.delete(LINK)
-    assert list(links.candidates("sha256")) == [DIGEST]
-    assert links.present([DIGEST]) == []
+    assert list(links.list_unchecked("sha256")) == [DIGEST]
+    assert links.existing([DIGEST]) == []
 
 
 def test_present_are_those_with_a_link_right_or_wrong(
@@ -266,7 +266,7 @@ def test_present_are_those_with_a_link_right_or_wrong(
     good = layout.layer(b"good")
     malformed = layout.link(LINK_SET, Digest.of(b"malformed"), b"")
     dangling = layout.link(LINK_SET, Digest.of(b"dangling"))
-    assert links.present([dangling, DIGEST, good, malformed]) == [dangling, good, malformed]
+    assert links.existing([dangling, DIGEST, good, malformed]) == [dangling, good, malformed]
 
 
 def test_empty_link_set_has_nothing(links: LinkedBlobStore) -> None:

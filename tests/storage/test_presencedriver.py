@@ -23,11 +23,11 @@ QUESTIONS: dict[str, tuple[str, Question]] = {
     "list repositories": ("repositories", lambda registry: list(registry.enumerate())),
     "list layers": (
         "repositories",
-        lambda registry: list(registry.repository(APP).layers.candidates("sha256")),
+        lambda registry: list(registry.repository(APP).layers.list_unchecked("sha256")),
     ),
     "list tags": (
         "repositories",
-        lambda registry: list(registry.repository(APP).tags.candidates()),
+        lambda registry: list(registry.repository(APP).tags.list_unchecked()),
     ),
     "list uploads": (
         "repositories",

@@ -92,18 +92,18 @@ def test_blob_is_whole_if_it_has_its_size(
 ) -> None:
     if stored is not None:
         layout.put(DATA, stored)
-    assert blobs.is_whole(DIGEST, len(CONTENT)) == whole
+    assert blobs.has_size(DIGEST, len(CONTENT)) == whole
 
 
 def test_empty_blob_is_whole(layout: Layout, blobs: BlobStore) -> None:
-    assert not blobs.is_whole(EMPTY, 0)
+    assert not blobs.has_size(EMPTY, 0)
     layout.blob(b"")
-    assert blobs.is_whole(EMPTY, 0)
+    assert blobs.has_size(EMPTY, 0)
 
 
 def test_directory_in_place_of_the_bytes_is_not_whole(layout: Layout, blobs: BlobStore) -> None:
     layout.put(f"{paths.blob_data(EMPTY)}/below")
-    assert not blobs.is_whole(EMPTY, 0)
+    assert not blobs.has_size(EMPTY, 0)
 
 
 def test_copy_replaces_a_torn_blob(layout: Layout, blobs: BlobStore) -> None:

@@ -66,8 +66,8 @@ def test_blobs_are_enumerated_with_the_refused_one(registry: Registry) -> None:
 
 def test_refused_ones_are_present(registry: Registry) -> None:
     layers = registry.repository(APP).layers
-    assert layers.present([GOOD, REFUSED]) == [GOOD, REFUSED]
-    assert registry.blobs.present([GOOD, REFUSED]) == [GOOD, REFUSED]
+    assert layers.existing([GOOD, REFUSED]) == [GOOD, REFUSED]
+    assert registry.blobs.existing([GOOD, REFUSED]) == [GOOD, REFUSED]
 
 
 def test_refused_repository_is_passed_over(registry: Registry, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_directory_without_rights_is_an_error_and_no_shorter_listing(
 def _look_at_all_layers(registry: Registry) -> None:
     for name in registry.enumerate():
         layers = registry.repository(name).layers
-        for digest in layers.candidates("sha256"):
+        for digest in layers.list_unchecked("sha256"):
             layers.stat(digest)
 
 

@@ -135,7 +135,7 @@ def test_repository_is_an_attribute_of_what_was_reached_through_one(root: Direct
 def test_repositories_are_the_sorted_union_of_all_it_was_reached_through(root: Directory) -> None:
     found = blob_file(root, EVERYWHERE[0])
     for path in (*EVERYWHERE, *reversed(EVERYWHERE)):
-        found = found.joined(blob_file(root, path))
+        found = found.merged_with(blob_file(root, path))
     assert xattr(found, "repository") == "a,a/b,b"
 
 
@@ -144,12 +144,12 @@ def test_joining_takes_the_newer_attributes(root: Directory, driver: StorageDriv
     driver.put_content(DATA, CONTENT)
     newer = blob_file(root, EVERYWHERE[1])
     assert older.attr() != newer.attr()
-    assert older.joined(newer).attr() == newer.attr()
+    assert older.merged_with(newer).attr() == newer.attr()
 
 
 def test_joining_the_same_adds_nothing(root: Directory) -> None:
     found = blob_file(root, EVERYWHERE[0])
-    assert found.joined(blob_file(root, EVERYWHERE[0])) == found
+    assert found.merged_with(blob_file(root, EVERYWHERE[0])) == found
 
 
 def test_media_type_is_what_the_repository_s_manifests_say(layout: Layout, root: Directory) -> None:
@@ -170,8 +170,8 @@ def test_media_type_is_what_any_repository_says_that_the_blob_was_reached_throug
     layout.revision(image(DIGEST), NAMES[-1])
     silent, telling = blob_file(root, EVERYWHERE[0]), blob_file(root, EVERYWHERE[2])
     assert xattr(silent, "media_type") == OCTET_STREAM
-    assert xattr(silent.joined(telling), "media_type") == "application/x-part"
-    assert xattr(telling.joined(silent), "media_type") == "application/x-part"
+    assert xattr(silent.merged_with(telling), "media_type") == "application/x-part"
+    assert xattr(telling.merged_with(silent), "media_type") == "application/x-part"
 
 
 def test_vanished_blob_is_stale(root: Directory, driver: StorageDriver) -> None:

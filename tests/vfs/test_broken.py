@@ -20,7 +20,7 @@ from blobfs.errors import (
     StorageUnavailable,
 )
 from blobfs.reference import Tag
-from blobfs.vfs.nodes import BrokenNode, Changeable, Directory, Kind, Lifetime
+from blobfs.vfs.nodes import BrokenNode, Directory, Kind, Lifetime, MutableDirectory
 from tests.storage.layout import APP, LATEST, Layout, image
 from tests.storage.watched import WatchedDriver
 from tests.vfs.walking import children, directory, find, symlink, tree_of, walk
@@ -186,7 +186,7 @@ def test_broken_tag_is_a_symlink_that_the_kernel_does_not_keep(storage: Storage)
 def test_broken_tag_is_replaced_and_removed(storage: Storage, break_it: Break) -> None:
     """[S8.8] By ln -s and mv over it, and by rm."""
     tags = directory(root_of(storage.driver), "/team/app/_manifests/tags")
-    assert isinstance(tags, Changeable)
+    assert isinstance(tags, MutableDirectory)
     target = f"../revisions/sha256/{GOOD.encoded}"
     for replaces in (True, False):
         break_it(storage, CURRENT)
@@ -210,7 +210,7 @@ def test_broken_layer_or_revision_is_removed_where_deleting_is_allowed(
     """[S8.8]"""
     break_it(storage, paths.link(link_set, BROKEN))
     links = directory(tree_of(storage.driver, allow_delete=True).root(), SHOWN_AT[link_set])
-    assert isinstance(links, Changeable)
+    assert isinstance(links, MutableDirectory)
     node = links.lookup(BROKEN.encoded)
     assert isinstance(node, BrokenNode)
     assert isinstance(node.failure(), error)
@@ -225,7 +225,7 @@ def test_broken_history_is_mended_by_the_next_tagging(storage: Storage, break_it
     link = paths.link(INDEX, GOOD)
     break_it(storage, link)
     tags = directory(root_of(storage.driver), "/team/app/_manifests/tags")
-    assert isinstance(tags, Changeable)
+    assert isinstance(tags, MutableDirectory)
     tags.symlink("new", f"../revisions/sha256/{GOOD.encoded}")
     tags.rename("new", tags, "latest", replace=True)
     storage.mend(link)

@@ -183,11 +183,11 @@ def test_of_children_known_before_the_deleted_are_not_present(
     )
     both = [kept.encoded, gone.encoded]
     for path in ("/team/app/_layers/sha256", f"/_blobs/sha256/{kept.encoded[:2]}"):
-        assert sorted(directory(root, path).present(both)) == sorted(both)
+        assert sorted(directory(root, path).existing(both)) == sorted(both)
     layout.driver.delete(paths.link(paths.layers(APP), gone))
     layout.driver.delete(paths.blob_data(gone))
     for path in ("/team/app/_layers/sha256", f"/_blobs/sha256/{kept.encoded[:2]}"):
-        assert list(directory(root, path).present(both)) == [kept.encoded]
+        assert list(directory(root, path).existing(both)) == [kept.encoded]
 
 
 def test_children_that_are_not_content_addressed_count_as_present(
@@ -195,7 +195,7 @@ def test_children_that_are_not_content_addressed_count_as_present(
 ) -> None:
     layout.tag(IMAGE)
     tags = directory(root, "/team/app/_manifests/tags")
-    assert list(tags.present(["latest"])) == ["latest"]
+    assert list(tags.existing(["latest"])) == ["latest"]
 
 
 def test_directory_that_was_deleted_is_not_found(layout: Layout, root: Directory) -> None:

@@ -18,8 +18,8 @@ from blobfs import metrics
 from blobfs.drivers.base import FileReader, FileWriter, StorageDriver
 from blobfs.drivers.prefetch.fetcher import Fetcher, Workers
 from blobfs.drivers.prefetch.part_store import Part, PartStore, Source
-from blobfs.drivers.prefetch.prefetcher import Claim, Handle, Planner
-from blobfs.drivers.prefetch.window import Cursor, Cuts
+from blobfs.drivers.prefetch.prefetcher import Handle, Planner, ReadPlan
+from blobfs.drivers.prefetch.window import Cursor, PartSizer
 from blobfs.drivers.wrapper import DriverWrapper
 
 
@@ -51,7 +51,7 @@ class ReadAheadDriver(DriverWrapper):
         self._workers = Workers(options.streams)
         self._store = PartStore(options.memory)
         self._fetcher = Fetcher(self._store, self._workers, options.patience_s)
-        cuts = Cuts(options.first, options.part)
+        cuts = PartSizer(options.first, options.part)
         self._planner = Planner(self._store, self._fetcher, cuts, options.streams)
         self._changes = 0
         self._writers: WeakKeyDictionary[FileWriter, str] = WeakKeyDictionary()
@@ -158,7 +158,7 @@ class _Reader(FileReader):
             return b""
         return self._read(self._planner.claim(self._handle, offset, end))
 
-    def read_now(self, offset: int, size: int) -> bytes | memoryview | None:
+    def read_nowait(self, offset: int, size: int) -> bytes | memoryview | None:
         end = min(offset + size, self.size)
         if offset >= end:
             return b""
@@ -171,13 +171,13 @@ class _Reader(FileReader):
         self._planner.release(claim)
         return memoryview(part.data)[offset - part.start : end - part.start]  # no copy
 
-    def _read(self, claim: Claim) -> bytes:
+    def _read(self, claim: ReadPlan) -> bytes:
         try:
             return self._bytes(claim)
         finally:
             self._planner.release(claim)
 
-    def _bytes(self, claim: Claim) -> bytes:
+    def _bytes(self, claim: ReadPlan) -> bytes:
         pieces = []
         position = claim.offset
         for part in claim.parts:

@@ -115,7 +115,7 @@ class Fetcher:
         part.source.users += 1
         self._workers.submit(partial(self._run, part), urgent=not part.ahead)
 
-    def hurry(self, part: Part) -> None:
+    def prioritize(self, part: Part) -> None:
         """Begin with *part* now if it is still queued, as somebody waits; the lock is held."""
         if part.queued and part.ahead:
             part.source.users += 1

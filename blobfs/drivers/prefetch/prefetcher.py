@@ -8,7 +8,7 @@ from typing import Final
 
 from blobfs.drivers.prefetch.fetcher import Fetcher
 from blobfs.drivers.prefetch.part_store import Part, PartStore, SharedFile, Source
-from blobfs.drivers.prefetch.window import Cursor, Cuts, Run
+from blobfs.drivers.prefetch.window import Cursor, PartSizer, SequentialStream
 
 _RECENT: Final = 64
 """Reads that tell which runs go on at present, and have to share the memory."""
@@ -24,10 +24,10 @@ class Handle:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ReadPlan:
     """The *parts* that a read of *offset* to *end* uses, up to where they go."""
 
-    run: Run
+    run: SequentialStream
     offset: int
     end: int
     parts: list[Part]
@@ -36,22 +36,22 @@ class Claim:
 class Planner:
     """Follows the reads of all open files. Thread-safe."""
 
-    def __init__(self, store: PartStore, fetcher: Fetcher, cuts: Cuts, streams: int) -> None:
+    def __init__(self, store: PartStore, fetcher: Fetcher, cuts: PartSizer, streams: int) -> None:
         self.hits = 0
         self.waits = 0
         self._store = store
         self._fetcher = fetcher
         self._cuts = cuts
         self._widest = streams * cuts.part
-        self._runs: OrderedDict[Run, None] = OrderedDict()  # the last read last
-        self._recent: deque[Run] = deque(maxlen=_RECENT)
+        self._runs: OrderedDict[SequentialStream, None] = OrderedDict()  # the last read last
+        self._recent: deque[SequentialStream] = deque(maxlen=_RECENT)
 
-    def claim(self, handle: Handle, offset: int, end: int) -> Claim:
+    def claim(self, handle: Handle, offset: int, end: int) -> ReadPlan:
         """Pin what a read can use, and begin to fetch what it lacks and what may be next."""
         with self._store.lock:
             return self._claim(handle, offset, end)
 
-    def claim_held(self, handle: Handle, offset: int, end: int) -> Claim | None:
+    def claim_held(self, handle: Handle, offset: int, end: int) -> ReadPlan | None:
         """``claim``, if all that is read is held already."""
         with self._store.lock:
             parts = handle.file.covering(offset, end)
@@ -65,7 +65,7 @@ class Planner:
                 for part in parts:
                     part.pins -= 1
 
-    def _claim(self, handle: Handle, offset: int, end: int) -> Claim:
+    def _claim(self, handle: Handle, offset: int, end: int) -> ReadPlan:
         run = self._run_of(handle, offset, end)
         self._plan(handle, run, end)
         parts = handle.file.covering(offset, end)
@@ -75,11 +75,11 @@ class Planner:
             run.planned = max(run.planned, end)
         for part in parts:
             self._store.pin(part)
-            self._fetcher.hurry(part)
+            self._fetcher.prioritize(part)
         self._count(parts)
-        return Claim(run, offset, end, parts)
+        return ReadPlan(run, offset, end, parts)
 
-    def release(self, claim: Claim) -> None:
+    def release(self, claim: ReadPlan) -> None:
         """Unpin what a read has used."""
         with self._store.lock:
             for part in claim.parts:
@@ -100,7 +100,7 @@ class Planner:
             handle.source.users -= 1
         handle.source.close_if_unused()
 
-    def _run_of(self, handle: Handle, offset: int, end: int) -> Run:
+    def _run_of(self, handle: Handle, offset: int, end: int) -> SequentialStream:
         part = handle.file.part_at(offset)
         run = handle.cursor.run_of(offset, end, part)
         if part is None and run.reached <= offset < run.planned:
@@ -113,7 +113,7 @@ class Planner:
             self._end(ended)
         return run
 
-    def _plan(self, handle: Handle, run: Run, end: int) -> None:
+    def _plan(self, handle: Handle, run: SequentialStream, end: int) -> None:
         limit = min(self._widest, self._store.memory // 2 // len(set(self._recent)))
         target = min(handle.file.size, run.target(limit))
         while run.planned < target:
@@ -127,7 +127,9 @@ class Planner:
                 self._store.want(part)
             run.planned = part.end
 
-    def _new_part(self, handle: Handle, run: Run, limit: int, *, ahead: bool) -> Part | None:
+    def _new_part(
+        self, handle: Handle, run: SequentialStream, limit: int, *, ahead: bool
+    ) -> Part | None:
         start = run.planned
         end = self._cuts.end(start, run.start, limit)
         if handle.file.size - end < self._cuts.first:
@@ -158,18 +160,18 @@ class Planner:
             self._end(oldest)
         return True
 
-    def _end(self, run: Run) -> None:
+    def _end(self, run: SequentialStream) -> None:
         self._runs.pop(run, None)
         for part in list(run.wanted):
             self._unwant(run, part)
 
-    def _consume(self, run: Run, part: Part, size: int) -> None:
+    def _consume(self, run: SequentialStream, part: Part, size: int) -> None:
         if part in run.wanted:
             run.wanted[part] -= size
             if run.wanted[part] <= 0:
                 self._unwant(run, part)
 
-    def _unwant(self, run: Run, part: Part) -> None:
+    def _unwant(self, run: SequentialStream, part: Part) -> None:
         del run.wanted[part]
         part.wanted -= 1
         self._store.settle(part)

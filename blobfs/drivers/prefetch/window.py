@@ -25,7 +25,7 @@ _RUNS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Cuts:
+class PartSizer:
     """Where parts end: the first bytes are to come soon, all of them with few requests.
 
     A run begins with *first* bytes, and each request reaches four times as far as the one
@@ -54,7 +54,7 @@ class Cuts:
         return extra
 
 
-class Run:
+class SequentialStream:
     """Reads that follow each other, more or less in order; *planned* is how far parts go."""
 
     __slots__ = ("_reads", "planned", "reached", "start", "wanted")
@@ -95,9 +95,9 @@ class Cursor:
     """The runs of one open file, the last read first."""
 
     def __init__(self) -> None:
-        self.runs = [Run(0, 0)]
+        self.runs = [SequentialStream(0, 0)]
 
-    def run_of(self, offset: int, end: int, part: Part | None) -> Run:
+    def run_of(self, offset: int, end: int, part: Part | None) -> SequentialStream:
         """The run of a read, of what *part* may hold, begun by it if need be."""
         for run in self.runs:
             if run.takes(offset, end, part):
@@ -105,10 +105,10 @@ class Cursor:
                 break
         else:
             # From the start most files are read to their end.
-            run = Run(offset, end if offset else 0)
+            run = SequentialStream(offset, end if offset else 0)
         self.runs.insert(0, run)
         return run
 
-    def ended(self) -> Run | None:
+    def ended(self) -> SequentialStream | None:
         """A run to give up, as there are newer ones."""
         return self.runs.pop() if len(self.runs) > _RUNS else None

@@ -194,7 +194,7 @@ class MultipartWriter(FileWriter):
             if len(self._tail) >= self._part_size():
                 self._send()
 
-    def takes_at_once(self, size: int) -> bool:
+    def can_write_nowait(self, size: int) -> bool:
         return len(self._tail) + size < self._part_size()
 
     def _part_size(self) -> int:

@@ -24,7 +24,7 @@ from blobfs.http.api.blobs import Blobs
 from blobfs.http.api.errors import ErrorCode, broken, misdirected, refusal, refused
 from blobfs.http.api.listing import Listing
 from blobfs.http.api.manifests import Manifests
-from blobfs.http.loopshare import LoopShare
+from blobfs.http.loopshare import RateLimiter
 from blobfs.http.workers import Workers
 from blobfs.storage.registry import Registry
 
@@ -60,7 +60,7 @@ def routes(registry: Registry, options: ServeOptions) -> list[BaseRoute]:
     handlers = {BlobfsError: refused, HTTPException: misdirected, Exception: broken}
     around = [
         Middleware(_Versioned),
-        Middleware(_InTurn, share=LoopShare(_SHARE)),
+        Middleware(_InTurn, share=RateLimiter(_SHARE)),
         Middleware(ExceptionMiddleware, handlers=handlers),
     ]
     below = Router(pages, redirect_slashes=False)
@@ -80,7 +80,7 @@ async def _no_upload(request: Request) -> Response:
 class _InTurn:
     """Lets requests begin as fast as the mount beside them allows; so many at a time, no more."""
 
-    def __init__(self, app: ASGIApp, share: LoopShare) -> None:
+    def __init__(self, app: ASGIApp, share: RateLimiter) -> None:
         self._app = app
         self._share = share
         self._begun = 0

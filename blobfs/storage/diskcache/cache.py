@@ -23,10 +23,10 @@ from blobfs.drivers.base import FileReader, StorageDriver
 from blobfs.drivers.wrapper import DriverWrapper
 from blobfs.errors import DigestMismatch, MountRefused, PathInvalid
 from blobfs.logs import about
-from blobfs.storage.diskcache.downloads import Filling, Fillings, Idle
+from blobfs.storage.diskcache.downloads import Download, Fillings, Idle
 from blobfs.storage.diskcache.entries import Entries
 from blobfs.storage.diskcache.health import Health
-from blobfs.storage.diskcache.quota import Bounds, Room
+from blobfs.storage.diskcache.quota import Bounds, SpaceQuota
 
 _VERSION: Final = "v1"
 """What another version writes it keeps elsewhere."""
@@ -66,7 +66,7 @@ class BlobCache:
         self._health = Health(options.directory, options.retry_s)
         self._entries = Entries(root)
         bounds = Bounds(options.size, options.min_free, options.patience_s)
-        self._room = Room(root, self._entries, bounds)
+        self._room = SpaceQuota(root, self._entries, bounds)
         idle = Idle(options.size // _IDLE_SHARE, options.idle_s)
         self._fillings = Fillings(self._room, self._entries, self._health, idle)
 
@@ -119,7 +119,7 @@ class BlobCache:
             self._misses += data is None
         return data
 
-    def join(self, blob: Descriptor) -> Filling | None:
+    def join(self, blob: Descriptor) -> Download | None:
         """What a reader of *blob* is to keep in what it read; None if it cannot be cached now."""
         if not self._health.may_be_tried():
             return None
@@ -132,14 +132,14 @@ class BlobCache:
             self._failed(exc)
             return None
 
-    def keep(self, filling: Filling, offset: int, data: bytes) -> None:
+    def keep(self, filling: Download, offset: int, data: bytes) -> None:
         """Have *data*, which was read from the store."""
         try:
             self._fillings.add(filling, offset, data)
         except OSError as exc:
             self._failed(exc)
 
-    def leave(self, filling: Filling) -> None:
+    def leave(self, filling: Download) -> None:
         """Note that a reader is closed."""
         try:
             self._fillings.leave(filling)
@@ -211,7 +211,7 @@ class _Reader(FileReader):
         self._cache = cache
         self._lock = Lock()
         self._has_joined = False
-        self._filling: Filling | None = None
+        self._filling: Download | None = None
 
     @property
     def size(self) -> int:
@@ -229,7 +229,7 @@ class _Reader(FileReader):
                 self._cache.keep(filling, offset, data)
         return data
 
-    def _joined(self) -> Filling | None:
+    def _joined(self) -> Download | None:
         with self._lock:
             if not self._has_joined:
                 self._has_joined = True

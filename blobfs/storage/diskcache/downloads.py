@@ -1,9 +1,9 @@
 """Blobs on their way into a cache: what is read of them is written, and the whole is verified.
 
-A ``Filling`` is written to by whoever reads the blob, in any order. Once all of it is there it
+A ``Download`` is written to by whoever reads the blob, in any order. Once all of it is there it
 goes to one thread, which holds it to its digest and makes an entry of it. One that nobody reads
 any more is kept for a while: the kernel asks only once for what it caches. No lock is held while
-another's is taken, but a ``Room``'s, which is last.
+another's is taken, but a ``SpaceQuota``'s, which is last.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Final, NamedTuple
 
 from blobfs.digest import Descriptor
 from blobfs.logs import about
-from blobfs.storage.diskcache.entries import Entries, room, seal, write_at
+from blobfs.storage.diskcache.entries import Entries, room, write_at, write_checksums
 from blobfs.storage.diskcache.health import Health
-from blobfs.storage.diskcache.quota import Room
+from blobfs.storage.diskcache.quota import SpaceQuota
 from blobfs.storage.diskcache.ranges import Ranges, on_disk
 
 _MOST: Final = 128
@@ -42,7 +42,7 @@ class Idle(NamedTuple):
     seconds: float
 
 
-class Filling:
+class Download:
     """A blob of which something is there, in a file of its own; *taken* is its room."""
 
     def __init__(self, blob: Descriptor, path: Path) -> None:
@@ -87,7 +87,7 @@ class Filling:
 class Fillings:
     """The fillings of this process. Thread-safe; what fails in it raises OSError."""
 
-    def __init__(self, room: Room, entries: Entries, health: Health, idle: Idle) -> None:
+    def __init__(self, room: SpaceQuota, entries: Entries, health: Health, idle: Idle) -> None:
         self.stored = 0
         self.mismatched = 0
         self._room = room
@@ -95,13 +95,13 @@ class Fillings:
         self._health = health
         self._most_idle = idle
         self._changed = Condition()
-        self._fillings: dict[Descriptor, Filling] = {}
-        self._idle: OrderedDict[Filling, float] = OrderedDict()  # since when
-        self._complete: deque[Filling] = deque()
+        self._fillings: dict[Descriptor, Download] = {}
+        self._idle: OrderedDict[Download, float] = OrderedDict()  # since when
+        self._complete: deque[Download] = deque()
         self._thread: Thread | None = None
         self._closing = self._closed = False
 
-    def join(self, blob: Descriptor) -> Filling | None:
+    def join(self, blob: Descriptor) -> Download | None:
         """What one more reader of *blob* is to add to, and to leave; None if there is no room."""
         with self._changed:
             filling = self._joined(blob)
@@ -117,20 +117,20 @@ class Fillings:
             with self._changed:
                 filling = self._joined(blob)
                 if filling is None and not self._closing:
-                    filling = self._fillings[blob] = Filling(blob, self._room.new_file())
+                    filling = self._fillings[blob] = Download(blob, self._room.new_file())
                     filling.users, filling.taken, taken = 1, taken, 0
         finally:
             self._room.give_back(taken)
         return filling
 
-    def _joined(self, blob: Descriptor) -> Filling | None:
+    def _joined(self, blob: Descriptor) -> Download | None:
         filling = self._fillings.get(blob)
         if filling is not None:
             filling.users += 1
             self._idle.pop(filling, None)
         return filling
 
-    def leave(self, filling: Filling) -> None:
+    def leave(self, filling: Download) -> None:
         """Note that a reader will add nothing more."""
         with self._changed:
             filling.users -= 1
@@ -144,7 +144,7 @@ class Fillings:
         with self._changed:
             return sum(filling.taken for filling in self._idle) > self._most_idle.size
 
-    def add(self, filling: Filling, offset: int, data: bytes) -> None:
+    def add(self, filling: Download, offset: int, data: bytes) -> None:
         """Write what was read; *filling* is dropped where there is no room."""
         end = offset + len(data)
         if not filling.lacks(offset, end):
@@ -192,11 +192,11 @@ class Fillings:
         self._drop(filling)
         return True
 
-    def _drop(self, filling: Filling) -> None:
+    def _drop(self, filling: Download) -> None:
         if filling.ends(complete=False):
             self._discard(filling)
 
-    def _discard(self, filling: Filling) -> None:
+    def _discard(self, filling: Download) -> None:
         """Remove a filling that is over, which is done by one thread."""
         with self._changed:
             self._idle.pop(filling, None)
@@ -207,7 +207,7 @@ class Fillings:
         finally:
             self._room.give_back(filling.taken)
 
-    def _forget(self, filling: Filling) -> None:
+    def _forget(self, filling: Download) -> None:
         if self._fillings.get(filling.blob) is filling:
             del self._fillings[filling.blob]
 
@@ -243,11 +243,11 @@ class Fillings:
             return None
         return max(0.0, since + self._most_idle.seconds - time.monotonic())
 
-    def _finish(self, filling: Filling) -> None:
+    def _finish(self, filling: Download) -> None:
         """Make an entry of a complete filling if it is what it should be."""
         blob = filling.blob
         try:
-            if not seal(filling.fd, blob, lambda: not self._closed):
+            if not write_checksums(filling.fd, blob, lambda: not self._closed):
                 self.mismatched += 1
                 log.warning(
                     "blob %s is not cached: it does not match its digest",

@@ -64,7 +64,7 @@ def write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None
         offset += written
 
 
-def seal(fd: int, blob: Descriptor, go_on: Callable[[], bool]) -> bool:
+def write_checksums(fd: int, blob: Descriptor, go_on: Callable[[], bool]) -> bool:
     """Whether the file holds *blob*; then its checks are there too, and all is durable.
 
     Raises InterruptedError once *go_on* says no.

@@ -53,7 +53,7 @@ class Bounds:
     patience_s: float
 
 
-class Room:
+class SpaceQuota:
     """This process's part of a cache's room. Thread-safe; what fails in it raises OSError."""
 
     def __init__(self, root: Path, entries: Entries, bounds: Bounds) -> None:

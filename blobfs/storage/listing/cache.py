@@ -40,7 +40,7 @@ class Listing:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.is_whole = False
+        self.has_size = False
         self.has_children = False  # all of its own
         self.until = 0.0
         self.files: dict[str, ListedFile] = {}
@@ -71,7 +71,7 @@ class Listing:
 
     def tells_of(self, path: str) -> bool:
         """Whether ``stat`` knows of *path*, or that it is missing."""
-        if self.is_whole:
+        if self.has_size:
             return path == self.root or path.startswith(f"{self.root}/")
         parent, _, name = path.rpartition("/")
         if parent == self.root and self.has_children:
@@ -116,7 +116,7 @@ class Listings:
                 found = self._kept.get(key)
                 if found is None or found.until <= now or not found.tells_of(path):
                     continue
-                if found.is_whole or not whole:
+                if found.has_size or not whole:
                     return found
         return None
 
@@ -166,7 +166,7 @@ class Listings:
         if self._large.get(root, 0.0) > time.monotonic():
             return None
         page = self._page(root)
-        return page if page.is_whole else None
+        return page if page.has_size else None
 
     def forget(self, path: str) -> None:
         """Something has changed there, or below."""
@@ -184,7 +184,7 @@ class Listings:
             page = next(self._store.pages(root))
             for file in page.files:
                 listing.add(file)
-            listing.is_whole = page.is_last
+            listing.has_size = page.is_last
             if not page.is_last:
                 self._large[root] = time.monotonic() + _LARGE_FOR_S
 
@@ -195,7 +195,7 @@ class Listings:
             for page in self._store.pages(root):
                 for file in page.files:
                     listing.add(file)
-            listing.is_whole = True
+            listing.has_size = True
 
         return self._once(_Key(root, "whole"), fetch)
 
@@ -205,7 +205,7 @@ class Listings:
                 for entry in self._store.listdir(root):
                     listing.add_child(entry)
             except PathNotFound:
-                listing.is_whole = True
+                listing.has_size = True
             listing.has_children = True
 
         return self._once(_Key(root, "children"), fetch)

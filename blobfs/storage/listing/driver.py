@@ -8,14 +8,14 @@ from hashlib import md5
 from blobfs import paths
 from blobfs.drivers.base import DirEntry, FileInfo, FileReader, StorageDriver
 from blobfs.drivers.objectstore import ObjectStore
-from blobfs.drivers.wrapper import NotingDriver
+from blobfs.drivers.wrapper import InvalidatingDriver
 from blobfs.errors import PathNotFound
 from blobfs.storage.doubtingreader import DoubtingReader
 from blobfs.storage.listing.blob_stats import BlobInfos
 from blobfs.storage.listing.cache import Listings, is_listed
 
 
-class ListedDriver(NotingDriver):
+class ListedDriver(InvalidatingDriver):
     """Knows for *name_ttl_s* seconds what was listed, for *content_ttl_s* what blobs are.
 
     *driver* is *store*, or a wrapper of it. What is changed through this driver is seen at once.

@@ -50,7 +50,7 @@ class ContentWriter(Closing):
         """True once it has ended, by a call or for want of memory."""
 
     @abstractmethod
-    def takes_at_once(self, offset: int, size: int) -> bool:
+    def can_write_nowait(self, offset: int, size: int) -> bool:
         """Whether ``write_at`` of *size* bytes at *offset* only adds to what is open already."""
 
     @abstractmethod

@@ -32,9 +32,9 @@ from blobfs.logs import about
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.uploads.base import ContentWriter
-from blobfs.storage.uploads.buffer import ReceivedBytes
+from blobfs.storage.uploads.buffer import UploadBuffer
 from blobfs.storage.uploads.data import UploadData, UploadObject
-from blobfs.storage.uploads.digesters import RunningDigests
+from blobfs.storage.uploads.digesters import DigesterSet
 from blobfs.storage.uploads.metadata import UploadFiles, UploadRecord
 from blobfs.weakcalls import weakly
 
@@ -69,8 +69,8 @@ class BlobWriter(ContentWriter):
         self._is_known = False  # to the storage
         self._checkpoint_is_due = False
         self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
-        self._received = ReceivedBytes(
-            RunningDigests(weakly(self._remembered)),
+        self._received = UploadBuffer(
+            DigesterSet(weakly(self._remembered)),
             weakly(self._store),
             weakly(self._forget_states),
         )
@@ -100,9 +100,9 @@ class BlobWriter(ContentWriter):
     def is_over(self) -> bool:
         return self._over
 
-    def takes_at_once(self, offset: int, size: int) -> bool:
+    def can_write_nowait(self, offset: int, size: int) -> bool:
         self._look_at_time()  # before the write, which only a thread may end with a checkpoint
-        return not self._checkpoint_is_due and self._received.takes_at_once(offset, size)
+        return not self._checkpoint_is_due and self._received.can_write_nowait(offset, size)
 
     def _look_at_time(self) -> None:
         late = time.monotonic() > self._checkpoint_at
@@ -264,7 +264,7 @@ class BlobWriter(ContentWriter):
         if self._moved is None:
             self._put_in_place(canonical)
         descriptor = Descriptor(canonical, self.size)
-        self._layers.grant(declared or canonical, descriptor)
+        self._layers.link_blob(declared or canonical, descriptor)
         self._layers.events.pushed(canonical, self.size)
         self._end()
         try:

@@ -10,9 +10,9 @@ from blobfs.digest import Digest
 from blobfs.drivers.base import FileWriter
 from blobfs.errors import AppendOnly, Busy
 from blobfs.storage.uploads.data import UploadData
-from blobfs.storage.uploads.digesters import RunningDigests
+from blobfs.storage.uploads.digesters import DigesterSet
 from blobfs.storage.uploads.interruption import Interruption
-from blobfs.storage.uploads.memory import UPLOADS, Holding
+from blobfs.storage.uploads.memory import UPLOADS, MemoryReservation
 
 IN_MEMORY: Final = 2**20
 """The most bytes of an upload that is not in the storage yet."""
@@ -22,7 +22,7 @@ _HASHED_ZEROS: Final = 64 * 2**20
 """The longest gap whose zeros are hashed at once, in bytes; a longer one waits for the commit."""
 
 
-class ReceivedBytes:
+class UploadBuffer:
     """What was received, with its running *digests*.
 
     *store* is given what was in memory, and returns where it is and the rest will be. *forget* is
@@ -32,7 +32,7 @@ class ReceivedBytes:
 
     def __init__(
         self,
-        digests: RunningDigests,
+        digests: DigesterSet,
         store: Callable[[bytes], UploadData],
         forget: Callable[[int], None],
     ) -> None:
@@ -42,7 +42,7 @@ class ReceivedBytes:
         self.is_durable = False
         self.data: UploadData | None = None  # None while all is in memory
         self._content = bytearray()
-        self._held = Holding()
+        self._held = MemoryReservation()
         self._store = store
         self._forget = forget
 
@@ -51,13 +51,13 @@ class ReceivedBytes:
         """All of it, as long as it is in memory."""
         return bytes(self._content) if self.data is None else None
 
-    def takes_at_once(self, offset: int, size: int) -> bool:
+    def can_write_nowait(self, offset: int, size: int) -> bool:
         """Whether ``write_at`` only adds to what is open already."""
         if self.data is None:
             return offset + size <= IN_MEMORY and UPLOADS.has(size)
         if not self.size <= offset <= self.size + _CHUNK:
             return False
-        return self.data.takes_at_once(offset + size - self.size)
+        return self.data.can_write_nowait(offset + size - self.size)
 
     def take_up(self, data: UploadData, size: int) -> None:
         """Go on with *size* bytes that are in the storage."""

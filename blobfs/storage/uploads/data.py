@@ -25,9 +25,9 @@ class UploadData:
         self._token = token
         self._file: FileWriter | None = None
 
-    def takes_at_once(self, size: int) -> bool:
+    def can_write_nowait(self, size: int) -> bool:
         """Whether neither ``open`` nor a write of *size* bytes to what it opens asks a network."""
-        return self._file is not None and self._file.takes_at_once(size)
+        return self._file is not None and self._file.can_write_nowait(size)
 
     @property
     def token(self) -> str:

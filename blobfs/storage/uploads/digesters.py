@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from blobfs.digest import CANONICAL, Digest, Digester
 
 
-class RunningDigests:
+class DigesterSet:
     """One digester for each algorithm that is asked for; the canonical one is always there.
 
     They follow as far as the bytes come in sequence, and lag behind else. *remembered* gives a

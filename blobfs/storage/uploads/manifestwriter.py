@@ -31,7 +31,7 @@ from blobfs.storage.blobstore import MAX_CONTENT
 from blobfs.storage.manifeststore import ManifestStore
 from blobfs.storage.tagstore import TagStore
 from blobfs.storage.uploads.base import ContentWriter
-from blobfs.storage.uploads.memory import Holding
+from blobfs.storage.uploads.memory import MemoryReservation
 from blobfs.storage.uploads.metadata import UploadInfo, UploadRecord
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class ManifestWriter(ContentWriter):
         self._id = str(uuid.uuid4())
         self._started_at = datetime.now(UTC)
         self._content = bytearray()
-        self._held = Holding()
+        self._held = MemoryReservation()
         self._over = False
 
     @property
@@ -190,7 +190,7 @@ class ManifestWriter(ContentWriter):
     def is_over(self) -> bool:
         return self._over
 
-    def takes_at_once(self, offset: int, size: int) -> bool:
+    def can_write_nowait(self, offset: int, size: int) -> bool:
         return True
 
     def declare(self, record: UploadRecord) -> None:
@@ -248,7 +248,7 @@ class ManifestWriter(ContentWriter):
         except ManifestRejected as exc:
             raise ManifestRejected(f"{self.label} {exc}") from None
         if declared is not None:
-            self._manifests.links.grant(declared, descriptor)
+            self._manifests.links.link_blob(declared, descriptor)
         if not self._tags.tag(self._record.name, descriptor.digest):
             self._manifests.links.events.pushed(descriptor.digest, descriptor.size)
         self._end()

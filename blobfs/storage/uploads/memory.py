@@ -35,7 +35,7 @@ UPLOADS: Final = MemoryBudget(64 * 2**20)
 """What many small uploads share; one more goes to the storage at once."""
 
 
-class Holding:
+class MemoryReservation:
     """What one upload holds of ``UPLOADS``, until it lets go or is lost itself."""
 
     def __init__(self) -> None:

@@ -182,7 +182,7 @@ class UploadStore:
                 )
         stored = self._blobs.stat_now(descriptor.digest)
         self._blobs.sync(stored.digest)
-        self._layers.grant(digest, stored)
+        self._layers.link_blob(digest, stored)
 
     def discard(self, upload_id: str) -> None:
         """Remove everything of an upload that nobody writes; a missing one is no error."""
