@@ -10,7 +10,7 @@ from blobfs.drivers.factory import is_s3
 from blobfs.drivers.prefetch.driver import ReadAheadOptions
 from blobfs.logs import LogSettings
 from blobfs.storage.diskcache.cache import CacheOptions
-from blobfs.storage.remote import RemoteOptions
+from blobfs.storage.registry import RemoteOptions
 
 
 @dataclass(frozen=True, slots=True)

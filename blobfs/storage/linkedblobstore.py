@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from blobfs import paths
+from blobfs import metrics, paths
 from blobfs.digest import ALGORITHMS, CANONICAL, Descriptor, Digest
 from blobfs.drivers.base import FileReader, StorageDriver
 from blobfs.errors import (
@@ -14,15 +14,18 @@ from blobfs.errors import (
     BlobDamaged,
     BlobfsError,
     BlobUnknown,
+    Corrupt,
     DigestInvalid,
     LinkDangling,
     LinkInvalid,
     PathNotFound,
 )
 from blobfs.logs import about
+from blobfs.reference import RepositoryName
 from blobfs.storage.aliases import Alias
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.events import Events
+from blobfs.storage.descriptors import CachedBlobStatter
+from blobfs.storage.events import NULL_LISTENER, BlobEvents, Events, Listener
 from blobfs.storage.linkfiles import read_link, write_link
 from blobfs.storage.parallel import map_parallel
 
@@ -217,3 +220,73 @@ class LinkedBlobStore:
         except AccessDenied:
             return list(digests)
         return [digest for digest, info in zip(digests, infos, strict=True) if info is not None]
+
+
+class LayerStore(LinkedBlobStore):
+    """The layers of *repository*: one that the cache has is there without a look at its link.
+
+    Revisions are not remembered so. A cache cannot tell a revision from a layer, and would make
+    a layer of each; of their blobs alone it tells whoever has read the link.
+
+    A link whose blob is missing is damage, unless *left_overs* include it: then a garbage
+    collection has removed the layer, which is unknown.
+    """
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        blobs: BlobStore,
+        repository: RepositoryName,
+        is_left_over: Callable[[Digest, Digest], bool],
+        listener: Listener = NULL_LISTENER,
+    ) -> None:
+        events = BlobEvents(repository, listener)
+        self._is_left_over = is_left_over
+        super().__init__(driver, blobs, paths.layers(repository), events)
+        self._statter = CachedBlobStatter(
+            blobs.descriptors, self._stat_stored, blobs.stat_stored, repository
+        )
+
+    def stat(self, digest: Digest) -> Descriptor:
+        descriptor = self._statter.stat(digest)
+        # The cache may be shared with others, and hold an alias that nobody here has verified.
+        self._blobs.verify_name(digest, descriptor.digest)
+        return descriptor
+
+    def _stat_stored(self, digest: Digest) -> Descriptor:
+        try:
+            return self._described(digest, self._blobs.stat_stored)
+        except LinkDangling:
+            if not self._is_left_over(digest, self.resolve(digest)):
+                raise
+            metrics.LEFT_OVER_LINKS.inc()
+            raise BlobUnknown(digest) from None
+
+    def existing(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Those of *digests* that are linked, without links that are left over.
+
+        An object store is not asked for blobs again: those are kept as long as names are.
+        """
+        linked = super().existing(digests)
+        if self._driver.is_object_store:
+            return linked
+        stored = set(self._blobs.existing(linked))
+        return [digest for digest in linked if digest in stored or self._shows(digest)]
+
+    def _shows(self, digest: Digest) -> bool:
+        try:
+            self._stat_stored(digest)
+        except BlobUnknown:
+            return False
+        except (Corrupt, AccessDenied):
+            pass  # it is there, and whoever looks at it is told
+        return True
+
+    def prefetch(self, digests: Sequence[Digest]) -> None:
+        self._statter.prefetch(digests, self.existing, self._blobs.prefetch_stored)
+
+    def link_blob(self, digest: Digest, descriptor: Descriptor) -> None:
+        generation = self._blobs.descriptors.generation
+        super().link_blob(digest, descriptor)
+        names = dict.fromkeys((digest, descriptor.digest), descriptor)
+        self._blobs.descriptors.set_many(names, self.events.repository, generation)

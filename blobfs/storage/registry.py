@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Final
 
@@ -15,13 +16,15 @@ from blobfs.drivers.base import Capacity, Closing, FileInfo, StorageDriver, Unfi
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.factory import driver_for
 from blobfs.drivers.objectstore import ObjectStore
+from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
 from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound, StorageUnavailable
 from blobfs.reference import RepositoryName, is_component
 from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.diskcache.cache import CachedDriver, CacheOptions
 from blobfs.storage.events import NULL_LISTENER, Listener
+from blobfs.storage.listing.driver import ListedDriver
 from blobfs.storage.listing.presence import with_presence
 from blobfs.storage.manifestmemory import ManifestMemory
-from blobfs.storage.remote import RemoteOptions, with_caching
 from blobfs.storage.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -176,6 +179,19 @@ class Registry(Closing):
             self._cache.close()
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteOptions:
+    """How an object store is remembered and read; durations are in seconds.
+
+    What was listed is taken to be so for *name_ttl_s*, and a blob's size for *content_ttl_s*.
+    """
+
+    name_ttl_s: float = 1.0
+    content_ttl_s: float = 3600.0
+    read_ahead: ReadAheadOptions = field(default_factory=ReadAheadOptions)
+    cache: CacheOptions | None = None
+
+
 def open_registry(
     storage: str,
     remote: RemoteOptions | None = None,
@@ -192,6 +208,20 @@ def open_registry(
     if isinstance(driver, ObjectStore):
         driver = with_caching(driver, remote or RemoteOptions())
     return Registry(CheckedDriver(driver), cache, listener)
+
+
+def with_caching(store: ObjectStore, options: RemoteOptions) -> StorageDriver:
+    """A driver over *store* that asks it as seldom as *options* allow, and reads ahead.
+
+    Raises MountRefused for a directory that cannot be a cache.
+    """
+    cached = store if options.cache is None else CachedDriver.opened(store, options.cache)
+    return ListedDriver(
+        ReadAheadDriver(cached, options.read_ahead),
+        store,
+        name_ttl_s=options.name_ttl_s,
+        content_ttl_s=options.content_ttl_s,
+    )
 
 
 def _is_name(text: str) -> bool:

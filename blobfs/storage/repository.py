@@ -8,8 +8,8 @@ from blobfs.errors import BlobfsError
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import NULL_LISTENER, Action, Listener, ManifestEvents
-from blobfs.storage.layerstore import LayerStore
 from blobfs.storage.leftovers import LeftOvers
+from blobfs.storage.linkedblobstore import LayerStore
 from blobfs.storage.manifestmemory import ManifestMemory
 from blobfs.storage.manifeststore import ManifestStore
 from blobfs.storage.mediatypes import MediaTypes
@@ -37,7 +37,7 @@ class Repository:
         self._listener = listener
         told = ManifestEvents(name, blobs, listener)
         revisions = RevisionStore(driver, blobs, name, told)
-        self.layers = LayerStore(driver, blobs, name, LeftOvers(revisions, blobs), listener)
+        self.layers = LayerStore(driver, blobs, name, LeftOvers(revisions, blobs).include, listener)
         self.manifests = ManifestStore(revisions, self.layers)
         self.tags = TagStore(driver, blobs, name, told)
         self.uploads = UploadStore(driver, blobs, self.layers, name)

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobfs.storage.diskcache.ranges import Ranges, on_disk
+from blobfs.storage.diskcache.entries import Ranges, on_disk
 
 PAIR = st.tuples(st.integers(0, 30_000), st.integers(1, 9_000))
 

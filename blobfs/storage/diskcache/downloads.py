@@ -18,10 +18,16 @@ from typing import Final, NamedTuple
 
 from blobfs.digest import Descriptor
 from blobfs.logs import about
-from blobfs.storage.diskcache.entries import Entries, room, write_at, write_checksums
+from blobfs.storage.diskcache.entries import (
+    Entries,
+    Ranges,
+    on_disk,
+    room,
+    write_at,
+    write_checksums,
+)
 from blobfs.storage.diskcache.health import Health
 from blobfs.storage.diskcache.quota import SpaceQuota
-from blobfs.storage.diskcache.ranges import Ranges, on_disk
 
 _MOST: Final = 128
 """Fillings at a time; each has a file open."""

@@ -16,6 +16,7 @@ import logging
 import os
 import stat
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -23,12 +24,15 @@ from typing import Final, NamedTuple
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
 from blobfs.errors import DigestMismatch
 from blobfs.logs import about
-from blobfs.storage.diskcache.ranges import on_disk
 
 _BLOCK: Final = 256 * 2**10
 """What reading ahead asks for first; a smaller read hashes as much."""
 
 _CHECK: Final = 32  # bytes
+
+_PAGE: Final = 4096
+"""What a file system gives at a time; some give more at once."""
+
 
 _TOUCH_S: Final = 60
 """How exact it is known when an entry was last used."""
@@ -38,6 +42,11 @@ _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a F
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 log = logging.getLogger(__name__)
+
+
+def on_disk(start: int, end: int) -> int:
+    """The bytes that a file system takes for what is from *start* to *end* of a file."""
+    return (-(-end // _PAGE) - start // _PAGE) * _PAGE
 
 
 def length(size: int) -> int:
@@ -88,6 +97,51 @@ def _check(digest: Digest, index: int, block: bytes | memoryview) -> bytes:
     hasher = hashlib.sha256(f"{digest}/{index}/".encode())
     hasher.update(block)
     return hasher.digest()
+
+
+class Range(NamedTuple):
+    """The bytes from *start* up to *end*."""
+
+    start: int
+    end: int
+
+
+class Ranges:
+    """Ranges of bytes that do not touch each other, in order; *allocated* is their room."""
+
+    def __init__(self) -> None:
+        self.allocated = 0
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def missing(self, start: int, end: int) -> list[Range]:
+        """What is not there of the bytes from *start* to *end*."""
+        found = []
+        index = bisect_right(self._ends, start)
+        while start < end and index < len(self._starts) and self._starts[index] < end:
+            if start < self._starts[index]:
+                found.append(Range(start, self._starts[index]))
+            start = self._ends[index]
+            index += 1
+        if start < end:
+            found.append(Range(start, end))
+        return found
+
+    def add(self, start: int, end: int) -> None:
+        """Have the bytes from *start* to *end*, one at least."""
+        first = bisect_left(self._ends, start)
+        last = bisect_right(self._starts, end)
+        bounds = zip(self._starts[first:last], self._ends[first:last], strict=True)
+        joined = [Range(*both) for both in bounds]
+        if joined:
+            start = min(start, joined[0].start)
+            end = max(end, joined[-1].end)
+        self.allocated += on_disk(start, end) - sum(on_disk(*range_) for range_ in joined)
+        self._starts[first:last] = [start]
+        self._ends[first:last] = [end]
 
 
 class Found(NamedTuple):
