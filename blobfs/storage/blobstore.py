@@ -65,10 +65,10 @@ class BlobStore:
         """Get ready for a ``stat_stored`` of each."""
         self._driver.prefetch([paths.blob_data(digest) for digest in digests])
 
-    def forget(self, digest: Digest) -> None:
+    def invalidate(self, digest: Digest) -> None:
         """Forget what was read ahead of the blob, which is not what it should be."""
         self._driver.forget(paths.blob_data(digest))
-        self.descriptors.forget(digest)
+        self.descriptors.invalidate(digest)
 
     def open_known(self, descriptor: Descriptor) -> FileReader:
         """``open`` a blob that has been looked at, which may save a request.
@@ -80,22 +80,22 @@ class BlobStore:
         try:
             reader = self._driver.open_of_size(paths.blob_data(digest), size)
         except (PathNotFound, NotAFile):
-            self.descriptors.forget(digest)
+            self.descriptors.invalidate(digest)
             raise Stale(f"blob {digest} is gone") from None
         if reader.size != size:
             reader.close()
-            self.descriptors.forget(digest)
+            self.descriptors.invalidate(digest)
             raise Stale(f"blob {digest} has changed from {size} bytes")
         if not self._driver.is_object_store:
             return reader
-        return DoubtingReader(reader, lambda: self.descriptors.forget(digest))
+        return DoubtingReader(reader, lambda: self.descriptors.invalidate(digest))
 
     def open(self, digest: Digest) -> FileReader:
         """Open the blob to read it; raises BlobUnknown."""
         try:
             return self._driver.open(paths.blob_data(digest))
         except (PathNotFound, NotAFile):
-            self.descriptors.forget(digest)
+            self.descriptors.invalidate(digest)
             raise BlobUnknown(digest) from None
 
     def verify_name(self, name: Digest, target: Digest) -> None:
@@ -138,7 +138,7 @@ class BlobStore:
         except (BlobUnknown, BlobDamaged):
             return False
 
-    def keeps(self, digest: Digest, size: int) -> bool:
+    def ensure_durable(self, digest: Digest, size: int) -> bool:
         """Whether the blob ``has_size``; then it is durable, which a registry leaves to chance."""
         whole = self.has_size(digest, size)
         if whole:
@@ -157,7 +157,7 @@ class BlobStore:
 
     def put_as(self, digest: Digest, content: bytes) -> None:
         """``put`` where the digest of *content* is known."""
-        if not self.keeps(digest, len(content)):
+        if not self.ensure_durable(digest, len(content)):
             self._driver.put_immutable(paths.blob_data(digest), (content,))
 
     def copy(self, digest: Digest, chunks: Iterable[bytes]) -> None:

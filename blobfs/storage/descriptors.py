@@ -68,7 +68,7 @@ class BlobDescriptorService:
         self.generation = object()
         self.cache.clear(digest, repository)
 
-    def forget(self, digest: Digest) -> None:
+    def invalidate(self, digest: Digest) -> None:
         """Forget a blob that is gone, or is not what was remembered."""
         self.cache.clear(digest)
 
@@ -110,7 +110,7 @@ class CachedBlobStatter:
         try:
             stored = self._stored(known.digest)
         except (BlobUnknown, BlobDamaged):
-            self._descriptors.forget(known.digest)
+            self._descriptors.invalidate(known.digest)
             return self._look(digest)
         # Of the blob only: whether the repository still has it was not looked up.
         self._descriptors.set_many({digest: stored}, None, generation)

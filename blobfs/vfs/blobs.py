@@ -89,11 +89,11 @@ class BlobFile(File):
         """Raise Stale if the blob is not the one that was found bad, so that it is looked up."""
         found = self.blobs.registry.blobs.stat_now(self.descriptor.digest)
         if (found.size, found.mtime_ns) != (self.descriptor.size, self.descriptor.mtime_ns):
-            self.blobs.registry.blobs.descriptors.forget(self.descriptor.digest)
+            self.blobs.registry.blobs.descriptors.invalidate(self.descriptor.digest)
             raise Stale(f"blob {self.descriptor.digest} has been stored anew")
 
     def forget(self) -> None:
-        self.blobs.registry.blobs.forget(self.descriptor.digest)
+        self.blobs.registry.blobs.invalidate(self.descriptor.digest)
         self.blobs.verification.forget(self.descriptor)
 
     def source(self, digest: Digest) -> LinkedBlobStore | BlobStore:

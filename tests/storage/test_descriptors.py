@@ -254,7 +254,7 @@ def test_blob_whose_bytes_are_wrong_is_forgotten(
 ) -> None:
     layout.layer(CONTENT)
     app.layers.stat(DIGEST)
-    registry.blobs.forget(DIGEST)
+    registry.blobs.invalidate(DIGEST)
     assert cache.stat(DIGEST, APP) is None
 
 

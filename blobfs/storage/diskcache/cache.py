@@ -23,7 +23,7 @@ from blobfs.drivers.base import FileReader, StorageDriver
 from blobfs.drivers.wrapper import DriverWrapper
 from blobfs.errors import DigestMismatch, MountRefused, PathInvalid
 from blobfs.logs import about
-from blobfs.storage.diskcache.downloads import Download, Fillings, Idle
+from blobfs.storage.diskcache.downloads import Download, Downloads, IdleLimits
 from blobfs.storage.diskcache.entries import Entries
 from blobfs.storage.diskcache.health import Health
 from blobfs.storage.diskcache.quota import Bounds, SpaceQuota
@@ -56,7 +56,7 @@ class CacheOptions:
 class BlobCache:
     """The cache, as this process uses it. Thread-safe; it raises nothing.
 
-    A blob's *entry* is complete and verified, a *filling* is becoming one.
+    A blob's *entry* is complete and verified, a *download* is becoming one.
     """
 
     def __init__(self, options: CacheOptions) -> None:
@@ -66,16 +66,16 @@ class BlobCache:
         self._health = Health(options.directory, options.retry_s)
         self._entries = Entries(root)
         bounds = Bounds(options.size, options.min_free, options.patience_s)
-        self._room = SpaceQuota(root, self._entries, bounds)
-        idle = Idle(options.size // _IDLE_SHARE, options.idle_s)
-        self._fillings = Fillings(self._room, self._entries, self._health, idle)
+        self._quota = SpaceQuota(root, self._entries, bounds)
+        idle = IdleLimits(options.size // _IDLE_SHARE, options.idle_s)
+        self._downloads = Downloads(self._quota, self._entries, self._health, idle)
 
     @classmethod
     def opened(cls, options: CacheOptions) -> BlobCache:
         """A cache whose directory is fit for it; raises MountRefused."""
         cache = cls(replace(options, directory=options.directory.resolve()))
         try:
-            cache._room.open()
+            cache._quota.open()
         except OSError as exc:
             raise MountRefused(
                 f"{exc.filename or options.directory} cannot be used as a cache: {exc.strerror};"
@@ -88,16 +88,16 @@ class BlobCache:
         with self._lock:
             counters = {"hits": self._hits, "misses": self._misses, "damaged": self._damaged}
         return counters | {
-            "stored": self._fillings.stored,
-            "mismatched": self._fillings.mismatched,
-            "evicted": self._room.evicted,
+            "stored": self._downloads.stored,
+            "mismatched": self._downloads.mismatched,
+            "evicted": self._quota.evicted,
             "failures": self._health.failures,
             "held_bytes": self._held_bytes(),
         }
 
     def _held_bytes(self) -> int:
         try:
-            return self._room.held_bytes()
+            return self._quota.held_bytes()
         except OSError:
             return 0
 
@@ -121,44 +121,44 @@ class BlobCache:
 
     def join(self, blob: Descriptor) -> Download | None:
         """What a reader of *blob* is to keep in what it read; None if it cannot be cached now."""
-        if not self._health.may_be_tried():
+        if not self._health.is_usable():
             return None
         try:
-            if self._health.needs_care:
-                self._room.prepare()
-                self._health.needs_care = False
-            return self._fillings.join(blob)
+            if self._health.needs_repair:
+                self._quota.prepare()
+                self._health.needs_repair = False
+            return self._downloads.join(blob)
         except OSError as exc:
             self._failed(exc)
             return None
 
-    def keep(self, filling: Download, offset: int, data: bytes) -> None:
+    def keep(self, download: Download, offset: int, data: bytes) -> None:
         """Have *data*, which was read from the store."""
         try:
-            self._fillings.add(filling, offset, data)
+            self._downloads.add(download, offset, data)
         except OSError as exc:
             self._failed(exc)
 
-    def leave(self, filling: Download) -> None:
+    def leave(self, download: Download) -> None:
         """Note that a reader is closed."""
         try:
-            self._fillings.leave(filling)
+            self._downloads.leave(download)
         except OSError as exc:
             self._failed(exc)
 
     def close(self) -> None:
         """Let go of the directory, and of what is not complete."""
         try:
-            self._fillings.close()
+            self._downloads.close()
         except OSError as exc:
             self._failed(exc)
-        self._room.close()
+        self._quota.close()
 
     def _failed(self, exc: OSError) -> None:
         """Note a failure, and let go of what is being filled: there may be no room for it."""
         self._health.failed(exc)
         try:
-            self._fillings.drop_all()
+            self._downloads.drop_all()
         except OSError as again:
             log.debug("%s", again)
 
@@ -211,7 +211,7 @@ class _Reader(FileReader):
         self._cache = cache
         self._lock = Lock()
         self._has_joined = False
-        self._filling: Download | None = None
+        self._download: Download | None = None
 
     @property
     def size(self) -> int:
@@ -224,22 +224,22 @@ class _Reader(FileReader):
         data = self._cache.read_at(self._blob, offset, size)
         if data is None:
             data = self._reader.read_at(offset, size)
-            filling = self._joined()
-            if filling is not None:
-                self._cache.keep(filling, offset, data)
+            download = self._joined()
+            if download is not None:
+                self._cache.keep(download, offset, data)
         return data
 
     def _joined(self) -> Download | None:
         with self._lock:
             if not self._has_joined:
                 self._has_joined = True
-                self._filling = self._cache.join(self._blob)
-            return self._filling
+                self._download = self._cache.join(self._blob)
+            return self._download
 
     def close(self) -> None:
         with self._lock:
-            filling, self._filling = self._filling, None
+            download, self._download = self._download, None
             self._has_joined = True
-        if filling is not None:
-            self._cache.leave(filling)
+        if download is not None:
+            self._cache.leave(download)
         self._reader.close()

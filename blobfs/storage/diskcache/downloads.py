@@ -21,18 +21,18 @@ from blobfs.logs import about
 from blobfs.storage.diskcache.entries import (
     Entries,
     Ranges,
+    allocated_size,
     on_disk,
-    room,
     write_at,
     write_checksums,
 )
 from blobfs.storage.diskcache.health import Health
 from blobfs.storage.diskcache.quota import SpaceQuota
 
-_MOST: Final = 128
-"""Fillings at a time; each has a file open."""
+_MAX_DOWNLOADS: Final = 128
+"""Downloads at a time; each has a file open."""
 
-_MOST_RANGES: Final = 4096
+_MAX_RANGES: Final = 4096
 """Pieces of one blob; one read so much here and there is not read to its end."""
 
 _CLOSING_S: Final = 2.0
@@ -41,7 +41,7 @@ _CLOSING_S: Final = 2.0
 log = logging.getLogger(__name__)
 
 
-class Idle(NamedTuple):
+class IdleLimits(NamedTuple):
     """What fillings may take that nobody reads, all together in bytes, and for how long each."""
 
     size: int
@@ -90,18 +90,20 @@ class Download:
             return True
 
 
-class Fillings:
+class Downloads:
     """The fillings of this process. Thread-safe; what fails in it raises OSError."""
 
-    def __init__(self, room: SpaceQuota, entries: Entries, health: Health, idle: Idle) -> None:
+    def __init__(
+        self, quota: SpaceQuota, entries: Entries, health: Health, idle: IdleLimits
+    ) -> None:
         self.stored = 0
         self.mismatched = 0
-        self._room = room
+        self._quota = quota
         self._entries = entries
         self._health = health
-        self._most_idle = idle
+        self._idle_limits = idle
         self._changed = Condition()
-        self._fillings: dict[Descriptor, Download] = {}
+        self._downloads: dict[Descriptor, Download] = {}
         self._idle: OrderedDict[Download, float] = OrderedDict()  # since when
         self._complete: deque[Download] = deque()
         self._thread: Thread | None = None
@@ -110,67 +112,67 @@ class Fillings:
     def join(self, blob: Descriptor) -> Download | None:
         """What one more reader of *blob* is to add to, and to leave; None if there is no room."""
         with self._changed:
-            filling = self._joined(blob)
-        if filling is not None or not self._room.is_enough(blob.size):
-            return filling
-        while len(self._fillings) >= _MOST:
+            download = self._joined(blob)
+        if download is not None or not self._quota.is_enough(blob.size):
+            return download
+        while len(self._downloads) >= _MAX_DOWNLOADS:
             if not self._drop_oldest():
                 return None
-        taken = room(blob.size) - on_disk(0, blob.size)  # for the checks
+        taken = allocated_size(blob.size) - on_disk(0, blob.size)  # for the checks
         if not self._take(taken):
             return None
         try:
             with self._changed:
-                filling = self._joined(blob)
-                if filling is None and not self._closing:
-                    filling = self._fillings[blob] = Download(blob, self._room.new_file())
-                    filling.users, filling.taken, taken = 1, taken, 0
+                download = self._joined(blob)
+                if download is None and not self._closing:
+                    download = self._downloads[blob] = Download(blob, self._quota.new_file())
+                    download.users, download.taken, taken = 1, taken, 0
         finally:
-            self._room.give_back(taken)
-        return filling
+            self._quota.give_back(taken)
+        return download
 
     def _joined(self, blob: Descriptor) -> Download | None:
-        filling = self._fillings.get(blob)
-        if filling is not None:
-            filling.users += 1
-            self._idle.pop(filling, None)
-        return filling
+        download = self._downloads.get(blob)
+        if download is not None:
+            download.users += 1
+            self._idle.pop(download, None)
+        return download
 
-    def leave(self, filling: Download) -> None:
+    def leave(self, download: Download) -> None:
         """Note that a reader will add nothing more."""
         with self._changed:
-            filling.users -= 1
-            if filling.users == 0 and not filling.is_over:
-                self._idle[filling] = time.monotonic()
+            download.users -= 1
+            if download.users == 0 and not download.is_over:
+                self._idle[download] = time.monotonic()
                 self._notify()
         while self._is_too_much_idle():
             self._drop_oldest()
 
     def _is_too_much_idle(self) -> bool:
         with self._changed:
-            return sum(filling.taken for filling in self._idle) > self._most_idle.size
+            return sum(download.taken for download in self._idle) > self._idle_limits.size
 
-    def add(self, filling: Download, offset: int, data: bytes) -> None:
-        """Write what was read; *filling* is dropped where there is no room."""
+    def add(self, download: Download, offset: int, data: bytes) -> None:
+        """Write what was read; *download* is dropped where there is no room."""
         end = offset + len(data)
-        if not filling.lacks(offset, end):
+        if not download.lacks(offset, end):
             return
         taken = on_disk(offset, end)
-        if len(filling.ranges) > _MOST_RANGES or not self._take(taken):
-            self._drop(filling)
+        if len(download.ranges) > _MAX_RANGES or not self._take(taken):
+            self._drop(download)
             return
-        spare = filling.write(offset, data, taken)
+        spare = download.write(offset, data, taken)
         if spare:
-            self._room.give_back(spare)
-        if filling.ends(complete=True):
+            self._quota.give_back(spare)
+        if download.ends(complete=True):
             with self._changed:
-                self._complete.append(filling)
+                self._complete.append(download)
                 self._notify()
 
     def drop_all(self) -> None:
         """Drop what is not complete."""
-        for filling in list(self._fillings.values()):
-            self._drop(filling)
+        for download in list(self._downloads.values()):
+            self._drop(download)
 
     def close(self) -> None:
         """Finish what is complete if that takes no time to speak of, and drop the rest."""
@@ -183,39 +185,39 @@ class Fillings:
         self.drop_all()
 
     def _take(self, size: int) -> bool:
-        while not self._room.take(size):
+        while not self._quota.take(size):
             if not self._drop_oldest():
                 return False
         return True
 
     def _drop_oldest(self) -> bool:
-        """Drop the filling that has been idle for the longest time; whether there was one."""
+        """Drop the download that has been idle for the longest time; whether there was one."""
         with self._changed:
             if not self._idle:
                 return False
-            filling, _ = self._idle.popitem(last=False)
-            self._forget(filling)
-        self._drop(filling)
+            download, _ = self._idle.popitem(last=False)
+            self._forget(download)
+        self._drop(download)
         return True
 
-    def _drop(self, filling: Download) -> None:
-        if filling.ends(complete=False):
-            self._discard(filling)
+    def _drop(self, download: Download) -> None:
+        if download.ends(complete=False):
+            self._discard(download)
 
-    def _discard(self, filling: Download) -> None:
-        """Remove a filling that is over, which is done by one thread."""
+    def _discard(self, download: Download) -> None:
+        """Remove a download that is over, which is done by one thread."""
         with self._changed:
-            self._idle.pop(filling, None)
-            self._forget(filling)
-        os.close(filling.fd)
+            self._idle.pop(download, None)
+            self._forget(download)
+        os.close(download.fd)
         try:
-            filling.path.unlink(missing_ok=True)
+            download.path.unlink(missing_ok=True)
         finally:
-            self._room.give_back(filling.taken)
+            self._quota.give_back(download.taken)
 
-    def _forget(self, filling: Download) -> None:
-        if self._fillings.get(filling.blob) is filling:
-            del self._fillings[filling.blob]
+    def _forget(self, download: Download) -> None:
+        if self._downloads.get(download.blob) is download:
+            del self._downloads[download.blob]
 
     def _notify(self) -> None:
         if self._thread is None:
@@ -230,12 +232,12 @@ class Fillings:
                     self._changed.wait(wait_s)
                 if self._closing and not self._complete:
                     return
-                filling = self._complete.popleft() if self._complete else None
+                download = self._complete.popleft() if self._complete else None
             try:
-                if filling is None:
+                if download is None:
                     self._drop_oldest()
                 else:
-                    self._finish(filling)
+                    self._finish(download)
             except InterruptedError:
                 pass  # it is being closed
             except OSError as exc:
@@ -247,13 +249,13 @@ class Fillings:
         since = next(iter(self._idle.values()), None)
         if since is None:
             return None
-        return max(0.0, since + self._most_idle.seconds - time.monotonic())
+        return max(0.0, since + self._idle_limits.seconds - time.monotonic())
 
-    def _finish(self, filling: Download) -> None:
-        """Make an entry of a complete filling if it is what it should be."""
-        blob = filling.blob
+    def _finish(self, download: Download) -> None:
+        """Make an entry of a complete download if it is what it should be."""
+        blob = download.blob
         try:
-            if not write_checksums(filling.fd, blob, lambda: not self._closed):
+            if not write_checksums(download.fd, blob, lambda: not self._closed):
                 self.mismatched += 1
                 log.warning(
                     "blob %s is not cached: it does not match its digest",
@@ -261,12 +263,12 @@ class Fillings:
                     extra=about(digest=blob.digest),
                 )
                 return
-            if self._room.hand_over(filling.path, blob.digest, blob.size, filling.taken):
-                filling.taken = 0
+            if self._quota.add_entry(download.path, blob.digest, blob.size, download.taken):
+                download.taken = 0
                 self.stored += 1
                 self._entries.sync(blob.digest)
             else:
-                filling.taken = 0
+                download.taken = 0
             self._health.worked()
         finally:
-            self._discard(filling)
+            self._discard(download)

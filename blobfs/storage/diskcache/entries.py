@@ -49,17 +49,17 @@ def on_disk(start: int, end: int) -> int:
     return (-(-end // _PAGE) - start // _PAGE) * _PAGE
 
 
-def length(size: int) -> int:
+def file_size(size: int) -> int:
     """The bytes in the file of a blob of *size* bytes."""
     return size + _CHECK * -(-size // _BLOCK)
 
 
-def room(size: int) -> int:
+def allocated_size(size: int) -> int:
     """The bytes that the file of a blob of *size* bytes takes."""
-    return on_disk(0, length(size))
+    return on_disk(0, file_size(size))
 
 
-def is_ours_alone(info: os.stat_result) -> bool:
+def is_private(info: os.stat_result) -> bool:
     """Whether nobody else, but root, can have written what *info* is of."""
     return info.st_uid == os.geteuid() and not info.st_mode & _OTHERS_WRITE
 
@@ -191,9 +191,9 @@ class Entries:
 
     def _checked(self, fd: int, blob: Descriptor, offset: int, end: int) -> bytes:
         info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode) or not is_ours_alone(info):
+        if not stat.S_ISREG(info.st_mode) or not is_private(info):
             raise DigestMismatch(f"{self.path(blob.digest)} is another's, or others may write it")
-        if info.st_size != length(blob.size):
+        if info.st_size != file_size(blob.size):
             raise DigestMismatch(f"{self.path(blob.digest)} has {info.st_size} bytes")
         first, last = offset // _BLOCK, -(-end // _BLOCK)
         start = first * _BLOCK

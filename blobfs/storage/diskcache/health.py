@@ -20,24 +20,24 @@ class Health:
 
     def __init__(self, directory: Path, retry_s: float) -> None:
         self.failures = 0
-        self.needs_care = False  # after a failure; whoever sees to it resets it
+        self.needs_repair = False  # after a failure; whoever sees to it resets it
         self._directory = directory
         self._retry_s = retry_s
         self._lock = Lock()
-        self._ill_until_s: float | None = None
+        self._failed_until_s: float | None = None
 
-    def may_be_tried(self) -> bool:
+    def is_usable(self) -> bool:
         """Whether it is well, or ill for long enough."""
-        until_s = self._ill_until_s
+        until_s = self._failed_until_s
         return until_s is None or time.monotonic() >= until_s
 
     def failed(self, exc: OSError) -> None:
         """Note that it cannot be used."""
         with self._lock:
-            was_well = self._ill_until_s is None
+            was_well = self._failed_until_s is None
             self.failures += 1
-            self.needs_care = True
-            self._ill_until_s = time.monotonic() + self._retry_s
+            self.needs_repair = True
+            self._failed_until_s = time.monotonic() + self._retry_s
         if was_well:
             fields = about(path=self._directory, errno=exc.errno)
             log.warning(
@@ -47,9 +47,9 @@ class Health:
     def worked(self) -> None:
         """Note that it took something."""
         with self._lock:
-            was_ill = self._ill_until_s is not None
-            self._ill_until_s = None
-        if was_ill:
+            had_failed = self._failed_until_s is not None
+            self._failed_until_s = None
+        if had_failed:
             log.info(
                 "the cache in %s works again", self._directory, extra=about(path=self._directory)
             )

@@ -3,7 +3,7 @@
 ::
 
     v1/lock                   locked by whoever changes this; holds the bytes that the entries take
-    v1/tmp/<pid>-<random>/    what one process is filling, until it ends
+    v1/tmp/<pid>-<random>/    what one process is download, until it ends
         lock                  locked as long as it lives; holds the bytes that it may write there
         <number>              a blob on its way
 
@@ -28,13 +28,13 @@ from threading import Lock
 from typing import Final
 
 from blobfs.digest import Digest
-from blobfs.storage.diskcache.entries import Entries, is_ours_alone, room, write_at
+from blobfs.storage.diskcache.entries import Entries, allocated_size, is_private, write_at
 
 _PATIENCE_S: Final = 20.0
 """How long another process may hold the cache when this one begins."""
 
 _STEP_SHARE: Final = 64
-_MOST_STEP: Final = 64 * 2**20
+_MAX_STEP: Final = 64 * 2**20
 """What a process asks for at once, as a share of the limit, and in bytes."""
 
 _SLACK_SHARE: Final = 16
@@ -63,7 +63,7 @@ class SpaceQuota:
         self._limit = bounds.limit
         self._min_free = bounds.min_free
         self._patience_s = bounds.patience_s
-        self._step = min(_MOST_STEP, bounds.limit // _STEP_SHARE)
+        self._step = min(_MAX_STEP, bounds.limit // _STEP_SHARE)
         self._mutex = Lock()
         self._numbers = count()
         self._own: Path | None = None
@@ -83,18 +83,18 @@ class SpaceQuota:
         with self._mutex:
             for directory in (self._root.parent, self._root, self._root / "tmp"):
                 directory.mkdir(mode=0o700, parents=directory == self._root.parent, exist_ok=True)
-                if not is_ours_alone(directory.lstat()):
+                if not is_private(directory.lstat()):
                     raise PermissionError(
                         errno.EPERM, "is another's, or others may write it", str(directory)
                     )
             with self._locked(patience_s) as lock:
                 if self._own is None or not self._own.exists():
-                    self._settle_in()
-                self._sweep()
+                    self._create_own()
+                self._remove_dead()
                 _write_number(lock, sum(entry.size for entry in self._entries.found()))
 
-    def _settle_in(self) -> None:
-        self._leave()
+    def _create_own(self) -> None:
+        self._remove_own()
         own = self._root / "tmp" / f"{os.getpid()}-{secrets.token_hex(4)}"
         own.mkdir(mode=0o700)
         self._own_fd = os.open(own / "lock", _WRITE, 0o600)
@@ -102,16 +102,16 @@ class SpaceQuota:
         self._own = own
         _write_number(self._own_fd, self._granted)
 
-    def _leave(self) -> None:
+    def _remove_own(self) -> None:
         if self._own is not None:
             shutil.rmtree(self._own, ignore_errors=True)
             os.close(self._own_fd)
             self._own, self._own_fd = None, -1
 
     def close(self) -> None:
-        """Remove what this process was filling, and ask for nothing more."""
+        """Remove what this process was download, and ask for nothing more."""
         with self._mutex:
-            self._leave()
+            self._remove_own()
 
     def new_file(self) -> Path:
         """Where a blob on its way may be."""
@@ -123,14 +123,14 @@ class SpaceQuota:
         return self._own
 
     def held_bytes(self) -> int:
-        """What the entries take, and what this process is filling, as far as is known."""
+        """What the entries take, and what this process is download, as far as is known."""
         with open(self._root / "lock", "rb") as lock:
             return (_read_number(lock.fileno()) or 0) + self._used
 
     def is_enough(self, size: int) -> bool:
         """Whether a blob of *size* bytes may have room, if others make way."""
         free = max(0, self._free() - self._min_free)
-        return room(size) <= min(self._limit, self.held_bytes() + free)
+        return allocated_size(size) <= min(self._limit, self.held_bytes() + free)
 
     def take(self, size: int) -> bool:
         """Whether *size* more bytes may be written; entries that were not used lately make way."""
@@ -141,7 +141,7 @@ class SpaceQuota:
                 with self._locked() as lock:
                     spare = self._make_room(lock, needed)
                     if spare >= 0:
-                        self._grant(needed + min(spare, self._step))
+                        self._set_granted(needed + min(spare, self._step))
             if needed > self._granted:
                 return False
             self._used = needed
@@ -153,9 +153,9 @@ class SpaceQuota:
             self._used -= size
             if self._own is not None and self._granted > self._used + 2 * self._step:
                 with self._locked():
-                    self._grant(self._used + self._step)
+                    self._set_granted(self._used + self._step)
 
-    def hand_over(self, file: Path, digest: Digest, size: int, taken: int) -> bool:
+    def add_entry(self, file: Path, digest: Digest, size: int, taken: int) -> bool:
         """Whether *file*, which is sealed, is an entry now: there may have been one.
 
         The blob has *size* bytes, and *taken* bytes were taken for it; they are given back.
@@ -164,13 +164,13 @@ class SpaceQuota:
             self._directory()
             is_new = not self._entries.has(digest)
             if is_new:
-                _write_number(lock, self._total(lock) + room(size))
+                _write_number(lock, self._total(lock) + allocated_size(size))
                 self._entries.add(file, digest)
-            self._grant(self._granted - taken)
+            self._set_granted(self._granted - taken)
             self._used -= taken
         return is_new
 
-    def _grant(self, size: int) -> None:
+    def _set_granted(self, size: int) -> None:
         _write_number(self._own_fd, size)
         self._granted = size
 
@@ -196,7 +196,7 @@ class SpaceQuota:
         """What is left if this process has *granted* bytes; less than nothing if it cannot."""
         if (spare := self._spare(self._total(lock), granted)) >= 0:
             return spare
-        self._sweep()
+        self._remove_dead()
         entries = sorted(self._entries.found())
         total = sum(entry.size for entry in entries)
         lacking = -self._spare(total, granted)
@@ -235,7 +235,7 @@ class SpaceQuota:
                 continue  # it ends at this moment
         return granted
 
-    def _sweep(self) -> None:
+    def _remove_dead(self) -> None:
         """Remove what processes left that have ended; everybody begins under the lock."""
         for other in self._others():
             try:

@@ -18,7 +18,7 @@ _FEW: Final = 8
 """Blobs that are asked for one by one; of so many a page of a listing is worth its request."""
 
 
-class BlobInfos:
+class BlobStats:
     """Attributes of blobs below *root*, each good for *ttl_s* seconds. Thread-safe.
 
     That a blob is missing is good for *missing_ttl_s*, so that a listing of links whose blobs
@@ -71,7 +71,7 @@ class BlobInfos:
             while len(self._known) > _MAX:
                 self._known.popitem(last=False)
 
-    def forget(self, path: str) -> None:
+    def invalidate(self, path: str) -> None:
         """It has changed, or may have."""
         with self._lock:
             self._known.pop(path, None)

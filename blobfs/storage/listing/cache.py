@@ -96,7 +96,7 @@ class Listing:
         return (DirEntry(name, is_dir) for name, is_dir in children)
 
 
-class Listings:
+class ListingCache:
     """The listings of a store, each good for *ttl_s* seconds. Thread-safe."""
 
     def __init__(self, store: ObjectStore, ttl_s: float) -> None:
@@ -168,13 +168,13 @@ class Listings:
         page = self._page(root)
         return page if page.has_size else None
 
-    def forget(self, path: str) -> None:
+    def invalidate(self, path: str) -> None:
         """Something has changed there, or below."""
         with self._lock:
             # Whoever asks from now on is not told what was asked for before.
             self._under_way.clear()
             for key in list(self._kept):
-                if _is_below(path, key.root) or _is_below(key.root, path):
+                if is_below(path, key.root) or is_below(key.root, path):
                     self._cost -= self._kept.pop(key).cost
 
     def _page(self, root: str) -> Listing:
@@ -251,7 +251,7 @@ class Listings:
 
 def is_listed(path: str) -> bool:
     """Whether listings tell of *path*: all but blobs, of which there may be millions."""
-    return _is_below(path, paths.REPOSITORIES)
+    return is_below(path, paths.REPOSITORIES)
 
 
 def _beginning(unfinished: Unfinished) -> tuple[float, str]:
@@ -277,5 +277,6 @@ def _keys_for(path: str) -> Iterator[_Key]:
         root = root.rpartition("/")[0]
 
 
-def _is_below(path: str, directory: str) -> bool:
+def is_below(path: str, directory: str) -> bool:
+    """True if *path* is *directory*, or is inside it."""
     return path == directory or path.startswith(f"{directory}/")

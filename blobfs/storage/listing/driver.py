@@ -11,8 +11,8 @@ from blobfs.drivers.objectstore import ObjectStore
 from blobfs.drivers.wrapper import InvalidatingDriver
 from blobfs.errors import PathNotFound
 from blobfs.storage.doubtingreader import DoubtingReader
-from blobfs.storage.listing.blob_stats import BlobInfos
-from blobfs.storage.listing.cache import Listings, is_listed
+from blobfs.storage.listing.blob_stats import BlobStats
+from blobfs.storage.listing.cache import ListingCache, is_listed
 
 
 class ListedDriver(InvalidatingDriver):
@@ -26,14 +26,14 @@ class ListedDriver(InvalidatingDriver):
     ) -> None:
         super().__init__(driver)
         self._store = store
-        self._listings = Listings(store, name_ttl_s)
-        self._blobs = BlobInfos(store, paths.BLOBS, content_ttl_s, name_ttl_s)
+        self._listings = ListingCache(store, name_ttl_s)
+        self._blobs = BlobStats(store, paths.BLOBS, content_ttl_s, name_ttl_s)
 
     def changed(self, path: str) -> None:
         if is_listed(path):
-            self._listings.forget(path)
+            self._listings.invalidate(path)
         else:
-            self._blobs.forget(path)
+            self._blobs.invalidate(path)
 
     def stat(self, path: str) -> FileInfo:
         if is_listed(path):
@@ -47,7 +47,7 @@ class ListedDriver(InvalidatingDriver):
     def stat_now(self, path: str) -> FileInfo:
         if not _is_blob(path):
             return self._driver.stat_now(path)
-        self._blobs.forget(path)
+        self._blobs.invalidate(path)
         info = self._driver.stat_now(path)
         self._blobs.put([info])
         return info
@@ -104,7 +104,7 @@ class ListedDriver(InvalidatingDriver):
 
     def open_of_size(self, path: str, size: int) -> FileReader:
         return DoubtingReader(
-            self._driver.open_of_size(path, size), lambda: self._blobs.forget(path)
+            self._driver.open_of_size(path, size), lambda: self._blobs.invalidate(path)
         )
 
 

@@ -19,6 +19,7 @@ from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter, Stor
 from blobfs.drivers.objectstore import ObjectStore, Page
 from blobfs.drivers.wrapper import DriverWrapper
 from blobfs.errors import PathNotFound, StorageUnavailable
+from blobfs.storage.listing.cache import is_below
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -117,13 +118,13 @@ class PresenceDriver(_ConfirmingDriver):
         if len(self._identities) == len(_PARTS):
             return
         for part in _PARTS:
-            if part not in self._identities and _is_below(path, part):
+            if part not in self._identities and is_below(path, part):
                 with suppress(PathNotFound):  # it has gone just now
                     self._identities[part] = self.identity(part)
 
     def confirm_absence(self, *missing: str) -> None:
         for part in _PARTS:
-            if any(_is_below(path, part) or _is_below(part, path) for path in missing):
+            if any(is_below(path, part) or is_below(part, path) for path in missing):
                 self._confirm_part(part)
 
     def _confirm_part(self, part: str) -> None:
@@ -183,8 +184,8 @@ class PresenceObjectStore(_ConfirmingDriver, ObjectStore):
 
     def note_presence(self, path: str) -> None:
         if "/_uploads/" not in path:  # an upload goes when it is cancelled, here or elsewhere
-            self._held = self._held or _is_below(path, paths.ROOT)
-        self._held_blobs = self._held_blobs or _is_below(path, paths.BLOBS)
+            self._held = self._held or is_below(path, paths.ROOT)
+        self._held_blobs = self._held_blobs or is_below(path, paths.BLOBS)
 
     def confirm_absence(self, *missing: str) -> None:
         if self._held or self._held_blobs:
@@ -224,7 +225,3 @@ def _gone(part: str) -> StorageUnavailable:
         f"{part} was there and is gone from the storage; restore or mount it,"
         " or mount the registry anew if that is intended"
     )
-
-
-def _is_below(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(f"{directory}/")

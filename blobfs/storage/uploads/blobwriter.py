@@ -306,7 +306,7 @@ class BlobWriter(ContentWriter):
         if data is None:
             self._blobs.put_as(canonical, content or b"")
             return
-        if self._blobs.keeps(canonical, self.size):
+        if self._blobs.ensure_durable(canonical, self.size):
             return  # and who reads it is not disturbed
         if (self._record.blob or self._record.digest) != canonical:
             self._put_record(replace(self._record, blob=canonical))
