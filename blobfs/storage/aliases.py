@@ -1,8 +1,8 @@
-"""Digests of other algorithms by which stored blobs are known.
+"""Aliases: second digests of stored blobs, by another algorithm.
 
-A registry stores a blob that was pushed as ``sha512:…`` under its ``sha256`` digest, and links the
-``sha512`` name to it. Nothing but that link says that the two digests are of the same bytes, and a
-link may be damaged or hostile. So the bytes are hashed once by the name that was asked for.
+A registry stores a blob that was pushed as ``sha512:…`` under its ``sha256`` digest. It links the
+``sha512`` name to that blob. The link may be damaged or hostile, so the blob is hashed once with
+the algorithm of its alias before the link is trusted.
 """
 
 from __future__ import annotations
@@ -16,34 +16,35 @@ from typing import Final, NamedTuple
 from blobfs.digest import Digest
 from blobfs.errors import DigestMismatch
 
-_REMEMBERED: Final = 4096
-"""Aliases that are kept, the latest used (some 500 bytes each)."""
+_MAX_KNOWN: Final = 4096
+"""Verified aliases kept, the most recently used ones (some 500 bytes each)."""
 
 
 class Alias(NamedTuple):
-    """The *name* of a blob that is stored under *target*."""
+    """A second digest, *name*, of a blob that is stored under *target*."""
 
     name: Digest
     target: Digest
 
 
 class Aliases:
-    """The verified aliases of a blob store. Thread-safe.
+    """The verified aliases of a blob store.
 
-    A blob that many threads ask for is hashed by one of them, without a lock. An alias that is
-    wrong is not remembered: its link may be repaired.
+    Thread-safe: one lock guards both tables. One thread hashes a blob, without the lock, and the
+    others wait for its result. A wrong alias is not kept, because its link may be repaired.
     """
 
-    def __init__(self, limit: int = _REMEMBERED) -> None:
+    def __init__(self, limit: int = _MAX_KNOWN) -> None:
         self._limit = limit
         self._lock = Lock()
         self._known: OrderedDict[Alias, None] = OrderedDict()
         self._under_way: dict[Alias, Future[bool]] = {}
 
     def verify(self, alias: Alias, hashed: Callable[[], Digest]) -> None:
-        """Raise DigestMismatch unless *hashed*, the digest of the bytes, is the alias' name.
+        """Raise DigestMismatch unless *hashed* returns the alias's name.
 
-        Raises what *hashed* raises. It is called only for an alias that is not known yet.
+        *hashed* computes the digest of the blob. It is called only for an unknown alias, and its
+        errors are passed on.
         """
         with self._lock:
             if alias in self._known:
@@ -78,7 +79,7 @@ class Aliases:
             return [alias.name for alias in self._known if alias.target == target]
 
     def remember(self, alias: Alias) -> None:
-        """Take note of an alias whose bytes have been hashed by both digests."""
+        """Add an alias whose blob the caller has hashed with both algorithms."""
         with self._lock:
             self._known[alias] = None
             self._known.move_to_end(alias)

@@ -1,4 +1,4 @@
-"""The global, content-addressed blob store, which all repositories share."""
+"""The content-addressed blob store that all repositories share."""
 
 from __future__ import annotations
 
@@ -25,13 +25,17 @@ from blobfs.storage.descriptors import BlobDescriptorService, CachedBlobStatter
 from blobfs.storage.doubtingreader import DoubtingReader
 
 MAX_CONTENT: Final = 4 * 2**20
-"""The most bytes that are held in memory as one; distribution's limit of a manifest."""
+"""The largest content in bytes that is read into memory; distribution's limit of a manifest."""
 
 _EMPTY: Final = {Digest.of(b"", algorithm) for algorithm in ALGORITHMS}
 
 
 class BlobStore:
-    """Reads and stores blobs by digest, whichever repository they belong to."""
+    """Reads and stores blobs by digest, for all repositories. Thread-safe.
+
+    Readers may use the descriptor cache. Writers ask the storage, because a cached blob may have
+    been deleted.
+    """
 
     def __init__(self, driver: StorageDriver, cache: DescriptorCache | None = None) -> None:
         self._driver = driver
@@ -40,41 +44,41 @@ class BlobStore:
         self._statter = CachedBlobStatter(self.descriptors, self.stat_stored, self.stat_stored)
 
     def stat(self, digest: Digest) -> Descriptor:
-        """What is known of the blob; raises BlobUnknown, BlobDamaged."""
+        """Return the descriptor of a blob; raises BlobUnknown, BlobDamaged."""
         return self._statter.stat(digest)
 
     def stat_stored(self, digest: Digest) -> Descriptor:
-        """``stat``, without the descriptor cache."""
+        """Do the same as ``stat``, without the descriptor cache."""
         try:
             return _descriptor(digest, self._driver.stat(paths.blob_data(digest)))
         except PathNotFound:
             raise BlobUnknown(digest) from None
 
     def stat_now(self, digest: Digest) -> Descriptor:
-        """``stat``, of the storage itself: what was remembered may be gone."""
+        """Do the same as ``stat``, without any cache."""
         try:
             return _descriptor(digest, self._driver.stat_now(paths.blob_data(digest)))
         except PathNotFound:
             raise BlobUnknown(digest) from None
 
     def prefetch(self, digests: Sequence[Digest]) -> None:
-        """Get ready for a ``stat`` of each."""
+        """Prepare a ``stat`` of each digest, with few requests."""
         self._statter.prefetch(digests, lambda known: known, self.prefetch_stored)
 
     def prefetch_stored(self, digests: Sequence[Digest]) -> None:
-        """Get ready for a ``stat_stored`` of each."""
+        """Prepare a ``stat_stored`` of each digest, with few requests."""
         self._driver.prefetch([paths.blob_data(digest) for digest in digests])
 
     def invalidate(self, digest: Digest) -> None:
-        """Forget what was read ahead of the blob, which is not what it should be."""
+        """Discard the cached descriptor and the prefetched bytes of a blob that is damaged."""
         self._driver.forget(paths.blob_data(digest))
         self.descriptors.invalidate(digest)
 
     def open_known(self, descriptor: Descriptor) -> FileReader:
-        """``open`` a blob that has been looked at, which may save a request.
+        """Open a blob whose descriptor is known, which may save a request.
 
-        Raises Stale if it is gone or has another size, or else the reader raises PathNotFound,
-        FileChanged.
+        Raises Stale if the blob is gone or has another size. If that shows only later, the reader
+        raises PathNotFound or FileChanged.
         """
         digest, size = descriptor.digest, descriptor.size
         try:
@@ -99,9 +103,9 @@ class BlobStore:
             raise BlobUnknown(digest) from None
 
     def verify_name(self, name: Digest, target: Digest) -> None:
-        """Read the blob *target* once, if it is to be known by another digest, *name*.
+        """Verify that *name* is a digest of the blob *target*, which is read at most once.
 
-        Raises DigestMismatch if its bytes do not hash to that, BlobUnknown.
+        Raises DigestMismatch, BlobUnknown.
         """
         if name != target:
             self.aliases.verify(Alias(name, target), lambda: self._hashed(target, name.algorithm))
@@ -111,11 +115,11 @@ class BlobStore:
             return Digest.of_chunks(reader.chunks(), algorithm)
 
     def redirect_url(self, digest: Digest) -> str | None:
-        """A URL by which anybody may fetch the blob for a while; None if the storage has none."""
+        """Return a temporary URL of the blob that needs no credentials; None if there is none."""
         return self._driver.redirect_url(paths.blob_data(digest))
 
     def get(self, digest: Digest) -> bytes:
-        """A small blob's content, verified.
+        """Return the verified content of a small blob.
 
         Raises BlobUnknown, DigestMismatch, and BlobDamaged above ``MAX_CONTENT``.
         """
@@ -128,10 +132,10 @@ class BlobStore:
         return content
 
     def has_size(self, digest: Digest, size: int) -> bool:
-        """Whether a blob of that digest is there, and has *size* bytes as it must.
+        """True if the storage has the blob with *size* bytes.
 
-        A writer asks this and not ``stat``: what a crash left of a blob is as good as missing,
-        and what a cache knows may be gone.
+        Writers use this instead of ``stat``: a blob that a crash truncated counts as missing, and
+        a cached descriptor may be out of date.
         """
         try:
             return self.stat_now(digest).size == size
@@ -139,46 +143,46 @@ class BlobStore:
             return False
 
     def ensure_durable(self, digest: Digest, size: int) -> bool:
-        """Whether the blob ``has_size``; then it is durable, which a registry leaves to chance."""
+        """True if the blob ``has_size``; it is then synced, because a registry does not sync."""
         whole = self.has_size(digest, size)
         if whole:
             self.sync(digest)
         return whole
 
     def sync(self, digest: Digest) -> None:
-        """Make a blob durable that somebody else may have stored."""
+        """Make a blob durable that another program may have stored."""
         self._driver.sync(paths.blob_data(digest))
 
     def put(self, content: bytes) -> Descriptor:
-        """Store a small blob, durably, unless it is there already."""
+        """Store a small blob durably, unless it exists."""
         digest = Digest.of(content)
         self.put_as(digest, content)
         return Descriptor(digest, len(content))
 
     def put_as(self, digest: Digest, content: bytes) -> None:
-        """``put`` where the digest of *content* is known."""
+        """Do the same as ``put``, for content whose digest is known."""
         if not self.ensure_durable(digest, len(content)):
             self._driver.put_immutable(paths.blob_data(digest), (content,))
 
     def copy(self, digest: Digest, chunks: Iterable[bytes]) -> None:
-        """Store a blob of any size, durably; raises DigestMismatch if it is not what it should be.
+        """Store a blob of any size durably; raises DigestMismatch.
 
-        The bytes that are stored are those that are hashed, whoever writes to their source.
+        Each chunk is read once, hashed and stored, so a source that changes does no harm.
         """
         self._driver.put_immutable(paths.blob_data(digest), _verified(digest, chunks))
 
     def holds_any(self) -> bool:
-        """Whether a blob may be there; False where the store is empty or missing."""
+        """True if a blob may exist; False if the store is empty or missing."""
         return any(True for algorithm in ALGORITHMS for _ in self.shards(algorithm))
 
     def shards(self, algorithm: str) -> Iterator[str]:
-        """The first two digits of the blobs that may be there, in no order."""
+        """The first two digits of the digests of all blobs, in no order."""
         for entry in self._directories(f"{paths.BLOBS}/{algorithm}"):
             if len(entry) == 2:
                 yield entry
 
     def list_unchecked(self, algorithm: str, shard: str) -> Iterator[Digest]:
-        """The blobs of one shard, in no order, with some that have been deleted."""
+        """The blobs of one shard, in no order, including some that have been deleted."""
         for encoded in self._directories(f"{paths.BLOBS}/{algorithm}/{shard}"):
             try:
                 digest = Digest(algorithm, encoded)
@@ -196,9 +200,9 @@ class BlobStore:
                         yield digest
 
     def existing(self, digests: Sequence[Digest]) -> list[Digest]:
-        """Those of *digests* whose bytes are there, right or wrong.
+        """Those of *digests* that have a data file, damaged or not.
 
-        All of them where the storage refuses to tell of one, and tells whoever looks at that.
+        If access to one is denied, all are returned; a later ``stat`` raises the error.
         """
         try:
             infos = self._driver.stat_many([paths.blob_data(digest) for digest in digests])
@@ -226,13 +230,13 @@ def _verified(digest: Digest, chunks: Iterable[bytes]) -> Iterator[bytes]:
         digester.update(chunk)
         yield chunk
     if digester.digest() != digest:
-        raise DigestMismatch(f"{digester.digest()} was read where {digest} was expected")
+        raise DigestMismatch(f"the content hashes to {digester.digest()}, not to {digest}")
 
 
 def _descriptor(digest: Digest, info: FileInfo) -> Descriptor:
     if info.is_dir:
         raise BlobDamaged(f"blob {digest} is a directory")
     if info.size == 0 and digest not in _EMPTY:
-        # What a crash leaves of a blob that was not synced (distribution#2788, #2188).
+        # A crash leaves an unsynced blob empty (distribution#2788, #2188).
         raise BlobDamaged(f"blob {digest} is empty")
     return Descriptor(digest, info.size, mtime_ns=info.mtime_ns)

@@ -1,6 +1,6 @@
-"""Blobs as a descriptor cache remembers them, and as the storage has them where it does not.
+"""Blob descriptors from the cache, or from the storage if the cache has none.
 
-For those who look; a writer asks the storage itself. Source of truth: distribution,
+Only readers use them; writers ask the storage. Source of truth: distribution,
 ``registry/storage/cache/cachedblobdescriptorstore.go``.
 """
 
@@ -19,16 +19,16 @@ from blobfs.errors import BlobDamaged, BlobfsError, BlobUnknown, Corrupt, NotFou
 from blobfs.reference import RepositoryName
 
 _HELD_S: Final = 1.0
-"""How long what a listing asked for together waits to be asked for one by one."""
+"""The time for which prefetched descriptors are held for the ``stat`` calls that follow."""
 
 Look = Callable[[Digest], Descriptor]
 
 
 class BlobDescriptorService:
-    """What the descriptor cache of a registry is asked and told. Thread-safe.
+    """The descriptor cache of a registry, protected from late writes. Thread-safe.
 
-    What a lookup found before something was deleted is not set after that: it may be what
-    was deleted, and would be there again. *generation* tells: it is another after each delete.
+    Each delete replaces *generation*. A lookup that began in an older generation is not cached,
+    because it may have found the deleted blob.
     """
 
     def __init__(self, cache: DescriptorCache) -> None:
@@ -38,17 +38,17 @@ class BlobDescriptorService:
     def known(
         self, digests: Sequence[Digest], repository: RepositoryName | None
     ) -> list[Descriptor | None]:
-        """What the cache has of each.
+        """Return the cached descriptor of each digest, or None.
 
-        A blob that was asked for by another name is what the cache has of it by its own: who
-        finds a blob gone forgets it by that, and does not know what else it is called.
+        Aliases need a second call: their canonical digest is looked up too. A missing blob is
+        invalidated by its canonical digest only, so the alias's own entry is not enough.
         """
         found = self.cache.stat_many(digests, repository)
         renamed = [k.digest for d, k in zip(digests, found, strict=True) if k and k.digest != d]
         if not renamed:
             return found
         blobs = dict(zip(renamed, self.cache.stat_many(renamed), strict=True))
-        return [known and _as_told(known, blobs.get(known.digest, known)) for known in found]
+        return [known and _updated(known, blobs.get(known.digest, known)) for known in found]
 
     def set_many(
         self,
@@ -56,7 +56,7 @@ class BlobDescriptorService:
         repository: RepositoryName | None,
         generation: object,
     ) -> None:
-        """Remember what a lookup that began in *generation* has found."""
+        """Cache the results of a lookup that began in *generation*."""
         if not found or self.generation is not generation:
             return
         self.cache.set_many(found, repository)
@@ -64,20 +64,20 @@ class BlobDescriptorService:
             self.cache.clear_many(list(found), repository)
 
     def delete(self, digest: Digest, repository: RepositoryName | None) -> None:
-        """Forget that *repository* has a blob, whose link has been removed."""
+        """Remove a blob of *repository* whose link was deleted."""
         self.generation = object()
         self.cache.clear(digest, repository)
 
     def invalidate(self, digest: Digest) -> None:
-        """Forget a blob that is gone, or is not what was remembered."""
+        """Remove a blob that is gone or has changed, for all repositories."""
         self.cache.clear(digest)
 
 
 class CachedBlobStatter:
-    """Answers from the cache, or else by *look*; *repository* is whose blobs it tells of.
+    """Stats the blobs of *repository* in the cache, or else with *look*. Thread-safe.
 
-    *stored* asks the storage for a blob whoever has it: for its time, which a registry that
-    remembers a blob does not keep. Thread-safe.
+    *stored* stats a blob in the storage, without its link. It supplies the modification time,
+    which a registry that shares the cache does not store there.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class CachedBlobStatter:
         self._ready = _Ready()
 
     def stat(self, digest: Digest) -> Descriptor:
-        """What is known of a blob, with its time; raises what *look* does."""
+        """Return a descriptor with a modification time; raises the errors of *look*."""
         generation = self._descriptors.generation
         known = self._ready.take(digest, generation)
         if known is None:
@@ -106,13 +106,13 @@ class CachedBlobStatter:
         return known if known.mtime_ns is not None else self._timed(digest, known, generation)
 
     def _timed(self, digest: Digest, known: Descriptor, generation: object) -> Descriptor:
-        """What is *known*, with the blob's time, which the cache is told of."""
+        """Add the blob's modification time to *known*, and cache it."""
         try:
             stored = self._stored(known.digest)
         except (BlobUnknown, BlobDamaged):
             self._descriptors.invalidate(known.digest)
             return self._look(digest)
-        # Of the blob only: whether the repository still has it was not looked up.
+        # Without the repository: its link was not looked up.
         self._descriptors.set_many({digest: stored}, None, generation)
         return replace(known, size=stored.size, mtime_ns=stored.mtime_ns)
 
@@ -122,14 +122,14 @@ class CachedBlobStatter:
         present: Callable[[Sequence[Digest]], Sequence[Digest]],
         prepare: Callable[[Sequence[Digest]], None],
     ) -> None:
-        """Get ready for a ``stat`` of each, by one call of the cache, and one to tell it.
+        """Prepare a ``stat`` of each digest, with one read and one write of the cache.
 
-        A second call asks for the canonical digests of aliases.
+        Aliases need a second read, for their canonical digests.
 
         *present* returns those of the remembered digests that still have a link. A digest that
         is not remembered, or is remembered without a time, is looked up in the storage; *prepare*
         gets these digests first. The cache forgets each digest that turns out to be gone, so that
-        ``stat`` asks the storage, and fails as it must.
+        ``stat`` asks the storage and raises its error.
         """
         generation = self._descriptors.generation
         found = self._descriptors.known(digests, self._repository)
@@ -150,7 +150,7 @@ class CachedBlobStatter:
     def _look_up_each(
         self, digests: Sequence[Digest]
     ) -> tuple[dict[Digest, Descriptor], list[Digest]]:
-        """Descriptors of those that the storage has, and the digests that are gone or broken."""
+        """Return the descriptors in the storage, and the digests that are missing or damaged."""
         found: dict[Digest, Descriptor] = {}
         missing: list[Digest] = []
         for digest in digests:
@@ -159,30 +159,30 @@ class CachedBlobStatter:
             except (NotFound, Corrupt):
                 missing.append(digest)
             except BlobfsError:
-                continue  # the storage fails, and fails ``stat`` too
+                continue  # ``stat`` raises it again
         return found, missing
 
 
-def _as_told(known: Descriptor, blob: Descriptor | None) -> Descriptor | None:
-    """What is *known* by any name, as large and as old as the *blob*, if that is known too."""
+def _updated(known: Descriptor, blob: Descriptor | None) -> Descriptor | None:
+    """Return *known* with the size and time of *blob*; None if *blob* is None."""
     return blob and replace(known, size=blob.size, mtime_ns=blob.mtime_ns)
 
 
 class _Held(NamedTuple):
     descriptor: Descriptor
     generation: object
-    until: float  # as time.monotonic() has it
+    until: float  # by time.monotonic()
 
 
 class _Ready:
-    """Descriptors that have been asked for together, each until it is taken. Thread-safe."""
+    """Prefetched descriptors, each held until it is taken. One lock guards them."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._held: OrderedDict[Digest, _Held] = OrderedDict()  # by the time they are held
+        self._held: OrderedDict[Digest, _Held] = OrderedDict()  # oldest first
 
     def put(self, descriptors: Mapping[Digest, Descriptor], generation: object) -> None:
-        """Hold what was found since *generation*, and let go of what nobody has taken."""
+        """Hold descriptors that were found in *generation*, and drop the expired ones."""
         now = time.monotonic()
         with self._lock:
             for digest, descriptor in descriptors.items():
@@ -192,7 +192,7 @@ class _Ready:
                 self._held.popitem(last=False)
 
     def take(self, digest: Digest, generation: object) -> Descriptor | None:
-        """What is held of a blob, if nothing has been deleted meanwhile."""
+        """Remove and return a held descriptor; None if it expired or its generation is over."""
         if not self._held:
             return None
         with self._lock:

@@ -1,4 +1,4 @@
-"""A reader of what was only remembered to be there."""
+"""A reader that reports a changed or missing file."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from blobfs.errors import FileChanged, PathNotFound
 
 
 class DoubtingReader(ReaderWrapper):
-    """Calls *forget* where a file turns out to be another, or gone, when it is read.
+    """FileReader that invalidates cached metadata when the object has changed or is gone.
 
-    What ``read_nowait`` has of it was good when it came.
+    ``read_nowait`` needs no check: its bytes were valid when they were fetched.
     """
 
-    def __init__(self, reader: FileReader, forget: Callable[[], None]) -> None:
+    def __init__(self, reader: FileReader, invalidate: Callable[[], None]) -> None:
         super().__init__(reader)
-        self._forget = forget
+        self._invalidate = invalidate
 
     def read_at(self, offset: int, size: int) -> bytes:
         try:
             return super().read_at(offset, size)
         except (FileChanged, PathNotFound):
-            self._forget()
+            self._invalidate()
             raise

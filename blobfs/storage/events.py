@@ -1,7 +1,7 @@
-"""What was done to a repository through us, told to whoever listens.
+"""Events: changes and pulls in a repository that are sent to a listener.
 
-The acts are those that distribution tells of (``notifications/listener.go``). The store that did
-one tells of it in the thread that did it, once it is durable and never before.
+The actions are those of distribution (``notifications/listener.go``). A store sends an event from
+the thread that made the change, after the change is durable, never before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Action(StrEnum):
-    """What was done."""
+    """The kind of an event."""
 
     PUSH = "push"
     PULL = "pull"
@@ -33,11 +33,11 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One act on something of *repository*.
+    """One action on a blob, a manifest or a tag of *repository*.
 
-    *target* is a blob or a manifest; of one that was deleted only the digest is known, and of a
-    tag its name. *tag* is what a manifest was tagged with, *origin* the repository that a blob
-    was mounted from, *references* what a manifest refers to.
+    *target* is a descriptor, the digest of a deleted blob or manifest, or a removed tag. *tag* is
+    the manifest's tag, *origin* the repository that a blob was mounted from, *references* the
+    descriptors in a manifest.
     """
 
     action: Action
@@ -50,113 +50,113 @@ class Event:
 
 
 class Listener(Protocol):
-    """Hears of what is done. Thread-safe."""
+    """Receiver of events. Thread-safe."""
 
     @property
     def actions(self) -> Collection[Action]:
-        """The acts that it is told of."""
+        """The actions whose events it receives."""
 
     def handle(self, event: Event) -> None:
-        """Take note of an act, which has succeeded; so this must not fail, nor take long."""
+        """Receive an event of a completed action. It must not raise, and must not block."""
 
 
-class _Nobody:
+class _NullListener:
     @property
     def actions(self) -> Collection[Action]:
         return ()
 
     def handle(self, event: Event) -> None:
-        """Nothing follows."""
+        """Do nothing."""
 
 
-NULL_LISTENER: Final[Listener] = _Nobody()
-"""Hears nothing."""
+NULL_LISTENER: Final[Listener] = _NullListener()
+"""The listener that receives no event."""
 
 
 class Events:
-    """What a link set or a store of tags tells of: nothing, as of a tag's history."""
+    """Sender of no events, for link sets such as a tag's history; the base of the others."""
 
     repository: RepositoryName | None = None
 
     def pushed(self, digest: Digest, size: int) -> None:
-        """Something was stored, and linked under *digest*."""
+        """Report content that was stored and linked under *digest*."""
 
     def mounted(self, digest: Digest, size: int, origin: RepositoryName | None) -> None:
-        """Something that *origin* has, or nobody knows who, was linked."""
+        """Report content of the repository *origin* that was linked; None if that is unknown."""
 
     def pulled(self, digest: Digest, size: int, tag: Tag | None = None) -> None:
-        """Somebody began to read something, which *tag* has led to."""
+        """Report the start of a read, by *tag* if it was used."""
 
     def deleted(self, digest: Digest) -> None:
-        """A link was removed."""
+        """Report a removed link."""
 
     def tagged(self, tag: Tag, digest: Digest) -> None:
-        """A tag has come to stand for a manifest."""
+        """Report a tag that was set to a manifest."""
 
     def untagged(self, tag: Tag) -> None:
-        """A tag was removed."""
+        """Report a removed tag."""
 
 
-class _ToldEvents(Events):
-    """Tells *listener* of what it hears."""
+class _SentEvents(Events):
+    """Sender of the events of *repository* to *listener*."""
 
     def __init__(self, repository: RepositoryName, listener: Listener) -> None:
         self.repository: RepositoryName = repository
         self._listener = listener
 
-    def _tell(self, event: Event) -> None:
+    def _send(self, event: Event) -> None:
         if event.action in self._listener.actions:
             self._listener.handle(event)
 
 
-class BlobEvents(_ToldEvents):
-    """Tells of a repository's layers."""
+class BlobEvents(_SentEvents):
+    """Sender of the events of a repository's layers."""
 
     def pushed(self, digest: Digest, size: int) -> None:
-        self._tell(Event(Action.PUSH, self.repository, Descriptor(digest, size)))
+        self._send(Event(Action.PUSH, self.repository, Descriptor(digest, size)))
 
     def mounted(self, digest: Digest, size: int, origin: RepositoryName | None) -> None:
         if origin in (None, self.repository):
             self.pushed(digest, size)
             return
         blob = Descriptor(digest, size)
-        self._tell(Event(Action.MOUNT, self.repository, blob, origin=origin))
+        self._send(Event(Action.MOUNT, self.repository, blob, origin=origin))
 
     def pulled(self, digest: Digest, size: int, tag: Tag | None = None) -> None:
-        self._tell(Event(Action.PULL, self.repository, Descriptor(digest, size)))
+        self._send(Event(Action.PULL, self.repository, Descriptor(digest, size)))
 
     def deleted(self, digest: Digest) -> None:
-        self._tell(Event(Action.DELETE, self.repository, digest))
+        self._send(Event(Action.DELETE, self.repository, digest))
 
 
-class ManifestEvents(_ToldEvents):
-    """Tells of a repository's manifests and tags; what a manifest is, is read in *blobs*."""
+class ManifestEvents(_SentEvents):
+    """Sender of the events of a repository's manifests and tags; it reads manifests in *blobs*."""
 
     def __init__(self, repository: RepositoryName, blobs: BlobStore, listener: Listener) -> None:
         super().__init__(repository, listener)
         self._blobs = blobs
 
     def pushed(self, digest: Digest, size: int) -> None:
-        self._describe(Action.PUSH, digest)
+        self._send_manifest(Action.PUSH, digest)
 
     def mounted(self, digest: Digest, size: int, origin: RepositoryName | None) -> None:
-        self._describe(Action.PUSH, digest)  # no registry mounts manifests
+        self._send_manifest(Action.PUSH, digest)  # no registry mounts manifests
 
     def pulled(self, digest: Digest, size: int, tag: Tag | None = None) -> None:
-        self._describe(Action.PULL, digest, tag)
+        self._send_manifest(Action.PULL, digest, tag)
 
     def tagged(self, tag: Tag, digest: Digest) -> None:
-        self._describe(Action.PUSH, digest, tag)
+        self._send_manifest(Action.PUSH, digest, tag)
 
     def deleted(self, digest: Digest) -> None:
-        self._tell(Event(Action.DELETE, self.repository, digest, is_manifest=True))
+        self._send(Event(Action.DELETE, self.repository, digest, is_manifest=True))
 
     def untagged(self, tag: Tag) -> None:
-        self._tell(Event(Action.DELETE, self.repository, tag))
+        self._send(Event(Action.DELETE, self.repository, tag))
 
-    def _describe(self, action: Action, digest: Digest, tag: Tag | None = None) -> None:
-        """Tell of a manifest with all that is in it."""
-        if action not in self._listener.actions:  # so nobody needs it read
+    def _send_manifest(self, action: Action, digest: Digest, tag: Tag | None = None) -> None:
+        """Send an event with the media type and the references of a manifest."""
+        if action not in self._listener.actions:  # then the manifest need not be read
             return
         target: Descriptor | Digest = digest
         references: tuple[Descriptor, ...] = ()
@@ -165,7 +165,7 @@ class ManifestEvents(_ToldEvents):
             manifest = Manifest.parse(payload)
             target = Descriptor(digest, len(payload), manifest.media_type)
             references = manifest.references
-        except BlobfsError as exc:  # it was done all the same
+        except BlobfsError as exc:  # the action succeeded, so it is reported
             fields = about(repository=self.repository, digest=digest)
-            log.info("of manifest %s only the digest is told: %s", digest, exc, extra=fields)
-        self._tell(Event(action, self.repository, target, True, tag, references=references))
+            log.info("the event of manifest %s has only its digest: %s", digest, exc, extra=fields)
+        self._send(Event(action, self.repository, target, True, tag, references=references))

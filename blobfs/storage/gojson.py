@@ -1,10 +1,9 @@
-"""JSON, read into declared shapes as Go's ``encoding/json`` reads it into structs.
+"""JSON decoder with declared shapes and the rules of Go's ``encoding/json``.
 
-A registry is written in Go. So Go's rules decide which manifest it can read, and what it reads in
-one that is odd: keys match without regard to case; ``null`` leaves a value as it is; a key that is
-there twice is read twice, the second time over the first; bytes that are not UTF-8 become U+FFFD;
-a number for an integer has neither a fraction nor an exponent; and no declared value has another
-type. What no shape declares only has to be JSON.
+A registry is written in Go, so Go's rules decide which manifests it can read. Keys match without
+regard to case. ``null`` leaves a value unchanged. A duplicate key is decoded over the first value.
+Invalid UTF-8 becomes U+FFFD. An integer has no fraction and no exponent. A declared value must
+have its declared type. Undeclared members only have to be valid JSON.
 
 Source of truth: Go 1.19, ``encoding/json/decode.go``.
 """
@@ -30,7 +29,7 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A JSON value that no shape has been given to: see ``parse``."""
+    """A JSON value before a shape decodes it, as ``parse`` returns it."""
 
     value: object
 
@@ -46,9 +45,9 @@ class _Number:
 
 
 def parse(payload: bytes) -> Token:
-    """Read one JSON value and nothing else; raises ManifestInvalid.
+    """Parse exactly one JSON value; raises ManifestInvalid.
 
-    Python's reader goes down some 990 levels, Go's 10,000.
+    Python's parser accepts some 990 nested levels, Go's 10,000.
     """
     try:
         return Token(_DECODER.decode(payload.decode(errors="replace")))
@@ -57,7 +56,7 @@ def parse(payload: bytes) -> Token:
 
 
 def _not_json(constant: str) -> Never:
-    raise ValueError(constant)  # NaN and Infinity, which Python reads by default
+    raise ValueError(constant)  # NaN and Infinity, which Python accepts by default
 
 
 _DECODER: Final = json.JSONDecoder(
@@ -66,12 +65,12 @@ _DECODER: Final = json.JSONDecoder(
 
 
 class Shape(ABC):
-    """A Go type. *zero* is its value where the JSON has none."""
+    """A Go type. *zero* is its value if the JSON has none."""
 
     zero: object = None
 
     def decode(self, token: object, old: object, where: str) -> object:
-        """The value of *token*, read over *old*; raises ManifestInvalid, which names *where*."""
+        """Decode *token* over the value *old*; raises ManifestInvalid, which names *where*."""
         return self._null(old) if token is None else self._decode(token, old, where)
 
     def _null(self, old: object) -> object:
@@ -79,11 +78,11 @@ class Shape(ABC):
 
     @abstractmethod
     def _decode(self, token: object, old: object, where: str) -> object:
-        """``decode`` of what is not null."""
+        """Decode a token that is not null."""
 
 
 class _Nilable(Shape):
-    """A Go type that can be nil, which ``null`` makes it."""
+    """A Go type that can be nil; ``null`` sets it to nil."""
 
     def _null(self, old: object) -> object:
         return None
@@ -111,7 +110,7 @@ class _Int64(Shape):
             try:
                 value = int(token.text)
             except ValueError:
-                pass  # it has a fraction or an exponent
+                pass  # a fraction or an exponent
             else:
                 if value in _INT64:
                     return value
@@ -135,14 +134,14 @@ STRING: Final = _String()
 """``string``."""
 
 INT64: Final = _Int64()
-"""``int64``, which is also ``int`` on every machine that matters."""
+"""``int64``, and ``int`` on 64-bit machines."""
 
 BYTES: Final = _Bytes()
 """``[]byte``."""
 
 
 class Slice(_Nilable):
-    """``[]item``: a list, or None where it is nil."""
+    """``[]item``: a list, or None for nil."""
 
     def __init__(self, item: Shape) -> None:
         self._item = item
@@ -159,7 +158,7 @@ class Slice(_Nilable):
 
 
 class Map(_Nilable):
-    """``map[string]item``: a dict, or None where it is nil."""
+    """``map[string]item``: a dict, or None for nil."""
 
     def __init__(self, item: Shape) -> None:
         self._item = item
@@ -174,7 +173,7 @@ class Map(_Nilable):
 
 
 class Struct(Shape):
-    """A struct, by the names that its fields have in JSON: a dict with all of them."""
+    """A struct: a dict with all its fields, by their JSON names."""
 
     def __init__(self, fields: Mapping[str, Shape]) -> None:
         self._fields = fields
@@ -183,7 +182,7 @@ class Struct(Shape):
         self.zero = self._fresh
 
     def read(self, token: Token) -> dict[str, object]:
-        """The struct that *token* is; raises ManifestInvalid."""
+        """Decode *token*; raises ManifestInvalid."""
         if token.value is not None and not isinstance(token.value, _Object):
             raise ManifestInvalid("not a JSON object")
         return self._read(token.value, None, "")
@@ -205,7 +204,7 @@ class Struct(Shape):
 
 
 class Pointer(_Nilable):
-    """``*struct``: a dict, or None where it is nil."""
+    """``*struct``: a dict, or None for nil."""
 
     def __init__(self, struct: Struct) -> None:
         self._struct = struct
@@ -215,5 +214,5 @@ class Pointer(_Nilable):
 
 
 def _folded(key: str) -> str:
-    # Go takes the long s and the Kelvin sign for the letters; ``lower`` does so for the latter.
+    # Go folds the long s and the Kelvin sign to letters; ``lower`` folds only the latter.
     return key.lower().replace("\u017f", "s")

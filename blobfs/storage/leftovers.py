@@ -1,7 +1,8 @@
 """Layer links that a registry's garbage collection has left behind.
 
 A collection removes the blobs that no manifest names, and leaves their links in ``_layers``
-(distribution#2288). A link whose blob is missing is such a link, or damage: the manifests tell.
+(distribution#2288). A link whose blob is missing is left over if no manifest names the blob;
+otherwise it is damage.
 """
 
 from __future__ import annotations
@@ -24,27 +25,29 @@ from blobfs.storage.linkedblobstore import LinkedBlobStore
 _DIGEST: Final = re.compile(rb"sha(?:256|512):([0-9a-f]{16})[0-9a-f]{48,112}")
 
 _KEPT_S: Final = 1.0
-"""How long an answer is good, so that a listing of many links needs one."""
+"""The lifetime of a result, so that a listing of many links computes it once."""
 
 _MAX_KEPT: Final = 500_000
-"""Digests that are kept of manifests that were read, about 60 bytes each."""
+"""Digests kept from the manifests that were read, about 60 bytes each."""
 
 
 class _Named(NamedTuple):
     prefixes: frozenset[int]
     is_complete: bool
-    until: float  # as time.monotonic() has it
+    until: float  # by time.monotonic()
 
 
 class LeftOvers:
-    """Tells which layers of a repository without a blob were left over. Thread-safe.
+    """Test for left-over layer links of a repository.
 
-    *revisions* are the repository's manifests. They are read only when it is asked, each once.
+    *revisions* are the repository's manifests. Each is read once, at the first test that needs it.
 
-    Digests are found in the bytes, so a manifest of any type counts. Only the first 64 bits of
-    each are kept, by the revision, which never changes. A manifest that cannot be read may name
-    any digest. Where *blobs* holds none at all, the blob store is gone, and nothing is left over.
-    The lock guards what is kept; no storage is asked under it.
+    Digests are searched in the bytes, so a manifest of any type counts. Only the first 64 bits of
+    each digest are kept, by revision. A manifest that cannot be read may name any digest. If
+    *blobs* holds no blob at all, the blob store is lost, and no link is left over.
+
+    Thread-safe: the lock guards the kept digests and the current result. No storage call is made
+    under it.
     """
 
     def __init__(self, revisions: LinkedBlobStore, blobs: BlobStore) -> None:
@@ -56,7 +59,7 @@ class LeftOvers:
         self._answer: Future[_Named] | None = None
 
     def include(self, *names: Digest) -> bool:
-        """Whether no manifest names the missing blob by any of its *names*.
+        """True if no manifest names the missing blob by any of its *names*.
 
         Raises AccessDenied, StorageUnavailable, and TakesLong on an event loop.
         """
@@ -64,7 +67,7 @@ class LeftOvers:
         return named.is_complete and not any(_prefix(d.encoded) in named.prefixes for d in names)
 
     def _named(self) -> _Named:
-        """What was read a moment ago, or is read now, by one thread for all that ask."""
+        """Return the current result; one thread computes it and the others wait for it."""
         answer = self._answer
         if answer is None or not answer.done() or _is_old(answer):
             refuse_to_take_long()
@@ -101,7 +104,7 @@ class LeftOvers:
     def _read_each(
         self, revisions: Sequence[Digest], known: Container[Digest]
     ) -> Iterator[frozenset[int] | None]:
-        """What those of *revisions* name that are not *known*; None for what cannot be read."""
+        """Yield the prefixes in each revision not *known*; None for an unreadable revision."""
         unread = [each for each in revisions if each not in known]
         read = self._revisions.map_contents(_prefixes, unread)
         for revision, found in zip(unread, read, strict=True):
@@ -109,7 +112,7 @@ class LeftOvers:
                 case frozenset():
                     self._keep(revision, found)
                     yield found
-                case BlobUnknown():  # the link is gone meanwhile, or its blob is missing
+                case BlobUnknown():  # the link was removed, or its blob is missing
                     yield None if self._revisions.existing([revision]) else frozenset()
                 case Corrupt() | AccessDenied():
                     yield None

@@ -1,4 +1,4 @@
-"""A repository's view of the blob store: exactly the blobs that a link set names."""
+"""A repository's view of the blob store: the blobs that a set of link files names."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ T = TypeVar("T")
 
 
 class LinkedBlobStore:
-    """The blobs that a link set gives access to.
+    """The blobs of a link set. Thread-safe.
 
     A link set is a directory of ``<algorithm>/<hex>/link`` files: a repository's layers, its
-    manifest revisions, or the index of a tag. *events* tell what is mounted and deleted, and
-    whose it is, for the descriptor cache, which has to forget what is deleted.
+    manifest revisions, or the index of a tag. *events* sends the mounts and deletions. Its
+    repository is the one whose cached descriptors a deletion removes.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class LinkedBlobStore:
         self.events = events or Events()
 
     def resolve(self, digest: Digest) -> Digest:
-        """The digest under which the blob is stored.
+        """Return the digest under which the blob is stored.
 
-        It is *digest* itself, or the canonical one for the same bytes: a blob that was pushed
-        as ``sha512:…`` is stored as ``sha256:…``. Raises BlobUnknown, LinkInvalid.
+        It is *digest* itself, or the canonical digest of an alias: a blob that was pushed as
+        ``sha512:…`` is stored as ``sha256:…``. Raises BlobUnknown, LinkInvalid.
         """
         path = paths.link(self.link_set, digest)
         if self._driver.is_known_to_hold(path, str(digest).encode("ascii")):
@@ -74,10 +74,10 @@ class LinkedBlobStore:
         return target
 
     def stat(self, digest: Digest) -> Descriptor:
-        """What is known of the blob, under the digest it is stored by.
+        """Return the blob's descriptor, with the digest under which the blob is stored.
 
-        Raises BlobUnknown, LinkInvalid, LinkDangling, BlobDamaged, and DigestMismatch for a blob
-        that does not hash to *digest*.
+        Raises BlobUnknown, LinkInvalid, LinkDangling, BlobDamaged, and DigestMismatch if the blob
+        does not hash to *digest*.
         """
         return self._described(digest, self._blobs.stat)
 
@@ -95,8 +95,8 @@ class LinkedBlobStore:
         return descriptor
 
     def stat_now(self, digest: Digest) -> Descriptor:
-        """``stat``, of the storage itself, for a writer; raises what ``stat`` does."""
-        if self._driver.is_object_store:  # elsewhere the link is read in a moment
+        """Do the same as ``stat`` without any cache, for writers; raises the same errors."""
+        if self._driver.is_object_store:  # elsewhere ``resolve`` reads the link itself
             try:
                 self._driver.stat_now(paths.link(self.link_set, digest))
             except PathNotFound:
@@ -104,7 +104,7 @@ class LinkedBlobStore:
         return self._described(digest, self._blobs.stat_now)
 
     def prefetch(self, digests: Sequence[Digest]) -> None:
-        """Get ready for a ``stat`` of each, most of which are linked."""
+        """Prepare a ``stat`` of each digest, most of which are linked."""
         self._blobs.prefetch(digests)
 
     def open(self, digest: Digest) -> FileReader:
@@ -112,15 +112,15 @@ class LinkedBlobStore:
         return self._blobs.open(self._verified(digest))
 
     def get(self, digest: Digest) -> bytes:
-        """A small blob's content, verified; raises what ``BlobStore.get`` and ``resolve`` do."""
+        """Return a small blob's verified content; raises what ``open`` does, and BlobDamaged."""
         return self._blobs.get(self._verified(digest))
 
     def map_contents(
         self, call: Callable[[Digest, bytes], T], digests: Iterable[Digest]
     ) -> Iterator[T | BlobfsError]:
-        """``call(digest, content)`` for each of *digests*, or the error of ``get``, in their order.
+        """Yield ``call(digest, content)``, or the error of ``get``, for each digest in order.
 
-        On a remote storage up to 32 are read at a time, each in the thread that then calls *call*.
+        A remote storage is read by up to 32 threads; each calls *call* on the content it has read.
         """
 
         def read(digest: Digest) -> T | BlobfsError:
@@ -138,28 +138,25 @@ class LinkedBlobStore:
         return target
 
     def link(self, digest: Digest, target: Digest) -> None:
-        """Give access to the blob *target*, which must be there, under the name *digest*."""
+        """Link the existing blob *target* under the name *digest*."""
         path = paths.link(self.link_set, digest)
-        if not self._driver.is_object_store:  # where to look first would cost what it may save
+        if not self._driver.is_object_store:  # there a look first costs as much as the write
             try:
                 if read_link(self._driver, path) == target:
                     self._driver.sync(path)
                     return
             except BlobfsError:
-                pass  # what cannot be read is replaced; what cannot be replaced fails below
+                pass  # an unreadable link is replaced, or the write below raises
         write_link(self._driver, path, target)
 
     def put(self, content: bytes) -> Descriptor:
-        """Store a small blob, and link it."""
+        """Store and link a small blob."""
         descriptor = self._blobs.put(content)
         self.link_blob(descriptor.digest, descriptor)
         return descriptor
 
     def mount(self, digest: Digest, source: LinkedBlobStore | BlobStore) -> Descriptor:
-        """Give access to a blob that *source* has, without moving a byte of it.
-
-        Raises what ``source.stat_now`` does.
-        """
+        """Link a blob of *source* without copying it; raises the errors of ``source.stat_now``."""
         descriptor = source.stat_now(digest)
         self._blobs.sync(descriptor.digest)
         self.link_blob(digest, descriptor)
@@ -168,9 +165,9 @@ class LinkedBlobStore:
         return descriptor
 
     def link_blob(self, digest: Digest, descriptor: Descriptor) -> None:
-        """Give access to a blob that is there, under its own digest and the name *digest*.
+        """Link an existing blob under its own digest and under *digest*.
 
-        The caller has hashed the blob by both.
+        The caller has verified both digests.
         """
         if digest != descriptor.digest:
             self._blobs.aliases.remember(Alias(digest, descriptor.digest))
@@ -178,12 +175,12 @@ class LinkedBlobStore:
             self.link(name, descriptor.digest)
 
     def delete(self, digest: Digest) -> None:
-        """Take access away; the blob stays until garbage is collected. Raises BlobUnknown."""
+        """Remove the link; the blob stays until a garbage collection. Raises BlobUnknown."""
         try:
             self._driver.delete(paths.link(self.link_set, digest))
         except PathNotFound:
             raise BlobUnknown(digest) from None
-        finally:  # also of what is gone already, or may be
+        finally:  # also if the link was missing, or may have been removed
             self._blobs.descriptors.delete(digest, self.events.repository)
         self.events.deleted(digest)
 
@@ -193,11 +190,11 @@ class LinkedBlobStore:
         return [name for name, info in zip(ALGORITHMS, infos, strict=True) if info and info.is_dir]
 
     def enumerate(self, algorithm: str) -> Iterator[Digest]:
-        """Every digest of *algorithm* that has a link file, in no order; none is read."""
+        """Every digest of *algorithm* that has a link file, in no order; no link is read."""
         return (digest for digest in self.list_unchecked(algorithm) if self.existing([digest]))
 
     def list_unchecked(self, algorithm: str) -> Iterator[Digest]:
-        """Like ``enumerate``, but with some whose link has been deleted, and much cheaper."""
+        """Like ``enumerate``, but including some deleted links, and much cheaper."""
         try:
             entries = self._driver.listdir(f"{self.link_set}/{algorithm}")
         except PathNotFound:
@@ -211,9 +208,9 @@ class LinkedBlobStore:
                 yield digest
 
     def existing(self, digests: Sequence[Digest]) -> list[Digest]:
-        """Those of *digests* that have a link file; deleting one leaves its directory.
+        """Those of *digests* that have a link file; a deleted link leaves its directory.
 
-        All of them where the storage refuses to tell of one, and tells whoever looks at that.
+        If access to one is denied, all are returned; a later ``stat`` raises the error.
         """
         try:
             infos = self._driver.stat_many([paths.link(self.link_set, d) for d in digests])
@@ -223,13 +220,13 @@ class LinkedBlobStore:
 
 
 class LayerStore(LinkedBlobStore):
-    """The layers of *repository*: one that the cache has is there without a look at its link.
+    """The layers of *repository*, which the descriptor cache holds by repository. Thread-safe.
 
-    Revisions are not remembered so. A cache cannot tell a revision from a layer, and would make
-    a layer of each; of their blobs alone it tells whoever has read the link.
+    A cached layer exists: its link is not read. Revisions are not cached by repository, because
+    the cache cannot tell a revision from a layer and would turn each revision into a layer.
 
-    A link whose blob is missing is damage, unless *left_overs* include it: then a garbage
-    collection has removed the layer, which is unknown.
+    A link whose blob is missing is damage, unless *is_left_over* returns true for its digest and
+    its target: then a garbage collection has removed the layer, and it is unknown.
     """
 
     def __init__(
@@ -249,7 +246,7 @@ class LayerStore(LinkedBlobStore):
 
     def stat(self, digest: Digest) -> Descriptor:
         descriptor = self._statter.stat(digest)
-        # The cache may be shared with others, and hold an alias that nobody here has verified.
+        # A shared cache may hold an alias that this process has not verified.
         self._blobs.verify_name(digest, descriptor.digest)
         return descriptor
 
@@ -263,23 +260,23 @@ class LayerStore(LinkedBlobStore):
             raise BlobUnknown(digest) from None
 
     def existing(self, digests: Sequence[Digest]) -> list[Digest]:
-        """Those of *digests* that are linked, without links that are left over.
+        """Those of *digests* that are linked, without left-over links.
 
-        An object store is not asked for blobs again: those are kept as long as names are.
+        An object store is not asked for the blobs: a request for each would be slow.
         """
         linked = super().existing(digests)
         if self._driver.is_object_store:
             return linked
         stored = set(self._blobs.existing(linked))
-        return [digest for digest in linked if digest in stored or self._shows(digest)]
+        return [digest for digest in linked if digest in stored or self._is_shown(digest)]
 
-    def _shows(self, digest: Digest) -> bool:
+    def _is_shown(self, digest: Digest) -> bool:
         try:
             self._stat_stored(digest)
         except BlobUnknown:
             return False
         except (Corrupt, AccessDenied):
-            pass  # it is there, and whoever looks at it is told
+            pass  # it exists; a later ``stat`` raises the error
         return True
 
     def prefetch(self, digests: Sequence[Digest]) -> None:

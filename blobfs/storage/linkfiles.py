@@ -1,7 +1,7 @@
-"""Link files: read while a registry may be writing them, and written over whatever is there.
+"""Reading and writing of link files, beside a registry that writes them too.
 
 distribution's filesystem driver truncates a link before it writes it, so a reader in between
-finds it empty. Such a file is read again for a moment, by a thread that may sleep
+finds it empty. Such a file is read again for up to 50 ms, in a thread that may sleep
 (``blobfs/eventloop.py``).
 """
 
@@ -18,14 +18,14 @@ from blobfs.eventloop import refuse_to_take_long
 _LONGER_THAN_A_LINK: Final = 256  # bytes; "sha512:" and its digits are 135
 
 _YOUNG_NS: Final = 2 * 10**9
-"""A short link that was changed within this time is taken for one that is being written."""
+"""A short link that was changed within this time may be a write in progress."""
 
 _WAIT_S: Final = 0.05
 _STEP_S: Final = 0.005
 
 
 def read_link(driver: StorageDriver, path: str) -> Digest:
-    """The digest that a link file holds, and nothing else.
+    """Return the digest in a link file, which must hold nothing else.
 
     Raises PathNotFound, LinkInvalid, TakesLong.
     """
@@ -37,7 +37,7 @@ def read_link(driver: StorageDriver, path: str) -> Digest:
         except (DigestInvalid, UnicodeDecodeError):
             what = repr(content[:160])[1:] if content else "nothing"
             message = f"link {path} holds {what}, not a digest"
-        if not _is_unsettled(driver, path, content) or time.monotonic() > deadline:
+        if not _may_be_incomplete(driver, path, content) or time.monotonic() > deadline:
             raise LinkInvalid(message)
         refuse_to_take_long()
         time.sleep(_STEP_S)
@@ -50,8 +50,8 @@ def _content(driver: StorageDriver, path: str) -> bytes:
         raise LinkInvalid(f"link {path} is a directory") from None
 
 
-def _is_unsettled(driver: StorageDriver, path: str, content: bytes) -> bool:
-    """Whether the link may be whole in a moment: it is too short, and young."""
+def _may_be_incomplete(driver: StorageDriver, path: str, content: bytes) -> bool:
+    """True if the link is too short and was just changed, so a write may be in progress."""
     whole = 135 if content.startswith(b"sha512:") else 71
     if driver.is_object_store or len(content) >= whole:
         return False
@@ -59,7 +59,7 @@ def _is_unsettled(driver: StorageDriver, path: str, content: bytes) -> bool:
 
 
 def write_link(driver: StorageDriver, path: str, target: Digest) -> None:
-    """Let the link file at *path* hold *target*, whatever is there now, even a directory."""
+    """Write *target* to the link file at *path*; a directory there is removed."""
     content = str(target).encode("ascii")
     try:
         driver.put_content(path, content)

@@ -1,9 +1,9 @@
-"""Manifests: the JSON that says which blobs make up an image, or which manifests an index.
+"""Manifests: JSON documents that list the blobs of an image, or the manifests of an index.
 
-A manifest is judged as docker-registry 2.8 judges it: ``Manifest.parse`` reads what that serves,
-and ``Manifest.to_be_stored`` takes what that takes in a push. The shapes are the Go structs of
-distribution. ``tests/storage/test_manifests_with_registry.py`` compares the two programs, and has a
-list of the differences.
+Validation follows docker-registry 2.8: ``Manifest.parse`` accepts the manifests that it serves,
+``Manifest.to_be_stored`` those that it accepts in a push. The shapes are the Go structs of
+distribution. ``tests/storage/test_manifests_with_registry.py`` compares the two programs and lists
+their differences.
 
 Source of truth: distribution 2.8.2, ``manifest/`` and ``registry/storage/*manifesthandler.go``; the
 OCI image specification.
@@ -42,7 +42,7 @@ SIGNED_SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+pretty
 
 INDEXES: Final = frozenset({DOCKER_LIST, OCI_INDEX})
 MEDIA_TYPES: Final = frozenset({DOCKER_MANIFEST, OCI_MANIFEST}) | INDEXES
-"""The media types of what can be stored; a manifest of schema 1 can only be read."""
+"""Media types of manifests that can be stored; schema 1 can only be read."""
 
 _SCHEMA_1_LAYER: Final = "application/vnd.docker.container.image.rootfs.diff+x-gtar"
 _DOCKER_FOREIGN: Final = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
@@ -56,7 +56,7 @@ _WITH_CHECKED_URLS: Final = {
         for compression in ("", "+gzip")
     ),
 }
-"""By a manifest's media type the layers whose URLs a registry looks at."""
+"""The layer types whose URLs a registry validates, by the manifest's media type."""
 
 _VERSIONED: Final[Mapping[str, Shape]] = {"schemaVersion": INT64, "mediaType": STRING}
 _PLATFORM: Final[Mapping[str, Shape]] = {
@@ -111,18 +111,18 @@ _DISTRIBUTION_3: Final = Struct(
         "annotations": Map(STRING),
     }
 )
-"""The OCI manifests of distribution 3, which declares more than 2.8 does."""
+"""The OCI manifests of distribution 3, which declares more fields than 2.8."""
 
 _TYPED: Final = Struct(dict.fromkeys(("config", "layers", "manifests", "signatures"), ANY))
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest of any media type, as far as storage needs to know it.
+    """A manifest of any media type, with the parts that the storage needs.
 
     *references* are the config and the layers of an image, or the children of an index, without
-    those whose digest is none. Those that are *foreign* are to be had elsewhere, and a registry
-    need not have them. *for_linux_amd64* is the child that a client gets who takes no list.
+    those whose digest is invalid. *foreign* blobs are downloaded from elsewhere; a registry need
+    not have them. *for_linux_amd64* is the child served to a client that does not accept lists.
     """
 
     media_type: str
@@ -132,19 +132,19 @@ class Manifest:
 
     @property
     def is_index(self) -> bool:
-        """Whether the references are manifests."""
+        """True if the references are manifests."""
         return self.media_type in INDEXES
 
     @classmethod
     def parse(cls, payload: bytes) -> Manifest:
-        """Read the bytes of a stored manifest; raises ManifestInvalid."""
+        """Parse a stored manifest; raises ManifestInvalid."""
         return cls._of(*_read(parse(payload)))
 
     @classmethod
     def to_be_stored(cls, payload: bytes) -> Manifest:
-        """Read the bytes of a manifest that is to be stored.
+        """Parse a manifest before it is stored.
 
-        Raises ManifestInvalid also for what a registry would serve, but not take.
+        Raises ManifestInvalid also for a manifest that a registry serves but does not accept.
         """
         token = parse(payload)
         media_type, references = _read(token)
@@ -173,7 +173,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class _Reference:
-    """A descriptor as it is in the JSON, at *where*."""
+    """A descriptor in the JSON, at *where*."""
 
     where: str
     digest: str
@@ -204,16 +204,16 @@ class _Reference:
         raise ManifestInvalid(f"{where} is not a descriptor")
 
     def descriptor(self) -> Descriptor | None:
-        """What is said of the blob; None if the digest is none."""
+        """Return the blob's descriptor; None if the digest is invalid."""
         try:
             digest = Digest.parse(self.digest)
         except DigestInvalid:
             return None
-        media_type = self.media_type if _is_told(self.media_type) else OCTET_STREAM
+        media_type = self.media_type if _is_displayable(self.media_type) else OCTET_STREAM
         return Descriptor(digest, self.size, media_type)
 
     def check(self, manifest: str) -> None:
-        """Raise ManifestInvalid for what a manifest of that media type may not refer to."""
+        """Raise ManifestInvalid if a *manifest* of that media type may not have this reference."""
         if self.media_type in _WITH_CHECKED_URLS.get(manifest, ()):
             if not all(map(_is_web_address, self.urls)):
                 raise ManifestInvalid(f"{self.where}.urls are not all http or https URLs")
@@ -224,7 +224,7 @@ class _Reference:
 
 
 def _read(token: Token) -> tuple[str, list[_Reference]]:
-    """The media type, and what is referred to."""
+    """Return the media type and the references."""
     media_type = _media_type(token)
     match _SHAPES[media_type].read(token):
         case {"config": config, "layers": layers}:
@@ -259,13 +259,13 @@ def _media_type(token: Token) -> str:
 
 
 def _check_kind(token: Token, media_type: str) -> None:
-    """Raise ManifestInvalid for what is of more than one kind, or of none to be stored."""
+    """Raise ManifestInvalid for a manifest of two kinds, or of a kind that cannot be stored."""
     if media_type not in MEDIA_TYPES:
         raise ManifestInvalid("schemaVersion is 1; convert the image to schema 2 and push that")
     typed = _TYPED.read(token)
     is_index = typed["manifests"] is not None
     is_image = typed["config"] is not None or typed["layers"] is not None
-    if is_index and is_image:  # a client may take it for the other kind (CVE-2021-41190)
+    if is_index and is_image:  # clients could disagree on its kind (CVE-2021-41190)
         raise ManifestInvalid("both an index and a manifest")
     if is_index != (media_type in INDEXES) and (is_index or is_image):
         raise ManifestInvalid(f"does not look like its media type, {media_type}")
@@ -274,18 +274,18 @@ def _check_kind(token: Token, media_type: str) -> None:
 
 
 def _is_web_address(url: str) -> bool:
-    """Whether Go parses it as an absolute ``http`` or ``https`` URL without a fragment."""
+    """True if Go parses it as an absolute ``http`` or ``https`` URL without a fragment."""
     if re.match("https?:", url, re.IGNORECASE) is None or re.search("[\x00-\x1f\x7f]", url):
         return False
     try:
         parts = urlsplit(url)
-        _ = parts.port  # which is parsed when it is asked for
+        _ = parts.port  # raises ValueError for an invalid port
     except ValueError:
         return False
     is_escaped = re.search("%(?![0-9A-Fa-f]{2})", parts.netloc + parts.path) is None
     return is_escaped and not parts.fragment and " " not in parts.netloc
 
 
-def _is_told(media_type: str) -> TypeGuard[str]:
-    """Whether it fits an extended attribute and a line of a terminal, as all in use do."""
+def _is_displayable(media_type: str) -> TypeGuard[str]:
+    """True if it is short printable ASCII, fit for an extended attribute and a terminal."""
     return 0 < len(media_type) < 256 and media_type.isascii() and media_type.isprintable()

@@ -1,4 +1,4 @@
-"""The descriptors in manifests, kept in little memory."""
+"""Compact memory for the descriptors in manifests."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _KEY: Final = Struct("<B32s")
 """The start of a record."""
 
 _MAX_KEPT: Final = 64 * 2**20
-"""Bytes that are kept of all manifests. An image of ten layers takes 800."""
+"""Bytes kept for all manifests. An image of ten layers takes 800."""
 
 _OVERHEAD: Final = 300
-"""Bytes of an entry beside its records, roughly."""
+"""Approximate bytes of an entry without its records."""
 
 
 @dataclass(frozen=True, slots=True)
 class References:
     """The descriptors in a manifest: its own first, then those of its references.
 
-    *records* has a ``_RECORD`` of 45 bytes for each, *media_types* the types that they number.
+    *records* has a ``_RECORD`` of 45 bytes for each. Its media type is an index of *media_types*.
     """
 
     records: bytes
@@ -36,7 +36,7 @@ class References:
 
     @classmethod
     def of(cls, descriptors: Sequence[Descriptor]) -> References:
-        """Pack *descriptors*. A manifest that is not valid has none."""
+        """Pack *descriptors*; an invalid manifest has none."""
         numbers: dict[str, int] = {}
         records = [
             key(each.digest)
@@ -56,7 +56,7 @@ class References:
         return None if at < 0 else self._descriptor(digest, at)
 
     def find_each(self, digests: Mapping[bytes, Digest]) -> Iterator[Descriptor]:
-        """The descriptors of those *digests*, by their ``key``, that the manifest refers to."""
+        """The descriptors in the manifest for any of *digests*, a mapping by ``key``."""
         for at in range(0, len(self.records), _RECORD.size):
             digest = digests.get(self.records[at : at + _KEY.size])
             if digest is not None:
@@ -67,15 +67,15 @@ class References:
         return Descriptor(digest, size, self.media_types[number])
 
     def memory(self) -> int:
-        """The bytes of memory that it takes, roughly."""
+        """Return the approximate bytes of memory in use."""
         return _OVERHEAD + len(self.records) + sum(50 + len(each) for each in self.media_types)
 
 
 class ManifestMemory:
-    """The references of manifests, by the manifests' digests, for all repositories.
+    """LRU cache of manifests' references, by the manifest's digest, for all repositories.
 
-    The content of a digest never changes, so an entry is never wrong. The manifests used last are
-    kept, up to *limit* bytes. Thread-safe; the lock guards all fields.
+    The content of a digest never changes, so an entry is never out of date. *limit* bounds the
+    bytes. Thread-safe; the lock guards all fields.
     """
 
     def __init__(self, limit: int = _MAX_KEPT) -> None:
@@ -85,7 +85,7 @@ class ManifestMemory:
         self._size = 0
 
     def get(self, revision: Digest) -> References | None:
-        """The references of a manifest that was read."""
+        """Return the references of a manifest; None if they are not kept."""
         with self._lock:
             found = self._kept.get(revision)
             if found is not None:
@@ -103,5 +103,5 @@ class ManifestMemory:
 
 
 def key(digest: Digest) -> bytes:
-    """The key of *digest* in the records: 256 bits of it, which no two blobs share."""
+    """Return the key of *digest* in the records: its algorithm and first 256 bits."""
     return _KEY.pack(ALGORITHMS.index(digest.algorithm), bytes.fromhex(digest.encoded[:64]))

@@ -1,4 +1,4 @@
-"""The manifests that a repository has revisions of."""
+"""The manifests of a repository."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from blobfs.storage.revisionstore import RevisionStore
 
 
 class ManifestStore:
-    """Reads manifests by digest, through the repository's revision links, and puts them there.
+    """Reads and stores the manifests of a repository by digest. Thread-safe.
 
-    *layers* are the blobs that a manifest may refer to.
+    *links* are its revisions, *layers* the blobs that a manifest may refer to.
     """
 
     def __init__(self, links: RevisionStore, layers: LinkedBlobStore) -> None:
@@ -30,52 +30,55 @@ class ManifestStore:
         self._layers = layers
 
     def put(self, payload: bytes) -> Descriptor:
-        """Store a manifest, byte for byte, as a revision of the repository.
+        """Store a manifest unchanged, as a revision of the repository.
 
-        Raises ManifestRejected for what is none, or refers to a blob or a manifest that the
-        repository does not have, unless that is foreign; TooLarge above ``MAX_CONTENT`` bytes.
+        Raises ManifestRejected for an invalid manifest, and for one that refers to a missing blob
+        or manifest that is not foreign; TooLarge above ``MAX_CONTENT`` bytes.
         """
         manifest = self._validated(payload)
         return replace(self.links.put(payload), media_type=manifest.media_type)
 
     def mount(self, digest: Digest, source: LinkedBlobStore | BlobStore) -> Descriptor:
-        """Link a manifest that *source* has; raises ManifestRejected, and what ``source`` does."""
+        """Link a manifest of *source*; raises ManifestRejected, and the errors of *source*."""
         self._validated(source.get(digest))
         return self.links.mount(digest, source)
 
     def _validated(self, payload: bytes) -> Manifest:
         if len(payload) > MAX_CONTENT:
-            raise TooLarge(f"{len(payload)} bytes are too many for a manifest")
+            raise TooLarge(f"a manifest has at most {MAX_CONTENT} bytes, not {len(payload)}")
         try:
             manifest = Manifest.to_be_stored(payload)
         except ManifestInvalid as exc:
             raise ManifestRejected(f"is not a manifest: {exc}") from None
-        has = self._has_child if manifest.is_index else self._layers.stat_now
+        check = self._check_child if manifest.is_index else self._layers.stat_now
         for reference in manifest.references:
             if reference.digest not in manifest.foreign:
                 try:
-                    has(reference.digest)
+                    check(reference.digest)
                 except (BlobUnknown, Corrupt) as exc:
                     what = "manifest" if manifest.is_index else "blob"
                     raise ManifestRejected(f"refers to a {what} that is missing: {exc}") from None
         return manifest
 
-    def _has_child(self, digest: Digest) -> None:
-        """Raise BlobUnknown, Corrupt unless an index may have the child: a cache has layers."""
+    def _check_child(self, digest: Digest) -> None:
+        """Raise BlobUnknown or Corrupt if an index may not have the child.
+
+        A build cache is an index whose children are layers.
+        """
         try:
             self.links.stat_now(digest)
         except BlobUnknown:
             self._layers.stat_now(digest)
 
     def payload(self, digest: Digest) -> bytes:
-        """The manifest's bytes, as they were pushed; raises ManifestUnknown, Corrupt."""
+        """Return the manifest's bytes as they were pushed; raises ManifestUnknown, Corrupt."""
         try:
             return self.links.get(digest)
         except BlobUnknown:
             raise ManifestUnknown(digest) from None
 
     def get(self, digest: Digest) -> Manifest:
-        """The manifest; raises ManifestUnknown, ManifestInvalid and other Corrupt."""
+        """Return the parsed manifest; raises ManifestUnknown, ManifestInvalid and other Corrupt."""
         try:
             return Manifest.parse(self.payload(digest))
         except ManifestInvalid as exc:

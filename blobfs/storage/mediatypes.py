@@ -1,4 +1,4 @@
-"""The media types of a repository's blobs, which its manifests tell."""
+"""The media types of a repository's blobs, from its manifests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from blobfs.storage.manifestmemory import ManifestMemory, References, key
 from blobfs.storage.revisionstore import RevisionStore
 
 _BATCH: Final = 128
-"""Revisions that are read before the callers that wait look at the results."""
+"""Revisions that are read before the waiting callers check the results."""
 
 _WAIT_S: Final = 60.0
 """The longest wait for another thread's batch."""
@@ -34,14 +34,14 @@ _WAIT_S: Final = 60.0
 class MediaTypes:
     """The descriptors that a repository's manifests give to its blobs. Thread-safe.
 
-    The registry stores no media type, so revisions are read until one describes the blob: in
-    batches, each revision once, by one thread at a time. Batches that were read stay known when
-    a later one fails. One lock guards the fields; another lets one thread parse at a time. No
-    storage is asked under either.
+    The storage holds no media type, so revisions are read until one describes the blob. They are
+    read in batches, each revision once, by one thread at a time. The results of a batch stay valid
+    if a later batch fails. One lock guards the fields; another lets one thread parse at a time. No
+    storage call is made under either.
 
-    A manifest may refer to thousands of blobs that the repository does not have. So descriptors
-    are kept of *layers* and of manifests only; of others *memory* has the packed references, as
-    long as these are not crowded out.
+    A manifest may refer to thousands of blobs that the repository does not have. So only the
+    descriptors of *layers* and of manifests are kept here. The packed references of all others
+    are in *memory*, until that evicts them.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class MediaTypes:
         self._layers = layers
         self._aliases = aliases
         self._memory = memory
-        self._parsing = Lock()  # what a parser takes for a while is some 30 MB for the largest
+        self._parsing = Lock()  # parsing the largest manifest takes some 30 MB
         self._lock = Lock()
         self._read: set[Digest] = set()
         self._described: dict[Digest, Descriptor] = {}
         self._under_way: Future[BlobfsError | None] | None = None
 
     def describe(self, digest: Digest) -> Descriptor | None:
-        """The descriptor that a manifest gives, by any name of the blob, or None if none does.
+        """Return the blob's descriptor in a manifest, by any of its digests, or None.
 
         Raises AccessDenied, StorageUnavailable, and TakesLong on an event loop.
         """
@@ -73,9 +73,9 @@ class MediaTypes:
         return self._known_of(names)
 
     def learn(self, revision: Digest, payload: bytes) -> Manifest:
-        """Parse a revision's *payload*, and know its descriptors; raises ManifestInvalid."""
+        """Parse a revision's *payload* and keep its descriptors; raises ManifestInvalid."""
         manifest = Manifest.parse(payload)
-        self._take_up(revision, _references(revision, payload, manifest), {})
+        self._keep(revision, _references(revision, payload, manifest), {})
         return manifest
 
     def _known_of(self, names: Sequence[Digest]) -> Descriptor | None:
@@ -83,7 +83,7 @@ class MediaTypes:
         return next(filter(None, found), None)
 
     def _search(self, name: Digest) -> Descriptor | None:
-        """The descriptor of a blob that was no layer yet when its manifest was read."""
+        """Find the descriptor of a blob that became a layer after its manifest was read."""
         with self._lock:
             revisions = list(self._read)
         for references in filter(None, map(self._memory.get, revisions)):
@@ -94,14 +94,14 @@ class MediaTypes:
         return None
 
     def _is_known(self, names: Sequence[Digest]) -> bool:
-        """Whether no revision could say better: an index may be wrong about its children."""
+        """True if a descriptor is known and final: an index may be wrong about its children."""
         known = self._known_of(names)
         return known is not None and (
             known.digest in self._read or known.media_type not in MEDIA_TYPES
         )
 
     def _read_on(self, names: Sequence[Digest], tried: set[Digest]) -> bool:
-        """Read a batch that is not among *tried*, or wait for one; False if none is left."""
+        """Read or await a batch; False if all revisions were read or are in *tried*."""
         ours: Future[BlobfsError | None] = Future()
         with self._lock:
             under_way = self._under_way
@@ -118,7 +118,7 @@ class MediaTypes:
             failure = exc
             raise
         finally:
-            with self._lock:  # before the others are woken, which then read on
+            with self._lock:  # before the waiting threads wake up and read on
                 self._under_way = None
             ours.set_result(failure)
 
@@ -145,23 +145,23 @@ class MediaTypes:
         return {key(digest): digest for digest in linked}
 
     def _recall(self, revision: Digest) -> bool:
-        """Whether the revision was read through another repository."""
+        """True if the revision was already read through another repository."""
         known = self._memory.get(revision)
         if known is not None:
-            self._take_up(revision, known, {})
+            self._keep(revision, known, {})
         return known is not None
 
     def _read_each(
         self, batch: Sequence[Digest], layers: Mapping[bytes, Digest]
     ) -> Iterator[BlobfsError]:
-        """Read a *batch*; yield the failures that are the storage's, not a revision's."""
+        """Read a *batch*; yield the failures of the storage, not those of a revision."""
         read = self._revisions.map_contents(self._parse, batch)
         for revision, references in zip(batch, read, strict=True):
             match references:
                 case References():
-                    self._take_up(revision, references, layers)
+                    self._keep(revision, references, layers)
                 case Corrupt() | BlobUnknown() | AccessDenied():
-                    pass  # whoever reads the manifest gets the error; it may be repaired
+                    pass  # a reader of the manifest gets the error; it may be repaired
                 case _:
                     yield references
 
@@ -172,7 +172,7 @@ class MediaTypes:
             except ManifestInvalid:
                 return References.of(())
 
-    def _take_up(
+    def _keep(
         self, revision: Digest, references: References, layers: Mapping[bytes, Digest]
     ) -> None:
         self._memory.put(revision, references)
@@ -192,7 +192,7 @@ def _references(revision: Digest, payload: bytes, manifest: Manifest) -> Referen
 
 
 def _wait_for(batch: Future[BlobfsError | None]) -> None:
-    """Wait for the batch of another thread; raises what that raised, and StorageTimeout."""
+    """Wait for the batch of another thread; raises its error, or StorageTimeout."""
     try:
         failure = batch.result(_WAIT_S)
     except TimeoutError:

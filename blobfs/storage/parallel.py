@@ -1,4 +1,4 @@
-"""Calls that each wait for a remote storage, made side by side."""
+"""Concurrent calls to a remote storage."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 _BATCH: Final = 128
-"""Calls that are queued at once, so that two callers of thousands take turns."""
+"""Calls that one caller queues at once, so that two callers of thousands alternate."""
 
 _POOL: Final = ThreadPoolExecutor(32, thread_name_prefix="blobfs-parallel")
 
 
 def map_parallel(driver: StorageDriver, call: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
-    """The results of *call*, which asks *driver*, for each of *items*, in their order.
+    """Yield the results of *call*, which uses *driver*, for each of *items* in order.
 
-    All callers share 32 threads; a local driver is asked in the caller's thread. *call* must not
-    use this function. Raises what *call* raises.
+    All callers share 32 threads; for a local driver *call* runs in the caller's thread. *call*
+    must not use this function. Errors of *call* are raised.
     """
     if driver.is_local:
         yield from map(call, items)
