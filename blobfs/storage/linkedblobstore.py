@@ -262,7 +262,8 @@ class LayerStore(LinkedBlobStore):
     def existing(self, digests: Sequence[Digest]) -> list[Digest]:
         """Those of *digests* that are linked, without left-over links.
 
-        An object store is not asked for the blobs: a request for each would be slow.
+        An object store is not asked for the blobs again: their cached presence lasts as long as
+        that of their links.
         """
         linked = super().existing(digests)
         if self._driver.is_object_store:

@@ -1,4 +1,4 @@
-"""A registry: one blob store and the repositories that share it."""
+"""A registry: one blob store, and the repositories that share it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ from blobfs.storage.repository import Repository
 log = logging.getLogger(__name__)
 
 _KEPT: Final = 256
-"""Repositories whose media types are remembered, the latest used (not measured)."""
+"""Repositories whose media types are kept, the most recently used ones (not measured)."""
 
 
 class Registry(Closing):
-    """The storage of a registry. Thread-safe, like the driver and the cache, which it closes."""
+    """The storage of a registry. It owns the driver and the descriptor cache, and closes them.
+
+    Thread-safe, like both of these; the lock guards the table of repositories.
+    """
 
     def __init__(
         self,
@@ -52,37 +55,37 @@ class Registry(Closing):
 
     @property
     def is_local(self) -> bool:
-        """Whether calls are short enough to be made on an event loop."""
+        """True if calls are short enough for an event loop."""
         return self._driver.is_local and self._cache.is_local
 
     def exists(self) -> bool:
-        """Whether the storage is a registry's, as far as its root shows."""
+        """True if the storage has the root directory of a registry."""
         info = self.stat(paths.ROOT)
         return info is not None and info.is_dir
 
     def create(self) -> None:
-        """Begin a registry in an object store, which has no empty directories."""
+        """Create an empty registry in an object store, which has no empty directories."""
         self._driver.put_content(paths.CREATED, b"")
 
     @property
     def driver_name(self) -> str:
-        """The driver's name, as distribution has it."""
+        """The driver's name in distribution's configuration."""
         return self._driver.name
 
     def reach(self) -> None:
-        """Ask the storage itself whether it is there; raises AccessDenied, StorageUnavailable."""
+        """Check that the storage answers; raises AccessDenied, StorageUnavailable."""
         self._driver.confirm()
 
     def write_refusal(self) -> str | None:
-        """The reason why no blob may be stored, as far as that shows without storing one."""
+        """Return the reason why blobs cannot be stored, without storing one; None if unknown."""
         try:
             return self._driver.write_refusal(f"{paths.BLOBS}/none")
-        except StorageUnavailable as exc:  # no refusal
+        except StorageUnavailable as exc:  # it may accept writes later
             log.debug("%s", exc)
             return None
 
     def repository(self, name: str) -> Repository:
-        """The repository, which need not exist; raises NameInvalid."""
+        """Return the repository, which need not exist; raises NameInvalid."""
         name = RepositoryName(name)
         with self._lock:
             repository = self._repositories.get(name)
@@ -98,19 +101,18 @@ class Registry(Closing):
             return repository
 
     def is_repository(self, name: RepositoryName) -> bool:
-        """Whether anything is stored that makes *name* a repository."""
+        """True if *name* has one of the directories that make it a repository."""
         path = paths.repository(name)
         try:
             infos = self._driver.stat_many([f"{path}/{marker}" for marker in paths.MARKERS])
         except AccessDenied:
-            return True  # a marker that is there but refused must not hide the others
+            return True  # one marker without access must not hide the others
         return any(info and info.is_dir for info in infos)
 
     def children(self, prefix: str) -> Iterator[str]:
-        """What is directly below a repository's name, or below ``""``, in no order.
+        """The directories in a repository's directory, or in the root for ``""``, in no order.
 
-        Components that names go on with, and such of ``paths.MARKERS`` as are there. Raises
-        PathNotFound, before the first of them.
+        They are components of longer names, or ``paths.MARKERS``. Raises PathNotFound at the call.
         """
         entries = self._driver.listdir(paths.repository(prefix))
         return (
@@ -120,9 +122,9 @@ class Registry(Closing):
         )
 
     def enumerate(self, after: str = "") -> Iterator[RepositoryName]:
-        """Every repository, a name before those below it, each level in order.
+        """Every repository, parents before children, sorted on each level.
 
-        Of those that come *after* a name, which need not be there, without a look at the others.
+        Only those *after* a name, which need not exist; directories before it are not listed.
         """
         last = after.split("/")
         pending = [""]
@@ -142,37 +144,39 @@ class Registry(Closing):
                     pending.append(below)
 
     def remove_empty(self, name: RepositoryName) -> None:
-        """Remove what is left of a repository that holds nothing.
+        """Remove the empty directories of a repository; a missing one is no error.
 
-        A missing one is no error; raises NotEmpty if it, or one below it, holds something.
+        Raises NotEmpty if there is a file in it, or in a repository below it.
         """
         path = paths.repository(name)
         try:
             if any(not info.is_dir for info in self._driver.walk(path)):
-                raise NotEmpty(f"repository {name} holds something")
+                raise NotEmpty(
+                    f"repository {name} has files; remove its tags, manifests and layers"
+                )
         except PathNotFound:
             return
         self._driver.prune(path)
 
     def stat(self, path: str) -> FileInfo | None:
-        """Attributes of a path of the layout, or None if it is missing."""
+        """Return the attributes of a path of the layout; None if it is missing."""
         [info] = self._driver.stat_many([path])
         return info
 
     def unfinished(self) -> Iterator[Unfinished]:
-        """What an object store has of files being written, and shows nowhere else."""
+        """The unfinished multipart uploads of an object store."""
         return self._driver.unfinished(paths.ROOT)
 
     def abandon(self, unfinished: Unfinished) -> None:
-        """Remove something unfinished, for good; one that is gone is no error."""
+        """Abort an unfinished upload; a missing one is no error."""
         self._driver.abandon(unfinished)
 
     def capacity(self) -> Capacity | None:
-        """The storage's room; None where it has no bound that it knows."""
+        """Return the size and the free space of the storage; None if it has no known limit."""
         return self._driver.capacity()
 
     def close(self) -> None:
-        """Let go of the storage and the cache; the registry is not used again."""
+        """Close the storage and the cache; the registry cannot be used again."""
         try:
             self._driver.close()
         finally:
@@ -181,9 +185,9 @@ class Registry(Closing):
 
 @dataclass(frozen=True, slots=True)
 class RemoteOptions:
-    """How an object store is remembered and read; durations are in seconds.
+    """Options for caching and prefetching an object store.
 
-    What was listed is taken to be so for *name_ttl_s*, and a blob's size for *content_ttl_s*.
+    Listings are valid for *name_ttl_s* seconds, sizes of blobs for *content_ttl_s*.
     """
 
     name_ttl_s: float = 1.0
@@ -200,9 +204,9 @@ def open_registry(
 ) -> Registry:
     """The registry stored at *storage*: a directory, ``s3://bucket/prefix`` or ``memory:``.
 
-    *remote* is for an object store, *cache* remembers what blobs are, *listener* hears what is
-    done. To be closed by the caller, or used in ``with``. Raises MountRefused for what is no
-    storage, PathNotFound, AccessDenied, StorageUnavailable.
+    *remote* applies to an object store, *cache* holds descriptors, *listener* receives events. The
+    caller closes the registry, or uses it in ``with``. Raises MountRefused for an invalid storage,
+    PathNotFound, AccessDenied, StorageUnavailable.
     """
     driver = with_presence(driver_for(storage))
     if isinstance(driver, ObjectStore):
@@ -211,9 +215,9 @@ def open_registry(
 
 
 def with_caching(store: ObjectStore, options: RemoteOptions) -> StorageDriver:
-    """A driver over *store* that asks it as seldom as *options* allow, and reads ahead.
+    """Wrap *store* with listings, prefetching, and the disk cache if *options* has one.
 
-    Raises MountRefused for a directory that cannot be a cache.
+    Raises MountRefused if the directory of the disk cache is unfit.
     """
     cached = store if options.cache is None else CachedDriver.opened(store, options.cache)
     return ListedDriver(

@@ -20,9 +20,10 @@ from blobfs.storage.uploads.store import UploadStore
 
 
 class Repository:
-    """The services of one repository, which need not exist yet; *listener* hears what they do.
+    """The stores of one repository, which need not exist yet. Thread-safe, like each store.
 
-    *memory* has what manifests say, which repositories share.
+    *listener* receives the events of all stores. Repositories share *memory*, the references of
+    manifests.
     """
 
     def __init__(
@@ -35,11 +36,11 @@ class Repository:
     ) -> None:
         self.name = name
         self._listener = listener
-        told = ManifestEvents(name, blobs, listener)
-        revisions = RevisionStore(driver, blobs, name, told)
+        events = ManifestEvents(name, blobs, listener)
+        revisions = RevisionStore(driver, blobs, name, events)
         self.layers = LayerStore(driver, blobs, name, LeftOvers(revisions, blobs).include, listener)
         self.manifests = ManifestStore(revisions, self.layers)
-        self.tags = TagStore(driver, blobs, name, told)
+        self.tags = TagStore(driver, blobs, name, events)
         self.uploads = UploadStore(driver, blobs, self.layers, name)
         self.manifest_uploads = ManifestUploadStore(self.manifests, self.tags)
         self.media_types = MediaTypes(
@@ -47,12 +48,12 @@ class Repository:
         )
 
     def pulled(self, descriptor: Descriptor, tag: Tag | None = None) -> None:
-        """Tell that somebody begins to read a blob, or a manifest that *tag* may have led to."""
+        """Report the start of a read of a blob, or of a manifest, by *tag* if that was used."""
         if Action.PULL in self._listener.actions:
             digest = descriptor.digest
             try:
                 is_manifest = self.manifests.links.has(digest)
             except BlobfsError:
-                is_manifest = False  # who reads is not to suffer from it
+                is_manifest = False  # the reader must not get this error
             links = self.manifests.links if is_manifest else self.layers
             links.events.pulled(digest, descriptor.size, tag)

@@ -1,7 +1,7 @@
-"""A repository's manifest revisions, with those that an old registry has linked as layers.
+"""A repository's manifest revisions, including those that an old registry linked as layers.
 
-Registry 2.1.0 linked manifests below ``_layers`` (distribution#864), and every later one looks for
-them there too.
+Registry 2.1.0 linked manifests below ``_layers`` (distribution#864). Every later registry also
+searches them there.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from blobfs.storage.manifest import Manifest
 
 
 class RevisionStore(LinkedBlobStore):
-    """The revisions of *repository*; a layer is one by its name, if it is a manifest.
+    """The revisions of *repository*. A layer whose content is a manifest counts as a revision.
 
-    Listings have the links of revisions only. Thread-safe.
+    Such layers are found by digest only, not in listings. Thread-safe: the set of those found only
+    grows, by atomic calls.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class RevisionStore(LinkedBlobStore):
     ) -> None:
         super().__init__(driver, blobs, paths.revisions(repository), events)
         self._layers = LinkedBlobStore(driver, blobs, paths.layers(repository))
-        self._among_layers: set[Digest] = set()  # those that were found there
+        self._among_layers: set[Digest] = set()
 
     def resolve(self, digest: Digest) -> Digest:
         try:
@@ -58,15 +59,15 @@ class RevisionStore(LinkedBlobStore):
             return self._layers.stat_now(digest)
 
     def has(self, digest: Digest) -> bool:
-        """Whether it is a revision: by its link, or by an earlier lookup."""
+        """True if it has a revision link, or was found among the layers before."""
         return digest in self._among_layers or bool(self.existing([digest]))
 
     def among_layers(self) -> Iterator[Digest]:
-        """The manifests that have been looked up and were found among the layers."""
+        """The manifests that lookups have found among the layers."""
         return iter(list(self._among_layers))
 
     def delete(self, digest: Digest) -> None:
-        """Take access away by both links, as a registry does; a layer that is no manifest stays."""
+        """Remove both links, as a registry does; a layer that is no manifest stays."""
         if self.existing([digest]):
             super().delete(digest)
             with suppress(BlobUnknown):

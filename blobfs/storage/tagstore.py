@@ -16,7 +16,7 @@ from blobfs.storage.linkfiles import read_link, write_link
 
 
 class TagStore:
-    """What each tag stands for, and has stood for."""
+    """The tags of *repository*, and the history of each. Thread-safe."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class TagStore:
         self._events = events or Events()
 
     def get(self, tag: Tag) -> Digest:
-        """The revision that the tag stands for; raises TagUnknown, LinkInvalid."""
+        """Return the digest of the tagged revision; raises TagUnknown, LinkInvalid."""
         path = paths.tag_current_link(self.repository, tag)
         if self._driver.is_object_store:
             for digest in self.history(tag).list_unchecked(CANONICAL):
@@ -43,16 +43,16 @@ class TagStore:
             raise TagUnknown(tag) from None
 
     def mtime_ns(self, tag: Tag) -> int:
-        """When the tag was last set, and 0 where the storage refuses to tell; raises TagUnknown."""
+        """Return the time of the last tagging, 0 if access is denied; raises TagUnknown."""
         try:
             return self._driver.stat(paths.tag_current_link(self.repository, tag)).mtime_ns
         except PathNotFound:
             raise TagUnknown(tag) from None
         except AccessDenied:
-            return 0  # it is there, and whoever reads it is told
+            return 0  # it exists; a later read raises the error
 
     def exists(self, tag: Tag) -> bool:
-        """Whether the tag has a current link, which may be damaged."""
+        """True if the tag has a current link, which may be damaged."""
         try:
             self.mtime_ns(tag)
         except TagUnknown:
@@ -60,14 +60,14 @@ class TagStore:
         return True
 
     def tag(self, tag: Tag, digest: Digest) -> None:
-        """Let *tag* stand for the revision *digest*: atomically, durably, and in its history."""
-        # The index first: a revision that a tag stands for is always in its history.
+        """Set *tag* to the revision *digest* atomically and durably, and add it to the history."""
+        # The index first, so that the current revision is always in the history.
         self.history(tag).link(digest, digest)
         write_link(self._driver, paths.tag_current_link(self.repository, tag), digest)
         self._events.tagged(tag, digest)
 
     def untag(self, tag: Tag) -> None:
-        """Remove the tag, and its history; raises TagUnknown."""
+        """Remove the tag and its history; raises TagUnknown."""
         try:
             self._driver.delete(paths.tag(self.repository, tag))
         except PathNotFound:
@@ -75,7 +75,7 @@ class TagStore:
         self._events.untagged(tag)
 
     def rename(self, old: Tag, new: Tag) -> None:
-        """Let *new* stand for what *old* does, and have its history too; raises TagUnknown."""
+        """Rename a tag with its history; an existing *new* is replaced. Raises TagUnknown."""
         current = self.get(old)
         if new == old:
             return
@@ -87,13 +87,13 @@ class TagStore:
         self.untag(old)
 
     def enumerate(self) -> Iterator[Tag]:
-        """Every tag that has a current link, in no order; none is read."""
+        """Every tag that has a current link, in no order; no link is read."""
         for tag in self.list_unchecked():
             if self.exists(tag):
                 yield tag
 
     def list_unchecked(self) -> Iterator[Tag]:
-        """Like ``enumerate``, but with some that have no current link, and much cheaper."""
+        """Like ``enumerate``, but including tags without a current link, and much cheaper."""
         try:
             entries = self._driver.listdir(paths.tags(self.repository))
         except PathNotFound:
@@ -107,5 +107,5 @@ class TagStore:
                 yield tag
 
     def history(self, tag: Tag) -> LinkedBlobStore:
-        """Every revision that the tag has ever stood for."""
+        """Return the link set of all revisions that the tag was ever set to."""
         return LinkedBlobStore(self._driver, self._blobs, paths.tag_index(self.repository, tag))

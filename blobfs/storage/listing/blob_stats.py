@@ -1,4 +1,4 @@
-"""What listings and requests have told of blobs: a blob never changes its size."""
+"""Cached attributes of blobs, from listings and HEAD requests."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from blobfs.drivers.base import FileInfo
 from blobfs.drivers.objectstore import ObjectStore, Page
 
 _MAX: Final = 200_000
-"""Blobs that are remembered (about 300 bytes each), those told of last."""
+"""Blobs kept (about 300 bytes each), the most recently added ones."""
 
 _FEW: Final = 8
-"""Blobs that are asked for one by one; of so many a page of a listing is worth its request."""
+"""The number of unknown blobs from which one page of a listing replaces single requests."""
 
 
 class BlobStats:
-    """Attributes of blobs below *root*, each good for *ttl_s* seconds. Thread-safe.
+    """Attributes of blobs below *root*, each valid for *ttl_s* seconds.
 
-    That a blob is missing is good for *missing_ttl_s*, so that a listing of links whose blobs
-    were removed asks for each once.
+    A missing blob is noted for *missing_ttl_s*, so that a listing of links whose blobs were
+    removed requests each once.
 
-    Of many blobs at once the whole store is listed, a few pages at a time, and where that stops
-    the next goes on; those that are not found yet are asked for one by one. So to look at a few
-    repositories costs a request for some of their blobs, and to look at all of them a page for
-    each thousand.
+    For many blobs at once a few pages of all blobs are listed. The next call continues with the
+    next page. Blobs that are still unknown are requested one by one. So a look at a few
+    repositories costs a few requests, and a walk of all costs a page for each thousand blobs.
+
+    Thread-safe: ``_lock`` guards the changes of both tables, ``_crawling`` the listing.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class BlobStats:
         self._root = root
         self._ttl_s = ttl_s
         self._missing_ttl_s = missing_ttl_s
-        self._missing: OrderedDict[str, float] = OrderedDict()  # until when
+        self._missing: OrderedDict[str, float] = OrderedDict()  # path: expiry
         self._lock = Lock()
         self._known: OrderedDict[str, tuple[FileInfo, float]] = OrderedDict()
         self._crawling = Lock()
@@ -45,23 +46,23 @@ class BlobStats:
         self._crawled_at = -ttl_s
 
     def get(self, path: str) -> FileInfo | None:
-        """What is known of a blob's file."""
+        """Return the attributes of a blob's file; None if they are unknown."""
         found = self._known.get(path)
         return found[0] if found is not None and found[1] > time.monotonic() else None
 
     def is_missing(self, path: str) -> bool:
-        """Whether the blob's file was missing a moment ago."""
+        """True if the blob's file was missing within the last *missing_ttl_s*."""
         return self._missing.get(path, 0.0) > time.monotonic()
 
     def put_missing(self, path: str) -> None:
-        """Remember that the store has no such file."""
+        """Note that the store has no such file."""
         with self._lock:
             self._missing[path] = time.monotonic() + self._missing_ttl_s
             if len(self._missing) > _MAX:
                 self._missing.popitem(last=False)
 
     def put(self, infos: Iterable[FileInfo]) -> None:
-        """Remember what the store has told."""
+        """Add attributes from the store."""
         until = time.monotonic() + self._ttl_s
         with self._lock:
             for info in infos:
@@ -72,13 +73,13 @@ class BlobStats:
                 self._known.popitem(last=False)
 
     def invalidate(self, path: str) -> None:
-        """It has changed, or may have."""
+        """Remove a path that has changed, or may have changed."""
         with self._lock:
             self._known.pop(path, None)
             self._missing.pop(path, None)
 
     def prefetch(self, paths: Sequence[str]) -> None:
-        """Come to know of *paths*, as far as they are there."""
+        """Look up the unknown ones of *paths*."""
         if self._ttl_s == 0:
             return
         unknown = self._unknown(paths)
@@ -99,7 +100,7 @@ class BlobStats:
         return [path for path in paths if self.get(path) is None and not self.is_missing(path)]
 
     def _crawl(self) -> bool:
-        """Take the next page of all blobs; False once there is none that would tell anything."""
+        """Add the next page of all blobs; False after the last page, for *ttl_s* seconds."""
         if self._pages is None:
             if time.monotonic() < self._crawled_at + self._ttl_s:
                 return False

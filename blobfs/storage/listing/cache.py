@@ -1,8 +1,8 @@
-"""Listings of an object store, kept for a moment: a request there tells of a thousand files.
+"""Cache of an object store's listings; one request lists a thousand files.
 
-What is asked about a repository is answered from a flat listing of all below it, if that is one
-page, and else from one of its ``_layers``, ``_manifests`` or ``_uploads``, whichever the path is
-in. Above repositories it is answered from one page as well, or from a listing of the children.
+A path in a repository is looked up in a flat listing of the whole repository if that is one page.
+Otherwise it is looked up in a listing of the ``_layers``, ``_manifests`` or ``_uploads`` that has
+the path. A path above the repositories is looked up in one page, or in a listing of the children.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from blobfs.drivers.objectstore import ListedFile, ObjectStore
 from blobfs.errors import AccessDenied, PathNotFound
 
 _MAX_FILES: Final = 200_000
-"""Files kept in all listings (a few hundred bytes each); what was listed last stays."""
+"""Files kept in all listings (a few hundred bytes each); the oldest listing goes first."""
 
 _WORTH: Final = 10.0
-"""A listing is good for so many times as long as it took, lest it end before its use."""
+"""The least lifetime of a listing, as a multiple of its duration, so that it can be used."""
 
 _LARGE_FOR_S: Final = 300.0
-"""How long what is more than a page is taken to be so still."""
+"""The time for which a directory of more than one page is not tried as one page again."""
 
 
 class _Key(NamedTuple):
@@ -36,24 +36,24 @@ class _Key(NamedTuple):
 
 
 class Listing:
-    """What is below the directory *root*: all of it, only its children, or a part of it."""
+    """Files below the directory *root*: all of them, only its children, or a part."""
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.has_size = False
-        self.has_children = False  # all of its own
+        self.is_complete = False
+        self.has_children = False  # all children of the root
         self.until = 0.0
         self.files: dict[str, ListedFile] = {}
-        self.unfinished: dict[str, Unfinished] = {}  # by path, the one begun last
-        self._children: dict[str, dict[str, bool]] = {}  # of each: is it a directory?
+        self.unfinished: dict[str, Unfinished] = {}  # by path, the last one begun
+        self._children: dict[str, dict[str, bool]] = {}  # by directory; True for a directory
 
     @property
     def cost(self) -> int:
-        """About how many files' worth of memory it takes."""
+        """The approximate memory, as a number of files."""
         return len(self.files) + len(self.unfinished) + len(self._children.get(self.root, ()))
 
     def add(self, file: ListedFile) -> None:
-        """Take up a file, and the directories above it."""
+        """Add a file and the directories above it."""
         self.files[file.path] = file
         path, is_dir = file.path, False
         while path != self.root:
@@ -66,30 +66,30 @@ class Listing:
             is_dir = True
 
     def add_child(self, entry: DirEntry) -> None:
-        """Take up a child of the root."""
+        """Add a child of the root."""
         self._children.setdefault(self.root, {})[entry.name] = entry.is_dir
 
-    def tells_of(self, path: str) -> bool:
-        """Whether ``stat`` knows of *path*, or that it is missing."""
-        if self.has_size:
+    def covers(self, path: str) -> bool:
+        """True if ``stat`` can decide on *path*, present or missing."""
+        if self.is_complete:
             return path == self.root or path.startswith(f"{self.root}/")
         parent, _, name = path.rpartition("/")
         if parent == self.root and self.has_children:
-            return self._children.get(parent, {}).get(name, True)  # of files, not the size
+            return self._children.get(parent, {}).get(name, True)  # of a file the size is unknown
         return path == self.root and path in self._children
 
     def stat(self, path: str) -> FileInfo:
-        """Attributes of a path that it ``tells_of``; raises PathNotFound."""
+        """Return the attributes of a path that it ``covers``; raises PathNotFound."""
         parent, _, name = path.rpartition("/")
         if path in self._children or self._children.get(parent, {}).get(name):
-            return FileInfo(path, 0, True, 0)  # even where a file has that path too
+            return FileInfo(path, 0, True, 0)  # even if a file has that path too
         if path not in self.files:
             raise PathNotFound(path)
         file = self.files[path]
         return FileInfo(path, file.size, False, file.mtime_ns)
 
     def listdir(self, path: str) -> Iterator[DirEntry]:
-        """The children of a directory that it has; raises PathNotFound."""
+        """Return the children of a listed directory; raises PathNotFound."""
         if path not in self._children:
             raise PathNotFound(path)
         children = list(self._children[path].items())
@@ -97,7 +97,11 @@ class Listing:
 
 
 class ListingCache:
-    """The listings of a store, each good for *ttl_s* seconds. Thread-safe."""
+    """The listings of *store*, each valid for *ttl_s* seconds.
+
+    Thread-safe: the lock guards the kept listings and those in progress. No request is made under
+    it. Threads that need the same listing wait for one request.
+    """
 
     def __init__(self, store: ObjectStore, ttl_s: float) -> None:
         self._store = store
@@ -106,22 +110,22 @@ class ListingCache:
         self._kept: OrderedDict[_Key, Listing] = OrderedDict()
         self._cost = 0
         self._under_way: dict[_Key, Future[Listing]] = {}
-        self._large: dict[str, float] = {}  # until when
+        self._large: dict[str, float] = {}  # root: expiry
 
     def known(self, path: str, *, whole: bool = False) -> Listing | None:
-        """One that tells of *path* and is kept, and with *whole* of all below it as well."""
+        """Return a kept listing that covers *path*, and with *whole* all below it; or None."""
         now = time.monotonic()
         with self._lock:
             for key in _keys_for(path):
                 found = self._kept.get(key)
-                if found is None or found.until <= now or not found.tells_of(path):
+                if found is None or found.until <= now or not found.covers(path):
                     continue
-                if found.has_size or not whole:
+                if found.is_complete or not whole:
                     return found
         return None
 
     def of(self, path: str) -> Listing:
-        """One that tells of *path*, which ``is_listed``."""
+        """Return a listing that covers *path*, which ``is_listed``."""
         found = self.known(path)
         if found is not None:
             return found
@@ -135,7 +139,7 @@ class ListingCache:
         return self._children(above) if path == scope else self._whole(scope)
 
     def of_children(self, path: str) -> Listing:
-        """One that has the children of the directory *path*, which ``is_listed``."""
+        """Return a listing with the children of the directory *path*, which ``is_listed``."""
         found = self.known(path, whole=True)
         if found is not None:
             return found
@@ -146,14 +150,14 @@ class ListingCache:
         return self._page_unless_large(above) or self._whole(scope)
 
     def unfinished(self, path: str) -> str:
-        """The token of the unfinished file at *path* that was begun last; "" for none.
+        """Return the token of the last begun unfinished file at *path*; "" for none.
 
-        One listing tells of all that are unfinished in the same ``_uploads``.
+        One listing has all unfinished files in the same ``_uploads``.
         """
         scope = _scope_of(path)
 
         def fetch(listing: Listing) -> None:
-            with suppress(AccessDenied):  # who may only list and get objects sees those
+            with suppress(AccessDenied):  # credentials may allow only listing and getting
                 for found in self._store.unfinished(scope):
                     last = listing.unfinished.get(found.path, found)
                     listing.unfinished[found.path] = max(last, found, key=_beginning)
@@ -162,29 +166,29 @@ class ListingCache:
         return "" if found is None else found.token
 
     def _page_unless_large(self, root: str) -> Listing | None:
-        """All below *root*, if that is one page."""
+        """Return a listing of all below *root* if it is one page, else None."""
         if self._large.get(root, 0.0) > time.monotonic():
             return None
         page = self._page(root)
-        return page if page.has_size else None
+        return page if page.is_complete else None
 
     def invalidate(self, path: str) -> None:
-        """Something has changed there, or below."""
+        """Remove all listings that have *path*, or paths below it, which may have changed."""
         with self._lock:
-            # Whoever asks from now on is not told what was asked for before.
+            # A request that began before the change must not answer later calls.
             self._under_way.clear()
             for key in list(self._kept):
                 if is_below(path, key.root) or is_below(key.root, path):
                     self._cost -= self._kept.pop(key).cost
 
     def _page(self, root: str) -> Listing:
-        """One request for what is below *root*, which may turn out to be all."""
+        """List one page below *root*, which is complete if there is no second page."""
 
         def fetch(listing: Listing) -> None:
             page = next(self._store.pages(root))
             for file in page.files:
                 listing.add(file)
-            listing.has_size = page.is_last
+            listing.is_complete = page.is_last
             if not page.is_last:
                 self._large[root] = time.monotonic() + _LARGE_FOR_S
 
@@ -195,7 +199,7 @@ class ListingCache:
             for page in self._store.pages(root):
                 for file in page.files:
                     listing.add(file)
-            listing.has_size = True
+            listing.is_complete = True
 
         return self._once(_Key(root, "whole"), fetch)
 
@@ -205,13 +209,13 @@ class ListingCache:
                 for entry in self._store.listdir(root):
                     listing.add_child(entry)
             except PathNotFound:
-                listing.has_size = True
+                listing.is_complete = True
             listing.has_children = True
 
         return self._once(_Key(root, "children"), fetch)
 
     def _once(self, key: _Key, fetch: Callable[[Listing], None]) -> Listing:
-        """What *fetch* fills; who asks for it meanwhile waits for the same."""
+        """Return a listing that *fetch* fills; other threads wait for the same listing."""
         with self._lock:
             kept = self._kept.get(key)
             if kept is not None and kept.until > time.monotonic():
@@ -237,7 +241,7 @@ class ListingCache:
     def _end(self, key: _Key, ours: Future[Listing], listing: Listing | None) -> None:
         with self._lock:
             if self._under_way.get(key) is not ours:
-                return  # something has changed meanwhile
+                return  # it was invalidated
             del self._under_way[key]
             if listing is None:
                 return
@@ -250,7 +254,7 @@ class ListingCache:
 
 
 def is_listed(path: str) -> bool:
-    """Whether listings tell of *path*: all but blobs, of which there may be millions."""
+    """True if listings cover *path*; they exclude blobs, of which there may be millions."""
     return is_below(path, paths.REPOSITORIES)
 
 
@@ -259,7 +263,7 @@ def _beginning(unfinished: Unfinished) -> tuple[float, str]:
 
 
 def _scope_of(path: str) -> str:
-    """The ``_layers`` or the like that *path* is in, else the path itself."""
+    """Return the marker directory, such as ``_layers``, of *path*, else *path* itself."""
     names = path.split("/")
     for depth, name in enumerate(names):
         if name in paths.MARKERS:
@@ -268,7 +272,7 @@ def _scope_of(path: str) -> str:
 
 
 def _keys_for(path: str) -> Iterator[_Key]:
-    """What may be kept that tells of *path*."""
+    """Yield the keys of all listings that may cover *path*."""
     yield _Key(path.rpartition("/")[0], "children")
     root = path
     while is_listed(root):

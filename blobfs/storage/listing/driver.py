@@ -1,4 +1,4 @@
-"""A driver over an object store that answers from listings what they tell."""
+"""A driver that answers metadata calls from listings of an object store."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from blobfs.storage.listing.cache import ListingCache, is_listed
 
 
 class ListedDriver(InvalidatingDriver):
-    """Knows for *name_ttl_s* seconds what was listed, for *content_ttl_s* what blobs are.
+    """Metadata cache over *driver*, which is *store* or a wrapper of it.
 
-    *driver* is *store*, or a wrapper of it. What is changed through this driver is seen at once.
+    Listings are valid for *name_ttl_s* seconds, attributes of blobs for *content_ttl_s*. Changes
+    through this driver are visible at once. Thread-safe.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class ListedDriver(InvalidatingDriver):
     def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
         self.prefetch(paths)
         found = {path: self._blobs.get(path) for path in paths}
-        blobs = [path for path, info in found.items() if info is None and self._is_asked(path)]
+        blobs = [
+            path for path, info in found.items() if info is None and self._is_unknown_blob(path)
+        ]
         found.update(zip(blobs, self._store.stat_files(blobs), strict=True))
         return [found[path] if _is_blob(path) else self._stat_or_none(path) for path in paths]
 
-    def _is_asked(self, path: str) -> bool:
-        """Whether *path* is a blob's, of which only the store itself knows."""
+    def _is_unknown_blob(self, path: str) -> bool:
+        """True if *path* is a blob's that was not missing a moment ago."""
         return _is_blob(path) and not self._blobs.is_missing(path)
 
     def prefetch(self, paths: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
-"""Wrappers of drivers that never show the loss of a registry as an empty one.
+"""Driver wrappers that report a lost registry as an error, not as an empty registry.
 
-A storage may be there and its registry gone: ``blobs/`` is a mount of its own that is missing,
-``docker/`` was renamed, a bucket was emptied. Every path is then reported as missing, and a
-program such as rsync(1) with ``--delete`` would delete its copy. So each answer that tells of an
-absence is confirmed: the part of the registry that the path is in must still be there.
+The storage may answer although the registry is gone: ``blobs/`` is a separate file system that is
+not mounted, ``docker/`` was renamed, or a bucket was emptied. Every path is then missing, and a
+program such as rsync(1) with ``--delete`` would delete its copy. So before a path is reported as
+missing, the wrapper confirms that the path's part of the registry still exists.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ _PARTS: Final = (paths.REPOSITORIES, paths.BLOBS)
 
 
 def with_presence(driver: StorageDriver) -> StorageDriver:
-    """*driver*, which raises StorageUnavailable once the registry that it held is gone."""
+    """Wrap *driver* so that it raises StorageUnavailable after the registry is lost."""
     if isinstance(driver, ObjectStore):
         return PresenceObjectStore(driver)
     return PresenceDriver(driver)
 
 
 class _ConfirmingDriver(DriverWrapper):
-    """Confirms what is said to be missing, for those who read."""
+    """Driver wrapper that confirms the absence of each missing path in reading calls."""
 
     @abstractmethod
     def confirm_absence(self, *missing: str) -> None:
         """Raise StorageUnavailable if the paths are missing because the registry is gone."""
 
     def note_presence(self, path: str) -> None:
-        """Remember that something was found at *path*."""
+        """Note that *path* exists."""
 
     def stat(self, path: str) -> FileInfo:
         info = self._confirmed(super().stat, path)
@@ -96,14 +96,15 @@ class _ConfirmingDriver(DriverWrapper):
 
 
 class PresenceDriver(_ConfirmingDriver):
-    """A driver of directories, of which ``repositories`` and ``blobs`` are not replaced by none.
+    """Driver wrapper for directories, which detects the loss of ``repositories`` or ``blobs``.
 
-    Each of the two is known by its ``identity`` since it was first found. If it is missing, or
-    another one without an entry is there, as below a file system that is not mounted, it is gone.
-    One that is still the same may be empty: somebody has deleted what was in it. Changes are
-    refused as well while a part is gone: what is written would be hidden when it is back.
+    The ``identity`` of each directory is kept since it was first found. The directory is lost if
+    it is missing, or if an empty directory of another identity is in its place: the mount point of
+    a file system that is not mounted is such a directory. An empty directory of the same identity
+    is valid, as its files were deleted. Writes are refused too while a directory is lost, because
+    the file system would hide the written files when it is mounted again.
 
-    Thread-safe: a part is noted or replaced by one assignment.
+    Thread-safe: one assignment sets an identity.
     """
 
     def __init__(self, driver: StorageDriver) -> None:
@@ -119,7 +120,7 @@ class PresenceDriver(_ConfirmingDriver):
             return
         for part in _PARTS:
             if part not in self._identities and is_below(path, part):
-                with suppress(PathNotFound):  # it has gone just now
+                with suppress(PathNotFound):  # it was removed just now
                     self._identities[part] = self.identity(part)
 
     def confirm_absence(self, *missing: str) -> None:
@@ -163,12 +164,14 @@ class PresenceDriver(_ConfirmingDriver):
 
 
 class PresenceObjectStore(_ConfirmingDriver, ObjectStore):
-    """A store of objects, which has no directories: it must not lose every key of the registry.
+    """Wrapper for object stores, which detects the loss of all keys of the registry.
 
-    Writers ask by ``stat_now`` for what is mostly missing, so that is not confirmed.
+    ``stat_now`` is not confirmed: writers use it for paths that are mostly missing.
 
-    Thread-safe. This process may delete the last link or upload itself, so after a deletion a key
-    must be found again before none is taken for a loss. It never deletes a blob.
+    This process may delete the last link or upload itself. So after a deletion, an empty registry
+    is a loss only if a key was found again since. It never deletes a blob.
+
+    Thread-safe: one assignment sets a flag.
     """
 
     is_object_store = True
@@ -183,7 +186,7 @@ class PresenceObjectStore(_ConfirmingDriver, ObjectStore):
         self._look_for_keys()
 
     def note_presence(self, path: str) -> None:
-        if "/_uploads/" not in path:  # an upload goes when it is cancelled, here or elsewhere
+        if "/_uploads/" not in path:  # a cancelled upload is no loss
             self._held = self._held or is_below(path, paths.ROOT)
         self._held_blobs = self._held_blobs or is_below(path, paths.BLOBS)
 
