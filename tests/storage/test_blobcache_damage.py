@@ -90,7 +90,7 @@ def test_entry_that_is_damaged_while_it_is_read_is_not_served(
             assert reader.read_at(512 * KIB, 512 * KIB) == BLOB[512 * KIB :]
         cached.until("stored", 2)
     assert [record.message for record in caplog.records] == [
-        f"an entry of the cache is dropped: {cached.entry(path)} is damaged"
+        f"a damaged entry of the cache was removed: {cached.entry(path)} is damaged"
     ]
 
 

@@ -1,13 +1,4 @@
-"""The blobs of an object store, kept on a local disk by the digest that names them.
-
-An entry is made of a blob only after all of it was held to its digest, and is then written with
-checks of its parts, to which each later read of it is held, in every mount: so even the first byte
-of a large one comes at once, and what has rotted since is never served. What the entry cannot give
-is read from the store, and so is everything while the cache's directory fails.
-
-``entries`` has the files, ``quota`` bounds them and shares them with other
-processes, and ``downloads`` makes them of what is read.
-"""
+"""The driver that reads blobs from the disk cache, and the cache's interface to it."""
 
 from __future__ import annotations
 
@@ -29,20 +20,20 @@ from blobfs.storage.diskcache.health import Health
 from blobfs.storage.diskcache.quota import Bounds, SpaceQuota
 
 _VERSION: Final = "v1"
-"""What another version writes it keeps elsewhere."""
+"""The directory of this file format; another format uses another directory."""
 
 _IDLE_SHARE: Final = 8
-"""The share of the size, as a divisor, that blobs may take that were only begun to be read."""
+"""Divisor of the cache's size: the limit of idle downloads."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class CacheOptions:
-    """Where blobs are kept, in at most *size* bytes, and as long as *min_free* bytes are free.
+    """Directory and limits of the cache: at most *size* bytes, at least *min_free* bytes free.
 
-    What was read in part is dropped after *idle_s*. A directory that failed, such as by being
-    locked by another process for *patience_s*, is tried again after *retry_s*.
+    A partial download is dropped after *idle_s* seconds without a reader. A directory that failed
+    is tried again after *retry_s*. A lock that another process holds for *patience_s* is a failure.
     """
 
     directory: Path
@@ -54,9 +45,10 @@ class CacheOptions:
 
 
 class BlobCache:
-    """The cache, as this process uses it. Thread-safe; it raises nothing.
+    """The cache in this process. Thread-safe; its lock guards the counters.
 
-    A blob's *entry* is complete and verified, a *download* is becoming one.
+    A blob's *entry* is complete and verified; a *download* is incomplete. Failures of the disk are
+    counted and logged, never raised, so that reads continue from the store.
     """
 
     def __init__(self, options: CacheOptions) -> None:
@@ -72,7 +64,7 @@ class BlobCache:
 
     @classmethod
     def opened(cls, options: CacheOptions) -> BlobCache:
-        """A cache whose directory is fit for it; raises MountRefused."""
+        """Open a cache and create its directory; raises MountRefused if that is unfit."""
         cache = cls(replace(options, directory=options.directory.resolve()))
         try:
             cache._quota.open()
@@ -84,7 +76,7 @@ class BlobCache:
         return cache
 
     def stats(self) -> dict[str, int]:
-        """Counters since the start, of reads, entries and failures, and the bytes that are held."""
+        """Return counters of reads, entries and failures since the start, and the bytes held."""
         with self._lock:
             counters = {"hits": self._hits, "misses": self._misses, "damaged": self._damaged}
         return counters | {
@@ -102,13 +94,13 @@ class BlobCache:
             return 0
 
     def read_at(self, blob: Descriptor, offset: int, size: int) -> bytes | None:
-        """*size* bytes of *blob*'s entry, checked; None if there is no good one."""
+        """Return *size* verified bytes of *blob*'s entry; None if there is no valid entry."""
         data = None
         try:
             data = self._entries.read_at(blob, offset, size)
         except DigestMismatch as exc:
             log.warning(
-                "an entry of the cache is dropped: %s", exc, extra=about(digest=blob.digest)
+                "a damaged entry of the cache was removed: %s", exc, extra=about(digest=blob.digest)
             )
             with self._lock:
                 self._damaged += 1
@@ -120,7 +112,7 @@ class BlobCache:
         return data
 
     def join(self, blob: Descriptor) -> Download | None:
-        """What a reader of *blob* is to keep in what it read; None if it cannot be cached now."""
+        """Return the download for a new reader of *blob*; None if it cannot be cached now."""
         if not self._health.is_usable():
             return None
         try:
@@ -133,21 +125,21 @@ class BlobCache:
             return None
 
     def keep(self, download: Download, offset: int, data: bytes) -> None:
-        """Have *data*, which was read from the store."""
+        """Add *data* from the store to a download."""
         try:
             self._downloads.add(download, offset, data)
         except OSError as exc:
             self._failed(exc)
 
     def leave(self, download: Download) -> None:
-        """Note that a reader is closed."""
+        """Count a closed reader of a download."""
         try:
             self._downloads.leave(download)
         except OSError as exc:
             self._failed(exc)
 
     def close(self) -> None:
-        """Let go of the directory, and of what is not complete."""
+        """Drop the incomplete downloads, and release the directory."""
         try:
             self._downloads.close()
         except OSError as exc:
@@ -155,7 +147,7 @@ class BlobCache:
         self._quota.close()
 
     def _failed(self, exc: OSError) -> None:
-        """Note a failure, and let go of what is being filled: there may be no room for it."""
+        """Note a failure and drop all downloads, because the disk may be full."""
         self._health.failed(exc)
         try:
             self._downloads.drop_all()
@@ -164,7 +156,10 @@ class BlobCache:
 
 
 class CachedDriver(DriverWrapper):
-    """Reads blobs from a cache on disk as far as they are there, and fills it."""
+    """Driver wrapper that reads blobs from the disk cache, and stores what it reads there.
+
+    It owns the cache. Thread-safe.
+    """
 
     def __init__(self, driver: StorageDriver, cache: BlobCache) -> None:
         super().__init__(driver)
@@ -173,7 +168,7 @@ class CachedDriver(DriverWrapper):
 
     @classmethod
     def opened(cls, driver: StorageDriver, options: CacheOptions) -> CachedDriver:
-        """A driver over *driver* with a cache of its own; raises MountRefused."""
+        """Wrap *driver* with a new cache; raises MountRefused."""
         return cls(driver, BlobCache.opened(options))
 
     def stats(self) -> dict[str, int]:
@@ -205,6 +200,8 @@ class CachedDriver(DriverWrapper):
 
 
 class _Reader(FileReader):
+    """Reader of one blob; the lock guards its download, which it joins at the first miss."""
+
     def __init__(self, reader: FileReader, blob: Descriptor, cache: BlobCache) -> None:
         self._reader = reader
         self._blob = blob

@@ -1,9 +1,8 @@
-"""Blobs on their way into a cache: what is read of them is written, and the whole is verified.
+"""Downloads: incomplete blobs of a cache, which their readers fill.
 
-A ``Download`` is written to by whoever reads the blob, in any order. Once all of it is there it
-goes to one thread, which holds it to its digest and makes an entry of it. One that nobody reads
-any more is kept for a while: the kernel asks only once for what it caches. No lock is held while
-another's is taken, but a ``SpaceQuota``'s, which is last.
+All readers of a blob write to its ``Download``, in any order. When it is complete, one thread
+verifies it and turns it into an entry. A download without a reader is kept for a while, because
+the kernel does not read again the bytes that it has in its page cache.
 """
 
 from __future__ import annotations
@@ -30,44 +29,48 @@ from blobfs.storage.diskcache.health import Health
 from blobfs.storage.diskcache.quota import SpaceQuota
 
 _MAX_DOWNLOADS: Final = 128
-"""Downloads at a time; each has a file open."""
+"""Concurrent downloads; each has an open file."""
 
 _MAX_RANGES: Final = 4096
-"""Pieces of one blob; one read so much here and there is not read to its end."""
+"""Ranges of one download; a blob with more random reads is rarely read completely."""
 
 _CLOSING_S: Final = 2.0
-"""How long to wait at the end for what is being verified."""
+"""The time that ``close`` waits for the verification of complete downloads."""
 
 log = logging.getLogger(__name__)
 
 
 class IdleLimits(NamedTuple):
-    """What fillings may take that nobody reads, all together in bytes, and for how long each."""
+    """The disk space of all downloads without a reader, in bytes, and the lifetime of each."""
 
     size: int
     seconds: float
 
 
 class Download:
-    """A blob of which something is there, in a file of its own; *taken* is its room."""
+    """An incomplete blob in a temporary file; *taken* bytes of the quota are in use for it.
+
+    Thread-safe: its lock guards the ranges, *taken* and *is_over*; the lock of ``Downloads`` guards
+    *users*. No other lock is taken under it.
+    """
 
     def __init__(self, blob: Descriptor, path: Path) -> None:
         self.blob = blob
         self.path = path
         self.users = 0
-        self.is_over = False  # nothing is written any more
+        self.is_over = False  # no more writes
         self.taken = 0
         self.lock = Lock()
         self.ranges = Ranges()
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def lacks(self, offset: int, end: int) -> bool:
-        """Whether it can use what is between *offset* and *end*."""
+        """True if bytes between *offset* and *end* are missing, and can be written."""
         with self.lock:
             return not self.is_over and bool(self.ranges.missing(offset, end))
 
     def write(self, offset: int, data: bytes, taken: int) -> int:
-        """Add *data*, for which *taken* bytes were taken; how many of them it does not need."""
+        """Write *data*, for which *taken* bytes were taken; return how many were not needed."""
         view = memoryview(data)
         with self.lock:
             if self.is_over:
@@ -77,12 +80,15 @@ class Download:
             for start, end in self.ranges.missing(offset, offset + len(data)):
                 write_at(self.fd, view[start - offset : end - offset], start)
                 self.ranges.add(start, end)
-            spare = taken - (self.ranges.allocated - before)
-            self.taken -= spare
-            return spare
+            unused = taken - (self.ranges.allocated - before)
+            self.taken -= unused
+            return unused
 
-    def ends(self, *, complete: bool) -> bool:
-        """Whether it is over from now on, and was not; only if it is all there, if *complete*."""
+    def end(self, *, complete: bool) -> bool:
+        """End the writes; return False if they had ended.
+
+        With *complete*, a download with missing bytes does not end, and False is returned.
+        """
         with self.lock:
             if self.is_over or (complete and self.ranges.missing(0, self.blob.size)):
                 return False
@@ -91,7 +97,11 @@ class Download:
 
 
 class Downloads:
-    """The fillings of this process. Thread-safe; what fails in it raises OSError."""
+    """The downloads of this process. It owns their files and the verifying thread.
+
+    Thread-safe: the condition guards all tables. No other lock is taken under it. Failures raise
+    OSError, in the thread they are reported to *health*.
+    """
 
     def __init__(
         self, quota: SpaceQuota, entries: Entries, health: Health, idle: IdleLimits
@@ -104,13 +114,16 @@ class Downloads:
         self._idle_limits = idle
         self._changed = Condition()
         self._downloads: dict[Descriptor, Download] = {}
-        self._idle: OrderedDict[Download, float] = OrderedDict()  # since when
+        self._idle: OrderedDict[Download, float] = OrderedDict()  # idle since
         self._complete: deque[Download] = deque()
         self._thread: Thread | None = None
         self._closing = self._closed = False
 
     def join(self, blob: Descriptor) -> Download | None:
-        """What one more reader of *blob* is to add to, and to leave; None if there is no room."""
+        """Return the download for a new reader of *blob*; None if there is no space for it.
+
+        The reader calls ``leave`` at its end.
+        """
         with self._changed:
             download = self._joined(blob)
         if download is not None or not self._quota.is_enough(blob.size):
@@ -118,7 +131,7 @@ class Downloads:
         while len(self._downloads) >= _MAX_DOWNLOADS:
             if not self._drop_oldest():
                 return None
-        taken = allocated_size(blob.size) - on_disk(0, blob.size)  # for the checks
+        taken = allocated_size(blob.size) - on_disk(0, blob.size)  # for the checksums
         if not self._take(taken):
             return None
         try:
@@ -139,7 +152,7 @@ class Downloads:
         return download
 
     def leave(self, download: Download) -> None:
-        """Note that a reader will add nothing more."""
+        """Count a reader that has ended."""
         with self._changed:
             download.users -= 1
             if download.users == 0 and not download.is_over:
@@ -153,7 +166,7 @@ class Downloads:
             return sum(download.taken for download in self._idle) > self._idle_limits.size
 
     def add(self, download: Download, offset: int, data: bytes) -> None:
-        """Write what was read; *download* is dropped where there is no room."""
+        """Write *data* to *download*, which is dropped if there is no space."""
         end = offset + len(data)
         if not download.lacks(offset, end):
             return
@@ -161,21 +174,21 @@ class Downloads:
         if len(download.ranges) > _MAX_RANGES or not self._take(taken):
             self._drop(download)
             return
-        spare = download.write(offset, data, taken)
-        if spare:
-            self._quota.give_back(spare)
-        if download.ends(complete=True):
+        unused = download.write(offset, data, taken)
+        if unused:
+            self._quota.give_back(unused)
+        if download.end(complete=True):
             with self._changed:
                 self._complete.append(download)
                 self._notify()
 
     def drop_all(self) -> None:
-        """Drop what is not complete."""
+        """Drop all incomplete downloads."""
         for download in list(self._downloads.values()):
             self._drop(download)
 
     def close(self) -> None:
-        """Finish what is complete if that takes no time to speak of, and drop the rest."""
+        """Wait up to 2 s for the verification of complete downloads, and drop the others."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -191,31 +204,31 @@ class Downloads:
         return True
 
     def _drop_oldest(self) -> bool:
-        """Drop the download that has been idle for the longest time; whether there was one."""
+        """Drop the download that is idle for the longest time; return False if none is idle."""
         with self._changed:
             if not self._idle:
                 return False
             download, _ = self._idle.popitem(last=False)
-            self._forget(download)
+            self._unlist(download)
         self._drop(download)
         return True
 
     def _drop(self, download: Download) -> None:
-        if download.ends(complete=False):
+        if download.end(complete=False):
             self._discard(download)
 
     def _discard(self, download: Download) -> None:
-        """Remove a download that is over, which is done by one thread."""
+        """Remove an ended download; only the thread that ended it calls this."""
         with self._changed:
             self._idle.pop(download, None)
-            self._forget(download)
+            self._unlist(download)
         os.close(download.fd)
         try:
             download.path.unlink(missing_ok=True)
         finally:
             self._quota.give_back(download.taken)
 
-    def _forget(self, download: Download) -> None:
+    def _unlist(self, download: Download) -> None:
         if self._downloads.get(download.blob) is download:
             del self._downloads[download.blob]
 
@@ -239,20 +252,20 @@ class Downloads:
                 else:
                     self._finish(download)
             except InterruptedError:
-                pass  # it is being closed
+                pass  # the cache is being closed
             except OSError as exc:
                 if not self._closed:
                     self._health.failed(exc)
 
     def _wait_s(self) -> float | None:
-        """The time until something has been idle for too long; None if nothing is."""
+        """Return the time until the next idle download expires; None if none is idle."""
         since = next(iter(self._idle.values()), None)
         if since is None:
             return None
         return max(0.0, since + self._idle_limits.seconds - time.monotonic())
 
     def _finish(self, download: Download) -> None:
-        """Make an entry of a complete download if it is what it should be."""
+        """Turn a complete download into an entry if it matches its digest."""
         blob = download.blob
         try:
             if not write_checksums(download.fd, blob, lambda: not self._closed):

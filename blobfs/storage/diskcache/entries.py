@@ -1,11 +1,12 @@
-"""The entries of a blob cache: a file a blob, with checks that each part of it is held to.
+"""The entries of a blob cache: one file for each blob, with a checksum of each block.
 
 ::
 
-    v1/<algorithm>/<hex[:2]>/<hex>     the blob's bytes, then a check of each block of them
+    v1/<algorithm>/<hex[:2]>/<hex>     the blob's bytes, then the checksums of its blocks
 
-A check is the SHA-256 of the digest, the block's index and the block, so that neither what rotted
-nor what is in the wrong place passes. They are computed while the whole is held to its digest.
+A checksum is the SHA-256 of the digest, the block's index and the block, so a damaged block fails,
+and so does a valid block in the wrong place. Checksums are computed while the whole blob is
+verified.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from blobfs.errors import DigestMismatch
 from blobfs.logs import about
 
 _BLOCK: Final = 256 * 2**10
-"""What reading ahead asks for first; a smaller read hashes as much."""
+"""Bytes of a block; the first size of a prefetch. A smaller read hashes a whole block too."""
 
-_CHECK: Final = 32  # bytes
+_CHECKSUM: Final = 32  # bytes
 
 _PAGE: Final = 4096
-"""What a file system gives at a time; some give more at once."""
+"""Bytes that a file system allocates at once; some allocate more."""
 
 
 _TOUCH_S: Final = 60
-"""How exact it is known when an entry was last used."""
+"""The precision of an entry's time of last use."""
 
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO would hang
 
@@ -45,27 +46,27 @@ log = logging.getLogger(__name__)
 
 
 def on_disk(start: int, end: int) -> int:
-    """The bytes that a file system takes for what is from *start* to *end* of a file."""
+    """Return the disk space of the bytes from *start* to *end* of a file."""
     return (-(-end // _PAGE) - start // _PAGE) * _PAGE
 
 
 def file_size(size: int) -> int:
-    """The bytes in the file of a blob of *size* bytes."""
-    return size + _CHECK * -(-size // _BLOCK)
+    """Return the length of the entry of a blob of *size* bytes."""
+    return size + _CHECKSUM * -(-size // _BLOCK)
 
 
 def allocated_size(size: int) -> int:
-    """The bytes that the file of a blob of *size* bytes takes."""
+    """Return the disk space of the entry of a blob of *size* bytes."""
     return on_disk(0, file_size(size))
 
 
 def is_private(info: os.stat_result) -> bool:
-    """Whether nobody else, but root, can have written what *info* is of."""
+    """True if only this user and root can have written the file of *info*."""
     return info.st_uid == os.geteuid() and not info.st_mode & _OTHERS_WRITE
 
 
 def write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """Write all of *data*."""
+    """Write all of *data* at *offset*."""
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, offset)
@@ -73,27 +74,27 @@ def write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None
         offset += written
 
 
-def write_checksums(fd: int, blob: Descriptor, go_on: Callable[[], bool]) -> bool:
-    """Whether the file holds *blob*; then its checks are there too, and all is durable.
+def write_checksums(fd: int, blob: Descriptor, may_continue: Callable[[], bool]) -> bool:
+    """Verify that the file holds *blob*; if so, append the checksums, sync it and return True.
 
-    Raises InterruptedError once *go_on* says no.
+    Raises InterruptedError when *may_continue* returns False.
     """
     hasher = hashlib.new(blob.digest.algorithm)
-    checks = bytearray()
+    checksums = bytearray()
     for index, offset in enumerate(range(0, blob.size, _BLOCK)):
-        if not go_on():
+        if not may_continue():
             raise InterruptedError
         block = os.pread(fd, min(_BLOCK, blob.size - offset), offset)
         hasher.update(block)
-        checks += _check(blob.digest, index, block)
+        checksums += _checksum(blob.digest, index, block)
     if hasher.hexdigest() != blob.digest.encoded:
         return False
-    write_at(fd, checks, blob.size)
+    write_at(fd, checksums, blob.size)
     os.fsync(fd)
     return True
 
 
-def _check(digest: Digest, index: int, block: bytes | memoryview) -> bytes:
+def _checksum(digest: Digest, index: int, block: bytes | memoryview) -> bytes:
     hasher = hashlib.sha256(f"{digest}/{index}/".encode())
     hasher.update(block)
     return hasher.digest()
@@ -107,7 +108,10 @@ class Range(NamedTuple):
 
 
 class Ranges:
-    """Ranges of bytes that do not touch each other, in order; *allocated* is their room."""
+    """Sorted ranges of bytes that do not touch each other; *allocated* is their disk space.
+
+    Not thread-safe.
+    """
 
     def __init__(self) -> None:
         self.allocated = 0
@@ -118,7 +122,7 @@ class Ranges:
         return len(self._starts)
 
     def missing(self, start: int, end: int) -> list[Range]:
-        """What is not there of the bytes from *start* to *end*."""
+        """Return the parts of *start* to *end* that are in no range."""
         found = []
         index = bisect_right(self._ends, start)
         while start < end and index < len(self._starts) and self._starts[index] < end:
@@ -131,7 +135,7 @@ class Ranges:
         return found
 
     def add(self, start: int, end: int) -> None:
-        """Have the bytes from *start* to *end*, one at least."""
+        """Add the range from *start* to *end*, which must not be empty."""
         first = bisect_left(self._ends, start)
         last = bisect_right(self._starts, end)
         bounds = zip(self._starts[first:last], self._ends[first:last], strict=True)
@@ -145,7 +149,7 @@ class Ranges:
 
 
 class Found(NamedTuple):
-    """An entry, when it was last used, and the room that it takes in bytes."""
+    """The path of an entry, the time of its last use, and its disk space in bytes."""
 
     used_ns: int
     path: str
@@ -153,22 +157,22 @@ class Found(NamedTuple):
 
 
 class Entries:
-    """The entries below a directory, which several processes may add to and take from.
+    """The entries below the directory *root*, which several processes may add and remove.
 
-    Thread-safe. What fails in it raises OSError.
+    Thread-safe without a lock: entries are added by a rename. Failures raise OSError.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def path(self, digest: Digest) -> Path:
-        """Where the entry of *digest* is, or would be."""
+        """Return the path of the entry of *digest*, which need not exist."""
         return self._root / digest.algorithm / digest.encoded[:2] / digest.encoded
 
     def read_at(self, blob: Descriptor, offset: int, size: int) -> bytes | None:
-        """Up to *size* bytes of *blob* from *offset*, checked; None without an entry.
+        """Return up to *size* verified bytes of *blob* at *offset*; None without an entry.
 
-        Raises DigestMismatch for an entry that is not what was stored; it is gone then.
+        Raises DigestMismatch for an entry that is damaged, which is then removed.
         """
         path = self.path(blob.digest)
         try:
@@ -181,7 +185,7 @@ class Entries:
             path.unlink(missing_ok=True)
             raise DigestMismatch(f"{path} is a symlink") from None
         try:
-            data = self._checked(fd, blob, offset, min(offset + size, blob.size))
+            data = self._verified(fd, blob, offset, min(offset + size, blob.size))
         except (OSError, DigestMismatch):
             self._drop(fd, blob.digest)
             raise
@@ -189,27 +193,29 @@ class Entries:
             os.close(fd)
         return data
 
-    def _checked(self, fd: int, blob: Descriptor, offset: int, end: int) -> bytes:
+    def _verified(self, fd: int, blob: Descriptor, offset: int, end: int) -> bytes:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode) or not is_private(info):
-            raise DigestMismatch(f"{self.path(blob.digest)} is another's, or others may write it")
+            raise DigestMismatch(
+                f"{self.path(blob.digest)} belongs to another user, or others can write it"
+            )
         if info.st_size != file_size(blob.size):
             raise DigestMismatch(f"{self.path(blob.digest)} has {info.st_size} bytes")
         first, last = offset // _BLOCK, -(-end // _BLOCK)
         start = first * _BLOCK
         blocks = os.pread(fd, min(last * _BLOCK, blob.size) - start, start)
-        checks = os.pread(fd, _CHECK * (last - first), blob.size + _CHECK * first)
+        checksums = os.pread(fd, _CHECKSUM * (last - first), blob.size + _CHECKSUM * first)
         view = memoryview(blocks)
         for number in range(last - first):
-            check = _check(blob.digest, first + number, view[number * _BLOCK :][:_BLOCK])
-            if check != checks[number * _CHECK :][:_CHECK]:
+            checksum = _checksum(blob.digest, first + number, view[number * _BLOCK :][:_BLOCK])
+            if checksum != checksums[number * _CHECKSUM :][:_CHECKSUM]:
                 raise DigestMismatch(f"{self.path(blob.digest)} is damaged")
         if abs(time.time() - info.st_mtime) > _TOUCH_S:
             os.utime(fd)
         return blocks[offset - start : end - start]
 
     def _drop(self, fd: int, digest: Digest) -> None:
-        """Remove the entry that *fd* is of, and no newer one."""
+        """Remove the entry that *fd* is open on, unless a newer one has replaced it."""
         path = self.path(digest)
         try:
             if os.path.samestat(os.fstat(fd), os.lstat(path)):
@@ -219,18 +225,18 @@ class Entries:
             log.warning("%s cannot be removed: %s", path, exc, extra=fields)
 
     def has(self, digest: Digest) -> bool:
-        """Whether there is an entry, good or bad."""
+        """True if there is an entry, valid or damaged."""
         return self.path(digest).exists()
 
     def add(self, temporary: Path, digest: Digest) -> None:
-        """Make an entry of a file that is sealed."""
+        """Rename a file that has checksums to an entry."""
         path = self.path(digest)
         for directory in (path.parent.parent, path.parent):
             directory.mkdir(mode=0o700, exist_ok=True)
         temporary.rename(path)
 
     def sync(self, digest: Digest) -> None:
-        """Make it durable that there is an entry."""
+        """Make the name of an entry durable."""
         fd = os.open(self.path(digest).parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -245,7 +251,7 @@ class Entries:
                     try:
                         info = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
-                        continue  # damaged, and removed by its reader
+                        continue  # a reader found it damaged and removed it
                     yield Found(info.st_mtime_ns, entry.path, on_disk(0, info.st_size))
 
 

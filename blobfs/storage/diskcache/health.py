@@ -1,4 +1,4 @@
-"""Whether a cache's directory can be used: asked before it is, told when that fails or works."""
+"""Availability of a cache's directory after failures."""
 
 from __future__ import annotations
 
@@ -13,39 +13,43 @@ log = logging.getLogger(__name__)
 
 
 class Health:
-    """Well, or not to be tried for *retry_s* seconds after a failure. Thread-safe.
+    """State of a directory: usable, or unused for *retry_s* seconds after a failure.
 
-    Each change is logged once.
+    Each change is logged once. Thread-safe: the lock guards the changes.
     """
 
     def __init__(self, directory: Path, retry_s: float) -> None:
         self.failures = 0
-        self.needs_repair = False  # after a failure; whoever sees to it resets it
+        self.needs_repair = False  # set by a failure, reset by the repair
         self._directory = directory
         self._retry_s = retry_s
         self._lock = Lock()
         self._failed_until_s: float | None = None
 
     def is_usable(self) -> bool:
-        """Whether it is well, or ill for long enough."""
+        """True if it has not failed, or *retry_s* has passed since."""
         until_s = self._failed_until_s
         return until_s is None or time.monotonic() >= until_s
 
     def failed(self, exc: OSError) -> None:
-        """Note that it cannot be used."""
+        """Note a failure."""
         with self._lock:
-            was_well = self._failed_until_s is None
+            was_usable = self._failed_until_s is None
             self.failures += 1
             self.needs_repair = True
             self._failed_until_s = time.monotonic() + self._retry_s
-        if was_well:
+        if was_usable:
             fields = about(path=self._directory, errno=exc.errno)
             log.warning(
-                "the cache in %s takes nothing more for now: %s", self._directory, exc, extra=fields
+                "the cache in %s is not used for %g s: %s",
+                self._directory,
+                self._retry_s,
+                exc,
+                extra=fields,
             )
 
     def worked(self) -> None:
-        """Note that it took something."""
+        """Note a success."""
         with self._lock:
             had_failed = self._failed_until_s is not None
             self._failed_until_s = None

@@ -1,14 +1,14 @@
-"""The room of a blob cache, which the processes that use it share.
+"""The disk space of a blob cache, which several processes share.
 
 ::
 
-    v1/lock                   locked by whoever changes this; holds the bytes that the entries take
-    v1/tmp/<pid>-<random>/    what one process is download, until it ends
-        lock                  locked as long as it lives; holds the bytes that it may write there
-        <number>              a blob on its way
+    v1/lock                   locked during changes; holds the disk space of all entries in bytes
+    v1/tmp/<pid>-<random>/    the downloads of one process, until it ends
+        lock                  locked while the process lives; holds the bytes granted to it
+        <number>              a download
 
-The bytes of the entries and of all processes together are at most the limit. What a crash leaves
-of the numbers is too much, never too little, and counted anew before anything is evicted.
+The entries and the grants of all processes together stay within the limit. After a crash the
+numbers may be too high, never too low; they are counted again before an eviction.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from blobfs.digest import Digest
 from blobfs.storage.diskcache.entries import Entries, allocated_size, is_private, write_at
 
 _PATIENCE_S: Final = 20.0
-"""How long another process may hold the cache when this one begins."""
+"""The longest wait for another process's lock at the start."""
 
 _STEP_SHARE: Final = 64
 _MAX_STEP: Final = 64 * 2**20
-"""What a process asks for at once, as a share of the limit, and in bytes."""
+"""The step of a grant: a divisor of the limit, and at most so many bytes."""
 
 _SLACK_SHARE: Final = 16
-"""What is evicted beyond need, as a share of the limit: each eviction looks at all entries."""
+"""Divisor of the limit: the extra eviction, because each eviction scans all entries."""
 
 _WRITE: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _DIGITS: Final = 20
@@ -46,7 +46,7 @@ _DIGITS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The most bytes of a cache, those it leaves free, and how long a reader waits for others."""
+    """The limit of a cache in bytes, the free bytes it leaves, and a reader's wait for the lock."""
 
     limit: int
     min_free: int
@@ -54,7 +54,11 @@ class Bounds:
 
 
 class SpaceQuota:
-    """This process's part of a cache's room. Thread-safe; what fails in it raises OSError."""
+    """The disk space granted to this process. It owns the process's directory in ``v1/tmp``.
+
+    Thread-safe: the mutex guards all fields; ``v1/lock`` is taken under it, and no other lock.
+    Failures raise OSError.
+    """
 
     def __init__(self, root: Path, entries: Entries, bounds: Bounds) -> None:
         self.evicted = 0
@@ -68,15 +72,15 @@ class SpaceQuota:
         self._numbers = count()
         self._own: Path | None = None
         self._own_fd = -1
-        self._granted = 0  # what v1/tmp/…/lock says
-        self._used = 0  # at most as much
+        self._granted = 0  # the number in v1/tmp/…/lock
+        self._used = 0  # at most _granted
 
     def open(self) -> None:
-        """``prepare`` at the start, when there is time."""
+        """Do the same as ``prepare`` at the start, with a longer wait for the lock."""
         self._prepare(_PATIENCE_S)
 
     def prepare(self) -> None:
-        """Make what there is not of the directories, remove what dead processes left, count."""
+        """Create the directories, remove those of dead processes, and count the entries."""
         self._prepare(self._patience_s)
 
     def _prepare(self, patience_s: float) -> None:
@@ -85,7 +89,9 @@ class SpaceQuota:
                 directory.mkdir(mode=0o700, parents=directory == self._root.parent, exist_ok=True)
                 if not is_private(directory.lstat()):
                     raise PermissionError(
-                        errno.EPERM, "is another's, or others may write it", str(directory)
+                        errno.EPERM,
+                        "it belongs to another user, or others can write it",
+                        str(directory),
                     )
             with self._locked(patience_s) as lock:
                 if self._own is None or not self._own.exists():
@@ -109,31 +115,31 @@ class SpaceQuota:
             self._own, self._own_fd = None, -1
 
     def close(self) -> None:
-        """Remove what this process was download, and ask for nothing more."""
+        """Remove the directory of this process; ``take`` fails from now on."""
         with self._mutex:
             self._remove_own()
 
     def new_file(self) -> Path:
-        """Where a blob on its way may be."""
+        """Return the path for a new download."""
         return self._directory() / str(next(self._numbers))
 
     def _directory(self) -> Path:
         if self._own is None:
-            raise FileNotFoundError(errno.ENOENT, "it is closed", str(self._root))
+            raise FileNotFoundError(errno.ENOENT, "the cache is closed", str(self._root))
         return self._own
 
     def held_bytes(self) -> int:
-        """What the entries take, and what this process is download, as far as is known."""
+        """Return the disk space of the entries and of this process's downloads, as recorded."""
         with open(self._root / "lock", "rb") as lock:
             return (_read_number(lock.fileno()) or 0) + self._used
 
     def is_enough(self, size: int) -> bool:
-        """Whether a blob of *size* bytes may have room, if others make way."""
+        """True if a blob of *size* bytes could fit after evictions."""
         free = max(0, self._free() - self._min_free)
         return allocated_size(size) <= min(self._limit, self.held_bytes() + free)
 
     def take(self, size: int) -> bool:
-        """Whether *size* more bytes may be written; entries that were not used lately make way."""
+        """Take *size* bytes, evicting the least recently used entries; False if that fails."""
         with self._mutex:
             self._directory()
             needed = self._used + size
@@ -148,7 +154,7 @@ class SpaceQuota:
             return True
 
     def give_back(self, size: int) -> None:
-        """Let go of bytes that were taken, and are not in a file any more."""
+        """Release bytes that were taken and are in no file any more."""
         with self._mutex:
             self._used -= size
             if self._own is not None and self._granted > self._used + 2 * self._step:
@@ -156,9 +162,9 @@ class SpaceQuota:
                     self._set_granted(self._used + self._step)
 
     def add_entry(self, file: Path, digest: Digest, size: int, taken: int) -> bool:
-        """Whether *file*, which is sealed, is an entry now: there may have been one.
+        """Turn *file*, which has checksums, into an entry; False if there is one already.
 
-        The blob has *size* bytes, and *taken* bytes were taken for it; they are given back.
+        The blob has *size* bytes. *taken* bytes were taken for it, and are released.
         """
         with self._mutex, self._locked() as lock:
             self._directory()
@@ -179,21 +185,26 @@ class SpaceQuota:
         fd = os.open(self._root / "lock", _WRITE, 0o600)
         try:
             deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
-            while not _is_locked(fd):
+            while not _try_lock(fd):
                 if time.monotonic() > deadline:
-                    raise TimeoutError(errno.ETIMEDOUT, "in use by another", str(self._root))
+                    raise TimeoutError(
+                        errno.ETIMEDOUT, "another process holds the lock", str(self._root)
+                    )
                 time.sleep(0.002)
             yield fd
         finally:
             os.close(fd)
 
     def _total(self, lock: int) -> int:
-        """What the entries take."""
+        """Return the disk space of the entries, counted if the record is damaged."""
         known = _read_number(lock)
         return sum(entry.size for entry in self._entries.found()) if known is None else known
 
     def _make_room(self, lock: int, granted: int) -> int:
-        """What is left if this process has *granted* bytes; less than nothing if it cannot."""
+        """Evict until this process can have *granted* bytes; return the space left beyond that.
+
+        The result is negative if it cannot have them.
+        """
         if (spare := self._spare(self._total(lock), granted)) >= 0:
             return spare
         self._remove_dead()
@@ -201,7 +212,7 @@ class SpaceQuota:
         total = sum(entry.size for entry in entries)
         lacking = -self._spare(total, granted)
         if self._limit - self._granted_to_others() < granted:
-            lacking = 0  # whatever is evicted
+            lacking = 0  # no eviction helps
         if lacking > 0:
             lacking += self._limit // _SLACK_SHARE
         for entry in entries:
@@ -232,11 +243,11 @@ class SpaceQuota:
                 with (other / "lock").open("rb") as lock:
                     granted += _read_number(lock.fileno()) or 0
             except FileNotFoundError:
-                continue  # it ends at this moment
+                continue  # that process has just ended
         return granted
 
     def _remove_dead(self) -> None:
-        """Remove what processes left that have ended; everybody begins under the lock."""
+        """Remove the directories of dead processes; each is created under the lock of the cache."""
         for other in self._others():
             try:
                 fd = os.open(other / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -244,14 +255,14 @@ class SpaceQuota:
                 shutil.rmtree(other, ignore_errors=True)
                 continue
             try:
-                if _is_locked(fd):
+                if _try_lock(fd):
                     shutil.rmtree(other, ignore_errors=True)
             finally:
                 os.close(fd)
 
 
-def _is_locked(fd: int) -> bool:
-    """Whether nobody else has the lock; then we have."""
+def _try_lock(fd: int) -> bool:
+    """Try to lock the file; True if this process has the lock now."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
