@@ -191,14 +191,6 @@ class BlobStore:
             if encoded.startswith(shard):
                 yield digest
 
-    def enumerate(self) -> Iterator[Digest]:
-        """Every blob, in no order."""
-        for algorithm in ALGORITHMS:
-            for shard in self.shards(algorithm):
-                for digest in self.list_unchecked(algorithm, shard):
-                    if self.existing([digest]):
-                        yield digest
-
     def existing(self, digests: Sequence[Digest]) -> list[Digest]:
         """Those of *digests* that have a data file, damaged or not.
 

@@ -126,8 +126,8 @@ class CachedBlobStatter:
 
         Aliases need a second read, for their canonical digests.
 
-        *present* returns those of the remembered digests that still have a link. A digest that
-        is not remembered, or is remembered without a time, is looked up in the storage; *prepare*
+        *present* returns those of the cached digests that still have a link. A digest that
+        is not cached, or is cached without a time, is looked up in the storage; *prepare*
         gets these digests first. The cache forgets each digest that turns out to be gone, so that
         ``stat`` asks the storage and raises its error.
         """

@@ -4,15 +4,27 @@ import json
 from collections.abc import Sequence
 
 from blobfs import paths
-from blobfs.digest import CANONICAL, Digest
+from blobfs.digest import ALGORITHMS, CANONICAL, Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.reference import RepositoryName, Tag
+from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.manifest import INDEXES, OCI_INDEX, OCI_MANIFEST
 
 Json = bool | int | float | str | None | Sequence["Json"] | dict[str, "Json"]
 
 APP = RepositoryName("team/app")
 LATEST = Tag("latest")
+
+
+def all_blobs(blobs: BlobStore) -> list[Digest]:
+    """List every blob, as a mount does, in no order."""
+    return [
+        digest
+        for algorithm in ALGORITHMS
+        for shard in blobs.shards(algorithm)
+        for digest in blobs.list_unchecked(algorithm, shard)
+        if blobs.existing([digest])
+    ]
 
 
 class Layout:

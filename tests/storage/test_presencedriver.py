@@ -10,7 +10,7 @@ from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.errors import BlobUnknown, LinkDangling, PathNotFound, StorageUnavailable
 from blobfs.storage.registry import Registry, open_registry
-from tests.storage.layout import APP, Layout
+from tests.storage.layout import APP, Layout, all_blobs
 
 DIGEST = Digest.of(b"layer")
 Question = Callable[[Registry], object]
@@ -37,7 +37,7 @@ QUESTIONS: dict[str, tuple[str, Question]] = {
         "repositories",
         lambda registry: registry.repository(APP).layers.stat(DIGEST),
     ),
-    "list blobs": ("blobs", lambda registry: list(registry.blobs.enumerate())),
+    "list blobs": ("blobs", lambda registry: all_blobs(registry.blobs)),
     "look for a blob": ("blobs", lambda registry: registry.repository(APP).layers.stat(DIGEST)),
     "open a blob": ("blobs", lambda registry: registry.blobs.open(DIGEST)),
     "store a blob": ("blobs", lambda registry: registry.blobs.put(b"another")),
@@ -118,7 +118,7 @@ def test_registry_that_never_held_anything_is_empty(root: Path) -> None:
         with pytest.raises(PathNotFound):
             registry.children("")
         registry.blobs.put(b"first")
-        assert len(list(registry.blobs.enumerate())) == 1
+        assert len(all_blobs(registry.blobs)) == 1
 
 
 def test_missing_name_in_a_registry_that_is_there_is_missing(registry: Registry) -> None:

@@ -15,7 +15,7 @@ from blobfs.storage.listing.presence import PresenceObjectStore
 from blobfs.storage.registry import Registry
 from tests.s3 import S3Server
 from tests.s3proxy import S3Proxy
-from tests.storage.layout import APP, Layout, image
+from tests.storage.layout import APP, Layout, all_blobs, image
 
 pytestmark = pytest.mark.s3
 
@@ -30,7 +30,7 @@ QUESTIONS: dict[str, Question] = {
     "list layers": lambda registry: list(registry.repository(APP).layers.list_unchecked("sha256")),
     "list tags": lambda registry: list(registry.repository(APP).tags.list_unchecked()),
     "look for a layer": lambda registry: registry.repository(APP).layers.stat(DIGEST),
-    "list blobs": lambda registry: list(registry.blobs.enumerate()),
+    "list blobs": lambda registry: all_blobs(registry.blobs),
     "open a blob": lambda registry: registry.blobs.open(DIGEST),
     "check the health": lambda registry: registry.reach(),
 }

@@ -15,7 +15,7 @@ from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import AccessDenied
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.registry import Registry, open_registry
-from tests.storage.layout import APP, LATEST, Layout
+from tests.storage.layout import APP, LATEST, Layout, all_blobs
 
 NOBODY: Final = 65534
 GOOD, REFUSED = Digest.of(b"good"), Digest.of(b"refused")
@@ -59,7 +59,7 @@ def test_tags_are_enumerated_with_the_refused_one(registry: Registry) -> None:
 
 
 def test_blobs_are_enumerated_with_the_refused_one(registry: Registry) -> None:
-    assert set(registry.blobs.enumerate()) == {GOOD, REFUSED}
+    assert set(all_blobs(registry.blobs)) == {GOOD, REFUSED}
     with pytest.raises(AccessDenied):
         registry.blobs.stat(REFUSED)
 
