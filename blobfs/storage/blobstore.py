@@ -22,7 +22,7 @@ from blobfs.errors import (
 )
 from blobfs.storage.aliases import Alias, Aliases
 from blobfs.storage.descriptors import BlobDescriptorService, CachedBlobStatter
-from blobfs.storage.doubtingreader import DoubtingReader
+from blobfs.storage.invalidatingreader import InvalidatingReader
 
 MAX_CONTENT: Final = 4 * 2**20
 """The largest content in bytes that is read into memory; distribution's limit of a manifest."""
@@ -92,7 +92,7 @@ class BlobStore:
             raise Stale(f"blob {digest} has changed from {size} bytes")
         if not self._driver.is_object_store:
             return reader
-        return DoubtingReader(reader, lambda: self.descriptors.invalidate(digest))
+        return InvalidatingReader(reader, lambda: self.descriptors.invalidate(digest))
 
     def open(self, digest: Digest) -> FileReader:
         """Open the blob to read it; raises BlobUnknown."""

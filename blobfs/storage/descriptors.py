@@ -21,7 +21,7 @@ from blobfs.reference import RepositoryName
 _HELD_S: Final = 1.0
 """The time for which prefetched descriptors are held for the ``stat`` calls that follow."""
 
-Look = Callable[[Digest], Descriptor]
+Stat = Callable[[Digest], Descriptor]
 
 
 class BlobDescriptorService:
@@ -74,7 +74,7 @@ class BlobDescriptorService:
 
 
 class CachedBlobStatter:
-    """Stats the blobs of *repository* in the cache, or else with *look*. Thread-safe.
+    """Stats the blobs of *repository* in the cache, or else with *stat*. Thread-safe.
 
     *stored* stats a blob in the storage, without its link. It supplies the modification time,
     which a registry that shares the cache does not store there.
@@ -83,24 +83,24 @@ class CachedBlobStatter:
     def __init__(
         self,
         descriptors: BlobDescriptorService,
-        look: Look,
-        stored: Look,
+        stat: Stat,
+        stored: Stat,
         repository: RepositoryName | None = None,
     ) -> None:
         self._descriptors = descriptors
-        self._look = look
+        self._stat = stat
         self._stored = stored
         self._repository = repository
-        self._ready = _Ready()
+        self._prefetched = _Prefetched()
 
     def stat(self, digest: Digest) -> Descriptor:
-        """Return a descriptor with a modification time; raises the errors of *look*."""
+        """Return a descriptor with a modification time; raises the errors of *stat*."""
         generation = self._descriptors.generation
-        known = self._ready.take(digest, generation)
+        known = self._prefetched.take(digest, generation)
         if known is None:
             [known] = self._descriptors.known([digest], self._repository)
         if known is None:
-            found = self._look(digest)
+            found = self._stat(digest)
             self._descriptors.set_many({digest: found}, self._repository, generation)
             return found
         return known if known.mtime_ns is not None else self._timed(digest, known, generation)
@@ -111,7 +111,7 @@ class CachedBlobStatter:
             stored = self._stored(known.digest)
         except (BlobUnknown, BlobDamaged):
             self._descriptors.invalidate(known.digest)
-            return self._look(digest)
+            return self._stat(digest)
         # Without the repository: its link was not looked up.
         self._descriptors.set_many({digest: stored}, None, generation)
         return replace(known, size=stored.size, mtime_ns=stored.mtime_ns)
@@ -133,10 +133,10 @@ class CachedBlobStatter:
         """
         generation = self._descriptors.generation
         found = self._descriptors.known(digests, self._repository)
-        remembered = {d: k for d, k in zip(digests, found, strict=True) if k is not None}
-        timed = [digest for digest, k in remembered.items() if k.mtime_ns is not None]
-        untimed = remembered.keys() - set(timed)
-        unknown = [d for d in digests if d not in remembered or d in untimed]
+        cached = {d: k for d, k in zip(digests, found, strict=True) if k is not None}
+        timed = [digest for digest, k in cached.items() if k.mtime_ns is not None]
+        untimed = cached.keys() - set(timed)
+        unknown = [d for d in digests if d not in cached or d in untimed]
         there = set(present(timed))
         prepare(unknown)
         looked_up, missing = self._look_up_each(unknown)
@@ -144,8 +144,8 @@ class CachedBlobStatter:
         self._descriptors.set_many(looked_up, self._repository, generation)
         if gone:
             self._descriptors.cache.clear_many(gone, self._repository)
-        ready = {digest: remembered[digest] for digest in there}
-        self._ready.put(ready | looked_up, generation)
+        ready = {digest: cached[digest] for digest in there}
+        self._prefetched.put(ready | looked_up, generation)
 
     def _look_up_each(
         self, digests: Sequence[Digest]
@@ -155,7 +155,7 @@ class CachedBlobStatter:
         missing: list[Digest] = []
         for digest in digests:
             try:
-                found[digest] = self._look(digest)
+                found[digest] = self._stat(digest)
             except (NotFound, Corrupt):
                 missing.append(digest)
             except BlobfsError:
@@ -174,7 +174,7 @@ class _Held(NamedTuple):
     until: float  # by time.monotonic()
 
 
-class _Ready:
+class _Prefetched:
     """Prefetched descriptors, each held until it is taken. One lock guards them."""
 
     def __init__(self) -> None:

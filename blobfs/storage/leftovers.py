@@ -31,7 +31,7 @@ _MAX_KEPT: Final = 500_000
 """Digests kept from the manifests that were read, about 60 bytes each."""
 
 
-class _Named(NamedTuple):
+class _NamedDigests(NamedTuple):
     prefixes: frozenset[int]
     is_complete: bool
     until: float  # by time.monotonic()
@@ -56,7 +56,7 @@ class LeftOvers:
         self._lock = Lock()
         self._kept: OrderedDict[Digest, frozenset[int]] = OrderedDict()
         self._kept_size = 0
-        self._answer: Future[_Named] | None = None
+        self._answer: Future[_NamedDigests] | None = None
 
     def include(self, *names: Digest) -> bool:
         """True if no manifest names the missing blob by any of its *names*.
@@ -66,12 +66,12 @@ class LeftOvers:
         named = self._named()
         return named.is_complete and not any(_prefix(d.encoded) in named.prefixes for d in names)
 
-    def _named(self) -> _Named:
+    def _named(self) -> _NamedDigests:
         """Return the current result; one thread computes it and the others wait for it."""
         answer = self._answer
         if answer is None or not answer.done() or _is_old(answer):
             refuse_to_take_long()
-        ours: Future[_Named] = Future()
+        ours: Future[_NamedDigests] = Future()
         with self._lock:
             if self._answer is None or _is_old(self._answer):
                 self._answer = ours
@@ -80,7 +80,7 @@ class LeftOvers:
             self._read_into(ours)
         return answer.result()
 
-    def _read_into(self, answer: Future[_Named]) -> None:
+    def _read_into(self, answer: Future[_NamedDigests]) -> None:
         try:
             answer.set_result(self._read())
         except BaseException as exc:
@@ -89,7 +89,7 @@ class LeftOvers:
             answer.set_exception(exc)
             raise
 
-    def _read(self) -> _Named:
+    def _read(self) -> _NamedDigests:
         prefixes: set[int] = set()
         is_complete = self._blobs.holds_any()
         revisions = list(chain.from_iterable(map(self._revisions.enumerate, ALGORITHMS)))
@@ -99,7 +99,7 @@ class LeftOvers:
                 is_complete = False
             else:
                 prefixes |= found
-        return _Named(frozenset(prefixes), is_complete, time.monotonic() + _KEPT_S)
+        return _NamedDigests(frozenset(prefixes), is_complete, time.monotonic() + _KEPT_S)
 
     def _read_each(
         self, revisions: Sequence[Digest], known: Container[Digest]
@@ -127,7 +127,7 @@ class LeftOvers:
                 self._kept_size -= len(self._kept.popitem(last=False)[1])
 
 
-def _is_old(answer: Future[_Named]) -> bool:
+def _is_old(answer: Future[_NamedDigests]) -> bool:
     return answer.done() and answer.result().until < time.monotonic()
 
 

@@ -124,7 +124,7 @@ class BlobCache:
             self._failed(exc)
             return None
 
-    def keep(self, download: Download, offset: int, data: bytes) -> None:
+    def add(self, download: Download, offset: int, data: bytes) -> None:
         """Add *data* from the store to a download."""
         try:
             self._downloads.add(download, offset, data)
@@ -223,7 +223,7 @@ class _Reader(FileReader):
             data = self._reader.read_at(offset, size)
             download = self._joined()
             if download is not None:
-                self._cache.keep(download, offset, data)
+                self._cache.add(download, offset, data)
         return data
 
     def _joined(self) -> Download | None:

@@ -100,7 +100,7 @@ class Downloads:
     """The downloads of this process. It owns their files and the verifying thread.
 
     Thread-safe: the condition guards all tables. No other lock is taken under it. Failures raise
-    OSError, in the thread they are reported to *health*.
+    OSError; the verifying thread reports its own to *health*.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Downloads:
         """
         with self._changed:
             download = self._joined(blob)
-        if download is not None or not self._quota.is_enough(blob.size):
+        if download is not None or not self._quota.can_fit(blob.size):
             return download
         while len(self._downloads) >= _MAX_DOWNLOADS:
             if not self._drop_oldest():

@@ -148,7 +148,7 @@ class Ranges:
         self._ends[first:last] = [end]
 
 
-class Found(NamedTuple):
+class EntryInfo(NamedTuple):
     """The path of an entry, the time of its last use, and its disk space in bytes."""
 
     used_ns: int
@@ -243,7 +243,7 @@ class Entries:
         finally:
             os.close(fd)
 
-    def found(self) -> Iterator[Found]:
+    def scan(self) -> Iterator[EntryInfo]:
         """All entries, in no order."""
         for algorithm in ALGORITHMS:
             for shard in _scanned(self._root / algorithm):
@@ -252,7 +252,7 @@ class Entries:
                         info = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         continue  # a reader found it damaged and removed it
-                    yield Found(info.st_mtime_ns, entry.path, on_disk(0, info.st_size))
+                    yield EntryInfo(info.st_mtime_ns, entry.path, on_disk(0, info.st_size))
 
 
 def _scanned(path: Path | str) -> list[os.DirEntry[str]]:

@@ -97,7 +97,7 @@ class SpaceQuota:
                 if self._own is None or not self._own.exists():
                     self._create_own()
                 self._remove_dead()
-                _write_number(lock, sum(entry.size for entry in self._entries.found()))
+                _write_number(lock, sum(entry.size for entry in self._entries.scan()))
 
     def _create_own(self) -> None:
         self._remove_own()
@@ -133,7 +133,7 @@ class SpaceQuota:
         with open(self._root / "lock", "rb") as lock:
             return (_read_number(lock.fileno()) or 0) + self._used
 
-    def is_enough(self, size: int) -> bool:
+    def can_fit(self, size: int) -> bool:
         """True if a blob of *size* bytes could fit after evictions."""
         free = max(0, self._free() - self._min_free)
         return allocated_size(size) <= min(self._limit, self.held_bytes() + free)
@@ -198,7 +198,7 @@ class SpaceQuota:
     def _total(self, lock: int) -> int:
         """Return the disk space of the entries, counted if the record is damaged."""
         known = _read_number(lock)
-        return sum(entry.size for entry in self._entries.found()) if known is None else known
+        return sum(entry.size for entry in self._entries.scan()) if known is None else known
 
     def _make_room(self, lock: int, granted: int) -> int:
         """Evict until this process can have *granted* bytes; return the space left beyond that.
@@ -208,7 +208,7 @@ class SpaceQuota:
         if (spare := self._spare(self._total(lock), granted)) >= 0:
             return spare
         self._remove_dead()
-        entries = sorted(self._entries.found())
+        entries = sorted(self._entries.scan())
         total = sum(entry.size for entry in entries)
         lacking = -self._spare(total, granted)
         if self._limit - self._granted_to_others() < granted:

@@ -10,7 +10,7 @@ from blobfs.drivers.base import DirEntry, FileInfo, FileReader, StorageDriver
 from blobfs.drivers.objectstore import ObjectStore
 from blobfs.drivers.wrapper import InvalidatingDriver
 from blobfs.errors import PathNotFound
-from blobfs.storage.doubtingreader import DoubtingReader
+from blobfs.storage.invalidatingreader import InvalidatingReader
 from blobfs.storage.listing.blob_stats import BlobStats
 from blobfs.storage.listing.cache import ListingCache, is_listed
 
@@ -106,7 +106,7 @@ class ListedDriver(InvalidatingDriver):
             listing.stat(path)
 
     def open_of_size(self, path: str, size: int) -> FileReader:
-        return DoubtingReader(
+        return InvalidatingReader(
             self._driver.open_of_size(path, size), lambda: self._blobs.invalidate(path)
         )
 

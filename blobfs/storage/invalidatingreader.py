@@ -9,7 +9,7 @@ from blobfs.drivers.wrapper import ReaderWrapper
 from blobfs.errors import FileChanged, PathNotFound
 
 
-class DoubtingReader(ReaderWrapper):
+class InvalidatingReader(ReaderWrapper):
     """FileReader that invalidates cached metadata when the object has changed or is gone.
 
     ``read_nowait`` needs no check: its bytes were valid when they were fetched.
