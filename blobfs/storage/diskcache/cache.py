@@ -172,7 +172,7 @@ class CachedDriver(DriverWrapper):
         return cls(driver, BlobCache.opened(options))
 
     def stats(self) -> dict[str, int]:
-        """Counters of the cache."""
+        """Return the cache's counters."""
         return self._cache.stats()
 
     def open(self, path: str) -> FileReader:

@@ -225,6 +225,6 @@ class PresenceObjectStore(_ConfirmingDriver, ObjectStore):
 
 def _gone(part: str) -> StorageUnavailable:
     return StorageUnavailable(
-        f"{part} was there and is gone from the storage; restore or mount it,"
-        " or mount the registry anew if that is intended"
+        f"{part} is gone from the storage; restore or mount it,"
+        " or mount the registry again if the removal was intended"
     )
