@@ -1,12 +1,4 @@
-"""The descriptor cache: what is remembered of blobs, so that a storage need not be asked.
-
-Every cache below this package means the same by it, and shares it with the registries beside us.
-Source of truth: distribution, ``registry/storage/cache``.
-
-Who asks a cache does so for speed only. A lookup that finds nothing goes on to the storage, and
-``set`` then tells the cache; what a hit names may be gone, and whoever finds that calls ``clear``.
-A writer never takes a hit for the presence of a blob.
-"""
+"""The contract of a descriptor cache."""
 
 from __future__ import annotations
 
@@ -19,28 +11,27 @@ from blobfs.reference import RepositoryName
 
 
 class DescriptorCache(ABC):
-    """Remembers descriptors by digest, and which repository has them. Thread-safe.
+    """Maps digests to descriptors, for each repository and for the whole registry. Thread-safe.
 
-    With a *repository*, a call is about what that repository has: a lookup is a hit only if
-    ``set`` was called for it, whatever others have. Without one, it is about the blob itself.
+    A call with a *repository* concerns only that repository: a lookup is a hit only if ``set``
+    was called for it. A call without one concerns the blob itself.
 
-    A digest is that of the descriptor, or another algorithm's for the same bytes, under which
-    it was pushed: a blob that was pushed as ``sha512:…`` is described as ``sha256:…``. These are
-    two names, and a repository has the blob by each for itself.
+    The *digest* of a call is the descriptor's own, or an alias: a blob that was pushed as
+    ``sha512:…`` has a descriptor with ``sha256:…``. A repository has a separate entry for each.
 
-    Any entry may be forgotten at any time. All but ``close`` raise StorageUnavailable,
-    StorageTimeout; a ``ResilientCache`` raises nothing.
+    A cache may drop any entry at any time. All methods but ``close`` raise StorageUnavailable and
+    StorageTimeout; those of a ``ResilientCache`` raise nothing.
     """
 
     @property
     @abstractmethod
     def is_local(self) -> bool:
-        """Whether calls are short enough to be made on an event loop."""
+        """True if calls are short enough for an event loop."""
 
     def stat(self, digest: Digest, repository: RepositoryName | None = None) -> Descriptor | None:
-        """What is remembered of a blob, or None.
+        """Return the descriptor of a blob, or None.
 
-        ``mtime_ns`` may not be known. The media type is what *repository* calls it.
+        ``mtime_ns`` can be None. The media type is the one that was set for *repository*.
         """
         [descriptor] = self.stat_many([digest], repository)
         return descriptor
@@ -49,19 +40,18 @@ class DescriptorCache(ABC):
     def stat_many(
         self, digests: Sequence[Digest], repository: RepositoryName | None = None
     ) -> list[Descriptor | None]:
-        """``stat`` of each, in one round trip for every hundred."""
+        """Call ``stat`` for each digest, with one round trip per hundred."""
 
     def set(
         self, digest: Digest, descriptor: Descriptor, repository: RepositoryName | None = None
     ) -> None:
-        """Remember a blob that is stored, and linked in *repository* by the name *digest*.
+        """Add a blob that is stored, and that *repository* links under *digest*.
 
-        The blob alone is remembered under its own digest too. In distribution the repository
-        then has it by both names, and gets back one that was deleted by a lookup of the other.
+        An alias also adds the blob under its own digest, but not for *repository*. (In
+        distribution it does both, so a lookup by one digest restores the deleted other one.)
 
-        A repository's media type replaces the one that was remembered for it. That of the blob
-        itself stays what it was first; its size and time are replaced. What ``describes`` refuses
-        is not remembered.
+        The media type of a repository's entry is replaced. The blob's entry keeps its first media
+        type; its size and time are replaced. A descriptor that fails ``describes`` is ignored.
         """
         self.set_many({digest: descriptor}, repository)
 
@@ -69,14 +59,13 @@ class DescriptorCache(ABC):
     def set_many(
         self, descriptors: Mapping[Digest, Descriptor], repository: RepositoryName | None = None
     ) -> None:
-        """``set`` of each, in one round trip for every hundred."""
+        """Call ``set`` for each digest, with one round trip per hundred."""
 
     def clear(self, digest: Digest, repository: RepositoryName | None = None) -> None:
-        """Forget a blob, and that *repository* has it; one that is not remembered is no error.
+        """Remove the entry of a blob and the entry of *repository*; unknown ones are no error.
 
-        It takes effect at once for every repository: those that have it have to look again, and
-        *repository* gets it back by ``set`` for itself only. Without a repository, the others
-        have it again as soon as it is remembered again.
+        The blob is a miss for every repository at once. The next ``set`` of the blob makes it
+        a hit again for all repositories but this one, which needs a ``set`` of its own.
         """
         self.clear_many([digest], repository)
 
@@ -84,23 +73,23 @@ class DescriptorCache(ABC):
     def clear_many(
         self, digests: Sequence[Digest], repository: RepositoryName | None = None
     ) -> None:
-        """``clear`` of each, in one round trip for every hundred."""
+        """Call ``clear`` for each digest, with one round trip per hundred."""
 
     def stats(self) -> dict[str, int]:
-        """Counters since the cache was made.
+        """Return the counts since the cache was created.
 
-        ``requests`` are digests that it was asked for: ``hits`` that it knew, and ``misses``.
-        ``errors`` are calls that failed, ``skipped`` those not made because others had failed.
+        ``requests`` counts digests that were looked up: ``hits`` and ``misses``. ``errors`` counts
+        failed calls, ``skipped`` those that were not made because others had failed.
         """
         return counts(0, 0)
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of what the cache holds open; it is not used again."""
+        """Close connections and end threads; the cache is not used again."""
 
 
 def counts(hits: int, misses: int, *, errors: int = 0, skipped: int = 0) -> dict[str, int]:
-    """The ``stats`` of a cache."""
+    """Return the ``stats`` of a cache."""
     return {
         "requests": hits + misses,
         "hits": hits,
@@ -111,14 +100,14 @@ def counts(hits: int, misses: int, *, errors: int = 0, skipped: int = 0) -> dict
 
 
 def describes(digest: Digest, descriptor: Descriptor) -> bool:
-    """Whether *descriptor* can be that of the blob *digest*."""
+    """True if *descriptor* can belong to the blob *digest*."""
     same = digest == descriptor.digest
     alias = digest.algorithm != CANONICAL and descriptor.digest.algorithm == CANONICAL
     return (same or alias) and descriptor.size >= 0 and descriptor.media_type != ""
 
 
 class Described(NamedTuple):
-    """What to remember: *descriptor* for *digest*, and if not None that *repository* has it."""
+    """A cache entry to be set: *descriptor* for *digest*, in *repository* if it is not None."""
 
     digest: Digest
     descriptor: Descriptor
@@ -128,7 +117,7 @@ class Described(NamedTuple):
 def with_canonical(
     descriptors: Mapping[Digest, Descriptor], repository: RepositoryName | None
 ) -> Iterable[Described]:
-    """What to remember for ``set_many``: each that can be right, then the blob it leads to."""
+    """Yield the entries that ``set_many`` sets: each valid one, then its blob if it is an alias."""
     for digest, descriptor in descriptors.items():
         if describes(digest, descriptor):
             yield Described(digest, descriptor, repository)

@@ -1,4 +1,4 @@
-"""When to leave alone what has failed, and when to try it again."""
+"""The circuit breaker: stops calls that keep failing, and tries again later."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Final
 
 _FAILURES: Final = 3  # in a row
 _FIRST_WAIT_S: Final = 1.0
-_LONGEST_WAIT_S: Final = 4.0  # what works again is noticed within 5 s
+_LONGEST_WAIT_S: Final = 4.0  # a recovery is noticed within 5 s
 
 
 class Breaker:
-    """Admits calls until some in a row fail; then one in a while, to try. Thread-safe.
+    """Admits all calls until three in a row fail, then one trial call per waiting time.
 
-    The while begins with 1 s and doubles with each failure, up to 4 s. *name* is what the calls
-    are called, for a log; *clock* gives seconds.
+    The waiting time begins with 1 s and doubles with each failed trial, up to 4 s. *name* names
+    the calls in log lines; *clock* gives seconds. Thread-safe: a lock guards the state, and calls
+    are admitted and succeed without it while the breaker is closed.
     """
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,11 +31,11 @@ class Breaker:
 
     @property
     def is_well(self) -> bool:
-        """Whether the last call succeeded, if there was any."""
+        """True unless the last call failed."""
         return self._failures == 0
 
     def admits(self) -> bool:
-        """Whether to make a call now; then ``succeeded`` or ``failed`` has to follow."""
+        """Return True to permit a call; the caller then reports ``succeeded`` or ``failed``."""
         if self._again_at_s is None:
             return True
         with self._lock:
@@ -47,7 +48,7 @@ class Breaker:
             return True
 
     def succeeded(self) -> bool:
-        """Note a success; whether it ends a time of failure."""
+        """Record a success; returns True if it closed the breaker."""
         if self._failures == 0:
             return False
         with self._lock:
@@ -59,7 +60,7 @@ class Breaker:
             return was_open
 
     def failed(self) -> bool:
-        """Note a failure; whether it begins a time in which calls are not made."""
+        """Record a failure; returns True if it opened the breaker."""
         with self._lock:
             self._failures += 1
             if self._again_at_s is None:
@@ -67,7 +68,7 @@ class Breaker:
                     return False
                 self._again_at_s = self._clock() + self._wait_s
                 return True
-            if self._trying:  # and not a call that was made before
+            if self._trying:  # not for a call that began before the breaker opened
                 self._trying = False
                 self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
                 self._again_at_s = self._clock() + self._wait_s

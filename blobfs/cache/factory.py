@@ -1,4 +1,4 @@
-"""From what a person types, ``none``, ``memory`` or ``redis://host``, to a cache."""
+"""Creates the cache that the option ``--cache`` names: ``none``, ``memory`` or a Redis URL."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from typing import Final
 
 from blobfs import metrics
 from blobfs.cache.base import DescriptorCache
-from blobfs.cache.memory import MemoryCache
-from blobfs.cache.none import NoCache
+from blobfs.cache.memory import MemoryCache, NoCache
 from blobfs.cache.redis.options import RedisOptions
 from blobfs.cache.resilient import ResilientCache
 from blobfs.digest import Digest
 from blobfs.errors import MountRefused, StorageUnavailable
 
-_PATIENT_S: Final = 1.0
-"""The time for the first answer of a Redis, which a person waits for once."""
+_FIRST_ANSWER_S: Final = 1.0
+"""The time limit of the check at the start of a mount, while a person waits."""
 
 _REDIS: Final = re.compile(r"(?:rediss?(?:\+sentinel|\+cluster)?|unix):", re.IGNORECASE)
 
 
 def is_redis(text: str) -> bool:
-    """Whether *text* names a Redis."""
+    """True if *text* is a Redis URL."""
     return _REDIS.match(text) is not None
 
 
 def cache_for(text: str, ttl_s: float = math.inf) -> DescriptorCache:
-    """A cache that never fails, to be closed by the caller; a server need not be there yet.
+    """Create a cache that never raises; the caller closes it. A server need not run yet.
 
-    What is kept in memory is kept for *ttl_s* seconds. Raises MountRefused, without what was
-    given if that may hold a password.
+    Entries in memory expire after *ttl_s* seconds. Raises MountRefused; its message leaves out
+    *text* if that may contain a password.
     """
     if is_redis(text):
         from blobfs.cache.redis.cache import RedisCache  # noqa: PLC0415  (redis takes a while to import)
@@ -41,17 +40,17 @@ def cache_for(text: str, ttl_s: float = math.inf) -> DescriptorCache:
             return NoCache()
         case "memory":
             return _watched(MemoryCache(ttl_s=ttl_s), "memory")
-    shown = repr(text) if "@" not in text else "what was given"
+    shown = repr(text) if "@" not in text else "the given value"
     raise MountRefused(
         f"{shown} is not a descriptor cache; give none, memory, redis://host or unix:///socket"
     )
 
 
-def trouble_with(url: str) -> str | None:
-    """The reason why the Redis at *url* does not answer at this moment; None if it does."""
+def redis_failure(url: str) -> str | None:
+    """Return why the Redis at *url* does not answer now; None if it does."""
     from blobfs.cache.redis.cache import RedisCache  # noqa: PLC0415
 
-    cache = RedisCache(RedisOptions.parse(url), _PATIENT_S)
+    cache = RedisCache(RedisOptions.parse(url), _FIRST_ANSWER_S)
     try:
         cache.stat(Digest.of(b""))
     except StorageUnavailable as exc:

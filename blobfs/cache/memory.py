@@ -1,6 +1,7 @@
-"""A cache in the memory of the process: bounded, and the reference of the conformance suite.
+"""The cache in the memory of the process, and the one that keeps nothing.
 
-Nobody tells it what others delete, so what it has been told it believes for a while only.
+``MemoryCache`` is the reference of the conformance suite. It does not see the deletes of other
+processes, so a mount lets its entries expire.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from blobfs.digest import Descriptor, Digest
 from blobfs.reference import RepositoryName
 
 ENTRIES: Final = 10_000
-"""As many as distribution keeps. One takes about 0.4 KB."""
+"""Distribution's default. An entry takes about 0.4 KB."""
 
 
 class _Entry(NamedTuple):
     descriptor: Descriptor
-    until: float  # by the clock
+    expires_at: float  # on the cache's clock
 
 
 class MemoryCache(DescriptorCache):
-    """Keeps the *entries* used last, each for *ttl_s* seconds after it was set.
+    """LRU cache of *entries* entries, each valid for *ttl_s* seconds after it was set.
 
-    A blob takes one, and one for each repository. *clock* gives seconds.
+    A blob takes one entry, and one more for each repository. *clock* gives seconds. Thread-safe:
+    one lock guards the entries and the counts.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class MemoryCache(DescriptorCache):
         self._clock = clock
         self._lock = Lock()
         self._hits = self._misses = 0
-        # Oldest first. The blob itself is under None, and without it a repository's is no hit.
+        # Least recently used first. The blob itself is under None; it must be there for any hit.
         self._entries: OrderedDict[tuple[RepositoryName | None, Digest], _Entry] = OrderedDict()
 
     @property
@@ -69,7 +71,7 @@ class MemoryCache(DescriptorCache):
     def _used(self, repository: RepositoryName | None, digest: Digest) -> Descriptor | None:
         key = (repository, digest)
         entry = self._entries.get(key)
-        if entry is None or entry.until <= self._clock():
+        if entry is None or entry.expires_at <= self._clock():
             return None
         self._entries.move_to_end(key)
         return entry.descriptor
@@ -108,3 +110,29 @@ class MemoryCache(DescriptorCache):
 
     def close(self) -> None:
         self._entries.clear()
+
+
+class NoCache(DescriptorCache):
+    """Cache that is always empty."""
+
+    @property
+    def is_local(self) -> bool:
+        return True
+
+    def stat_many(
+        self, digests: Sequence[Digest], repository: RepositoryName | None = None
+    ) -> list[Descriptor | None]:
+        return [None] * len(digests)
+
+    def set_many(
+        self, descriptors: Mapping[Digest, Descriptor], repository: RepositoryName | None = None
+    ) -> None:
+        pass
+
+    def clear_many(
+        self, digests: Sequence[Digest], repository: RepositoryName | None = None
+    ) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

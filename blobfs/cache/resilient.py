@@ -1,15 +1,17 @@
-"""A cache that may fail, made one that never does."""
+"""A wrapper that makes a cache that can fail into one that never raises."""
 
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
 from threading import Lock
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from blobfs.cache.base import DescriptorCache, counts
 from blobfs.cache.circuit_breaker import Breaker
-from blobfs.cache.pending_clears import PendingClears
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import BlobfsError
 from blobfs.logs import about
@@ -19,16 +21,70 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MAX_PENDING: Final = 10_000
+_BATCH: Final = 100  # digests in one call, in the place of a lookup
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Digests of one *repository* to be cleared; *numbers* has the number of each one's call."""
+
+    repository: RepositoryName | None
+    numbers: Mapping[Digest, int]
+
+
+class PendingClears:
+    """Queue of ``clear`` calls to be repeated; drops the oldest above *most*. Thread-safe."""
+
+    def __init__(self, most: int = MAX_PENDING) -> None:
+        self._most = most
+        self._lock = Lock()
+        self._numbers = count()
+        self._pending: OrderedDict[tuple[RepositoryName | None, Digest], int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, digests: Sequence[Digest], repository: RepositoryName | None) -> None:
+        """Append a clear of each digest."""
+        with self._lock:
+            for digest in digests:
+                self._pending[repository, digest] = next(self._numbers)
+                self._pending.move_to_end((repository, digest))
+            while len(self._pending) > self._most:
+                self._pending.popitem(last=False)
+
+    def covers(self, digest: Digest, repository: RepositoryName | None) -> bool:
+        """True if the cache may still have an entry of *digest* that should be cleared."""
+        return (repository, digest) in self._pending or (None, digest) in self._pending
+
+    def oldest(self) -> Batch:
+        """Return the oldest clears of one repository; the batch is empty if none is pending."""
+        with self._lock:
+            repository = next(iter(self._pending), (None, None))[0]
+            numbers = {
+                digest: number
+                for (name, digest), number in self._pending.items()
+                if name == repository
+            }
+            return Batch(repository, dict(islice(numbers.items(), _BATCH)))
+
+    def done(self, batch: Batch) -> None:
+        """Remove the clears of *batch*, except those that were added again meanwhile."""
+        with self._lock:
+            for digest, number in batch.numbers.items():
+                if self._pending.get((batch.repository, digest)) == number:
+                    del self._pending[batch.repository, digest]
+
 
 class ResilientCache(DescriptorCache):
-    """*cache*, but a lookup that fails is a miss, and whatever else fails is only counted.
+    """Wraps *cache*: a failed lookup is a miss, other failures are only counted. Thread-safe.
 
-    Each kind of call that fails again and again is given up for a while, so that nobody waits
-    for it: a server may answer lookups and be too full to be told anything. Nothing is set
-    after a lookup that failed, which would make it harder for a server in trouble.
+    Lookups, sets and clears have a circuit breaker each, because a server that is full still
+    answers lookups. After a failed lookup nothing is set, which spares a server in trouble.
 
-    A clear that failed is made again in the place of a later lookup, and until then what it was
-    to clear is not found here. Others find it: a registry beside us, or the next mount.
+    A failed clear is repeated in the place of a later lookup. Until then this object does not
+    return the entry; a registry or another mount still finds it. The lock guards the counts.
     """
 
     def __init__(self, cache: DescriptorCache) -> None:
@@ -36,7 +92,7 @@ class ResilientCache(DescriptorCache):
         self._lookups = Breaker("lookups")
         self._sets = Breaker("sets")
         self._clears = Breaker("clears")
-        self._owed = PendingClears()
+        self._pending = PendingClears()
         self._lock = Lock()
         self._hits = self._misses = self._errors = self._skipped = 0
 
@@ -54,29 +110,29 @@ class ResilientCache(DescriptorCache):
     def stat_many(
         self, digests: Sequence[Digest], repository: RepositoryName | None = None
     ) -> list[Descriptor | None]:
-        found = self._looked_up(digests, repository) or [None] * len(digests)
+        found = self._find(digests, repository) or [None] * len(digests)
         misses = found.count(None)
         with self._lock:
             self._hits += len(found) - misses
             self._misses += misses
         return found
 
-    def _looked_up(
+    def _find(
         self, digests: Sequence[Digest], repository: RepositoryName | None
     ) -> list[Descriptor | None] | None:
-        """What the cache has; None if it was not asked, or did not tell."""
-        if self._owed and self._lookups.is_well and self._clears.admits():
-            self._settle()
+        """Return the descriptors; None if the cache was not called, or failed."""
+        if self._pending and self._lookups.is_well and self._clears.admits():
+            self._repeat_clears()
             self._skip()
             return None
         if not self._lookups.admits():
             self._skip()
             return None
-        found = self._made(self._lookups, lambda: self._cache.stat_many(digests, repository))
+        found = self._guarded(self._lookups, lambda: self._cache.stat_many(digests, repository))
         if found is None:
             return None
-        for position, digest in enumerate(digests if self._owed else ()):
-            if self._owed.covers(digest, repository):
+        for position, digest in enumerate(digests if self._pending else ()):
+            if self._pending.covers(digest, repository):
                 found[position] = None
         return found
 
@@ -84,7 +140,7 @@ class ResilientCache(DescriptorCache):
         self, descriptors: Mapping[Digest, Descriptor], repository: RepositoryName | None = None
     ) -> None:
         if self._lookups.is_well and self._sets.admits():
-            self._made(self._sets, lambda: self._cache.set_many(descriptors, repository))
+            self._guarded(self._sets, lambda: self._cache.set_many(descriptors, repository))
         else:
             self._skip()
 
@@ -93,41 +149,41 @@ class ResilientCache(DescriptorCache):
     ) -> None:
         if not self._clears.admits():
             self._skip()
-            self._owed.add(digests, repository)
-        elif not self._cleared(digests, repository):
-            self._owed.add(digests, repository)
+            self._pending.add(digests, repository)
+        elif not self._try_clear(digests, repository):
+            self._pending.add(digests, repository)
 
-    def _cleared(self, digests: Sequence[Digest], repository: RepositoryName | None) -> bool:
+    def _try_clear(self, digests: Sequence[Digest], repository: RepositoryName | None) -> bool:
         def clear() -> bool:
             self._cache.clear_many(digests, repository)
             return True
 
-        return self._made(self._clears, clear) is not None
+        return self._guarded(self._clears, clear) is not None
 
-    def _settle(self) -> bool:
-        """Make some of the clears that are owed; whether that succeeded."""
-        debt = self._owed.some()
-        settled = self._cleared(list(debt.numbers), debt.repository)
-        if settled:
-            self._owed.paid(debt)
-        return settled
+    def _repeat_clears(self) -> bool:
+        """Repeat the oldest clears; returns True if that succeeded."""
+        batch = self._pending.oldest()
+        cleared = self._try_clear(list(batch.numbers), batch.repository)
+        if cleared:
+            self._pending.done(batch)
+        return cleared
 
     def _skip(self) -> None:
         with self._lock:
             self._skipped += 1
 
-    def _made(self, breaker: Breaker, call: Callable[[], T]) -> T | None:
-        """What *call* gives, and None if it fails."""
+    def _guarded(self, breaker: Breaker, call: Callable[[], T]) -> T | None:
+        """Return the result of *call*, or None if it fails."""
         try:
             result = call()
-        except Exception as exc:  # noqa: BLE001  (no request may fail of its cache)
+        except Exception as exc:  # noqa: BLE001  (a cache must not fail a request)
             with self._lock:
                 self._errors += 1
             if breaker.failed():
-                said = exc if isinstance(exc, BlobfsError) else repr(exc)
+                why = exc if isinstance(exc, BlobfsError) else repr(exc)
                 fields = about(operation=breaker.name)
                 log.warning(
-                    "descriptor cache: %s fail, doing without: %s", breaker.name, said, extra=fields
+                    "descriptor cache: %s fail, doing without: %s", breaker.name, why, extra=fields
                 )
             return None
         if breaker.succeeded():
@@ -136,8 +192,8 @@ class ResilientCache(DescriptorCache):
         return result
 
     def close(self) -> None:
-        while self._owed and self._settle():
+        while self._pending and self._repeat_clears():
             pass
-        if self._owed:
-            log.warning("descriptor cache: %d clears were never made", len(self._owed))
+        if self._pending:
+            log.warning("descriptor cache: %d clears were never made", len(self._pending))
         self._cache.close()

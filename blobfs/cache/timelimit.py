@@ -1,4 +1,4 @@
-"""Calls that may hang, made so that nobody waits for them longer than is agreed."""
+"""Time limits for calls that can hang."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 
 class TimeLimit:
-    """Makes calls on threads of its own, and waits *limit_s* seconds for each. Thread-safe.
+    """Runs calls on its own threads and waits *limit_s* seconds for each. Thread-safe.
 
-    A time limit on a socket is one for each packet, and none for a name to be resolved. A call
-    that takes longer goes on without anybody waiting. The threads begin with the first call,
-    after a daemon has forked, and one that hangs keeps no program from ending.
+    The timeout of a socket bounds each packet, not the call, and no name resolution. A call that
+    takes longer continues in the background. The daemon threads start with the first call, after
+    the fork of a mount; the lock guards their start. A hanging thread does not delay the exit.
     """
 
     def __init__(self, limit_s: float, *, threads: int) -> None:
@@ -30,10 +30,10 @@ class TimeLimit:
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
     def run(self, call: Callable[[], T], undo: Callable[[], object] | None = None) -> T:
-        """What *call* gives or raises; raises StorageTimeout, StorageUnavailable.
+        """Return or raise the result of *call*; raises StorageTimeout, StorageUnavailable.
 
-        *undo* is called once a *call* has ended late, whether it succeeded or not; nobody is told
-        whether *undo* does.
+        *undo* is called after a late end of *call*, on success and on failure. The result of
+        *undo* is ignored.
         """
         if not self._begun:
             self._begin()
@@ -42,7 +42,7 @@ class TimeLimit:
             return future.result(self._limit_s)
         except TimeoutError:
             if not future.cancel():  # it has begun
-                if future.done():  # it is the call's own, or just in time
+                if future.done():  # the call raised TimeoutError, or it ended just now
                     return future.result()
                 if undo is not None:
                     future.add_done_callback(lambda _: self._queued(undo))
@@ -50,7 +50,7 @@ class TimeLimit:
 
     def _queued(self, call: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
-        self._calls.put(partial(settle, future, call))
+        self._calls.put(partial(complete, future, call))
         return future
 
     def _begin(self) -> None:
@@ -61,7 +61,7 @@ class TimeLimit:
                 for _ in range(self._threads):
                     Thread(target=self._work, name="blobfs-cache", daemon=True).start()
                     self._begun = True
-            except RuntimeError as exc:  # there may be no more threads; one is enough
+            except RuntimeError as exc:  # the limit of threads is reached; one thread is enough
                 if not self._begun:
                     raise StorageUnavailable(str(exc)) from None
 
@@ -70,18 +70,18 @@ class TimeLimit:
             call()
 
     def close(self) -> None:
-        """End the threads, after the calls that they are in."""
+        """End the threads after their current calls."""
         for _ in range(self._threads):
             self._calls.put(None)
 
 
-def settle(future: Future[T], call: Callable[[], T]) -> None:
-    """Give *future* the result of *call*, or its exception, which is raised where it is awaited."""
+def complete(future: Future[T], call: Callable[[], T]) -> None:
+    """Run *call* and set its result or exception in *future*."""
     if not future.set_running_or_notify_cancel():
         return
     try:
         result = call()
-    except BaseException as exc:  # noqa: BLE001  (raised where it is awaited)
+    except BaseException as exc:  # noqa: BLE001  (raised by the reader of the future)
         future.set_exception(exc)
     else:
         future.set_result(result)

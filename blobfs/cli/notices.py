@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import click
 
 from blobfs import logs
-from blobfs.cache.factory import is_redis, trouble_with
+from blobfs.cache.factory import is_redis, redis_failure
 from blobfs.cache.redis.options import RedisOptions
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def of_cache(cache: str) -> Notice | None:
 
     It begins threads, so a process that forks calls it after that.
     """
-    why = trouble_with(cache) if is_redis(cache) else None
+    why = redis_failure(cache) if is_redis(cache) else None
     if why is None:
         return None
     text = f"the cache cannot be used, and the mount goes on without it until it can: {why}"

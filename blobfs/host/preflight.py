@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Final, TypeVar
 
 from blobfs import metrics, paths
-from blobfs.cache.timelimit import settle
+from blobfs.cache.timelimit import complete
 from blobfs.drivers.factory import endpoint_of, is_s3
 from blobfs.errors import MountRefused
 from blobfs.mountinfo import mount_at
@@ -48,7 +48,7 @@ class Preflight:
     def run(self, check: Callable[[], T]) -> T:
         """Return what *check* returns; raises what it raises, and MountRefused at the deadline."""
         future: Future[T] = Future()
-        thread = Thread(target=settle, args=(future, check), name="blobfs-preflight", daemon=True)
+        thread = Thread(target=complete, args=(future, check), name="blobfs-preflight", daemon=True)
         thread.start()
         if not self._is_done_within(future, _QUIET_S):
             self._waiting(f"waiting for {endpoint_of(self._storage)} …")

@@ -7,7 +7,7 @@ from typing import Final
 
 from blobfs import paths
 from blobfs.cache.base import DescriptorCache
-from blobfs.cache.none import NoCache
+from blobfs.cache.memory import NoCache
 from blobfs.digest import ALGORITHMS, Descriptor, Digest, Digester
 from blobfs.drivers.base import FileInfo, FileReader, StorageDriver
 from blobfs.errors import (

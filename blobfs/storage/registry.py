@@ -11,7 +11,7 @@ from typing import Final
 
 from blobfs import paths
 from blobfs.cache.base import DescriptorCache
-from blobfs.cache.none import NoCache
+from blobfs.cache.memory import NoCache
 from blobfs.drivers.base import Capacity, Closing, FileInfo, StorageDriver, Unfinished
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.factory import driver_for

@@ -6,8 +6,7 @@ import pytest
 
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.factory import cache_for
-from blobfs.cache.memory import MemoryCache
-from blobfs.cache.none import NoCache
+from blobfs.cache.memory import MemoryCache, NoCache
 from blobfs.cache.redis.options import Address, RedisOptions
 from blobfs.cache.resilient import ResilientCache
 from blobfs.errors import MountRefused

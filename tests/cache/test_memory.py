@@ -1,7 +1,6 @@
 """The cache in memory is bounded; and none is none."""
 
-from blobfs.cache.memory import MemoryCache
-from blobfs.cache.none import NoCache
+from blobfs.cache.memory import MemoryCache, NoCache
 from tests.cache.samples import ONE, described
 
 BLOBS = [described(b"%d" % number) for number in range(4)]

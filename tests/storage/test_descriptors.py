@@ -10,8 +10,7 @@ import pytest
 
 from blobfs import paths
 from blobfs.cache.base import DescriptorCache
-from blobfs.cache.memory import MemoryCache
-from blobfs.cache.none import NoCache
+from blobfs.cache.memory import MemoryCache, NoCache
 from blobfs.cache.redis.cache import RedisCache
 from blobfs.cache.redis.options import RedisOptions
 from blobfs.digest import Descriptor, Digest

@@ -8,8 +8,7 @@ import pytest
 
 from blobfs import paths
 from blobfs.cache.base import DescriptorCache
-from blobfs.cache.memory import MemoryCache
-from blobfs.cache.none import NoCache
+from blobfs.cache.memory import MemoryCache, NoCache
 from blobfs.digest import OCTET_STREAM, Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.checked import CheckedDriver
