@@ -85,7 +85,7 @@ def test_refusal_is_remembered_and_logged_once(
             restricted.clear(blob.digest, ONE)
     assert [record.getMessage() for record in caplog.records] == [
         f"redis://{redis_server.address}/0 refuses the keys blobfs::mtime::*:"
-        " the storage is asked for the times of blobs; allow ~blobfs::mtime::* to its user"
+        " times of blobs are read from the storage; allow ~blobfs::mtime::* to its user"
         " and mount again to have them remembered"
     ]
     assert redis_client.acl_log()[0]["count"] == 1, "it was asked again"

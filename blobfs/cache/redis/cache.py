@@ -1,8 +1,7 @@
-"""A cache in Redis, shared with the registries beside us.
+"""The descriptor cache in Redis.
 
-Nothing expires: a server that is to forget does so by ``maxmemory-policy allkeys-lru``. Source
-of truth: distribution, ``registry/storage/cache/redis/redis.go``, and for ``clear`` its 3.1.0:
-until then a repository that lost a blob got it back with the next that was given it.
+Source of truth: distribution, ``registry/storage/cache/redis/redis.go``. ``clear`` follows version
+3.1.0: before it, a ``set`` for one repository restored the blob for those that had cleared it.
 """
 
 from __future__ import annotations
@@ -52,41 +51,40 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LIMIT_S: Final = 0.05
-"""How long a round trip may take, connecting included; every hundred digests make one."""
+"""The time limit of a round trip, connecting included."""
 
 _FAILURES: Final = (
     RedisError,
     RedisClusterException,
     OSError,
-    ValueError,  # a host that no name can be
+    ValueError,  # an invalid host name
 )
 
-_BATCH_IN_CLUSTER: Final = 25  # redis-py takes 0.2 ms for each
-_BATCH: Final = 100  # digests; they take 1 to 3 ms here, most of it in redis-py
+_BATCH_IN_CLUSTER: Final = 25  # measured: 0.2 ms each in redis-py
+_BATCH: Final = 100  # digests; measured: 1 to 3 ms, most of it in redis-py
 
 
 class RedisCache(DescriptorCache):
-    """Descriptors in the Redis that *options* name, which need not be there yet.
+    """Descriptors in the Redis of *options*; connects at the first call. Thread-safe.
 
-    In a cluster, where the keys of a blob are on several servers, nothing is a transaction.
-    There a repository loses a blob first, and then the rest of it is forgotten: what stops in
-    between gives nothing back.
+    It owns the client and the threads of its calls. A lock guards the creation of the client.
 
-    A server may refuse our own keys, by an ACL for a registry's. One refused command aborts a
-    transaction, so it is made again without them, and from then on no time is remembered.
+    An ACL that is made for a registry refuses our own keys, the times of blobs. One refused
+    command aborts a transaction, so the call is repeated without them, and times are not used
+    from then on.
     """
 
     def __init__(self, options: RedisOptions, limit_s: float = LIMIT_S) -> None:
         self._options = options
         self._limit_s = limit_s
         self._limit = TimeLimit(limit_s, threads=CONNECTIONS)
-        self._connecting = Lock()
-        self._made: Client | None = None
+        self._client_lock = Lock()
+        self._client: Client | None = None
         self._has_times = True
 
     @classmethod
     def at(cls, url: str) -> Self:
-        """A cache in the server at *url*; raises MountRefused."""
+        """Create a cache in the server at *url*; raises MountRefused."""
         return cls(RedisOptions.parse(url))
 
     def __repr__(self) -> str:
@@ -102,7 +100,7 @@ class RedisCache(DescriptorCache):
         found: list[Descriptor | None] = []
         for batch in self._batches(digests):
             call = partial(self._look_up, batch, repository)
-            found += self._call("stat", partial(self._with_times, call))
+            found += self._call("stat", partial(self._times_if_allowed, call))
         return found
 
     def _look_up(
@@ -129,12 +127,12 @@ class RedisCache(DescriptorCache):
         self, descriptors: Mapping[Digest, Descriptor], repository: RepositoryName | None = None
     ) -> None:
         for batch in self._batches(list(with_canonical(descriptors, repository))):
-            # What is set late, perhaps after a clear, is cleared: nothing expires.
-            undo = partial(self._forget, [described.digest for described in batch], repository)
-            call = partial(self._remember, batch)
-            self._call("set", partial(self._with_times, call), undo)
+            # A late set may follow a clear and would stay for ever, so it is cleared.
+            undo = partial(self._clear, [described.digest for described in batch], repository)
+            call = partial(self._set, batch)
+            self._call("set", partial(self._times_if_allowed, call), undo)
 
-    def _remember(self, batch: Sequence[Described], *, times: bool) -> None:
+    def _set(self, batch: Sequence[Described], *, times: bool) -> None:
         pipeline = self._pipeline(transaction=True)
         for digest, descriptor, repository in batch:
             key = blob_key(digest)
@@ -144,7 +142,7 @@ class RedisCache(DescriptorCache):
             pipeline.hsetnx(key, "mediatype", descriptor.media_type)
             if times and descriptor.mtime_ns is not None:
                 pipeline.set(mtime_key(digest), descriptor.mtime_ns)
-            elif times:  # what was remembered may be another's, stored before
+            elif times:  # the time in Redis may be that of an older copy of the blob
                 pipeline.delete(mtime_key(digest))
             if repository is not None:
                 pipeline.hset(linked_key(repository, digest), "mediatype", descriptor.media_type)
@@ -154,24 +152,24 @@ class RedisCache(DescriptorCache):
         self, digests: Sequence[Digest], repository: RepositoryName | None = None
     ) -> None:
         for batch in self._batches(digests):
-            self._call("clear", partial(self._forget, batch, repository))
+            self._call("clear", partial(self._clear, batch, repository))
 
-    def _forget(self, digests: Sequence[Digest], repository: RepositoryName | None) -> None:
-        self._with_times(partial(self._forget_with, digests, repository))
+    def _clear(self, digests: Sequence[Digest], repository: RepositoryName | None) -> None:
+        self._times_if_allowed(partial(self._clear_keys, digests, repository))
 
-    def _forget_with(
+    def _clear_keys(
         self, digests: Sequence[Digest], repository: RepositoryName | None, *, times: bool
     ) -> None:
         try:
             pipeline = self._pipeline(transaction=True)
-            self._forget_by(pipeline, digests, repository, times=times)
+            self._send_clears(pipeline, digests, repository, times=times)
         except (OutOfMemoryError, NoPermissionError):
-            # A full server takes no transaction, nor does one that refuses MULTI; but this order
-            # gives nothing back either.
+            # A full server refuses transactions, and an ACL may refuse MULTI. Without one, this
+            # order of commands is safe too: the repository loses the blob first.
             pipeline = self._pipeline(transaction=False)
-            self._forget_by(pipeline, digests, repository, times=times)
+            self._send_clears(pipeline, digests, repository, times=times)
 
-    def _forget_by(
+    def _send_clears(
         self,
         pipeline: Pipeline | ClusterPipeline,
         digests: Sequence[Digest],
@@ -191,8 +189,8 @@ class RedisCache(DescriptorCache):
                 pipeline.delete(mtime_key(digest))
         _replies(pipeline)
 
-    def _with_times(self, call: Callable[..., T]) -> T:
-        """The result of *call* with our own keys, or without those that the server refuses."""
+    def _times_if_allowed(self, call: Callable[..., T]) -> T:
+        """Return the result of *call* with our own keys, or without them if the server refuses."""
         if self._has_times:
             try:
                 return call(times=True)
@@ -201,8 +199,8 @@ class RedisCache(DescriptorCache):
             if self._has_times:
                 self._has_times = False
                 log.warning(
-                    "%s refuses the keys %s*: the storage is asked for the times of blobs;"
-                    " allow ~%s* to its user and mount again to have them remembered",
+                    "%s refuses the keys %s*: times of blobs are read from the storage;"
+                    " allow ~%s* to its user and mount again to cache them",
                     self._options,
                     MTIME_PREFIX,
                     MTIME_PREFIX,
@@ -217,10 +215,10 @@ class RedisCache(DescriptorCache):
             yield batch
 
     def _pipeline(self, *, transaction: bool) -> Pipeline | ClusterPipeline:
-        with self._connecting:
-            if self._made is None:
-                self._made = client_of(self._options, self._limit_s)
-        return self._made.pipeline(transaction=transaction and not self._options.is_cluster)
+        with self._client_lock:
+            if self._client is None:
+                self._client = client_of(self._options, self._limit_s)
+        return self._client.pipeline(transaction=transaction and not self._options.is_cluster)
 
     def _call(
         self, operation: str, call: Callable[[], T], undo: Callable[[], None] | None = None
@@ -230,35 +228,35 @@ class RedisCache(DescriptorCache):
 
     def close(self) -> None:
         self._limit.close()
-        if self._made is not None:
-            self._made.close()
+        if self._client is not None:
+            self._client.close()
 
 
 @contextmanager
 def _redis_errors(options: RedisOptions) -> Iterator[None]:
-    """Say redis-py's errors in our own words: the one place that knows both."""
+    """Translate redis-py's errors into StorageTimeout and StorageUnavailable."""
     try:
         yield
     except StorageTimeout as exc:
         raise StorageTimeout(f"{options}: {exc}") from None
     except RedisTimeout as exc:
-        raise StorageTimeout(f"{options}: {_said(exc, options)}") from None
+        raise StorageTimeout(f"{options}: {_reason(exc, options)}") from None
     except ResponseError as exc:
-        raise StorageUnavailable(f"{options} answered: {_said(exc, options)}") from None
+        raise StorageUnavailable(f"{options} answered: {_reason(exc, options)}") from None
     except _FAILURES as exc:
-        raise StorageUnavailable(f"{options}: {_said(exc, options)}") from None
+        raise StorageUnavailable(f"{options}: {_reason(exc, options)}") from None
 
 
-def _said(exc: Exception, options: RedisOptions) -> str:
-    """Why a call failed, without what it was: a server may quote our password."""
-    said = str(exc).rpartition("caused error: ")[2].partition("with args")[0]
+def _reason(exc: Exception, options: RedisOptions) -> str:
+    """Return the text of an error without the command: a server may quote the password."""
+    text = str(exc).rpartition("caused error: ")[2].partition("with args")[0]
     for secret in options.secrets:
-        said = said.replace(secret, "…")
-    return said.strip(" ,") or type(exc).__name__
+        text = text.replace(secret, "…")
+    return text.strip(" ,") or type(exc).__name__
 
 
 def _replies(pipeline: Pipeline | ClusterPipeline) -> list[object]:
-    """What the server answers to each command; None where the key is not what it should be."""
+    """Return the reply to each command; None for a key of another type (WRONGTYPE)."""
     replies: list[object] = pipeline.execute(raise_on_error=False)
     for position, reply in enumerate(replies):
         if isinstance(reply, Exception):

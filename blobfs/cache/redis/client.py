@@ -1,4 +1,4 @@
-"""redis-py's clients: of one server, of the one that sentinels name, of a cluster."""
+"""redis-py's clients for one server, for the master that sentinels name, and for a cluster."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ _Arguments = dict[str, Any]
 
 
 def client_of(options: RedisOptions, limit_s: float) -> Client:
-    """A client whose packets take *limit_s* seconds at most.
+    """Create a client whose packets take *limit_s* seconds at most.
 
-    That of a cluster asks at once which node has what; raises redis-py's errors then. The others
-    connect when they are used.
+    A cluster's client connects at once, to read the slots of the nodes, and raises redis-py's
+    errors. The others connect at the first command.
     """
-    how = _how(options, limit_s)
+    common = _common_arguments(options, limit_s)
     login: _Arguments = {"username": options.username, "password": options.password}
     if options.is_cluster:
-        nodes = [ClusterNode(*address) for address in options.addresses]  # type: ignore[no-untyped-call]  # redis-py gives it none
-        return RedisCluster(startup_nodes=nodes, **login, **how)
+        nodes = [ClusterNode(*address) for address in options.addresses]  # type: ignore[no-untyped-call]  # redis-py has no annotations here
+        return RedisCluster(startup_nodes=nodes, **login, **common)
     database: _Arguments = {"db": options.database, "max_connections": CONNECTIONS}
     if options.master is not None:
-        watchers = how | {
+        sentinel_login = common | {
             "username": options.sentinel_username,
             "password": options.sentinel_password,
         }
-        sentinel = Sentinel(options.addresses, sentinel_kwargs=watchers)  # type: ignore[no-untyped-call]  # nor this
-        server: Redis = sentinel.master_for(options.master, **login, **database, **how)  # type: ignore[no-untyped-call]  # nor this
+        sentinel = Sentinel(options.addresses, sentinel_kwargs=sentinel_login)  # type: ignore[no-untyped-call]  # as above
+        server: Redis = sentinel.master_for(options.master, **login, **database, **common)  # type: ignore[no-untyped-call]  # as above
         return server
     if options.path is not None:
-        return Redis(unix_socket_path=options.path, **login, **database, **how)
+        return Redis(unix_socket_path=options.path, **login, **database, **common)
     [address] = options.addresses
-    return Redis(host=address.host, port=address.port, **login, **database, **how)
+    return Redis(host=address.host, port=address.port, **login, **database, **common)
 
 
-def _how(options: RedisOptions, limit_s: float) -> _Arguments:
-    how: _Arguments = {
+def _common_arguments(options: RedisOptions, limit_s: float) -> _Arguments:
+    common: _Arguments = {
         "socket_timeout": limit_s,
         "socket_connect_timeout": limit_s,
         "retry": Retry(NoBackoff(), 0),
-        "protocol": 2,  # one that every server has, and nothing is pushed to us
+        "protocol": 2,  # RESP2: every server has it, and it has no push messages
     }
     if options.tls:
-        how |= {
+        common |= {
             "ssl": True,
             "ssl_cert_reqs": "required" if options.verify_tls else "none",
             "ssl_check_hostname": options.verify_tls,
@@ -69,15 +69,15 @@ def _how(options: RedisOptions, limit_s: float) -> _Arguments:
             "ssl_keyfile": options.keyfile,
             **_authorities(options.ca_certs),
         }
-    return how
+    return common
 
 
 def _authorities(paths: Sequence[str]) -> _Arguments:
-    """Who signs the server's certificate: redis-py takes one file, or the text of all."""
+    """Return the CA certificates as redis-py takes them: one file, or the text of all files."""
     if len(paths) <= 1:
         return {"ssl_ca_certs": paths[0] if paths else None}
     found = [_CERTIFICATE.findall(Path(path).read_bytes()) for path in paths]
     for path, certificates in zip(paths, found, strict=True):
         if not certificates:
-            raise ValueError(f"{path} has no certificate")
+            raise ValueError(f"{path} has no certificate; give a file in PEM format")
     return {"ssl_ca_data": b"\n".join(chain.from_iterable(found)).decode("ascii")}

@@ -1,9 +1,9 @@
-"""What a registry's cache in Redis consists of, byte for byte, and what we add to it.
+"""The keys of a registry's cache in Redis, and the key that blobfs adds.
 
-    blobs::<digest>                        hash  digest, size, mediatype: the blob
-    repository::<name>::blobs              set   the digests that the repository has
-    repository::<name>::blobs::<digest>    hash  mediatype: what the repository calls it
-    blobfs::mtime::<digest>                when the blob was stored, in nanoseconds; ours
+    blobs::<digest>                        hash    digest, size, mediatype of the blob
+    repository::<name>::blobs              set     digests of the repository
+    repository::<name>::blobs::<digest>    hash    mediatype in the repository
+    blobfs::mtime::<digest>                string  mtime of the blob in nanoseconds; ours
 
 Source of truth: distribution, ``registry/storage/cache/redis/redis.go``.
 """
@@ -27,27 +27,27 @@ _MTIME: Final = re.compile(rb"-?[0-9]{1,19}")
 
 
 def blob_key(digest: Digest) -> str:
-    """The hash of a blob."""
+    """The key of a blob's hash."""
     return f"blobs::{digest}"
 
 
 def members_key(repository: RepositoryName) -> str:
-    """The set of what a repository has."""
+    """The key of the set of a repository's digests."""
     return f"repository::{repository}::blobs"
 
 
 def linked_key(repository: RepositoryName, digest: Digest) -> str:
-    """The hash of a blob as the repository has it."""
+    """The key of a blob's hash in a repository."""
     return f"repository::{repository}::blobs::{digest}"
 
 
 def mtime_key(digest: Digest) -> str:
-    """The time of a blob, which registries do not keep: one of theirs has none."""
+    """The key of a blob's mtime; an entry that a registry made has none."""
     return f"{MTIME_PREFIX}{digest}"
 
 
 def descriptor_of(digest: Digest, fields: object, mtime: object) -> Descriptor | None:
-    """What the server has of a blob, by HMGET and GET; None also for what makes no sense."""
+    """Parse the replies to HMGET and GET for a blob; None if they are missing or malformed."""
     match fields:
         case [bytes(target), bytes(size), bytes() | None as media_type]:
             pass
@@ -70,7 +70,7 @@ def descriptor_of(digest: Digest, fields: object, mtime: object) -> Descriptor |
 def as_linked(
     descriptor: Descriptor | None, is_member: object, media_type: object
 ) -> Descriptor | None:
-    """What a repository has, by SISMEMBER and HGET."""
+    """Apply the replies to SISMEMBER and HGET for a repository; None if it lacks the blob."""
     if descriptor is None or not is_member or not isinstance(media_type, bytes):
         return None
     if not media_type:

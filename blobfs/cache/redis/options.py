@@ -1,4 +1,4 @@
-"""Where a Redis is, read from a URL; a password in it is shown to nobody."""
+"""The URL of a Redis, parsed; no error and no ``repr`` shows a password in it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HOST: Final = re.compile(r"(?:\[(?P<v6>[^]\s]+)\]|(?P<name>[^]:[\s]+))(?::(?P<p
 
 
 class Address(NamedTuple):
-    """Where a server listens."""
+    """Host and port of a server."""
 
     host: str = "localhost"
     port: int = _PORT
@@ -37,11 +37,10 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RedisOptions:
-    """A Redis, and what it asks for.
+    """The servers, credentials and TLS files of a Redis.
 
-    It is the one server at *addresses*, or at the socket *path*; the server that the sentinels
-    there call *master*; or the cluster that the nodes there are of. *ca_certs*, *certfile* and
-    *keyfile* are files, for TLS; without *ca_certs* it is what the machine trusts.
+    *addresses* holds one server, the sentinels of *master*, or nodes of a cluster; *path* is
+    a socket and replaces them. Without *ca_certs* the machine's certificates are used.
     """
 
     addresses: tuple[Address, ...] = (Address(),)
@@ -72,22 +71,22 @@ class RedisOptions:
 
     @property
     def secrets(self) -> list[str]:
-        """What nobody is to read."""
+        """The passwords, to be removed from messages."""
         return [secret for secret in (self.password, self.sentinel_password) if secret]
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a URL, in the form that redis-py and redis-cli take; raises MountRefused."""
+        """Parse a URL in the form that redis-py and redis-cli take; raises MountRefused."""
         url = _split(text)
         credentials, _, hosts = url.netloc.rpartition("@")
         username, _, password = credentials.partition(":")
-        place = _place(url, hosts)
+        servers = _servers(url, hosts)
         pairs = parse_qsl(url.query, keep_blank_values=True)
         given = dict(pairs)
-        if "@" in url.query:  # of a password that has a "?", perhaps
+        if "@" in url.query:  # it may be part of a password that contains "?"
             raise _refusal()
-        database = given.pop("db", place.database)
-        options: dict[str, object] = dict(place.options)
+        database = given.pop("db", servers.database)
+        options: dict[str, object] = dict(servers.options)
         if url.scheme.startswith("rediss"):
             options |= _tls(given, [value for name, value in pairs if name == "ssl_ca_certs"])
         if "master" in options:
@@ -98,22 +97,22 @@ class RedisOptions:
             database=_database(database, is_cluster="is_cluster" in options),
             username=unquote(username) or None,
             password=unquote(password) or None,
-            **options,  # type: ignore[arg-type]  # a mapping has one type for all
+            **options,  # type: ignore[arg-type]  # the values of a mapping have one type
         )
 
 
-class _Place(NamedTuple):
+class _Servers(NamedTuple):
     options: Mapping[str, object]
     database: str
 
 
 def _refusal() -> MountRefused:
-    # What was given is not shown: where a URL is wrong, anything may be the password.
+    # The URL is not shown: any part of a wrong URL may be the password.
     return MountRefused(f"the URL of the Redis cache is not {_FORMS}")
 
 
 def _split(text: str) -> SplitResult:
-    """``urlsplit``, of which some releases refuse an address in brackets after another host."""
+    """Split a URL; some releases of ``urlsplit`` refuse a bracketed address after another host."""
     found = _URL.fullmatch(text)
     if found is None:
         raise _refusal()
@@ -121,24 +120,24 @@ def _split(text: str) -> SplitResult:
     return SplitResult(scheme.lower(), *rest)
 
 
-def _place(url: SplitResult, hosts: str) -> _Place:
-    """Where the server is, and the database as it is written."""
+def _servers(url: SplitResult, hosts: str) -> _Servers:
+    """Parse the servers; the database stays as it is written."""
     scheme, _, kind = url.scheme.partition("+")
     parts = [unquote(part) for part in url.path.strip("/").split("/")]
     if url.fragment:
         raise _refusal()
     if scheme == "unix" and not kind and url.path and not hosts:
-        return _Place({"path": unquote(url.path)}, "")
+        return _Servers({"path": unquote(url.path)}, "")
     if scheme not in {"redis", "rediss"}:
         raise _refusal()
     match kind, parts:
         case "", [database] if "," not in hosts:
-            return _Place({"addresses": _addresses(hosts, _PORT)}, database)
+            return _Servers({"addresses": _addresses(hosts, _PORT)}, database)
         case "cluster", [database]:
-            return _Place({"addresses": _addresses(hosts, _PORT), "is_cluster": True}, database)
+            return _Servers({"addresses": _addresses(hosts, _PORT), "is_cluster": True}, database)
         case "sentinel", [master, *rest] if master and len(rest) < 2:
             addresses = _addresses(hosts, _SENTINEL_PORT)
-            return _Place({"addresses": addresses, "master": master}, "".join(rest))
+            return _Servers({"addresses": addresses, "master": master}, "".join(rest))
     raise _refusal()
 
 
