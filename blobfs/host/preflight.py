@@ -1,4 +1,4 @@
-"""The checks before a mount or a command: each refusal says what to do, and none takes for ever."""
+"""The checks before a mount or a command, with a common deadline."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from blobfs.storage.registry import Registry
 T = TypeVar("T")
 
 DEADLINE_S: Final = 25.0
-"""The time for all checks together. A mount has 30 s, and its refusal must come before that."""
+"""The time limit of all checks together: less than the 30 s that a mount has."""
 
 _QUIET_S: Final = 2.0
-"""The wait after which a person is told of it."""
+"""The waiting time before a message is shown."""
 
 
 class Preflight:
-    """The checks of one command, which share a deadline.
+    """Runs the checks of one command, which share a deadline. Used by one thread.
 
-    Each check runs in a thread, since a server or a file system that hangs holds up whoever asks
-    it. The thread has ended when ``run`` returns, so that the process may fork then. *waiting* is
-    called with a sentence if a check takes more than a moment.
+    Each check runs in a thread, because a hung server or file system blocks its caller. The
+    thread has ended when ``run`` returns, so the process may fork then. *waiting* is called with
+    a message if a check takes more than 2 s.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Preflight:
         if not self._is_done_within(future, _QUIET_S):
             self._waiting(f"waiting for {endpoint_of(self._storage)} …")
         if not self._is_done_within(future, self._limit_s):
-            raise MountRefused(self._silence())
+            raise MountRefused(self._no_answer())
         thread.join()
         return future.result()
 
@@ -61,17 +61,17 @@ class Preflight:
         wait([future], max(0.0, min(seconds, self._end - time.monotonic())))
         return future.done()
 
-    def _silence(self) -> str:
-        said = f"{endpoint_of(self._storage)} did not answer within {self._limit_s:g} s"
+    def _no_answer(self) -> str:
+        text = f"{endpoint_of(self._storage)} did not answer within {self._limit_s:g} s"
         if not is_s3(self._storage):
-            return f"{said}: the file system hangs; see what is mounted there: findmnt"
+            return f"{text}: the file system hangs; findmnt shows its mount"
         failures = ", ".join(_failed_requests())
         why = failures or "it accepts connections, or drops them, and does not reply"
-        return f"{said}: {why}; mind regionendpoint and AWS_ENDPOINT_URL, and look at the server"
+        return f"{text}: {why}; check regionendpoint and AWS_ENDPOINT_URL, and the server itself"
 
 
 def _failed_requests() -> Iterator[str]:
-    """The requests to S3 that this process has made in vain."""
+    """Describe the failed requests to S3 of this process."""
     for metric in metrics.S3_REQUESTS.collect():
         for sample in metric.samples:
             operation, status = sample.labels["operation"], sample.labels["status"]
@@ -82,7 +82,7 @@ def _failed_requests() -> Iterator[str]:
 def check_storage(root: Path, otherwise: str = "") -> None:
     """Raise MountRefused unless the directory *root* is a registry's storage.
 
-    *otherwise* is what the user may do instead of giving another directory.
+    *otherwise* ends the message: an alternative to giving another directory.
     """
     with _readable(root):
         if not root.exists():
@@ -94,7 +94,7 @@ def check_storage(root: Path, otherwise: str = "") -> None:
 
 
 def create_storage(root: Path) -> None:
-    """Make what a registry has before its first push; what is there stays. Raises MountRefused."""
+    """Create the directories of an empty registry; existing ones stay. Raises MountRefused."""
     if (root / paths.ROOT[1:]).is_dir():
         return
     for path in (paths.BLOBS, paths.REPOSITORIES):
@@ -108,7 +108,7 @@ def create_storage(root: Path) -> None:
 
 
 def unwritable(root: Path) -> str | None:
-    """The reason why nothing can be stored below *root*, as far as that is known without trying."""
+    """Return why nothing can be stored below *root*, or None; it tests without writing."""
     for path in (paths.BLOBS, paths.REPOSITORIES):
         directory = root / path[1:]
         if not directory.exists():
@@ -148,10 +148,9 @@ def _advice(root: Path, otherwise: str) -> str:
 
 
 def check_mountpoint(mountpoint: Path, storage_root: Path | None) -> Path:
-    """*mountpoint*, absolute and without symlinks, if a mount may be made there.
+    """Return *mountpoint* absolute and without symlinks; raises MountRefused if it is unusable.
 
-    *storage_root* is the local directory that will be shown, if it is one. Raises
-    MountRefused, with what to do.
+    *storage_root* is the directory of a local storage, else None.
     """
     resolved = _without_symlinks(mountpoint)
     mounted = mount_at(resolved)
@@ -173,7 +172,7 @@ def check_mountpoint(mountpoint: Path, storage_root: Path | None) -> Path:
 
 
 def _check_owner(mountpoint: Path) -> None:
-    """Refuse a directory at which fusermount3(1) lets this user mount nothing."""
+    """Raise MountRefused if fusermount3(1) would refuse this user the directory."""
     st = mountpoint.stat()
     user = os.geteuid()
     if user in (0, st.st_uid):
@@ -194,7 +193,7 @@ def _user_name(uid: int) -> str:
 
 
 def _without_symlinks(mountpoint: Path) -> Path:
-    """Resolve all but the last component: a dead mount there must not be asked anything."""
+    """Resolve symlinks, but touch no mount at *mountpoint*: it may be dead."""
     absolute = mountpoint.absolute()
     if mount_at(absolute) is not None:
         return absolute
@@ -205,7 +204,7 @@ def _without_symlinks(mountpoint: Path) -> Path:
 
 
 def _check_apart(mountpoint: Path, storage_root: Path) -> None:
-    """Refuse a mount inside what it shows, or around it: it would wait for itself."""
+    """Raise MountRefused for a mount inside its storage or around it: it would wait for itself."""
     if any(_same(directory, storage_root) for directory in _upwards(mountpoint)):
         raise MountRefused(f"{mountpoint} is inside the storage; mount it somewhere else")
     if any(_same(directory, mountpoint) for directory in _upwards(storage_root.resolve())):
@@ -218,7 +217,7 @@ def _upwards(directory: Path) -> Iterator[Path]:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether both are one directory, also through a bind mount."""
+    """True if both are one directory, also through a bind mount."""
     try:
         return one.samefile(other)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a signal tells a mount that goes on: SIGUSR1 to log more, SIGUSR2 to log less."""
+"""Signals that change the log level of a mount: SIGUSR1 logs more, SIGUSR2 less."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _CHANGES: Final = {signal.SIGUSR1: logs.log_more, signal.SIGUSR2: logs.log_less}
 
 
 def ignore_until_followed() -> None:
-    """Let none of them end the program, as they would, before or after they are followed."""
+    """Ignore the signals, whose default is to end the process, while ``follow`` does not run."""
     for number in _CHANGES:
         signal.signal(number, signal.SIG_IGN)
 
 
 async def follow() -> None:
-    """Do what the signals say, until cancelled."""
+    """Change the log level at each signal, until cancelled."""
     with trio.open_signal_receiver(*_CHANGES) as numbers:
         async for number in numbers:
             _CHANGES[signal.Signals(number)]()

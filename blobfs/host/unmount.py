@@ -1,4 +1,4 @@
-"""Taking a mount away, alive or dead."""
+"""Removes a mount whose daemon lives, hangs or is dead."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from blobfs.mountinfo import Mount, mount_at, mounts
 _FSTYPE: Final = "fuse.blobfs"
 
 _QUIET_S: Final = 2.0
-"""The wait after which a person is told of it."""
+"""The waiting time before a message is shown."""
 
-_MOST_NAMED: Final = 5
-"""Mount points and programs that one message names at most."""
+_MOST_NAMED: Final = 5  # mount points or programs in one message
 
 
 def unmount(
@@ -31,11 +30,11 @@ def unmount(
     lazy: bool = False,
     waiting: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Unmount *mountpoint*, alive or dead, and wait until its daemon has ended.
+    """Unmount *mountpoint* and wait until its daemon has ended.
 
-    *lazy* detaches a mount that is in use, and waits for nobody. *waiting* is called with a
-    sentence if the daemon takes more than a moment. Raises MountRefused if the mount is none of
-    ours, is in use, shows in another place too, or if the daemon does not end within *timeout_s*.
+    *lazy* detaches a mount that is in use, and does not wait. *waiting* is called with a message
+    if the daemon takes more than 2 s. Raises MountRefused if the mount is not one of blobfs, is
+    in use, is visible elsewhere too, or if its daemon does not end within *timeout_s*.
     """
     mount = _our_mount(mountpoint)
     pid = _daemon_of(mount)
@@ -43,11 +42,11 @@ def unmount(
         daemon = os.pidfd_open(pid) if pid is not None else None
     except ProcessLookupError:
         daemon = None
-    done = subprocess.run(  # noqa: S603  (our own words, and a path after them)
+    done = subprocess.run(  # noqa: S603  (constant arguments and a path)
         [*_helper(lazy=lazy), str(mount.mountpoint)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise MountRefused(_why_not(mount, done.stderr.strip()))
+        raise MountRefused(_failure(mount, done.stderr.strip()))
     if daemon is None or lazy:
         return
     if places := _other_places(mount):
@@ -72,7 +71,7 @@ def _helper(*, lazy: bool) -> list[str]:
 
 
 def _ends(daemon: int, timeout_s: float) -> bool:
-    """Wait for the process of a pidfd."""
+    """Wait for the process of a pidfd; True if it has ended."""
     return bool(select.select([daemon], [], [], timeout_s)[0])
 
 
@@ -85,7 +84,7 @@ def _our_mount(mountpoint: Path) -> Mount:
 
 
 def _daemon_of(mount: Mount) -> int | None:
-    """The pid in the mount's ``config.json``; None if the mount is dead or silent for 5 s."""
+    """Read the pid in the mount's ``config.json``; None if the mount gives none within 5 s."""
     answer: list[int] = []
 
     def ask() -> None:
@@ -99,9 +98,10 @@ def _daemon_of(mount: Mount) -> int | None:
     return answer[0] if answer else None
 
 
-def _why_not(mount: Mount, said: str) -> str:
-    if "busy" not in said:
-        return said
+def _failure(mount: Mount, message: str) -> str:
+    """Explain a failed unmount; *message* is that of the helper program."""
+    if "busy" not in message:
+        return message
     users = [f"a mount at {below}" for below in _mounts_below(mount.mountpoint)]
     _in_thread(lambda: users.extend(_users(mount.mountpoint)), timeout_s=2.0)
     who = f" by {_some(users)}" if users else ""
@@ -118,7 +118,7 @@ def _mounts_below(mountpoint: Path) -> Iterator[Path]:
 
 
 def _other_places(mount: Mount) -> list[str]:
-    """Mount points of the same file system, here and in other mount namespaces.
+    """List the mount points of the same file system, here and in other mount namespaces.
 
     Containers have a mount namespace, and so do systemd's services with private directories.
     """
@@ -142,19 +142,19 @@ def _namespace(process: Path) -> str | None:
     try:
         return os.readlink(process / "ns/mnt")
     except OSError:
-        return None  # it has ended, or is another user's
+        return None  # it has ended, or belongs to another user
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first names of a list, and a count of the rest."""
+    """Join the first names of a list, with a count of the rest."""
     more = len(names) - _MOST_NAMED
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _users(mountpoint: Path) -> Iterator[str]:
-    """The processes that have something open below *mountpoint*, as ``name (pid)``.
+    """Yield the processes that use a path below *mountpoint*, as ``name (pid)``.
 
-    Only readlink(2) is used, which asks nothing of the mount.
+    It uses only readlink(2), which sends no request to the mount.
     """
     for process in _processes():
         if int(process.name) != os.getpid() and _uses(process, mountpoint):
@@ -174,11 +174,11 @@ def _uses(process: Path, mountpoint: Path) -> bool:
         links = [process / "cwd", process / "root", *(process / "fd").iterdir()]
         return any(Path(os.readlink(link)).is_relative_to(mountpoint) for link in links)
     except OSError:
-        return False  # it has ended, or is none of our business
+        return False  # it has ended, or this user may not look
 
 
 def _in_thread(call: Callable[[], object], *, timeout_s: float) -> None:
-    """Wait for *call*, which a hung mount may hold for ever, no longer than *timeout_s*."""
+    """Run *call*, which a hung mount can block, and wait at most *timeout_s* for it."""
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(timeout_s)

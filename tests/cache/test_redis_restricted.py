@@ -86,7 +86,7 @@ def test_refusal_is_remembered_and_logged_once(
     assert [record.getMessage() for record in caplog.records] == [
         f"redis://{redis_server.address}/0 refuses the keys blobfs::mtime::*:"
         " times of blobs are read from the storage; allow ~blobfs::mtime::* to its user"
-        " and mount again to have them remembered"
+        " and mount again to cache them"
     ]
     assert redis_client.acl_log()[0]["count"] == 1, "it was asked again"
 
