@@ -1,8 +1,8 @@
 """Content addresses, ``<algorithm>:<encoded>``, and the digesters that compute them.
 
-A ``Digester`` can save its inside and go on from it later, in the bytes that distribution
-writes to ``hashstates/<algorithm>/<offset>`` (Go's ``encoding.BinaryMarshaler`` of
-``crypto/sha256`` and ``crypto/sha512``).
+A ``Digester`` can save its state and resume from it, in the format that distribution writes to
+``hashstates/<algorithm>/<offset>`` (Go's ``encoding.BinaryMarshaler`` of ``crypto/sha256`` and
+``crypto/sha512``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ALGORITHMS: Final = tuple(_LENGTH)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Digest:
-    """A digest, valid by construction: code that holds one need not check it."""
+    """A digest, valid by construction."""
 
     algorithm: str
     encoded: str
@@ -48,18 +48,18 @@ class Digest:
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """Read ``algorithm:encoded``; raises DigestInvalid."""
+        """Parse ``algorithm:encoded``; raises DigestInvalid."""
         algorithm, _, encoded = text.partition(":")
         return cls(algorithm, encoded)
 
     @classmethod
     def of(cls, content: bytes, algorithm: str = CANONICAL) -> Digest:
-        """The digest of *content*; raises DigestInvalid for an unknown algorithm."""
+        """Return the digest of *content*; raises DigestInvalid for an unknown algorithm."""
         return cls.of_chunks((content,), algorithm)
 
     @classmethod
     def of_chunks(cls, chunks: Iterable[bytes], algorithm: str = CANONICAL) -> Digest:
-        """The digest of *chunks* in sequence; raises DigestInvalid for an unknown algorithm."""
+        """Return the digest of *chunks* in order; raises DigestInvalid for an unknown algorithm."""
         if algorithm not in _ENCODED:
             raise DigestInvalid(f"unknown digest algorithm: {algorithm!r}")
         hasher = hashlib.new(algorithm)
@@ -74,11 +74,10 @@ EMPTY: Final = Digest.of(b"")
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What the registry knows of a blob without reading it.
+    """The digest, size and media type of a blob.
 
-    *size* is in bytes. *mtime_ns* is when the bytes were stored, in nanoseconds since the
-    epoch, and None where it is not known; it says nothing of the content, so it does not
-    make two descriptors different.
+    *size* is in bytes. *mtime_ns* is the time of storing in nanoseconds since the epoch, or None
+    if it is unknown. Comparisons ignore it, because the content does not depend on it.
     """
 
     digest: Digest
@@ -89,17 +88,17 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How an algorithm's state is laid out, by Go and by the ``rehashes`` package.
+    """The layout of an algorithm's state, in Go and in the ``rehashes`` package.
 
-    Go, big-endian: magic, eight words, the block being filled, bytes hashed (8 bytes).
-    rehashes, little-endian: eight words, whole blocks hashed (two words), bytes waiting
-    (1 byte), the block being filled without its last byte.
+    Go, big-endian: magic, eight words, the partial block, the number of bytes hashed (8 bytes).
+    rehashes, little-endian: eight words, the number of whole blocks hashed (two words), the
+    length of the partial block (1 byte), the partial block without its last byte.
     """
 
     magic: bytes
     hasher: type[PySha256 | PySha512]
     word: int  # bytes
-    initial: tuple[int, ...] | None = None  # where it is not the hasher's own
+    initial: tuple[int, ...] | None = None  # None: those of the hasher
 
     @property
     def block(self) -> int:
@@ -107,7 +106,7 @@ class _Form:
 
     @property
     def size(self) -> int:
-        """Length in bytes of Go's form."""
+        """Length of Go's form in bytes."""
         return 4 + 8 * self.word + self.block + 8
 
     def words(self, order: str) -> struct.Struct:
@@ -116,7 +115,7 @@ class _Form:
 
 _FORMS: Final = {
     "sha256": _Form(b"sha\x03", PySha256, 4),
-    # sha384 is sha512 from other initial words (FIPS 180-4, 5.3.4), cut short at the end.
+    # sha384 is sha512 with other initial words (FIPS 180-4, 5.3.4) and a shorter result.
     "sha384": _Form(
         b"sha\x04",
         PySha512,
@@ -137,10 +136,10 @@ _FORMS: Final = {
 
 
 class Digester:
-    """Hashes what it is given, and can be saved and loaded in distribution's form.
+    """Incremental hasher whose state can be saved and loaded in distribution's format.
 
-    Not thread-safe. Holds the GIL while it hashes (1.4 GB/s), unlike ``hashlib``; where no
-    state has to be saved, ``Digest.of_chunks`` is the better choice.
+    Not thread-safe. It holds the GIL while it hashes (1.4 GB/s), which ``hashlib`` does not: use
+    ``Digest.of_chunks`` if the state need not be saved.
     """
 
     def __init__(self, algorithm: str = CANONICAL) -> None:
@@ -154,23 +153,23 @@ class Digester:
             self._load(form.initial, b"", 0)
 
     def update(self, data: bytes) -> None:
-        """Hash *data* after what was hashed before."""
+        """Append *data*."""
         self._hasher.update(data)
         self.size += len(data)
 
     def digest(self) -> Digest:
-        """The digest of everything so far; hashing can go on afterwards."""
-        # finalize() starts the hasher anew, so a copy is what is finished.
+        """Return the digest of all data so far; ``update`` may follow."""
+        # finalize() resets the hasher, so it is called on a copy.
         copy = type(self._hasher).deserialize(self._hasher.serialize())
         return Digest(self.algorithm, copy.finalize()[: _LENGTH[self.algorithm]])
 
     def state(self) -> bytes:
-        """The inside, in distribution's form: 108 bytes for sha256, else 204."""
+        """Return the state in distribution's format: 108 bytes for sha256, else 204."""
         form = _FORMS[self.algorithm]
         raw: bytes = self._hasher.serialize()
         words = form.words("<").unpack_from(raw)
-        waiting = self.size % form.block
-        buffered = raw[10 * form.word + 1 :][:waiting]
+        partial = self.size % form.block
+        buffered = raw[10 * form.word + 1 :][:partial]
         return (
             form.magic
             + form.words(">").pack(*words)
@@ -180,7 +179,7 @@ class Digester:
 
     @classmethod
     def load(cls, state: bytes, algorithm: str = CANONICAL) -> Digester:
-        """Go on from what ``state`` gave, here or in a registry; raises HashStateInvalid."""
+        """Resume from a result of ``state``, or from a registry's; raises HashStateInvalid."""
         digester = cls(algorithm)
         form = _FORMS[algorithm]
         if len(state) != form.size or not state.startswith(form.magic):

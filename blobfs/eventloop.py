@@ -1,8 +1,8 @@
-"""Calls that turn out to take long while an event loop waits for them.
+"""Moves long calls from the event loop to a thread.
 
-A call to local storage is made on the event loop, as most take microseconds. One that finds out
-that it has to read many files raises ``TakesLong`` there, and is made again in a thread. Where no
-event loop waits, as in a thread or a program that uses the library, nothing is raised.
+Calls to local storage run on the event loop, because most take microseconds. A call that detects
+a long operation, such as reading many files, raises ``TakesLong`` there and is repeated in
+a thread. Outside an event loop, in a thread or in a program with the library, it does not raise.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from types import TracebackType
 
 
 class TakesLong(Exception):
-    """The call must be made again in a thread. It has changed nothing."""
+    """The call has changed nothing and must be repeated in a thread."""
 
 
 class _Waiting(threading.local):
-    """The state of a thread; entered, it is an event loop that waits for a call."""
+    """Context manager that marks the calls of this thread as calls on the event loop."""
 
     is_waiting = False
 
@@ -33,6 +33,6 @@ waiting = _Waiting()
 
 
 def refuse_to_take_long() -> None:
-    """Raise TakesLong if an event loop waits for the call that this thread makes."""
+    """Raise TakesLong if the call runs on the event loop."""
     if waiting.is_waiting:
         raise TakesLong

@@ -1,4 +1,4 @@
-"""What went wrong lately, for ``/.blobfs/errors``."""
+"""Recent warnings and errors, for ``/.blobfs/errors``."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ _KEPT: Final = 100
 
 
 class RecentFailures(logging.Handler):
-    """Keeps the last warnings and errors that were logged, as lines of text. Thread-safe."""
+    """Log handler that keeps the last 100 warnings and errors as text. Thread-safe."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.setFormatter(TextFormatter())
-        self.addFilter(lambda record: record.name != "blobfs.logs")  # of its own level
+        self.addFilter(
+            lambda record: record.name != "blobfs.logs"
+        )  # these lines report a change of the log level
         self._lines: deque[str] = deque(maxlen=_KEPT)
 
     @classmethod
     def of_this_program(cls) -> Self:
-        """What blobfs itself logs from now on, whatever is done with that."""
+        """Attach a handler to the logger of blobfs; the level of the log does not matter."""
         failures = cls()
         logging.getLogger("blobfs").addHandler(failures)
         return failures
@@ -30,9 +32,9 @@ class RecentFailures(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._lines.append(self.format(record))
-        except Exception:  # noqa: BLE001  (whoever logs must not fail for it)
+        except Exception:  # noqa: BLE001  (the caller of a log method must not fail)
             self.handleError(record)
 
     def text(self) -> str:
-        """A line for each, the oldest first; a bug has its traceback below it."""
+        """Return a line for each, oldest first; a traceback follows its line."""
         return "".join(f"{line}\n" for line in list(self._lines))

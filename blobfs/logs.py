@@ -1,7 +1,7 @@
-"""How and where log lines are written, and how many.
+"""The configuration of logging: destination, format and level.
 
-The command line configures it. All other code logs to a logger of its own, with ``about`` for
-what a program that reads the log should not have to find in the sentence.
+The command line configures it. Each module has its own logger, and passes the values of a message
+as fields too, by ``about``, so that programs need not parse the message.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from blobfs.errors import MountRefused
 log = logging.getLogger(__name__)
 
 LEVELS: Final = ("debug", "info", "warning", "error")
-"""From most to least."""
+"""Ordered from most to fewest lines."""
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
@@ -32,7 +32,7 @@ _SYSLOG: Final = "/dev/log"
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """What is logged, and where: *form* is ``text`` or ``json``, one object a line."""
+    """Level, format and file of the log; *form* is ``text``, or ``json`` for an object per line."""
 
     level: str
     form: str
@@ -40,10 +40,10 @@ class LogSettings:
 
 
 def about(**fields: object) -> dict[str, object]:
-    """What a line is about, as the ``extra`` of a log call; None is for what is not known.
+    """Return the ``extra`` of a log call with *fields*; those that are None are left out.
 
-    ``operation``, ``repository``, ``digest``, ``upload``, ``path``, ``endpoint``, ``errno``,
-    ``seconds``; an errno is told by its name.
+    The fields are ``operation``, ``repository``, ``digest``, ``upload``, ``path``, ``endpoint``,
+    ``errno``, ``seconds``. The log shows an errno by its name.
     """
     number = fields.get("errno")
     if isinstance(number, int):
@@ -52,7 +52,7 @@ def about(**fields: object) -> dict[str, object]:
 
 
 def configure(settings: LogSettings, *, to_stderr: bool) -> None:
-    """Send what is logged to the file, else to stderr or the system's log.
+    """Send log lines to the file, else to stderr or the system log.
 
     Raises MountRefused if the file cannot be written.
     """
@@ -60,25 +60,25 @@ def configure(settings: LogSettings, *, to_stderr: bool) -> None:
     handler.setFormatter(_Json() if settings.form == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers = [handler]
-    # What others say below that is for their developers, and boto's has session tokens.
+    # Libraries log debug lines for their developers, and boto's contain session tokens.
     root.setLevel(logging.WARNING)
     _set_level(settings.level)
-    # A reply to a program that was killed meanwhile cannot be delivered; that is all it says.
+    # pyfuse3 logs only replies that it cannot deliver because the program was killed.
     logging.getLogger("pyfuse3").setLevel(logging.CRITICAL)
 
 
 def is_discarded() -> bool:
-    """Return whether nothing keeps what is logged: no file, no terminal, no system log."""
+    """True if the log has no destination: no file, no terminal, no system log."""
     return all(isinstance(handler, logging.NullHandler) for handler in logging.getLogger().handlers)
 
 
 def log_more() -> None:
-    """Log one level more from now on, down to debug."""
+    """Lower the log level by one, at most to debug."""
     _shift_level(-1)
 
 
 def log_less() -> None:
-    """Log one level less from now on, up to errors."""
+    """Raise the log level by one, at most to error."""
     _shift_level(+1)
 
 
@@ -87,13 +87,13 @@ def _shift_level(step: int) -> None:
     index = LEVELS.index(logging.getLevelName(handler.level).lower()) + step
     level = LEVELS[min(max(index, 0), len(LEVELS) - 1)]
     _set_level(level)
-    log.log(handler.level, "the log level is %s now", level)  # at a level that shows
+    log.log(handler.level, "the log level is %s now", level)  # at a level that is shown
 
 
 def _set_level(level: str) -> None:
     [handler] = logging.getLogger().handlers
     handler.setLevel(level.upper())
-    # There are others that want warnings, whatever the log leaves out.
+    # Other handlers, such as RecentFailures, need warnings at every log level.
     logging.getLogger("blobfs").setLevel(min(handler.level, logging.WARNING))
 
 
@@ -113,7 +113,7 @@ def _handler(file: Path | None, *, to_stderr: bool) -> logging.Handler:
 
 
 class TextFormatter(logging.Formatter):
-    """For people: the fields come last, less those that the sentence has anyway."""
+    """Text format: the fields follow the message, except those that the message contains."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -127,7 +127,7 @@ class TextFormatter(logging.Formatter):
         return printable(super().formatMessage(record) + "".join(fields))
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802
-        # Indented, so that no line of it can be taken for an event.
+        # The indentation tells a line of a traceback from a log line.
         lines = super().formatException(ei).split("\n")
         return "\n".join(f"    {printable(line)}" for line in lines)
 
@@ -155,7 +155,7 @@ def _quoted(text: str) -> str:
 
 
 def printable(line: str) -> str:
-    """Stored names may have anything in them: line ends, what terminals obey, half characters."""
+    """Escape line ends, control characters and surrogates, which stored names may contain."""
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

@@ -1,7 +1,7 @@
-"""The mounts that a process sees, without touching any of them.
+"""The mounts that a process sees, read without access to the mounts.
 
-A dead or hung mount blocks whoever asks it anything, stat(2) included, so all questions go
-to ``/proc/<pid>/mountinfo``; proc_pid_mountinfo(5) gives its format.
+A dead or hung mount blocks every call that reaches it, stat(2) too. So this module reads only
+``/proc/<pid>/mountinfo``; proc_pid_mountinfo(5) describes its format.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Mount:
 
 
 def mounts(process: str = "self") -> Iterator[Mount]:
-    """Every mount that *process* sees; a later one covers an earlier one at its mount point."""
+    """Yield the mounts that *process* sees; a later one covers earlier ones at its mount point."""
     with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             before, _, after = line.partition(" - ")
@@ -38,7 +38,7 @@ def mounts(process: str = "self") -> Iterator[Mount]:
 
 
 def mount_at(mountpoint: Path) -> Mount | None:
-    """What is mounted at *mountpoint*, an absolute path without symlinks; the topmost."""
+    """Return the topmost mount at *mountpoint*, an absolute path without symlinks, or None."""
     found = None
     for mount in mounts():
         if mount.mountpoint == mountpoint:
@@ -47,7 +47,7 @@ def mount_at(mountpoint: Path) -> Mount | None:
 
 
 def mount_of(fd: int) -> Mount | None:
-    """The mount that an open file is on; proc(5) says how to tell."""
+    """Return the mount of an open file, from ``/proc/self/fdinfo`` (see proc(5))."""
     with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as fdinfo:
         mount_id = next(int(line.split()[1]) for line in fdinfo if line.startswith("mnt_id:"))
     return next((mount for mount in mounts() if mount.mount_id == mount_id), None)

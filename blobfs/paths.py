@@ -1,19 +1,18 @@
-"""Where the registry keeps things: the ``docker/registry/v2`` layout, both ways.
+"""The ``docker/registry/v2`` layout, from names to paths and back. No I/O.
 
-Pure functions on strings; no I/O. Source of truth: distribution, ``registry/storage/paths.go``.
-::
+Source of truth: distribution, ``registry/storage/paths.go``. A link file holds a digest::
 
     /docker/registry/v2/
-      blobs/<algorithm>/<hex[:2]>/<hex>/data             the bytes of layers, configs, manifests
+      blobs/<algorithm>/<hex[:2]>/<hex>/data             layers, configs and manifests
       repositories/<name>/
-        _layers/<algorithm>/<hex>/link                   a link: the digest of a blob, no more
-        _manifests/revisions/<algorithm>/<hex>/link      likewise, of a manifest
-        _manifests/tags/<tag>/current/link               likewise, what the tag stands for
-        _manifests/tags/<tag>/index/<algorithm>/<hex>/link    likewise, what it has stood for
-        _uploads/<id>/data                               what an upload has received
-        _uploads/<id>/startedat                          when it began, RFC 3339
-        _uploads/<id>/hashstates/<algorithm>/<offset>    the digester's inside at an offset
-        _uploads/<id>/blobfs.json                        ours: what the upload is called here
+        _layers/<algorithm>/<hex>/link                   link to a blob
+        _manifests/revisions/<algorithm>/<hex>/link      link to a manifest
+        _manifests/tags/<tag>/current/link               link to the tag's revision
+        _manifests/tags/<tag>/index/<algorithm>/<hex>/link    link to a past revision
+        _uploads/<id>/data                               received bytes
+        _uploads/<id>/startedat                          start of the upload, RFC 3339
+        _uploads/<id>/hashstates/<algorithm>/<offset>    state of the digester
+        _uploads/<id>/blobfs.json                        ours: record of the upload
 """
 
 from __future__ import annotations
@@ -32,30 +31,30 @@ BLOBS: Final = f"{ROOT}/blobs"
 REPOSITORIES: Final = f"{ROOT}/repositories"
 
 CREATED: Final = f"{REPOSITORIES}/.blobfs"
-"""An empty object that lets a registry without repositories exist; registries pass over it."""
+"""An empty object that marks an empty registry in an object store; registries ignore it."""
 
 MARKERS: Final = ("_layers", "_manifests", "_uploads")
-"""A directory that has any of these below it is a repository."""
+"""A directory with one of these children is a repository."""
 
 
 def blob(digest: Digest) -> str:
-    """The directory that holds one blob and nothing else."""
+    """The directory of one blob."""
     return f"{BLOBS}/{digest.algorithm}/{digest.encoded[:2]}/{digest.encoded}"
 
 
 def blob_data(digest: Digest) -> str:
-    """The global blob's bytes."""
+    """The file with the blob's bytes."""
     encoded = digest.encoded
     return f"{BLOBS}/{digest.algorithm}/{encoded[:2]}/{encoded}/data"
 
 
 def repository(name: str) -> str:
-    """The directory of a repository, or of a name that repositories begin with."""
+    """The directory of a repository or of a prefix of repository names; *name* may be empty."""
     return f"{REPOSITORIES}/{name}" if name else REPOSITORIES
 
 
 def layers(name: RepositoryName) -> str:
-    """The link set of the blobs that the repository may read."""
+    """The directory of the links to the repository's blobs: a link set."""
     return f"{REPOSITORIES}/{name}/_layers"
 
 
@@ -70,22 +69,22 @@ def tags(name: RepositoryName) -> str:
 
 
 def tag(name: RepositoryName, tag: Tag) -> str:
-    """The directory that holds all of one tag."""
+    """The directory of one tag."""
     return f"{tags(name)}/{tag}"
 
 
 def tag_current_link(name: RepositoryName, tag: Tag) -> str:
-    """The link file to the revision that the tag stands for now."""
+    """The link file to the tag's current revision."""
     return f"{tags(name)}/{tag}/current/link"
 
 
 def tag_index(name: RepositoryName, tag: Tag) -> str:
-    """The link set of every revision that the tag has ever stood for."""
+    """The link set of the tag's current and past revisions."""
     return f"{tags(name)}/{tag}/index"
 
 
 def link(link_set: str, digest: Digest) -> str:
-    """The link file for *digest* in a link set, which holds the digest of a blob."""
+    """The link file for *digest* in a link set."""
     return f"{link_set}/{digest.algorithm}/{digest.encoded}/link"
 
 
@@ -95,17 +94,17 @@ def uploads(name: RepositoryName) -> str:
 
 
 def upload(name: RepositoryName, upload_id: str) -> str:
-    """The directory that holds all of one upload."""
+    """The directory of one upload."""
     return f"{uploads(name)}/{upload_id}"
 
 
 def upload_data(name: RepositoryName, upload_id: str) -> str:
-    """The bytes that the upload has received."""
+    """The file with the received bytes."""
     return f"{upload(name, upload_id)}/data"
 
 
 def upload_startedat(name: RepositoryName, upload_id: str) -> str:
-    """The file that says when the upload began."""
+    """The file with the upload's start time."""
     return f"{upload(name, upload_id)}/startedat"
 
 
@@ -115,17 +114,17 @@ def upload_hashstates(name: RepositoryName, upload_id: str, algorithm: str) -> s
 
 
 def upload_hashstate(name: RepositoryName, upload_id: str, algorithm: str, offset: int) -> str:
-    """The digester's inside when *offset* bytes had been received."""
+    """The file with the digester's state after *offset* bytes."""
     return f"{upload_hashstates(name, upload_id, algorithm)}/{offset}"
 
 
 def upload_record(name: RepositoryName, upload_id: str) -> str:
-    """What blobfs alone knows of the upload; a registry removes it with the rest."""
+    """The file with blobfs's own record of the upload; a registry removes it with the rest."""
     return f"{upload(name, upload_id)}/blobfs.json"
 
 
 class Kind(Enum):
-    """What a file of the layout is."""
+    """The kind of a file of the layout."""
 
     BLOB_DATA = "blob data"
     LAYER_LINK = "layer link"
@@ -140,7 +139,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A file of the layout, taken apart. What its *kind* has no use for is None."""
+    """The parts of a path in the layout. Parts that its *kind* does not have are None."""
 
     kind: Kind
     repository: RepositoryName | None = None
@@ -176,7 +175,7 @@ _PATTERNS: Final = {
 
 
 def parse(path: str) -> Place:
-    """Invert the functions above that name a file; raises PathInvalid."""
+    """Parse the path of a file, the inverse of the functions above; raises PathInvalid."""
     for kind, pattern in _PATTERNS.items():
         if match := pattern.fullmatch(path):
             try:

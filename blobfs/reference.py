@@ -1,6 +1,6 @@
-"""The names a registry gives: repositories, tags, and references that join them.
+"""Names of repositories and tags, and references that join them.
 
-Each is a ``str`` that is valid by construction. Source of truth: distribution/reference,
+Names are strings that are valid by construction. Source of truth: distribution/reference,
 ``regexp.go`` and ``reference.go``.
 """
 
@@ -19,12 +19,12 @@ _MAX_NAME: Final = 255  # bytes of a whole repository name
 
 
 def is_component(text: str) -> bool:
-    """Whether *text* can stand between the slashes of a repository name."""
+    """True if *text* is a valid component of a repository name, between slashes."""
     return len(text) <= _MAX_NAME and _COMPONENT.fullmatch(text) is not None
 
 
 class RepositoryName(str):
-    """A repository's name: components joined by slashes, 255 bytes at the most."""
+    """A repository's name: components joined by slashes, at most 255 bytes."""
 
     __slots__ = ()
 
@@ -49,7 +49,7 @@ class Tag(str):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Something in a repository: ``repository:tag`` or ``repository@digest``."""
+    """A tag or digest in a repository: ``repository:tag`` or ``repository@digest``."""
 
     repository: RepositoryName
     target: Tag | Digest
@@ -60,7 +60,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Read either form; raises NameInvalid."""
+        """Parse either form; raises NameInvalid."""
         name, at, digest = text.partition("@")
         if at:
             try:
@@ -69,5 +69,5 @@ class Reference:
                 raise NameInvalid(str(exc)) from None
         name, colon, tag = text.rpartition(":")
         if not colon:
-            raise NameInvalid(f"{text[:_MAX_NAME]!r} names neither a :tag nor a @digest")
+            raise NameInvalid(f"{text[:_MAX_NAME]!r} has neither a :tag nor a @digest")
         return cls(RepositoryName(name), Tag(tag))

@@ -1,4 +1,4 @@
-"""Calls of an object that do not keep it alive."""
+"""Bound methods that do not keep their object alive."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ T = TypeVar("T")
 
 
 def weakly(method: Callable[P, T]) -> Callable[P, T]:
-    """Call the bound *method* without a reference to its object, which must outlive the calls.
+    """Wrap the bound *method* without a strong reference to its object.
 
-    A part that calls back its whole makes a cycle, which only a full garbage collection ends. A
-    mount runs none, because it would stop for 160 ms.
+    A callback to the owner of an object makes a reference cycle, which only a full garbage
+    collection frees. A mount runs none, because it would pause for 160 ms. The wrapper raises
+    ReferenceError after the end of the object.
     """
     reference = WeakMethod(method)
 

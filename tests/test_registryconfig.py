@@ -192,12 +192,11 @@ def test_durations_are_those_of_go(tmp_path: Path, duration: str, seconds: float
         ),
         (
             "notifications: {endpoints: [{url: 'http://secret'}]}",
-            "notifications.endpoints[0].name is missing: what waits for the endpoint is kept"
-            " under it",
+            "notifications.endpoints[0].name is missing: the queue of the endpoint needs it",
         ),
         (
             "notifications: {endpoints: [{name: a, url: 'http://a'}, {name: a, url: 'http://b'}]}",
-            "notifications.endpoints[1].name is another endpoint's already",
+            "notifications.endpoints[1].name is used by another endpoint; choose another name",
         ),
         (
             "notifications: {endpoints: [{name: a, url: 'ftp://secret'}]}",
@@ -209,7 +208,7 @@ def test_durations_are_those_of_go(tmp_path: Path, duration: str, seconds: float
         ),
         (
             endpoint("backoff: 24h1s"),
-            "notifications.endpoints[0].backoff must be a day at the most",
+            "notifications.endpoints[0].backoff must be 24h at most",
         ),
         (endpoint("threshold: secret"), "notifications.endpoints[0].threshold must be a number"),
         (
@@ -255,7 +254,7 @@ def test_durations_are_those_of_go(tmp_path: Path, duration: str, seconds: float
         ),
         (
             "storage: {cache: {blobdescriptor: redis}}\nredis: {addr: 'a:1', addrs: ['b:1']}",
-            "redis.addr is another server than addrs: keep addr for distribution 2.8, addrs for 3",
+            "redis.addr is not the server of addrs: keep addr for distribution 2.8, addrs for 3",
         ),
         (
             "storage: {cache: {blobdescriptor: redis}}\nredis: {addrs: [/a], mastername: secret}",

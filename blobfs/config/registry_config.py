@@ -1,8 +1,8 @@
-"""Notifications, the descriptor cache and the storage, as a registry's configuration file has them.
+"""Notifications, descriptor cache and storage from a registry's configuration file.
 
-Source of truth: distribution 2.8.3 and 3.1.1, ``configuration/configuration.go``. Whatever else
-the file has is the registry's, and so are the variables that override it.
-``notifications.events.pulls`` is ours.
+Source of truth: distribution 2.8.3 and 3.1.1, ``configuration/configuration.go``. Other sections
+are ignored, and so are the environment variables that override the file for a registry.
+``notifications.events.pulls`` is our own key.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
 
-from blobfs.config import yaml_file as configfile
+from blobfs.config import yaml_file
 from blobfs.config.registry_keys import misspelt
 from blobfs.config.yaml_file import Section
 from blobfs.drivers.factory import is_s3, local_root
@@ -33,9 +33,9 @@ _LOGIN: Final = ("username", "password")
 class RegistryConfig:
     """The settings that blobfs uses.
 
-    *cache* is what ``cache_for`` takes, perhaps with a password, or None. *storage* is the
-    registry's storage, as far as the file names one: a directory or ``s3://bucket/prefix``, with
-    the name of its key. *misspelt* has a sentence for each key that is probably misspelt.
+    *cache* is an argument of ``cache_for``, and can contain a password. *storage* is a key of the
+    file and the registry's storage, a directory or ``s3://bucket/prefix``; None if the file names
+    none. *misspelt* has a message for each key that is probably misspelt.
     """
 
     notifications: NotificationOptions
@@ -45,15 +45,15 @@ class RegistryConfig:
 
 
 def read_config(path: Path) -> RegistryConfig:
-    """Read the file at *path*; raises MountRefused, which says what is wrong."""
-    root = configfile.read(path)
+    """Read the file at *path*; raises MountRefused."""
+    root = yaml_file.read(path)
     return RegistryConfig(
         _notifications(root), _cache(root), _storage(root.section("storage")), tuple(misspelt(root))
     )
 
 
 def check_storage(file: Path, config: RegistryConfig, storage: str) -> None:
-    """Raise MountRefused if *file*, of which *config* was read, names another storage."""
+    """Raise MountRefused if *config*, read from *file*, names a storage other than *storage*."""
     if config.storage is None:
         return
     key, theirs = config.storage
@@ -73,7 +73,7 @@ def check_storage(file: Path, config: RegistryConfig, storage: str) -> None:
 
 
 def _is_same_directory(one: str, other: str) -> bool:
-    """Whether both paths lead to one directory, also through symlinks and bind mounts."""
+    """True if both paths lead to one directory, also through symlinks and bind mounts."""
     try:
         return os.path.realpath(one) == os.path.realpath(other) or os.path.samefile(one, other)
     except OSError:
@@ -82,7 +82,7 @@ def _is_same_directory(one: str, other: str) -> bool:
 
 def _storage(storage: Section) -> tuple[str, str] | None:
     directory = storage.section("filesystem").text("rootdirectory")
-    if directory.startswith("/"):  # else it depends on where the registry was started
+    if directory.startswith("/"):  # a relative path depends on the registry's working directory
         return "storage.filesystem.rootdirectory", directory
     for name in ("s3", "s3aws"):
         section = storage.section(name)
@@ -101,7 +101,7 @@ def _notifications(root: Section) -> NotificationOptions:
             continue
         endpoint = _endpoint(given)
         if endpoint.name in endpoints:
-            raise given.refusal("name", "is another endpoint's already")
+            raise given.refusal("name", "is used by another endpoint; choose another name")
         endpoints[endpoint.name] = endpoint
     return NotificationOptions(
         tuple(endpoints.values()),
@@ -112,14 +112,14 @@ def _notifications(root: Section) -> NotificationOptions:
 
 
 def _endpoint(given: Section) -> Endpoint:
-    """An endpoint, with distribution's defaults."""
+    """Read an endpoint, with distribution's defaults."""
     ignore = given.section("ignore")
     actions = frozenset(ignore.texts("actions"))
     if not actions <= set(Action):
         raise ignore.refusal("actions", f"can be {', '.join(Action)}")
     name = given.text("name")
     if not name:
-        raise given.refusal("name", "is missing: what waits for the endpoint is kept under it")
+        raise given.refusal("name", "is missing: the queue of the endpoint needs it")
     return Endpoint(
         name,
         _url(given),
@@ -150,7 +150,7 @@ def _is_http(url: str) -> bool:
 def _headers(given: Section) -> Iterator[tuple[str, str]]:
     for name in given.names():
         if not _HEADER.fullmatch(name):
-            raise given.refusal("", "must have headers' names")
+            raise given.refusal("", "must have valid names of HTTP headers")
         for value in given.texts(name):
             if not (value.isascii() and value.isprintable()):
                 raise given.refusal(name, "must be a list of printable texts")
@@ -158,7 +158,7 @@ def _headers(given: Section) -> Iterator[tuple[str, str]]:
 
 
 def _base_url(host: str) -> str | None:
-    return host if _is_http(host) else None  # a registry, too, passes over what is none
+    return host if _is_http(host) else None  # a registry ignores an invalid one, too
 
 
 def _cache(root: Section) -> str | None:
@@ -175,10 +175,10 @@ def _cache(root: Section) -> str | None:
 
 
 def _redis_url(redis: Section) -> str:
-    """The URL of the Redis that distribution connects to; its keys are those of 2.8 and of 3.
+    """Return the URL of the Redis that distribution connects to, from the keys of 2.8 or of 3.
 
-    One address is a server; several are nodes of a cluster, or with ``mastername`` sentinels, as
-    in go-redis's ``NewUniversalClient``. One that begins with a slash is a socket.
+    As in go-redis's ``NewUniversalClient``, one address is a server, and several are nodes of
+    a cluster, or sentinels if ``mastername`` is given. An address with a leading slash is a socket.
     """
     addresses = _redis_addresses(redis)
     master = redis.text("mastername")
@@ -204,11 +204,11 @@ def _redis_url(redis: Section) -> str:
 
 
 def _redis_addresses(redis: Section) -> list[str]:
-    """``addrs``, of distribution 3, or ``addr``, of 2.8; hosts have names."""
+    """Read ``addrs`` of distribution 3, or ``addr`` of 2.8."""
     old, new = redis.text("addr"), redis.texts("addrs")
     if old and new and new != [old]:
         raise redis.refusal(
-            "addr", "is another server than addrs: keep addr for distribution 2.8, addrs for 3"
+            "addr", "is not the server of addrs: keep addr for distribution 2.8, addrs for 3"
         )
     key, addresses = ("addrs", new) if new else ("addr", [old])
     return [_redis_address(redis, key, address) for address in addresses]
@@ -230,10 +230,10 @@ def _redis_login(username: str, password: str) -> str:
 
 
 def _redis_tls(tls: Section) -> list[tuple[str, str]] | None:
-    """The options of the URL; None where the connection is not encrypted.
+    """Return the TLS options of the URL; None for a connection without TLS.
 
-    As in distribution 3 any of the files turns TLS on, and a certificate without its key, or the
-    reverse, is not used.
+    As in distribution 3, any of the files turns TLS on, and a certificate without a key, or a key
+    without a certificate, is ignored.
     """
     certificate, key, authorities = tls.text("certificate"), tls.text("key"), tls.texts("rootcas")
     if not (tls.flag("enabled") or certificate or key or authorities):

@@ -1,8 +1,8 @@
-"""The keys of a registry's configuration file, and the misspelt ones among them.
+"""The keys of a registry's configuration file, and a search for misspelt ones.
 
-Source of truth: distribution 2.8.3 and 3.1.1, of both together: ``configuration/configuration.go``,
-for ``redis`` of version 3 go-redis's ``UniversalOptions``, and the parameters of the storage
-drivers. A registry ignores a key that it does not know.
+Source of truth: distribution 2.8.3 and 3.1.1 together: ``configuration/configuration.go``, the
+parameters of the storage drivers, and go-redis's ``UniversalOptions`` for ``redis`` in version 3.
+A registry ignores unknown keys.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ _KNOWN: Final = {
 _ENDPOINT: Final = "backoff disabled headers ignore ignoredmediatypes name threshold timeout url"
 _IGNORE: Final = "actions mediatypes"
 
-_LIKENESS: Final = 0.7
-"""Of difflib: ``adr`` and ``addr`` have 0.86, ``hots`` and ``host`` 0.75."""
+_SIMILARITY: Final = 0.7
+"""A ratio of difflib: ``adr`` and ``addr`` have 0.86, ``hots`` and ``host`` 0.75."""
 
 
 def misspelt(root: Section) -> Iterator[str]:
-    """A sentence for each key that nobody knows and that is like one that is known.
+    """Yield a message for each unknown key that is similar to a known one.
 
-    Only the sections that blobfs reads are looked at. A key that is like none may be that of a
-    newer registry. Raises MountRefused for what is no section.
+    It checks only the sections that blobfs reads. Other unknown keys may belong to a newer
+    registry. Raises MountRefused for a value that should be a section and is not.
     """
     for name, known in _KNOWN.items():
         section = root
         for key in filter(None, name.split(".")):
             section = section.section(key)
-        yield from _among(section, known)
+        yield from _misspelt_in(section, known)
     for endpoint in root.section("notifications").sections("endpoints"):
-        yield from _among(endpoint, _ENDPOINT)
-        yield from _among(endpoint.section("ignore"), _IGNORE)
+        yield from _misspelt_in(endpoint, _ENDPOINT)
+        yield from _misspelt_in(endpoint.section("ignore"), _IGNORE)
 
 
-def _among(section: Section, known: str) -> Iterator[str]:
+def _misspelt_in(section: Section, known: str) -> Iterator[str]:
     names = known.split()
     for key in section.names():
         if key in names:
             continue
-        if nearest := get_close_matches(key.lower(), names, n=1, cutoff=_LIKENESS):
+        if nearest := get_close_matches(key.lower(), names, n=1, cutoff=_SIMILARITY):
             yield section.remark(key, f"is not known; {nearest[0]} is: correct or remove it")

@@ -1,4 +1,4 @@
-"""The options of a mount, as one value."""
+"""The options of a mount as one value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blobfs.storage.registry import RemoteOptions
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What ``blobfs mount`` was told, or its defaults; durations are in seconds."""
+    """The options of ``blobfs mount``, with defaults applied; durations are in seconds."""
 
     storage: str
     mountpoint: Path
@@ -58,12 +58,12 @@ class Settings:
 
     @property
     def logging(self) -> LogSettings:
-        """Where and how to log."""
+        """The level, format and file of the log."""
         return LogSettings(self.log_level, self.log_format, self.log_file)
 
     @property
     def hides_log(self) -> bool:
-        """Whether the terminal does not show what is logged."""
+        """True if the terminal does not show the log."""
         return self.log_file is not None or not self.foreground
 
     @property
@@ -73,7 +73,7 @@ class Settings:
 
     @property
     def remote(self) -> RemoteOptions:
-        """How an object store is remembered and read."""
+        """The caching and prefetch options of an object store."""
         return RemoteOptions(
             name_ttl_s=self.tag_timeout,
             content_ttl_s=self.entry_timeout,
@@ -93,7 +93,7 @@ class Settings:
 
     @property
     def state(self) -> Path:
-        """The directory of what outlasts a mount."""
+        """The directory of data that stays after the mount ends."""
         if self.state_dir is not None:
             return self.state_dir
         if os.getuid() == 0:
@@ -101,7 +101,7 @@ class Settings:
         return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state", "blobfs")
 
     def public(self, cache: str) -> dict[str, object]:
-        """Everything, and the *cache* that is used, for people and programs: no secrets."""
+        """Return all options and the *cache* in use, without secrets."""
         shown: dict[str, object] = {
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
@@ -110,6 +110,6 @@ class Settings:
 
 
 def _without_secrets(url: str) -> str:
-    """A URL without user, password and options, of which some are secrets."""
+    """Remove user, password and query from a URL."""
     scheme, colon, rest = url.partition("://")
     return scheme + colon + rest.partition("?")[0].rpartition("@")[2]

@@ -1,6 +1,6 @@
-"""A file of settings in YAML, read so that whoever made a mistake is told where.
+"""A configuration file in YAML, with errors that name the key.
 
-What is not understood is MountRefused, with the key's name, and never its value: any may be secret.
+Each error is MountRefused. Its text never contains a value, because any value may be a secret.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from blobfs.errors import MountRefused
 _NOT_YAML: Final = (
     yaml.YAMLError,
     RecursionError,
-    *(ValueError, OverflowError, LookupError, AttributeError),  # PyYAML's for `!!int foo`
+    *(ValueError, OverflowError, LookupError, AttributeError),  # PyYAML raises them for `!!int foo`
 )
-_KEPT: Final = {"tag:yaml.org,2002:merge", "tag:yaml.org,2002:null"}
+_RESOLVED_TAGS: Final = {"tag:yaml.org,2002:merge", "tag:yaml.org,2002:null"}
 
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")  # "\ud800" in YAML, which is no character
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")  # YAML allows "\ud800", which has no UTF-8 form
 
 _UNITS_S: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
@@ -32,9 +32,9 @@ _FALSE: Final = {"false", "no", "off", "n", ""}
 
 
 def read(path: Path) -> Section:
-    """The file at *path*; raises MountRefused."""
+    """Read the file at *path*; raises MountRefused."""
     try:
-        return Section(path, "", yaml.load(path.read_bytes(), _Loader))  # noqa: S506  (a safe one)
+        return Section(path, "", yaml.load(path.read_bytes(), _Loader))  # noqa: S506  (a SafeLoader)
     except OSError as exc:
         raise MountRefused(f"{path}: {exc.strerror}") from None
     except yaml.MarkedYAMLError as exc:
@@ -45,16 +45,16 @@ def read(path: Path) -> Section:
 
 
 class _Loader(yaml.SafeLoader):
-    """Leaves numbers and the like as they are written: a password may be 0123."""
+    """YAML loader that leaves numbers, dates and booleans as text: a password may be 0123."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012  (as PyYAML has it)
-        first: [(tag, form) for tag, form in resolvers if tag in _KEPT]
+    yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's attribute)
+        first: [(tag, form) for tag, form in resolvers if tag in _RESOLVED_TAGS]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
 
 class Section:
-    """A mapping that is called *name* in the file; what is empty is as good as missing."""
+    """The mapping at the key *name* of the file. An empty value counts as a missing one."""
 
     def __init__(self, file: Path, name: str, value: object) -> None:
         self._file = file
@@ -66,31 +66,31 @@ class Section:
         self._values = value
 
     def refusal(self, key: str, why: str) -> MountRefused:
-        """What to raise, as the value of *key* is not what it must be."""
+        """Return the error for a wrong value of *key*."""
         return MountRefused(self.remark(key, why))
 
     def remark(self, key: str, text: str) -> str:
-        """*text* about *key*, with the names of both the file and the key."""
-        return f"{self._file}: {self._called(key) or 'the configuration'} {text}"
+        """Return a message: the file, the full name of *key*, and *text*."""
+        return f"{self._file}: {self._full_name(key) or 'the configuration'} {text}"
 
-    def _called(self, key: str) -> str:
+    def _full_name(self, key: str) -> str:
         return f"{self._name}.{key}".strip(".")
 
     def section(self, key: str) -> Section:
-        """The mapping at *key*."""
-        return Section(self._file, self._called(key), self._values.get(key))
+        """Return the mapping at *key*."""
+        return Section(self._file, self._full_name(key), self._values.get(key))
 
     def sections(self, key: str) -> list[Section]:
-        """The list of mappings at *key*."""
-        name = self._called(key)
+        """Return the list of mappings at *key*."""
+        name = self._full_name(key)
         return [Section(self._file, f"{name}[{i}]", v) for i, v in enumerate(self._list(key))]
 
     def names(self) -> list[str]:
-        """The keys."""
+        """Return the keys."""
         return [str(key) for key in self._values]
 
     def texts(self, key: str) -> list[str]:
-        """The list of texts at *key*."""
+        """Return the list of texts at *key*."""
         texts = [value for value in self._list(key) if isinstance(value, str)]
         if len(texts) < len(self._list(key)):
             raise self.refusal(key, "must be a list of texts")
@@ -105,7 +105,7 @@ class Section:
         return value
 
     def text(self, key: str) -> str:
-        """The text at *key*, or nothing."""
+        """Return the text at *key*, by default an empty one."""
         value = self._values.get(key)
         if value is None:
             return ""
@@ -114,21 +114,21 @@ class Section:
         return value
 
     def flag(self, key: str) -> bool:
-        """Whether *key* is true; false is the default."""
+        """True if *key* is true; false is the default."""
         text = self.text(key).lower()
         if text not in _TRUE | _FALSE:
             raise self.refusal(key, "must be true or false")
         return text in _TRUE
 
     def number(self, key: str) -> int:
-        """The number at *key*, or 0."""
+        """Return the number at *key*, by default 0."""
         text = self.text(key) or "0"
         if not _NUMBER.fullmatch(text):
             raise self.refusal(key, "must be a number")
         return int(text)
 
     def seconds(self, key: str) -> float:
-        """The duration at *key*, or 0, as Go writes it; a bare number is of nanoseconds."""
+        """Read a duration in Go's form, by default 0; a bare number is in nanoseconds."""
         text = self.text(key)
         if text.isascii() and text.isdecimal():
             text = f"{text}ns"
@@ -136,5 +136,5 @@ class Section:
             raise self.refusal(key, "must be a duration such as 500ms or 1m30s")
         total_s = sum(float(found[1]) * _UNITS_S[found[2]] for found in _QUANTITY.finditer(text))
         if total_s > _LONGEST_S:
-            raise self.refusal(key, "must be a day at the most")
+            raise self.refusal(key, "must be 24h at most")
         return total_s
