@@ -1,6 +1,6 @@
-"""Mounts the storage of a Docker/OCI registry as a filesystem.
+"""A filesystem that shows the storage of a Docker/OCI registry.
 
-Below the mount lies a library, which needs neither FUSE nor a registry that runs:
+The mount is built on a library, which needs neither FUSE nor a running registry:
 
 >>> from blobfs import open_registry
 >>> with open_registry("memory:") as registry:

@@ -1,68 +1,32 @@
-"""Every exception that blobfs raises on purpose.
+"""The exceptions that blobfs raises, each after its base class.
 
-BlobfsError
-├── NotFound              nothing is there under that name
-│   ├── PathNotFound          driver: no file or directory at the path
-│   ├── BlobUnknown           no such blob, or no link to it in the repository
-│   ├── ManifestUnknown       no such revision in the repository
-│   ├── TagUnknown
-│   ├── UploadUnknown
-│   └── RepositoryUnknown
-├── Invalid               the argument can never be right
-│   ├── DigestInvalid
-│   ├── HashStateInvalid
-│   ├── NameInvalid
-│   ├── PathInvalid
-│   ├── OffsetInvalid
-│   ├── AppendOnly            the backend cannot change bytes that were written
-│   ├── ManifestRejected      what was to be put is no manifest that the repository can hold
-│   └── MountRefused          the command line: what to mount, or where, cannot be used
-├── NameTooLong           longer than any name the tree has
-├── NotADirectory         a file was used as a directory
-├── NotAFile              a directory was used as a file
-├── NotASymlink           something else was used as a symlink
-├── Stale                 the thing was there when it was looked up, and is gone
-├── AttributeUnknown      no extended attribute of that name
-├── Unsupported           the mount does not have the operation
-├── ReadOnly              the thing can never be changed through the mount
-├── NotPermitted          nothing can be done in that way there, or only with an option
-├── CrossesDirectories    a rename that only a copy can do
-├── Exists                something is there under that name
-├── NotEmpty              the directory to be removed has something in it
-├── Busy                  another writer has it open
-├── Interrupted           the work was stopped before its end, and can be begun again
-├── TooManyOpen           a user has as many files open as one may have
-├── TooLarge              more bytes than it may have
-├── ContentMismatch       what was uploaded is not what was declared
-├── AccessDenied          the storage refuses us
-│   └── StorageReadOnly       it refuses every change
-├── Corrupt               what is stored contradicts itself
-│   ├── LinkInvalid           a link file that is not exactly one digest
-│   ├── LinkDangling          a link to a blob that is missing
-│   ├── BlobDamaged           a blob that is shorter than it was, or empty where it must not be
-│   ├── FileChanged           a file that was replaced while it was read
-│   ├── ManifestInvalid       not a manifest of a supported media type
-│   └── DigestMismatch        stored bytes do not hash to their digest
-├── WriterClosed          a file writer was used after its end
-├── StorageFull           the storage has no room
-│   └── QuotaExceeded         we may not use more of it
-└── StorageUnavailable    the driver could not reach its storage; trying again may help
-    ├── StorageTimeout        it did not answer in time
-    └── StorageOverloaded     too many requests wait for it
+BlobfsError: NotFound Invalid NameTooLong NotADirectory NotAFile NotASymlink Stale
+    AttributeUnknown Unsupported ReadOnly NotPermitted CrossesDirectories Exists NotEmpty Busy
+    Interrupted TooManyOpen TooLarge ContentMismatch AccessDenied Corrupt WriterClosed
+    StorageFull StorageUnavailable
+NotFound: PathNotFound BlobUnknown ManifestUnknown TagUnknown UploadUnknown RepositoryUnknown
+Invalid: DigestInvalid HashStateInvalid NameInvalid PathInvalid OffsetInvalid AppendOnly
+    ManifestRejected MountRefused
+AccessDenied: StorageReadOnly
+Corrupt: LinkInvalid LinkDangling BlobDamaged FileChanged ManifestInvalid DigestMismatch
+StorageFull: QuotaExceeded
+StorageUnavailable: StorageTimeout StorageOverloaded
 
-``fuse/errnos.py`` gives each of them its errno. Exceptions are plain classes, never
-frozen dataclasses: ``contextlib`` assigns ``__traceback__`` while they propagate.
+``fuse/errnos.py`` maps each to an errno.
 """
 
 from __future__ import annotations
 
 
 class BlobfsError(Exception):
-    """Base of everything below."""
+    """Base of all exceptions of blobfs.
+
+    No subclass is a frozen dataclass, because ``contextlib`` assigns ``__traceback__``.
+    """
 
 
 class NotFound(BlobfsError):
-    """Nothing is there under that name."""
+    """Nothing has that name."""
 
 
 class PathNotFound(NotFound):
@@ -110,43 +74,43 @@ class RepositoryUnknown(NotFound):
 
 
 class Invalid(BlobfsError):
-    """The argument can never be right, whatever is stored."""
+    """The argument is invalid, independent of the stored data."""
 
 
 class DigestInvalid(Invalid):
-    """Not a digest blobfs can address content by."""
+    """The text is not a digest of a supported algorithm."""
 
 
 class HashStateInvalid(Invalid):
-    """Not a hash state that a digester can go on from."""
+    """The bytes are not a hash state that a digester can resume."""
 
 
 class NameInvalid(Invalid):
-    """Not a repository name, tag or reference."""
+    """The text is not a repository name, tag or reference."""
 
 
 class PathInvalid(Invalid):
-    """Not a driver path, or not one of the registry's layout."""
+    """The text is not a driver path, or not a path of the registry's layout."""
 
 
 class OffsetInvalid(Invalid):
-    """A negative offset."""
+    """The offset is negative."""
 
 
 class AppendOnly(Invalid):
-    """The backend cannot change bytes that were written."""
+    """The backend cannot change written bytes."""
 
 
 class ManifestRejected(Invalid):
-    """What was to be put is no manifest that the repository can hold; the message says why."""
+    """The uploaded manifest is not valid in the repository; the message says why."""
 
 
 class MountRefused(Invalid):
-    """What was to be mounted, or where, cannot be used; the message says what to do."""
+    """A command cannot use its storage, mount point or options; the message says what to do."""
 
 
 class NameTooLong(BlobfsError):
-    """Longer than any name the tree has."""
+    """The name is longer than any name in the tree."""
 
 
 class NotADirectory(BlobfsError):
@@ -158,63 +122,63 @@ class NotAFile(BlobfsError):
 
 
 class NotASymlink(BlobfsError):
-    """Something else was used as a symlink."""
+    """A file or directory was used as a symlink."""
 
 
 class Stale(BlobfsError):
-    """The thing was there when it was looked up, and is gone."""
+    """The object existed when it was looked up, and is gone."""
 
 
 class AttributeUnknown(BlobfsError):
-    """No extended attribute of that name."""
+    """No extended attribute has that name."""
 
 
 class Unsupported(BlobfsError):
-    """The mount does not have the operation."""
+    """The mount does not support the operation."""
 
 
 class ReadOnly(BlobfsError):
-    """The thing can never be changed through the mount."""
+    """The object cannot be changed through the mount."""
 
 
 class NotPermitted(BlobfsError):
-    """Nothing can be done in that way there, or only with an option of the mount."""
+    """The operation is not allowed there, or only with an option of the mount."""
 
 
 class CrossesDirectories(BlobfsError):
-    """A rename that only a copy can do."""
+    """The rename needs a copy."""
 
 
 class Exists(BlobfsError):
-    """Something is there under that name."""
+    """The name exists already."""
 
 
 class NotEmpty(BlobfsError):
-    """The directory to be removed has something in it."""
+    """The directory to be removed is not empty."""
 
 
 class Busy(BlobfsError):
-    """Another writer has it open."""
+    """Another writer has the object open."""
 
 
 class Interrupted(BlobfsError):
-    """The work was stopped before its end, and can be begun again."""
+    """The operation was stopped before its end, and can be repeated."""
 
 
 class TooManyOpen(BlobfsError):
-    """A user has as many files and directories open as one user may have."""
+    """A user has reached the limit of open files and directories."""
 
 
 class TooLarge(BlobfsError):
-    """More bytes than it may have."""
+    """The data exceed the size limit."""
 
 
 class ContentMismatch(BlobfsError):
-    """What was uploaded has another digest, or size, than was declared."""
+    """The uploaded content does not have the declared digest or size."""
 
 
 class AccessDenied(BlobfsError):
-    """The storage refuses us."""
+    """The storage denies access."""
 
 
 class StorageReadOnly(AccessDenied):
@@ -222,47 +186,47 @@ class StorageReadOnly(AccessDenied):
 
 
 class Corrupt(BlobfsError):
-    """What is stored contradicts itself."""
+    """The stored data are inconsistent."""
 
 
 class LinkInvalid(Corrupt):
-    """A link file that is not exactly one digest."""
+    """A link file does not contain exactly one digest."""
 
 
 class LinkDangling(Corrupt):
-    """A link to a blob that is missing."""
+    """A link names a missing blob."""
 
 
 class BlobDamaged(Corrupt):
-    """A blob that is shorter than it was, or empty where it must not be."""
+    """A blob is shorter than it was, or empty although it must not be."""
 
 
 class FileChanged(Corrupt):
-    """A file was replaced by another, or cut, while it was read."""
+    """A file was replaced or truncated while it was read."""
 
 
 class ManifestInvalid(Corrupt):
-    """Not a manifest of a supported media type."""
+    """The content is not a manifest of a supported media type."""
 
 
 class DigestMismatch(Corrupt):
-    """Stored bytes do not hash to their digest."""
+    """Stored bytes do not have their digest."""
 
 
 class WriterClosed(BlobfsError):
-    """A file writer was used after its end."""
+    """A file writer was used after it was closed."""
 
 
 class StorageFull(BlobfsError):
-    """The storage has no room; what was written so far stays."""
+    """The storage is full; bytes written so far stay."""
 
 
 class QuotaExceeded(StorageFull):
-    """We may not use more of the storage."""
+    """The quota of the storage is used up."""
 
 
 class StorageUnavailable(BlobfsError):
-    """The driver could not reach its storage; trying again may help."""
+    """The driver could not reach its storage; a retry may help."""
 
 
 class StorageTimeout(StorageUnavailable):
@@ -270,4 +234,4 @@ class StorageTimeout(StorageUnavailable):
 
 
 class StorageOverloaded(StorageUnavailable):
-    """So many requests wait for the storage that one more was not taken."""
+    """Too many requests wait for the storage; this one was refused."""

@@ -1,7 +1,7 @@
-"""What is measured: every metric that is exported, once, with what it means.
+"""The definitions of all exported metrics.
 
-Who has something to count imports this module and no other of the library. All counts are the
-process's: one process serves one mount. README.md lists them, and a test holds it to this file.
+Code that counts imports this module, and never ``prometheus_client``. The counts belong to the
+process, which serves one mount. README.md lists the metrics, and a test compares it with this file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from prometheus_client.samples import Sample
 
 
 def samples(family: Metric) -> list[Sample]:
-    """Those of *family*, without the moment at which each series began: nobody asks for that."""
+    """Return the samples of *family* without ``_created``, the start time of each series."""
     return [sample for sample in family.samples if not sample.name.endswith("_created")]
 
 
@@ -39,7 +39,7 @@ class _Registry(CollectorRegistry):
 
 
 REGISTRY: Final = _Registry()
-"""Of our own, so that nothing is exported that is not written here."""
+"""A registry of our own, which exports only the metrics below."""
 
 _FROM_10_US: Final = (
     1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
@@ -137,7 +137,7 @@ ProcessCollector(registry=REGISTRY)
 
 
 class Children(dict[str, Callable[[float], None]]):
-    """What counts, by the value of a label; finding it by ``labels`` takes a microsecond."""
+    """Cache of a metric's methods by label value; the call of ``labels`` takes 1 µs."""
 
     def __init__(self, find: Callable[[str], Callable[[float], None]]) -> None:
         super().__init__()
@@ -149,17 +149,17 @@ class Children(dict[str, Callable[[float], None]]):
 
 
 class Counting(Protocol):
-    """Something that keeps counts of its own."""
+    """An object that keeps counts."""
 
     def stats(self) -> Mapping[str, int]:
-        """The counts by name."""
+        """Return the counts by name."""
 
 
 class StatsCollector(Collector):
-    """Metrics of what others count themselves, and tell when they are asked.
+    """Collector that reads the counts of the watched objects at each scrape.
 
-    *counters* and *gauges* have the help by the name of the count; the metric's name is made of
-    *prefix* and that. Those that are watched under the same labels are added up.
+    *counters* and *gauges* map the names of counts to help texts; the name of a metric is
+    *prefix* and the name of the count. Counts of objects with the same labels are added.
     """
 
     def __init__(
@@ -178,11 +178,11 @@ class StatsCollector(Collector):
         REGISTRY.register(self)
 
     def watch(self, counting: Counting, *labels: str) -> None:
-        """Export what *counting* tells, as long as it is there."""
+        """Export the counts of *counting* while it exists."""
         self._watched[counting] = labels
 
     def totals(self) -> dict[tuple[str, ...], Totals[str]]:
-        """The counts by name, by labels."""
+        """Return the counts by name, for each combination of labels."""
         totals: dict[tuple[str, ...], Totals[str]] = {}
         for counting, labels in list(self._watched.items()):
             totals.setdefault(labels, Totals()).update(counting.stats())

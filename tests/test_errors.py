@@ -1,4 +1,4 @@
-"""The tree drawn in the docstring of errors.py is the tree of its classes."""
+"""The hierarchy in the docstring of errors.py is the one of its classes."""
 
 from collections.abc import Iterator
 
@@ -6,17 +6,15 @@ from blobfs import errors
 from blobfs.errors import BlobfsError
 
 
-def _drawn() -> Iterator[tuple[str, str]]:
-    """Each class with the one it is drawn below."""
+def _listed() -> Iterator[tuple[str, str]]:
+    """Yield each class of the docstring with its base."""
     assert errors.__doc__ is not None
-    above = ["BlobfsError"]
-    for line in errors.__doc__.splitlines():
-        branch, found, rest = line.partition("── ")
-        if found:
-            depth = len(branch) // 4 + 1
-            name = rest.split()[0]
-            yield name, above[depth - 1]
-            above[depth:] = [name]
+    base = ""
+    for word in errors.__doc__.split("\n\n")[1].split():
+        if word.endswith(":"):
+            base = word.removesuffix(":")
+        else:
+            yield word, base
 
 
 def _defined(cls: type[BlobfsError]) -> Iterator[tuple[str, str]]:
@@ -26,8 +24,8 @@ def _defined(cls: type[BlobfsError]) -> Iterator[tuple[str, str]]:
             yield from _defined(below)
 
 
-def test_tree_is_drawn_as_it_is_defined() -> None:
-    assert list(_drawn()) == list(_defined(BlobfsError))
+def test_hierarchy_is_listed_as_it_is_defined() -> None:
+    assert sorted(_listed()) == sorted(_defined(BlobfsError))
 
 
 def test_every_class_has_one_base() -> None:
