@@ -5,7 +5,7 @@ import json
 import pytest
 
 from blobfs import paths
-from blobfs.cli import image_report as imagereport
+from blobfs.cli import image_report
 from blobfs.digest import Digest
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.inmemory import InMemoryDriver
@@ -39,8 +39,8 @@ def put(layout: Layout, config: Json = CONFIG, layers: int = 2) -> Digest:
     return layout.revision(image(*blobs))
 
 
-def show(layout: Layout, text: str = f"{APP}:latest") -> imagereport.ImageReport:
-    return imagereport.show(Registry(layout.driver), Reference.parse(text))
+def show(layout: Layout, text: str = f"{APP}:latest") -> image_report.ImageReport:
+    return image_report.show(Registry(layout.driver), Reference.parse(text))
 
 
 def test_image_is_shown_with_its_platform_and_steps(layout: Layout) -> None:

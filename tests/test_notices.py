@@ -18,7 +18,7 @@ def test_deletes_without_the_registry_s_file_have_a_note() -> None:
     assert notice is not None
     assert notice.level == logging.INFO
     assert (
-        "a registry with blobdescriptor: inmemory takes for stored what rm removes" in notice.text
+        "a registry with blobdescriptor: inmemory does not notice a rm in the mount" in notice.text
     )
     assert "restart it after each rm" in notice.text
 

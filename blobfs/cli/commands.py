@@ -1,4 +1,4 @@
-"""The command line: reads options, builds the objects, calls them, prints."""
+"""The commands of ``blobfs``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Final, TypeVar
 
 import click
 
-from blobfs.cli import image_report as imagereport
-from blobfs.cli import reports
+from blobfs.cli import image_report, reports
 from blobfs.cli.mounting import mount
 from blobfs.cli.notices import tell_if_watched
 from blobfs.cli.types import PATH, Duration, Parsed
@@ -37,7 +36,7 @@ _ALIASES: Final = {"unmount": "umount"}
 
 
 class _Group(click.Group):
-    """Prints a foreseen error in one line, without a traceback; knows commands by other names."""
+    """Command group that prints a BlobfsError in one line, and resolves aliases of commands."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
@@ -49,14 +48,14 @@ class _Group(click.Group):
             raise click.ClickException(str(exc)) from exc
         except OSError as exc:
             if exc.errno == errno.EPIPE:
-                raise  # click ends quietly
+                raise  # click exits without a message
             raise click.ClickException(f"{exc.filename or 'output'}: {exc.strerror}") from exc
 
 
 @click.group(cls=_Group, context_settings=_CONTEXT)
 @click.version_option(package_name="blobfs", message="%(package)s %(version)s")
 def main() -> None:
-    """Mount the storage of a Docker/OCI registry as a filesystem, or look into it without.
+    """Mount the storage of a Docker/OCI registry as a filesystem, or read it without a mount.
 
     STORAGE is the registry's root, which holds docker/registry/v2: a directory, as a path or
     as file:///path, or s3://bucket/prefix, with options such as ?regionendpoint=…&region=….
@@ -69,9 +68,9 @@ main.add_command(mount)
 
 @main.command()
 @click.argument("mountpoint", type=PATH)
-@click.option("--lazy", is_flag=True, help="Detach a mount that is in use; wait for nobody.")
+@click.option("--lazy", is_flag=True, help="Detach a mount that is in use; do not wait.")
 def umount(mountpoint: Path, *, lazy: bool) -> None:
-    """Take the mount at MOUNTPOINT away, alive or dead, and wait for its daemon's end.
+    """Unmount MOUNTPOINT and wait until its daemon has ended; a dead mount is removed too.
 
     Also called blobfs unmount.
     """
@@ -84,7 +83,7 @@ _HUMAN: Final = click.option(
 _JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _LONG_HELP: Final = {"help_option_names": ["--help"]}  # -h is as in ls(1)
 _DAMAGED: Final = 1
-"""The exit code of a listing that shows damage."""
+"""The exit code of a report that shows damage."""
 
 
 @main.command("ls", context_settings=_LONG_HELP)
@@ -95,7 +94,7 @@ _DAMAGED: Final = 1
 def list_(storage: str, repository: RepositoryName | None, *, human: bool, as_json: bool) -> None:
     """List the repositories in STORAGE, or the tags of REPOSITORY.
 
-    Ends with 1 if something is damaged: a column tells what.
+    Exits with 1 if something is damaged; a column says what.
     """
     with _opened(storage) as registry:
         if repository is None:
@@ -115,10 +114,10 @@ def list_(storage: str, repository: RepositoryName | None, *, human: bool, as_js
 def show(storage: str, reference: Reference, *, human: bool, as_json: bool) -> None:
     """Show an image in STORAGE: its platforms, config, and layers with their history.
 
-    REFERENCE is REPOSITORY:TAG or REPOSITORY@DIGEST. Ends with 1 if a part of it is missing.
+    REFERENCE is REPOSITORY:TAG or REPOSITORY@DIGEST. Exits with 1 if a part of it is missing.
     """
     with _opened(storage) as registry:
-        report = imagereport.show(registry, reference)
+        report = image_report.show(registry, reference)
     click.echo(report.as_json() if as_json else report.as_text(human=human))
     if report.is_damaged:
         sys.exit(_DAMAGED)
@@ -140,18 +139,18 @@ def cat(storage: str, reference: Reference) -> None:
 
 @main.command()
 @click.argument("storage")
-@click.option("--abort", is_flag=True, help="Remove those that are listed, for good.")
+@click.option("--abort", is_flag=True, help="Remove the listed uploads.")
 @click.option(
     "--older-than",
     type=Duration(),
-    help="List those that began so long ago, such as 12h.  [default: 7d with --abort]",
+    help="List only uploads older than this, such as 12h.  [default: 7d with --abort]",
 )
 @_JSON
 def uploads(storage: str, *, abort: bool, older_than: float | None, as_json: bool) -> None:
-    """List the uploads in STORAGE that have not ended, and what is left of lost ones.
+    """List the unfinished uploads in STORAGE, and the remains of lost ones.
 
-    An object store keeps, and bills, parts of uploads that nobody sees any more, and a crash may
-    leave temporary files in a directory; those are listed without a repository.
+    An object store keeps, and bills, the parts of lost uploads; a crash may leave temporary files
+    in a directory. Both are listed without a repository.
     """
     if older_than is None:
         older_than = 7 * 86400.0 if abort else 0.0
@@ -184,7 +183,7 @@ def _existing(storage: str) -> Registry:
 
 
 def _progress(items: Iterable[T], label: str) -> Iterator[T]:
-    """The same items, with a bar on stderr if a person is watching."""
+    """Yield *items*, with a progress bar if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield from items
         return

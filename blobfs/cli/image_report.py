@@ -1,7 +1,7 @@
-"""What ``blobfs show`` says of one image: its platforms, configs, layers and history.
+"""The report of ``blobfs show``: an image's platforms, configs, layers and history.
 
-Configs and manifests come from strangers: a field of another type than the OCI image
-specification (config.md) gives it is left out.
+Configs and manifests are untrusted input. A field whose type differs from the OCI image
+specification (config.md) is left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 
 _MAX_DEPTH: Final = 4
-"""Indexes in indexes that are followed; tools make one, or two."""
+"""The depth of nested indexes that are read; tools nest one or two."""
 
 
 _Fields = Mapping[str, str | int | None]
@@ -30,7 +30,7 @@ _Fields = Mapping[str, str | int | None]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of an image's build; *digest* and *size* in bytes are of the layer that it made."""
+    """A build step; *digest* and *size* in bytes are those of its layer."""
 
     digest: str | None
     size: int
@@ -40,7 +40,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image for one platform. *size* is in bytes, of the manifest, the config and the layers."""
+    """An image for one platform. *size* is in bytes, for manifest, config and layers together."""
 
     digest: str
     platform: str | None
@@ -53,7 +53,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class ImageReport:
-    """A tag or revision, and its images: one, or one for each platform of an index."""
+    """A tag or revision with its image, or with the image of each platform of an index."""
 
     name: str
     digest: str
@@ -64,11 +64,11 @@ class ImageReport:
     images: tuple[Image, ...]
 
     def as_json(self) -> str:
-        """One object."""
+        """Return one JSON object."""
         return json.dumps(asdict(self), indent=2)
 
     def as_text(self, *, human: bool = False) -> str:
-        """Fields in lines, then a table of the steps of each image."""
+        """Return the fields in lines, and for each image a table of its steps."""
         fields: _Fields = {"digest": self.digest, "media type": self.media_type, "bytes": self.size,
                   "tagged": self.tagged, "state": self.state}  # fmt: skip
         parts = [self.name, *_lines(fields, human=human)]
@@ -85,7 +85,7 @@ class ImageReport:
 
     @property
     def is_damaged(self) -> bool:
-        """Tell an image that cannot be pulled whole."""
+        """True if the image cannot be pulled completely."""
         return self.state != OK
 
 
@@ -125,7 +125,7 @@ def show(registry: Registry, reference: Reference) -> ImageReport:
 def _images(
     repository: Repository, digest: Digest, manifest: Manifest, depth: int = 0
 ) -> Iterator[tuple[Digest, Manifest]]:
-    """The image manifests that are there, in their order in the index."""
+    """Yield the image manifests that are stored, in the order of the index."""
     if not manifest.is_index:
         yield digest, manifest
         return
@@ -133,7 +133,7 @@ def _images(
         try:
             child = repository.manifests.get(reference.digest)
         except BROKEN:
-            continue  # the report's state names it
+            continue  # the state of the report names it
         if depth < _MAX_DEPTH:
             yield from _images(repository, reference.digest, child, depth + 1)
 
@@ -155,7 +155,7 @@ def _image(registry: Registry, repository: Repository, digest: Digest, found: Ma
 
 
 def _document(repository: Repository, config: Descriptor) -> dict[str, object]:
-    """The config's JSON object; an empty one for whatever else it is."""
+    """Return the config's JSON object, or an empty one if it is not an object."""
     if config.size > MAX_CONTENT:
         return {}
     try:
@@ -171,7 +171,7 @@ def _platform(document: Mapping[str, object]) -> str | None:
 
 
 def _steps(document: Mapping[str, object], layers: list[Descriptor]) -> Iterator[Step]:
-    """The build's steps in order, each with its layer; layers that no step tells of come last."""
+    """Yield the build steps with their layers, then the layers that have no step."""
     left = iter(layers)
     history = document.get("history")
     for entry in history if isinstance(history, list) else []:

@@ -1,4 +1,4 @@
-"""The options of ``blobfs mount``, in the sections that its help shows them in."""
+"""The options of ``blobfs mount``, in the sections of its help."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _GROUP: Final = Account("group", lambda name: grp.getgrnam(name).gr_gid)
 class _Option(click.Option):
     def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
         extra = super().get_help_extra(ctx)
-        extra.pop("range", None)  # who leaves it is told; for others it is noise
+        extra.pop("range", None)  # an error names the range
         if "default" in extra:
-            extra["default"] = extra["default"].strip("()")  # click's, around a text
+            extra["default"] = extra["default"].strip("()")  # click adds them to a text
         return extra
 
 
@@ -68,98 +68,105 @@ def _owner(name: str, text: str, kind: Account, default: Callable[[], int]) -> c
 
 SECTIONS: Final[dict[str, list[click.Option]]] = {
     "The mount": [
-        _flag("--create", "Begin a registry in a directory or bucket that is none."),
-        _flag("--foreground", "Do not leave the terminal; log to stderr."),
+        _flag("--create", "Create an empty registry if there is none."),
+        _flag("--foreground", "Stay in the foreground and log to stderr."),
         _flag("--read-only", "Refuse every change (EROFS)."),
         _flag(
             "--allow-delete",
-            "Let rm remove layers and manifests; a registry with blobdescriptor: inmemory must be"
-            " restarted after that.",
+            "Let rm remove layers and manifests. Restart a registry with blobdescriptor: inmemory"
+            " after that.",
         ),
         _flag("--expose-blobs", "Show /_blobs, without access checks."),
-        _option("--pid-file", "Where to write the daemon's pid.", type=FILE),
+        _option("--pid-file", "File for the daemon's pid.", type=FILE),
         _option(
             "--config",
-            "A registry's config.yml: its Redis is the cache, its notification endpoints are told.",
+            "A registry's config.yml; the mount uses its Redis and its notification endpoints.",
             type=FILE,
         ),
         _option(
             "--state-dir",
-            "What outlasts a mount: notifications that wait.",
+            "Directory for pending notifications.",
             type=DIRECTORY,
             show_default="/var/lib/blobfs, or ~/.local/state/blobfs",
         ),
     ],
-    "Who may look": [
-        _flag("--allow-other", "Let other users look."),
+    "Access": [
+        _flag("--allow-other", "Let other users use the mount."),
         _owner("--uid", "Owner of all files.", _USER, os.getuid),
         _owner("--gid", "Group of all files.", _GROUP, os.getgid),
-        _count("--max-handles-per-user", "Files and directories one has open.", 65536, least=1),
-        _option("--umask", "Modes to deny.", type=Octal(), default="000"),
+        _count("--max-handles-per-user", "Open files and directories per user.", 65536, least=1),
+        _option("--umask", "Permission bits to remove.", type=Octal(), default="000"),
     ],
-    "What the kernel keeps": [
-        _seconds("--entry-timeout", "A name that has a digest in it.", 3600),
-        _seconds("--attr-timeout", "The attributes of such a name.", 86400),
+    "Kernel caches": [
+        _seconds("--entry-timeout", "Names with a digest.", 3600),
+        _seconds("--attr-timeout", "Attributes of names with a digest.", 86400),
         _seconds("--tag-timeout", "Tags, directories and listings.", 1),
-        _seconds("--negative-timeout", "That a name is not there.", 1),
-        _count("--readahead-kb", "KiB that it reads ahead (needs root); 0 for as it is.", 4096),
-        _count("--max-background", "Its requests ahead of need, at once.", 64, least=1, most=65535),
+        _seconds("--negative-timeout", "Missing names.", 1),
+        _count("--readahead-kb", "Read-ahead in KiB (needs root); 0 keeps the default.", 4096),
+        _count("--max-background", "Concurrent background requests.", 64, least=1, most=65535),
     ],
     "Reading": [
         _option(
             "--verify",
-            "Hash blobs that are read from end to end: never, until found good, or each time.",
+            "Hash blobs that are read completely: never, until one read is correct, or always.",
             type=click.Choice([mode.value for mode in Verify]),
             show_default="first for S3, else none",
         ),
         _option(
             "--cache",
-            "Where to remember what blobs are; a Redis that has a password by BLOBFS_MOUNT_CACHE.",
+            "Cache of blob descriptors; give a Redis with a password by BLOBFS_MOUNT_CACHE.",
             metavar="none|memory|redis://HOST",
             callback=_without_password,
-            show_default="memory, or what --config says",
+            show_default="memory, or the cache of --config",
         ),
-        _count("--read-memory", "MiB that reading ahead may hold (S3).", 256),
-        _count("--read-part", "MiB that one request reads at most (S3).", 16, least=1, most=1024),
-        _count("--read-streams", "Requests side by side (S3).", 16, least=1, most=256),
-        _option("--cache-dir", "Where to keep blobs that were read (S3).", type=DIRECTORY),
-        _option("--cache-size", "What they may take at most.", type=Size(), default="10G"),
-        _option("--cache-min-free", "What they leave free on the disk.", type=Size(), default="1G"),
+        _count("--read-memory", "Memory for prefetched data in MiB (S3).", 256),
+        _count("--read-part", "Largest read request in MiB (S3).", 16, least=1, most=1024),
+        _count("--read-streams", "Concurrent read requests (S3).", 16, least=1, most=256),
+        _option("--cache-dir", "Directory for blobs that were read (S3).", type=DIRECTORY),
+        _option("--cache-size", "Largest size of --cache-dir.", type=Size(), default="10G"),
+        _option(
+            "--cache-min-free",
+            "Free disk space that --cache-dir leaves.",
+            type=Size(),
+            default="1G",
+        ),
     ],
     "Writing": [
-        _seconds("--receipt-ttl", "How long a committed upload stays in _uploads.", 3600),
+        _seconds("--receipt-ttl", "Time that a committed upload stays in _uploads.", 3600),
         _option(
             "--upload-deadline",
-            "How long the commit in a close may take; then it is EIO, and stopped.",
+            "Time limit of the commit in a close; after it the close fails with EIO.",
             type=click.FloatRange(min=0.1, max=10**6),
             default=300,
             metavar="SECONDS",
         ),
         _option(
             "--max-upload",
-            "The most bytes of an upload that has no declared digest or size.",
+            "Largest upload without a declared digest or size.",
             type=Size(),
             default="64G",
         ),
     ],
-    "What it tells": [
+    "Monitoring and HTTP": [
         _option(
             "--http",
-            "Serve /metrics, /healthz, /readyz and /debug/tasks there; loopback without a host.",
+            "Serve /metrics, /healthz, /readyz and /debug/tasks; on loopback without a host.",
             metavar="[HOST:]PORT",
         ),
-        _flag("--serve", "Serve the registry's read API there too: /v2/, without authentication."),
-        _flag("--serve-redirect", "Send who asks for a blob there, by a presigned URL (S3)."),
-        _option("--log-file", "Where to log; else the system's log.", type=FILE),
+        _flag("--serve", "Serve the registry's read API (/v2/) too, without authentication."),
+        _flag(
+            "--serve-redirect", "Redirect downloads of blobs to the bucket by a presigned URL (S3)."
+        ),
+        _option("--log-file", "Log file, instead of the system log.", type=FILE),
         _option(
             "--log-level",
-            "The least that is logged; SIGUSR1 logs more, SIGUSR2 less.",
+            "Lowest level to log; SIGUSR1 logs more, SIGUSR2 less.",
             type=click.Choice(LEVELS),
             default="info",
         ),
         _option(
             "--log-format",
-            "A line an event: text, or an object.",
+            "Format of a log line.",
             type=click.Choice(["text", "json"]),
             default="text",
         ),

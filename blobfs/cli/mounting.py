@@ -1,4 +1,4 @@
-"""``blobfs mount``: checks what it was told, and serves."""
+"""``blobfs mount``: checks the options, opens the storage, and serves the mount."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from blobfs.vfs.verification import Verify
 
 _OR_CREATE: Final = ", or --create to begin one"
 
-_REMEMBERED_S: Final = 60.0
-"""How long a descriptor is kept in memory: what others delete is found for so much longer."""
+_MEMORY_TTL_S: Final = 60.0
+"""The time of a descriptor in memory. A blob that others delete stays visible that long."""
 
 
 @click.command(
@@ -44,9 +44,9 @@ _REMEMBERED_S: Final = 60.0
 @click.argument("storage")
 @click.argument("mountpoint", type=PATH)
 def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN401  (click's)
-    """Show the registry in STORAGE at the empty directory MOUNTPOINT.
+    """Mount the registry in STORAGE at the empty directory MOUNTPOINT.
 
-    Returns once the mount answers. To end it: blobfs umount MOUNTPOINT.
+    Returns when the mount is ready. To end it: blobfs umount MOUNTPOINT.
     """
     if options["read_only"] and options["allow_delete"]:
         raise MountRefused("--read-only refuses what --allow-delete allows; give one of them")
@@ -62,21 +62,21 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
     settings = Settings(storage if root is None else str(root), place, **options)
     logs.configure(settings.logging, to_stderr=settings.foreground)
     signals.ignore_until_followed()
-    surroundings = checks.run(partial(MountServices.of, settings))
-    notices = list(surroundings.notices())
+    services = checks.run(partial(MountServices.of, settings))
+    notices = list(services.notices())
     if unwritable is not None:
         notices.append(Notice(logging.WARNING, f"{unwritable}: the mount is read-only"))
     for notice in notices:
         say(notice, on_terminal=settings.hides_log)
     if settings.foreground:
-        _serve(settings, surroundings, checks, lambda: None)
+        _serve(settings, services, checks, lambda: None)
     else:
-        daemon.daemonize(lambda ready: _serve(settings, surroundings, checks, ready))
+        daemon.daemonize(lambda ready: _serve(settings, services, checks, ready))
         click.echo(f"{settings.source} is mounted at {mountpoint}")
 
 
 def _check_directories(root: Path | None, mountpoint: Path, *, create: bool) -> Path:
-    """Return the mount point as an absolute path; raises MountRefused."""
+    """Check both directories; returns the absolute mount point. Raises MountRefused."""
     if root is not None:
         if create:
             preflight.create_storage(root)
@@ -94,26 +94,26 @@ def _check_cache(directory: Path | None, storage: str, mountpoint: Path) -> None
 
 
 def _serve(
-    settings: Settings, surroundings: MountServices, checks: Preflight, ready: Callable[[], None]
+    settings: Settings, services: MountServices, checks: Preflight, ready: Callable[[], None]
 ) -> None:
     with ExitStack() as opened:
         end_in_time = opened.enter_context(daemon.ending_in_time())
-        cache = cache_for(surroundings.cache, min(_REMEMBERED_S, settings.entry_timeout))
-        listener = opened.enter_context(surroundings.listening_for_events())
+        cache = cache_for(services.cache, min(_MEMORY_TTL_S, settings.entry_timeout))
+        listener = opened.enter_context(services.listening_for_events())
         registry = opened.enter_context(checks.run(partial(_opened, settings, cache, listener)))
-        if (notice := of_cache(surroundings.cache)) is not None:
+        if (notice := of_cache(services.cache)) is not None:
             say(notice, on_terminal=settings.hides_log)
         if not settings.read_only:
-            settings = _by_rights(settings, checks.run(registry.write_refusal))
+            settings = _read_only_if_refused(settings, checks.run(registry.write_refusal))
         announce = opened.enter_context(_pid_file(settings.pid_file, ready))
         health = Health.of_storage(registry)
-        opened.callback(end_in_time)  # before the others are closed
+        opened.callback(end_in_time)  # runs first, so that the deadline covers all others
         serve(
             registry,
             settings.mountpoint,
-            _mount_options(settings, settings.public(surroundings.cache), health),
-            partial(surroundings.announce, announce),
-            partial(surroundings.tasks, registry, health),
+            _mount_options(settings, settings.public(services.cache), health),
+            partial(services.announce, announce),
+            partial(services.tasks, registry, health),
         )
 
 
@@ -128,8 +128,8 @@ def _opened(settings: Settings, cache: DescriptorCache, listener: Listener) -> R
     return registry
 
 
-def _by_rights(settings: Settings, refusal: str | None) -> Settings:
-    """*settings*, read-only if the storage refuses writes."""
+def _read_only_if_refused(settings: Settings, refusal: str | None) -> Settings:
+    """Return *settings*, made read-only if the storage refuses writes."""
     if refusal is None:
         return settings
     text = f"{settings.source} cannot be written ({refusal}): the mount is read-only"
@@ -139,7 +139,7 @@ def _by_rights(settings: Settings, refusal: str | None) -> Settings:
 
 @contextmanager
 def _pid_file(path: Path | None, ready: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """What to call in place of *ready*: the file is there from then on, until the mount's end."""
+    """Yield a replacement of *ready* that first writes the pid file; the exit removes the file."""
 
     def announce() -> None:
         if path is not None:

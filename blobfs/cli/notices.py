@@ -1,4 +1,4 @@
-"""Sentences that a mount prints on the terminal when it begins, and writes into its log."""
+"""Messages at the start of a mount, for the terminal and the log."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from blobfs.cache.redis.options import RedisOptions
 
 log = logging.getLogger(__name__)
 
-_LOSS: Final = (
-    "takes for stored what rm removes here, and a layer that is pushed again then is missing"
-)
+_LOSS: Final = "does not notice a rm in the mount, and loses a removed layer that is pushed again"
 _GENERAL: Final = (
     f"--allow-delete: a registry with blobdescriptor: inmemory {_LOSS}; restart it after each rm,"
     " or remove that key; with --config FILE the registry's file is checked"
@@ -29,28 +27,28 @@ UNLOGGED: Final = (
 
 
 class Notice(NamedTuple):
-    """A sentence, and the level that it is logged at."""
+    """A message and its log level."""
 
     level: int
     text: str
 
 
 def say(notice: Notice, *, on_terminal: bool) -> None:
-    """Log a sentence, and print it on stderr if *on_terminal*, where nothing else shows the log."""
+    """Log a message; print it on stderr too if *on_terminal*."""
     log.log(notice.level, "%s", notice.text)
     if on_terminal:
         click.echo(logs.printable(notice.text), err=True)
 
 
 def of_cache(cache: str) -> Notice | None:
-    """A notice that the Redis of the mount's *cache* cannot be used; None if it can, or is none.
+    """Return a notice if *cache* is a Redis that does not answer.
 
-    It begins threads, so a process that forks calls it after that.
+    It starts threads, so call it after a fork.
     """
     why = redis_failure(cache) if is_redis(cache) else None
     if why is None:
         return None
-    text = f"the cache cannot be used, and the mount goes on without it until it can: {why}"
+    text = f"the cache cannot be used; the mount works without it until it answers: {why}"
     return Notice(logging.INFO, text)
 
 
@@ -61,9 +59,9 @@ def tell_if_watched(sentence: str) -> None:
 
 
 def of_deletes(file: Path | None, registry_cache: str | None, cache: str) -> Notice | None:
-    """The condition under which deleting is safe beside a registry; None if it is known to hold.
+    """Return a warning about deletes beside a registry; None if they are known to be safe.
 
-    *registry_cache* is the descriptor cache of the registry's configuration *file*, *cache* that
+    *registry_cache* is the descriptor cache in the registry's configuration *file*, *cache* that
     of the mount, both as ``cache_for`` takes them.
     """
     if file is None:

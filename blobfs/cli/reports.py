@@ -1,4 +1,4 @@
-"""What a person or a program wants to know of a registry without mounting it."""
+"""The reports of ``blobfs ls``, ``uploads`` and ``cat`` on a storage that is not mounted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from blobfs.storage.uploads.inventory import OpenUpload
 T = TypeVar("T")
 
 BROKEN: Final = (NotFound, Corrupt, AccessDenied)
-"""Errors of one thing in a registry that do not keep the others from being listed."""
+"""Errors of one entry; the report goes on with the others."""
 
 Cell = str | int | None
 Row = tuple[Cell, ...]
@@ -39,17 +39,16 @@ OK: Final = "ok"
 
 
 class Progress(Protocol):
-    """Passes items through, and shows a person how far it is."""
+    """Function that yields *items* and may show the progress."""
 
     def __call__(self, items: Iterable[T], label: str) -> Iterator[T]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Rows of strings and numbers under *columns*; None is an unknown value.
+    """A table of strings and numbers; None is an unknown value.
 
-    *totals* is the table's last row, and no part of the JSON. *damaged* is a number of things
-    that are not as they should be.
+    *totals* is the last row of the table, and not in the JSON. *damaged* counts damaged entries.
     """
 
     columns: tuple[str, ...]
@@ -58,13 +57,13 @@ class Report:
     damaged: int = 0
 
     def as_json(self) -> str:
-        """One array, an object a row."""
+        """Return a JSON array with one object per row."""
         return json.dumps(
             [dict(zip(self.columns, row, strict=True)) for row in self.rows], indent=2
         )
 
     def as_table(self, *, human: bool = False) -> str:
-        """Aligned columns under their names, numbers to the right; *human* shortens bytes."""
+        """Return aligned columns with headings; *human* shortens sizes."""
         rows = [*self.rows, *([self.totals] if self.totals else [])]
         sizes = {i for i, column in enumerate(self.columns) if human and column == "bytes"}
         texts = [[_cell(value, short=i in sizes) for i, value in enumerate(row)] for row in rows]
@@ -87,7 +86,7 @@ def _cell(value: Cell, *, short: bool = False) -> str:
 
 
 def human_size(size: int) -> str:
-    """A number of bytes in at most four characters and a unit, as ``ls -h`` has it."""
+    """Format a size as ``ls -h`` does, such as 1.5G."""
     amount, units = float(size), "KMGTPE"
     if size < 1024:
         return str(size)
@@ -99,10 +98,10 @@ def human_size(size: int) -> str:
 
 
 def repositories(registry: Registry, progress: Progress) -> Report:
-    """Every repository: its tags, manifests and layers, their bytes, and what is damaged.
+    """List all repositories: numbers of tags, manifests and layers, their bytes, and the damage.
 
-    Within a repository, and in the total, a blob counts once. Damaged things count, but have no
-    bytes. ``tagged`` is the time of the latest change of a tag.
+    A blob counts once in a repository, and once in the total. A damaged one counts with 0 bytes.
+    ``tagged`` is the time of the latest change of a tag.
     """
     rows: list[Row] = []
     everything: dict[Digest, int] = {}
@@ -124,7 +123,7 @@ def repositories(registry: Registry, progress: Progress) -> Report:
 
 @dataclass(frozen=True, slots=True)
 class _Holdings:
-    """The content of a repository; *counts* are of its tags, manifests and layers."""
+    """The content of a repository; *counts* has the numbers of tags, manifests and layers."""
 
     counts: tuple[int, int, int]
     sizes: dict[Digest, int]
@@ -153,7 +152,7 @@ def _leads_to(repository: Repository, tag: Tag, revisions: set[Digest]) -> bool:
 
 
 def tagged_at(repository: Repository, tag: Tag) -> str | None:
-    """The time of a tag's latest change."""
+    """Return the time of a tag's latest change in RFC 3339, or None."""
     try:
         mtime_ns = repository.tags.mtime_ns(tag)
     except BROKEN:
@@ -162,7 +161,7 @@ def tagged_at(repository: Repository, tag: Tag) -> str | None:
 
 
 def uploads(open_uploads: Iterable[OpenUpload]) -> Report:
-    """Uploads that have not ended, the oldest first; one without a repository is only parts."""
+    """List unfinished uploads, oldest first; lost ones have no repository."""
     rows: list[Row] = [
         (upload.repository, upload.name, upload.size, moment(upload.began))
         for upload in sorted(open_uploads, key=lambda upload: upload.began or 0.0)
@@ -171,17 +170,17 @@ def uploads(open_uploads: Iterable[OpenUpload]) -> Report:
 
 
 def moment(seconds: float | None) -> str | None:
-    """A time in seconds since the epoch as RFC 3339 has it; None for one that it does not have."""
+    """Format a time since the epoch in RFC 3339; None for a time that it cannot express."""
     if seconds is None:
         return None
     try:
         return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
-    except (ValueError, OverflowError):  # after the year 9999, as some file systems keep
+    except (ValueError, OverflowError):  # after the year 9999, which some file systems store
         return None
 
 
 def tags(registry: Registry, name: RepositoryName) -> Report:
-    """Every tag of a repository: its revision, the bytes of all that it needs, and its state.
+    """List the tags of a repository: revision, total bytes of the image, and state.
 
     Raises RepositoryUnknown.
     """
@@ -204,10 +203,10 @@ def tags(registry: Registry, name: RepositoryName) -> Report:
 
 
 def content(registry: Registry, reference: Reference) -> Iterator[bytes]:
-    """The bytes of a blob or manifest, in pieces.
+    """Yield the bytes of a blob or manifest in chunks.
 
-    Raises RepositoryUnknown, BlobUnknown, TagUnknown, Corrupt; DigestMismatch after the last
-    piece of a wrong one.
+    Raises RepositoryUnknown, BlobUnknown, TagUnknown, Corrupt, and DigestMismatch after the last
+    chunk if the bytes do not have the digest.
     """
     if not registry.is_repository(reference.repository):
         raise RepositoryUnknown(reference.repository)
@@ -251,7 +250,7 @@ def _digests(links: LinkedBlobStore) -> list[Digest]:
 
 
 def _add_sizes(sizes: dict[Digest, int], links: LinkedBlobStore, digests: Iterable[Digest]) -> int:
-    """Put the blobs' sizes into *sizes*, and count those that are damaged."""
+    """Add the sizes of the blobs to *sizes*; returns the number of damaged ones."""
     damaged = 0
     for digest in digests:
         try:
@@ -265,20 +264,20 @@ def _add_sizes(sizes: dict[Digest, int], links: LinkedBlobStore, digests: Iterab
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """The *sizes* of a manifest and of all that it refers to, and the *faults* among them."""
+    """The *sizes* of a manifest and of its references, and messages for *faults* in them."""
 
     sizes: dict[Digest, int]
     faults: list[str]
 
     @property
     def state(self) -> str:
-        """``ok``, or the first fault and a count of the others."""
+        """``ok``, or the first fault with the number of others."""
         more = len(self.faults) - 1
         return (self.faults[0] + (f", and {more} more" if more else "")) if self.faults else OK
 
     @classmethod
     def of(cls, registry: Registry, repository: Repository, revision: Digest) -> Needs:
-        """Collect the references of a manifest, and those of the manifests in an index."""
+        """Read a manifest and its references; for an index, those of its manifests too."""
         sizes: dict[Digest, int] = {}
         faults: list[str] = []
         blobs: dict[Digest, None] = {}  # in the manifests' order
@@ -305,7 +304,7 @@ class Needs:
 
 
 def _missing(registry: Registry, repository: Repository, digests: list[Digest]) -> list[str]:
-    """A fault for each blob that has no link in the repository, or is not stored."""
+    """Return a message for each blob that is not linked in the repository, or not stored."""
     linked = set(repository.layers.existing(digests))
     canonical = [digest for digest in digests if digest in linked and digest.algorithm == CANONICAL]
     stored = set(registry.blobs.existing(canonical))

@@ -1,4 +1,4 @@
-"""What a mount has to do with beside its storage: who started it, who asks it, who is told."""
+"""The services of a mount beside its storage: systemd, HTTP, notifications."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MountServices:
-    """What was found, read and bound before there is a daemon, which a mistake thus never makes."""
+    """The services of a mount, prepared before the fork, so that errors reach the terminal."""
 
     settings: Settings
     config: RegistryConfig | None
@@ -39,7 +39,7 @@ class MountServices:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Look around; raises MountRefused."""
+        """Read the configuration and bind the HTTP socket; raises MountRefused."""
         if settings.serve and settings.http is None:
             raise MountRefused("--serve needs an address: add --http PORT")
         if settings.serve_redirect and not (settings.serve and is_s3(settings.storage)):
@@ -53,12 +53,12 @@ class MountServices:
 
     @property
     def cache(self) -> str:
-        """Which descriptor cache to use, as ``cache_for`` takes it; it may hold a password."""
+        """The descriptor cache as ``cache_for`` takes it; it can contain a password."""
         configured = None if self.config is None else self.config.cache
         return self.settings.cache or configured or "memory"
 
     def notices(self) -> Iterator[Notice]:
-        """Sentences for whoever mounts; raises MountRefused."""
+        """Yield the messages for the user; raises MountRefused."""
         if logs.is_discarded():
             yield Notice(logging.INFO, UNLOGGED)
         for sentence in () if self.config is None else self.config.misspelt:
@@ -70,24 +70,24 @@ class MountServices:
                 yield notice
 
     def listening_for_events(self) -> AbstractContextManager[Listener]:
-        """Who hears of what is done through the mount, inside the ``with`` block."""
+        """Return a context manager of the listener for the events of the mount."""
         if self.config is None or not self.config.notifications.endpoints:
             return nullcontext(NULL_LISTENER)
-        # Imported where they are used, as what the HTTP server needs: that takes a while.
+        # Imported on use, like the HTTP server: the import is slow.
         from blobfs.notifications.broadcaster import Broadcaster, queue_path  # noqa: PLC0415
 
         path = queue_path(self.settings.state, self.settings.storage)
         return Broadcaster.opened(self.config.notifications, path)
 
     def announce(self, ready: Callable[[], None]) -> None:
-        """Tell everybody who waits that the mount answers."""
+        """Report to the parent process and to systemd that the mount answers."""
         ready()
         self.supervisor.ready(f"{self.settings.source} is mounted at {self.settings.mountpoint}")
 
     def tasks(
         self, registry: Registry, health: Health, operations: ReadOnlyOperations
     ) -> list[Task]:
-        """What runs beside the handlers of a mount."""
+        """Return the tasks that run beside the request handlers."""
         tasks: list[Task] = [self.supervisor.attend, signals.follow]
         if self.socket is not None:
             from blobfs.http.api.routes import ServeOptions, routes  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""What the command line's arguments are, and what is said of those that are not."""
+"""Types of options and arguments, with their error messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from blobfs.errors import BlobfsError
 
 _NOBODY: Final = 2**32 - 1
-"""The id that chown(2) takes for none."""
+"""The id that means "no change" to chown(2)."""
 
 
 class Octal(click.ParamType[int]):
@@ -56,7 +56,7 @@ class Account(click.ParamType[int]):
 
 
 class Parsed(click.ParamType[Any]):
-    """An argument that one of our value types reads."""
+    """An argument that *parse* converts; a BlobfsError becomes a usage error."""
 
     def __init__(self, name: str, parse: Callable[[str], object]) -> None:
         self.name = name
@@ -72,7 +72,7 @@ class Parsed(click.ParamType[Any]):
 
 
 class Duration(click.ParamType[float]):
-    """A number and its unit; in seconds."""
+    """A number with a unit, converted to seconds."""
 
     name = "duration"
 
@@ -86,7 +86,7 @@ class Duration(click.ParamType[float]):
 
 
 class Size(click.ParamType[int]):
-    """A number and a power of 1,024; in bytes."""
+    """A number with a power of 1,024, converted to bytes."""
 
     name = "size"
 
