@@ -50,26 +50,26 @@ _FROM_1_MS: Final = tuple(bound for bound in _FROM_10_US if bound >= 0.001)
 
 FUSE_REQUESTS: Final = Counter(
     "blobfs_fuse_requests",
-    "Requests of the kernel that were answered, by operation and errno (OK for none).",
+    "Answered requests of the kernel, by operation and errno (OK for none).",
     ["op", "errno"],
     registry=REGISTRY,
 )
 FUSE_SECONDS: Final = Histogram(
     "blobfs_fuse_seconds",
-    "How long the kernel's requests took, by operation.",
+    "Duration of the kernel's requests, by operation.",
     ["op"],
     buckets=_FROM_10_US,
     registry=REGISTRY,
 )
 READ_BYTES: Final = Counter(
-    "blobfs_read_bytes", "Bytes that programs were given to read.", registry=REGISTRY
+    "blobfs_read_bytes", "Bytes that programs have read.", registry=REGISTRY
 )
 WRITTEN_BYTES: Final = Counter(
     "blobfs_written_bytes", "Bytes that uploads have received.", registry=REGISTRY
 )
 OPEN_HANDLES: Final = Gauge(
     "blobfs_open_handles",
-    "What programs have open, by kind: file, directory.",
+    "Open handles of programs, by kind: file, directory.",
     ["kind"],
     registry=REGISTRY,
 )
@@ -82,55 +82,55 @@ UPLOADS: Final = Gauge(
 )
 SCANNER_THREADS: Final = Gauge(
     "blobfs_scanner_threads",
-    "Threads that look for other descriptors of an upload; one that stays hangs at a process.",
+    "Threads that search for other descriptors of an upload; a lasting one hangs.",
     registry=REGISTRY,
 )
 EVENT_LOOP_LAG: Final = Histogram(
     "blobfs_event_loop_lag_seconds",
-    "How long one step held up all other requests, of those steps that took 1 ms or more.",
+    "Duration of the steps that blocked the event loop for 1 ms or more.",
     buckets=_FROM_1_MS,
     registry=REGISTRY,
 )
 KERNEL_INVALIDATIONS: Final = Counter(
     "blobfs_kernel_invalidations",
-    "What the kernel was told to forget, by kind.",
+    "Invalidations that were sent to the kernel, by kind.",
     ["kind"],
     registry=REGISTRY,
 )
 STORAGE_SECONDS: Final = Histogram(
     "blobfs_storage_action_seconds",
-    "How long the storage took, by driver and by what it was to do.",
+    "Duration of storage operations, by driver and action.",
     ["driver", "action"],
     buckets=_FROM_10_US,
     registry=REGISTRY,
 )
 LEFT_OVER_LINKS: Final = Counter(
     "blobfs_left_over_links",
-    "Times that a layer's link was not shown, as a garbage collection has removed its blob.",
+    "Layer links that were hidden because a garbage collection has removed their blob.",
     registry=REGISTRY,
 )
 S3_REQUESTS: Final = Counter(
     "blobfs_s3_requests",
-    "Requests to S3, those made again included, by operation and HTTP status or error.",
+    "Requests to S3 with retries, by operation and HTTP status or error.",
     ["operation", "status"],
     registry=REGISTRY,
 )
 REDIS_SECONDS: Final = Histogram(
     "blobfs_cache_redis_seconds",
-    "How long calls of the descriptor cache in Redis took, by operation.",
+    "Duration of calls to the descriptor cache in Redis, by operation.",
     ["operation"],
     buckets=_FROM_50_US,
     registry=REGISTRY,
 )
 NOTIFICATIONS: Final = Counter(
     "blobfs_notifications_events",
-    "Events by endpoint and what became of them: Events were queued, Successes accepted, Failures"
-    " answered otherwise and Errors not at all (each try), Dropped for newer ones, Lost unqueued.",
+    "Events by endpoint and type: Events (queued), Successes (accepted), Failures (other answers)"
+    " and Errors (none), for each try, Dropped (for newer ones), Lost (not queued).",
     ["type", "endpoint"],
     registry=REGISTRY,
 )
 
-Info("blobfs_build", "What is running.", registry=REGISTRY).info(
+Info("blobfs_build", "Versions of blobfs and Python.", registry=REGISTRY).info(
     {"version": version("blobfs"), "python": platform.python_version()}
 )
 ProcessCollector(registry=REGISTRY)
@@ -204,41 +204,41 @@ class StatsCollector(Collector):
 CACHE: Final = StatsCollector(
     "blobfs_cache",
     counters={
-        "requests": "Digests that a descriptor cache was asked for.",
-        "hits": "Digests that it knew.",
-        "misses": "Digests that it did not know, or did not tell in time.",
-        "errors": "Calls of it that failed.",
-        "skipped": "Calls of it that were not made, as others had failed.",
+        "requests": "Digests that were looked up in a descriptor cache.",
+        "hits": "Lookups that found a descriptor.",
+        "misses": "Lookups that found none, or failed.",
+        "errors": "Calls that failed.",
+        "skipped": "Calls that were not made because others had failed.",
     },
     labels=["cache"],
 )
 DISK_CACHE: Final = StatsCollector(
     "blobfs_disk_cache",
     counters={
-        "hits": "Reads that the cache on disk (--cache-dir) has answered.",
-        "misses": "Reads that it could not answer.",
-        "damaged": "Entries that were dropped, as they were not what had been written.",
-        "stored": "Blobs that it has taken.",
-        "mismatched": "Blobs that it did not take, as they were not what their digest says.",
-        "evicted": "Blobs that were dropped to make room.",
-        "failures": "Times that its directory could not be used.",
+        "hits": "Reads that the disk cache (--cache-dir) answered.",
+        "misses": "Reads that the disk cache could not answer.",
+        "damaged": "Entries that were removed because their bytes had changed.",
+        "stored": "Blobs that were stored.",
+        "mismatched": "Blobs that were not stored because they did not have their digest.",
+        "evicted": "Blobs that were removed to free space.",
+        "failures": "Failed accesses to the directory.",
     },
-    gauges={"held_bytes": "Bytes that it holds, those of other mounts included."},
+    gauges={"held_bytes": "Bytes in the disk cache, those of other mounts included."},
 )
 READ_AHEAD: Final = StatsCollector(
     "blobfs_readahead",
     counters={
-        "hits": "Parts that were there when a program read them.",
-        "waits": "Parts that had to be waited for.",
+        "hits": "Parts that were fetched before a program read them.",
+        "waits": "Parts that a program had to wait for.",
         "requests": "Requests for parts.",
-        "hedged": "Parts asked for a second time, as the first answer was late.",
+        "hedged": "Parts that were requested twice because the first answer was late.",
         "wasted_bytes": "Bytes that were fetched and never read.",
     },
-    gauges={"held_bytes": "Bytes that are held, or on their way."},
+    gauges={"held_bytes": "Bytes in memory or in transfer."},
 )
 NOTIFICATIONS_PENDING: Final = StatsCollector(
     "blobfs_notifications",
     counters={},
-    gauges={"pending": "Events that wait for the endpoint, those of other mounts included."},
+    gauges={"pending": "Events in the endpoint's queue, those of other mounts included."},
     labels=["endpoint"],
 )
