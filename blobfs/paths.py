@@ -37,11 +37,6 @@ MARKERS: Final = ("_layers", "_manifests", "_uploads")
 """A directory with one of these children is a repository."""
 
 
-def blob(digest: Digest) -> str:
-    """The directory of one blob."""
-    return f"{BLOBS}/{digest.algorithm}/{digest.encoded[:2]}/{digest.encoded}"
-
-
 def blob_data(digest: Digest) -> str:
     """The file with the blob's bytes."""
     encoded = digest.encoded

@@ -67,7 +67,7 @@ def is_ready(port: int) -> bool:
 
 
 def begin_upload(connection: http.client.HTTPConnection, repository: str) -> str:
-    """Where the upload's bytes go, relative to the registry."""
+    """Start an upload; returns the path for its bytes, relative to the registry."""
     connection.request("POST", f"/v2/{repository}/blobs/uploads/")
     response = connection.getresponse()
     response.read()

@@ -1,4 +1,4 @@
-"""What the benchmarks share: rows of medians, and mounts that are taken away again."""
+"""Shared parts of the benchmarks: rows of medians, and mounts that are removed at the end."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def machine() -> str:
 
 
 def resident_mib(mount: Path, field: str = "VmRSS") -> float:
-    """What the daemon of *mount* holds of memory, or has held at most with ``VmHWM``."""
+    """Return the memory of the daemon of *mount* in MiB; its maximum with ``VmHWM``."""
     config = (mount / ".blobfs/config.json").read_text()
     pid = config.split('"pid":')[1].split(",")[0].strip()
     status = Path(f"/proc/{pid}/status").read_text()

@@ -183,7 +183,7 @@ def test_symlink_in_the_storage_is_not_followed(
     secret.mkdir()
     (secret / "data").write_bytes(b"root's own")
     digest = layout.link(paths.layers(APP), Digest.of(b"root's own"))
-    place = Path(f"{storage}{paths.blob(digest)}")
+    place = Path(f"{storage}{paths.blob_data(digest)}").parent
     place.parent.mkdir(parents=True)
     place.symlink_to(secret)
     (storage / "docker/registry/v2/repositories/planted").symlink_to(tmp_path)

@@ -455,7 +455,9 @@ def test_redis_that_is_down_is_told_at_the_mount(storage: Path, tmp_path: Path) 
     done = run("mount", storage, place, "--cache", f"redis://{address}", "--log-file", log)
     assert run("umount", place).returncode == 0
     assert done.returncode == 0
-    told = f"the cache cannot be used; the mount works without it until it answers: redis://{address}"
+    told = (
+        f"the cache cannot be used; the mount works without it until it answers: redis://{address}"
+    )
     assert done.stderr.startswith(told)
     assert told in log.read_text()
 

@@ -121,7 +121,7 @@ def test_link_without_a_blob_is_removed(
     allowing: MountedRegistry, storage: Path, layout: Layout
 ) -> None:
     """[S8.8]"""
-    layout.driver.delete(paths.blob(LAYER))
+    layout.driver.delete(paths.blob_data(LAYER).removesuffix("/data"))
     file = layer(allowing.path / APP, LAYER)
     with failing_with(errno.EIO):
         file.read_bytes()
@@ -145,7 +145,7 @@ def test_tag_that_stands_for_a_damaged_manifest_is_moved(
     """[S8.8]"""
     other = layout.revision(image(LAYER, LAYER))
     layout.tag(other, Tag("v1"))
-    layout.driver.delete(paths.blob(other))
+    layout.driver.delete(paths.blob_data(other).removesuffix("/data"))
     done = shell("ln", "-sfn", TARGET, tags / "v1")
     assert (done.returncode, done.stderr) == (0, "")
     assert (tags / "v1").read_bytes() == IMAGE

@@ -75,7 +75,7 @@ def test_directory_in_place_of_the_bytes_is_no_blob(layout: Layout, blobs: BlobS
 
 def test_file_in_place_of_a_blob_s_directory_is_no_blob(layout: Layout, blobs: BlobStore) -> None:
     digest = Digest.of(CONTENT)
-    layout.put(paths.blob(digest))
+    layout.put(paths.blob_data(digest).removesuffix("/data"))
     for act in (blobs.stat, blobs.open, blobs.get):
         with pytest.raises(BlobUnknown):
             act(digest)
