@@ -40,7 +40,7 @@ class LogSettings:
 
 
 def about(**fields: object) -> dict[str, object]:
-    """Return the ``extra`` of a log call with *fields*; those that are None are left out.
+    """Return the ``extra`` of a log call with *fields*; None values are left out.
 
     The fields are ``operation``, ``repository``, ``digest``, ``upload``, ``path``, ``endpoint``,
     ``errno``, ``seconds``. The log shows an errno by its name.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfs.cli.notices import of_deletes
+from blobfs.cli.notices import deletes_notice
 from tests.fuse.mounts import mounted, run
 
 FILE = Path("/etc/config.yml")
@@ -14,7 +14,7 @@ REDIS = "redis://:secret@localhost:6379/0"
 
 def test_deletes_without_the_registry_s_file_have_a_note() -> None:
     """[S9.5]"""
-    notice = of_deletes(None, None, "memory")
+    notice = deletes_notice(None, None, "memory")
     assert notice is not None
     assert notice.level == logging.INFO
     assert (
@@ -25,7 +25,7 @@ def test_deletes_without_the_registry_s_file_have_a_note() -> None:
 
 def test_deletes_beside_a_cache_in_memory_are_warned_of() -> None:
     """[S9.5]"""
-    notice = of_deletes(FILE, "memory", "memory")
+    notice = deletes_notice(FILE, "memory", "memory")
     assert notice is not None
     assert notice.level == logging.WARNING
     assert f"{FILE}: with storage.cache.blobdescriptor: inmemory" in notice.text
@@ -35,7 +35,7 @@ def test_deletes_beside_a_cache_in_memory_are_warned_of() -> None:
 @pytest.mark.parametrize("cache", ["redis://elsewhere:6379/0", "redis://localhost/1", "none"])
 def test_deletes_beside_another_redis_are_warned_of(cache: str) -> None:
     """[S9.5]"""
-    notice = of_deletes(FILE, REDIS, cache)
+    notice = deletes_notice(FILE, REDIS, cache)
     assert notice is not None
     assert notice.level == logging.WARNING
     assert (
@@ -52,7 +52,7 @@ def test_deletes_beside_another_redis_are_warned_of(cache: str) -> None:
 )
 def test_deletes_that_are_safe_have_no_notice(registry: str | None, cache: str) -> None:
     """[S9.5]"""
-    assert of_deletes(FILE, registry, cache) is None
+    assert deletes_notice(FILE, registry, cache) is None
 
 
 @pytest.mark.fuse

@@ -12,7 +12,7 @@ _FIRST_WAIT_S: Final = 1.0
 _LONGEST_WAIT_S: Final = 4.0  # a recovery is noticed within 5 s
 
 
-class Breaker:
+class CircuitBreaker:
     """Admits all calls until three in a row fail, then one trial call per waiting time.
 
     The waiting time begins with 1 s and doubles with each failed trial, up to 4 s. *name* names
@@ -26,25 +26,25 @@ class Breaker:
         self._lock = Lock()
         self._failures = 0  # since the last success
         self._wait_s = _FIRST_WAIT_S
-        self._trying = False
-        self._again_at_s: float | None = None  # not None: open
+        self._in_trial = False
+        self._retry_at_s: float | None = None  # not None: open
 
     @property
-    def is_well(self) -> bool:
+    def is_healthy(self) -> bool:
         """True unless the last call failed."""
         return self._failures == 0
 
-    def admits(self) -> bool:
+    def allows_call(self) -> bool:
         """Return True to permit a call; the caller then reports ``succeeded`` or ``failed``."""
-        if self._again_at_s is None:
+        if self._retry_at_s is None:
             return True
         with self._lock:
             now_s = self._clock()
-            if self._again_at_s is not None:
-                if now_s < self._again_at_s:
+            if self._retry_at_s is not None:
+                if now_s < self._retry_at_s:
                     return False
-                self._trying = True
-                self._again_at_s = now_s + self._wait_s
+                self._in_trial = True
+                self._retry_at_s = now_s + self._wait_s
             return True
 
     def succeeded(self) -> bool:
@@ -52,24 +52,24 @@ class Breaker:
         if self._failures == 0:
             return False
         with self._lock:
-            was_open = self._again_at_s is not None
+            was_open = self._retry_at_s is not None
             self._failures = 0
             self._wait_s = _FIRST_WAIT_S
-            self._trying = False
-            self._again_at_s = None
+            self._in_trial = False
+            self._retry_at_s = None
             return was_open
 
     def failed(self) -> bool:
         """Record a failure; returns True if it opened the breaker."""
         with self._lock:
             self._failures += 1
-            if self._again_at_s is None:
+            if self._retry_at_s is None:
                 if self._failures < _FAILURES:
                     return False
-                self._again_at_s = self._clock() + self._wait_s
+                self._retry_at_s = self._clock() + self._wait_s
                 return True
-            if self._trying:  # not for a call that began before the breaker opened
-                self._trying = False
+            if self._in_trial:  # not for a call that began before the breaker opened
+                self._in_trial = False
                 self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
-                self._again_at_s = self._clock() + self._wait_s
+                self._retry_at_s = self._clock() + self._wait_s
             return False

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Final, TypeVar
 
 from blobfs.cache.base import DescriptorCache, counts
-from blobfs.cache.circuit_breaker import Breaker
+from blobfs.cache.circuit_breaker import CircuitBreaker
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import BlobfsError
 from blobfs.logs import about
@@ -89,9 +89,9 @@ class ResilientCache(DescriptorCache):
 
     def __init__(self, cache: DescriptorCache) -> None:
         self._cache = cache
-        self._lookups = Breaker("lookups")
-        self._sets = Breaker("sets")
-        self._clears = Breaker("clears")
+        self._lookups = CircuitBreaker("lookups")
+        self._sets = CircuitBreaker("sets")
+        self._clears = CircuitBreaker("clears")
         self._pending = PendingClears()
         self._lock = Lock()
         self._hits = self._misses = self._errors = self._skipped = 0
@@ -121,11 +121,11 @@ class ResilientCache(DescriptorCache):
         self, digests: Sequence[Digest], repository: RepositoryName | None
     ) -> list[Descriptor | None] | None:
         """Return the descriptors; None if the cache was not called, or failed."""
-        if self._pending and self._lookups.is_well and self._clears.admits():
+        if self._pending and self._lookups.is_healthy and self._clears.allows_call():
             self._repeat_clears()
             self._skip()
             return None
-        if not self._lookups.admits():
+        if not self._lookups.allows_call():
             self._skip()
             return None
         found = self._guarded(self._lookups, lambda: self._cache.stat_many(digests, repository))
@@ -139,7 +139,7 @@ class ResilientCache(DescriptorCache):
     def set_many(
         self, descriptors: Mapping[Digest, Descriptor], repository: RepositoryName | None = None
     ) -> None:
-        if self._lookups.is_well and self._sets.admits():
+        if self._lookups.is_healthy and self._sets.allows_call():
             self._guarded(self._sets, lambda: self._cache.set_many(descriptors, repository))
         else:
             self._skip()
@@ -147,7 +147,7 @@ class ResilientCache(DescriptorCache):
     def clear_many(
         self, digests: Sequence[Digest], repository: RepositoryName | None = None
     ) -> None:
-        if not self._clears.admits():
+        if not self._clears.allows_call():
             self._skip()
             self._pending.add(digests, repository)
         elif not self._try_clear(digests, repository):
@@ -172,7 +172,7 @@ class ResilientCache(DescriptorCache):
         with self._lock:
             self._skipped += 1
 
-    def _guarded(self, breaker: Breaker, call: Callable[[], T]) -> T | None:
+    def _guarded(self, breaker: CircuitBreaker, call: Callable[[], T]) -> T | None:
         """Return the result of *call*, or None if it fails."""
         try:
             result = call()

@@ -14,7 +14,7 @@ import click
 
 from blobfs.cli import image_report, reports
 from blobfs.cli.mounting import mount
-from blobfs.cli.notices import tell_if_watched
+from blobfs.cli.notices import echo_if_terminal
 from blobfs.cli.types import PATH, Duration, Parsed
 from blobfs.drivers.factory import is_s3, local_root
 from blobfs.errors import BlobfsError
@@ -169,7 +169,7 @@ def uploads(storage: str, *, abort: bool, older_than: float | None, as_json: boo
 
 
 def _opened(storage: str) -> Registry:
-    return Preflight(storage, tell_if_watched).run(partial(_existing, storage))
+    return Preflight(storage, echo_if_terminal).run(partial(_existing, storage))
 
 
 def _existing(storage: str) -> Registry:

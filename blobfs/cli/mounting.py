@@ -17,7 +17,7 @@ from blobfs import logs
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.factory import cache_for
 from blobfs.cli.mount_options import SECTIONS, MountCommand
-from blobfs.cli.notices import Notice, of_cache, say, tell_if_watched
+from blobfs.cli.notices import Notice, cache_notice, echo_if_terminal, show
 from blobfs.cli.services import MountServices
 from blobfs.cli.types import PATH
 from blobfs.config.settings import Settings
@@ -32,7 +32,7 @@ from blobfs.storage.events import Listener
 from blobfs.storage.registry import Registry, open_registry
 from blobfs.vfs.verification import Verify
 
-_OR_CREATE: Final = ", or --create to begin one"
+_OR_CREATE: Final = ", or --create to create one"
 
 _MEMORY_TTL_S: Final = 60.0
 """The time of a descriptor in memory. A blob that others delete stays visible that long."""
@@ -51,7 +51,7 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
     if options["read_only"] and options["allow_delete"]:
         raise MountRefused("--read-only refuses what --allow-delete allows; give one of them")
     root = local_root(storage)
-    checks = Preflight(storage, tell_if_watched)
+    checks = Preflight(storage, echo_if_terminal)
     place = checks.run(partial(_check_directories, root, mountpoint, create=options["create"]))
     _check_cache(options["cache_dir"], storage, place)
     unwritable = None
@@ -67,7 +67,7 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
     if unwritable is not None:
         notices.append(Notice(logging.WARNING, f"{unwritable}: the mount is read-only"))
     for notice in notices:
-        say(notice, on_terminal=settings.hides_log)
+        show(notice, on_terminal=settings.hides_log)
     if settings.foreground:
         _serve(settings, services, checks, lambda: None)
     else:
@@ -101,8 +101,8 @@ def _serve(
         cache = cache_for(services.cache, min(_MEMORY_TTL_S, settings.entry_timeout))
         listener = opened.enter_context(services.listening_for_events())
         registry = opened.enter_context(checks.run(partial(_opened, settings, cache, listener)))
-        if (notice := of_cache(services.cache)) is not None:
-            say(notice, on_terminal=settings.hides_log)
+        if (notice := cache_notice(services.cache)) is not None:
+            show(notice, on_terminal=settings.hides_log)
         if not settings.read_only:
             settings = _read_only_if_refused(settings, checks.run(registry.write_refusal))
         announce = opened.enter_context(_pid_file(settings.pid_file, ready))
@@ -133,7 +133,7 @@ def _read_only_if_refused(settings: Settings, refusal: str | None) -> Settings:
     if refusal is None:
         return settings
     text = f"{settings.source} cannot be written ({refusal}): the mount is read-only"
-    say(Notice(logging.WARNING, text), on_terminal=settings.hides_log)
+    show(Notice(logging.WARNING, text), on_terminal=settings.hides_log)
     return replace(settings, read_only=True)
 
 

@@ -33,14 +33,14 @@ class Notice(NamedTuple):
     text: str
 
 
-def say(notice: Notice, *, on_terminal: bool) -> None:
+def show(notice: Notice, *, on_terminal: bool) -> None:
     """Log a message; print it on stderr too if *on_terminal*."""
     log.log(notice.level, "%s", notice.text)
     if on_terminal:
         click.echo(logs.printable(notice.text), err=True)
 
 
-def of_cache(cache: str) -> Notice | None:
+def cache_notice(cache: str) -> Notice | None:
     """Return a notice if *cache* is a Redis that does not answer.
 
     It starts threads, so call it after a fork.
@@ -52,13 +52,13 @@ def of_cache(cache: str) -> Notice | None:
     return Notice(logging.INFO, text)
 
 
-def tell_if_watched(sentence: str) -> None:
+def echo_if_terminal(sentence: str) -> None:
     """Print *sentence* on stderr if that is a terminal."""
     if sys.stderr.isatty():
         click.echo(sentence, err=True)
 
 
-def of_deletes(file: Path | None, registry_cache: str | None, cache: str) -> Notice | None:
+def deletes_notice(file: Path | None, registry_cache: str | None, cache: str) -> Notice | None:
     """Return a warning about deletes beside a registry; None if they are known to be safe.
 
     *registry_cache* is the descriptor cache in the registry's configuration *file*, *cache* that

@@ -157,19 +157,19 @@ def tagged_at(repository: Repository, tag: Tag) -> str | None:
         mtime_ns = repository.tags.mtime_ns(tag)
     except BROKEN:
         return None
-    return moment(mtime_ns / 1e9) if mtime_ns else None
+    return rfc3339(mtime_ns / 1e9) if mtime_ns else None
 
 
 def uploads(open_uploads: Iterable[OpenUpload]) -> Report:
     """List unfinished uploads, oldest first; lost ones have no repository."""
     rows: list[Row] = [
-        (upload.repository, upload.name, upload.size, moment(upload.began))
+        (upload.repository, upload.name, upload.size, rfc3339(upload.began))
         for upload in sorted(open_uploads, key=lambda upload: upload.began or 0.0)
     ]
     return Report(("repository", "name", "bytes", "began"), rows)
 
 
-def moment(seconds: float | None) -> str | None:
+def rfc3339(seconds: float | None) -> str | None:
     """Format a time since the epoch in RFC 3339; None for a time that it cannot express."""
     if seconds is None:
         return None

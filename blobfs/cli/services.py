@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from blobfs import logs, metrics
-from blobfs.cli.notices import UNLOGGED, Notice, of_deletes
+from blobfs.cli.notices import UNLOGGED, Notice, deletes_notice
 from blobfs.config.settings import Settings
 from blobfs.drivers.factory import is_s3
 from blobfs.errors import MountRefused
@@ -65,7 +65,7 @@ class MountServices:
             yield Notice(logging.WARNING, sentence)
         if self.settings.allow_delete and not self.settings.read_only:
             configured = None if self.config is None else self.config.cache
-            notice = of_deletes(self.settings.config, configured, self.cache)
+            notice = deletes_notice(self.settings.config, configured, self.cache)
             if notice is not None:
                 yield notice
 

@@ -1,6 +1,6 @@
 """When calls are admitted, by a clock that the tests set."""
 
-from blobfs.cache.circuit_breaker import Breaker
+from blobfs.cache.circuit_breaker import CircuitBreaker
 
 
 class Clock:
@@ -12,50 +12,50 @@ class Clock:
         return self.now_s
 
 
-def _open(clock: Clock) -> Breaker:
-    breaker = Breaker("calls", clock)
+def _open(clock: Clock) -> CircuitBreaker:
+    breaker = CircuitBreaker("calls", clock)
     for _ in range(3):
-        assert breaker.admits()
+        assert breaker.allows_call()
         breaker.failed()
     return breaker
 
 
-def _refused_for(breaker: Breaker, clock: Clock) -> float:
+def _refused_for(breaker: CircuitBreaker, clock: Clock) -> float:
     """How many seconds pass until a call is admitted, to a tenth."""
     start_s = clock.now_s
-    while not breaker.admits():
+    while not breaker.allows_call():
         clock.now_s += 0.1
     return round(clock.now_s - start_s, 1)
 
 
 def test_calls_are_admitted_at_first() -> None:
-    breaker = Breaker("calls")
-    assert breaker.is_well
-    assert all(breaker.admits() for _ in range(10))
+    breaker = CircuitBreaker("calls")
+    assert breaker.is_healthy
+    assert all(breaker.allows_call() for _ in range(10))
 
 
 def test_failures_that_are_not_in_a_row_change_nothing() -> None:
-    breaker = Breaker("calls")
+    breaker = CircuitBreaker("calls")
     for _ in range(5):
         assert not breaker.failed()
         assert not breaker.failed()
-        assert not breaker.is_well
+        assert not breaker.is_healthy
         assert not breaker.succeeded()
-        assert breaker.is_well
-    assert breaker.admits()
+        assert breaker.is_healthy
+    assert breaker.allows_call()
 
 
 def test_third_failure_in_a_row_opens_it_and_says_so_once() -> None:
-    breaker = Breaker("calls", Clock())
+    breaker = CircuitBreaker("calls", Clock())
     assert [breaker.failed() for _ in range(6)] == [False, False, True, False, False, False]
-    assert not breaker.admits()
+    assert not breaker.allows_call()
 
 
 def test_one_call_is_admitted_after_a_second() -> None:
     clock = Clock()
     breaker = _open(clock)
     assert _refused_for(breaker, clock) == 1.0
-    assert not breaker.admits(), "the first has not come back"
+    assert not breaker.allows_call(), "the first has not come back"
 
 
 def test_wait_doubles_up_to_four_seconds() -> None:
@@ -88,8 +88,8 @@ def test_success_closes_it_and_says_so_once() -> None:
     breaker = _open(clock)
     _refused_for(breaker, clock)
     assert [breaker.succeeded(), breaker.succeeded()] == [True, False]
-    assert breaker.is_well
-    assert all(breaker.admits() for _ in range(10))
+    assert breaker.is_healthy
+    assert all(breaker.allows_call() for _ in range(10))
 
 
 def test_after_a_success_all_begins_anew() -> None:
