@@ -8,8 +8,8 @@ a mount. ``reports`` and ``image_report`` collect what ``ls``, ``show`` and ``up
 
 * A command contains no logic that the library could have, and prints nothing that a report could.
 * An error that a user can cause is a BlobfsError. The command group prints it in one line.
-* All checks and all binding of sockets come before the fork of ``mount``, so that a mistake is
-  an error on the terminal and never a daemon that dies.
+* ``mount`` checks its options and binds its sockets before it forks. The child reports later
+  errors to its parent, so that each appears on the terminal.
 """
 
 from blobfs.cli.commands import main

@@ -55,9 +55,9 @@ def daemonize(work: Callable[[Callable[[], None]], None], *, timeout_s: float = 
     """Run ``work(ready)`` in a child process, and return its pid once it calls *ready*.
 
     Call it before any thread starts, and shortly before the caller ends: ``END_SIGNALS`` stay
-    blocked, so that no signal separates the start of the child from the report of its pid.
-    Raises MountRefused with the child's reason if the child ends before it is ready. Ends the
-    child and raises MountRefused after *timeout_s*, or if one of the signals is pending then.
+    blocked, so that a signal either comes before the child is ready and ends it, or has no effect.
+    Raises MountRefused with the child's reason if the child ends before it is ready, and
+    after *timeout_s*, when it ends the child. A signal meanwhile ends both processes.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -34,8 +34,8 @@ class Supervisor:
         """Read and remove the variables, which are for one process; call it before a fork."""
         address = os.environ.pop("NOTIFY_SOCKET", None)
         timeout_us = os.environ.pop("WATCHDOG_USEC", "")
-        of_us = os.environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        watched = of_us and timeout_us.isdecimal() and int(timeout_us) > 0
+        is_for_us = os.environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        watched = is_for_us and timeout_us.isdecimal() and int(timeout_us) > 0
         return cls(address, int(timeout_us) / 10**6 if watched else None)
 
     def ready(self, status: str) -> None:
