@@ -41,7 +41,7 @@ class MemoryCache(DescriptorCache):
         ttl_s: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._most = entries
+        self._max_entries = entries
         self._ttl_s = ttl_s
         self._clock = clock
         self._lock = Lock()
@@ -55,9 +55,9 @@ class MemoryCache(DescriptorCache):
 
     def stat(self, digest: Digest, repository: RepositoryName | None = None) -> Descriptor | None:
         with self._lock:
-            linked = descriptor = self._used(None, digest)
+            linked = descriptor = self._get(None, digest)
             if repository is not None and descriptor is not None:
-                linked = self._used(repository, digest)
+                linked = self._get(repository, digest)
             self._hits += linked is not None
             self._misses += linked is None
         if linked is None or descriptor is None or linked.media_type == descriptor.media_type:
@@ -68,7 +68,7 @@ class MemoryCache(DescriptorCache):
         with self._lock:
             return counts(self._hits, self._misses)
 
-    def _used(self, repository: RepositoryName | None, digest: Digest) -> Descriptor | None:
+    def _get(self, repository: RepositoryName | None, digest: Digest) -> Descriptor | None:
         key = (repository, digest)
         entry = self._entries.get(key)
         if entry is None or entry.expires_at <= self._clock():
@@ -86,7 +86,7 @@ class MemoryCache(DescriptorCache):
     ) -> None:
         with self._lock:
             for digest, descriptor, owner in with_canonical(descriptors, repository):
-                first = self._used(None, digest) or descriptor
+                first = self._get(None, digest) or descriptor
                 self._put(None, digest, replace(descriptor, media_type=first.media_type))
                 if owner is not None:
                     self._put(owner, digest, descriptor)
@@ -97,7 +97,7 @@ class MemoryCache(DescriptorCache):
         key = (repository, digest)
         self._entries[key] = _Entry(descriptor, self._clock() + self._ttl_s)
         self._entries.move_to_end(key)
-        if len(self._entries) > self._most:
+        if len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
 
     def clear_many(

@@ -25,7 +25,7 @@ class TimeLimit:
     def __init__(self, limit_s: float, *, threads: int) -> None:
         self._limit_s = limit_s
         self._threads = threads
-        self._begun = False
+        self._is_started = False
         self._lock = Lock()
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
@@ -35,8 +35,8 @@ class TimeLimit:
         *undo* is called after a late end of *call*, on success and on failure. The result of
         *undo* is ignored.
         """
-        if not self._begun:
-            self._begin()
+        if not self._is_started:
+            self._start()
         future = self._queued(call)
         try:
             return future.result(self._limit_s)
@@ -53,16 +53,16 @@ class TimeLimit:
         self._calls.put(partial(complete, future, call))
         return future
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         with self._lock:
-            if self._begun:
+            if self._is_started:
                 return
             try:
                 for _ in range(self._threads):
                     Thread(target=self._work, name="blobfs-cache", daemon=True).start()
-                    self._begun = True
+                    self._is_started = True
             except RuntimeError as exc:  # the limit of threads is reached; one thread is enough
-                if not self._begun:
+                if not self._is_started:
                     raise StorageUnavailable(str(exc)) from None
 
     def _work(self) -> None:
