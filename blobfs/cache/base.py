@@ -48,7 +48,7 @@ class DescriptorCache(ABC):
         """Add a blob that is stored, and that *repository* links under *digest*.
 
         An alias also adds the blob under its own digest, but not for *repository*. (In
-        distribution it does both, so a lookup by one digest restores the deleted other one.)
+        distribution ``set`` adds both, so a lookup by one digest restores the deleted other one.)
 
         The media type of a repository's entry is replaced. The blob's entry keeps its first media
         type; its size and time are replaced. A descriptor that fails ``describes`` is ignored.
