@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
-from blobfs.drivers.prefetch.window import PartSizer
+from blobfs.drivers.prefetch.prefetcher import PartSizer
 from tests.drivers.remote import (
     CONTENT,
     KIB,

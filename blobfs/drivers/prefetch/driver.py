@@ -18,8 +18,7 @@ from blobfs import metrics
 from blobfs.drivers.base import FileReader, FileWriter, StorageDriver
 from blobfs.drivers.prefetch.fetcher import Fetcher, Workers
 from blobfs.drivers.prefetch.part_store import Part, PartStore, Source
-from blobfs.drivers.prefetch.prefetcher import Handle, Planner, ReadPlan
-from blobfs.drivers.prefetch.window import Cursor, PartSizer
+from blobfs.drivers.prefetch.prefetcher import Cursor, Handle, PartSizer, Planner, ReadPlan
 from blobfs.drivers.wrapper import DriverWrapper
 
 

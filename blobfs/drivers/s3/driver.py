@@ -15,15 +15,16 @@ from typing import Any, Final
 
 from blobfs.drivers.base import Capacity, DirEntry, FileInfo, FileReader, FileWriter, Unfinished
 from blobfs.drivers.objectstore import ListedFile, ObjectStore, Page
-from blobfs.drivers.s3.bucket import (
+from blobfs.drivers.s3.client import (
     Bucket,
     check_size,
+    client_for,
     head_object,
     nanoseconds,
     put_object,
     remove_object,
+    s3_errors,
 )
-from blobfs.drivers.s3.client import client_for, s3_errors
 from blobfs.drivers.s3.multipart import MultipartUpload, unfinished
 from blobfs.drivers.s3.options import S3Options
 from blobfs.drivers.s3.reach import connecting_once

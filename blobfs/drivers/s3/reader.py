@@ -14,8 +14,7 @@ from typing import Any, Final, NamedTuple
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 
 from blobfs.drivers.base import FileReader
-from blobfs.drivers.s3.bucket import Bucket
-from blobfs.drivers.s3.client import s3_errors
+from blobfs.drivers.s3.client import Bucket, s3_errors
 from blobfs.errors import FileChanged, StorageUnavailable
 
 _ATTEMPTS: Final = 5

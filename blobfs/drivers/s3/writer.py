@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Final, NamedTuple, TypeVar
 
 from blobfs.drivers.base import FileInfo, FileWriter
-from blobfs.drivers.s3.bucket import Bucket, put_object, remove_object
+from blobfs.drivers.s3.client import Bucket, put_object, remove_object
 from blobfs.drivers.s3.multipart import MultipartUpload, UploadedPart
 from blobfs.drivers.s3.options import MIN_PART
 from blobfs.drivers.s3.reader import get_whole
