@@ -90,7 +90,7 @@ def test_host_that_cannot_be_reached_is_reported_at_once() -> None:
     assert time.monotonic() - began < 5
     assert done.returncode == 1
     assert done.stderr.startswith(
-        "Error: s3://bucket/prefix cannot be reached; mind regionendpoint and AWS_ENDPOINT_URL: "
+        "Error: s3://bucket/prefix cannot be reached; check regionendpoint and AWS_ENDPOINT_URL: "
         "Could not connect to the endpoint URL"
     )
     assert "/:" not in done.stderr.replace("://", "")

@@ -187,7 +187,7 @@ def test_missing_bucket_is_not_reached(ceph_place: S3Place) -> None:
 
 def test_server_that_is_not_there_is_not_reached(ceph_place: S3Place, nobody: str) -> None:
     _assert_not_reached(
-        ceph_place.server, ceph_place.options(nobody), "cannot be reached; mind regionendpoint"
+        ceph_place.server, ceph_place.options(nobody), "cannot be reached; check regionendpoint"
     )
 
 

@@ -1,13 +1,14 @@
-"""Checks that each answer is one of S3: an empty body or a proxy's page is an error, not absence.
+"""Validation of S3 responses: an empty body or a proxy's page is an error, not absence.
 
 boto3 reads an empty body as an empty listing, any 404 as a missing object, and any 200 as
-success. ``check_answers`` compares each answer with the form of its operation before boto3
-decides about another attempt. An answer of another form becomes a 502, which boto3 asks for
-again; its error code is ``NOT_S3``. As long as an endpoint has never answered as S3, there is no
-other attempt: it is probably no S3 server.
+success. ``check_answers`` compares each response with the form of its operation before boto3
+decides about a retry. A response of another form becomes a 502 with the error code ``NOT_S3``,
+which boto3 retries. If the endpoint has never answered as S3, it becomes a 421, which boto3 does
+not retry: the endpoint is probably no S3 server.
 
-A HEAD has no body. Its 404 counts if it has a request id, as most servers send; else its code
-is ``UNCONFIRMED``, and ``s3_bucket.head_object`` confirms it by a GET, whose 404 has a body.
+A response to HEAD has no body. A 404 with a request id, which most servers send, is accepted.
+Otherwise its code becomes ``UNCONFIRMED``, and ``client.head_object`` repeats the request as a
+GET, whose 404 has a body.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ _REFUSALS: Final = {
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_MANY_REQUESTS,
 }
-"""Errors that mean the same, whoever answers."""
+"""Errors that are accepted from an S3 server and from a proxy."""
 
 
-_SHOWING: Final = ("HeadObject", "GetObject")
-"""Operations whose answer describes an object, and whose body is not looked at."""
+_OBJECT_OPERATIONS: Final = ("HeadObject", "GetObject")
+"""Operations whose response describes an object. Their body is not examined."""
 
 
 class _Form(NamedTuple):
-    """A successful answer: the root of its XML, its *members*, and those of each list in it."""
+    """The form of a successful response: its XML root, its *members*, and those of its lists."""
 
     root: str = ""
     members: tuple[str, ...] = ()
@@ -62,7 +63,7 @@ _FORMS: Final = {
     "ListMultipartUploads": _Form(
         "ListMultipartUploadsResult", (), (("Uploads", ("Key", "UploadId", "Initiated")),)
     ),
-    "ListParts": _Form(  # moto's root is another one
+    "ListParts": _Form(  # moto sends another root
         "", ("UploadId",), (("Parts", ("PartNumber", "ETag", "Size", "LastModified")),)
     ),
     "HeadObject": _Form(members=("ContentLength", "ETag", "LastModified")),
@@ -77,19 +78,19 @@ _FORMS: Final = {
     "DeleteObject": _Form(),
     "AbortMultipartUpload": _Form(),
 }
-"""Every operation that the driver uses; the names are those of the S3 API reference."""
+"""Every operation that the driver uses, by its name in the S3 API reference."""
 
 
 def check_answers(client: S3Client) -> None:
-    """Have all answers to *client* checked."""
+    """Register the validation of all responses to *client*."""
     client.meta.events.register("needs-retry.s3.*", _Check())
 
 
 class _Check:
-    """The handler of an event of botocore. Threads may share it: its flag changes once."""
+    """Handler of botocore's ``needs-retry`` event. Thread-safe: its flag changes once."""
 
     def __init__(self) -> None:
-        self._is_s3 = False  # it has answered as S3 does
+        self._is_s3 = False  # True after the first valid response
 
     def __call__(
         self,
@@ -109,8 +110,8 @@ class _Check:
         if fault is None:
             self._is_s3 = self._is_s3 or http.status_code < HTTPStatus.MULTIPLE_CHOICES
             return
-        said = f"answered {operation.name} with {http.raw.status} and {fault}, not as S3 does"
-        message = f"{_address(request_dict['url'])} {said}"
+        received = f"answered {operation.name} with {http.raw.status} and {fault}, not as S3 does"
+        message = f"{_address(request_dict['url'])} {received}"
         http.status_code = HTTPStatus.BAD_GATEWAY if self._is_s3 else HTTPStatus.MISDIRECTED_REQUEST
         if "Body" in parsed:
             parsed["Body"].close()
@@ -124,13 +125,13 @@ def _has_request_id(http: AWSResponse) -> bool:
 
 
 def _address(url: str) -> str:
-    """The server of a URL, without what else it holds."""
+    """The scheme and the host of a URL, without credentials."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _fault(name: str, http: AWSResponse, parsed: Mapping[str, Any]) -> str | None:
-    """The reason why an answer is not one of S3, as a noun; None for one of S3."""
+    """The reason why a response is not one of S3, as a noun; None for one of S3."""
     form = _FORMS.get(name, _Form())
     if http.status_code >= HTTPStatus.MULTIPLE_CHOICES:
         return _fault_of_error(name, form, http, parsed)
@@ -138,7 +139,7 @@ def _fault(name: str, http: AWSResponse, parsed: Mapping[str, Any]) -> str | Non
         return "an HTML page"
     if form.root and _root(http.content) != form.root:
         return "a body that is no answer to it" if http.content else "an empty body"
-    return _lack(form, parsed) or _fault_of_removal(form, http)
+    return _missing_member(form, parsed) or _fault_of_removal(form, http)
 
 
 def _fault_of_error(
@@ -151,7 +152,7 @@ def _fault_of_error(
     if root == "Error" and parsed.get("Error", {}).get("Code"):
         return None
     if status < HTTPStatus.MULTIPLE_CHOICES and root == form.root:
-        return None  # boto3 has made an error of XML that broke off
+        return None  # boto3 has made an error of truncated XML
     return "an HTML page" if _is_page(name, http) else "no error of S3"
 
 
@@ -159,16 +160,16 @@ def _is_page(name: str, http: AWSResponse) -> bool:
     is_html = http.headers.get("content-type", "").lower().startswith("text/html")
     if not is_html or _has_request_id(http):
         return False
-    return name in _SHOWING or bool(http.content)  # some call an empty body HTML
+    return name in _OBJECT_OPERATIONS or bool(http.content)  # some servers call an empty body HTML
 
 
 def _root(body: bytes) -> str:
-    """The name of an XML document's root; ``""`` for anything else."""
+    """The name of the root element of an XML document; ``""`` for anything else."""
     found = _ROOT.match(body[:4096])
     return found[1].decode("ascii", "replace") if found else ""
 
 
-def _lack(form: _Form, parsed: Mapping[str, Any]) -> str | None:
+def _missing_member(form: _Form, parsed: Mapping[str, Any]) -> str | None:
     for member in form.members:
         outer, _, inner = member.rpartition(".")
         if inner not in (parsed.get(outer, {}) if outer else parsed):
@@ -184,7 +185,7 @@ def _lack(form: _Form, parsed: Mapping[str, Any]) -> str | None:
 
 
 def _fault_of_removal(form: _Form, http: AWSResponse) -> str | None:
-    """Removing has no form but its status, 204; with a request id any success counts."""
+    """The fault of a response to a removal: it needs the status 204 or a request id."""
     if form != _Form() or http.status_code == HTTPStatus.NO_CONTENT or _has_request_id(http):
         return None
     return "no request id"

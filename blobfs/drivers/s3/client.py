@@ -45,7 +45,7 @@ _ANSWER_S: Final = 15.0
 
 
 class Bucket(NamedTuple):
-    """A bucket's client and options; *pool* runs requests side by side."""
+    """A bucket's client and options. *pool* runs requests in parallel. Thread-safe."""
 
     client: S3Client
     options: S3Options
@@ -53,25 +53,25 @@ class Bucket(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the bucket is called."""
+        """The name of the bucket."""
         return self.options.bucket
 
 
 def client_for(options: S3Options) -> S3Client:
-    """A client that threads may share; it refreshes credentials by itself. Raises MountRefused."""
-    # What boto3 would say of credentials at INFO, and of requests at DEBUG, is nobody's.
+    """A thread-safe client, which refreshes credentials by itself. Raises MountRefused."""
+    # boto3 logs the source of credentials at INFO, and requests with their headers at DEBUG.
     for name in ("boto3", "botocore", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
     config = Config(
         connect_timeout=_CONNECT_S,
         read_timeout=_ANSWER_S,
-        # "standard" gives up after half a second, and after some failures does not try at all.
+        # "standard" gives up after half a second; after some failures it does not retry at all.
         retries={"mode": "legacy", "total_max_attempts": options.attempts},
         max_pool_connections=options.streams + options.copy_streams,
         tcp_keepalive=True,
-        # Else URLs for others are signed in the old way, which newer buckets refuse.
+        # Without it, presigned URLs have the old signature, which newer buckets refuse.
         signature_version="s3v4",
-        # Servers that are not Amazon's may know none of the newer checksums.
+        # Many servers other than Amazon's do not support the newer checksums.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         use_dualstack_endpoint=options.dual_stack,
@@ -96,7 +96,7 @@ def client_for(options: S3Options) -> S3Client:
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
     check_answers(client)
     if options.verify_tls and client.meta.endpoint_url.startswith("https:"):
-        # TLS holds what is sent together; boto3 would have it hashed once more, here and there.
+        # TLS protects the payload; a signature of it would cost a SHA-256 here and on the server.
         signing: Any = client.meta.config
         signing.s3["payload_signing_enabled"] = False
     return client
@@ -105,13 +105,13 @@ def client_for(options: S3Options) -> S3Client:
 def _count(
     event_name: str, response_dict: Mapping[str, Any] | None, exception: object, **_: object
 ) -> None:
-    """Count a request, each time that it is made."""
+    """Count each attempt of a request."""
     status = response_dict["status_code"] if response_dict else type(exception).__name__
     metrics.S3_REQUESTS.labels(event_name.rpartition(".")[2], status).inc()
 
 
 def _add_content_md5(params: dict[str, Any], **_: object) -> None:
-    """Send the checksum that every server takes: OpenStack Swift refuses any other."""
+    """Replace the checksum by Content-MD5: every server takes it, OpenStack Swift no other."""
     headers = params["headers"]
     for name in [name for name in headers if name.lower() in _OTHER_CHECKSUMS]:
         del headers[name]
@@ -149,13 +149,13 @@ _CHANGED: Final = {"412", "PreconditionFailed", "416", "InvalidRange"}
 
 
 def code_of(exc: ClientError) -> str:
-    """The server's word for what went wrong, or the status where it said none."""
+    """The error code that the server sent; the HTTP status if it sent none."""
     return str(exc.response.get("Error", {}).get("Code", ""))
 
 
 @contextmanager
 def s3_errors(path: str) -> Iterator[None]:
-    """Raise, for what boto3 does, what a driver may; *path* is what it was about."""
+    """Translate boto3's errors into those of a driver; *path* names the object in them."""
     try:
         yield
     except ClientError as exc:
@@ -166,7 +166,7 @@ def s3_errors(path: str) -> Iterator[None]:
         raise StorageTimeout(f"{path}: {exc}") from None
     except BotoCoreError as exc:
         raise StorageUnavailable(f"{path}: {exc}") from None
-    except (ResponseParserError, ValueError):  # it may quote a whole page
+    except (ResponseParserError, ValueError):  # its text may quote a whole page
         raise StorageUnavailable(f"{path}: the answer is not that of an S3 server") from None
 
 
@@ -174,23 +174,23 @@ def _translated(exc: ClientError, path: str) -> BlobfsError:
     code = code_of(exc)
     status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     message = exc.response.get("Error", {}).get("Message") or ""
-    what = "" if code == NOT_S3 else f"{exc.operation_name}: {code} "
-    said = f"{path}: {what}{message}".strip()
+    error = "" if code == NOT_S3 else f"{exc.operation_name}: {code} "
+    text = f"{path}: {error}{message}".strip()
     if code == "NoSuchBucket":
-        return StorageUnavailable(f"{said}: the bucket is missing")
+        return StorageUnavailable(f"{text}: the bucket is missing")
     if code in _MISSING:
         return PathNotFound(path)
     if code in _CHANGED:
-        return FileChanged(f"{path} is not what it was: {code}")
+        return FileChanged(f"{path} was changed: {code}")
     if code in _FULL or status == HTTPStatus.INSUFFICIENT_STORAGE:
-        return StorageFull(said)
+        return StorageFull(text)
     if code in _REFUSED or status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return AccessDenied(said)
-    return StorageUnavailable(said)
+        return AccessDenied(text)
+    return StorageUnavailable(text)
 
 
 def nanoseconds(described: Any) -> int:  # noqa: ANN401  (boto3's answers)
-    """When it was stored, since the epoch; S3 has seconds, and some servers more."""
+    """Nanoseconds since the epoch of LastModified, in whole seconds as S3 has it."""
     return int(described["LastModified"].timestamp()) * 10**9
 
 
@@ -203,7 +203,7 @@ class ObjectInfo(NamedTuple):
 
 
 def head_object(bucket: Bucket, path: str) -> ObjectInfo:
-    """The attributes of an object; raises PathNotFound."""
+    """Request the attributes of an object; raises PathNotFound."""
     client: Any = bucket.client
     options = bucket.options
     wanted = {"Bucket": bucket.name, "Key": options.key(path), **options.for_reads}
@@ -221,17 +221,17 @@ def head_object(bucket: Bucket, path: str) -> ObjectInfo:
 
 
 def check_size(bucket: Bucket, path: str, size: int) -> None:
-    """Raise StorageUnavailable unless the object is there with *size* bytes."""
+    """Raise StorageUnavailable unless the object exists and has *size* bytes."""
     try:
         found = head_object(bucket, path).size
     except PathNotFound:
-        raise StorageUnavailable(f"{path} is missing, although its storing succeeded") from None
+        raise StorageUnavailable(f"{path} is missing although S3 reported success") from None
     if found != size:
-        raise StorageUnavailable(f"{path} has {found} bytes, not the {size} that were stored")
+        raise StorageUnavailable(f"{path} has {found} bytes, but {size} were stored")
 
 
 def put_object(bucket: Bucket, path: str, content: bytes) -> None:
-    """Make or replace an object, at once for readers."""
+    """Create or replace an object atomically."""
     put: Any = bucket.client.put_object
     with s3_errors(path):
         put(

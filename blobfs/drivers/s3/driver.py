@@ -1,8 +1,4 @@
-"""A driver over a bucket, or a prefix of one.
-
-What is a directory, the keys below it tell; nothing is stored for it. A file being written is a
-multipart upload, which nobody sees before it is completed.
-"""
+"""The driver of a bucket, or of a prefix of one."""
 
 from __future__ import annotations
 
@@ -46,12 +42,15 @@ _DELETED_AT_ONCE: Final = 1000
 
 _NO_UPLOAD: Final = "blobfs-no-such-upload"
 
-_REDIRECTED_S: Final = 1200
-"""How long a URL is good that somebody else may fetch a file by, as in distribution."""
+_REDIRECT_S: Final = 1200
+"""Seconds for which a presigned URL is valid, as in distribution."""
 
 
 class S3Driver(ObjectStore):
-    """Stores the path ``/a/b`` as the object ``<root>/a/b``; thread-safe."""
+    """Stores the path ``/a/b`` as the object ``<root>/a/b``.
+
+    Owns the client and the pool of threads of its bucket. Thread-safe: it has no other state.
+    """
 
     name = "s3"
 
@@ -61,7 +60,7 @@ class S3Driver(ObjectStore):
 
     @classmethod
     def reached(cls, options: S3Options) -> S3Driver:
-        """A driver over a bucket that has answered; raises MountRefused with what to do."""
+        """Create a driver and check that its bucket answers; raises MountRefused with advice."""
         driver = cls(options)
         try:
             with connecting_once(driver._bucket.client):
@@ -79,16 +78,16 @@ class S3Driver(ObjectStore):
         next(self.pages("/", limit=1))
 
     def write_refusal(self, path: str) -> str | None:
-        # Asked of an upload that nobody has begun: an error in any case, and its code tells.
+        # A request for an upload that does not exist fails in any case; its code tells the right.
         upload = MultipartUpload(self._bucket, path, _NO_UPLOAD)
         try:
             upload.abort()
-        except AccessDenied:  # who may not remove parts may still put them
+        except AccessDenied:  # the right to abort may be missing while that to put is there
             return _refusal(lambda: upload.put(1, b""))
         return None
 
     def stat(self, path: str) -> FileInfo:
-        # Keys below make a directory, even where an object has the key of the directory itself.
+        # Keys below a path make it a directory, even if an object has the same key.
         if self._is_directory(path):
             return FileInfo(path, 0, True, 0)
         return self.stat_now(path)
@@ -109,7 +108,7 @@ class S3Driver(ObjectStore):
         return self._each(self.stat_now, paths)
 
     def _each(self, stat: Callable[[str], FileInfo], paths: Sequence[str]) -> list[FileInfo | None]:
-        """*stat* of each path, side by side; None for a missing one."""
+        """Call *stat* for each path in parallel; None for a missing one."""
 
         def stat_or_none(path: str) -> FileInfo | None:
             try:
@@ -162,7 +161,7 @@ class S3Driver(ObjectStore):
 
     def _entries(self, path: str) -> Iterator[DirEntry]:
         cut = len(self._bucket.options.prefix(path))
-        files: set[str] = set()  # a later page may tell that they are directories
+        files: set[str] = set()  # a later page may show that they are directories
         for page in self._list(path, Delimiter="/"):
             keys = list(_keys_in(page))
             directories = {below["Prefix"][cut:-1] for below in page.get("CommonPrefixes", [])}
@@ -206,7 +205,7 @@ class S3Driver(ObjectStore):
             return self._bucket.client.generate_presigned_url(
                 "get_object",
                 Params={"Bucket": options.bucket, "Key": options.key(path)},
-                ExpiresIn=_REDIRECTED_S,
+                ExpiresIn=_REDIRECT_S,
             )
 
     def get_content(self, path: str) -> bytes:
@@ -221,7 +220,7 @@ class S3Driver(ObjectStore):
             return b""
         try:
             return get_part(self._bucket, path, offset, size).content
-        except FileChanged:  # the offset is behind its end
+        except FileChanged:  # the offset is past the end
             return b""
         except PathNotFound:
             self._refuse_directory(path)
@@ -250,7 +249,7 @@ class S3Driver(ObjectStore):
             upload = self._upload(path, token)
             if upload is not None:
                 return MultipartWriter.stat(self._bucket, upload)
-        except AccessDenied:  # who may only list and get objects sees those
+        except AccessDenied:  # a read-only account can still read objects
             pass
         return self.stat(path)
 
@@ -308,7 +307,7 @@ class S3Driver(ObjectStore):
         self._delete_keys(path, keys)
 
     def _keys(self, path: str) -> Iterator[str]:
-        """The keys of a file, and of all below a directory, tails among them."""
+        """The keys of a file and of all files below a directory, tails included."""
         options = self._bucket.options
         for page in self._list(path, Prefix=options.key(path)):
             for found in page.get("Contents", []):
@@ -317,7 +316,7 @@ class S3Driver(ObjectStore):
 
     def _delete_keys(self, path: str, keys: Sequence[str]) -> None:
         for key in keys:
-            if not key.isprintable():  # XML, which the others go in, has not every character
+            if not key.isprintable():  # the XML of DeleteObjects cannot hold every character
                 remove_object(self._bucket, self._bucket.options.path(key))
         call: Any = self._bucket.client.delete_objects
         printable = [key for key in keys if key.isprintable()]
@@ -325,7 +324,7 @@ class S3Driver(ObjectStore):
             objects = [{"Key": key} for key in printable[start : start + _DELETED_AT_ONCE]]
             with s3_errors(path):
                 answer = call(Bucket=self._bucket.name, Delete={"Objects": objects, "Quiet": True})
-            for failed in answer.get("Errors", []):  # one by one, each is asked for again
+            for failed in answer.get("Errors", []):  # DeleteObject is retried, unlike these
                 remove_object(self._bucket, self._bucket.options.path(failed["Key"]))
 
     def unfinished(self, path: str) -> Iterator[Unfinished]:
@@ -347,10 +346,10 @@ class S3Driver(ObjectStore):
 def _advice(exc: BlobfsError, options: S3Options) -> str:
     why = str(exc).removeprefix(f"{options}: ")
     if isinstance(exc, AccessDenied):
-        return f"refuses us; set AWS_ACCESS_KEY_ID and the like, or profile=…: {why}"
+        return f"refuses access; set AWS_ACCESS_KEY_ID and the like, or profile=…: {why}"
     if "NoSuchBucket" in str(exc):
-        return "is not there; make the bucket, or mind its name, region and regionendpoint"
-    return f"cannot be reached; mind regionendpoint and AWS_ENDPOINT_URL: {why}"
+        return "does not exist; create the bucket, or check its name, region and regionendpoint"
+    return f"cannot be reached; check regionendpoint and AWS_ENDPOINT_URL: {why}"
 
 
 def _refusal(call: Callable[[], object]) -> str | None:
@@ -364,13 +363,13 @@ def _refusal(call: Callable[[], object]) -> str | None:
 
 
 def _keys_in(page: Mapping[str, Any]) -> Iterator[str]:
-    """Every key and prefix that a page of a listing has."""
+    """Every key and common prefix of a page of a listing."""
     yield from (found["Key"] for found in page.get("Contents", []))
     yield from (below["Prefix"] for below in page.get("CommonPrefixes", []))
 
 
 def _is_hidden(key: str) -> bool:
-    """Whether it is a tail, or stands for a directory, as some programs make them."""
+    """True if the key is that of a tail, or of a directory marker that some programs create."""
     name = key.rpartition("/")[2]
     return not name or _TAIL.fullmatch(name) is not None
 
@@ -380,8 +379,8 @@ def _is_below(path: str, directory: str) -> bool:
 
 
 def _without_shadowed(files: Iterator[ListedFile]) -> Iterator[ListedFile]:
-    """Files in the order of their keys, but for those whose key is also that of a directory."""
-    held: OrderedDict[str, ListedFile] = OrderedDict()  # keys below them may yet come
+    """Drop the files whose key is also that of a directory; *files* are sorted by key."""
+    held: OrderedDict[str, ListedFile] = OrderedDict()  # keys below them may follow
     for file in files:
         above = file.path
         while above := above.rpartition("/")[0]:
@@ -393,7 +392,7 @@ def _without_shadowed(files: Iterator[ListedFile]) -> Iterator[ListedFile]:
 
 
 def _with_directories(top: str, files: Iterator[ListedFile]) -> Iterator[FileInfo]:
-    """Each file, after those directories above it that had none before."""
+    """Yield each file, and before it the directories above it that are new."""
     base = top.rstrip("/")
     above: list[str] = []
     for file in files:

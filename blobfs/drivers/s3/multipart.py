@@ -1,4 +1,4 @@
-"""Multipart uploads, as S3 has them: begun, listed, completed, abandoned."""
+"""Multipart uploads of S3: create, list, complete, abort."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blobfs.errors import PathNotFound, StorageUnavailable
 
 
 class UploadedPart(NamedTuple):
-    """A part that the server has; *size* is in bytes, *mtime_ns* 0 where it is not known."""
+    """A part that the server has stored. *size* is in bytes; *mtime_ns* is 0 if unknown."""
 
     number: int
     etag: str
@@ -24,7 +24,7 @@ class UploadedPart(NamedTuple):
 
 
 class MultipartUpload:
-    """One multipart upload to *key*; *path* is what errors call it. Thread-safe."""
+    """A multipart upload of the object at *path*. Thread-safe: it is immutable."""
 
     def __init__(self, bucket: Bucket, path: str, upload_id: str) -> None:
         self.id = upload_id
@@ -34,7 +34,7 @@ class MultipartUpload:
 
     @classmethod
     def begin(cls, bucket: Bucket, path: str) -> MultipartUpload:
-        """A new one, without parts."""
+        """Create an upload without parts."""
         client: Any = bucket.client
         with s3_errors(path):
             answer = client.create_multipart_upload(
@@ -48,25 +48,25 @@ class MultipartUpload:
 
     @classmethod
     def newest(cls, bucket: Bucket, path: str) -> MultipartUpload | None:
-        """The one to that path which was begun last."""
+        """The upload to *path* that was created last; None if there is none."""
         found = [(u.began, u.token) for u in unfinished(bucket, path) if u.path == path]
         return cls(bucket, path, max(found)[1]) if found else None
 
     @property
     def tail(self) -> str:
-        """The path where a writer keeps what does not fill a part."""
-        # Not the path with something behind: distribution takes that for a directory.
+        """The path of the object in which a writer stores the bytes that do not fill a part."""
+        # No path below *path*: distribution would take *path* for a directory.
         parent, _, _ = self.path.rpartition("/")
         return f"{parent}/tail.{sha256(f'{self.path} {self.id}'.encode()).hexdigest()[:16]}.tmp"
 
     def put(self, number: int, content: bytes | bytearray) -> UploadedPart:
-        """Upload a part, in place of one that has that number."""
+        """Upload a part; it replaces one with the same number."""
         with s3_errors(self.path):
             answer = self._call("upload_part", PartNumber=number, Body=content)
         return UploadedPart(number, answer["ETag"], len(content))
 
     def copy(self, number: int, source: str, first: int, size: int) -> UploadedPart:
-        """Make a part of *size* bytes from *first* on of the object at the path *source*."""
+        """Copy *size* bytes from the offset *first* of the object at *source* into a part."""
         bucket = self._bucket
         with s3_errors(source):
             answer = self._call(
@@ -78,7 +78,7 @@ class MultipartUpload:
         return UploadedPart(number, answer["CopyPartResult"]["ETag"], size)
 
     def copy_all(self, source: str, size: int) -> list[UploadedPart]:
-        """Make parts of the whole object at *source*, side by side."""
+        """Copy the whole object at *source* into parts, in parallel."""
         options = self._bucket.options
         count = max(1, min(size // MIN_PART, -(-size // options.copy_chunk_size)))
         bounds = [size * number // count for number in range(count + 1)]
@@ -89,7 +89,7 @@ class MultipartUpload:
         return [copied.result() for copied in copies]
 
     def parts(self) -> list[UploadedPart]:
-        """The parts that the server has, by number; raises PathNotFound once it has ended."""
+        """List the stored parts by number; raises PathNotFound if the upload has ended."""
         paginator = self._bucket.client.get_paginator("list_parts")
         with s3_errors(self.path):
             return [
@@ -101,22 +101,22 @@ class MultipartUpload:
             ]
 
     def complete(self, parts: Sequence[UploadedPart]) -> None:
-        """Make the object of *parts*, at once for readers; raises PathNotFound if it has ended.
+        """Create the object from *parts*, atomically, and check its size.
 
-        It has succeeded once the object is there with the size of all parts.
+        Raises PathNotFound if the upload has ended.
         """
         listed = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
         try:
             with s3_errors(self.path):
                 self._call("complete_multipart_upload", MultipartUpload={"Parts": listed})
         except PathNotFound:
-            # Completed by an attempt whose answer was lost: the object then has their ETag.
+            # An earlier attempt may have succeeded without an answer: then the ETag is theirs.
             if head_object(self._bucket, self.path).etag.strip('"') != _etag_of(parts):
                 raise
         check_size(self._bucket, self.path, sum(part.size for part in parts))
 
     def abort(self) -> None:
-        """Remove its parts; one that has ended is no error."""
+        """Remove the upload and its parts; an ended upload is no error."""
         try:
             with s3_errors(self.path):
                 self._call("abort_multipart_upload")
@@ -132,7 +132,7 @@ class MultipartUpload:
 
 
 def _etag_of(parts: Sequence[UploadedPart]) -> str | None:
-    """What a server that follows Amazon gives an object of these parts."""
+    """The ETag that Amazon S3 gives an object of these parts; None if a part's is no MD5."""
     try:
         digests = b"".join(bytes.fromhex(part.etag.strip('"')) for part in parts)
     except ValueError:
@@ -141,16 +141,16 @@ def _etag_of(parts: Sequence[UploadedPart]) -> str | None:
 
 
 def unfinished(bucket: Bucket, path: str) -> Iterator[Unfinished]:
-    """The multipart uploads to paths that begin with *path*, in no order."""
+    """List the multipart uploads to paths that begin with *path*, in no order."""
     call: Any = bucket.client.list_multipart_uploads
-    # Without an encoding, somebody's key with a control character makes the answer no XML.
+    # Without an encoding, a key with a control character makes the answer invalid XML.
     wanted = {"Prefix": bucket.options.key(path), "EncodingType": "url"}
     while True:
         with s3_errors(path):
             page = call(Bucket=bucket.name, **wanted, **bucket.options.for_reads)
         uploads = page.get("Uploads", [])
         for upload in uploads:
-            # Not every server heeds the encoding of the markers.
+            # Some servers do not encode the markers of their answer, so they are made from the key.
             wanted["KeyMarker"] = unquote_plus(upload["Key"])
             wanted["UploadIdMarker"] = upload["UploadId"]
             found = bucket.options.path(wanted["KeyMarker"])
@@ -158,4 +158,4 @@ def unfinished(bucket: Bucket, path: str) -> Iterator[Unfinished]:
         if not page.get("IsTruncated"):
             return
         if not uploads:
-            raise StorageUnavailable(f"{path}: the list of uploads goes on, but names none")
+            raise StorageUnavailable(f"{path}: the list of uploads is truncated, but names none")

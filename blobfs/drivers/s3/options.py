@@ -1,8 +1,8 @@
-"""The options of a bucket, as a storage URL gives them.
+"""The options of a bucket in a storage URL.
 
-Their names are those of distribution's s3 driver (``registry/storage/driver/s3-aws/s3.go``);
-what is left out is boto3's to find: credentials, region and endpoint in the environment, in
-its files, or from the machine's role.
+Their names are those of distribution's s3 driver (``registry/storage/driver/s3-aws/s3.go``).
+boto3 finds credentials, and a region or endpoint that is not given, in the environment, in its
+files, or from the machine's role.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from blobfs.errors import MountRefused
 
 MIN_PART: Final = 5 * 2**20
-"""The least bytes of any part but the last, in every S3."""
+"""The minimal size in bytes of every part but the last (AWS, "Multipart upload limits")."""
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 _SECRETS: Final = ("accesskey", "secretkey", "sessiontoken")
 
-_KEYS_GO_ELSEWHERE: Final = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or profile=…"
+_CREDENTIALS_ADVICE: Final = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or profile=…"
 
 _SIZES: Final = {
     "chunksize": ("chunk_size", MIN_PART, 5 * 2**30),
@@ -31,16 +31,16 @@ _SIZES: Final = {
     "multipartcopythresholdsize": ("copy_threshold", 0, 5 * 2**30),
     "streams": ("streams", 1, 256),
 }
-"""Options that are numbers: what they are called here, their least and their most."""
+"""Numeric options: the name of the field, the minimum and the maximum."""
 
 
 @dataclass(frozen=True, slots=True)
 class S3Options:
-    """A bucket, and how it is spoken to; sizes are in bytes.
+    """A bucket and the options of its requests; immutable. Sizes are in bytes.
 
-    *streams* is how many requests may be under way at once, *attempts* how often one is made that
-    may yet succeed: the sixth is about 8 s after the first. *chunk_size* is that of a
-    multipart upload's parts, *root* the prefix of all keys, without a slash at its ends.
+    *streams* bounds the parallel requests. *attempts* bounds the attempts of one request: the
+    sixth is about 8 s after the first. *chunk_size* is the size of a multipart upload's parts.
+    *root* is the prefix of all keys, without slashes at its ends.
     """
 
     bucket: str
@@ -68,13 +68,13 @@ class S3Options:
 
     @classmethod
     def parse(cls, storage: str) -> S3Options:
-        """Read ``s3://bucket/prefix?option=value&…``; raises MountRefused."""
+        """Parse ``s3://bucket/prefix?option=value&…``; raises MountRefused."""
         try:
             url = urlsplit(storage)
         except ValueError:
             raise MountRefused("the storage is not s3://bucket/prefix") from None
         if _BUCKET.fullmatch(url.netloc) is None or url.fragment:
-            shown = repr(storage.partition("?")[0]) if "@" not in storage else "what has an @"
+            shown = repr(storage.partition("?")[0]) if "@" not in storage else "a URL with an @"
             raise MountRefused(f"{shown} is not s3://bucket/prefix")
         given = _given(url.query)
         secure = _flag(given, "secure", default=True)
@@ -94,7 +94,7 @@ class S3Options:
         )
         if given:
             known = "region, regionendpoint, forcepathstyle, encrypt, keyid, storageclass, …"
-            raise MountRefused(f"unknown S3 option {min(given)!r}; there are {known}")
+            raise MountRefused(f"unknown S3 option {min(given)!r}; known are {known}")
         return options
 
     def key(self, path: str) -> str:
@@ -102,11 +102,11 @@ class S3Options:
         return f"{self.root}{path}" if self.root else path[1:]
 
     def path(self, key: str) -> str:
-        """The path that the object of that key stores."""
+        """The path of the file that the object *key* stores."""
         return key[len(self.root) :] if self.root else f"/{key}"
 
     def prefix(self, path: str) -> str:
-        """What the keys of all below the directory *path* begin with."""
+        """The common prefix of all keys below the directory *path*."""
         key = self.key(path).rstrip("/")
         return f"{key}/" if key else ""
 
@@ -116,8 +116,8 @@ def _given(query: str) -> dict[str, str]:
     for name in _SECRETS:
         if name in given:
             raise MountRefused(
-                f"{name} does not belong into a URL, which every user of the machine can see;"
-                f" {_KEYS_GO_ELSEWHERE}"
+                f"{name} is not allowed in a URL, which every user of the machine can see;"
+                f" {_CREDENTIALS_ADVICE}"
             )
     return given
 
@@ -129,18 +129,20 @@ def _flag(given: dict[str, str], name: str, *, default: bool | None) -> bool | N
     try:
         return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
     except KeyError:
-        raise MountRefused(f"S3 option {name} is true or false, not {text!r}") from None
+        raise MountRefused(f"S3 option {name} must be true or false, not {text!r}") from None
 
 
 def _sizes(given: dict[str, str]) -> dict[str, Any]:
-    """Those of the numbers that are given."""
+    """Parse the numeric options that are given."""
     sizes = {}
     for option, (name, least, most) in _SIZES.items():
         text = given.pop(option, None)
         if text is None:
             continue
         if not text.isdecimal() or not least <= int(text) <= most:
-            raise MountRefused(f"S3 option {option} is between {least} and {most}, not {text!r}")
+            raise MountRefused(
+                f"S3 option {option} must be between {least} and {most}, not {text!r}"
+            )
         sizes[name] = int(text)
     return sizes
 
@@ -154,14 +156,14 @@ def _addressing_style(given: dict[str, str]) -> Literal["auto", "path", "virtual
 
 def _endpoint(text: str | None, *, secure: bool | None) -> str | None:
     if text and "@" in text:
-        raise MountRefused(f"S3 option regionendpoint holds no keys; {_KEYS_GO_ELSEWHERE}")
+        raise MountRefused(f"S3 option regionendpoint must not hold keys; {_CREDENTIALS_ADVICE}")
     if not text or "://" in text:
         return text
     return f"{'https' if secure else 'http'}://{text}"
 
 
 def _headers(given: dict[str, str]) -> dict[str, Any]:
-    """The parameters that go with every read, and with everything that makes an object."""
+    """The parameters of all requests, and those of requests that create an object."""
     reads = {}
     if _flag(given, "requestpayer", default=False):
         reads["RequestPayer"] = "requester"
@@ -172,7 +174,7 @@ def _headers(given: dict[str, str]) -> dict[str, Any]:
         if key_id:
             writes["SSEKMSKeyId"] = key_id
     elif key_id:
-        raise MountRefused("S3 option keyid needs encrypt=true")
+        raise MountRefused("S3 option keyid requires encrypt=true")
     storage_class = given.pop("storageclass", "STANDARD").upper()
     if storage_class not in ("STANDARD", "NONE"):
         writes["StorageClass"] = storage_class

@@ -1,7 +1,7 @@
-"""The first request to a bucket: an endpoint that cannot be reached is reported at once.
+"""The first request to a bucket, which does not retry a failed connection.
 
-botocore repeats a request that got no connection for half a minute, as it repeats all others. That
-is right for a mount that runs, and too long for a person who has mistyped a host's name.
+botocore retries a request without a connection for half a minute, as it retries all others. That
+suits a running mount, but is too long for a person who has mistyped the name of a host.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _UNREACHABLE: Final = (ConnectTimeoutError, EndpointConnectionError, ProxyConnec
 
 @contextmanager
 def connecting_once(client: S3Client) -> Iterator[None]:
-    """Inside the block, raise botocore's error of the first connection that cannot be made."""
+    """Within the block, raise botocore's error of the first failed connection."""
     events = client.meta.events
     events.register(_EVENT, _give_up)
     try:

@@ -1,4 +1,4 @@
-"""Reading objects: ranged requests, made again where an answer broke off, that notice a change."""
+"""Reading objects by ranged requests, which retry truncated answers and detect changes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from blobfs.errors import FileChanged, StorageUnavailable
 
 _ATTEMPTS: Final = 5
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_SMALL: Final = 2**20  # bytes of which the MD5 takes next to no time
-_BACKOFF_S: Final = 0.1  # doubles; each wait is a random part of it
+_SMALL: Final = 2**20  # bytes whose MD5 takes little time
+_BACKOFF_S: Final = 0.1  # doubles with each attempt; each wait is a random part of it
 
 
 class Part(NamedTuple):
-    """Some of an object's bytes, and what the whole is: *size* in bytes, and its ETag."""
+    """A range of an object's bytes; *size* (in bytes) and *etag* are those of the whole object."""
 
     content: bytes
     size: int
@@ -32,10 +32,11 @@ class Part(NamedTuple):
 
 
 class S3Reader(FileReader):
-    """An object of *size* bytes; each ``read_at`` is one request.
+    """Reads an object of *size* bytes; each ``read_at`` is one request.
 
-    It raises FileChanged once the object is another than it was when it was first read, or has
-    another size than it should, and PathNotFound once it is gone.
+    ``read_at`` raises FileChanged if the ETag differs from that of the first read, or the size from
+    *size*, and PathNotFound if the object is gone. Thread-safe: the lock guards the ETag, as the
+    first reads may run in parallel.
     """
 
     def __init__(self, bucket: Bucket, path: str, size: int, etag: str = "") -> None:
@@ -43,7 +44,7 @@ class S3Reader(FileReader):
         self._path = path
         self._size = size
         self._etag = etag
-        self._lock = Lock()  # of the ETag: the first parts may come side by side
+        self._lock = Lock()
 
     @property
     def size(self) -> int:
@@ -63,13 +64,13 @@ class S3Reader(FileReader):
         return part.content
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: a reader holds no resource."""
 
 
 def get_part(bucket: Bucket, path: str, offset: int, size: int, etag: str = "") -> Part:
-    """Up to *size* bytes from *offset*, of the object that has *etag* if that is given.
+    """Read up to *size* bytes from *offset*; with *etag*, only from the object that has it.
 
-    Raises PathNotFound, and FileChanged for another object or an *offset* at its end or behind.
+    Raises PathNotFound, and FileChanged for another ETag or an *offset* at or past the end.
     """
     headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
     headers |= {"IfMatch": etag} if etag else {}
@@ -82,44 +83,43 @@ def get_part(bucket: Bucket, path: str, offset: int, size: int, etag: str = "") 
 
 
 def get_whole(bucket: Bucket, path: str) -> Part:
-    """All of an object, which is small; raises PathNotFound."""
+    """Read a small object as a whole; raises PathNotFound."""
     return _get(bucket, path, {}, None)
 
 
 def _get(
     bucket: Bucket, path: str, headers: Mapping[str, str], wanted: tuple[int, int] | None
 ) -> Part:
-    """The bytes of an answer that came whole and is for the range *wanted*: offset and size.
+    """Request until a complete answer for the range *wanted* (offset and size) arrives.
 
-    A small object that came whole is compared with its ETag, if that looks like the MD5 that it
-    mostly is; a server whose ETag is something else sends the same bytes again.
+    A small whole object is compared with its ETag if that has the form of an MD5. After a mismatch
+    it is requested again: the same bytes twice mean that the server's ETag is no MD5.
     """
     call: Any = bucket.client.get_object
     arguments = {"Bucket": bucket.name, "Key": bucket.options.key(path), **headers}
-    doubted = None
+    mismatched = None
     for attempt in range(_ATTEMPTS):
         with s3_errors(path):
             answer = call(**arguments, **bucket.options.for_reads)
         part = _received(answer, wanted)
         if part is not None:
             is_small = wanted is None or wanted[1] <= _SMALL
-            if not is_small or part.content == doubted or not _is_doubtful(part):
+            if not is_small or part.content == mismatched or not _differs_from_etag(part):
                 return part
-            doubted = part.content
+            mismatched = part.content
         time.sleep(random.uniform(0, _BACKOFF_S * 2**attempt))
     raise StorageUnavailable(
-        f"{path}: the answer came damaged, or for another range than was asked for,"
-        f" {_ATTEMPTS} times"
+        f"{path}: {_ATTEMPTS} answers were damaged, or for another range than was requested"
     )
 
 
 def _received(answer: Mapping[str, Any], wanted: tuple[int, int] | None) -> Part | None:
-    """The bytes that were wanted; None if the answer broke off or has other bytes."""
+    """Read the requested bytes of an answer; None if it is truncated or has another range."""
     body, etag = answer["Body"], answer["ETag"]
     try:
         if "ContentRange" in answer:
             return _received_range(body.read(), etag, answer["ContentRange"], wanted)
-        # The whole object: nothing else was wanted, or the server ignores ranges.
+        # The whole object was requested, or the server ignores ranges.
         offset, size = wanted or (0, sys.maxsize)
         end = min(offset + size, answer.get("ContentLength", sys.maxsize))
         content = _read(body, end)
@@ -133,9 +133,9 @@ def _received(answer: Mapping[str, Any], wanted: tuple[int, int] | None) -> Part
 
 
 def _received_range(
-    content: bytes, etag: str, said: str, wanted: tuple[int, int] | None
+    content: bytes, etag: str, content_range: str, wanted: tuple[int, int] | None
 ) -> Part | None:
-    found = _CONTENT_RANGE.fullmatch(said)
+    found = _CONTENT_RANGE.fullmatch(content_range)
     if found is None or wanted is None:
         return None
     first, last, size = map(int, found.groups())
@@ -146,7 +146,7 @@ def _received_range(
 
 
 def _read(body: Any, size: int) -> bytes:  # noqa: ANN401  (boto3's answers)
-    """Up to *size* bytes of a body, which may have more."""
+    """Read up to *size* bytes of a body."""
     if size == sys.maxsize:
         whole: bytes = body.read()
         return whole
@@ -156,7 +156,7 @@ def _read(body: Any, size: int) -> bytes:  # noqa: ANN401  (boto3's answers)
     return bytes(content)
 
 
-def _is_doubtful(part: Part) -> bool:
+def _differs_from_etag(part: Part) -> bool:
     etag = part.etag.strip('"')
     return (
         len(part.content) == part.size

@@ -1,4 +1,4 @@
-"""A file being written: a multipart upload whose parts go while the program still writes."""
+"""Writing objects by multipart uploads, whose parts are sent while the program still writes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 _TAIL_HEADER: Final = re.compile(rb"(\d{1,15}) ([0-9a-f]{32}) (\d{1,5}) ([0-9a-f]{32})")
 
-_UNDER_WAY: Final = 4
-"""Parts of one file that are sent at once, and so held; one more is being filled."""
+_IN_FLIGHT: Final = 4
+"""Parts of one file that are sent in parallel and held in memory, beside the one being filled."""
 
 _PARTS: Final = 2_500
-"""Parts of one size, before it doubles: 10,000 are allowed, 300 GiB then, at 8 MiB."""
+"""Number of parts after which the part size doubles. S3 allows 10,000: 300 GiB from 8 MiB on."""
 
 
 class _Sent(NamedTuple):
@@ -33,32 +33,33 @@ class _Sent(NamedTuple):
 
 
 class _Tail(NamedTuple):
-    """The object that ``flush`` stores: what does not fill a part, and *seals* of the parts.
+    """The object that ``flush`` stores: the bytes that do not fill a part, and hashes of the parts.
 
-    *offset* is where *content* begins, *seal* names the parts before it. *parts* is how many had
-    arrived at the last flush, which *whole* names: more than those before the content if that
-    flush ended where a part does. So it is possible to go back to the flush before.
+    *content* begins at *offset*, and *prefix_hash* is the hash of the parts before it. *parts* is
+    the number of parts at the last flush, and *parts_hash* their hash. It counts more parts than
+    those before *content* if the last flush ended at the end of a part; then *content* is that of
+    the flush before, so that ``go_back`` can return to it.
     """
 
     offset: int
-    seal: str
+    prefix_hash: str
     parts: int
-    whole: str
+    parts_hash: str
     content: bytes
 
     @classmethod
     def of(cls, parts: Sequence[UploadedPart], content: bytes) -> _Tail:
-        """Describe the *parts* that have arrived, and the *content* after them."""
-        seal = _seal(parts)
-        return cls(sum(part.size for part in parts), seal, len(parts), seal, content)
+        """Describe the uploaded *parts* and the *content* after them."""
+        hashed = _hash(parts)
+        return cls(sum(part.size for part in parts), hashed, len(parts), hashed, content)
 
     def at(self, parts: Sequence[UploadedPart]) -> _Tail:
-        """Describe *parts* after which nothing is left, and keep the content."""
-        return self._replace(parts=len(parts), whole=_seal(parts))
+        """Describe *parts* without bytes after them, and keep the old content."""
+        return self._replace(parts=len(parts), parts_hash=_hash(parts))
 
     @classmethod
     def parse(cls, stored: bytes) -> _Tail | None:
-        """Read the object; None for anything else."""
+        """Parse the object's content; None for anything else."""
         header, _, content = stored.partition(b"\n")
         found = _TAIL_HEADER.fullmatch(header)
         if found is None:
@@ -67,83 +68,84 @@ class _Tail(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Bytes of the parts and of the tail together."""
+        """Bytes of the parts before the tail and of the tail together."""
         return self.offset + len(self.content)
 
     def stored(self) -> bytes:
-        """Give the object's content."""
-        numbers = (self.offset, self.seal.encode(), self.parts, self.whole.encode(), self.content)
-        return b"%d %s %d %s\n%s" % numbers
+        """Format the object's content."""
+        before, all_parts = self.prefix_hash.encode(), self.parts_hash.encode()
+        return b"%d %s %d %s\n%s" % (self.offset, before, self.parts, all_parts, self.content)
 
 
-def _seal(parts: Sequence[UploadedPart]) -> str:
+def _hash(parts: Sequence[UploadedPart]) -> str:
     lines = (f"{part.number} {part.etag} {part.size}\n" for part in parts)
     return sha256("".join(lines).encode()).hexdigest()[:32]
 
 
 class MultipartWriter(FileWriter):
-    """Writes the object at *path*, which stays what it was until ``commit``.
+    """Writes the object at *path*, which does not change before ``commit``.
 
-    What does not fill a part is kept by ``flush`` as an object of its own, the tail: S3 takes
-    no small part but the last, and shows none. What could not be sent is kept, and sent again
-    by the next call that needs it to be there. The tail also names the parts before it by their
-    ETags: where a part is another one later, somebody else has written it.
+    ``flush`` stores the bytes that do not fill a part as a separate object, the tail: S3 takes no
+    small part but the last, and the content of a part cannot be read. A part that could not be sent
+    is stored, and sent again by the next call that needs it. The tail also has a hash of the parts'
+    ETags: if it differs later, another program has written to the upload. One thread at a time may
+    call a writer; its parts are sent by the bucket's pool.
     """
 
     def __init__(self, bucket: Bucket, path: str, upload: MultipartUpload | None = None) -> None:
         self._bucket = bucket
         self._path = path
         self._upload = upload
-        self._parts: list[UploadedPart] = []  # those that have arrived, without a gap
-        self._sent: dict[int, _Sent] = {}  # by number, in their order
-        self._sealed = 0  # bytes in both
+        self._parts: list[UploadedPart] = []  # uploaded, without a gap
+        self._sent: dict[int, _Sent] = {}  # in flight, by number and in order
+        self._size_of_parts = 0  # bytes in both
         self._tail = bytearray()
-        self._kept: _Tail | None = None
-        self._undisturbed = 0  # bytes that are as they were when they were flushed
-        self._is_over = False
+        self._stored_tail: _Tail | None = None
+        self._undisturbed = 0  # bytes that have not changed since they were flushed
+        self._is_closed = False
 
     @classmethod
     def resumed(cls, bucket: Bucket, upload: MultipartUpload) -> MultipartWriter:
-        """Go on with what has arrived of an upload; raises PathNotFound if it has ended."""
+        """Continue *upload* after its stored bytes; raises PathNotFound if it has ended."""
         writer = cls(bucket, upload.path, upload)
-        writer._discard(writer._take_up(upload))
-        if writer._ends_small():  # as a registry leaves it
-            writer._complete_and_begin_anew(upload)
+        writer._empty(writer._load(upload))
+        if writer._ends_small():  # a registry has written it
+            writer._complete_and_continue(upload)
         return writer
 
     @classmethod
     def stat(cls, bucket: Bucket, upload: MultipartUpload) -> FileInfo:
-        """What ``resumed`` would go on with; raises PathNotFound."""
+        """The attributes of the bytes that ``resumed`` continues; raises PathNotFound."""
         writer = cls(bucket, upload.path, upload)
-        writer._take_up(upload)
+        writer._load(upload)
         mtime_ns = max((part.mtime_ns for part in writer._parts), default=0)
         return FileInfo(upload.path, writer.size, False, mtime_ns)
 
-    def _take_up(self, upload: MultipartUpload) -> list[UploadedPart]:
-        """Begin with what is there, as far as it belongs together; the parts that do not."""
+    def _load(self, upload: MultipartUpload) -> list[UploadedPart]:
+        """Load the parts and the tail as far as they are contiguous; return the other parts."""
         parts = upload.parts()
         count = next(
             (i for i, part in enumerate(parts) if part.number != i + 1 or part.size == 0),
             len(parts),
         )
         ends = list(accumulate((part.size for part in parts[:count]), initial=0))
-        self._kept = kept = self._read_tail(upload)
-        if kept is not None and kept.offset in ends:
-            sealed = ends.index(kept.offset)
-            is_undisturbed = kept.seal == _seal(parts[:sealed])
-            self._undisturbed = kept.end if is_undisturbed else 0
-            if sealed < kept.parts <= count and kept.whole == _seal(parts[: kept.parts]):
-                self._undisturbed = ends[kept.parts]
-            # A part behind the tail may be the tail, as it was sent for a completion that failed.
-            elif kept.end >= ends[-1] or (is_undisturbed and kept.content):
-                count = sealed
-                self._tail = bytearray(kept.content)
+        self._stored_tail = stored = self._read_tail(upload)
+        if stored is not None and stored.offset in ends:
+            before = ends.index(stored.offset)
+            is_undisturbed = stored.prefix_hash == _hash(parts[:before])
+            self._undisturbed = stored.end if is_undisturbed else 0
+            if before < stored.parts <= count and stored.parts_hash == _hash(parts[: stored.parts]):
+                self._undisturbed = ends[stored.parts]
+            # A part after the tail's offset may be the tail itself, sent before a failed commit.
+            elif stored.end >= ends[-1] or (is_undisturbed and stored.content):
+                count = before
+                self._tail = bytearray(stored.content)
         self._parts = parts[:count]
-        self._sealed = ends[count]
+        self._size_of_parts = ends[count]
         return parts[count:]
 
-    def _discard(self, parts: Sequence[UploadedPart]) -> None:
-        """Leave nothing of *parts* to who goes on; S3 cannot remove them."""
+    def _empty(self, parts: Sequence[UploadedPart]) -> None:
+        """Replace *parts* by empty ones, as S3 cannot remove a part."""
         if self._upload is None:
             return
         emptied = [
@@ -157,20 +159,20 @@ class MultipartWriter(FileWriter):
     def _ends_small(self) -> bool:
         return bool(self._parts) and self._parts[-1].size < MIN_PART
 
-    def _complete_and_begin_anew(self, upload: MultipartUpload) -> None:
+    def _complete_and_continue(self, upload: MultipartUpload) -> None:
         upload.complete(self._parts)
         self._upload, self._parts = None, []
-        self.take_over(self._sealed)
+        self.take_over(self._size_of_parts)
 
     def take_over(self, size: int) -> None:
-        """Begin with the object that is there, which has *size* bytes."""
-        self._sealed = 0
+        """Begin with the content of the existing object, which has *size* bytes."""
+        self._size_of_parts = 0
         if size < MIN_PART:
             self._tail = bytearray(get_whole(self._bucket, self._path).content)
             return
         self._upload = MultipartUpload.begin(self._bucket, self._path)
         self._parts = self._upload.copy_all(self._path, size)
-        self._sealed = size
+        self._size_of_parts = size
 
     @property
     def token(self) -> str:
@@ -178,7 +180,7 @@ class MultipartWriter(FileWriter):
 
     @property
     def size(self) -> int:
-        return self._sealed + len(self._tail)
+        return self._size_of_parts + len(self._tail)
 
     @property
     def undisturbed_size(self) -> int:
@@ -188,7 +190,8 @@ class MultipartWriter(FileWriter):
         self._check_open()
         view = memoryview(data)
         while view:
-            room = max(0, self._part_size() - len(self._tail))  # one from a larger chunk size
+            # A resumed tail may be longer than a part, if the chunk size was larger then.
+            room = max(0, self._part_size() - len(self._tail))
             self._tail += view[:room]
             view = view[room:]
             if len(self._tail) >= self._part_size():
@@ -202,23 +205,23 @@ class MultipartWriter(FileWriter):
         return self._bucket.options.chunk_size << number // _PARTS
 
     def _send(self) -> None:
-        """Send what fills a part, once there is room among those under way."""
+        """Send the full part, after waiting until fewer than ``_IN_FLIGHT`` are in flight."""
         if self._upload is None:
             self._upload = MultipartUpload.begin(self._bucket, self._path)
-        while len(self._sent) >= _UNDER_WAY:
+        while len(self._sent) >= _IN_FLIGHT:
             self._await_first()
         number = len(self._parts) + len(self._sent) + 1
         content, self._tail = self._tail, bytearray()
-        self._sent[number] = self._under_way(self._upload, number, content)
-        self._sealed += len(content)
+        self._sent[number] = self._submit(self._upload, number, content)
+        self._size_of_parts += len(content)
 
-    def _under_way(self, upload: MultipartUpload, number: int, content: bytearray) -> _Sent:
+    def _submit(self, upload: MultipartUpload, number: int, content: bytearray) -> _Sent:
         return _Sent(content, self._bucket.pool.submit(upload.put, number, content))
 
     def _await_first(self) -> None:
         number, sent = next(iter(self._sent.items()))
         if sent.arrival.done() and sent.arrival.exception() is not None and self._upload:
-            sent = self._sent[number] = self._under_way(self._upload, number, sent.content)
+            sent = self._sent[number] = self._submit(self._upload, number, sent.content)
         self._parts.append(self._stale_if_ended(sent.arrival.result))
         del self._sent[number]
 
@@ -226,7 +229,7 @@ class MultipartWriter(FileWriter):
         try:
             return call()
         except PathNotFound:
-            raise Stale(f"{self._path}: the multipart upload was ended by somebody else") from None
+            raise Stale(f"{self._path}: another program has ended the multipart upload") from None
 
     def flush(self) -> None:
         self._check_open()
@@ -234,14 +237,14 @@ class MultipartWriter(FileWriter):
             self._await_first()
         if self._upload is None:
             self._upload = MultipartUpload.begin(self._bucket, self._path)
-        kept = self._kept
-        if self._tail or kept is None or not kept.content or self.size < kept.end:
+        stored = self._stored_tail
+        if self._tail or stored is None or not stored.content or self.size < stored.end:
             tail = _Tail.of(self._parts, bytes(self._tail))
         else:
-            tail = kept.at(self._parts)
-        if tail != kept:
+            tail = stored.at(self._parts)
+        if tail != stored:
             put_object(self._bucket, self._upload.tail, tail.stored())
-            self._kept = tail
+            self._stored_tail = tail
 
     def go_back(self, size: int) -> None:
         self._check_open()
@@ -249,24 +252,24 @@ class MultipartWriter(FileWriter):
             self._await_first()
         if size == self.size:
             return
-        count, sealed = 0, 0
-        kept = self._kept
-        wanted = kept.offset if kept is not None and kept.end == size else size
+        count, before = 0, 0
+        stored = self._stored_tail
+        wanted = stored.offset if stored is not None and stored.end == size else size
         for part in self._parts:
-            if sealed == wanted:
+            if before == wanted:
                 break
-            sealed += part.size
+            before += part.size
             count += 1
-        if sealed != wanted:
-            raise AppendOnly(f"{self._path} cannot go back to {size} bytes")
-        self._discard(self._parts[count:])
+        if before != wanted:
+            raise AppendOnly(f"{self._path} cannot be cut to {size} bytes")
+        self._empty(self._parts[count:])
         del self._parts[count:]
-        self._sealed = sealed
-        if kept is not None and kept.end == size:
-            self._tail = bytearray(kept.content)
+        self._size_of_parts = before
+        if stored is not None and stored.end == size:
+            self._tail = bytearray(stored.content)
         else:
             self._tail = bytearray()
-            self._forget_kept()
+            self._remove_tail()
 
     def commit(self) -> None:
         self._check_open()
@@ -291,30 +294,30 @@ class MultipartWriter(FileWriter):
         self._check_open()
         for sent in self._sent.values():
             if not sent.arrival.cancel():
-                sent.arrival.exception()  # once it has arrived or failed, it can be removed
+                sent.arrival.exception()  # waits, as a part that arrives later is not removed
         if self._upload is not None:
             self._upload.abort()
         self._end()
 
     def close(self) -> None:
-        if self._is_over:
+        if self._is_closed:
             return
         try:
             self.flush()
         finally:
-            self._is_over = True
+            self._is_closed = True
 
     def _end(self) -> None:
-        self._is_over = True
+        self._is_closed = True
         try:
-            self._forget_kept()
-        except BlobfsError:  # the file is what it should be, and nobody sees the tail
+            self._remove_tail()
+        except BlobfsError:  # the file is complete, and the tail is hidden
             pass
 
-    def _forget_kept(self) -> None:
-        if self._kept is not None and self._upload is not None:
+    def _remove_tail(self) -> None:
+        if self._stored_tail is not None and self._upload is not None:
             remove_object(self._bucket, self._upload.tail)
-            self._kept = None
+            self._stored_tail = None
 
     def _read_tail(self, upload: MultipartUpload) -> _Tail | None:
         try:
@@ -323,5 +326,5 @@ class MultipartWriter(FileWriter):
             return None
 
     def _check_open(self) -> None:
-        if self._is_over:
+        if self._is_closed:
             raise WriterClosed(f"no longer open for writing: {self._path}")

@@ -120,7 +120,7 @@ def test_bucket_that_is_not_there_is_told(ceph: S3Server, tmp_path: Path) -> Non
     """[S6.1]"""
     done = run("mount", ceph.storage_url("no-such-bucket-here"), tmp_path)
     assert done.returncode == 1
-    assert "no-such-bucket-here is not there" in done.stderr
+    assert "no-such-bucket-here does not exist" in done.stderr
 
 
 @pytest.fixture(scope="module")
