@@ -16,7 +16,7 @@ PATIENCE_S = 30.0
 
 CONTENT = random.Random(1).randbytes(8 * MIB)
 
-SMALL = ReadAheadOptions(memory=2 * MIB, part=64 * KIB, first=2 * KIB, patience_s=60)
+SMALL = ReadAheadOptions(memory=2 * MIB, part=64 * KIB, first=2 * KIB, hedge_after_s=60)
 """The default options, on another scale, and without second requests."""
 
 Answer = Callable[[int, bytes], bytes]

@@ -17,7 +17,7 @@ from tests.drivers.remote import Gate, RemoteDriver
 KIB = 2**10
 CONTENT = random.Random(1).randbytes(2**20)
 OTHER = random.Random(2).randbytes(2**20)
-OPTIONS = ReadAheadOptions(memory=2**20, part=16 * KIB, first=2 * KIB, streams=4, patience_s=60)
+OPTIONS = ReadAheadOptions(memory=2**20, part=16 * KIB, first=2 * KIB, streams=4, hedge_after_s=60)
 
 Fail = Callable[[], BlobfsError]
 Change = Callable[[StorageDriver], object]
@@ -46,7 +46,7 @@ def driver(remote: RemoteDriver) -> Iterator[ReadAheadDriver]:
 @pytest.fixture
 def impatient(remote: RemoteDriver) -> Iterator[ReadAheadDriver]:
     """Asks again after a moment."""
-    driver = ReadAheadDriver(remote, replace(OPTIONS, patience_s=0.02))
+    driver = ReadAheadDriver(remote, replace(OPTIONS, hedge_after_s=0.02))
     yield driver
     driver.close()
 
@@ -161,7 +161,7 @@ def test_all_that_wait_are_served_by_one_more_request(
 
 def test_reader_asks_for_itself_where_there_is_no_memory_for_two(remote: RemoteDriver) -> None:
     gate = remote.answer = Gate(lambda _offset: True, times=1)
-    options = ReadAheadOptions(memory=2 * KIB, part=16 * KIB, first=2 * KIB, patience_s=0.02)
+    options = ReadAheadOptions(memory=2 * KIB, part=16 * KIB, first=2 * KIB, hedge_after_s=0.02)
     driver = ReadAheadDriver(remote, options)
     with driver.open("/d/a") as reader:
         remote.answer = lambda offset, data: gate(0, data) if len(data) > KIB else data
@@ -177,7 +177,7 @@ def test_reads_do_not_wait_for_threads_that_all_hang(remote: RemoteDriver) -> No
     remote.answer = lambda offset, data: (
         data if threading.current_thread() is own else gate(offset, data)
     )
-    options = ReadAheadOptions(memory=2**20, first=2 * KIB, streams=1, patience_s=0.02)
+    options = ReadAheadOptions(memory=2**20, first=2 * KIB, streams=1, hedge_after_s=0.02)
     driver = ReadAheadDriver(remote, options)
     with driver.open("/d/a") as hung, driver.open("/d/a") as reader, ThreadPoolExecutor(3) as pool:
         reads = [pool.submit(hung.read_at, number * 100 * KIB, KIB) for number in (2, 4, 6)]

@@ -147,7 +147,7 @@ def test_short_answers_make_no_entry(tmp_path: Path) -> None:
 
 def test_reading_ahead_fills_it_and_reads_from_it(tmp_path: Path) -> None:
     blob = content(2, 8 * MIB)
-    options = ReadAheadOptions(memory=4 * MIB, part=MIB, first=64 * KIB, patience_s=60)
+    options = ReadAheadOptions(memory=4 * MIB, part=MIB, first=64 * KIB, hedge_after_s=60)
     remote = RemoteDriver()
     path = put(remote, blob)
     asked = []

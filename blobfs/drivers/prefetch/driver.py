@@ -1,11 +1,4 @@
-"""Reading ahead, for drivers whose every read is a request that takes milliseconds.
-
-A file read in order is fetched by several requests side by side, well before its reader comes
-by; what is read here and there is asked for as it is. ``prefetcher`` decides with each
-read, ``window`` how far and in which pieces, ``part_store`` keeps them, and
-``fetcher`` gets them. There is one lock, that of the ``PartStore``, and no request is
-made while it is held.
-"""
+"""The driver wrapper that fetches ahead, and its readers."""
 
 from __future__ import annotations
 
@@ -18,50 +11,53 @@ from blobfs import metrics
 from blobfs.drivers.base import FileReader, FileWriter, StorageDriver
 from blobfs.drivers.prefetch.fetcher import Fetcher, Workers
 from blobfs.drivers.prefetch.part_store import Part, PartStore, Source
-from blobfs.drivers.prefetch.prefetcher import Cursor, Handle, PartSizer, Planner, ReadPlan
+from blobfs.drivers.prefetch.prefetcher import Cursor, Handle, PartSizer, Prefetcher, ReadPlan
 from blobfs.drivers.wrapper import DriverWrapper
 
 
 @dataclass(frozen=True, slots=True)
 class ReadAheadOptions:
-    """*memory* bounds all that is held or on its way; *streams* requests fetch it.
+    """Bounds of the prefetching; sizes are in bytes.
 
-    The first request of a file is for *first* bytes, the later ones for up to *part*. One that
-    is waited for is made a second time after *patience_s*, or later where that is usual.
+    *memory* bounds the bytes that are held or being fetched, *streams* the parallel requests.
+    The first request of a file is for *first* bytes, later ones are for up to *part*. A request
+    that a reader waits for is made a second time after *hedge_after_s*, or later if requests of
+    its size usually take long.
     """
 
     memory: int = 256 * 2**20
     part: int = 16 * 2**20
     streams: int = 16
-    patience_s: float = 2.0
+    hedge_after_s: float = 2.0
     first: int = 256 * 2**10
 
 
 class ReadAheadDriver(DriverWrapper):
-    """Fetches ahead what is read in order, in bounded memory, and shares it among handles.
+    """Fetches files that are read in order ahead, in bounded memory, and shares it among handles.
 
-    A path and a size tell a file, until the path, or one above it, is changed here; as long as
-    there is a writer of it, each handle fetches for itself. ``get_content`` and ``read_at`` ask the
-    wrapped driver.
+    Handles share a file by its path and size until the path, or one above it, is changed through
+    this driver. While a writer of a path exists, each handle of it fetches for itself.
+    ``get_content`` and ``read_at`` go to the wrapped driver. Owns the threads of the fetcher.
+    Thread-safe: the lock of the ``PartStore`` guards all state.
     """
 
     def __init__(self, driver: StorageDriver, options: ReadAheadOptions) -> None:
         super().__init__(driver)
         self._workers = Workers(options.streams)
         self._store = PartStore(options.memory)
-        self._fetcher = Fetcher(self._store, self._workers, options.patience_s)
-        cuts = PartSizer(options.first, options.part)
-        self._planner = Planner(self._store, self._fetcher, cuts, options.streams)
+        self._fetcher = Fetcher(self._store, self._workers, options.hedge_after_s)
+        sizer = PartSizer(options.first, options.part)
+        self._prefetcher = Prefetcher(self._store, self._fetcher, sizer, options.streams)
         self._changes = 0
         self._writers: WeakKeyDictionary[FileWriter, str] = WeakKeyDictionary()
         metrics.READ_AHEAD.watch(self)
 
     def stats(self) -> dict[str, int]:
-        """Counters since the start, and the bytes that are held or on their way."""
+        """Counters since the start, and the bytes that are held or being fetched."""
         with self._store.lock:
             return {
-                "hits": self._planner.hits,
-                "waits": self._planner.waits,
+                "hits": self._prefetcher.hits,
+                "waits": self._prefetcher.waits,
                 "requests": self._fetcher.requests,
                 "hedged": self._fetcher.hedged,
                 "wasted_bytes": self._store.wasted_bytes,
@@ -78,9 +74,9 @@ class ReadAheadDriver(DriverWrapper):
 
     def _reader(self, path: str, reader: FileReader, changes: int) -> FileReader:
         with self._store.lock:
-            settled = changes == self._changes and path not in self._writers.values()
-            file = self._store.join(path, reader.size, shared=settled)
-        return _Reader(self._planner, self._fetcher, Handle(file, Source(reader), Cursor()))
+            is_shared = changes == self._changes and path not in self._writers.values()
+            file = self._store.join(path, reader.size, shared=is_shared)
+        return _Reader(self._prefetcher, self._fetcher, Handle(file, Source(reader), Cursor()))
 
     def forget(self, path: str) -> None:
         self._forget(path)
@@ -96,13 +92,13 @@ class ReadAheadDriver(DriverWrapper):
 
     def create(self, path: str) -> FileWriter:
         with self._changing(path):
-            return self._noted(path, self._driver.create(path))
+            return self._registered(path, self._driver.create(path))
 
     def append(self, path: str, token: str = "") -> FileWriter:
         with self._changing(path):
-            return self._noted(path, self._driver.append(path, token))
+            return self._registered(path, self._driver.append(path, token))
 
-    def _noted(self, path: str, writer: FileWriter) -> FileWriter:
+    def _registered(self, path: str, writer: FileWriter) -> FileWriter:
         with self._store.lock:
             self._writers[writer] = path
         return writer
@@ -127,7 +123,7 @@ class ReadAheadDriver(DriverWrapper):
 
     @contextmanager
     def _changing(self, path: str) -> Iterator[None]:
-        """Drop what is held of *path* and below it, and what is fetched of it meanwhile."""
+        """Drop the parts of *path* and below it, before the block and after it."""
         self._forget(path)
         try:
             yield
@@ -137,12 +133,12 @@ class ReadAheadDriver(DriverWrapper):
     def _forget(self, path: str) -> None:
         with self._store.lock:
             self._changes += 1
-            self._store.forget(path)
+            self._store.invalidate(path)
 
 
 class _Reader(FileReader):
-    def __init__(self, planner: Planner, fetcher: Fetcher, handle: Handle) -> None:
-        self._planner = planner
+    def __init__(self, prefetcher: Prefetcher, fetcher: Fetcher, handle: Handle) -> None:
+        self._prefetcher = prefetcher
         self._fetcher = fetcher
         self._handle = handle
         self._closed = False
@@ -155,36 +151,36 @@ class _Reader(FileReader):
         end = min(offset + size, self.size)
         if offset >= end:
             return b""
-        return self._read(self._planner.claim(self._handle, offset, end))
+        return self._read(self._prefetcher.plan_read(self._handle, offset, end))
 
     def read_nowait(self, offset: int, size: int) -> bytes | memoryview | None:
         end = min(offset + size, self.size)
         if offset >= end:
             return b""
-        claim = self._planner.claim_held(self._handle, offset, end)
-        if claim is None:
+        plan = self._prefetcher.plan_cached(self._handle, offset, end)
+        if plan is None:
             return None
-        [part, *more] = claim.parts
+        [part, *more] = plan.parts
         if more or part.data is None:
-            return self._read(claim)
-        self._planner.release(claim)
+            return self._read(plan)
+        self._prefetcher.release(plan)
         return memoryview(part.data)[offset - part.start : end - part.start]  # no copy
 
-    def _read(self, claim: ReadPlan) -> bytes:
+    def _read(self, plan: ReadPlan) -> bytes:
         try:
-            return self._bytes(claim)
+            return self._bytes(plan)
         finally:
-            self._planner.release(claim)
+            self._prefetcher.release(plan)
 
-    def _bytes(self, claim: ReadPlan) -> bytes:
+    def _bytes(self, plan: ReadPlan) -> bytes:
         pieces = []
-        position = claim.offset
-        for part in claim.parts:
-            end = min(claim.end, part.end)
+        position = plan.offset
+        for part in plan.parts:
+            end = min(plan.end, part.end)
             pieces.append(self._bytes_of(part, position, end))
             position = end
-        if position < claim.end:
-            pieces.append(self._direct(position, claim.end))
+        if position < plan.end:
+            pieces.append(self._direct(position, plan.end))
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _bytes_of(self, part: Part, start: int, end: int) -> bytes:
@@ -201,4 +197,4 @@ class _Reader(FileReader):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._planner.leave(self._handle)
+            self._prefetcher.leave(self._handle)

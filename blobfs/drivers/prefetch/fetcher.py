@@ -1,4 +1,4 @@
-"""Fetching parts: a bounded number of threads, and second requests for answers that stay out."""
+"""Fetching of parts by a bounded number of threads, with second requests for late answers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from blobfs.drivers.prefetch.part_store import Part, PartStore, Source
 from blobfs.errors import BlobfsError, FileChanged, PathNotFound, StorageUnavailable
 
 _SLOW: Final = 4
-"""How many times as long as usual an answer may take until it is asked for again."""
+"""The multiple of the usual time after which a request is made a second time."""
 
 _REMEMBERED: Final = 32
-"""Requests of about one size whose times tell what is usual."""
+"""The number of recent requests of about one size whose median is the usual time."""
 
 _Task = Callable[[], None]
 
 
 class Workers:
-    """Daemon threads: *limit* for what can wait, and as many again for what is waited for."""
+    """Up to *limit* daemon threads for tasks, and as many more for urgent tasks.
+
+    Thread-safe: the condition guards the queues and the counters. A thread starts with a task
+    that finds none idle, and ends with ``close``.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -33,7 +37,7 @@ class Workers:
         self._closed = False
 
     def submit(self, task: _Task, *, urgent: bool) -> None:
-        """Run *task*, before the others if it is *urgent*."""
+        """Queue *task*, before the others if it is *urgent*."""
         with self._changed:
             (self._urgent if urgent else self._others).append(task)
             self._changed.notify()
@@ -42,7 +46,7 @@ class Workers:
                 Thread(target=self._work, name="blobfs-readahead", daemon=True).start()
 
     def close(self) -> None:
-        """End the threads, without waiting for the requests that they have under way."""
+        """End the threads without waiting for the requests in flight."""
         with self._changed:
             self._closed = True
             self._urgent.clear()
@@ -76,12 +80,12 @@ class Workers:
         return True
 
     def _ready(self) -> int:
-        """Queued tasks that may begin; an idle thread that was notified may not yet have."""
+        """The number of queued tasks that may start, including those of threads just notified."""
         return len(self._urgent) + min(len(self._others), self._limit - self._others_running)
 
 
 class Times:
-    """How long requests of about one size have taken lately. Used under one lock."""
+    """The durations of recent requests, by their size in bits. The PartStore's lock guards it."""
 
     def __init__(self) -> None:
         self._seconds: defaultdict[int, deque[float]] = defaultdict(
@@ -89,46 +93,49 @@ class Times:
         )
 
     def note(self, size: int, seconds: float) -> None:
-        """Remember a request that was answered."""
+        """Record the duration of an answered request."""
         self._seconds[size.bit_length()].append(seconds)
 
     def usual_s(self, size: int) -> float:
-        """The median; 0 where nothing is known."""
+        """The median duration in seconds; 0 if none is known."""
         seconds = sorted(self._seconds.get(size.bit_length()) or [0.0])
         return seconds[len(seconds) // 2]
 
 
 class Fetcher:
-    """Gets the bytes of parts, in threads, or directly."""
+    """Requests the bytes of parts, in the threads of *workers* or in the caller's.
 
-    def __init__(self, store: PartStore, workers: Workers, patience_s: float) -> None:
+    Thread-safe: the lock of the ``PartStore`` guards the parts, the times and the counters.
+    """
+
+    def __init__(self, store: PartStore, workers: Workers, hedge_after_s: float) -> None:
         self.requests = 0
         self.hedged = 0
         self._store = store
         self._workers = workers
-        self._patience_s = patience_s
+        self._hedge_after_s = hedge_after_s
         self._times = Times()
 
     def start(self, part: Part) -> None:
-        """Queue *part*, of the ``PartStore`` whose lock is held."""
+        """Queue *part*; the caller holds the lock of the ``PartStore``."""
         part.queued = True
         part.source.users += 1
         self._workers.submit(partial(self._run, part), urgent=not part.ahead)
 
     def prioritize(self, part: Part) -> None:
-        """Begin with *part* now if it is still queued, as somebody waits; the lock is held."""
+        """Move a queued *part* to the front, as a reader waits; the caller holds the lock."""
         if part.queued and part.ahead:
             part.source.users += 1
             self._workers.submit(partial(self._run, part), urgent=True)
 
     def wait(self, part: Part) -> bytes | None:
-        """The bytes of a pinned part; None if it failed, or is not begun in time."""
-        if part.data is None and not part.done.wait(self._patience(part)) and self._hedge(part):
+        """Wait for the bytes of a pinned part; None if it failed or has not started in time."""
+        if part.data is None and not part.done.wait(self._hedge_wait_s(part)) and self._hedge(part):
             part.done.wait()
         return part.data
 
     def direct(self, source: Source, start: int, end: int) -> bytes:
-        """A range, by one request of this thread."""
+        """Read a range by one request in this thread."""
         with self._store.lock:
             self.requests += 1
         data = source.reader.read_at(start, end - start)
@@ -136,15 +143,15 @@ class Fetcher:
             raise _short(start, end, len(data))
         return data
 
-    def _patience(self, part: Part) -> float:
-        """Seconds to wait for *part* from now on."""
+    def _hedge_wait_s(self, part: Part) -> float:
+        """Seconds from now after which *part* is requested a second time."""
         now = time.monotonic()
         with self._store.lock:
             usual = self._times.usual_s(part.size)
-            return max(self._patience_s, _SLOW * usual) - now + (part.started_s or now)
+            return max(self._hedge_after_s, _SLOW * usual) - now + (part.started_s or now)
 
     def _hedge(self, part: Part) -> bool:
-        """Ask a second time; whether there is an answer to wait for."""
+        """Make a second request; False if *part* is not worth waiting for."""
         with self._store.lock:
             if part.hedged or part.done.is_set():
                 return True
@@ -170,7 +177,7 @@ class Fetcher:
             part.source.close_if_unused()
 
     def _attempt(self, part: Part) -> None:
-        """Make one request for *part*, whatever comes of it."""
+        """Make one request for *part* and record its result."""
         started_s = time.monotonic()
         data = b""
         error: BlobfsError | None = StorageUnavailable(f"{part.file.path}: reading it failed")
@@ -189,18 +196,18 @@ class Fetcher:
     def _end(self, part: Part, data: bytes, error: BlobfsError | None, seconds: float) -> None:
         part.running -= 1
         part.source.users -= 1
-        if part.done.is_set():  # the other request was faster
+        if part.done.is_set():  # by the other request
             self._store.wasted_bytes += len(data)
-            self._store.give_back(part.size)
+            self._store.unreserve(part.size)
         elif error is None:
             self._times.note(part.size, seconds)
             part.data = data
             part.done.set()
-        elif part.running:  # the other request may do better
-            self._store.give_back(part.size)
+        elif part.running:  # the other request may succeed
+            self._store.unreserve(part.size)
         else:
             self._fail(part, error)
-        self._store.settle(part)
+        self._store.release(part)
 
     def _fail(self, part: Part, error: BlobfsError) -> None:
         part.error = error
@@ -211,4 +218,4 @@ class Fetcher:
 
 
 def _short(start: int, end: int, size: int) -> FileChanged:
-    return FileChanged(f"{size} bytes came from {start}, where {end - start} should be")
+    return FileChanged(f"{size} bytes were read at {start}, but {end - start} were expected")

@@ -1,4 +1,4 @@
-"""The parts of files that are in memory or on their way there, and how much that may be."""
+"""The parts of files that are in memory or being fetched, within a bound of memory."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Final
 from blobfs.drivers.base import FileReader
 from blobfs.errors import BlobfsError
 
-_SPENT_SHARE: Final = 4
-"""The share of the memory, as a divisor, that what nobody wants any more may take."""
+_UNUSED_SHARE: Final = 4
+"""The divisor of the memory that gives the bound of unused parts."""
 
 _start_of = attrgetter("start")
 
 
 class Source:
-    """A reader of the wrapped driver, closed when the last of its users lets go.
+    """A reader of the wrapped driver, which is closed after its last user.
 
-    Users are counted under the lock of the ``PartStore``.
+    The lock of the ``PartStore`` guards the count of users.
     """
 
     __slots__ = ("reader", "users")
@@ -31,13 +31,13 @@ class Source:
         self.users = 1
 
     def close_if_unused(self) -> None:
-        """Close it after the last user; more than once does no harm."""
+        """Close the reader if it has no user; idempotent."""
         if self.users == 0:
             self.reader.close()
 
 
 class SharedFile:
-    """What the open files of one path and size have in common: their *parts*, in order."""
+    """The parts, sorted by offset, that the open files of one path and size share."""
 
     __slots__ = ("detached", "handles", "parts", "path", "size")
 
@@ -45,23 +45,23 @@ class SharedFile:
         self.path = path
         self.size = size
         self.handles = 0
-        self.detached = False  # the path was changed since
+        self.detached = False  # True after a change of the path: no further handle shares it
         self.parts: list[Part] = []
 
     def part_at(self, offset: int) -> Part | None:
-        """The part that holds the byte at *offset*."""
+        """The part with the byte at *offset*; None if there is none."""
         index = bisect_right(self.parts, offset, key=_start_of)
         if index and offset < self.parts[index - 1].end:
             return self.parts[index - 1]
         return None
 
     def gap_end(self, offset: int) -> int:
-        """Where the next part begins, or the file ends."""
+        """The offset of the next part after *offset*; the file's end if there is none."""
         index = bisect_right(self.parts, offset, key=_start_of)
         return self.parts[index].start if index < len(self.parts) else self.size
 
     def covering(self, offset: int, end: int) -> list[Part]:
-        """The parts from *offset* towards *end*, up to the first byte that is in none."""
+        """The contiguous parts from *offset* on, up to *end* or the first gap."""
         parts = []
         while offset < end and (part := self.part_at(offset)):
             parts.append(part)
@@ -72,8 +72,9 @@ class SharedFile:
 class Part:
     """A range of a file: queued, being fetched, in memory, or failed.
 
-    *running* counts the requests for it, *pins* the reads under way that use it, and *wanted*
-    the runs that are to come by. One that is *dropped* is found by nobody new.
+    *running* counts its requests, *pins* the current reads that use it, and *wanted* the streams
+    that will read it. No new read finds a part that is *dropped*. The lock of the ``PartStore``
+    guards all of it.
     """
 
     __slots__ = (
@@ -116,10 +117,10 @@ class Part:
 
 
 class PartStore:
-    """The parts of all files, in at most *memory* bytes, those on their way included.
+    """The parts of all files, in at most *memory* bytes, including those being fetched.
 
-    What nobody wants any more, the spent parts, goes first, the least recently used before
-    the others. Everything is called under ``lock``.
+    Unused parts, which no stream wants and no read pins, are dropped first, the least recently used
+    before the others. The caller of every method holds ``lock``, which guards all state.
     """
 
     def __init__(self, memory: int) -> None:
@@ -128,11 +129,11 @@ class PartStore:
         self.held_bytes = 0
         self.wasted_bytes = 0
         self._files: dict[tuple[str, int], SharedFile] = {}
-        self._spent: OrderedDict[Part, None] = OrderedDict()
-        self._spent_bytes = 0
+        self._unused: OrderedDict[Part, None] = OrderedDict()
+        self._unused_bytes = 0
 
     def join(self, path: str, size: int, *, shared: bool) -> SharedFile:
-        """The file for one more handle, for none but it if not *shared*."""
+        """Add a handle to the file, or to a file of its own if not *shared*."""
         file = SharedFile(path, size)
         if shared:
             file = self._files.setdefault((path, size), file)
@@ -141,22 +142,22 @@ class PartStore:
         return file
 
     def leave(self, file: SharedFile) -> None:
-        """One handle less."""
+        """Remove a handle from *file*."""
         file.handles -= 1
         if file.handles == 0 and file.detached:
             for part in list(file.parts):
                 self.drop(part)
-        self._lose_if_empty(file)
+        self._remove_if_empty(file)
 
-    def forget(self, path: str) -> None:
-        """Let nobody new see what is held of *path* and below it."""
+    def invalidate(self, path: str) -> None:
+        """Detach the files at *path* and below it."""
         below = path.rstrip("/") + "/"
         for file in list(self._files.values()):
             if file.path == path or file.path.startswith(below):
                 self.detach(file)
 
     def detach(self, file: SharedFile) -> None:
-        """Drop the parts of *file*, and share it with no further handle."""
+        """Drop the parts of *file*, and do not share it with further handles."""
         file.detached = True
         if self._files.get((file.path, file.size)) is file:
             del self._files[file.path, file.size]
@@ -164,42 +165,42 @@ class PartStore:
             self.drop(part)
 
     def reserve(self, size: int) -> bool:
-        """Whether *size* more bytes can be held; they are then."""
-        if size > self.memory - self.held_bytes + self._spent_bytes:
+        """Reserve *size* bytes, dropping unused parts; False if there is not enough memory."""
+        if size > self.memory - self.held_bytes + self._unused_bytes:
             return False
         while self.held_bytes + size > self.memory:
-            self.drop(next(iter(self._spent)))
+            self.drop(next(iter(self._unused)))
         self.held_bytes += size
         return True
 
-    def give_back(self, size: int) -> None:
-        """Let go of bytes that were reserved."""
+    def unreserve(self, size: int) -> None:
+        """Return *size* reserved bytes."""
         self.held_bytes -= size
 
     def add(self, part: Part) -> None:
-        """Let others find *part*, for which there is memory reserved."""
+        """Add *part*, whose memory is reserved, to the parts of its file."""
         insort(part.file.parts, part, key=_start_of)
 
     def drop(self, part: Part) -> None:
-        """Let nobody find *part* any more; its memory goes when nobody uses it."""
+        """Remove *part* from its file; its memory is freed after its last use."""
         if not part.dropped:
             part.dropped = True
             part.file.parts.remove(part)
-            self._lose_if_empty(part.file)
-        self.settle(part)
+            self._remove_if_empty(part.file)
+        self.release(part)
 
     def pin(self, part: Part) -> None:
-        """Keep *part* for a read that is under way."""
+        """Keep *part* for a current read."""
         part.pins += 1
-        self._unspend(part)
+        self._reuse(part)
 
     def want(self, part: Part) -> None:
-        """Keep *part* for a run that will come by."""
+        """Keep *part* for a stream that will read it."""
         part.wanted += 1
-        self._unspend(part)
+        self._reuse(part)
 
-    def settle(self, part: Part) -> None:
-        """Decide what becomes of *part* after somebody has finished with it."""
+    def release(self, part: Part) -> None:
+        """Free *part*, drop it, or mark it as unused, if no read, request or stream needs it."""
         if part.pins or part.running:
             return
         if part.dropped:
@@ -207,35 +208,35 @@ class PartStore:
         elif part.queued and not part.wanted:
             self.drop(part)
         elif not part.wanted and part.data is not None:
-            self._spend(part)
+            self._set_unused(part)
 
-    def _spend(self, part: Part) -> None:
-        if part not in self._spent:
-            self._spent_bytes += part.size
-        self._spent[part] = None
-        self._spent.move_to_end(part)
-        for oldest in self._surplus():
+    def _set_unused(self, part: Part) -> None:
+        if part not in self._unused:
+            self._unused_bytes += part.size
+        self._unused[part] = None
+        self._unused.move_to_end(part)
+        for oldest in self._over_share():
             self.drop(oldest)
 
-    def _surplus(self) -> Iterator[Part]:
-        while self._spent_bytes > self.memory // _SPENT_SHARE and len(self._spent) > 1:
-            yield next(iter(self._spent))
+    def _over_share(self) -> Iterator[Part]:
+        while self._unused_bytes > self.memory // _UNUSED_SHARE and len(self._unused) > 1:
+            yield next(iter(self._unused))
 
-    def _unspend(self, part: Part) -> None:
-        if part in self._spent:
-            del self._spent[part]
-            self._spent_bytes -= part.size
+    def _reuse(self, part: Part) -> None:
+        if part in self._unused:
+            del self._unused[part]
+            self._unused_bytes -= part.size
 
     def _free(self, part: Part) -> None:
-        self._unspend(part)
+        self._reuse(part)
         if not part.held:
             return
         part.held = part.queued = False
         if part.data is not None:
             self.wasted_bytes += max(0, part.size - part.read)
             part.data = None
-        self.give_back(part.size)
+        self.unreserve(part.size)
 
-    def _lose_if_empty(self, file: SharedFile) -> None:
+    def _remove_if_empty(self, file: SharedFile) -> None:
         if not file.handles and not file.parts and not file.detached:
             self._files.pop((file.path, file.size), None)

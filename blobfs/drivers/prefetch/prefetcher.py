@@ -1,4 +1,4 @@
-"""What to fetch with each read, and what is not wanted any more."""
+"""Detection of sequential streams, and the parts to fetch and to keep for them."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from blobfs.drivers.prefetch.fetcher import Fetcher
 from blobfs.drivers.prefetch.part_store import Part, PartStore, SharedFile, Source
 
 _RECENT: Final = 64
-"""Reads that tell which runs go on at present, and have to share the memory."""
+"""The number of last reads whose streams count as active, and share the memory."""
 
 
 _GROWTH: Final = 3
-"""What is fetched ahead, as a multiple of what was read in order so far."""
+"""The distance ahead, as a multiple of the bytes that the stream has read."""
 
 _NEAR_READS: Final = 8
 _NEAR: Final = 2 * 2**20
-"""How far from where it should be a read is still taken for the next one, in reads and bytes.
-
-After the first read anywhere but at the start it is one read, as it may be a random one.
+"""The distance from its expected offset, in reads and in bytes, at which a read still belongs to a
+stream. After the first read of a stream it is one read, as that may be a random one.
 """
 
 _BEHIND: Final = 16 * 2**20
-"""How late reads may come: the kernel has several under way, and they arrive in any order."""
+"""Bytes by which a read may be late: the kernel sends several reads at once, in any order."""
 
-_RUNS: Final = 4
-"""Places of one open file that can be read in order at a time."""
+_MAX_STREAMS: Final = 4
+"""The number of streams of one open file."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartSizer:
-    """Where parts end: the first bytes are to come soon, all of them with few requests.
+    """Decides the ends of parts; immutable.
 
-    A run begins with *first* bytes, and each request reaches four times as far as the one
-    before, until they are of *part* bytes. Near the start of a file some parts are twice as
-    large, so that a file read from there takes no more requests than it has parts.
+    The first bytes of a stream must arrive soon, and all of them with few requests. So a stream
+    begins with a part of *first* bytes, and each request reaches four times as far as the one
+    before, until the parts have *part* bytes. Near the start of a file some parts are twice as
+    large: a file read from its start takes no more requests than its size divided by *part*.
     """
 
     first: int
     part: int
 
     def end(self, offset: int, start: int, limit: int) -> int:
-        """The end of the part at *offset*, in a run from *start* that may hold *limit* bytes."""
+        """The end of the part at *offset*, in a stream from *start* that may hold *limit* bytes."""
         size = min(max(self.first, _GROWTH * (offset - start)), max(self.first, limit))
         return min(offset + size, self._boundary(offset))
 
@@ -53,7 +53,7 @@ class PartSizer:
         return (offset // size + 1) * size
 
     def _extra(self) -> int:
-        """Requests that the first part takes, beyond one."""
+        """The number of requests, beyond one, for the first *part* bytes of a file."""
         extra, reach = 0, self.first
         while reach < self.part:
             extra, reach = extra + 1, reach * (1 + _GROWTH)
@@ -61,7 +61,10 @@ class PartSizer:
 
 
 class SequentialStream:
-    """Reads that follow each other, more or less in order; *planned* is how far parts go."""
+    """Reads that follow each other approximately in order.
+
+    Parts are planned up to *planned*. The lock of the ``PartStore`` guards it.
+    """
 
     __slots__ = ("_reads", "planned", "reached", "start", "wanted")
 
@@ -69,11 +72,11 @@ class SequentialStream:
         self.start = offset
         self.reached = end
         self.planned = end
-        self.wanted: dict[Part, int] = {}  # the bytes of each that were not read yet
+        self.wanted: dict[Part, int] = {}  # the unread bytes of each part
         self._reads = 0
 
     def takes(self, offset: int, end: int, part: Part | None) -> bool:
-        """Whether a read, of what *part* may hold, is one of this run."""
+        """True if a read belongs to this stream; *part* has its first byte, if there is one."""
         reads = 1 if self._reads == 1 else _NEAR_READS
         near = min(reads * (end - offset), _NEAR)
         if self.reached - near <= offset <= max(self.reached + near, self.planned):
@@ -81,48 +84,48 @@ class SequentialStream:
         return part in self.wanted
 
     def note(self, offset: int, end: int) -> None:
-        """Count a read."""
+        """Record a read."""
         self._reads += 1
         self.start = min(self.start, offset)
         self.reached = max(self.reached, end)
 
     def target(self, limit: int) -> int:
-        """How far to fetch; one read makes no run yet."""
+        """The offset up to which to fetch: no further than read so far after only one read."""
         if self._reads < 2:
             return self.reached
         return self.reached + min(limit, _GROWTH * (self.reached - self.start))
 
-    def passed(self, offset: int) -> list[Part]:
-        """The parts that a reader at *offset* has left behind without reading all of them."""
+    def skipped(self, offset: int) -> list[Part]:
+        """The parts far before *offset* that were not read completely."""
         return [part for part in self.wanted if part.end < offset - _BEHIND]
 
 
 class Cursor:
-    """The runs of one open file, the last read first."""
+    """The streams of one open file, the most recent first. The PartStore's lock guards it."""
 
     def __init__(self) -> None:
-        self.runs = [SequentialStream(0, 0)]
+        self.streams = [SequentialStream(0, 0)]
 
-    def run_of(self, offset: int, end: int, part: Part | None) -> SequentialStream:
-        """The run of a read, of what *part* may hold, begun by it if need be."""
-        for run in self.runs:
-            if run.takes(offset, end, part):
-                self.runs.remove(run)
+    def stream_of(self, offset: int, end: int, part: Part | None) -> SequentialStream:
+        """The stream of a read, new if none takes it; *part* has its first byte if there is one."""
+        for stream in self.streams:
+            if stream.takes(offset, end, part):
+                self.streams.remove(stream)
                 break
         else:
-            # From the start most files are read to their end.
-            run = SequentialStream(offset, end if offset else 0)
-        self.runs.insert(0, run)
-        return run
+            # A read at offset 0 counts as sequential at once: most files are read completely.
+            stream = SequentialStream(offset, end if offset else 0)
+        self.streams.insert(0, stream)
+        return stream
 
     def ended(self) -> SequentialStream | None:
-        """A run to give up, as there are newer ones."""
-        return self.runs.pop() if len(self.runs) > _RUNS else None
+        """Remove and return the oldest stream if there are too many."""
+        return self.streams.pop() if len(self.streams) > _MAX_STREAMS else None
 
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """An open file: what it shares with others, its own reader, and where it is read."""
+    """An open file: the shared file, its own reader, and its streams."""
 
     file: SharedFile
     source: Source
@@ -131,114 +134,117 @@ class Handle:
 
 @dataclass(frozen=True, slots=True)
 class ReadPlan:
-    """The *parts* that a read of *offset* to *end* uses, up to where they go."""
+    """The pinned *parts* that a read from *offset* to *end* uses; they may end before *end*."""
 
-    run: SequentialStream
+    stream: SequentialStream
     offset: int
     end: int
     parts: list[Part]
 
 
-class Planner:
-    """Follows the reads of all open files. Thread-safe."""
+class Prefetcher:
+    """Plans the reads of all open files, and what is fetched ahead for them.
 
-    def __init__(self, store: PartStore, fetcher: Fetcher, cuts: PartSizer, streams: int) -> None:
+    Thread-safe: the lock of the ``PartStore`` guards all state.
+    """
+
+    def __init__(self, store: PartStore, fetcher: Fetcher, sizer: PartSizer, streams: int) -> None:
         self.hits = 0
         self.waits = 0
         self._store = store
         self._fetcher = fetcher
-        self._cuts = cuts
-        self._widest = streams * cuts.part
-        self._runs: OrderedDict[SequentialStream, None] = OrderedDict()  # the last read last
+        self._sizer = sizer
+        self._widest = streams * sizer.part
+        self._streams: OrderedDict[SequentialStream, None] = OrderedDict()  # the last read last
         self._recent: deque[SequentialStream] = deque(maxlen=_RECENT)
 
-    def claim(self, handle: Handle, offset: int, end: int) -> ReadPlan:
-        """Pin what a read can use, and begin to fetch what it lacks and what may be next."""
+    def plan_read(self, handle: Handle, offset: int, end: int) -> ReadPlan:
+        """Pin the parts of a read, and start to fetch the missing ones and those ahead."""
         with self._store.lock:
-            return self._claim(handle, offset, end)
+            return self._plan_read(handle, offset, end)
 
-    def claim_held(self, handle: Handle, offset: int, end: int) -> ReadPlan | None:
-        """``claim``, if all that is read is held already."""
+    def plan_cached(self, handle: Handle, offset: int, end: int) -> ReadPlan | None:
+        """``plan_read`` if all the bytes are in memory; else None, without a change."""
         with self._store.lock:
             parts = handle.file.covering(offset, end)
             if not parts or parts[-1].end < end or any(part.data is None for part in parts):
                 return None
             for part in parts:
-                self._store.pin(part)  # lest what is planned next takes their place
+                self._store.pin(part)  # so that fetching ahead does not drop them
             try:
-                return self._claim(handle, offset, end)
+                return self._plan_read(handle, offset, end)
             finally:
                 for part in parts:
                     part.pins -= 1
 
-    def _claim(self, handle: Handle, offset: int, end: int) -> ReadPlan:
-        run = self._run_of(handle, offset, end)
-        self._plan(handle, run, end)
+    def _plan_read(self, handle: Handle, offset: int, end: int) -> ReadPlan:
+        stream = self._stream_of(handle, offset, end)
+        self._fetch_ahead(handle, stream, end)
         parts = handle.file.covering(offset, end)
         covered = parts[-1].end if parts else offset
         if covered < end:
-            parts += self._passing(handle, covered, end)
-            run.planned = max(run.planned, end)
+            parts += self._one_off_part(handle, covered, end)
+            stream.planned = max(stream.planned, end)
         for part in parts:
             self._store.pin(part)
             self._fetcher.prioritize(part)
         self._count(parts)
-        return ReadPlan(run, offset, end, parts)
+        return ReadPlan(stream, offset, end, parts)
 
-    def release(self, claim: ReadPlan) -> None:
-        """Unpin what a read has used."""
+    def release(self, plan: ReadPlan) -> None:
+        """Unpin the parts of a read, and count their bytes as read."""
         with self._store.lock:
-            for part in claim.parts:
-                size = min(claim.end, part.end) - max(claim.offset, part.start)
+            for part in plan.parts:
+                size = min(plan.end, part.end) - max(plan.offset, part.start)
                 part.read += size
                 part.pins -= 1
-                self._consume(claim.run, part, size)
-                self._store.settle(part)
-            for part in claim.run.passed(claim.offset):
-                self._unwant(claim.run, part)
+                self._consume(plan.stream, part, size)
+                self._store.release(part)
+            for part in plan.stream.skipped(plan.offset):
+                self._stop_wanting(plan.stream, part)
 
     def leave(self, handle: Handle) -> None:
-        """Want nothing more for *handle*, which is being closed."""
+        """End the streams of *handle*, which is being closed."""
         with self._store.lock:
-            for run in handle.cursor.runs:
-                self._end(run)
+            for stream in handle.cursor.streams:
+                self._end(stream)
             self._store.leave(handle.file)
             handle.source.users -= 1
         handle.source.close_if_unused()
 
-    def _run_of(self, handle: Handle, offset: int, end: int) -> SequentialStream:
+    def _stream_of(self, handle: Handle, offset: int, end: int) -> SequentialStream:
         part = handle.file.part_at(offset)
-        run = handle.cursor.run_of(offset, end, part)
-        if part is None and run.reached <= offset < run.planned:
-            run.planned = offset  # it failed, or had to go
-        run.note(offset, end)
-        self._recent.append(run)
-        self._runs[run] = None
-        self._runs.move_to_end(run)
+        stream = handle.cursor.stream_of(offset, end, part)
+        if part is None and stream.reached <= offset < stream.planned:
+            stream.planned = offset  # its part failed or was dropped
+        stream.note(offset, end)
+        self._recent.append(stream)
+        self._streams[stream] = None
+        self._streams.move_to_end(stream)
         if (ended := handle.cursor.ended()) is not None:
             self._end(ended)
-        return run
+        return stream
 
-    def _plan(self, handle: Handle, run: SequentialStream, end: int) -> None:
+    def _fetch_ahead(self, handle: Handle, stream: SequentialStream, end: int) -> None:
         limit = min(self._widest, self._store.memory // 2 // len(set(self._recent)))
-        target = min(handle.file.size, run.target(limit))
-        while run.planned < target:
-            part = handle.file.part_at(run.planned)
+        target = min(handle.file.size, stream.target(limit))
+        while stream.planned < target:
+            part = handle.file.part_at(stream.planned)
             if part is None:
-                part = self._new_part(handle, run, limit, ahead=run.planned >= end)
+                part = self._new_part(handle, stream, limit, ahead=stream.planned >= end)
             if part is None:
                 return
-            if part not in run.wanted:
-                run.wanted[part] = part.end - run.planned
+            if part not in stream.wanted:
+                stream.wanted[part] = part.end - stream.planned
                 self._store.want(part)
-            run.planned = part.end
+            stream.planned = part.end
 
     def _new_part(
-        self, handle: Handle, run: SequentialStream, limit: int, *, ahead: bool
+        self, handle: Handle, stream: SequentialStream, limit: int, *, ahead: bool
     ) -> Part | None:
-        start = run.planned
-        end = self._cuts.end(start, run.start, limit)
-        if handle.file.size - end < self._cuts.first:
+        start = stream.planned
+        end = self._sizer.end(start, stream.start, limit)
+        if handle.file.size - end < self._sizer.first:
             end = handle.file.size
         end = min(end, handle.file.gap_end(start))
         if not self._reserve(end - start):
@@ -249,8 +255,8 @@ class Planner:
         self._fetcher.start(part)
         return part
 
-    def _passing(self, handle: Handle, start: int, end: int) -> list[Part]:
-        """A part for one read only; none where there is no memory for it."""
+    def _one_off_part(self, handle: Handle, start: int, end: int) -> list[Part]:
+        """Start to fetch a part for one read only; an empty list if there is no memory for it."""
         if not self._reserve(end - start):
             return []
         part = Part(handle.file, handle.source, start, end)
@@ -260,27 +266,27 @@ class Planner:
 
     def _reserve(self, size: int) -> bool:
         while not self._store.reserve(size):
-            oldest = next(iter(self._runs))
+            oldest = next(iter(self._streams))
             if size > self._store.memory or oldest in self._recent:
                 return False
             self._end(oldest)
         return True
 
-    def _end(self, run: SequentialStream) -> None:
-        self._runs.pop(run, None)
-        for part in list(run.wanted):
-            self._unwant(run, part)
+    def _end(self, stream: SequentialStream) -> None:
+        self._streams.pop(stream, None)
+        for part in list(stream.wanted):
+            self._stop_wanting(stream, part)
 
-    def _consume(self, run: SequentialStream, part: Part, size: int) -> None:
-        if part in run.wanted:
-            run.wanted[part] -= size
-            if run.wanted[part] <= 0:
-                self._unwant(run, part)
+    def _consume(self, stream: SequentialStream, part: Part, size: int) -> None:
+        if part in stream.wanted:
+            stream.wanted[part] -= size
+            if stream.wanted[part] <= 0:
+                self._stop_wanting(stream, part)
 
-    def _unwant(self, run: SequentialStream, part: Part) -> None:
-        del run.wanted[part]
+    def _stop_wanting(self, stream: SequentialStream, part: Part) -> None:
+        del stream.wanted[part]
         part.wanted -= 1
-        self._store.settle(part)
+        self._store.release(part)
 
     def _count(self, parts: list[Part]) -> None:
         ready = bool(parts) and all(part.data is not None for part in parts)
