@@ -1,8 +1,8 @@
-"""The storage driver: a small file system that every backend can offer.
+"""The contract of storage drivers, readers and writers.
 
-Drivers are synchronous and thread-safe. ``tests/drivers`` holds all of them, bare and
-wrapped, to what is written here. Source of the contract: distribution,
-``registry/storage/driver/storagedriver.go``; where it leaves room, this text decides.
+Drivers are synchronous and thread-safe. The suite in ``tests/drivers`` checks this contract for all
+drivers, bare and wrapped. Its source is distribution, ``registry/storage/driver/storagedriver.go``;
+this text decides where distribution's is open.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from blobfs.errors import AccessDenied, AppendOnly, PathNotFound, Unsupported
 class FileInfo(NamedTuple):
     """A path's attributes. *size* is in bytes, and 0 for a directory.
 
-    *mtime_ns* is in nanoseconds since the epoch, and 0 where the backend does not know it,
-    as some do not for directories.
+    *mtime_ns* is in nanoseconds since the epoch, and 0 if the backend does not know it.
     """
 
     path: str
@@ -38,7 +37,7 @@ class DirEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """A backend's room, in bytes and in files."""
+    """The capacity of a backend, in bytes and in files."""
 
     size: int
     free: int
@@ -48,11 +47,11 @@ class Capacity:
 
 
 class Closing(ABC):
-    """Something that ``with`` closes."""
+    """An object that a ``with`` block closes."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of what is held; more than once does no harm."""
+        """Release the resources; idempotent."""
 
     def __enter__(self) -> Self:
         return self
@@ -64,23 +63,23 @@ class Closing(ABC):
 
 
 class FileReader(Closing):
-    """An open file, as it was when it was opened as far as the backend can keep it so."""
+    """An open file; its content is that at opening, as far as the backend can keep it."""
 
     @property
     @abstractmethod
     def size(self) -> int:
-        """Length in bytes when it was opened."""
+        """The length in bytes at opening."""
 
     @abstractmethod
     def read_at(self, offset: int, size: int) -> bytes:
-        """Up to *size* bytes from *offset*; short or empty past the end, and only there."""
+        """Read up to *size* bytes from *offset*; short or empty only at the end."""
 
     def read_nowait(self, offset: int, size: int) -> bytes | memoryview | None:
-        """``read_at``, if that takes microseconds; else None."""
+        """``read_at`` if it takes microseconds; else None."""
         return None
 
     def chunks(self, size: int = 2**20) -> Iterator[bytes]:
-        """Everything from the start, *size* bytes at a time."""
+        """Read the whole content, *size* bytes at a time."""
         offset = 0
         while chunk := self.read_at(offset, size):
             yield chunk
@@ -88,7 +87,7 @@ class FileReader(Closing):
 
 
 class BytesReader(FileReader):
-    """Content that is all in memory."""
+    """A reader of content in memory."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -104,98 +103,99 @@ class BytesReader(FileReader):
         return self.read_at(offset, size)
 
     def close(self) -> None:
-        """Nothing is held but memory."""
+        """Do nothing: the reader holds only memory."""
 
 
 class FileWriter(Closing):
-    """A file being written from its start to its end.
+    """A file that is being written from its start to its end.
 
-    After ``commit``, ``cancel`` or ``close`` it is over: ``close`` does nothing, and all else
-    but ``size`` raises WriterClosed. A ``commit`` that fails leaves it as it was. What fails for
-    want of room raises StorageFull, and ``size`` tells how much of it was written.
+    ``commit``, ``cancel`` and ``close`` end a writer: afterwards ``close`` does nothing, and every
+    other method raises WriterClosed; ``size`` remains. A failed ``commit`` changes nothing. A full
+    storage raises StorageFull; ``size`` then has the number of bytes that were written.
     """
 
     @property
     @abstractmethod
     def size(self) -> int:
-        """Bytes written, by this writer and those it appends to, buffered ones included."""
+        """Bytes written by this writer and those before it, including buffered ones."""
 
     @abstractmethod
     def write(self, data: bytes) -> None:
-        """Add *data* at the end."""
+        """Append *data*."""
 
     def can_write_nowait(self, size: int) -> bool:
-        """Whether ``write`` of *size* bytes takes microseconds: it waits for no network."""
+        """True if ``write`` of *size* bytes takes microseconds, without waiting for a network."""
         return False
 
     def rewrite(self, offset: int, data: bytes) -> None:
-        """Replace what was written from *offset* on, which is not beyond ``size``, by *data*.
+        """Overwrite the bytes from *offset* on with *data*; *offset* is at most ``size``.
 
-        It may reach beyond the end. Raises AppendOnly where the backend cannot.
+        *data* may extend the file. Raises AppendOnly if the backend cannot overwrite.
         """
-        raise AppendOnly(f"{len(data)} bytes at {offset}: what was written stays as it is here")
+        raise AppendOnly(f"{len(data)} bytes at {offset}: this storage cannot overwrite")
 
     def truncate(self, size: int) -> None:
-        """Cut the file to *size* bytes, or fill it with zeros up to there.
+        """Cut the file to *size* bytes, or extend it with zeros.
 
-        Raises AppendOnly where the backend cannot.
+        Raises AppendOnly if the backend cannot truncate.
         """
-        raise AppendOnly(f"cut to {size} bytes: what was written stays as it is here")
+        raise AppendOnly(f"truncate to {size} bytes: this storage can only append")
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Up to *size* of the bytes written, from *offset*.
+        """Read up to *size* of the written bytes from *offset*.
 
-        Raises Unsupported where the backend shows nothing before ``commit``.
+        Raises Unsupported if the backend cannot read them before ``commit``.
         """
         raise Unsupported(f"{size} bytes at {offset} cannot be read before they are committed")
 
     @property
     def token(self) -> str:
-        """What ``append`` may be given to find what was written at once; ``""`` for nothing."""
+        """The token by which ``append`` finds the written bytes directly; ``""`` for none."""
         return ""
 
     def go_back(self, size: int) -> None:
-        """Cut to *size* bytes what ``append`` goes on with, for a reader that knows no more of it.
+        """Cut the file to *size* bytes, to which a caller returns that knows only those bytes.
 
-        Raises AppendOnly where the backend cannot: not at every size.
+        Unlike ``truncate`` it need not support every size. Raises AppendOnly for others.
         """
         self.truncate(size)
 
     def is_undisturbed(self) -> bool:
-        """Whether nobody else has written to the file since it was opened, as far as that shows.
+        """True if no other change of the file since its opening is visible.
 
-        Raises Stale where somebody has moved it away or removed it. Every change asks this first,
-        and raises Stale, or Busy where somebody else has written.
+        Raises Stale if the file was moved away or removed. Every change through the writer checks
+        this first, and raises Stale, or Busy if another writer has changed the file.
         """
         return True
 
     @property
     def fingerprint(self) -> str:
-        """Text that is another one after any change of the file.
+        """A string that changes with any change of the file.
 
-        ``""`` after somebody else's, and always where the backend has no such text.
+        ``""`` after another writer's change, and always if the backend has no such string.
         """
         return ""
 
     def move_to(self, target: str) -> bool:
-        """Commit the file under the path *target*, which it replaces, and end; immutable there.
+        """Make the file immutable, commit it under *target*, which it replaces, and end the writer.
 
-        False, with nothing changed, where only a copy is safe or possible: somebody else has the
-        file open for writing, *target* is on another file system, or the backend cannot move.
+        False, with nothing changed, if only a copy is safe or possible: another writer has the
+        file open, *target* is on another file system, or the backend cannot move.
         """
         return False
 
     @property
     def undisturbed_size(self) -> int:
-        """Bytes that ``append`` found as they were flushed: of no others a saved hash state counts.
+        """The number of leading bytes that ``append`` found as they were flushed.
 
-        All of them, where the backend tells of a change in another way.
+        A saved hash state is valid for those bytes only. It is ``size`` if the backend reports
+        changes in another way.
         """
         return self.size
 
     @abstractmethod
     def flush(self) -> None:
-        """Make durable what was written, as ``close`` does, and go on."""
+        """Make the written bytes durable, as ``close`` does, and stay open."""
 
     @abstractmethod
     def commit(self) -> None:
@@ -203,18 +203,21 @@ class FileWriter(Closing):
 
     @abstractmethod
     def cancel(self) -> None:
-        """Throw away all that was written.
+        """Discard the written bytes.
 
-        The path is missing afterwards, in an object store what it was.
+        Afterwards the path is missing; in an object store it is unchanged.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Leave what was written, durable, to a later ``append``; it need not be readable."""
+        """Make the written bytes durable for a later ``append``; they need not be readable."""
 
 
 class Unfinished(NamedTuple):
-    """A file that somebody began to write to an object store; *began* is in seconds."""
+    """An unfinished file: a multipart upload of an object store, or a temporary file.
+
+    *began* is in seconds since the epoch.
+    """
 
     path: str
     token: str
@@ -222,69 +225,69 @@ class Unfinished(NamedTuple):
 
 
 class StorageDriver(ABC):
-    """Files by absolute path. A directory need not be made, and may outlast its last file.
+    """Stores files by absolute path. Thread-safe.
 
-    A path is ``/`` or components of ``[A-Za-z0-9._-]+``, each after a slash, neither ``.``
-    nor ``..``; ``CheckedDriver`` sees to that for all drivers. *name* is the driver's name
-    as distribution has it.
+    Directories are created with their files, and may remain after their last file. A path is ``/``
+    or components of ``[A-Za-z0-9._-]+``, each after a slash, neither ``.`` nor ``..``;
+    ``CheckedDriver`` checks this for all drivers. *name* is distribution's name of the driver.
     """
 
     name: str
 
     is_object_store: bool = False
-    """Whether a file is an object, replaced as a whole and at once.
+    """True if a file is an object, which is replaced atomically as a whole.
 
-    Until ``FileWriter.commit`` it is then what it was, and nobody sees what was written; a
-    directory is there as long as files are below it.
+    The old object remains until ``FileWriter.commit``, and uncommitted bytes are invisible. A
+    directory exists as long as files are below it.
     """
 
     @property
     @abstractmethod
     def is_local(self) -> bool:
-        """Whether calls are short enough to be made on an event loop (microseconds).
+        """True if calls are short enough for an event loop (microseconds).
 
-        One that turns out not to be raises TakesLong there, before it has changed anything.
+        On an event loop a call that may take longer raises TakesLong, without a change.
         """
 
     def confirm(self) -> None:
-        """Ask the storage itself whether it is there; raises AccessDenied, StorageUnavailable."""
+        """Check by a request that the storage answers; raises AccessDenied, StorageUnavailable."""
         self.stat_now("/")
 
     def write_refusal(self, path: str) -> str | None:
-        """The reason why *path* may not be written, as far as that shows without writing."""
+        """The reason why *path* may not be written, or None; checked without writing."""
         return None
 
     def identity(self, path: str) -> object:
-        """A value that another directory at *path* would not have; raises PathNotFound.
+        """The identity of the directory at *path*; another directory there has another.
 
-        None where directories are not stored.
+        None if the backend does not store directories. Raises PathNotFound.
         """
         return None
 
     @abstractmethod
     def stat(self, path: str) -> FileInfo:
-        """Attributes of a file or directory; raises PathNotFound."""
+        """The attributes of a file or directory; raises PathNotFound."""
 
     def stat_now(self, path: str) -> FileInfo:
-        """``stat`` of a file, in the storage itself: a writer trusts nothing that is remembered.
+        """``stat`` of a file in the storage itself, never from a cache, for writers.
 
-        Raises PathNotFound, and may do so for a directory.
+        Raises PathNotFound, and may raise it for a directory.
         """
         return self.stat(path)
 
     def prefetch(self, paths: Sequence[str]) -> None:  # noqa: B027  (where a stat is cheap)
-        """Get ready for a ``stat`` of each, by fewer requests than that many would take."""
+        """Load the attributes of *paths* into a cache, by fewer requests than by ``stat``."""
 
     def is_known_to_hold(self, path: str, content: bytes) -> bool:
-        """Whether it is known without a request that the file holds *content*."""
+        """True if a cache shows, without a request, that the file's content is *content*."""
         return False
 
     @abstractmethod
     def listdir(self, path: str) -> Iterator[DirEntry]:
-        """The direct children, in no order; raises PathNotFound, before the first of them.
+        """List the direct children, in no order; raises PathNotFound before the first.
 
-        A child that comes or goes meanwhile may or may not be among them, all others are.
-        A file that a writer of ours left half-made under a temporary name is not.
+        Children that are created or removed meanwhile may be missing; all others are listed.
+        Temporary files of unfinished writes are not listed.
         """
 
     @abstractmethod
@@ -292,66 +295,65 @@ class StorageDriver(ABC):
         """Open a file to read it; raises PathNotFound, NotAFile."""
 
     def open_of_size(self, path: str, size: int) -> FileReader:
-        """``open`` a file that had *size* bytes when it was last asked for.
+        """``open`` a file whose *size* in bytes is known.
 
-        Where opening costs a request it is believed, and reading raises what opening would:
-        PathNotFound, FileChanged.
+        If opening costs a request, it is omitted, and reading raises PathNotFound, FileChanged.
         """
         return self.open(path)
 
     def redirect_url(self, path: str) -> str | None:
-        """A URL by which anybody may fetch the file for a while, there or not; None for no such.
+        """A presigned URL by which any client may fetch the file for a limited time.
 
-        It holds what grants that, and belongs into no log.
+        The file need not exist. None if the backend has no such URLs. The URL is a secret: it must
+        not be logged.
         """
         return None
 
     def forget(self, path: str) -> None:  # noqa: B027  (most remember nothing)
-        """Ask the storage anew for what was read of a file: it came wrong."""
+        """Invalidate the cached bytes of a file, as they were wrong."""
 
     @abstractmethod
     def put_content(self, path: str, content: bytes) -> None:
-        """Make or replace a small file, durably, and at once for readers.
+        """Create or replace a small file, durably and atomically.
 
-        Raises NotAFile for a directory, NotADirectory below a file, but in an object store.
+        Raises NotAFile for a directory and NotADirectory below a file, except in an object store.
         """
 
     def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
-        """``put_content`` of a file that is never written again, of any length.
+        """``put_content`` of an immutable file of any length.
 
-        What *chunks* raises is passed on, and nothing is changed then.
+        An exception of *chunks* is passed on, and nothing is changed.
         """
         self.put_content(path, b"".join(chunks))
 
     def sync(self, path: str) -> None:  # noqa: B027  (most backends keep at once what they take)
-        """Make durable what somebody else may have stored at *path*; raises PathNotFound."""
+        """Make the file at *path*, of any writer, durable; raises PathNotFound."""
 
     @abstractmethod
     def create(self, path: str) -> FileWriter:
-        """Write a file from its start; what was there goes at once, but in an object store.
+        """Write a file from its start.
 
-        Raises NotAFile for a directory, NotADirectory below a file.
+        An existing file is removed at once; in an object store it remains until ``commit``.
+        Raises NotAFile for a directory and NotADirectory below a file.
         """
 
     @abstractmethod
     def append(self, path: str, token: str = "") -> FileWriter:
-        """Go on with a file that a writer closed, or that is empty.
+        """Continue a file that a writer closed, or that is empty; raises PathNotFound, NotAFile.
 
-        *token* is that writer's, if it is known: then no other's is taken.
-
-        Raises PathNotFound, NotAFile.
+        With the *token* of that writer, no other writer's bytes are continued.
         """
 
     def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
-        """Attributes of a file that ``append`` would go on with; raises PathNotFound."""
+        """The attributes of the file that ``append`` would continue; raises PathNotFound."""
         return self.stat(path)
 
     def unfinished(self, path: str) -> Iterator[Unfinished]:
-        """What was begun at paths that start with *path*, and shows nowhere else."""
+        """List the unfinished files, hidden elsewhere, whose paths begin with *path*."""
         return iter(())
 
     def abandon(self, unfinished: Unfinished) -> None:  # noqa: B027  (there is none)
-        """Remove something that ``unfinished`` told of; if it is gone, that is no error."""
+        """Remove a file that ``unfinished`` listed; a missing one is no error."""
 
     def delete_files(self, paths: Sequence[str]) -> None:
         """Remove files; a missing one is no error."""
@@ -363,39 +365,39 @@ class StorageDriver(ABC):
 
     @abstractmethod
     def move(self, source: str, target: str) -> None:
-        """Rename a file, replacing *target*, and leave both alone if that fails.
+        """Rename a file, replacing *target*; a failure changes neither.
 
-        It is copied where *target* is on another file system. *target* is durable afterwards;
-        *source* may be there again after a crash.
+        The file is copied if *target* is on another file system. *target* is durable afterwards;
+        *source* may reappear after a crash.
 
-        Raises PathNotFound without a source, NotAFile where either is a directory,
-        NotADirectory below a file.
+        Raises PathNotFound without a source, NotAFile if either is a directory, and NotADirectory
+        below a file.
         """
 
     @abstractmethod
     def delete(self, path: str) -> None:
-        """Remove a file, or a directory and all below it; raises PathNotFound."""
+        """Remove a file, or a directory and everything below it; raises PathNotFound."""
 
     def prune(self, path: str) -> None:  # noqa: B027  (most backends have no directories)
-        """Remove the directory *path* and those below it, as far as they hold no files.
+        """Remove the empty directories at *path* and below it.
 
-        A missing one is no error, and nobody's new file can be lost by it.
+        A missing directory is no error. A file that is created meanwhile is never lost.
         """
 
     @abstractmethod
     def capacity(self) -> Capacity | None:
-        """The backend's room; None where it has no bound that it knows."""
+        """The backend's capacity; None if it has no known bound."""
 
     def close(self) -> None:  # noqa: B027  (most drivers hold nothing)
-        """Let go of what the driver holds; it is not used again."""
+        """Release the driver's resources; it is not used again."""
 
     def get_content(self, path: str) -> bytes:
-        """A whole small file; raises PathNotFound, NotAFile."""
+        """Read a small file as a whole; raises PathNotFound, NotAFile."""
         with self.open(path) as reader:
             return b"".join(reader.chunks())
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
-        """Up to *size* bytes from *offset*; short or empty only past the end.
+        """Read up to *size* bytes from *offset*; short or empty only at the end.
 
         Raises PathNotFound, NotAFile.
         """
@@ -413,10 +415,10 @@ class StorageDriver(ABC):
             return None
 
     def walk(self, path: str) -> Iterator[FileInfo]:
-        """Everything below *path*, a directory before what is in it; raises PathNotFound.
+        """List all files and directories below *path*, a directory before its children.
 
-        What comes or goes meanwhile may or may not be among it; what the storage refuses to
-        tell of is not.
+        Files that are created or removed meanwhile may be missing, and those without permission
+        are. Raises PathNotFound.
         """
         pending = [self._children(path)]
         while pending:

@@ -1,4 +1,4 @@
-"""A wrapper that keeps ill-formed paths and offsets away from every driver."""
+"""The wrapper that validates paths and offsets before they reach a driver."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PATH: Final = re.compile(rf"(?:/{_NAME.pattern})+")
 
 
 class CheckedDriver(DriverWrapper):
-    """Raises PathInvalid, OffsetInvalid; hides stored names that no path can have."""
+    """Raises PathInvalid and OffsetInvalid, and hides stored names that are no valid components."""
 
     def write_refusal(self, path: str) -> str | None:
         return self._driver.write_refusal(_checked(path))

@@ -1,4 +1,4 @@
-"""A wrapper that measures how long a driver takes, by what it is to do."""
+"""The wrapper that measures the duration of a driver's calls, by method."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ S = TypeVar("S", bound=_Measured)
 
 
 def measured(driver: StorageDriver) -> StorageDriver:
-    """*driver*, but that its calls are in ``metrics.STORAGE_SECONDS``, and it in nobody's way."""
+    """Wrap *driver* so that ``metrics.STORAGE_SECONDS`` has the durations of its calls."""
     return (
         MeasuredObjectStore(driver) if isinstance(driver, ObjectStore) else MeasuredDriver(driver)
     )
@@ -36,7 +36,7 @@ def measured(driver: StorageDriver) -> StorageDriver:
 def _timed(
     action: str, method: Callable[Concatenate[Any, P], T]
 ) -> Callable[Concatenate[Any, P], T]:
-    """*method*, measured as *action*."""
+    """Wrap *method* so that its duration counts as *action*."""
 
     @functools.wraps(method)
     def timed(self: _Measured, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -52,7 +52,7 @@ def _timed(
 def _timed_to_the_end(
     action: str, method: Callable[Concatenate[Any, P], Iterator[T]]
 ) -> Callable[Concatenate[Any, P], Iterator[T]]:
-    """*method*, measured as *action*, with all that is then asked of the iterator that it gives."""
+    """Wrap *method* so that its duration and that of its iterator's steps count as *action*."""
 
     @functools.wraps(method)
     def timed(self: _Measured, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
@@ -62,29 +62,29 @@ def _timed_to_the_end(
         except BlobfsError:
             self.took[action](perf_counter() - began)
             raise
-        return _rest(found, self.took[action], perf_counter() - began)
+        return _timed_steps(found, self.took[action], perf_counter() - began)
 
     return timed
 
 
-def _rest(found: Iterator[T], took: Callable[[float], None], seconds: float) -> Iterator[T]:
-    """What is left of *found*; *took* is told how long it took, *seconds* included."""
+def _timed_steps(found: Iterator[T], took: Callable[[float], None], seconds: float) -> Iterator[T]:
+    """Yield from *found*, and pass the total of its steps' durations and *seconds* to *took*."""
     try:
         while True:
             began = perf_counter()
             try:
-                thing = next(found)
+                item = next(found)
             except StopIteration:
                 return
             finally:
                 seconds += perf_counter() - began
-            yield thing
+            yield item
     finally:
         took(seconds)
 
 
 class MeasuredDriver(DriverWrapper):
-    """Does everything as the driver it wraps."""
+    """Forwards every call to the wrapped driver, and measures it."""
 
     def __init__(self, driver: StorageDriver) -> None:
         super().__init__(driver)
@@ -133,7 +133,7 @@ class MeasuredDriver(DriverWrapper):
 
 
 class MeasuredObjectStore(MeasuredDriver, ObjectStore):
-    """Does everything as the store it wraps."""
+    """Forwards every call to the wrapped object store, and measures it."""
 
     is_object_store = True
 

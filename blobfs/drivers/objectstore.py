@@ -1,4 +1,4 @@
-"""What a store of objects can do beyond what every driver can: list flatly, a page a request."""
+"""The contract of object stores: a driver with flat listings, one request a page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from blobfs.drivers.base import FileInfo, StorageDriver
 
 
 class ListedFile(NamedTuple):
-    """A file as a flat listing has it: *etag* is its version's name, the MD5 of a small file."""
+    """A file in a flat listing. *etag* identifies its version; for a small file it is the MD5."""
 
     path: str
     size: int
@@ -19,25 +19,25 @@ class ListedFile(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What one request for a flat listing tells."""
+    """One page of a flat listing."""
 
     files: list[ListedFile]
     is_last: bool
 
 
 class ObjectStore(StorageDriver):
-    """A store of objects by key: a directory is nothing but what keys have in common."""
+    """A driver that stores objects by key; a directory is a common prefix of keys."""
 
     is_object_store = True
 
     @abstractmethod
     def pages(self, path: str, *, limit: int = 1000) -> Iterator[Page]:
-        """All files below a directory, in the order of their keys, at most *limit* on a page.
+        """List all files below a directory, sorted by key, at most *limit* a page.
 
-        Each page is one request, made when it is taken; the first may be empty. A file may have
-        the path of a directory that other files are in.
+        Each page is one request, made when the iterator reaches it; the first may be empty. A file
+        may have the same path as a directory.
         """
 
     @abstractmethod
     def stat_files(self, paths: Sequence[str]) -> list[FileInfo | None]:
-        """``stat_now`` of each path, one request each, side by side; None for a missing one."""
+        """``stat_now`` of each path, by parallel requests; None for a missing one."""

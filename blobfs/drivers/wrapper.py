@@ -1,4 +1,4 @@
-"""What wrappers of drivers are made from."""
+"""Base classes of wrappers, which forward every call to the wrapped object."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from blobfs.drivers.base import (
 
 
 class DriverWrapper(StorageDriver):
-    """Does everything as the driver it wraps, and closes it."""
+    """Forwards every call to the wrapped driver, which it owns and closes."""
 
     def __init__(self, driver: StorageDriver) -> None:
         self.name = driver.name
@@ -120,11 +120,11 @@ class DriverWrapper(StorageDriver):
 
 
 class InvalidatingDriver(DriverWrapper):
-    """A wrapper of an object store that remembers what is there, and has to note what changes."""
+    """Base of wrappers that cache an object store's metadata: reports every change of a path."""
 
     @abstractmethod
     def changed(self, path: str) -> None:
-        """Forget what is remembered of *path* and of all below it: it has changed, or may have."""
+        """Invalidate the cached state of *path* and of all below it, which may have changed."""
 
     def put_content(self, path: str, content: bytes) -> None:
         try:
@@ -141,12 +141,12 @@ class InvalidatingDriver(DriverWrapper):
     def create(self, path: str) -> FileWriter:
         writer = super().create(path)
         self.changed(path)
-        return _NotingWriter(writer, lambda: self.changed(path))
+        return _InvalidatingWriter(writer, lambda: self.changed(path))
 
     def append(self, path: str, token: str = "") -> FileWriter:
         writer = super().append(path, token)
         self.changed(path)
-        return _NotingWriter(writer, lambda: self.changed(path))
+        return _InvalidatingWriter(writer, lambda: self.changed(path))
 
     def delete_files(self, paths: Sequence[str]) -> None:
         try:
@@ -176,7 +176,7 @@ class InvalidatingDriver(DriverWrapper):
 
 
 class ReaderWrapper(FileReader):
-    """Does everything as the reader it wraps, and closes it."""
+    """Forwards every call to the wrapped reader, which it owns and closes."""
 
     def __init__(self, reader: FileReader) -> None:
         self._reader = reader
@@ -196,7 +196,7 @@ class ReaderWrapper(FileReader):
 
 
 class WriterWrapper(FileWriter):
-    """Does everything as the writer it wraps."""
+    """Forwards every call to the wrapped writer, which it owns and closes."""
 
     def __init__(self, writer: FileWriter) -> None:
         self._writer = writer
@@ -254,8 +254,8 @@ class WriterWrapper(FileWriter):
         self._writer.close()
 
 
-class _NotingWriter(WriterWrapper):
-    """Says *changed* when something may show."""
+class _InvalidatingWriter(WriterWrapper):
+    """Calls *changed* after each call that may change a stored file."""
 
     def __init__(self, writer: FileWriter, changed: Callable[[], None]) -> None:
         super().__init__(writer)
