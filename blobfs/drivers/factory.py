@@ -1,4 +1,4 @@
-"""From what a person types, ``/dir``, ``s3://bucket/prefix`` or ``memory:``, to a driver."""
+"""The factory of drivers: from ``/dir``, ``s3://bucket/prefix`` or ``memory:`` to a driver."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from blobfs.errors import MountRefused
 
 
 def is_s3(storage: str) -> bool:
-    """Whether *storage* is a URL of a bucket; schemes know no case."""
+    """True if *storage* is the URL of a bucket; schemes are case-insensitive."""
     return storage[:3].lower() == "s3:"
 
 
 def local_root(storage: str) -> Path | None:
-    """The directory that *storage* names, absolute; None where it names something else.
+    """The absolute path of the directory that *storage* names; None for other storages.
 
-    Raises MountRefused for what no driver takes.
+    Raises MountRefused if there is no driver for *storage*.
     """
     if storage.startswith(("/", ".")) or ":" not in storage:
         return _absolute(storage, storage)
@@ -39,7 +39,7 @@ def local_root(storage: str) -> Path | None:
 
 
 def endpoint_of(storage: str) -> str:
-    """The place that answers for *storage*, for people: an endpoint with its bucket, or a path."""
+    """The bucket and its endpoint, or the path, of *storage*, for messages."""
     if not is_s3(storage):
         return storage
     options = S3Options.parse(storage)
@@ -61,9 +61,9 @@ def _refusal(storage: str) -> MountRefused:
 
 
 def driver_for(storage: str) -> StorageDriver:
-    """A driver over *storage*, to be closed by the caller; its calls are measured, not checked.
+    """Create the driver of *storage*; its calls are measured, but not checked.
 
-    Raises MountRefused, PathNotFound, AccessDenied, StorageUnavailable.
+    The caller closes it. Raises MountRefused, PathNotFound, AccessDenied, StorageUnavailable.
     """
     root = local_root(storage)
     if root is not None:

@@ -1,8 +1,8 @@
-"""Locks that processes of one machine, and NFS clients, hold on files while they write them.
+"""Locks on files, which writers on one machine and NFS clients hold while they write.
 
-They belong to an open file description (fcntl(2), F_OFD_SETLK), so two writers of one process
-exclude each other too, and the kernel drops them with the descriptor, also after a crash. A
-file system without locks grants every lock.
+They belong to an open file description (fcntl(2), F_OFD_SETLK): two writers of one process exclude
+each other too, and the kernel releases a lock with the descriptor, also after a crash. On a file
+system without locks every lock succeeds.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _NO_LOCKS: Final = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def lock_shared(fd: int) -> bool:
-    """Lock the file *fd* beside other writers; False if one of them has it for itself."""
+    """Take a shared lock on the file *fd*; False if another writer has an exclusive one."""
     return _lock(fd, fcntl.F_RDLCK)
 
 
 def lock_exclusive(fd: int) -> bool:
-    """Keep all other writers out, or change nothing and return False if there is one."""
+    """Take an exclusive lock on the file *fd*; False, with nothing changed, if it is locked."""
     return _lock(fd, fcntl.F_WRLCK)
 
 

@@ -1,4 +1,4 @@
-"""A driver over a local directory."""
+"""The driver of a local directory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from blobfs.drivers import openat2 as beneath
-from blobfs.drivers import ownership
+from blobfs.drivers import openat2, ownership
 from blobfs.drivers.base import (
     Capacity,
     DirEntry,
@@ -42,55 +41,55 @@ from blobfs.eventloop import refuse_to_take_long
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 
-# O_NONBLOCK: a FIFO that somebody put there must not hold us up.
+# O_NONBLOCK: opening a FIFO in the storage must not block.
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK
 _WRITE: Final = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW
 
 _ABANDONED_S: Final = 3600.0
-"""The age after which a temporary file is not about to get its name (it takes milliseconds)."""
+"""The age after which a temporary file is abandoned: one in use is renamed after milliseconds."""
 
 _DISCONNECTED: Final = {errno.ENOTCONN, errno.ESTALE}
 _NO_DIRECTORY: Final = {errno.ENOENT, errno.ENOTDIR}
 
 
 class FilesystemDriver(StorageDriver):
-    """Stores the path ``/a/b`` as the file ``<root>/a/b``, and never leaves *root*.
+    """Stores the path ``/a/b`` as the file ``<root>/a/b``, and never leaves *root*. Thread-safe.
 
-    Below *root* no symlink is followed: a path through one is AccessDenied.
+    It follows no symlink below *root*: a path through one raises AccessDenied.
 
-    The root is held open, and compared with the directory that its path names before a path is
-    reported as missing, a directory is listed, or anything is changed. If the path names another
-    directory, that one is used from then on; if it names none, StorageUnavailable is raised. So a
-    storage that was moved away, or was not mounted again, never looks like an empty one.
+    It owns a descriptor of the root. It compares it with the directory at the root's path before it
+    reports a path as missing, lists a directory, or changes anything. If another directory is
+    there, it is used from then on; if none is there, StorageUnavailable is raised. So a storage
+    that was moved away or is not mounted never looks like an empty one.
 
-    Where the root is local, a call on an event loop touches no other mount below it, unless that
-    is known to be local too: it raises TakesLong, and reaches the mount from a thread.
+    If the root is local, a call on an event loop does not enter a mount below it that is not known
+    to be local: it raises TakesLong, and the caller repeats it in a thread.
     """
 
     name = "filesystem"
 
     def __init__(
-        self, root: Path, root_fd: int, open_below: beneath.Opener, *, is_local: bool
+        self, root: Path, root_fd: int, open_below: openat2.Opener, *, is_local: bool
     ) -> None:
         self._root = root
         self._root_fd = root_fd
         self._open_below = open_below
         self._submounts = Submounts(root)
-        if is_local and open_below is not beneath.openat2:  # nothing else stays on a mount
+        if is_local and open_below is not openat2.openat2:  # the other opener may enter any mount
             self._submounts.look()
             is_local = not self._submounts.are_there
         self._is_local = is_local
 
     @classmethod
     def below(cls, root: Path) -> FilesystemDriver:
-        """A driver over the directory *root*, which it holds open until ``close``.
+        """Create a driver of the directory *root*, which stays open until ``close``.
 
         Raises PathNotFound, AccessDenied, StorageUnavailable.
         """
         with os_errors(str(root)):
             fd = os.open(root, _DIRECTORY | os.O_CLOEXEC)
             try:
-                return cls(root, fd, beneath.opener(fd), is_local=is_on_local(fd))
+                return cls(root, fd, openat2.opener(fd), is_local=is_on_local(fd))
             except BaseException:
                 os.close(fd)
                 raise
@@ -123,19 +122,19 @@ class FilesystemDriver(StorageDriver):
 
     def listdir(self, path: str) -> Iterator[DirEntry]:
         entries = self._entries(path)
-        next(entries)  # opens the directory, so that a missing one is told before its children
+        next(entries)  # opens the directory: PathNotFound comes before the first child
         return entries
 
     def _entries(self, path: str) -> Iterator[DirEntry]:
-        """The directory itself, which ``listdir`` takes, and then its children."""
-        # *fd* stays open: where readdir(3) tells no types, each child is asked through it.
+        """Yield the directory itself, which ``listdir`` skips, and then its children."""
+        # *fd* stays open: if readdir(3) gives no types, a stat of each child needs it.
         with os_errors(path), self._directory(path) as fd, os.scandir(fd) as entries:
             found = (
                 DirEntry(entry.name, entry.is_dir(follow_symlinks=False))
                 for entry in entries
                 if not is_temporary(entry.name)
             )
-            # Of a far one all are read at once: the next may be taken on an event loop.
+            # A remote directory is read at once, as the caller may iterate on an event loop.
             children = found if self._stays_local(path) else iter(list(found))
             yield DirEntry(".", is_dir=True)
             yield from children
@@ -149,7 +148,7 @@ class FilesystemDriver(StorageDriver):
         with os_errors(path):
             fd = self._open(path, _READ)
             try:
-                return os.pread(fd, size, offset)  # EISDIR, ESPIPE for what is no file
+                return os.pread(fd, size, offset)  # EISDIR, ESPIPE if it is not a regular file
             finally:
                 os.close(fd)
 
@@ -202,7 +201,7 @@ class FilesystemDriver(StorageDriver):
             os.fsync(directory)
 
     def _rename(self, directory: int, name: str, target: str) -> bool:
-        """Rename a file, durably; False where *target* is on another file system."""
+        """Rename a file durably; False if *target* is on another file system."""
         parent, new_name = _split(target)
         with self._made_directory(parent) as new:
             try:
@@ -217,7 +216,7 @@ class FilesystemDriver(StorageDriver):
         return True
 
     def delete(self, path: str) -> None:
-        # Emptied parents stay: a registry beside us may be about to put a file there.
+        # Empty parents stay: a registry may be about to create a file in them.
         parent, name = _split(path)
         with os_errors(path), self._directory(parent) as directory:
             os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -233,7 +232,7 @@ class FilesystemDriver(StorageDriver):
             pass
 
     def unfinished(self, path: str) -> Iterator[Unfinished]:
-        """The temporary files below *path*, of writers of ours and of distribution's."""
+        """List the temporary files of blobfs and of distribution below *path*."""
         pending = [path]
         while pending:
             above = pending.pop()
@@ -247,7 +246,7 @@ class FilesystemDriver(StorageDriver):
                             found = f"{above.rstrip('/')}/{entry.name}"
                             yield Unfinished(found, f"temporary {found}", changed)
             except (PathNotFound, AccessDenied):
-                continue  # another has removed it, or does not show it
+                continue
 
     def abandon(self, unfinished: Unfinished) -> None:
         parent, name = _split(unfinished.path)
@@ -289,10 +288,10 @@ class FilesystemDriver(StorageDriver):
         return self._reach(below, flags)
 
     def _reach(self, below: str, flags: int) -> int:
-        """Open what is *below* the root; raises TakesLong where that may hang an event loop."""
-        if self._is_local and self._open_below is beneath.openat2:
+        """Open *below*, relative to the root; raises TakesLong if it may block an event loop."""
+        if self._is_local and self._open_below is openat2.openat2:
             try:
-                return beneath.openat2_on_mount(self._root_fd, below, flags, 0)
+                return openat2.openat2_on_mount(self._root_fd, below, flags, 0)
             except OSError as exc:
                 if exc.errno != errno.EXDEV:
                     raise
@@ -306,13 +305,13 @@ class FilesystemDriver(StorageDriver):
         return LocalWriter.at_end(path, fd, directory, self._rename, is_local=is_local)
 
     def _stays_local(self, path: str) -> bool:
-        """Whether calls are short for *path*, which this thread has opened."""
-        return self._is_local and not self._submounts.lead_far(path)
+        """True if calls are short for *path*, which this thread has opened."""
+        return self._is_local and not self._submounts.are_remote(path)
 
     def _follow_root(self) -> bool:
-        """Hold the directory that the root's path names; True if it held another one before.
+        """Open the directory at the root's path if it is another one; True if it is.
 
-        Raises StorageUnavailable if the path names none.
+        Raises StorageUnavailable if there is none.
         """
         if self._holds_root():
             return False
@@ -332,10 +331,10 @@ class FilesystemDriver(StorageDriver):
             fd = os.open(self._root, _DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             raise StorageUnavailable(
-                f"the storage's directory {self._root} is gone; restore or mount it there"
+                f"the storage's directory {self._root} is missing; restore or mount it there"
             ) from None
         try:
-            os.dup2(fd, self._root_fd, inheritable=False)  # at once for all threads
+            os.dup2(fd, self._root_fd, inheritable=False)  # atomic for all threads
         finally:
             os.close(fd)
 
@@ -350,10 +349,10 @@ class FilesystemDriver(StorageDriver):
 
     @contextmanager
     def _made_directory(self, path: str) -> Iterator[int]:
-        """The directory *path*, made where it is missing, durably so when the block ends.
+        """Open the directory *path*; create it if it is missing, durably when the block ends.
 
-        What is put into it is synced before its parents are: one commit of the file system's
-        journal takes them all, and the later calls find nothing left to do.
+        The files that the block creates are synced before the parents: one commit of the file
+        system's journal covers all of them, and the later syncs have nothing left to do.
         """
         self._follow_root()
         try:
@@ -365,7 +364,7 @@ class FilesystemDriver(StorageDriver):
                     os.mkdir(name, dir_fd=above)
                     is_ours = True
                 except FileExistsError:
-                    is_ours = False  # a registry beside us was faster
+                    is_ours = False  # another program was faster
                 with self._directory(path) as made:
                     if is_ours:
                         ownership.adopt_directory(made, above)
@@ -388,9 +387,9 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def _create(name: str, directory: int) -> int:
-    """A new file, open for writing; one that is there leaves its name, and keeps its bytes.
+    """Create a file, open for writing; an existing one is unlinked, not truncated.
 
-    It may be a blob in a moment, or have another name somewhere else.
+    The existing one may be about to become a blob, or have another name elsewhere.
     """
     while True:
         try:
@@ -419,7 +418,7 @@ def _unlink_file(name: str, directory: int) -> None:
 
 
 def _remove(name: str, directory: int) -> None:
-    """Remove a file, or a directory and all below it, though others may be at it as well."""
+    """Remove a file, or a directory and everything below it; others may remove them as well."""
     try:
         os.unlink(name, dir_fd=directory)
     except FileNotFoundError:
@@ -442,7 +441,7 @@ def _remove_directory(name: str, above: int) -> None:
 
 
 def _prune(name: str, above: int) -> None:
-    """Remove a directory if rmdir(2) finds it empty once those below it have been tried."""
+    """Remove the empty directories below *name*, then the directory itself if it is empty."""
     try:
         fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
         try:
@@ -464,6 +463,6 @@ def _prune(name: str, above: int) -> None:
 
 
 def _is_old(entry: os.DirEntry[str]) -> bool:
-    """Whether no registry is writing the file now: a registry's files are not locked."""
+    """True if the age shows that no registry is writing the file; registries take no locks."""
     st = entry.stat(follow_symlinks=False)
     return stat.S_ISREG(st.st_mode) and time.time() - st.st_mtime > _ABANDONED_S

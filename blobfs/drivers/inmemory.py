@@ -1,4 +1,4 @@
-"""A driver that keeps everything in memory, for tests and as the suite's reference."""
+"""The driver that stores files in memory, for tests and as the reference of their suite."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ _Directory = dict[str, "_File | _Directory"]
 
 
 class InMemoryDriver(StorageDriver):
-    """A tree of dicts, guarded by one lock. Content is replaced, never changed."""
+    """Stores files in a tree of dicts. Thread-safe: one lock guards the tree.
+
+    The content of a file is replaced, never changed, so readers need no lock.
+    """
 
     name = "inmemory"
 
@@ -96,11 +99,11 @@ class InMemoryDriver(StorageDriver):
                 parent, name = self._parent(path)
             except PathNotFound:
                 return
-            if _is_empty(node):
+            if _prune(node):
                 parent.pop(name, None)
 
     def holds(self, path: str, file: _File) -> bool:
-        """Whether *file* is still at *path*."""
+        """True if *file* is still at *path*."""
         with self._lock:
             try:
                 return self._find(path) is file
@@ -145,7 +148,7 @@ class InMemoryDriver(StorageDriver):
 
 
 class _Writer(FileWriter):
-    """Gathers what is written, and replaces the file's content when it ends."""
+    """Collects written bytes; ``flush``, ``commit`` and ``close`` replace the file's content."""
 
     def __init__(self, driver: InMemoryDriver, path: str, file: _File) -> None:
         self._driver = driver
@@ -181,12 +184,12 @@ class _Writer(FileWriter):
     def is_undisturbed(self) -> bool:
         file = self._open_file()
         if not self._driver.holds(self._path, file):
-            raise Stale(f"{self._path} was committed or removed by somebody else")
+            raise Stale(f"{self._path} was committed or removed by another writer")
         return file.content is self._seen
 
     def _refuse_disturbed(self) -> None:
         if not self.is_undisturbed():
-            raise Busy(f"{self._path} is being written by somebody else")
+            raise Busy(f"{self._path} is being written by another writer")
 
     def flush(self) -> None:
         self.is_undisturbed()
@@ -227,11 +230,11 @@ class _Writer(FileWriter):
         return self._file
 
 
-def _is_empty(node: _File | _Directory) -> bool:
-    """Whether it is a directory with no file in it; removes the directories that are."""
+def _prune(node: _File | _Directory) -> bool:
+    """Remove the empty directories below *node*; True if *node* is an empty directory then."""
     if isinstance(node, _File):
         return False
     for name, child in list(node.items()):
-        if _is_empty(child):
+        if _prune(child):
             del node[name]
     return not node

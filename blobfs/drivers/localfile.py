@@ -1,4 +1,4 @@
-"""Open files of the local file system, and what its errors mean to a driver."""
+"""Readers and writers of local files, and the translation of their errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from blobfs.errors import (
 from blobfs.eventloop import refuse_to_take_long
 
 _MISSING: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
-# ENXIO: a FIFO that nobody reads, a socket; ESPIPE: one that somebody does.
+# ENXIO: a FIFO without a reader, or a socket; ESPIPE: a FIFO with one.
 _NOT_A_FILE: Final = {errno.EISDIR, errno.ENXIO, errno.ESPIPE}
 _REFUSED: Final = {
     errno.EACCES: AccessDenied,
@@ -44,14 +44,14 @@ _OUT_OF_ROOM: Final = {
     errno.EDQUOT: QuotaExceeded,
     errno.EFBIG: TooLarge,
 }
-_LED_AWAY: Final = {
-    errno.ELOOP: "a symlink; use a bind mount, none is followed in a storage",
-    errno.EXDEV: "leads out of the storage",  # of openat2; rename(2)'s is handled by its callers
+_OUTSIDE: Final = {
+    errno.ELOOP: "a symlink; use a bind mount, as symlinks in a storage are not followed",
+    errno.EXDEV: "leads out of the storage",  # from openat2; callers of rename(2) handle its EXDEV
 }
 
 
 class os_errors:  # noqa: N801  (a context manager; @contextmanager costs a fifth of a stat)
-    """Say an OSError in the driver's own terms: the one place that knows both."""
+    """Translate an OSError about *path* into the errors of a driver."""
 
     __slots__ = ("_path",)
 
@@ -72,17 +72,17 @@ class os_errors:  # noqa: N801  (a context manager; @contextmanager costs a fift
             raise NotAFile(f"not a file: {self._path}") from None
         if exc.errno in _REFUSED:
             raise _REFUSED[exc.errno](f"{self._path}: {exc.strerror}") from None
-        if exc.errno in _LED_AWAY:
-            raise AccessDenied(f"{self._path}: {_LED_AWAY[exc.errno]}") from None
+        if exc.errno in _OUTSIDE:
+            raise AccessDenied(f"{self._path}: {_OUTSIDE[exc.errno]}") from None
         kind_of_ours = _OUT_OF_ROOM.get(exc.errno or 0, StorageUnavailable)
         raise kind_of_ours(f"{self._path}: {exc.strerror}") from exc
 
 
 _WRITE_BACK: Final = 16 * 2**20
-"""Bytes after which the kernel is told to begin writing them to the disk, for a short last sync."""
+"""Bytes after which the kernel starts to write them to the disk, so that the last sync is short."""
 
 _ZEROS: Final = bytes(2**20)
-"""Bytes of a hole, as many as the hash of an upload reads at a time."""
+"""The content of a hole, as long as the largest read of an upload's hash."""
 
 _SYNC_FILE_RANGE_WRITE: Final = 2  # sync_file_range(2)
 
@@ -90,7 +90,7 @@ _libc = ctypes.CDLL(None)
 
 
 def _write_back(fd: int, start: int, end: int) -> None:
-    """Begin to write a range to the disk; nobody waits for it, and what fails shows in the sync."""
+    """Start to write a range to the disk, without waiting; the later sync reports failures."""
     if hasattr(_libc, "sync_file_range"):
         _libc.sync_file_range(
             fd, ctypes.c_int64(start), ctypes.c_int64(end - start), _SYNC_FILE_RANGE_WRITE
@@ -98,7 +98,7 @@ def _write_back(fd: int, start: int, end: int) -> None:
 
 
 class _OpenFile:
-    """A descriptor, and how many readers share it."""
+    """A descriptor and the number of readers that share it."""
 
     __slots__ = ("fd", "identity", "readers")
 
@@ -111,9 +111,9 @@ class _OpenFile:
 class _OpenFiles:
     """The files that readers have open, by device and inode. Thread-safe.
 
-    An open file keeps its inode number, so a file that replaces it has another one. The lock is
-    reentrant, as the garbage collector may close a reader at any allocation. Nothing that the
-    collector tracks is allocated under it.
+    An open file keeps its inode number, so a file that replaces it has another one. The lock guards
+    the table and the counts. It is reentrant, as the garbage collector may close a reader at any
+    allocation; no object that the collector tracks is allocated under it.
     """
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class _OpenFiles:
         self._files: dict[tuple[int, int], _OpenFile] = {}
 
     def share(self, fd: int, st: os.stat_result) -> _OpenFile:
-        """The file that *fd* is of, for one reader more; takes *fd* over."""
+        """Add a reader to the file of *fd*; takes ownership of *fd*."""
         opened = _OpenFile(fd, (st.st_dev, st.st_ino))
         with self._lock:
             held = self._files.get(opened.identity)
@@ -133,7 +133,7 @@ class _OpenFiles:
         return held
 
     def release(self, file: _OpenFile) -> None:
-        """Close *file* if this was its last reader."""
+        """Remove a reader from *file*, and close it after the last one."""
         with self._lock:
             file.readers -= 1
             if file.readers:
@@ -146,9 +146,9 @@ _open_files: Final = _OpenFiles()
 
 
 class LocalReader(FileReader):
-    """A descriptor, so the bytes stay although the file is renamed or removed.
+    """Reads a file through a descriptor, so the bytes remain after a rename or a removal.
 
-    All readers of one file share it: many handles of a blob cost one descriptor.
+    All readers of one file share the descriptor: many handles of a blob cost one.
     """
 
     def __init__(self, path: str, file: _OpenFile, size: int, *, is_local: bool) -> None:
@@ -160,7 +160,7 @@ class LocalReader(FileReader):
 
     @classmethod
     def of(cls, path: str, fd: int, *, is_local: bool) -> Self:
-        """A reader of the regular file *fd*, which it takes over; raises NotAFile."""
+        """Create a reader, which owns *fd*; raises NotAFile if that is not a regular file."""
         try:
             st = _stat_of_file(path, fd)
         except BaseException:
@@ -192,18 +192,19 @@ class LocalReader(FileReader):
 
     def __del__(self) -> None:
         if self._file is not None:
-            _open_files.release(self._file)  # opened for somebody who had stopped waiting
+            _open_files.release(self._file)  # the caller had stopped waiting for ``open``
 
 
 Mover = Callable[[int, str, str], bool]
-"""``move(directory_fd, name, target)`` renames a file; False for a *target* elsewhere."""
+"""``move(directory_fd, name, target)``: rename a file; False on another file system."""
 
 
 class LocalWriter(FileWriter):
-    """Writes straight to the file, whose name is in *directory_fd*.
+    """Writes directly to the file *fd*, whose name is in the directory *directory_fd*; owns both.
 
-    Its shared lock tells other writers of this machine that they are not alone. Before every
-    change it looks at the name: a file that was moved away may be a blob now.
+    It holds a shared lock on the file, which keeps other writers from taking an exclusive one.
+    Before every change it checks the name: a file that was moved away may be a blob now. One thread
+    at a time may call it.
     """
 
     def __init__(
@@ -224,13 +225,13 @@ class LocalWriter(FileWriter):
 
     @classmethod
     def at_end(cls, path: str, fd: int, directory_fd: int, move: Mover, *, is_local: bool) -> Self:
-        """Go on at the end of *fd*, which it takes over, unlike *directory_fd*.
+        """Create a writer at the end of *fd*, which it owns; it duplicates *directory_fd*.
 
-        Raises NotAFile, Busy where somebody is committing the file, Stale where that is done.
+        Raises NotAFile, Busy if another writer is committing the file, and Stale after that.
         """
         try:
             size_of_file(path, fd)
-            _lock_beside_others(path, fd)
+            _lock_shared_or_busy(path, fd)
             directory_fd = os.dup(directory_fd)
         except BaseException:
             os.close(fd)
@@ -239,7 +240,7 @@ class LocalWriter(FileWriter):
         try:
             writer.is_undisturbed()
         except BaseException:
-            writer._let_go()
+            writer._close_files()
             raise
         return writer
 
@@ -257,7 +258,7 @@ class LocalWriter(FileWriter):
         self._put(offset, data)
 
     def _put(self, offset: int, data: bytes) -> None:
-        with os_errors(self._path), self._our_own_change():
+        with os_errors(self._path), self._change():
             rest = memoryview(data)
             while rest:
                 written = os.pwrite(self._fd, rest, offset)
@@ -269,14 +270,14 @@ class LocalWriter(FileWriter):
                 self._writing_back_to = offset
 
     def truncate(self, size: int) -> None:
-        with os_errors(self._path), self._our_own_change():
+        with os_errors(self._path), self._change():
             os.ftruncate(self._fd, size)
             self._size = size
             self._writing_back_to = min(self._writing_back_to, size)
 
     @contextmanager
-    def _our_own_change(self) -> Iterator[None]:
-        """What somebody else has written shows before a change of ours, and not after it."""
+    def _change(self) -> Iterator[None]:
+        """Check for changes by others before the block, and record the mtime after it."""
         self._refuse_disturbed()
         try:
             yield
@@ -285,7 +286,7 @@ class LocalWriter(FileWriter):
 
     def _refuse_disturbed(self) -> None:
         if not self.is_undisturbed():
-            raise Busy(f"{self._path} is being written by somebody else")
+            raise Busy(f"{self._path} is being written by another writer")
 
     def is_undisturbed(self) -> bool:
         self._check_open()
@@ -293,15 +294,15 @@ class LocalWriter(FileWriter):
         with os_errors(self._path), suppress(FileNotFoundError):
             st = os.stat(self._name, dir_fd=self._directory_fd, follow_symlinks=False)
         if st is None or (st.st_dev, st.st_ino) != self._identity:
-            raise Stale(f"{self._path} was committed or removed by somebody else")
+            raise Stale(f"{self._path} was committed or removed by another writer")
         if (st.st_size, st.st_mtime_ns) != (self._size, self._mtime_ns):
             self._is_disturbed = True
         return not self._is_disturbed
 
     @property
     def fingerprint(self) -> str:
-        # Without the device: its number changes with a reboot on NFS and btrfs, and a change of
-        # the bytes changes the ctime on any.
+        # Without the device number, which a reboot changes on NFS and btrfs. On every file system
+        # a change of the bytes changes the ctime.
         self._check_open()
         with os_errors(self._path):
             st = os.fstat(self._fd)
@@ -318,13 +319,13 @@ class LocalWriter(FileWriter):
 
     def flush(self) -> None:
         with os_errors(self._path):
-            self.is_undisturbed()  # Stale comes before a sync of what has gone
+            self.is_undisturbed()  # raises Stale before a sync of a removed file
             os.fsync(self._fd)
             os.fsync(self._directory_fd)
 
     def commit(self) -> None:
         self.flush()
-        self._let_go()
+        self._close_files()
 
     def move_to(self, target: str) -> bool:
         self._check_open()
@@ -344,7 +345,7 @@ class LocalWriter(FileWriter):
                     make_writable(self._fd, mode)
                     lock_shared(self._fd)
         if moved:
-            self._let_go()
+            self._close_files()
         return moved
 
     def cancel(self) -> None:
@@ -354,7 +355,7 @@ class LocalWriter(FileWriter):
                 unlink_if_there(self._name, self._directory_fd)
                 os.fsync(self._directory_fd)
         finally:
-            self._let_go()
+            self._close_files()
 
     def close(self) -> None:
         if self._fd < 0:
@@ -364,24 +365,24 @@ class LocalWriter(FileWriter):
                 os.fsync(self._fd)
                 os.fsync(self._directory_fd)
         finally:
-            self._let_go()
+            self._close_files()
 
     def __del__(self) -> None:
-        if self._fd >= 0:  # dropped where a failure left nobody to close it
-            self._let_go()
+        if self._fd >= 0:  # a failure left the writer without an owner
+            self._close_files()
 
     def _check_open(self) -> None:
         if self._fd < 0:
             raise WriterClosed(f"no longer open for writing: {self._path}")
 
-    def _let_go(self) -> None:
+    def _close_files(self) -> None:
         os.close(self._fd)
         os.close(self._directory_fd)
         self._fd = self._directory_fd = -1
 
 
 def size_of_file(path: str, fd: int) -> int:
-    """Length of the regular file *fd* in bytes; raises NotAFile."""
+    """The length of the regular file *fd* in bytes; raises NotAFile."""
     return _stat_of_file(path, fd).st_size
 
 
@@ -393,13 +394,13 @@ def _stat_of_file(path: str, fd: int) -> os.stat_result:
 
 
 def _is_hole(fd: int, offset: int, size: int) -> bool:
-    """Whether the file has *size* bytes from *offset* on, all of them in one hole."""
+    """True if the file has *size* bytes from *offset* on, and all of them are in one hole."""
     try:
         return os.lseek(fd, offset, os.SEEK_DATA) >= offset + size
-    except OSError as exc:  # ENXIO: no data come after it
+    except OSError as exc:  # ENXIO: there is no data after *offset*
         return exc.errno == errno.ENXIO and os.fstat(fd).st_size >= offset + size
 
 
-def _lock_beside_others(path: str, fd: int) -> None:
+def _lock_shared_or_busy(path: str, fd: int) -> None:
     if not lock_shared(fd):
         raise Busy(f"{path} is being committed by another process")

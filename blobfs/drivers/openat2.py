@@ -1,8 +1,8 @@
-"""Opening files below a directory without ever leaving it, whatever lies there.
+"""Opening of files below a directory, without following symlinks and without leaving it.
 
-No symlink is followed: a storage that others write, shown by a daemon that runs as root, must
-not lead to the rest of the machine. Linux's openat2(2) does it in one call; where a kernel or
-a container does not allow that, every component is opened in turn. Neither can be raced.
+Other programs write to the storage, and the mount may run as root: a symlink must not give access
+to the rest of the machine. Linux's openat2(2) does this in one call. If a kernel or a container
+does not allow it, every component is opened in turn. Both are free of races.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cache
 from typing import Final
 
 Opener = Callable[[int, str, int, int], int]
-"""``open(directory_fd, relative_path, flags, mode)`` gives a descriptor; raises OSError."""
+"""``open(directory_fd, relative_path, flags, mode)``: open a file; raises OSError."""
 
 _OPENAT2: Final = 437  # the same on every architecture (Linux 5.6)
 _RESOLVE_NO_XDEV: Final = 0x01
@@ -36,7 +36,7 @@ _syscall.argtypes = (
 
 
 def opener(directory: int) -> Opener:
-    """The way to open files below *directory* that this kernel allows."""
+    """The opener that this kernel allows, tested on *directory*."""
     try:
         os.close(openat2(directory, ".", os.O_PATH, 0))
     except OSError as exc:
@@ -47,12 +47,12 @@ def opener(directory: int) -> Opener:
 
 
 def openat2(directory: int, path: str, flags: int, mode: int) -> int:
-    """Open *path*; ELOOP for any symlink on the way, EXDEV for a way out."""
+    """Open *path*; ELOOP for any symlink in it, EXDEV if it leads out of *directory*."""
     return _openat2(directory, path, _open_how(flags | os.O_CLOEXEC, mode, 0))
 
 
 def openat2_on_mount(directory: int, path: str, flags: int, mode: int) -> int:
-    """``openat2`` that touches no other mount: EXDEV for a way into one."""
+    """``openat2`` that enters no other mount: EXDEV if *path* leads into one."""
     return _openat2(directory, path, _open_how(flags | os.O_CLOEXEC, mode, _RESOLVE_NO_XDEV))
 
 
@@ -73,7 +73,7 @@ def _open_how(flags: int, mode: int, resolve: int) -> bytes:
 
 
 def open_by_component(directory: int, path: str, flags: int, mode: int) -> int:
-    """Open *path* step by step; ELOOP or ENOTDIR for any symlink, EXDEV for a way out."""
+    """Open *path* by its components; ELOOP or ENOTDIR for any symlink, EXDEV for ``..``."""
     *parents, name = path.split("/")
     if ".." in (*parents, name):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
@@ -86,7 +86,7 @@ def open_by_component(directory: int, path: str, flags: int, mode: int) -> int:
         found = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=fd)
     finally:
         os.close(fd)
-    # O_PATH opens a symlink itself, where every other way of opening says ELOOP.
+    # O_PATH opens a symlink itself; without it, open(2) fails with ELOOP.
     if flags & os.O_PATH and stat.S_ISLNK(os.fstat(found).st_mode):
         os.close(found)
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)

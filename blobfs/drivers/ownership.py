@@ -1,7 +1,7 @@
-"""Owner, group and permissions of new files and directories: those of the directory around them.
+"""Owner, group and permissions of new files and directories: those of their parent directory.
 
-A registry runs as a user of its own, and a mount often as root. What root makes must be writable
-for the registry, so its directory decides, as it does for whoever set up the storage.
+A registry runs as a user of its own, and a mount often as root. The registry must be able to write
+to files that root creates, so they inherit from the directory.
 """
 
 from __future__ import annotations
@@ -12,51 +12,51 @@ import stat
 from typing import Final
 
 FILE: Final = 0o666
-"""The permissions that a file takes from its directory."""
+"""The permissions that a file inherits from its directory."""
 
 IMMUTABLE: Final = 0o444
-"""The permissions that a file takes if nobody is to write it again."""
+"""The permissions that an immutable file inherits from its directory."""
 
 _DIRECTORY: Final = 0o2777  # with the set-group-ID bit
 
 _REFUSED: Final = {errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP}
-"""Answers to those who are not root, and of file systems without owners or modes."""
+"""Errors for users other than root, and of file systems without owners or modes."""
 
 
 def adopt_file(fd: int, directory: int, permissions: int) -> None:
-    """Give the new file *fd* the owner and group of *directory*, and its mode in *permissions*."""
+    """Give the new file *fd* the owner, group and mode (within *permissions*) of *directory*."""
     above, new = os.fstat(directory), os.fstat(fd)
-    _take_owner(fd, new, above)
-    _take_mode(fd, new, above.st_mode & permissions)
+    _set_owner(fd, new, above)
+    _set_mode(fd, new, above.st_mode & permissions)
 
 
 def adopt_directory(fd: int, directory: int) -> None:
     """Give the new directory *fd* the owner, group and mode of *directory*.
 
-    One that is not empty stays as it is: somebody who may write to *directory* has put another
-    one in place of the new one, and must not be given it.
+    A directory that is not empty is left unchanged: a program that may write to *directory* has
+    replaced the new one, and must not become the owner of the other.
     """
     above, new = os.fstat(directory), os.fstat(fd)
     if not os.listdir(fd):
-        _take_owner(fd, new, above)
-        _take_mode(fd, new, above.st_mode & _DIRECTORY)
+        _set_owner(fd, new, above)
+        _set_mode(fd, new, above.st_mode & _DIRECTORY)
 
 
 def make_immutable(fd: int) -> None:
-    """Take the right to write from everybody, as far as the file system knows of it."""
+    """Remove all write permissions, if the file system has permissions."""
     st = os.fstat(fd)
-    _take_mode(fd, st, st.st_mode & IMMUTABLE)
+    _set_mode(fd, st, st.st_mode & IMMUTABLE)
 
 
 def make_writable(fd: int, mode: int) -> None:
-    """Give a file back the mode that it had before ``make_immutable``."""
-    _take_mode(fd, os.fstat(fd), stat.S_IMODE(mode))
+    """Restore the *mode* that the file had before ``make_immutable``."""
+    _set_mode(fd, os.fstat(fd), stat.S_IMODE(mode))
 
 
-def _take_owner(fd: int, new: os.stat_result, above: os.stat_result) -> None:
+def _set_owner(fd: int, new: os.stat_result, above: os.stat_result) -> None:
     if (new.st_uid, new.st_gid) == (above.st_uid, above.st_gid):
         return
-    for owner in (above.st_uid, -1):  # who is not root may still give it a group of his own
+    for owner in (above.st_uid, -1):  # users other than root may still set one of their groups
         try:
             os.fchown(fd, owner, above.st_gid)
         except OSError as exc:
@@ -66,9 +66,9 @@ def _take_owner(fd: int, new: os.stat_result, above: os.stat_result) -> None:
             return
 
 
-def _take_mode(fd: int, new: os.stat_result, mode: int) -> None:
+def _set_mode(fd: int, new: os.stat_result, mode: int) -> None:
     if stat.S_IMODE(new.st_mode) == mode:
-        return  # chmod(2) may take the set-group-ID bit away
+        return  # chmod(2) may clear the set-group-ID bit
     try:
         os.fchmod(fd, mode)
     except OSError as exc:

@@ -1,7 +1,7 @@
-"""The mounts below a storage's directory, and whether calls to them are short.
+"""The mounts below a storage's directory, local and remote ones.
 
-One storage may lie on several file systems: ``blobs/`` on NFS is common. A call that an event loop
-makes must not reach one that may hang, so such mounts are found out and remembered.
+One storage may be on several file systems; ``blobs/`` on NFS is common. A call on an event loop
+must not enter a file system that may hang, so the mounts are cached by their path.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Final
 from blobfs.mountinfo import Mount, mount_of, mounts
 
 _REMOTE: Final = ("nfs", "cifs", "smb", "ceph", "gluster", "lustre", "9p", "afs", "fuse", "autofs")
-"""Prefixes of the types of file systems on which a call may take long."""
+"""Prefixes of the file system types whose calls may take long."""
 
 
 class Submounts:
-    """The mounts below *root*, by their path in the storage. Thread-safe.
+    """A cache of the mounts below *root*, by their path in the storage.
 
-    ``look`` replaces the table by one assignment. The kernel reports a change of the mount table
-    through ``poll``; from then on no mount counts as local until the next ``look``.
+    It owns a descriptor of the kernel's mount table, which reports changes through ``poll``. After
+    a change no mount counts as local until the next ``look``. Thread-safe without a lock: ``look``
+    replaces the cache by one assignment.
     """
 
     def __init__(self, root: Path) -> None:
@@ -32,7 +33,7 @@ class Submounts:
         self._changes.register(self._table, select.POLLPRI)
 
     def look(self) -> None:
-        """Read the table of mounts, without touching any of them."""
+        """Read the kernel's mount table, without a call to any of the mounts."""
         start = self._root.rstrip("/") + "/"
         self._local = {
             f"/{path.removeprefix(start)}": is_local(mount)
@@ -41,19 +42,19 @@ class Submounts:
         }
 
     def are_local(self, path: str) -> bool:
-        """Whether *path* leads through mounts that are known, and through local ones only."""
+        """True if all mounts on the way to *path* are known to be local, and there is one."""
         if self._changes.poll(0):
             self._local = {}
         found = self._on_the_way(path)
         return bool(found) and all(found)
 
-    def lead_far(self, path: str) -> bool:
-        """Whether *path* leads through a known mount that is not local."""
+    def are_remote(self, path: str) -> bool:
+        """True if a mount on the way to *path* is known not to be local."""
         return not all(self._on_the_way(path))
 
     @property
     def are_there(self) -> bool:
-        """Whether the last ``look`` found any."""
+        """True if the last ``look`` found a mount."""
         return bool(self._local)
 
     def _on_the_way(self, path: str) -> list[bool]:
@@ -61,7 +62,7 @@ class Submounts:
         return [local for mount, local in self._local.items() if below.startswith(f"{mount}/")]
 
     def close(self) -> None:
-        """Let go of the kernel's table; more than once does no harm."""
+        """Close the kernel's mount table; idempotent."""
         if self._table >= 0:
             os.close(self._table)
             self._table = -1
@@ -71,11 +72,11 @@ class Submounts:
 
 
 def is_local(mount: Mount) -> bool:
-    """Whether a file system is one of this machine."""
+    """True if the file system is on this machine."""
     return not mount.fstype.startswith(_REMOTE)
 
 
 def is_on_local(fd: int) -> bool:
-    """Whether the file system of *fd* is one of this machine."""
+    """True if the file system of *fd* is on this machine."""
     mount = mount_of(fd)
     return mount is None or is_local(mount)

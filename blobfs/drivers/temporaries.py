@@ -1,7 +1,7 @@
-"""Temporary files beside the files that they replace, and those that a crash has left.
+"""Temporary files, in the directory of the file that they replace, and their removal after a crash.
 
-Their names are those of distribution (from 3.1), so that nobody takes them for content. A writer
-of ours holds a lock on its file (``drivers/filelock.py``) until it has its name.
+Their names have the form of distribution's (from 3.1), so that no registry takes them for content.
+blobfs holds a lock on a temporary file (``drivers/filelock.py``) until it is renamed.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _MAX_STEM: Final = 255 - len(f".{uuid.UUID(int=0)}.tmp")
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of that name is not content yet, and may never be."""
+    """True if *name* is that of a temporary file."""
     return name.endswith(".tmp") and _NAME.fullmatch(name) is not None
 
 
 @contextmanager
 def replacing(name: str, directory: int, permissions: int) -> Iterator[int]:
-    """A new file, open for writing, that is called *name* in *directory* once the block ends.
+    """Create a temporary file, open for writing; rename it to *name* when the block ends.
 
-    It is synced, and has the owner of *directory* and its mode in *permissions*; if the block
-    fails, nothing is left of it. The caller syncs *directory*.
+    It is synced before, and has the owner of *directory* and its mode within *permissions*. If the
+    block fails, the file is removed. The caller syncs *directory*.
     """
     temporary = f"{name[:_MAX_STEM]}.{uuid.uuid4()}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
@@ -48,14 +48,14 @@ def replacing(name: str, directory: int, permissions: int) -> Iterator[int]:
 
 
 def write_all(fd: int, content: bytes) -> None:
-    """Write *content* at the position of *fd*."""
+    """Write all of *content* at the position of *fd*."""
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(fd, rest) :]
 
 
 def unlink_if_there(name: str, directory: int) -> None:
-    """Remove the file *name* from the open *directory*; a missing one is no error."""
+    """Remove the file *name* from *directory*; a missing one is no error."""
     try:
         os.unlink(name, dir_fd=directory)
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def unlink_if_there(name: str, directory: int) -> None:
 
 
 def remove_abandoned(name: str, directory: int) -> None:
-    """Remove a temporary file, unless a writer of ours is about to give it its name."""
+    """Remove the temporary file *name*, unless its writer still holds the lock."""
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=directory)
     except FileNotFoundError:

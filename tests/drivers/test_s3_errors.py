@@ -181,7 +181,7 @@ def test_bucket_that_answers_is_reached(ceph_place: S3Place) -> None:
 
 def test_missing_bucket_is_not_reached(ceph_place: S3Place) -> None:
     _assert_not_reached(
-        ceph_place.server, ceph_place.options(bucket="blobfs-nowhere"), "make the bucket"
+        ceph_place.server, ceph_place.options(bucket="blobfs-nowhere"), "create the bucket"
     )
 
 
