@@ -309,7 +309,7 @@ class StorageDriver(ABC):
         """
         return None
 
-    def forget(self, path: str) -> None:  # noqa: B027  (most remember nothing)
+    def invalidate(self, path: str) -> None:  # noqa: B027  (most cache nothing)
         """Invalidate the cached bytes of a file, as they were wrong."""
 
     @abstractmethod

@@ -55,8 +55,8 @@ class CheckedDriver(DriverWrapper):
     def redirect_url(self, path: str) -> str | None:
         return self._driver.redirect_url(_checked(path))
 
-    def forget(self, path: str) -> None:
-        self._driver.forget(_checked(path))
+    def invalidate(self, path: str) -> None:
+        self._driver.invalidate(_checked(path))
 
     def get_content(self, path: str) -> bytes:
         return self._driver.get_content(_checked(path))

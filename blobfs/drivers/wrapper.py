@@ -67,8 +67,8 @@ class DriverWrapper(StorageDriver):
     def redirect_url(self, path: str) -> str | None:
         return self._driver.redirect_url(path)
 
-    def forget(self, path: str) -> None:
-        self._driver.forget(path)
+    def invalidate(self, path: str) -> None:
+        self._driver.invalidate(path)
 
     def get_content(self, path: str) -> bytes:
         return self._driver.get_content(path)

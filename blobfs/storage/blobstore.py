@@ -71,7 +71,7 @@ class BlobStore:
 
     def invalidate(self, digest: Digest) -> None:
         """Discard the cached descriptor and the prefetched bytes of a blob that is damaged."""
-        self._driver.forget(paths.blob_data(digest))
+        self._driver.invalidate(paths.blob_data(digest))
         self.descriptors.invalidate(digest)
 
     def open_known(self, descriptor: Descriptor) -> FileReader:

@@ -13,7 +13,7 @@ from blobfs.drivers.objectstore import ObjectStore
 from blobfs.errors import PathNotFound
 from blobfs.fuse.stats import timings
 
-REMEMBERS_NOTHING = {"forget", "is_known_to_hold", "prefetch"}
+REMEMBERS_NOTHING = {"invalidate", "is_known_to_hold", "prefetch"}
 """Methods that only wrappers do anything in."""
 
 

@@ -78,9 +78,9 @@ class ReadAheadDriver(DriverWrapper):
             file = self._store.join(path, reader.size, shared=is_shared)
         return _Reader(self._prefetcher, self._fetcher, Handle(file, Source(reader), Cursor()))
 
-    def forget(self, path: str) -> None:
-        self._forget(path)
-        super().forget(path)
+    def invalidate(self, path: str) -> None:
+        self._invalidate(path)
+        super().invalidate(path)
 
     def put_content(self, path: str, content: bytes) -> None:
         with self._changing(path):
@@ -124,13 +124,13 @@ class ReadAheadDriver(DriverWrapper):
     @contextmanager
     def _changing(self, path: str) -> Iterator[None]:
         """Drop the parts of *path* and below it, before the block and after it."""
-        self._forget(path)
+        self._invalidate(path)
         try:
             yield
         finally:
-            self._forget(path)
+            self._invalidate(path)
 
-    def _forget(self, path: str) -> None:
+    def _invalidate(self, path: str) -> None:
         with self._store.lock:
             self._changes += 1
             self._store.invalidate(path)
