@@ -355,14 +355,6 @@ class StorageDriver(ABC):
     def abandon(self, unfinished: Unfinished) -> None:  # noqa: B027  (there is none)
         """Remove a file that ``unfinished`` listed; a missing one is no error."""
 
-    def delete_files(self, paths: Sequence[str]) -> None:
-        """Remove files; a missing one is no error."""
-        for path in paths:
-            try:
-                self.delete(path)
-            except PathNotFound:
-                pass
-
     @abstractmethod
     def move(self, source: str, target: str) -> None:
         """Rename a file, replacing *target*; a failure changes neither.

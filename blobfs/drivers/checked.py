@@ -85,9 +85,6 @@ class CheckedDriver(DriverWrapper):
     def unfinished(self, path: str) -> Iterator[Unfinished]:
         return self._driver.unfinished(_checked_or_root(path))
 
-    def delete_files(self, paths: Sequence[str]) -> None:
-        self._driver.delete_files([_checked(path) for path in paths])
-
     def move(self, source: str, target: str) -> None:
         self._driver.move(_checked(source), _checked(target))
 

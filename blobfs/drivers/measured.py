@@ -124,7 +124,6 @@ class MeasuredDriver(DriverWrapper):
     stat_unfinished = _timed("stat_unfinished", DriverWrapper.stat_unfinished)
     unfinished = _timed_to_the_end("unfinished", DriverWrapper.unfinished)
     abandon = _timed("abandon", DriverWrapper.abandon)
-    delete_files = _timed("delete_files", DriverWrapper.delete_files)
     move = _timed("move", DriverWrapper.move)
     delete = _timed("delete", DriverWrapper.delete)
     prune = _timed("prune", DriverWrapper.prune)

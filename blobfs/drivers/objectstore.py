@@ -9,6 +9,11 @@ from typing import NamedTuple
 from blobfs.drivers.base import FileInfo, StorageDriver
 
 
+def is_below(path: str, directory: str) -> bool:
+    """True if *path* is *directory* or below it."""
+    return path == directory or path.startswith(f"{directory.rstrip('/')}/")
+
+
 class ListedFile(NamedTuple):
     """A file in a flat listing. *etag* identifies its version; for a small file it is the MD5."""
 

@@ -100,9 +100,6 @@ class DriverWrapper(StorageDriver):
     def abandon(self, unfinished: Unfinished) -> None:
         self._driver.abandon(unfinished)
 
-    def delete_files(self, paths: Sequence[str]) -> None:
-        self._driver.delete_files(paths)
-
     def move(self, source: str, target: str) -> None:
         self._driver.move(source, target)
 
@@ -147,13 +144,6 @@ class InvalidatingDriver(DriverWrapper):
         writer = super().append(path, token)
         self.changed(path)
         return _InvalidatingWriter(writer, lambda: self.changed(path))
-
-    def delete_files(self, paths: Sequence[str]) -> None:
-        try:
-            super().delete_files(paths)
-        finally:
-            for path in paths:
-                self.changed(path)
 
     def move(self, source: str, target: str) -> None:
         try:

@@ -245,26 +245,3 @@ def test_delete_of_a_file_being_written_is_not_undone_by_its_writer(driver: Stor
         driver.delete("/a")
     with pytest.raises(PathNotFound):
         driver.stat("/a")
-
-
-def test_delete_files_removes_them_and_nothing_else(driver: StorageDriver) -> None:
-    for path in ("/d/a", "/d/ab", "/d/a-b", "/d/a.b", "/e/a"):
-        driver.put_content(path, b"")
-    driver.delete_files(["/d/a", "/e/a"])
-    files = {info.path for info in driver.walk("/") if not info.is_dir}
-    assert files == {"/d/ab", "/d/a-b", "/d/a.b"}
-
-
-@pytest.mark.parametrize("missing", ["/nowhere", "/nowhere/at/all", "/d/nowhere", "/d/file/below"])
-def test_delete_files_does_not_mind_missing_ones(driver: StorageDriver, missing: str) -> None:
-    driver.put_content("/d/file", b"kept")
-    driver.put_content("/d/other", b"")
-    driver.delete_files([missing, "/d/other", missing])
-    assert driver.stat_many(["/d/other"]) == [None]
-    assert driver.get_content("/d/file") == b"kept"
-
-
-def test_delete_files_of_none_does_nothing(driver: StorageDriver) -> None:
-    driver.put_content("/a", b"kept")
-    driver.delete_files([])
-    assert driver.get_content("/a") == b"kept"

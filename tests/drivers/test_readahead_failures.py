@@ -320,9 +320,8 @@ each_change = pytest.mark.parametrize(
         _delete(lambda driver: driver.move("/d/a", "/elsewhere")),
         _delete(lambda driver: driver.delete("/d/a")),
         _delete(lambda driver: driver.delete("/d")),
-        _delete(lambda driver: driver.delete_files(["/d/b", "/d/a"])),
     ],
-    ids=["put", "create", "append", "move to", "move from", "delete", "above", "delete_files"],
+    ids=["put", "create", "append", "move to", "move from", "delete", "above"],
 )
 
 

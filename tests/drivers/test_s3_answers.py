@@ -155,7 +155,7 @@ def test_deletion_of_many_has_the_checksum_that_every_server_takes(
         sent.append((request.body, dict(request.headers)))  # type: ignore[attr-defined]
 
     store._bucket.client.meta.events.register("before-send.s3.DeleteObjects", note)
-    store.delete_files(["/d/a"])
+    store.delete("/d/a")
     [(body, headers)] = sent
     digest = b64encode(md5(body, usedforsecurity=False).digest()).decode()
     found = headers["Content-MD5"]

@@ -29,7 +29,6 @@ CALLS: dict[str, Callable[[S3Driver], object]] = {
     "append": lambda store: store.append("/d/a"),
     "move": lambda store: store.move("/d/a", "/d/b"),
     "delete": lambda store: store.delete("/d/a"),
-    "delete_files": lambda store: store.delete_files(["/d/a"]),
     "unfinished": lambda store: list(store.unfinished("/")),
 }
 

@@ -278,8 +278,6 @@ def test_deletion_that_is_refused_leaves_the_files(proxy: S3Proxy, store: S3Driv
         store.put_content(path, b"kept")
     proxy.faults = always(EXPIRED_TOKEN, only={Kind.DELETE_MANY})
     with pytest.raises(AccessDenied):
-        store.delete_files(["/d/a", "/d/b"])
-    with pytest.raises(AccessDenied):
         store.delete("/d")
     proxy.faults = no_faults
     assert [info.path for info in store.walk("/d")] == ["/d/a", "/d/b"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -110,12 +110,6 @@ class ReadAheadDriver(DriverWrapper):
     def delete(self, path: str) -> None:
         with self._changing(path):
             self._driver.delete(path)
-
-    def delete_files(self, paths: Sequence[str]) -> None:
-        with ExitStack() as changing:
-            for path in paths:
-                changing.enter_context(self._changing(path))
-            self._driver.delete_files(paths)
 
     def close(self) -> None:
         self._workers.close()

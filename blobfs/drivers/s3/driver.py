@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any, Final
 
 from blobfs.drivers.base import Capacity, DirEntry, FileInfo, FileReader, FileWriter, Unfinished
-from blobfs.drivers.objectstore import ListedFile, ObjectStore, Page
+from blobfs.drivers.objectstore import ListedFile, ObjectStore, Page, is_below
 from blobfs.drivers.s3.client import (
     Bucket,
     check_size,
@@ -258,9 +258,6 @@ class S3Driver(ObjectStore):
             return MultipartUpload(self._bucket, path, token)
         return MultipartUpload.newest(self._bucket, path)
 
-    def delete_files(self, paths: Sequence[str]) -> None:
-        self._delete_keys("/", [self._bucket.options.key(path) for path in paths])
-
     def move(self, source: str, target: str) -> None:
         size = self.open(source).size
         if source == target:
@@ -296,7 +293,7 @@ class S3Driver(ObjectStore):
         found = [
             MultipartUpload(self._bucket, upload.path, upload.token)
             for upload in self.unfinished(path)
-            if _is_below(upload.path, path)
+            if is_below(upload.path, path)
         ]
         for upload in found:
             upload.abort()
@@ -311,7 +308,7 @@ class S3Driver(ObjectStore):
         options = self._bucket.options
         for page in self._list(path, Prefix=options.key(path)):
             for found in page.get("Contents", []):
-                if _is_below(options.path(found["Key"]), path):
+                if is_below(options.path(found["Key"]), path):
                     yield found["Key"]
 
     def _delete_keys(self, path: str, keys: Sequence[str]) -> None:
@@ -372,10 +369,6 @@ def _is_hidden(key: str) -> bool:
     """True if the key is that of a tail, or of a directory marker that some programs create."""
     name = key.rpartition("/")[2]
     return not name or _TAIL.fullmatch(name) is not None
-
-
-def _is_below(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 
 
 def _without_shadowed(files: Iterator[ListedFile]) -> Iterator[ListedFile]:

@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple
 
 from blobfs import paths
 from blobfs.drivers.base import DirEntry, FileInfo, Unfinished
-from blobfs.drivers.objectstore import ListedFile, ObjectStore
+from blobfs.drivers.objectstore import ListedFile, ObjectStore, is_below
 from blobfs.errors import AccessDenied, PathNotFound
 
 _MAX_FILES: Final = 200_000
@@ -279,8 +279,3 @@ def _keys_for(path: str) -> Iterator[_Key]:
         yield _Key(root, "page")
         yield _Key(root, "whole")
         root = root.rpartition("/")[0]
-
-
-def is_below(path: str, directory: str) -> bool:
-    """True if *path* is *directory*, or is inside it."""
-    return path == directory or path.startswith(f"{directory}/")

@@ -16,10 +16,9 @@ from typing import Final, TypeVar, TypeVarTuple
 
 from blobfs import paths
 from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter, StorageDriver
-from blobfs.drivers.objectstore import ObjectStore, Page
+from blobfs.drivers.objectstore import ObjectStore, Page, is_below
 from blobfs.drivers.wrapper import DriverWrapper
 from blobfs.errors import PathNotFound, StorageUnavailable
-from blobfs.storage.listing.cache import is_below
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -217,10 +216,6 @@ class PresenceObjectStore(_ConfirmingDriver, ObjectStore):
     def delete(self, path: str) -> None:
         self._held = False
         super().delete(path)
-
-    def delete_files(self, paths: Sequence[str]) -> None:
-        self._held = False
-        super().delete_files(paths)
 
 
 def _gone(part: str) -> StorageUnavailable:
