@@ -309,7 +309,7 @@ class StorageDriver(ABC):
         """
         return None
 
-    def invalidate(self, path: str) -> None:  # noqa: B027  (most cache nothing)
+    def invalidate(self, path: str) -> None:  # noqa: B027  (most have no cache)
         """Invalidate the cached bytes of a file, as they were wrong."""
 
     @abstractmethod
@@ -326,7 +326,7 @@ class StorageDriver(ABC):
         """
         self.put_content(path, b"".join(chunks))
 
-    def sync(self, path: str) -> None:  # noqa: B027  (most backends keep at once what they take)
+    def sync(self, path: str) -> None:  # noqa: B027  (most backends are durable at once)
         """Make the file at *path*, of any writer, durable; raises PathNotFound."""
 
     @abstractmethod

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,7 @@ from blobfs.drivers.base import (
 from blobfs.drivers.localfile import LocalReader, LocalWriter, os_errors, size_of_file
 from blobfs.drivers.submounts import Submounts, is_on_local
 from blobfs.drivers.temporaries import (
+    closed_on_failure,
     is_temporary,
     remove_abandoned,
     replacing,
@@ -88,11 +89,8 @@ class FilesystemDriver(StorageDriver):
         """
         with os_errors(str(root)):
             fd = os.open(root, _DIRECTORY | os.O_CLOEXEC)
-            try:
+            with closed_on_failure(fd):
                 return cls(root, fd, openat2.opener(fd), is_local=is_on_local(fd))
-            except BaseException:
-                os.close(fd)
-                raise
 
     @property
     def is_local(self) -> bool:
@@ -397,11 +395,8 @@ def _create(name: str, directory: int) -> int:
         except FileExistsError:
             _unlink_file(name, directory)
             continue
-        try:
+        with closed_on_failure(fd):
             ownership.adopt_file(fd, directory, ownership.FILE)
-        except BaseException:
-            os.close(fd)
-            raise
         return fd
 
 
@@ -424,42 +419,41 @@ def _remove(name: str, directory: int) -> None:
     except FileNotFoundError:
         pass
     except IsADirectoryError:
-        _remove_directory(name, directory)
-
-
-def _remove_directory(name: str, above: int) -> None:
-    try:
-        fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
-        try:
-            for child in os.listdir(fd):
-                _remove(child, fd)
-        finally:
-            os.close(fd)
-        os.rmdir(name, dir_fd=above)
-    except FileNotFoundError:
-        pass
+        _remove_directory(name, directory, lambda child, fd: _remove(child.name, fd))
 
 
 def _prune(name: str, above: int) -> None:
     """Remove the empty directories below *name*, then the directory itself if it is empty."""
+    try:
+        _remove_directory(name, above, _prune_child)
+    except OSError as exc:
+        if exc.errno != errno.ENOTEMPTY:
+            raise
+
+
+def _prune_child(child: os.DirEntry[str], directory: int) -> None:
+    if child.is_dir(follow_symlinks=False):
+        _prune(child.name, directory)
+    elif is_temporary(child.name) and _is_old(child):
+        remove_abandoned(child.name, directory)
+
+
+def _remove_directory(
+    name: str, above: int, remove_child: Callable[[os.DirEntry[str], int], None]
+) -> None:
+    """Call *remove_child* for each child, then rmdir(2); a missing directory is no error."""
     try:
         fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
         try:
             with os.scandir(fd) as entries:
                 children = list(entries)
             for child in children:
-                if child.is_dir(follow_symlinks=False):
-                    _prune(child.name, fd)
-                elif is_temporary(child.name) and _is_old(child):
-                    remove_abandoned(child.name, fd)
+                remove_child(child, fd)
         finally:
             os.close(fd)
         os.rmdir(name, dir_fd=above)
     except FileNotFoundError:
         pass
-    except OSError as exc:
-        if exc.errno != errno.ENOTEMPTY:
-            raise
 
 
 def _is_old(entry: os.DirEntry[str]) -> bool:

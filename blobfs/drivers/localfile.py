@@ -15,7 +15,7 @@ from typing import Final, Self
 from blobfs.drivers.base import FileReader, FileWriter
 from blobfs.drivers.filelock import lock_exclusive, lock_shared
 from blobfs.drivers.ownership import make_immutable, make_writable
-from blobfs.drivers.temporaries import unlink_if_there
+from blobfs.drivers.temporaries import closed_on_failure, unlink_if_there
 from blobfs.errors import (
     AccessDenied,
     Busy,
@@ -161,11 +161,8 @@ class LocalReader(FileReader):
     @classmethod
     def of(cls, path: str, fd: int, *, is_local: bool) -> Self:
         """Create a reader, which owns *fd*; raises NotAFile if that is not a regular file."""
-        try:
+        with closed_on_failure(fd):
             st = _stat_of_file(path, fd)
-        except BaseException:
-            os.close(fd)
-            raise
         return cls(path, _open_files.share(fd, st), st.st_size, is_local=is_local)
 
     @property
@@ -229,13 +226,10 @@ class LocalWriter(FileWriter):
 
         Raises NotAFile, Busy if another writer is committing the file, and Stale after that.
         """
-        try:
+        with closed_on_failure(fd):
             size_of_file(path, fd)
             _lock_shared_or_busy(path, fd)
             directory_fd = os.dup(directory_fd)
-        except BaseException:
-            os.close(fd)
-            raise
         writer = cls(path, fd, directory_fd, move, is_local=is_local)
         try:
             writer.is_undisturbed()

@@ -47,6 +47,16 @@ def replacing(name: str, directory: int, permissions: int) -> Iterator[int]:
         os.close(fd)
 
 
+@contextmanager
+def closed_on_failure(fd: int) -> Iterator[None]:
+    """Close *fd* if the block fails."""
+    try:
+        yield
+    except BaseException:
+        os.close(fd)
+        raise
+
+
 def write_all(fd: int, content: bytes) -> None:
     """Write all of *content* at the position of *fd*."""
     rest = memoryview(content)

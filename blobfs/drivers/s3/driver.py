@@ -78,7 +78,7 @@ class S3Driver(ObjectStore):
         next(self.pages("/", limit=1))
 
     def write_refusal(self, path: str) -> str | None:
-        # A request for an upload that does not exist fails in any case; its code tells the right.
+        # A request for a missing upload always fails; the error code shows the permission.
         upload = MultipartUpload(self._bucket, path, _NO_UPLOAD)
         try:
             upload.abort()
