@@ -77,8 +77,8 @@ class FilesystemDriver(StorageDriver):
         self._open_below = open_below
         self._submounts = Submounts(root)
         if is_local and open_below is not openat2.openat2:  # the other opener may enter any mount
-            self._submounts.look()
-            is_local = not self._submounts.are_there
+            self._submounts.refresh()
+            is_local = not self._submounts.has_any
         self._is_local = is_local
 
     @classmethod
@@ -295,7 +295,7 @@ class FilesystemDriver(StorageDriver):
                     raise
             if not self._submounts.are_local(f"/{below}"):
                 refuse_to_take_long()
-                self._submounts.look()
+                self._submounts.refresh()
         return self._open_below(self._root_fd, below, flags, 0)
 
     def _writer(self, path: str, fd: int, directory: int) -> FileWriter:

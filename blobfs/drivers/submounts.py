@@ -21,8 +21,8 @@ class Submounts:
     """A cache of the mounts below *root*, by their path in the storage.
 
     It owns a descriptor of the kernel's mount table, which reports changes through ``poll``. After
-    a change no mount counts as local until the next ``look``. Thread-safe without a lock: ``look``
-    replaces the cache by one assignment.
+    a change no mount counts as local until the next ``refresh``. Thread-safe without a lock:
+    ``refresh`` replaces the cache by one assignment.
     """
 
     def __init__(self, root: Path) -> None:
@@ -32,7 +32,7 @@ class Submounts:
         self._changes = select.poll()
         self._changes.register(self._table, select.POLLPRI)
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Read the kernel's mount table, without a call to any of the mounts."""
         start = self._root.rstrip("/") + "/"
         self._local = {
@@ -53,8 +53,8 @@ class Submounts:
         return not all(self._on_the_way(path))
 
     @property
-    def are_there(self) -> bool:
-        """True if the last ``look`` found a mount."""
+    def has_any(self) -> bool:
+        """True if the last ``refresh`` found a mount."""
         return bool(self._local)
 
     def _on_the_way(self, path: str) -> list[bool]:

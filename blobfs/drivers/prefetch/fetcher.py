@@ -190,10 +190,10 @@ class Fetcher:
             error = exc
         finally:
             with self._store.lock:
-                self._end(part, data, error, time.monotonic() - started_s)
+                self._finish(part, data, error, time.monotonic() - started_s)
             part.source.close_if_unused()
 
-    def _end(self, part: Part, data: bytes, error: BlobfsError | None, seconds: float) -> None:
+    def _finish(self, part: Part, data: bytes, error: BlobfsError | None, seconds: float) -> None:
         part.running -= 1
         part.source.users -= 1
         if part.done.is_set():  # by the other request

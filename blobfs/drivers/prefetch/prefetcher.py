@@ -154,7 +154,7 @@ class Prefetcher:
         self._store = store
         self._fetcher = fetcher
         self._sizer = sizer
-        self._widest = streams * sizer.part
+        self._max_ahead = streams * sizer.part
         self._streams: OrderedDict[SequentialStream, None] = OrderedDict()  # the last read last
         self._recent: deque[SequentialStream] = deque(maxlen=_RECENT)
 
@@ -207,7 +207,7 @@ class Prefetcher:
         """End the streams of *handle*, which is being closed."""
         with self._store.lock:
             for stream in handle.cursor.streams:
-                self._end(stream)
+                self._end_stream(stream)
             self._store.leave(handle.file)
             handle.source.users -= 1
         handle.source.close_if_unused()
@@ -222,11 +222,11 @@ class Prefetcher:
         self._streams[stream] = None
         self._streams.move_to_end(stream)
         if (ended := handle.cursor.ended()) is not None:
-            self._end(ended)
+            self._end_stream(ended)
         return stream
 
     def _fetch_ahead(self, handle: Handle, stream: SequentialStream, end: int) -> None:
-        limit = min(self._widest, self._store.memory // 2 // len(set(self._recent)))
+        limit = min(self._max_ahead, self._store.memory // 2 // len(set(self._recent)))
         target = min(handle.file.size, stream.target(limit))
         while stream.planned < target:
             part = handle.file.part_at(stream.planned)
@@ -269,10 +269,10 @@ class Prefetcher:
             oldest = next(iter(self._streams))
             if size > self._store.memory or oldest in self._recent:
                 return False
-            self._end(oldest)
+            self._end_stream(oldest)
         return True
 
-    def _end(self, stream: SequentialStream) -> None:
+    def _end_stream(self, stream: SequentialStream) -> None:
         self._streams.pop(stream, None)
         for part in list(stream.wanted):
             self._stop_wanting(stream, part)

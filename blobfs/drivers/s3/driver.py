@@ -82,7 +82,7 @@ class S3Driver(ObjectStore):
         upload = MultipartUpload(self._bucket, path, _NO_UPLOAD)
         try:
             upload.abort()
-        except AccessDenied:  # the right to abort may be missing while that to put is there
+        except AccessDenied:  # an account may put parts without the right to abort
             return _refusal(lambda: upload.put(1, b""))
         return None
 
@@ -199,7 +199,7 @@ class S3Driver(ObjectStore):
 
     def redirect_url(self, path: str) -> str | None:
         options = self._bucket.options
-        if options.for_reads:  # what else a request needs, whoever is sent there does not know
+        if options.for_reads:  # the client of the URL does not send RequestPayer
             return None
         with s3_errors(path):
             return self._bucket.client.generate_presigned_url(
@@ -241,7 +241,7 @@ class S3Driver(ObjectStore):
         writer = MultipartWriter(self._bucket, path)
         size = self.open(path).size
         if size:
-            writer.take_over(size)
+            writer.start_from_object(size)
         return writer
 
     def stat_unfinished(self, path: str, token: str = "") -> FileInfo:

@@ -87,9 +87,9 @@ class MultipartWriter(FileWriter):
 
     ``flush`` stores the bytes that do not fill a part as a separate object, the tail: S3 takes no
     small part but the last, and the content of a part cannot be read. A part that could not be sent
-    is stored, and sent again by the next call that needs it. The tail also has a hash of the parts'
-    ETags: if it differs later, another program has written to the upload. One thread at a time may
-    call a writer; its parts are sent by the bucket's pool.
+    stays in memory, and is sent again by the next call that needs it. The tail also has a hash of
+    the parts' ETags: if it differs later, another program has written to the upload. One thread at
+    a time may call a writer; its parts are sent by the bucket's pool.
     """
 
     def __init__(self, bucket: Bucket, path: str, upload: MultipartUpload | None = None) -> None:
@@ -162,9 +162,9 @@ class MultipartWriter(FileWriter):
     def _complete_and_continue(self, upload: MultipartUpload) -> None:
         upload.complete(self._parts)
         self._upload, self._parts = None, []
-        self.take_over(self._size_of_parts)
+        self.start_from_object(self._size_of_parts)
 
-    def take_over(self, size: int) -> None:
+    def start_from_object(self, size: int) -> None:
         """Begin with the content of the existing object, which has *size* bytes."""
         self._size_of_parts = 0
         if size < MIN_PART:
