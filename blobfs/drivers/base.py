@@ -154,7 +154,7 @@ class FileWriter(Closing):
         return ""
 
     def go_back(self, size: int) -> None:
-        """Cut the file to *size* bytes, to which a caller returns that knows only those bytes.
+        """Cut the bytes that ``append`` found to *size*, for a caller that knows no more of them.
 
         Unlike ``truncate`` it need not support every size. Raises AppendOnly for others.
         """
@@ -286,7 +286,7 @@ class StorageDriver(ABC):
     def listdir(self, path: str) -> Iterator[DirEntry]:
         """List the direct children, in no order; raises PathNotFound before the first.
 
-        Children that are created or removed meanwhile may be missing; all others are listed.
+        A child that is created or removed meanwhile may or may not be listed; all others are.
         Temporary files of unfinished writes are not listed.
         """
 
@@ -409,8 +409,8 @@ class StorageDriver(ABC):
     def walk(self, path: str) -> Iterator[FileInfo]:
         """List all files and directories below *path*, a directory before its children.
 
-        Files that are created or removed meanwhile may be missing, and those without permission
-        are. Raises PathNotFound.
+        A file that is created or removed meanwhile may or may not be listed. Files without
+        permission are omitted. Raises PathNotFound.
         """
         pending = [self._children(path)]
         while pending:
