@@ -3,8 +3,7 @@
 from blobfs.drivers.base import StorageDriver
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.repository import Repository
-from blobfs.storage.uploads.buffer import IN_MEMORY
-from blobfs.storage.uploads.memory import MemoryBudget
+from blobfs.storage.uploads.buffer import IN_MEMORY, MemoryBudget
 from tests.storage.layout import APP
 
 

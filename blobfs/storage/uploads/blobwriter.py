@@ -32,9 +32,8 @@ from blobfs.logs import about
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.uploads.base import ContentWriter
-from blobfs.storage.uploads.buffer import UploadBuffer
+from blobfs.storage.uploads.buffer import DigesterSet, UploadBuffer
 from blobfs.storage.uploads.data import UploadData, UploadObject
-from blobfs.storage.uploads.digesters import DigesterSet
 from blobfs.storage.uploads.metadata import UploadFiles, UploadRecord
 from blobfs.weakcalls import weakly
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Final
 
-from blobfs.digest import Digest
+from blobfs.digest import CANONICAL, Digest, Digester
 from blobfs.drivers.base import FileWriter
 from blobfs.errors import AppendOnly, Busy
 from blobfs.storage.uploads.data import UploadData
-from blobfs.storage.uploads.digesters import DigesterSet
 from blobfs.storage.uploads.interruption import Interruption
-from blobfs.storage.uploads.memory import UPLOADS, MemoryReservation
 
 IN_MEMORY: Final = 2**20
 """The most bytes of an upload that is not in the storage yet."""
@@ -20,6 +19,105 @@ IN_MEMORY: Final = 2**20
 _CHUNK: Final = 2**20
 _HASHED_ZEROS: Final = 64 * 2**20
 """The longest gap whose zeros are hashed at once, in bytes; a longer one waits for the commit."""
+
+
+class MemoryBudget:
+    """Bytes that may be held. Thread-safe."""
+
+    def __init__(self, size: int) -> None:
+        self._lock = RLock()  # also taken while garbage is collected
+        self._left = size
+
+    def has(self, size: int) -> bool:
+        """Whether there is room for *size* more bytes, at this moment."""
+        return size <= self._left
+
+    def take(self, size: int) -> bool:
+        """Whether *size* more bytes may be held; they are then, until they are given back."""
+        with self._lock:
+            if size > self._left:
+                return False
+            self._left -= size
+            return True
+
+    def give_back(self, size: int) -> None:
+        """Let go of bytes that were taken."""
+        with self._lock:
+            self._left += size
+
+
+UPLOADS: Final = MemoryBudget(64 * 2**20)
+"""What many small uploads share; one more goes to the storage at once."""
+
+
+class MemoryReservation:
+    """What one upload holds of ``UPLOADS``, until it lets go or is lost itself."""
+
+    def __init__(self) -> None:
+        self._size = 0
+
+    def grow(self, size: int) -> bool:
+        """Whether it may hold *size* bytes in all; then it does."""
+        more = max(0, size - self._size)
+        if not UPLOADS.take(more):
+            return False
+        self._size += more
+        return True
+
+    def let_go(self) -> None:
+        """Give all of it back."""
+        size, self._size = self._size, 0
+        UPLOADS.give_back(size)
+
+    def __del__(self) -> None:
+        self.let_go()  # of somebody who had stopped waiting
+
+
+class DigesterSet:
+    """One digester for each algorithm that is asked for; the canonical one is always there.
+
+    They follow as far as the bytes come in sequence, and lag behind else. *remembered* gives a
+    digester of an algorithm that has seen as much of the first so many bytes as is remembered.
+    """
+
+    def __init__(self, remembered: Callable[[str, int], Digester]) -> None:
+        self._remembered = remembered
+        self._digesters = {CANONICAL: Digester()}
+
+    def __iter__(self) -> Iterator[Digester]:
+        return iter(self._digesters.values())
+
+    @property
+    def seen(self) -> int:
+        """Bytes that all of them have seen."""
+        return min(digester.size for digester in self)
+
+    def add(self, algorithm: str, size: int) -> None:
+        """Follow by *algorithm* too, from what is remembered of the first *size* bytes."""
+        if algorithm not in self._digesters:
+            self._digesters[algorithm] = self._remembered(algorithm, size)
+
+    def recall(self, size: int) -> None:
+        """Go on from what is remembered of the first *size* bytes."""
+        for algorithm in self._digesters:
+            self._digesters[algorithm] = self._remembered(algorithm, size)
+
+    def follow(self, offset: int, data: bytes) -> None:
+        """Hash *data*, which is at *offset*, as far as it is their turn."""
+        for digester in self:
+            if offset <= digester.size < offset + len(data):
+                digester.update(data[digester.size - offset :])
+
+    def forget_after(self, size: int) -> None:
+        """What comes after *size* bytes is about to change."""
+        for algorithm, digester in self._digesters.items():
+            if digester.size > size:
+                self._digesters[algorithm] = self._remembered(algorithm, size)
+
+    def of(self, algorithm: str, size: int) -> Digest | None:
+        """The digest of the first *size* bytes, if it is known without reading them again."""
+        digester = self._digesters.get(algorithm)
+        return digester.digest() if digester is not None and digester.size == size else None
 
 
 class UploadBuffer:

@@ -31,7 +31,7 @@ from blobfs.storage.blobstore import MAX_CONTENT
 from blobfs.storage.manifeststore import ManifestStore
 from blobfs.storage.tagstore import TagStore
 from blobfs.storage.uploads.base import ContentWriter
-from blobfs.storage.uploads.memory import MemoryReservation
+from blobfs.storage.uploads.buffer import MemoryReservation
 from blobfs.storage.uploads.metadata import UploadInfo, UploadRecord
 
 log = logging.getLogger(__name__)
