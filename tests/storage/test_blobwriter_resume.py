@@ -291,7 +291,9 @@ def test_upload_of_another_repository_cannot_be_resumed(
 def complete(layout: Layout, repository: Repository) -> BlobWriter:
     """An upload whose data a crash left in the blob store, without a link."""
     upload_id = begun(repository)
-    layout.put(paths.upload_record(APP, upload_id), UploadRecord(blob=Digest.of(SMALL)).to_json())
+    layout.put(
+        paths.upload_record(APP, upload_id), UploadRecord(moved_to=Digest.of(SMALL)).to_json()
+    )
     layout.driver.move(paths.upload_data(APP, upload_id), paths.blob_data(Digest.of(SMALL)))
     return repository.uploads.resume(upload_id)
 

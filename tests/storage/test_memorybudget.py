@@ -7,18 +7,18 @@ from blobfs.storage.uploads.buffer import IN_MEMORY, MemoryBudget
 from tests.storage.layout import APP
 
 
-def test_no_more_can_be_taken_than_there_is() -> None:
+def test_no_more_can_be_reserved_than_there_is() -> None:
     budget = MemoryBudget(10)
-    assert budget.take(6)
-    assert not budget.take(5)
-    assert budget.take(4)
+    assert budget.reserve(6)
+    assert not budget.reserve(5)
+    assert budget.reserve(4)
 
 
-def test_what_is_given_back_can_be_taken_again() -> None:
+def test_released_bytes_can_be_reserved_again() -> None:
     budget = MemoryBudget(10)
-    budget.take(10)
-    budget.give_back(10)
-    assert budget.take(10)
+    budget.reserve(10)
+    budget.release(10)
+    assert budget.reserve(10)
 
 
 def test_upload_beyond_the_budget_goes_to_the_storage(driver: StorageDriver) -> None:

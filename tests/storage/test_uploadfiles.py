@@ -31,7 +31,7 @@ records = st.builds(
     name=st.one_of(st.just(""), names),
     digest=st.none() | digests,
     size=st.none() | st.integers(0, 2**63),
-    blob=st.none() | digests,
+    moved_to=st.none() | digests,
 )
 
 

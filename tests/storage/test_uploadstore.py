@@ -104,7 +104,7 @@ def test_stat_of_a_complete_upload_tells_the_size_of_its_blob(
     layout: Layout, uploads: UploadStore
 ) -> None:
     layout.put(paths.upload_startedat(APP, "begun"), b"2024-02-29T12:00:00Z")
-    record = UploadRecord(blob=layout.blob(SMALL))
+    record = UploadRecord(moved_to=layout.blob(SMALL))
     layout.put(paths.upload_record(APP, "begun"), record.to_json())
     assert uploads.stat("begun").size == len(SMALL)
 

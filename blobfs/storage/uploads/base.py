@@ -1,4 +1,4 @@
-"""What receives the bytes of a file in an ``_uploads`` directory, and where it comes from."""
+"""Contracts of uploads: the writer of one, and the store that begins and finds them."""
 
 from __future__ import annotations
 
@@ -13,97 +13,97 @@ from blobfs.storage.uploads.metadata import UploadInfo, UploadRecord
 
 
 class ContentWriter(Closing):
-    """Receives bytes, verifies and publishes them; not thread-safe.
+    """Receives the bytes of one upload, verifies and publishes them. Not thread-safe.
 
-    It is over once ``commit``, ``cancel`` or ``close`` has returned; then everything but ``close``
-    raises WriterClosed. What fails for another reason leaves it as it was.
+    The writer ends when ``commit``, ``cancel`` or ``close`` returns. After that every method but
+    ``close`` raises WriterClosed. Any other failure leaves the upload as it was.
     """
 
     @property
     @abstractmethod
     def id(self) -> str:
-        """The upload's name in the storage."""
+        """The upload's id in the storage."""
 
     @property
     @abstractmethod
     def started_at(self) -> datetime:
-        """When the upload began."""
+        """Time at which the upload began."""
 
     @property
     @abstractmethod
     def record(self) -> UploadRecord:
-        """What the upload is called, and what was declared of it."""
+        """The upload's name, and its declared digest and size."""
 
     @property
     @abstractmethod
     def size(self) -> int:
-        """Bytes received so far."""
+        """Number of bytes received."""
 
     @property
     @abstractmethod
     def is_stored(self) -> bool:
-        """Whether the storage knows of the upload."""
+        """True if the upload is in the storage."""
 
     @property
     @abstractmethod
     def is_over(self) -> bool:
-        """True once it has ended, by a call or for want of memory."""
+        """True once the writer has ended, by a call or because memory was short."""
 
     @abstractmethod
     def can_write_nowait(self, offset: int, size: int) -> bool:
-        """Whether ``write_at`` of *size* bytes at *offset* only adds to what is open already."""
+        """True if ``write_at`` of *size* bytes at *offset* needs no request to the storage."""
 
     @abstractmethod
     def declare(self, record: UploadRecord) -> None:
-        """Replace the record: another name, another digest or size that is declared."""
+        """Replace the record: its name, or its declared digest or size."""
 
     @abstractmethod
     def write_at(self, offset: int, data: bytes) -> None:
-        """Put *data* at *offset*: at the end, over what was written, or after a gap of zeros.
+        """Write *data* at *offset*; a gap before it is filled with zeros.
 
-        Raises AppendOnly where the storage cannot change what was written, StorageFull, TooLarge.
+        Raises AppendOnly if the storage cannot change written bytes, StorageFull, TooLarge.
         """
 
     @abstractmethod
     def truncate(self, size: int) -> None:
-        """Cut to *size* bytes, or fill with zeros up to there; raises what ``write_at`` does."""
+        """Cut or extend with zeros to *size* bytes; raises the errors of ``write_at``."""
 
     @abstractmethod
     def read_at(self, offset: int, size: int) -> bytes:
-        """Up to *size* of the bytes received, from *offset*; raises Unsupported."""
+        """Return up to *size* of the received bytes from *offset*; raises Unsupported."""
 
     @abstractmethod
     def matches(self) -> bool | None:
-        """Whether the bytes received are what was declared; None if some have to be read for that.
+        """True if the received bytes have the declared digest and size; False if none is declared.
 
-        Without a declared digest they are not.
+        None if bytes have to be read again to know it.
         """
 
     def verify(self) -> bool:
-        """``matches``, for which bytes that were not hashed yet are read again."""
+        """Return ``matches`` after reading and hashing the bytes that were not hashed yet."""
         return bool(self.matches())
 
     def interrupt(self, reason: str) -> None:
-        """Stop what another thread hashes, copies or fills with zeros: it raises Interrupted.
+        """Make another thread that hashes, copies or fills with zeros raise Interrupted.
 
-        The only method that a thread may call while another one is in a method. Where nothing of
-        that is under way, it is for the next time, unless ``forget_interruption`` comes before.
+        Only this method may be called while another thread is in a method. If nothing is to be
+        stopped, it stops the next such work, unless ``forget_interruption`` is called before.
         """
 
     def forget_interruption(self) -> None:
-        """Begin something that an earlier ``interrupt`` is not meant for."""
+        """Cancel an ``interrupt`` that has stopped nothing yet."""
 
     @abstractmethod
     def suspend(self) -> None:
-        """Make what was received durable: anybody can go on with it, also after a crash."""
+        """Make the received bytes durable; the upload can be resumed then, even after a crash."""
 
     @abstractmethod
     def commit(self, digest: Digest | None = None) -> Descriptor:
-        """Verify what was received, and publish it.
+        """Verify the received bytes against *digest*, else the declared digest, and publish them.
 
-        It is held to *digest*, else to the digest that was declared, else it gets the one that it
-        has. Raises ContentMismatch, ManifestRejected, StorageFull and what else a storage can fail
-        with; the upload is as it was then, and can be gone on with.
+        Without either, they are published under their canonical digest. Raises ContentMismatch,
+        ManifestRejected, StorageFull and the storage's other errors; then the upload is unchanged
+        and can be continued.
         """
 
     @abstractmethod
@@ -112,7 +112,7 @@ class ContentWriter(Closing):
 
     @abstractmethod
     def close(self) -> None:
-        """Suspend it, unless it is over, and let go of it."""
+        """Suspend the upload unless the writer has ended, and release its resources."""
 
 
 class ContentStore(Protocol):
@@ -122,34 +122,34 @@ class ContentStore(Protocol):
         """Begin an upload."""
 
     def resume(self, upload_id: str) -> ContentWriter:
-        """Go on with an upload where it stopped; raises UploadUnknown."""
+        """Return a writer that continues a stored upload; raises UploadUnknown."""
 
     def open(self, upload_id: str) -> FileReader:
-        """Open what an upload has received, to read it; raises UploadUnknown."""
+        """Open the received bytes for reading; raises UploadUnknown."""
 
     def stat(self, upload_id: str) -> UploadInfo:
-        """How much an upload has received; raises UploadUnknown."""
+        """Size and time of an upload; raises UploadUnknown."""
 
     def record(self, upload_id: str) -> UploadRecord:
-        """What an upload is called, and what was declared of it."""
+        """The upload's record: name, and declared digest and size."""
 
     def records(self, upload_ids: Iterable[str]) -> Iterator[tuple[str, UploadRecord]]:
-        """Those of *upload_ids* that are there, with their records; one request each at most."""
+        """The existing ones of *upload_ids* with their records; at most one request each."""
 
     def started_at(self, upload_id: str) -> datetime:
-        """When an upload began; raises UploadUnknown."""
+        """Time at which an upload began; raises UploadUnknown."""
 
     def open_committed(self, descriptor: Descriptor) -> FileReader:
-        """Open what an upload has become; raises Stale once that is gone."""
+        """Open the published content of a committed upload; raises Stale if it was removed."""
 
     def commit_again(self, descriptor: Descriptor, digest: Digest) -> None:
-        """Link what was committed under *digest* as well; raises ContentMismatch."""
+        """Link committed content under *digest* as well; raises ContentMismatch."""
 
     def discard(self, upload_id: str) -> None:
-        """Remove everything of an upload that nobody writes; a missing one is no error."""
+        """Remove all files of an upload that nobody writes; a missing upload is no error."""
 
     def rename_committed(self, digest: Digest, old: str, new: str) -> None:
-        """Do what follows from renaming what was committed as *digest* from *old* to *new*."""
+        """Apply a rename of the committed upload from *old* to *new*; a tag may follow it."""
 
     def enumerate(self) -> Iterator[str]:
-        """The id of every upload in the storage, in no order."""
+        """The ids of all stored uploads, in no order."""

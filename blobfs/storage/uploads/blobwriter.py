@@ -1,8 +1,7 @@
-"""A resumable writer of one blob: what it has received, its running digests, and its commit.
+"""Resumable writer of one blob.
 
-Its life is that of distribution's (``registry/storage/blobwriter.go``), with two differences:
-what is small stays in memory until it is committed or suspended, so that it costs the storage
-nothing but the blob itself; and ``size`` counts every byte received.
+It follows distribution's ``registry/storage/blobwriter.go``, with two differences: a small upload
+stays in memory until it is committed or suspended, and ``size`` counts every byte received.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ from blobfs.weakcalls import weakly
 log = logging.getLogger(__name__)
 
 _CHECKPOINT_S: Final = 30.0
-"""How much of the time that a program wrote is lost at most in a crash, in an object store."""
+"""Interval of checkpoints of uploads in an object store: a crash loses no more than its bytes."""
 
 
 class BlobWriter(ContentWriter):
-    """Receives a blob, and commits it under its digest, linked in the repository.
+    """Receives a blob, commits it under its digest, and links it in the repository.
 
-    ``close`` leaves the upload to ``UploadStore.resume``. Whatever reads or writes the data raises
-    Stale where somebody has removed them, and Busy where somebody else has written them.
+    ``close`` leaves the upload for ``UploadStore.resume``. Methods that use the data raise Stale if
+    they were removed, and Busy if another program has written them. Not thread-safe.
     """
 
     def __init__(
@@ -63,13 +62,13 @@ class BlobWriter(ContentWriter):
         self._files = files
         self._started_at = started_at
         self._record = record
-        self._moved: Digest | None = None  # where the data have gone, and only a link is missing
+        self._moved: Digest | None = None  # the data are this blob now; only the link is missing
         self._over = False
         self._is_known = False  # to the storage
         self._checkpoint_is_due = False
         self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
         self._received = UploadBuffer(
-            DigesterSet(weakly(self._remembered)),
+            DigesterSet(weakly(self._load_state)),
             weakly(self._store),
             weakly(self._forget_states),
         )
@@ -100,45 +99,45 @@ class BlobWriter(ContentWriter):
         return self._over
 
     def can_write_nowait(self, offset: int, size: int) -> bool:
-        self._look_at_time()  # before the write, which only a thread may end with a checkpoint
+        self._update_checkpoint_due()  # a write that ends with a checkpoint needs a thread
         return not self._checkpoint_is_due and self._received.can_write_nowait(offset, size)
 
-    def _look_at_time(self) -> None:
+    def _update_checkpoint_due(self) -> None:
         late = time.monotonic() > self._checkpoint_at
         self._checkpoint_is_due = late and self._driver.is_object_store
 
     def resume(self) -> None:
-        """Take up what the storage has of the upload; ``UploadStore.resume`` calls it."""
+        """Load the upload's data and hash states; called by ``UploadStore.resume`` only."""
         self._is_known = True
         data = self._data_of(self._record)
         try:
-            self._take_up(data)
+            self._resume_data(data)
         except PathNotFound:
             moved = blob_of(self._blobs, self._record)
-            self._moved = None if moved is None else moved.digest  # or it had received nothing
-            self._received.take_up(data, 0 if moved is None else moved.size)
+            self._moved = None if moved is None else moved.digest  # None: no bytes were received
+            self._received.resume(data, 0 if moved is None else moved.size)
         if self._moved is None:
-            if self._record.in_place is not None:
+            if self._record.target_digest is not None:
                 self._received.go_back()
-            self._files.drop_states_above(self.size)  # they tell of bytes that a crash took
+            self._files.drop_states_above(self.size)  # they cover bytes that a crash has lost
 
-    def _take_up(self, data: UploadData) -> None:
-        """Go on with data that are there, from a hash state if nobody has touched them since."""
-        size = data.take_up()
+    def _resume_data(self, data: UploadData) -> None:
+        """Continue after existing data, from a hash state if no other program changed them."""
+        size = data.resume()
         if self._record == UploadRecord() and not self._driver.is_object_store:
             self._record = replace(self._record, is_shared=True)
         if data.fingerprint != self._record.fingerprint:
             self._files.drop_states_above(-1)
         undisturbed = data.undisturbed_size(size)
-        if undisturbed < size:  # somebody else has written, or a crash came before the last flush
+        if undisturbed < size:  # another program wrote, or a crash came before the last flush
             self._files.drop_states_above(undisturbed)
-        self._received.take_up(data, size)
+        self._received.resume(data, size)
 
     def _data_of(self, record: UploadRecord) -> UploadData:
         label = f"upload {self.id}"
         if not self._driver.is_object_store:
             return UploadData(self._driver, self._files.data, label)
-        blob = record.in_place
+        blob = record.target_digest
         path = self._files.data if blob is None else paths.blob_data(blob)
         return UploadObject(self._driver, path, label, record.token, in_place=blob is not None)
 
@@ -150,8 +149,10 @@ class BlobWriter(ContentWriter):
         )
         if record == ours:
             return
-        if ours.in_place not in (None, record.digest):
-            raise AppendOnly(f"upload {self.id} can become {ours.in_place}, or be written anew")
+        if ours.target_digest not in (None, record.digest):
+            raise AppendOnly(
+                f"upload {self.id} can only become {ours.target_digest}; write it anew"
+            )
         if self._is_known:
             self._files.put_record(record)
         self._follow_declared(record)
@@ -161,7 +162,7 @@ class BlobWriter(ContentWriter):
         if record.digest is not None:
             self._received.digests.add(record.digest.algorithm, self.size)
 
-    def _remembered(self, algorithm: str, size: int) -> Digester:
+    def _load_state(self, algorithm: str, size: int) -> Digester:
         return self._files.load_state(algorithm, size) if self._is_known else Digester(algorithm)
 
     def _forget_states(self, size: int) -> None:
@@ -169,7 +170,7 @@ class BlobWriter(ContentWriter):
             self._files.drop_states_above(size)
 
     def write(self, data: bytes) -> None:
-        """Add *data* at the end."""
+        """Append *data*."""
         self.write_at(self.size, data)
 
     def write_at(self, offset: int, data: bytes) -> None:
@@ -178,7 +179,7 @@ class BlobWriter(ContentWriter):
         if self._checkpoint_is_due:
             self.suspend()
             self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
-        self._look_at_time()
+        self._update_checkpoint_due()
 
     def truncate(self, size: int) -> None:
         self._check_open()
@@ -188,13 +189,13 @@ class BlobWriter(ContentWriter):
         self._received.truncate(size)
 
     def _start_again(self) -> None:
-        """Leave the blob that it has become, and receive something else."""
-        self._put_record(replace(self._record, blob=None))
+        """Leave the blob that the data were moved to, and receive new data."""
+        self._put_record(replace(self._record, moved_to=None))
         self._files.drop_states_above(-1)
         data = self._data_of(self._record)
         data.create()
         self._moved = None
-        self._received.take_up(data, 0)
+        self._received.resume(data, 0)
 
     def read_at(self, offset: int, size: int) -> bytes:
         self._check_open()
@@ -223,7 +224,7 @@ class BlobWriter(ContentWriter):
         self._received.interruption.stop(f"{self._files.label(self._record)}: {reason}")
 
     def forget_interruption(self) -> None:
-        self._received.interruption.forget()
+        self._received.interruption.clear()
 
     def suspend(self) -> None:
         self._check_open()
@@ -236,9 +237,9 @@ class BlobWriter(ContentWriter):
         self._received.is_durable = True
 
     def _sync(self) -> None:
-        # The data first: a state must never speak of bytes that a crash can take, where zeros may
-        # take their place. An object just ends before them; but without a state for its end, it
-        # would have to be read again, which it cannot be.
+        # In a file the data come first: after a crash, zeros may stand where a state was saved
+        # for bytes. In an object store the states come first: an object cannot contain zeros
+        # instead, but its end cannot be read again to hash it.
         state_first = self._is_known and self._driver.is_object_store
         if state_first:
             self._save_states()
@@ -268,15 +269,15 @@ class BlobWriter(ContentWriter):
         self._end()
         try:
             self._discard()
-        except BlobfsError as exc:  # the blob is there, which is what counts
+        except BlobfsError as exc:  # the commit has succeeded all the same
             fields = about(upload=self.id, digest=canonical)
             log.warning(
-                "upload %s is committed, and cannot be removed: %s", self.id, exc, extra=fields
+                "upload %s is committed, but its files stay: %s", self.id, exc, extra=fields
             )
         return descriptor
 
     def _verify(self, declared: Digest | None) -> Digest:
-        """The canonical digest of what was received; raises ContentMismatch."""
+        """Return the canonical digest of the received bytes; raises ContentMismatch."""
         if self._record.size not in (None, self.size):
             raise self._mismatch(f"has {self.size} bytes, not {self._record.size}")
         if self._moved is not None and declared in (None, self._moved):
@@ -292,7 +293,7 @@ class BlobWriter(ContentWriter):
         return ContentMismatch(f"{self._files.label(self._record)} {how}")
 
     def _digest(self, algorithm: str) -> Digest:
-        """The digest of all that was received; what has not been hashed yet is read again."""
+        """Return the digest of all received bytes; unhashed ones are read again."""
         if self._received.digests.of(algorithm, self.size) is None:
             self._received.is_durable = False  # the next suspend saves the new hash state
         found = self._received.hash_all(algorithm, None if self._moved is None else self.read_at)
@@ -306,23 +307,23 @@ class BlobWriter(ContentWriter):
             self._blobs.put_as(canonical, content or b"")
             return
         if self._blobs.ensure_durable(canonical, self.size):
-            return  # and who reads it is not disturbed
-        if (self._record.blob or self._record.digest) != canonical:
-            self._put_record(replace(self._record, blob=canonical))
+            return  # the blob is not replaced, so its readers are not disturbed
+        if (self._record.moved_to or self._record.digest) != canonical:
+            self._put_record(replace(self._record, moved_to=canonical))
         self._received.check_undisturbed(data)
         if self._record.is_shared or not data.move_to(self.size, paths.blob_data(canonical)):
             self._copy(canonical, data)
         self._moved = canonical
-        self._received.is_durable = self._is_known  # else a link that fails would lose sight of it
+        self._received.is_durable = self._is_known  # if unknown, ``suspend`` saves the record
 
     def _copy(self, canonical: Digest, data: UploadData) -> None:
-        """Store the blob in a file of its own: somebody else may write to the data."""
+        """Copy the blob to a new file, since another program may still write to the data."""
         data.complete(self.size)
         try:
             self._blobs.copy(canonical, self._received.interruption.checked(data.chunks()))
         except DigestMismatch as exc:
-            self._received.hash_anew()
-            raise Busy(f"{data.label} is being written by somebody else: {exc}") from None
+            self._received.rehash()
+            raise Busy(f"{data.label} is being written by another program: {exc}") from None
 
     def cancel(self) -> None:
         self._check_open()
@@ -347,10 +348,10 @@ class BlobWriter(ContentWriter):
 
     def _end(self) -> None:
         self._over = True
-        self._received.let_go()
+        self._received.release()
 
     def _store(self, content: bytes) -> UploadData:
-        """Put what was in memory into the storage, where the rest will follow."""
+        """Write the bytes from memory to the storage, and return the file for the rest."""
         if self._driver.is_object_store:
             return self._begin_object(content)
         data = self._data_of(self._record)
@@ -364,16 +365,16 @@ class BlobWriter(ContentWriter):
         return data
 
     def _begin_object(self, content: bytes) -> UploadData:
-        """Begin where the blob will be, if that is known, and leave the rest to ``suspend``."""
+        """Begin at the blob's path if its digest is declared; ``suspend`` writes the record."""
         digest = self._record.digest
         if digest is not None and digest.algorithm == CANONICAL:
-            self._record = replace(self._record, in_place=digest)
+            self._record = replace(self._record, target_digest=digest)
         data = self._data_of(self._record)
         data.create(content)
         return data
 
     def _make_known(self) -> None:
-        """Let others see the upload, and a later mount resume it."""
+        """Write the record, so that the upload is listed and can be resumed."""
         self._put_record(self._record)
 
     def _put_record(self, record: UploadRecord) -> None:
@@ -389,17 +390,17 @@ class BlobWriter(ContentWriter):
 
     def _check_open(self) -> None:
         if self._over:
-            raise WriterClosed(f"upload {self.id} is over")
+            raise WriterClosed(f"upload {self.id} has ended")
 
     def _check_writable(self) -> None:
         self._check_open()
         if self._moved is not None:
-            raise ReadOnly(f"upload {self.id} is complete, and waits only to be linked")
+            raise ReadOnly(f"upload {self.id} is complete; commit it again to link its blob")
 
 
 def blob_of(blobs: BlobStore, record: UploadRecord) -> Descriptor | None:
-    """The blob that an upload's data have become, if that is why they are missing."""
-    digest = record.blob or record.digest
+    """Return the blob that a commit moved the upload's data to; None if there is none."""
+    digest = record.moved_to or record.digest
     if digest is None or digest.algorithm != CANONICAL:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The bytes that an upload has received: in memory as long as they are few, then in the storage."""
+"""Bytes that an upload has received: the first in memory, all in the storage once they are many."""
 
 from __future__ import annotations
 
@@ -14,118 +14,122 @@ from blobfs.storage.uploads.data import UploadData
 from blobfs.storage.uploads.interruption import Interruption
 
 IN_MEMORY: Final = 2**20
-"""The most bytes of an upload that is not in the storage yet."""
+"""Maximum size in bytes of an upload that is held in memory only."""
 
 _CHUNK: Final = 2**20
 _HASHED_ZEROS: Final = 64 * 2**20
-"""The longest gap whose zeros are hashed at once, in bytes; a longer one waits for the commit."""
+"""Longest gap in bytes whose zeros are hashed at once; longer gaps are hashed by the commit."""
 
 
 class MemoryBudget:
-    """Bytes that may be held. Thread-safe."""
+    """Limit of the bytes that all uploads hold in memory. Thread-safe: the lock guards the rest."""
 
     def __init__(self, size: int) -> None:
-        self._lock = RLock()  # also taken while garbage is collected
+        self._lock = RLock()  # a finalizer takes it too, perhaps in the thread that holds it
         self._left = size
 
     def has(self, size: int) -> bool:
-        """Whether there is room for *size* more bytes, at this moment."""
+        """True if *size* more bytes are free now."""
         return size <= self._left
 
-    def take(self, size: int) -> bool:
-        """Whether *size* more bytes may be held; they are then, until they are given back."""
+    def reserve(self, size: int) -> bool:
+        """Reserve *size* bytes until ``release``; False if fewer are free."""
         with self._lock:
             if size > self._left:
                 return False
             self._left -= size
             return True
 
-    def give_back(self, size: int) -> None:
-        """Let go of bytes that were taken."""
+    def release(self, size: int) -> None:
+        """Return reserved bytes."""
         with self._lock:
             self._left += size
 
 
 UPLOADS: Final = MemoryBudget(64 * 2**20)
-"""What many small uploads share; one more goes to the storage at once."""
+"""Budget that all uploads of the process share. An upload that exceeds it goes to the storage."""
 
 
 class MemoryReservation:
-    """What one upload holds of ``UPLOADS``, until it lets go or is lost itself."""
+    """Bytes of ``UPLOADS`` that one upload has reserved. Not thread-safe.
+
+    They are returned by ``release``, or when the reservation is garbage-collected.
+    """
 
     def __init__(self) -> None:
         self._size = 0
 
     def grow(self, size: int) -> bool:
-        """Whether it may hold *size* bytes in all; then it does."""
+        """Raise the reservation to *size* bytes in all; False if the budget is too small."""
         more = max(0, size - self._size)
-        if not UPLOADS.take(more):
+        if not UPLOADS.reserve(more):
             return False
         self._size += more
         return True
 
-    def let_go(self) -> None:
-        """Give all of it back."""
+    def release(self) -> None:
+        """Return all bytes to the budget."""
         size, self._size = self._size, 0
-        UPLOADS.give_back(size)
+        UPLOADS.release(size)
 
     def __del__(self) -> None:
-        self.let_go()  # of somebody who had stopped waiting
+        self.release()  # a caller that timed out drops its upload without closing it
 
 
 class DigesterSet:
-    """One digester for each algorithm that is asked for; the canonical one is always there.
+    """Running digesters of one upload: the canonical one, and one for each algorithm added.
 
-    They follow as far as the bytes come in sequence, and lag behind else. *remembered* gives a
-    digester of an algorithm that has seen as much of the first so many bytes as is remembered.
+    They hash bytes that arrive in sequence, and skip bytes that arrive before their turn.
+    ``load_state(algorithm, size)`` returns a digester from the latest saved state of at most *size*
+    bytes. Not thread-safe.
     """
 
-    def __init__(self, remembered: Callable[[str, int], Digester]) -> None:
-        self._remembered = remembered
+    def __init__(self, load_state: Callable[[str, int], Digester]) -> None:
+        self._load_state = load_state
         self._digesters = {CANONICAL: Digester()}
 
     def __iter__(self) -> Iterator[Digester]:
         return iter(self._digesters.values())
 
     @property
-    def seen(self) -> int:
-        """Bytes that all of them have seen."""
+    def hashed_size(self) -> int:
+        """Number of leading bytes that every digester has hashed."""
         return min(digester.size for digester in self)
 
     def add(self, algorithm: str, size: int) -> None:
-        """Follow by *algorithm* too, from what is remembered of the first *size* bytes."""
+        """Add *algorithm*, from its latest saved state of at most *size* bytes."""
         if algorithm not in self._digesters:
-            self._digesters[algorithm] = self._remembered(algorithm, size)
+            self._digesters[algorithm] = self._load_state(algorithm, size)
 
-    def recall(self, size: int) -> None:
-        """Go on from what is remembered of the first *size* bytes."""
+    def restore(self, size: int) -> None:
+        """Load every digester anew from its latest saved state of at most *size* bytes."""
         for algorithm in self._digesters:
-            self._digesters[algorithm] = self._remembered(algorithm, size)
+            self._digesters[algorithm] = self._load_state(algorithm, size)
 
-    def follow(self, offset: int, data: bytes) -> None:
-        """Hash *data*, which is at *offset*, as far as it is their turn."""
+    def update(self, offset: int, data: bytes) -> None:
+        """Hash the part of *data*, which begins at *offset*, that continues the hashed bytes."""
         for digester in self:
             if offset <= digester.size < offset + len(data):
                 digester.update(data[digester.size - offset :])
 
-    def forget_after(self, size: int) -> None:
-        """What comes after *size* bytes is about to change."""
+    def discard_after(self, size: int) -> None:
+        """Go back to a state of at most *size* bytes, since later bytes are about to change."""
         for algorithm, digester in self._digesters.items():
             if digester.size > size:
-                self._digesters[algorithm] = self._remembered(algorithm, size)
+                self._digesters[algorithm] = self._load_state(algorithm, size)
 
     def of(self, algorithm: str, size: int) -> Digest | None:
-        """The digest of the first *size* bytes, if it is known without reading them again."""
+        """Return the digest of the first *size* bytes; None if they have to be read for it."""
         digester = self._digesters.get(algorithm)
         return digester.digest() if digester is not None and digester.size == size else None
 
 
 class UploadBuffer:
-    """What was received, with its running *digests*.
+    """The bytes received by one upload, and their running *digests*. Not thread-safe.
 
-    *store* is given what was in memory, and returns where it is and the rest will be. *forget* is
-    told before bytes change from some offset on: what the storage has of hash states is wrong then;
-    all of them after somebody else's change, which -1 stands for.
+    *store* moves the bytes from memory to the storage, and returns the file that receives the rest.
+    ``forget(size)`` removes the saved hash states of more than *size* bytes. It is called before
+    those bytes change; with -1, which removes all states, after another writer changed the data.
     """
 
     def __init__(
@@ -135,80 +139,83 @@ class UploadBuffer:
         forget: Callable[[int], None],
     ) -> None:
         self.digests = digests
-        self.interruption = Interruption()  # of ``hash_all``, and of a gap that is filled
+        self.interruption = Interruption()  # stops ``hash_all`` and the filling of a gap
         self.size = 0
         self.is_durable = False
-        self.data: UploadData | None = None  # None while all is in memory
+        self.data: UploadData | None = None  # None while all bytes are in memory
         self._content = bytearray()
-        self._held = MemoryReservation()
+        self._reservation = MemoryReservation()
         self._store = store
         self._forget = forget
 
     @property
     def content(self) -> bytes | None:
-        """All of it, as long as it is in memory."""
+        """All bytes while they are in memory, else None."""
         return bytes(self._content) if self.data is None else None
 
     def can_write_nowait(self, offset: int, size: int) -> bool:
-        """Whether ``write_at`` only adds to what is open already."""
+        """True if ``write_at`` only appends to memory or to an open file, without a request."""
         if self.data is None:
             return offset + size <= IN_MEMORY and UPLOADS.has(size)
         if not self.size <= offset <= self.size + _CHUNK:
             return False
         return self.data.can_write_nowait(offset + size - self.size)
 
-    def take_up(self, data: UploadData, size: int) -> None:
-        """Go on with *size* bytes that are in the storage."""
+    def resume(self, data: UploadData, size: int) -> None:
+        """Continue after *size* bytes that are in the storage."""
         self.data, self.size, self.is_durable = data, size, True
-        self.digests.recall(size)
+        self.digests.restore(size)
 
     def go_back(self) -> None:
-        """Forget what came after the last bytes whose hash is known: it cannot be read again."""
-        while self.data is not None and (known := self.digests.seen) < self.size:
+        """Cut to the last hash state that the data can be cut to.
+
+        The bytes behind it cannot be read again, so they could not be hashed.
+        """
+        while self.data is not None and (known := self.digests.hashed_size) < self.size:
             try:
                 self.data.go_back(known)
                 self.size = known
             except AppendOnly:
-                self.digests.recall(known - 1)
+                self.digests.restore(known - 1)
 
     def write_at(self, offset: int, data: bytes) -> None:
-        """Put *data* at *offset*; raises AppendOnly, StorageFull, Busy, Stale."""
+        """Write *data* at *offset*; raises AppendOnly, StorageFull, Busy, Stale."""
         if offset > self.size:
             self._extend(offset)
-        stored = self._room_for(offset + len(data))
+        stored = self._data_for(offset + len(data))
         if stored is not None:
             self._write_to(stored, offset, data)
             return
-        self._forget_after(offset)
+        self._invalidate_after(offset)
         self._content[offset : offset + len(data)] = data
-        self.digests.follow(offset, data)
+        self.digests.update(offset, data)
         self.size = len(self._content)
 
     def _write_to(self, stored: UploadData, offset: int, data: bytes) -> None:
-        with self._forgotten_if_busy(stored) as file:
+        with self._open_for_change(stored) as file:
             self._write_to_file(file, offset, data)
 
     def _write_to_file(self, file: FileWriter, offset: int, data: bytes) -> None:
         try:
             if offset < self.size:
-                file.rewrite(offset, b"")  # AppendOnly comes before anything is forgotten
-                self._forget_after(offset)
+                file.rewrite(offset, b"")  # raises AppendOnly before states are removed
+                self._invalidate_after(offset)
                 file.rewrite(offset, data)
-                self.digests.follow(offset, data)
+                self.digests.update(offset, data)
             else:
                 file.write(data)
-        finally:  # what was written before the room ended counts
+        finally:  # bytes that were written before the storage was full count
             if offset == self.size:
-                self.digests.follow(offset, data[: file.size - offset])
+                self.digests.update(offset, data[: file.size - offset])
             self.size = file.size
 
     def truncate(self, size: int) -> None:
-        """Cut to *size* bytes, or fill with zeros up to there; raises what ``write_at`` does."""
+        """Cut or extend with zeros to *size* bytes; raises the errors of ``write_at``."""
         if size > self.size:
             self._extend(size)
         elif size < self.size:
             if self.data is None:
-                self._forget_after(size)
+                self._invalidate_after(size)
                 del self._content[size:]
             else:
                 self._cut(self.data, size)
@@ -216,30 +223,30 @@ class UploadBuffer:
 
     def _cut(self, stored: UploadData, size: int) -> None:
         try:
-            with self._forgotten_if_busy(stored) as file:
-                file.truncate(self.size)  # AppendOnly comes before anything is forgotten
-                self._forget_after(size)
+            with self._open_for_change(stored) as file:
+                file.truncate(self.size)  # raises AppendOnly before states are removed
+                self._invalidate_after(size)
                 file.truncate(size)
         except AppendOnly:
             if size > 0:
                 raise
-            self._forget_after(0)
+            self._invalidate_after(0)
             stored.create()
 
     def _extend(self, size: int) -> None:
-        stored = self._room_for(size)
+        stored = self._data_for(size)
         if stored is None:
             self._content += bytes(size - len(self._content))
         else:
             self._extend_in(stored, size)
         if size - self.size <= _HASHED_ZEROS:
             for offset in range(self.size, size, _CHUNK):
-                self.digests.follow(offset, bytes(min(_CHUNK, size - offset)))
+                self.digests.update(offset, bytes(min(_CHUNK, size - offset)))
         self.size = size
 
     def _extend_in(self, stored: UploadData, size: int) -> None:
         try:
-            with self._forgotten_if_busy(stored) as file:
+            with self._open_for_change(stored) as file:
                 file.truncate(size)
         except AppendOnly:
             while self.size < size:
@@ -247,7 +254,7 @@ class UploadBuffer:
                 self._write_to(stored, self.size, bytes(min(_CHUNK, size - self.size)))
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Up to *size* bytes from *offset*; raises Unsupported."""
+        """Return up to *size* bytes from *offset*; raises Unsupported."""
         if self.data is None:
             return bytes(self._content[offset : offset + size])
         return self.data.read_at(self.size, offset, size)
@@ -255,18 +262,18 @@ class UploadBuffer:
     def hash_all(
         self, algorithm: str, read_at: Callable[[int, int], bytes] | None = None
     ) -> Digest | None:
-        """The digest of all; what was not hashed yet is read again, None where it is missing.
+        """Return the digest of all bytes, or None if some are missing; raises Interrupted.
 
-        Raises Interrupted.
+        Bytes that were not hashed yet are read again, with *read_at* if it is given.
         """
         self.digests.add(algorithm, self.size)
         while (found := self.digests.of(algorithm, self.size)) is None:
             self.interruption.check()
-            behind = self.digests.seen
+            behind = self.digests.hashed_size
             chunk = (read_at or self._read_back)(behind, min(_CHUNK, self.size - behind))
             if not chunk:
                 return None
-            self.digests.follow(behind, chunk)
+            self.digests.update(behind, chunk)
         return found
 
     def _read_back(self, offset: int, size: int) -> bytes:
@@ -275,57 +282,57 @@ class UploadBuffer:
         return self.data.read_back(self.size, offset, size)
 
     def sync(self) -> None:
-        """Make all of it durable, in the storage; raises Busy if somebody else has written it."""
+        """Make all bytes durable in the storage; raises Busy if another program wrote the data."""
         stored = self.data or self._leave_memory()
         self.check_undisturbed(stored)
         with stored.closed_on_failure(self.size) as file:
             file.flush()
 
     def check_undisturbed(self, stored: UploadData) -> None:
-        """Raise Busy if somebody else has written the data: all of it is hashed anew then."""
-        with stored.closed_on_failure(self.size) as file, self._hashed_anew_if_busy():
+        """Raise Busy if another program wrote the data; then all of it will be hashed again."""
+        with stored.closed_on_failure(self.size) as file, self._rehash_if_busy():
             if not file.is_undisturbed():
-                raise Busy(f"{stored.label} is being written by somebody else")
+                raise Busy(f"{stored.label} is being written by another program")
 
     @contextmanager
-    def _forgotten_if_busy(self, stored: UploadData) -> Iterator[FileWriter]:
-        """The open file, for a change, which is refused where somebody else has changed it."""
+    def _open_for_change(self, stored: UploadData) -> Iterator[FileWriter]:
+        """Open the file for a change; raises Busy if another program has changed it."""
         file = stored.open(self.size)
         self.is_durable = False
-        with self._hashed_anew_if_busy():
+        with self._rehash_if_busy():
             yield file
 
     @contextmanager
-    def _hashed_anew_if_busy(self) -> Iterator[None]:
+    def _rehash_if_busy(self) -> Iterator[None]:
         try:
             yield
         except Busy:
-            self.hash_anew()
+            self.rehash()
             raise
 
-    def hash_anew(self) -> None:
-        """Believe nothing of what was hashed: somebody else has changed it."""
+    def rehash(self) -> None:
+        """Discard all hash states, since another program has changed the data."""
         self._forget(-1)
-        self.digests.recall(0)
+        self.digests.restore(0)
 
-    def _room_for(self, size: int) -> UploadData | None:
-        """Where *size* bytes go, or None for the memory."""
-        if self.data is None and (size > IN_MEMORY or not self._held.grow(size)):
+    def _data_for(self, size: int) -> UploadData | None:
+        """Return the file for an upload of *size* bytes; None if it stays in memory."""
+        if self.data is None and (size > IN_MEMORY or not self._reservation.grow(size)):
             return self._leave_memory()
         return self.data
 
     def _leave_memory(self) -> UploadData:
         self.data = self._store(bytes(self._content))
         self._content = bytearray()
-        self._held.let_go()
+        self._reservation.release()
         return self.data
 
-    def _forget_after(self, size: int) -> None:
-        """Hash anew what comes after *size* bytes, which are about to change."""
+    def _invalidate_after(self, size: int) -> None:
+        """Discard the hash states of more than *size* bytes, since later bytes are to change."""
         if size < self.size:
-            self._forget(size)  # before they are: a registry that goes on would trust the states
-            self.digests.forget_after(size)
+            self._forget(size)  # before the change: a registry that resumes trusts the states
+            self.digests.discard_after(size)
 
-    def let_go(self) -> None:
-        """Give the memory back."""
-        self._held.let_go()
+    def release(self) -> None:
+        """Return the memory to the budget."""
+        self._reservation.release()

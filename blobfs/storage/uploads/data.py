@@ -1,4 +1,4 @@
-"""The data of an upload in the storage: one file, which others may write or remove too."""
+"""The file or object of an upload's data, which other programs may write or remove too."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ log = logging.getLogger(__name__)
 
 
 class UploadData:
-    """Opens the file at *path* when it is needed, and tells where it is not what it was.
+    """The data file at *path*: opened when it is needed, and checked for changes by others.
 
-    *label* is what the upload is called in errors, *token* the driver's word for what is there.
+    Errors call the upload *label*. The driver finds unfinished data by *token*. Not thread-safe.
     """
 
     def __init__(self, driver: StorageDriver, path: str, label: str, token: str = "") -> None:
@@ -26,21 +26,21 @@ class UploadData:
         self._file: FileWriter | None = None
 
     def can_write_nowait(self, size: int) -> bool:
-        """Whether neither ``open`` nor a write of *size* bytes to what it opens asks a network."""
+        """True if ``open`` and a write of *size* bytes need no network request."""
         return self._file is not None and self._file.can_write_nowait(size)
 
     @property
     def token(self) -> str:
-        """By which the driver finds at once what was written; ``""`` for nothing."""
+        """Token by which the driver finds the unfinished data; ``""`` if it has none."""
         return self._token if self._file is None else self._file.token
 
     @property
     def fingerprint(self) -> str:
-        """The driver's word for the bytes as they are; ``""`` where it has none."""
+        """The driver's fingerprint of the current bytes; ``""`` if it has none."""
         return "" if self._file is None else self._file.fingerprint
 
     def create(self, content: bytes = b"") -> None:
-        """Begin with *content*; what was there goes. Where that fails, nothing is there."""
+        """Replace the data with *content*; after a failure no data exist."""
         self.close()
         file = self._driver.create(self._path)
         try:
@@ -50,28 +50,25 @@ class UploadData:
             raise
         self._file = file
 
-    def take_up(self) -> int:
-        """Open it, and tell how many bytes are there to go on with.
-
-        Raises PathNotFound, Busy and Stale.
-        """
+    def resume(self) -> int:
+        """Open existing data, and return their size; raises PathNotFound, Busy, Stale."""
         self._file = self._driver.append(self._path, self._token)
         return self._file.size
 
     def undisturbed_size(self, size: int) -> int:
-        """Of *size* bytes that were taken up, those that a saved hash state may tell of."""
+        """Return how many of *size* resumed bytes a saved hash state may cover."""
         return size if self._file is None else min(size, self._file.undisturbed_size)
 
     def go_back(self, size: int) -> None:
-        """Forget what was written after *size* bytes; raises AppendOnly: not at every size."""
-        file = self._file or self.open(self.take_up())
+        """Cut to *size* bytes; raises AppendOnly if the driver cannot cut at that size."""
+        file = self._file or self.open(self.resume())
         file.go_back(size)
 
     def open(self, size: int) -> FileWriter:
-        """The file, which must have *size* bytes; raises Busy, and Stale where it is gone."""
+        """Return the open file, which must have *size* bytes; raises Busy, Stale if it is gone."""
         if self._file is None:
             file = self._append_or_create(size)
-            if file.size != size:  # what was hashed is not what is there
+            if file.size != size:  # the digesters have hashed other bytes
                 file.close()
                 raise Busy(f"{self.label} has {file.size} bytes now, not {size}")
             self._file = file
@@ -82,28 +79,25 @@ class UploadData:
             return self._driver.append(self._path, self._token)
         except PathNotFound:
             if size > 0:
-                raise Stale(f"{self.label} has lost its data") from None
+                raise Stale(f"the data of {self.label} were removed; write it anew") from None
             return self._driver.create(self._path)
 
     def read_at(self, total: int, offset: int, size: int) -> bytes:
-        """Up to *size* of *total* bytes, from *offset*; raises Unsupported."""
+        """Return up to *size* of *total* bytes from *offset*; raises Unsupported."""
         return self.open(total).read_at(offset, size)
 
     def read_back(self, total: int, offset: int, size: int) -> bytes:
-        """Like ``read_at``, of an upload that is about to be committed."""
+        """Return what ``read_at`` does, for the commit; it may complete the object for that."""
         return self.read_at(total, offset, size)
 
     def complete(self, total: int) -> None:
-        """Make the file of *total* bytes durable, and readable where it was not before."""
+        """Make the file of *total* bytes durable and readable."""
         with self.closed_on_failure(total) as file:
             file.commit()
         self._file = None
 
     def move_to(self, total: int, target: str) -> bool:
-        """Make it the file *target*, and nobody's data any more; False where it has to be copied.
-
-        Raises Busy, Stale.
-        """
+        """Move the data to *target*; False if they have to be copied. Raises Busy, Stale."""
         with self.closed_on_failure(total) as file:
             moved = file.move_to(target)
         if moved:
@@ -111,13 +105,13 @@ class UploadData:
         return moved
 
     def chunks(self) -> Iterator[bytes]:
-        """All of it, once it is complete."""
+        """Yield all bytes of complete data."""
         with self._driver.open(self._path) as reader:
             yield from reader.chunks()
 
     @contextmanager
     def closed_on_failure(self, size: int) -> Iterator[FileWriter]:
-        """The file, for a sync: where that fails the next one opens it anew."""
+        """Yield the open file; a failure closes it, so that the next use opens it anew."""
         file = self.open(size)
         try:
             yield file
@@ -130,23 +124,23 @@ class UploadData:
             raise
 
     def cancel(self) -> None:
-        """Remove it, if it is open."""
+        """Remove the data if they are open."""
         if self._file is not None:
             file, self._file = self._file, None
             file.cancel()
 
     def close(self) -> None:
-        """Leave it, durable, to a later ``open``."""
+        """Make the data durable and close them; ``open`` opens them again."""
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
 
 
 class UploadObject(UploadData):
-    """The same in an object store, which shows nothing of it before it is complete.
+    """Data in an object store, where an object does not exist before it is complete.
 
-    With *in_place* its path is that of the blob that it will be: then it is completed only when
-    it was verified, and cannot be read back before.
+    With *in_place*, *path* is that of the future blob. Then the object is completed only after
+    verification, and cannot be read before.
     """
 
     def __init__(
@@ -161,15 +155,15 @@ class UploadObject(UploadData):
         super().create(content)
         self._is_complete = False
 
-    def take_up(self) -> int:
+    def resume(self) -> int:
         if self._in_place and not self._token:
-            raise PathNotFound(self._path)  # whatever somebody else writes there is not it
+            raise PathNotFound(self._path)  # an object at the path is not this upload's
         try:
             self._file = self._driver.append(self._path, self._token)
         except PathNotFound:
             if self._in_place or not self._token:
                 raise
-            self._token = ""  # completed by a commit that did not come to its end
+            self._token = ""  # an interrupted commit has completed the object
             self._file = self._driver.append(self._path)
         return self._file.size
 
@@ -179,7 +173,7 @@ class UploadObject(UploadData):
 
     def read_at(self, total: int, offset: int, size: int) -> bytes:
         if not self._is_complete:
-            raise Unsupported(f"{self.label} can be read once it is complete")
+            raise Unsupported(f"{self.label} cannot be read before it is complete")
         return self._driver.read_at(self._path, offset, size)
 
     def read_back(self, total: int, offset: int, size: int) -> bytes:
@@ -205,7 +199,7 @@ class UploadObject(UploadData):
 
     @contextmanager
     def closed_on_failure(self, size: int) -> Iterator[FileWriter]:
-        yield self.open(size)  # it keeps what it could not send
+        yield self.open(size)  # not closed: it keeps the bytes that could not be sent
 
     def close(self) -> None:
         if self._file is not None:

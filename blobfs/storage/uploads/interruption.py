@@ -1,4 +1,4 @@
-"""The way to stop a long piece of work that another thread does."""
+"""Cooperative interruption of long work in another thread."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from blobfs.errors import Interrupted
 
 
 class Interruption:
-    """Stops the work that is under way; thread-safe.
+    """Request to stop, which the work looks for between its steps by ``check``. Thread-safe.
 
-    The work asks ``check`` between its steps.
+    The reason is one attribute, written and read at once, so it needs no lock.
     """
 
     def __init__(self) -> None:
         self._reason = ""
 
     def stop(self, reason: str) -> None:
-        """Have the next ``check`` raise Interrupted; *reason* is its text."""
+        """Make the next ``check`` raise Interrupted with the text *reason*."""
         self._reason = reason
 
-    def forget(self) -> None:
-        """Forget a ``stop`` that was not meant for the work that begins now."""
+    def clear(self) -> None:
+        """Cancel an earlier ``stop`` before new work begins."""
         self._reason = ""
 
     def check(self) -> None:
-        """Raise Interrupted after a ``stop``, once."""
+        """Raise Interrupted once after a ``stop``."""
         if self._reason:
             reason, self._reason = self._reason, ""
             raise Interrupted(reason)
 
     def checked(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """The *chunks*, with a ``check`` before each."""
+        """Yield the *chunks*, with a ``check`` before each."""
         for chunk in chunks:
             self.check()
             yield chunk

@@ -1,4 +1,4 @@
-"""The uploads of a registry that have not ended, and what an object store keeps of lost ones."""
+"""Lists of uploads that have not ended, and of unfinished objects that belong to none."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from blobfs.storage.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class OpenUpload:
-    """An upload: *size* is in bytes, *began* in seconds since the epoch; None is not known.
+    """An upload: *size* in bytes, *began* in seconds since the epoch; None means unknown.
 
-    *name* is what it is called here, else its id. One that only parts are left of, which an
-    object store keeps and bills but shows nobody, has no *repository*, and their path as its name.
+    *name* is the name in its record, else its id. An unfinished object without an upload, which
+    the object store bills but does not list, has an empty *repository* and its path as the name.
     """
 
     repository: str
@@ -28,12 +28,12 @@ class OpenUpload:
     remove: Callable[[], None]
 
     def age(self, now: float) -> float:
-        """Seconds since it began: 0 if that is not known, or a clock was ahead."""
+        """Seconds since the upload began; 0 if that is unknown or in the future."""
         return 0.0 if self.began is None else max(now - self.began, 0.0)
 
 
 def of_repository(repository: Repository) -> Iterator[OpenUpload]:
-    """The uploads of one repository that the storage knows of."""
+    """Yield the stored uploads of one repository."""
     uploads = repository.uploads
     for _, found in uploads.each(partial(_stored, repository), uploads.enumerate()):
         if found is not None:
@@ -46,7 +46,7 @@ def _stored(repository: Repository, upload_id: str) -> OpenUpload | None:
         began: float | None = uploads.started_at(upload_id).timestamp()
         name = uploads.listed_record(upload_id).name or upload_id
     except NotFound:
-        return None  # on its way out
+        return None  # it was removed meanwhile
     except BlobfsError:
         began, name = None, upload_id
     size = _size(repository, upload_id)
@@ -61,14 +61,15 @@ def _size(repository: Repository, upload_id: str) -> int | None:
 
 
 def lost(registry: Registry) -> Iterator[OpenUpload]:
-    """What is left of uploads that nothing else tells of.
+    """Yield the unfinished objects that no stored upload refers to.
 
-    A program that began one a moment ago may not have told of it yet: mind *began*.
+    A program that began one a moment ago may not have stored its record yet. Callers must
+    therefore leave the recent ones, by *began*.
     """
     unfinished = list(registry.unfinished())
     tokens = set(_tokens(registry)) if unfinished else set()
     for found in unfinished:
-        if found.token not in tokens and not _is_told_of(registry, found):
+        if found.token not in tokens and not _belongs_to_registry(registry, found):
             yield OpenUpload("", found.path, None, found.began, partial(registry.abandon, found))
 
 
@@ -79,8 +80,8 @@ def _tokens(registry: Registry) -> Iterator[str]:
             yield record.token
 
 
-def _is_told_of(registry: Registry, found: Unfinished) -> bool:
-    """Whether it is the data of an upload that a registry has begun, which keeps no token."""
+def _belongs_to_registry(registry: Registry, found: Unfinished) -> bool:
+    """True if *found* is the data of a registry's upload, which stores no token."""
     try:
         place = paths.parse(found.path)
         if place.repository is None or place.upload_id is None:

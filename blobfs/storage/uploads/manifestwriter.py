@@ -1,4 +1,4 @@
-"""Manifests on their way in: in memory until they are whole, as none is large."""
+"""Uploads of manifests: in memory until they are complete, since none is large."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ _UNFINISHED: Final = re.compile(
     r"|.+\.(?:partial|part|filepart|tmp|temp|swp|swx|bak|orig)",  # rclone, WinSCP, editors
     re.IGNORECASE,
 )
-"""Names that programs give to files until they are whole, or to what they replace.
+"""Names of files that programs have not completed yet, or of their backups.
 
-Most others begin with a dot or have a tilde or a hash sign, as no tag does. vim(1) makes ``4913``
-to see whether it can, but leaves it empty; a build may be called so.
+Most other such names cannot be tags: they begin with a dot, or have a tilde or a hash sign. The
+file ``4913`` of vim(1), a test of the directory, is left empty; it may be a build's tag too.
 """
 
 _MAX_MADE: Final = 1024
 
 
 def tag_named(name: str) -> Tag | None:
-    """The tag that a file's name stands for; None for a digest, and until the file is finished."""
+    """Return the tag of a file's name; None if it cannot be a tag, or the file is unfinished."""
     try:
         return None if _UNFINISHED.fullmatch(name) else Tag(name)
     except NameInvalid:
@@ -62,7 +62,8 @@ def tag_named(name: str) -> Tag | None:
 class UploadTags:
     """Tags manifests by the names of their files. Thread-safe.
 
-    It keeps the tags that it has made, of *tags*, so that a file that is renamed leaves none.
+    It remembers the tags that it has made, to remove them when their files are renamed. The lock
+    guards that table; no storage is asked under it.
     """
 
     def __init__(self, tags: TagStore) -> None:
@@ -72,7 +73,7 @@ class UploadTags:
         self._made: OrderedDict[Tag, Digest] = OrderedDict()
 
     def tag(self, name: str, digest: Digest) -> bool:
-        """Tag a manifest if the file's *name* is a tag; False if it is none."""
+        """Tag a manifest by its file's *name*; False if the name is no tag."""
         tag = tag_named(name)
         if tag is None:
             return False
@@ -88,7 +89,7 @@ class UploadTags:
         return True
 
     def rename(self, old: str, new: str, digest: Digest) -> None:
-        """Tag a manifest by its file's *new* name, and take back the tag made for the *old* one."""
+        """Tag a manifest by its file's *new* name, and remove the tag made for the *old* name."""
         if new == old or not self.tag(new, digest):
             return
         tag = tag_named(old)
@@ -102,15 +103,14 @@ class UploadTags:
             if self._tags.get(tag) == digest:
                 self._tags.untag(tag)
         except (TagUnknown, LinkInvalid):
-            pass  # somebody else has removed or damaged it
+            pass  # another program has removed or damaged it
 
 
 class WaitingManifests:
-    """Manifests that were refused or left unfinished, in memory until they are gone on with.
+    """Manifests that were refused or left unfinished, in memory until a program continues them.
 
-    They are dropped, the oldest first, where a repository has too many bytes of them, or where
-    another manifest needs their room. Thread-safe; the lock guards the order, and no writer is
-    closed under it.
+    The oldest are dropped if a repository has too many bytes of them, or if another manifest needs
+    the memory. Thread-safe: the lock guards the order, and no writer is closed under it.
     """
 
     def __init__(self, limit: int = 8 * 2**20) -> None:
@@ -119,7 +119,7 @@ class WaitingManifests:
         self._writers: OrderedDict[ManifestWriter, None] = OrderedDict()
 
     def add(self, writer: ManifestWriter) -> None:
-        """Let a writer wait, and drop older ones of its repository."""
+        """Add a writer, and drop the oldest ones of its repository beyond the limit."""
         with self._lock:
             self._writers[writer] = None
             self._writers.move_to_end(writer)
@@ -131,12 +131,12 @@ class WaitingManifests:
                 self._drop(other)
 
     def discard(self, writer: ManifestWriter) -> None:
-        """Let a writer wait no longer: it is gone on with, or has ended."""
+        """Remove a writer that is continued or has ended."""
         with self._lock:
             self._writers.pop(writer, None)
 
     def drop_oldest(self) -> bool:
-        """Make room; False if none is waiting."""
+        """Drop the oldest writer; False if there is none."""
         with self._lock:
             oldest = next(iter(self._writers), None)
         if oldest is not None:
@@ -144,7 +144,7 @@ class WaitingManifests:
         return oldest is not None
 
     def _drop(self, writer: ManifestWriter) -> None:
-        log.info("%s was not put and is dropped: there are newer ones", writer.label)
+        log.info("%s was never complete and is dropped: newer ones need its memory", writer.label)
         writer.close()
 
 
@@ -152,7 +152,7 @@ WAITING: Final = WaitingManifests()
 
 
 class ManifestWriter(ContentWriter):
-    """Receives a manifest, and puts it as a revision; it is tagged with the upload's name."""
+    """Receives a manifest, stores it as a revision, and tags it with the upload's name."""
 
     def __init__(self, manifests: ManifestStore, tags: UploadTags, record: UploadRecord) -> None:
         self._manifests = manifests
@@ -163,7 +163,7 @@ class ManifestWriter(ContentWriter):
         self._id = str(uuid.uuid4())
         self._started_at = datetime.now(UTC)
         self._content = bytearray()
-        self._held = MemoryReservation()
+        self._reservation = MemoryReservation()
         self._over = False
 
     @property
@@ -208,12 +208,12 @@ class ManifestWriter(ContentWriter):
     def truncate(self, size: int) -> None:
         self._check_open()
         if size > MAX_CONTENT:
-            raise TooLarge(f"{self.label}: {size} bytes are too many for a manifest")
+            raise TooLarge(f"{self.label}: a manifest has at most {MAX_CONTENT} bytes, not {size}")
         WAITING.discard(self)
-        while not self._held.grow(size):
+        while not self._reservation.grow(size):
             if WAITING.drop_oldest():
                 continue
-            raise StorageFull(f"{self.label}: too much is being uploaded; try again in a moment")
+            raise StorageFull(f"{self.label}: too many uploads are in memory; try again later")
         del self._content[size:]
         self._content += bytes(size - len(self._content))
 
@@ -265,67 +265,67 @@ class ManifestWriter(ContentWriter):
         self._over = True
         WAITING.discard(self)
         self._content = bytearray()
-        self._held.let_go()
+        self._reservation.release()
 
     def _check_open(self) -> None:
         if self._over:
-            raise WriterClosed(f"upload {self._id} is over")
+            raise WriterClosed(f"upload {self._id} has ended")
 
 
 class ManifestUploadStore:
-    """Begins a repository's manifest uploads; none is in the storage before it is whole."""
+    """Begins a repository's uploads of manifests, none of which is ever stored unfinished."""
 
     def __init__(self, manifests: ManifestStore, tags: TagStore) -> None:
         self._manifests = manifests
         self._tags = UploadTags(tags)
 
     def create(self, *, name: str = "", digest: Digest | None = None) -> ContentWriter:
-        """Begin an upload, whose *name* becomes a tag if it is one."""
+        """Begin an upload; *name* becomes a tag of the manifest if it is a valid one."""
         return ManifestWriter(self._manifests, self._tags, UploadRecord(name, digest=digest))
 
     def resume(self, upload_id: str) -> ContentWriter:
-        """None can be: raises UploadUnknown."""
+        """Raise UploadUnknown: no upload is stored."""
         raise UploadUnknown(upload_id)
 
     def open(self, upload_id: str) -> FileReader:
-        """None can be: raises UploadUnknown."""
+        """Raise UploadUnknown: no upload is stored."""
         raise UploadUnknown(upload_id)
 
     def stat(self, upload_id: str) -> UploadInfo:
-        """None is there: raises UploadUnknown."""
+        """Raise UploadUnknown: no upload is stored."""
         raise UploadUnknown(upload_id)
 
     def record(self, upload_id: str) -> UploadRecord:
-        """None is there: raises UploadUnknown."""
+        """Raise UploadUnknown: no upload is stored."""
         raise UploadUnknown(upload_id)
 
     def started_at(self, upload_id: str) -> datetime:
-        """None is there: raises UploadUnknown."""
+        """Raise UploadUnknown: no upload is stored."""
         raise UploadUnknown(upload_id)
 
     def open_committed(self, descriptor: Descriptor) -> FileReader:
-        """Open the manifest that an upload has become; raises Stale once that is gone."""
+        """Open the manifest of a committed upload; raises Stale if it was removed."""
         try:
             return self._manifests.links.open(descriptor.digest)
         except BlobUnknown:
-            raise Stale(f"manifest {descriptor.digest} is gone") from None
+            raise Stale(f"manifest {descriptor.digest} was deleted") from None
 
     def commit_again(self, descriptor: Descriptor, digest: Digest) -> None:
-        """Raises ContentMismatch, unless it is called so already."""
+        """Raise ContentMismatch unless *digest* is the manifest's own."""
         if digest != descriptor.digest:
             raise ContentMismatch(f"manifest {descriptor.digest} is not {digest}")
 
     def discard(self, upload_id: str) -> None:
-        """Nothing is there to be removed."""
+        """Do nothing: no upload is stored."""
 
     def rename_committed(self, digest: Digest, old: str, new: str) -> None:
-        """Tag the manifest, if *new* is a tag; a tag that an upload made of *old* goes."""
+        """Tag the manifest if *new* is a tag, and remove the tag that an upload made of *old*."""
         self._tags.rename(old, new, digest)
 
     def records(self, upload_ids: Iterable[str]) -> Iterator[tuple[str, UploadRecord]]:
-        """None."""
+        """Return no records: no upload is stored."""
         return iter(())
 
     def enumerate(self) -> Iterator[str]:
-        """None."""
+        """Return no ids: no upload is stored."""
         return iter(())

@@ -1,7 +1,7 @@
-"""What one upload has in the storage beside its data: when it began, its record, hash states.
+"""Files of one upload beside its data: the time of its begin, its record, its hash states.
 
-Source of truth of all but the record: distribution, ``registry/storage/linkedblobstore.go``
-and ``blobwriter_resumable.go``.
+The formats of all but the record are distribution's: ``registry/storage/linkedblobstore.go`` and
+``blobwriter_resumable.go``.
 """
 
 from __future__ import annotations
@@ -31,46 +31,45 @@ _TEXTS: Final = ("token", "fingerprint", "reason")
 _LONGER_THAN_A_RECORD: Final = 2**14  # bytes
 
 MAX_REASON: Final = 500
-"""Characters of a record's reason; what is longer is cut."""
+"""Maximum length of a record's reason in characters; a longer reason is cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadRecord:
-    """What blobfs keeps of an upload for itself.
+    """The file in which blobfs describes an upload; a registry ignores it.
 
-    *name* is its file's name in ``_uploads``, and ``""`` where it is called by its id; *digest* and
-    *size* (in bytes) are what was declared. *blob* is set before the data leave for the blob
-    store: where they are missing, the upload is complete, and only has to be linked. *in_place*
-    is the blob where they are written from the start, *token* the driver's word for them. *reason*
-    says why the last attempt to commit it failed.
+    *name* is the file's name in ``_uploads``, or ``""`` if that is the id. *digest* and *size* (in
+    bytes) were declared. *moved_to* is set before the data move to the blob store: if the data are
+    missing, that blob has them, and only its link is missing. *target_digest* is the blob at whose
+    path an object store receives the data; the driver finds them by *token*. *reason* is the error
+    of the last commit that failed. *is_shared* means that a registry began the upload, and may have
+    the data open.
 
-    The hash states beside the record are those of the data that have *fingerprint*. Of all others
-    they may tell what is not so: somebody else has written since, or a program that was killed.
-    *is_shared* says that a registry began the upload, and may have the data open.
+    The hash states are valid only for data with *fingerprint*. If the data have another one,
+    another program has written since, or a program was killed.
     """
 
     name: str = ""
     digest: Digest | None = None
     size: int | None = None
-    blob: Digest | None = None
-    in_place: Digest | None = None
+    moved_to: Digest | None = None
+    target_digest: Digest | None = None
     token: str = ""
     fingerprint: str = ""
     is_shared: bool = False
     reason: str = ""
 
     def to_json(self) -> bytes:
-        """The record's file, without what is not known."""
+        """Return the content of the record's file, without unknown values."""
         document = {key: getattr(self, key) for key in ("name", "size", *_TEXTS)}
         document["is_shared"] = self.is_shared or None
-        for key in ("digest", "blob", "in_place"):
-            digest = getattr(self, key)
-            document[key] = None if digest is None else str(digest)
+        digests = {"digest": self.digest, "blob": self.moved_to, "in_place": self.target_digest}
+        document |= {key: str(digest) for key, digest in digests.items() if digest is not None}
         return json.dumps({k: v for k, v in document.items() if v not in (None, "")}).encode()
 
     @classmethod
     def of_json(cls, content: bytes) -> UploadRecord:
-        """Read the file; what makes no sense is left out, since a storage's names are hostile."""
+        """Parse the file's content; invalid values are left out, since a storage may be hostile."""
         try:
             document = json.loads(content)
         except (ValueError, RecursionError):
@@ -94,14 +93,14 @@ class UploadRecord:
 
 @dataclass(frozen=True, slots=True)
 class UploadInfo:
-    """An upload as the storage has it: *size* is in bytes, *mtime_ns* of the last one written."""
+    """Size in bytes and time of the last write of an upload in the storage."""
 
     size: int
     mtime_ns: int
 
 
 def is_file_name(text: str) -> bool:
-    """Whether a file can be called so."""
+    """True if *text* is a valid name of a file."""
     if text in ("", ".", "..") or "/" in text or "\0" in text:
         return False
     try:
@@ -111,7 +110,7 @@ def is_file_name(text: str) -> bool:
 
 
 def _printable(text: str) -> str:
-    """The *text* in one line, and such that it can be encoded."""
+    """Return *text* with each character replaced that is not printable, or cannot be encoded."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
@@ -123,7 +122,7 @@ def _digest(value: object) -> Digest | None:
 
 
 class UploadFiles:
-    """The small files of one upload, which need not be there yet."""
+    """Reads and writes the small files of one upload, which may be missing. Has no state."""
 
     def __init__(self, driver: StorageDriver, repository: RepositoryName, upload_id: str) -> None:
         self._driver = driver
@@ -132,11 +131,11 @@ class UploadFiles:
         self.data = paths.upload_data(repository, upload_id)
 
     def label(self, record: UploadRecord) -> str:
-        """What a person calls the upload."""
+        """Return the upload's name for people: its path below the repositories."""
         return f"{self._repository}/_uploads/{record.name or self.upload_id}"
 
     def begin(self, started_at: datetime, record: UploadRecord) -> None:
-        """Make the upload known; from now on it can be resumed."""
+        """Write the time of the begin and the record; then the upload can be resumed."""
         path = paths.upload_startedat(self._repository, self.upload_id)
         moment = started_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._driver.put_content(path, moment.encode())
@@ -144,11 +143,14 @@ class UploadFiles:
             self.put_record(record)
 
     def started_at(self) -> datetime:
-        """When the upload began, in UTC, or about when its file was made; raises UploadUnknown."""
+        """Time at which the upload began, in UTC; raises UploadUnknown.
+
+        If the file has no valid time, the file's own time is taken.
+        """
         path = paths.upload_startedat(self._repository, self.upload_id)
         try:
             began = _moment(self._driver.read_at(path, 0, 64))
-            # What is no time was cut off by a crash, or is about to be written.
+            # A crash has cut the file, or another program is writing it.
             return began or _from_seconds(self._driver.stat(path).mtime_ns // 10**9)
         except PathNotFound:
             raise UploadUnknown(self.upload_id) from None
@@ -156,7 +158,7 @@ class UploadFiles:
             raise Corrupt(f"{path} is a directory") from None
 
     def made_at(self) -> datetime:
-        """When the file was made that says when the upload began; raises UploadUnknown."""
+        """Modification time of the file ``startedat``; raises UploadUnknown."""
         path = paths.upload_startedat(self._repository, self.upload_id)
         try:
             info = self._driver.stat(path)
@@ -167,11 +169,11 @@ class UploadFiles:
         return _from_seconds(info.mtime_ns // 10**9)
 
     def record(self) -> UploadRecord:
-        """What blobfs keeps of it; an empty one for an upload of a registry's."""
+        """Read the record; an upload of a registry has an empty one."""
         return UploadRecord.of_json(self.record_content())
 
     def record_content(self) -> bytes:
-        """The content of the record's file; empty where there is none."""
+        """Read the content of the record's file; empty if the file is missing."""
         path = paths.upload_record(self._repository, self.upload_id)
         try:
             return self._driver.read_at(path, 0, _LONGER_THAN_A_RECORD)
@@ -179,7 +181,7 @@ class UploadFiles:
             return b""
 
     def is_record(self, content: bytes) -> bool:
-        """Whether a listing tells that the record's file holds *content*; no request is made."""
+        """True if a cached listing shows that the record's file has *content*; asks nothing."""
         path = paths.upload_record(self._repository, self.upload_id)
         return self._driver.is_known_to_hold(path, content)
 
@@ -189,14 +191,14 @@ class UploadFiles:
         self._driver.put_content(path, record.to_json())
 
     def save_state(self, digester: Digester) -> None:
-        """Keep the digester's inside: from there, hashing can go on here or in a registry."""
+        """Save the digester's state, from which blobfs or a registry can continue hashing."""
         path = paths.upload_hashstate(
             self._repository, self.upload_id, digester.algorithm, digester.size
         )
         self._driver.put_content(path, digester.state())
 
     def load_state(self, algorithm: str, size: int) -> Digester:
-        """A digester that has seen as much as a state tells of the first *size* bytes."""
+        """Return a digester from the latest valid state of at most *size* bytes, or a new one."""
         for offset in sorted(self._offsets(algorithm), reverse=True):
             path = paths.upload_hashstate(self._repository, self.upload_id, algorithm, offset)
             if offset <= size:
@@ -209,7 +211,7 @@ class UploadFiles:
         return Digester(algorithm)
 
     def hashed(self, algorithm: str, size: int) -> int:
-        """How many of the first *size* bytes the last state among them tells of."""
+        """Return the offset of the latest state of at most *size* bytes; 0 if there is none."""
         return max((offset for offset in self._offsets(algorithm) if offset <= size), default=0)
 
     def drop_states_below(self, algorithm: str, size: int) -> None:
@@ -229,7 +231,7 @@ class UploadFiles:
         self._delete(paths.upload_hashstate(self._repository, self.upload_id, algorithm, offset))
 
     def remove(self) -> None:
-        """Remove everything of the upload; a missing one is no error."""
+        """Remove all files of the upload; a missing upload is no error."""
         self._delete(paths.upload(self._repository, self.upload_id))
 
     def _delete(self, path: str) -> None:
@@ -250,9 +252,9 @@ class UploadFiles:
 
 
 def _moment(text: bytes) -> datetime | None:
-    """The time that RFC 3339 writes so; None for what is none, or what datetime cannot hold.
+    """Parse a time of RFC 3339; None if it is invalid or datetime cannot represent it.
 
-    That is a leap second, for one, or a year that is not from 1971 to 9999 in UTC.
+    datetime cannot represent a leap second. Years outside 1971 to 9999 (UTC) count as invalid.
     """
     try:
         moment = datetime.fromisoformat(text.decode("ascii"))
@@ -265,5 +267,5 @@ def _moment(text: bytes) -> datetime | None:
 
 
 def _from_seconds(seconds: int) -> datetime:
-    """The time so many *seconds* after the epoch, or the nearest that datetime can hold."""
+    """Return the time *seconds* after the epoch, or the nearest that datetime can represent."""
     return datetime.fromtimestamp(min(max(seconds, 0), _LAST_SECOND), UTC)

@@ -1,4 +1,4 @@
-"""A repository's uploads: blobs on their way in, begun here or by a registry."""
+"""Store of a repository's blob uploads, whether blobfs or a registry began them."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ from blobfs.storage.uploads.metadata import UploadFiles, UploadInfo, UploadRecor
 T = TypeVar("T")
 
 _MAX_RECORDS: Final = 10_000
-"""Records of a repository that are remembered, some 300 bytes each."""
+"""Maximum number of cached records of a repository, of about 300 bytes each."""
 
 
 class UploadStore:
-    """Begins, finds and resumes uploads.
+    """Begins, finds and resumes the blob uploads of a repository. Thread-safe.
 
-    An upload shows in the storage once it has more than ``blobwriter.IN_MEMORY`` bytes, or was
-    suspended. Two writers of one upload, here and in a registry, would spoil it for each other,
-    as two of a registry's do; one of ours notices a size that is not what it has received.
+    An upload is in the storage once it has more than ``buffer.IN_MEMORY`` bytes, or was suspended.
+    Two writers of one upload damage it, as in a registry; a writer of blobfs raises Busy if the
+    size is not that of the bytes it has received. The lock guards the cache of records; no storage
+    is asked under it.
     """
 
     def __init__(
@@ -59,32 +60,32 @@ class UploadStore:
     def create(
         self, *, name: str = "", digest: Digest | None = None, size: int | None = None
     ) -> BlobWriter:
-        """Begin an upload, of *size* bytes that hash to *digest* where that is known before."""
+        """Begin an upload with a declared *digest* and *size* in bytes, if they are given."""
         return self._writer(
             str(uuid.uuid4()), datetime.now(UTC), UploadRecord(name, digest=digest, size=size)
         )
 
     def resume(self, upload_id: str) -> BlobWriter:
-        """Go on with an upload where it stopped; raises UploadUnknown."""
+        """Return a writer that continues a stored upload; raises UploadUnknown."""
         files = self._files(upload_id)
         writer = self._writer(upload_id, files.started_at(), files.record())
         writer.resume()
         return writer
 
     def open(self, upload_id: str) -> FileReader:
-        """Open what an upload has received, to read it; raises UploadUnknown, Unsupported."""
+        """Open the received bytes for reading; raises UploadUnknown, Unsupported."""
         try:
             return self._driver.open(paths.upload_data(self._repository, upload_id))
         except PathNotFound:
             self.started_at(upload_id)  # raises UploadUnknown
         record = self.record(upload_id)
         if self._driver.is_object_store and self._stat_data(upload_id, record) is not None:
-            raise Unsupported(f"upload {upload_id} can be read once it is complete")
+            raise Unsupported(f"upload {upload_id} cannot be read before it is complete")
         moved = blob_of(self._blobs, record)
         return BytesReader(b"") if moved is None else self._blobs.open(moved.digest)
 
     def stat(self, upload_id: str) -> UploadInfo:
-        """How much an upload has received; raises UploadUnknown."""
+        """Size and time of an upload; raises UploadUnknown."""
         record = self.listed_record(upload_id) if self._driver.is_object_store else None
         info = self._stat_data(upload_id, record or UploadRecord())
         if info is None:
@@ -93,12 +94,12 @@ class UploadStore:
         return UploadInfo(info.size, info.mtime_ns if began is None else _nanoseconds(began))
 
     def _stat_data(self, upload_id: str, record: UploadRecord) -> FileInfo | None:
-        """Attributes of what ``resume`` would go on with, if anything was received."""
+        """Attributes of the data that ``resume`` would continue; None if there are none."""
         files = self._files(upload_id)
-        if record.in_place is None:
+        if record.target_digest is None:
             return self._stat_unfinished(files.data, {record.token, ""})
-        info = self._stat_unfinished(paths.blob_data(record.in_place), {record.token} - {""})
-        # What came after the last state cannot be read again, and is forgotten.
+        info = self._stat_unfinished(paths.blob_data(record.target_digest), {record.token} - {""})
+        # ``resume`` cuts the bytes after the last state, since they cannot be read again.
         return info and info._replace(size=files.hashed(CANONICAL, info.size))
 
     def _stat_unfinished(self, path: str, tokens: set[str]) -> FileInfo | None:
@@ -106,7 +107,7 @@ class UploadStore:
             try:
                 return self._driver.stat_unfinished(path, token)
             except PathNotFound:
-                pass  # that one was completed
+                pass  # it was completed
         return None
 
     def _stat_without_data(self, upload_id: str, record: UploadRecord) -> UploadInfo:
@@ -115,19 +116,19 @@ class UploadStore:
         return UploadInfo(moved.size if moved else 0, _nanoseconds(began))
 
     def started_at(self, upload_id: str) -> datetime:
-        """When an upload began; raises UploadUnknown.
+        """Time at which an upload began; raises UploadUnknown.
 
-        An object store tells it in listings, of all uploads at once: no file is read.
+        In an object store it is a file's time, which one listing has for all uploads.
         """
         files = self._files(upload_id)
         return files.made_at() if self._driver.is_object_store else files.started_at()
 
     def record(self, upload_id: str) -> UploadRecord:
-        """What an upload is called, and what was declared of it."""
+        """The upload's record: name, and declared digest and size."""
         return self._files(upload_id).record()
 
     def listed_record(self, upload_id: str) -> UploadRecord:
-        """``record``, which is read only if a listing does not tell that it is still the same."""
+        """Return ``record``, from the cache if a listing shows that the file is unchanged."""
         files = self._files(upload_id)
         with self._lock:
             known = self._records.get(upload_id, b"")
@@ -142,16 +143,16 @@ class UploadStore:
         return UploadRecord.of_json(content)
 
     def records(self, upload_ids: Iterable[str]) -> Iterator[tuple[str, UploadRecord]]:
-        """Those of *upload_ids* that are there, with their records; they are read side by side.
+        """The existing ones of *upload_ids* with their records, read in parallel.
 
-        The record of one that cannot be read is empty.
+        A record that cannot be read is empty.
         """
         for upload_id, record in self.each(self._record_or_none, upload_ids):
             if record is not None:
                 yield upload_id, record
 
     def each(self, call: Callable[[str], T], upload_ids: Iterable[str]) -> Iterator[tuple[str, T]]:
-        """Each of *upload_ids* with the result of *call*; calls are made side by side."""
+        """Yield each of *upload_ids* with the result of *call*; calls run in parallel."""
         ids = list(upload_ids)
         return zip(ids, map_parallel(self._driver, call, ids), strict=True)
 
@@ -161,15 +162,15 @@ class UploadStore:
             return self.listed_record(upload_id)
         except NotFound:
             return None
-        except BlobfsError:  # whoever looks at the upload gets the error
+        except BlobfsError:  # the next call for this upload raises the error
             return UploadRecord()
 
     def open_committed(self, descriptor: Descriptor) -> FileReader:
-        """Open the blob that an upload has become; raises Stale once that is gone."""
+        """Open the blob of a committed upload; raises Stale if it was removed."""
         try:
             return self._blobs.open(descriptor.digest)
         except BlobUnknown:
-            raise Stale(f"blob {descriptor.digest} is gone") from None
+            raise Stale(f"blob {descriptor.digest} was deleted") from None
 
     def commit_again(self, descriptor: Descriptor, digest: Digest) -> None:
         """Link a blob under *digest* as well; raises ContentMismatch."""
@@ -185,11 +186,11 @@ class UploadStore:
         self._layers.link_blob(digest, stored)
 
     def discard(self, upload_id: str) -> None:
-        """Remove everything of an upload that nobody writes; a missing one is no error."""
+        """Remove all files of an upload that nobody writes; a missing upload is no error."""
         files = self._files(upload_id)
         record = files.record()
-        if record.in_place is not None and record.token:
-            self._discard_in_place(paths.blob_data(record.in_place), record.token)
+        if record.target_digest is not None and record.token:
+            self._discard_in_place(paths.blob_data(record.target_digest), record.token)
         files.remove()
 
     def _discard_in_place(self, path: str, token: str) -> None:
@@ -199,10 +200,10 @@ class UploadStore:
             pass  # it was completed, and is a blob
 
     def rename_committed(self, digest: Digest, old: str, new: str) -> None:
-        """Nothing follows: a blob is called by its digest."""
+        """Do nothing: a blob's name is its digest."""
 
     def enumerate(self) -> Iterator[str]:
-        """The id of every upload, in no order; some may turn out to be unknown."""
+        """The ids of all uploads, in no order; some of them may be unknown to other methods."""
         try:
             entries = self._driver.listdir(paths.uploads(self._repository))
         except PathNotFound:
