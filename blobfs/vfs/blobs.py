@@ -1,4 +1,4 @@
-"""Blobs as files, wherever in the tree they are reached."""
+"""Nodes of blobs, at every place of the tree."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from blobfs.vfs.upload import Upload
 from blobfs.vfs.verification import Verification
 
 _MAX_REPOSITORIES: Final = 64
-"""Repositories that a blob's file remembers; an attribute may not hold 64 KiB of names."""
+"""Repositories that a blob's file remembers: an extended attribute has at most 64 KiB of names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blobs:
-    """What every blob's file needs: where blobs come from, and how reads are verified."""
+    """Services of every blob's file: the registry, and the verification of reads."""
 
     registry: Registry
     verification: Verification
@@ -32,16 +32,16 @@ class Blobs:
 
 @dataclass(frozen=True, slots=True)
 class BlobFile(File):
-    """A blob's bytes, the same file in every repository that links the blob.
+    """A blob, which is the same file in every repository that links it.
 
-    A *receipt* is the last upload that has become the blob, and whose name is one of it.
+    *receipt* is the last upload that was committed as the blob, while its name shows the blob.
     """
 
     never_changes = True
 
     blobs: Blobs
     descriptor: Descriptor
-    repositories: tuple[Repository, ...] = ()  # those it has been reached through
+    repositories: tuple[Repository, ...] = ()  # those in which it was looked up, the last first
     receipt: Upload | None = None
 
     @property
@@ -49,8 +49,8 @@ class BlobFile(File):
         return str(self.descriptor.digest)
 
     def attr(self) -> Attr:
-        # Two names at least: the global store's own, and the repository's link. Programs that
-        # replace a receipt ask its mode first, so its owner may write as long as it is there.
+        # Two links: the global store's and the repository's. Programs check the mode before they
+        # replace a receipt, so its owner may write.
         is_receipt = self._receipt is not None
         return Attr(
             Kind.FILE,
@@ -79,28 +79,28 @@ class BlobFile(File):
         try:
             verified = self.blobs.verification.reader(self.descriptor, reader)
         except DigestMismatch:
-            self._look_again()
+            self._raise_stale_if_replaced()
             raise
-        for repository in self.repositories[:1]:  # the last that it was reached through
+        for repository in self.repositories[:1]:
             repository.pulled(self.descriptor)
         return verified
 
-    def _look_again(self) -> None:
-        """Raise Stale if the blob is not the one that was found bad, so that it is looked up."""
+    def _raise_stale_if_replaced(self) -> None:
+        """Raise Stale, for a new lookup, if the bad blob has been replaced since."""
         found = self.blobs.registry.blobs.stat_now(self.descriptor.digest)
         if (found.size, found.mtime_ns) != (self.descriptor.size, self.descriptor.mtime_ns):
             self.blobs.registry.blobs.descriptors.invalidate(self.descriptor.digest)
-            raise Stale(f"blob {self.descriptor.digest} has been stored anew")
+            raise Stale(f"blob {self.descriptor.digest} was replaced")
 
-    def forget(self) -> None:
+    def discard_cached(self) -> None:
         self.blobs.registry.blobs.invalidate(self.descriptor.digest)
-        self.blobs.verification.forget(self.descriptor)
+        self.blobs.verification.discard(self.descriptor)
 
     def source(self, digest: Digest) -> LinkedBlobStore | BlobStore:
-        """What has the blob under *digest*; raises Invalid if it is not called so."""
+        """Return the store that has the blob under *digest*; raises Invalid if none has."""
         for repository in self.repositories:
             if digest in repository.layers.existing([digest]):
-                return repository.layers  # perhaps by another algorithm
+                return repository.layers  # *digest* may be of another algorithm
         if digest == self.descriptor.digest:
             return self.blobs.registry.blobs
         raise Invalid(f"blob {self.descriptor.digest} cannot be called {digest}")
@@ -130,7 +130,7 @@ class BlobFile(File):
 
 @dataclass(frozen=True, slots=True)
 class ShardDirectory(Placed, Directory):
-    """``<hex>`` of one shard of the global store, without an access check."""
+    """One shard of the global store: a file ``<hex>`` for each blob, in any repository or none."""
 
     path: str
     blobs: Blobs

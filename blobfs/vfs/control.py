@@ -1,4 +1,4 @@
-"""``/.blobfs``: what the mount tells of itself, also while the storage does not answer."""
+"""``/.blobfs``: files about the mount, which work while the storage does not answer."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from blobfs.drivers.base import BytesReader, FileReader
 from blobfs.errors import NotFound
 from blobfs.vfs.nodes import Attr, Directory, File, Kind, Lifetime, Node, Placed
 
-_KEPT_FOR: Final = 10.0
-_KEPT_S: Final = 1.0
+_CACHED_FACTOR: Final = 10.0
+_MAX_CACHED_S: Final = 1.0
 
 
 class Report:
-    """The text of a file: *render* makes it, in a thread while *takes_long* says so. Thread-safe.
+    """A file's text, made by *render*, which needs a thread while *takes_long* is true.
 
-    A text is kept for ten times as long as it took to make, for a second at most: whoever reads
-    without end has no more than a tenth of the time of an event loop.
+    The text is cached for ten times the time that *render* took, at most for a second. So a program
+    that reads without end takes at most a tenth of an event loop's time. Thread-safe: the cache is
+    one attribute, replaced at once.
     """
 
     def __init__(
@@ -28,23 +29,23 @@ class Report:
     ) -> None:
         self.takes_long = takes_long
         self._render = render
-        self._kept = (b"", -math.inf)  # and until when
+        self._cached = (b"", -math.inf)  # the text, and the time at which it expires
 
     def content(self) -> bytes:
-        """The text, in UTF-8."""
-        content, until = self._kept
+        """The text in UTF-8."""
+        content, until = self._cached
         began = time.monotonic()
         if began < until:
             return content
         content = self._render().encode()
         ended = time.monotonic()
-        self._kept = (content, ended + min(_KEPT_FOR * (ended - began), _KEPT_S))
+        self._cached = (content, ended + min(_CACHED_FACTOR * (ended - began), _MAX_CACHED_S))
         return content
 
 
 @dataclass(frozen=True, slots=True)
 class ControlDirectory(Placed, Directory):
-    """Files by name, each with its report."""
+    """``/.blobfs``: a file for each report."""
 
     asks_storage = False
 
@@ -52,8 +53,9 @@ class ControlDirectory(Placed, Directory):
     files: Mapping[str, Report]
 
     def attr(self) -> Attr:
-        # Kept by the kernel: it looks up one name of a directory at a time (pyfuse3 does not
-        # ask for FUSE_PARALLEL_DIROPS), and this one must be found while others hang.
+        # The kernel caches it for the life of the mount. The kernel looks up one name of a
+        # directory at a time (pyfuse3 does not set FUSE_PARALLEL_DIROPS), and this directory must
+        # be found while another lookup hangs.
         return Attr(Kind.DIRECTORY, mtime_ns=time.time_ns(), lifetime=Lifetime.MOUNT)
 
     def known(self, name: str) -> Node | None:
@@ -72,7 +74,7 @@ class ControlDirectory(Placed, Directory):
 
 @dataclass(frozen=True, slots=True)
 class TextFile(Placed, File):
-    """A file whose text is made when it is opened; like one in proc(5), it shows no size."""
+    """A file whose text is made at each open; like a file of proc(5), its size is 0."""
 
     asks_storage = False
     shares_openings = True

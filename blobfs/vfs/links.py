@@ -1,4 +1,4 @@
-"""A link set as directories: its algorithms, and the digests of each."""
+"""Nodes of a link set: a directory for each algorithm, with an entry for each digest."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from blobfs.vfs.nodes import (
 
 @runtime_checkable
 class Linkable(Protocol):
-    """A node that other repositories can have as well: a blob."""
+    """A node that ``ln`` can link in another repository: a blob."""
 
     def source(self, digest: Digest) -> LinkedBlobStore | BlobStore:
-        """What has it under *digest*; raises Invalid if that is not what it is called."""
+        """Return the store that has it under *digest*; raises Invalid if none has."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkChanges:
-    """What ``ln`` and ``rm`` do in a link set: *mount* takes a digest and who has it.
+    """Functions for ``ln`` and ``rm`` in a link set: *mount* takes a digest and its store.
 
-    *delete* is None in a mount that deletes nothing.
+    *delete* is None in a mount without ``--allow-delete``.
     """
 
     mount: Callable[[Digest, LinkedBlobStore | BlobStore], object]
@@ -55,7 +55,7 @@ class LinkChanges:
 
 @dataclass(frozen=True, slots=True)
 class DigestLink(Placed, Symlink):
-    """``<algorithm>:<hex>``, as people write digests, that leads to ``<algorithm>/<hex>``."""
+    """A symlink ``<algorithm>:<hex>``, the usual form of a digest, to ``<algorithm>/<hex>``."""
 
     path: str
     leads_to: str
@@ -70,9 +70,9 @@ class DigestLink(Placed, Symlink):
 
 @dataclass(frozen=True, slots=True)
 class LinkSetDirectory(Placed, Lasting):
-    """The algorithms of a link set, each a directory; the canonical one is always there.
+    """A link set: a directory for each algorithm, and always for the canonical one.
 
-    A digest is found as well, as a symlink, but not listed.
+    The name ``<algorithm>:<hex>`` is found as a symlink, but not listed.
     """
 
     gains_names = True
@@ -81,7 +81,7 @@ class LinkSetDirectory(Placed, Lasting):
     registry: Registry
     links: LinkedBlobStore
     node_for: Callable[[Digest], Node]
-    kind: Kind = Kind.FILE  # of what *node_for* makes
+    kind: Kind = Kind.FILE  # of the nodes of *node_for*
     changes: LinkChanges | None = None
 
     def attr(self) -> Attr:
@@ -106,7 +106,7 @@ class LinkSetDirectory(Placed, Lasting):
 
 @dataclass(frozen=True, slots=True)
 class LinkDirectory(Placed, Directory, MutableDirectory):
-    """``<hex>`` of one algorithm in a link set, each made a node by *node_for*."""
+    """One algorithm of a link set: an entry ``<hex>`` for each digest, made by *node_for*."""
 
     gains_names = True
 
@@ -124,7 +124,7 @@ class LinkDirectory(Placed, Directory, MutableDirectory):
 
     @property
     def takes_long(self) -> bool:
-        return self.algorithm != CANONICAL  # a blob may be hashed by its other name
+        return self.algorithm != CANONICAL  # the lookup may hash the blob
 
     def attr(self) -> Attr:
         path = f"{self.links.link_set}/{self.algorithm}"
@@ -141,7 +141,7 @@ class LinkDirectory(Placed, Directory, MutableDirectory):
                 raise
             if not self.links.existing([digest]):
                 raise
-            # unlink(2) needs a name that can be looked up.
+            # unlink(2) needs a successful lookup of the name.
             return BrokenNode.of(f"{self.path}/{name}", self.kind, exc)
 
     def children(self, names: Iterable[str]) -> list[Child]:
@@ -179,11 +179,11 @@ def _digest_or_invalid(algorithm: str, name: str) -> Digest:
     try:
         return Digest(algorithm, name)
     except DigestInvalid:
-        raise Invalid(f"only a digest's digits can be a name here: {name[:160]!r}") from None
+        raise Invalid(f"a name here must be the hex digits of a digest: {name[:160]!r}") from None
 
 
 def digest_named(algorithm: str, name: str) -> Digest:
-    """The digest that a file's name stands for; raises BlobUnknown for any other name."""
+    """Parse a file's name as a digest; raises BlobUnknown if it is none."""
     try:
         return Digest(algorithm, name)
     except DigestInvalid:
@@ -191,7 +191,7 @@ def digest_named(algorithm: str, name: str) -> Digest:
 
 
 def mtime_of(registry: Registry, path: str) -> Callable[[], int]:
-    """Asks for a storage path's time in nanoseconds; while it is missing, for its parent's."""
+    """Return a function for a path's time in nanoseconds; a missing path has its parent's."""
 
     def mtime_ns() -> int:
         there = path

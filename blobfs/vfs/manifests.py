@@ -1,4 +1,4 @@
-"""``_manifests`` of a repository: revisions as files, tags and their history as symlinks."""
+"""Nodes of ``_manifests``: revisions as files, tags and their history as symlinks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from blobfs.vfs.uploads import Uploads
 
 @dataclass(frozen=True, slots=True)
 class RevisionLink(Placed, Symlink):
-    """A symlink to a revision: *up* leads from where it is to ``_manifests``."""
+    """A symlink to a revision; *up* is the relative path from its directory to ``_manifests``."""
 
     path: str
     up: str
@@ -55,10 +55,10 @@ class RevisionLink(Placed, Symlink):
 
 @dataclass(frozen=True, slots=True)
 class TagLink(Placed, Symlink):
-    """A tag: a symlink to the revision that it stands for at the moment it is asked.
+    """A tag: a symlink to its current revision.
 
-    One whose link is damaged is a symlink all the same, and only ``target`` fails: so it can be
-    replaced or removed by what looks at it before, as ln(1), mv(1) and rm(1) do.
+    A tag whose link file is damaged is a symlink too, and only ``target`` fails. So ln(1), mv(1)
+    and rm(1), which look it up before, can replace or remove it.
     """
 
     path: str
@@ -106,7 +106,7 @@ class TagsDirectory(Placed, Directory, MutableDirectory):
         return self._link(tag)
 
     def _revision(self, target: str) -> Digest:
-        """The revision that a symlink to *target* stands for; raises NameInvalid, TagUnknown."""
+        """Return the revision that *target* names; raises NameInvalid, TagUnknown."""
         try:
             match target.split("/"):
                 case ["..", "revisions", algorithm, encoded]:
@@ -116,7 +116,7 @@ class TagsDirectory(Placed, Directory, MutableDirectory):
         except (DigestInvalid, NameInvalid):
             pass
         raise NameInvalid(
-            "a tag leads to a tag beside it, or to ../revisions/<algorithm>/<hex>,"
+            "a tag must lead to a tag beside it, or to ../revisions/<algorithm>/<hex>,"
             f" not to {target[:200]!r}"
         )
 
@@ -125,7 +125,9 @@ class TagsDirectory(Placed, Directory, MutableDirectory):
 
     def rename(self, name: str, target: Node, new_name: str, *, replace: bool) -> None:
         if target.key != self.key:
-            raise CrossesDirectories(f"{self.path}/{name[:160]} can only be made anew elsewhere")
+            raise CrossesDirectories(
+                f"{self.path}/{name[:160]} cannot move: make a new symlink there instead"
+            )
         tag = Tag(new_name)
         if not replace and self.repository.tags.exists(tag):
             raise Exists(f"{self.path}/{tag}")
@@ -145,7 +147,7 @@ class TagsDirectory(Placed, Directory, MutableDirectory):
 
 @dataclass(frozen=True, slots=True)
 class HistoryDirectory(Placed, Directory):
-    """``history``: for each tag a link set of every revision that it has stood for."""
+    """``history``: for each tag a link set of all its revisions, the current and earlier ones."""
 
     gains_names = True
 
@@ -181,7 +183,7 @@ class HistoryDirectory(Placed, Directory):
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """Makes the nodes below one repository's ``_manifests``, which is at *path*."""
+    """Makes the nodes of one repository's ``_manifests``, which is at *path*."""
 
     path: str
     registry: Registry
@@ -191,7 +193,7 @@ class Manifests:
     uploads: Uploads
 
     def directory(self) -> Directory:
-        """``_manifests`` itself."""
+        """Return the directory ``_manifests``."""
         repository = self.repository
         tags_mtime_ns = mtime_of(self.registry, paths.tags(repository.name))
         mtime_ns = mtime_of(self.registry, f"{paths.repository(repository.name)}/_manifests")

@@ -1,8 +1,4 @@
-"""What a tree is made of, without FUSE: no inode numbers, no errno, names are ``str``.
-
-Nodes are values that cost no I/O to make or to compare: two with the same *key* are the
-same thing, whichever way each was reached, and a mount gives them one inode.
-"""
+"""Contracts of nodes: directories, files and symlinks; and the nodes without storage."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ from blobfs.errors import (
 
 
 class Kind(Enum):
-    """What sort of node it is."""
+    """Type of a node."""
 
     DIRECTORY = "directory"
     FILE = "file"
@@ -32,23 +28,23 @@ class Kind(Enum):
 
 
 class Lifetime(Enum):
-    """How long the kernel may keep what it was told, before it asks again."""
+    """Time for which the kernel may cache a name and its attributes."""
 
-    CONTENT = "content"  # a name with a digest in it, and what it names, never changes
-    NAME = "name"  # tags and listings: others change them, and it should show soon
-    MOMENT = "moment"  # not at all
-    MOUNT = "mount"  # as long as the mount is there
+    CONTENT = "content"  # of a name with a digest in it: the content never changes
+    NAME = "name"  # of tags and listings: a change by another program should be seen soon
+    MOMENT = "moment"  # never cached
+    MOUNT = "mount"  # the life of the mount
 
 
 class Attr(NamedTuple):
-    """What stat(2) shows of a node: *size* in bytes, *mtime_ns* since the epoch."""
+    """Attributes for stat(2): *size* in bytes, *mtime_ns* in nanoseconds since the epoch."""
 
     kind: Kind
     size: int = 0
     mtime_ns: int = 0
     nlink: int = 1
     lifetime: Lifetime = Lifetime.NAME
-    writable: bool = False  # of a file: its mode says that its owner may write
+    writable: bool = False  # the mode of a file lets its owner write
 
 
 class Node(ABC):
@@ -57,28 +53,28 @@ class Node(ABC):
     __slots__ = ()
 
     asks_storage: ClassVar[bool] = True
-    """Whether its methods may have to wait for the storage."""
+    """True if its methods may wait for the storage."""
 
     @property
     @abstractmethod
     def key(self) -> str:
-        """What the node is: a directory's or symlink's path in the tree, a blob's digest."""
+        """Identity of the node: the path of a directory or symlink, the digest of a blob."""
 
     @abstractmethod
     def attr(self) -> Attr:
-        """What stat(2) shows; raises NotFound once the thing is gone."""
+        """Return the attributes; raises NotFound if the thing no longer exists."""
 
     def merged_with(self, newer: Self) -> Self:
-        """The node that stands for both this and *newer*, which has the same key."""
+        """Merge this node with *newer*, which has the same key."""
         return newer
 
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
-        """The extended attributes, each with what computes its value."""
+        """The extended attributes, each with the function of its value."""
         return {}
 
 
 class Placed(Node):
-    """A node that is what it is by its *path* in the tree."""
+    """A node whose key is its *path* in the tree."""
 
     __slots__ = ()
 
@@ -90,7 +86,7 @@ class Placed(Node):
 
 
 class Child(NamedTuple):
-    """An entry of a directory, ready for a listing."""
+    """An entry of a directory, with its attributes."""
 
     name: str
     node: Node
@@ -98,7 +94,7 @@ class Child(NamedTuple):
 
     @classmethod
     def of(cls, name: str, node: Node) -> Self:
-        """The entry of *node*, which is asked for its attributes; raises NotFound."""
+        """Make the entry of *node*, and get its attributes; raises NotFound."""
         return cls(name, node, node.attr())
 
 
@@ -109,37 +105,37 @@ class Directory(Node):
 
     @property
     def takes_long(self) -> bool:
-        """Whether to look something up may take long even where the storage is local."""
+        """True if a lookup may take long even in a local storage."""
         return False
 
     gains_names: ClassVar[bool] = False
-    """Whether the end of an upload adds names to it, so that none may be taken to be missing."""
+    """True if a commit can add names to it; then the kernel may not cache missing names."""
 
     @property
     def kind_of_children(self) -> Kind:
-        """What the children are, as far as a broken one can tell."""
+        """Kind of its children; a child whose lookup fails gets it."""
         return Kind.FILE
 
     @abstractmethod
     def lookup(self, name: str) -> Node:
-        """The child called *name*; raises NotFound, Corrupt."""
+        """Return the child *name*; raises NotFound, Corrupt."""
 
     def known(self, name: str) -> Node | None:
-        """The child called *name* if it is there whatever the storage holds."""
+        """Return the child *name* if it exists independently of the storage, else None."""
         return None
 
     @abstractmethod
     def names(self) -> Iterator[str]:
-        """The children's names, in no order, each as soon as it is known; raises NotFound.
+        """Yield the children's names as they are found, in no order; raises NotFound.
 
-        Some may turn out not to be there: that costs a look at each, which ``children`` takes.
+        Some may not exist. That costs a check of each, which ``children`` makes.
         """
 
     def children(self, names: Iterable[str]) -> list[Child]:
-        """The children of these names, without those that are gone meanwhile.
+        """Return the existing children of these names.
 
-        One whose lookup fails for another reason is there all the same, as a ``BrokenNode``:
-        a single bad link must not hide its neighbours.
+        A child whose lookup fails for another reason than NotFound becomes a ``BrokenNode``, so
+        that one bad link does not hide its neighbours.
         """
         found = []
         for name in names:
@@ -155,35 +151,36 @@ class Directory(Node):
         return found
 
     def existing(self, names: Sequence[str]) -> Collection[str]:
-        """Those of these names, all found by ``children`` before, that are still there.
+        """Return those of *names* that still exist; ``children`` has found all of them before.
 
-        Asked only of children whose ``Lifetime`` is CONTENT, and cheaper than ``children``.
+        It is called only for children whose ``Lifetime`` is CONTENT, and is cheaper than
+        ``children``.
         """
         return names
 
 
 class MutableDirectory(Node):
-    """A directory in which something can be changed; what it does not define is NotPermitted.
+    """A directory that can be changed; an operation that it does not define is NotPermitted.
 
-    Names are such as a lookup is asked for, hence hostile. All of it is durable when it returns.
+    Names come from programs, and may be hostile. A change is durable when its method returns.
     """
 
     __slots__ = ()
 
     def create(self, name: str) -> Node:
-        """A new file to be written; raises Exists, Invalid."""
+        """Create a file to be written; raises Exists, Invalid."""
         raise self._not_permitted(name)
 
     def mkdir(self, name: str) -> Node:
-        """A new directory; raises Exists, Invalid."""
+        """Create a directory; raises Exists, Invalid."""
         raise self._not_permitted(name)
 
     def symlink(self, name: str, target: str) -> Node:
-        """A new symlink; raises Exists, Invalid, NotFound for a target that is not there."""
+        """Create a symlink; raises Exists, Invalid, NotFound if the target is missing."""
         raise self._not_permitted(name)
 
     def link(self, name: str, node: Node) -> Node:
-        """Another name for *node*; raises Exists, Invalid."""
+        """Add *name* as another name of *node*; raises Exists, Invalid."""
         raise self._not_permitted(name)
 
     def unlink(self, name: str) -> None:
@@ -195,31 +192,31 @@ class MutableDirectory(Node):
         raise self._not_permitted(name)
 
     def rename(self, name: str, target: Node, new_name: str, *, replace: bool) -> None:
-        """Call it *new_name* in the directory *target*; raises CrossesDirectories, Exists."""
+        """Move it to *new_name* in the directory *target*; raises CrossesDirectories, Exists."""
         if target.key != self.key:
             raise CrossesDirectories(f"{self.key}/{name[:160]} can only be copied to {target.key}")
         raise self._not_permitted(name)
 
     def _not_permitted(self, name: str) -> NotPermitted:
-        return NotPermitted(f"{self.key.rstrip('/')}/{name[:160]} cannot be changed like that")
+        return NotPermitted(f"{self.key.rstrip('/')}/{name[:160]} does not allow this change")
 
 
 class Lasting(Directory, MutableDirectory):
-    """A directory whose subdirectories are there as long as it is, even while they are empty."""
+    """A directory whose subdirectories exist as long as it does, even if they are empty."""
 
     __slots__ = ()
 
     def rmdir(self, name: str) -> None:
-        """Accept it of an empty one, so that ``rm -r`` comes to what is above; nothing changes."""
+        """Accept to remove an empty one, and change nothing, so that ``rm -r`` can go on above."""
         node = self.lookup(name)
         if not isinstance(node, Directory):
             raise NotADirectory(f"not a directory: {node.key}")
         if _holds_something(node):
-            raise NotEmpty(f"{node.key} holds something")
+            raise NotEmpty(f"{node.key} is not empty")
 
 
 def _holds_something(directory: Directory) -> bool:
-    """Whether a directory has anything in it but directories that hold nothing."""
+    """True if a directory has an entry that is no empty directory, at any depth."""
     for name in directory.names():
         for child in directory.children([name]):
             if not isinstance(child.node, Directory) or _holds_something(child.node):
@@ -233,22 +230,22 @@ class File(Node):
     __slots__ = ()
 
     never_changes: ClassVar[bool] = False
-    """Whether it has the same bytes whenever it is opened."""
+    """True if every open shows the same bytes."""
 
     @property
     def takes_long(self) -> bool:
-        """Whether to open or read it may take long even where the storage is local."""
+        """True if opening or reading may take long even in a local storage."""
         return False
 
     shares_openings: ClassVar[bool] = False
-    """Whether programs that open it at the same time may share a reader."""
+    """True if programs that open it at the same time may share a reader."""
 
-    def forget(self) -> None:
-        """Forget what was read of it: it has come wrong from far away, and may be right there."""
+    def discard_cached(self) -> None:
+        """Discard cached bytes and results, after wrong bytes came from a remote storage."""
 
     @abstractmethod
     def open(self) -> FileReader:
-        """Open it to read it; raises Stale once the bytes are gone."""
+        """Open it for reading; raises Stale if the bytes were removed."""
 
 
 class Symlink(Node):
@@ -258,14 +255,14 @@ class Symlink(Node):
 
     @abstractmethod
     def target(self) -> str:
-        """The relative path it leads to; raises NotFound."""
+        """The relative path that it leads to; raises NotFound."""
 
 
 @dataclass(frozen=True, slots=True)
 class BrokenNode(Placed):
-    """A name that is there, and of some kind, but whose lookup fails.
+    """An existing name whose lookup fails; only its name and kind can be used.
 
-    Whoever uses it otherwise than by its name gets ``failure``: what the lookup raised.
+    Other uses raise ``failure``, the error of the lookup.
     """
 
     asks_storage = False
@@ -277,11 +274,11 @@ class BrokenNode(Placed):
 
     @classmethod
     def of(cls, path: str, kind: Kind, exc: BlobfsError) -> Self:
-        """The node of a name whose lookup raised *exc*; its traceback is not kept."""
+        """Make the node of a name whose lookup raised *exc*, without its traceback."""
         return cls(path, kind, type(exc), str(exc))
 
     def failure(self) -> BlobfsError:
-        """The error that says why it is broken."""
+        """Make the error of the lookup."""
         return self.error(self.reason)
 
     def attr(self) -> Attr:
@@ -290,7 +287,7 @@ class BrokenNode(Placed):
 
 @dataclass(frozen=True, slots=True)
 class FixedDirectory(Placed, Lasting):
-    """A directory whose children the layout gives; *mtime_ns* asks for its time."""
+    """A directory with fixed children; *mtime_ns* returns its time."""
 
     path: str
     nodes: Mapping[str, Callable[[], Node]]

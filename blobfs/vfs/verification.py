@@ -93,7 +93,7 @@ class Verification:
         again = self._verify is Verify.ALWAYS
         return _BlobReader(descriptor, reader, progress, self._hashing, again=again)
 
-    def forget(self, descriptor: Descriptor) -> None:
+    def discard(self, descriptor: Descriptor) -> None:
         """Give a blob that was found bad another chance."""
         with self._lock:
             self._progress.pop(str(descriptor.digest), None)
