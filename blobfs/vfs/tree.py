@@ -1,4 +1,4 @@
-"""The tree a mount shows, and what is where in it.
+"""The tree of a mount: its layout, and its upper levels.
 
 ::
 
@@ -10,7 +10,7 @@
         _manifests/_uploads/<tag or name>             a manifest being put
         _uploads/<name>                               a blob being put
     /_blobs/<algorithm>/<hex[:2]>/<hex>               the global store, if it is exposed
-    /.blobfs/<name>                                   about the mount; never listed
+    /.blobfs/<name>                                   reports of the mount; never listed
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from blobfs.vfs.verification import Verification
 
 
 class MadeRepositories:
-    """Directories made in this mount, of which the storage need not know yet. Thread-safe.
+    """Directories made in this mount, which the storage may not have. Thread-safe by its lock.
 
-    One is a repository while no other was made below it, as by ``mkdir -p``, or if it was
-    declared to be one.
+    A directory is a repository if it was declared to be one, or while no other directory was made
+    below it: ``mkdir -p`` makes all but the last for the path only.
     """
 
     def __init__(self) -> None:
@@ -61,30 +61,30 @@ class MadeRepositories:
         return name in self._names and not self.below(name)
 
     def has(self, prefix: str) -> bool:
-        """Whether *prefix* is one of them, or above one."""
+        """True if *prefix* is one of them, or a parent of one."""
         with self._lock:
             return any(name == prefix or name.startswith(f"{prefix}/") for name in self._names)
 
     def below(self, prefix: str) -> set[str]:
-        """The next components of those below *prefix*, or below ``""``."""
+        """The names of the children of *prefix*, or of the root for ``""``."""
         start = f"{prefix}/" if prefix else ""
         with self._lock:
             found = [name for name in self._names if name.startswith(start)]
         return {name[len(start) :].split("/")[0] for name in found}
 
     def add(self, name: RepositoryName) -> None:
-        """Remember a directory."""
+        """Add a directory."""
         with self._lock:
             self._names.add(name)
 
     def declare(self, name: RepositoryName) -> None:
-        """Remember a repository, whatever is made below it."""
+        """Add a repository, which directories below it do not change."""
         with self._lock:
             self._names.add(name)
             self._declared.add(name)
 
     def discard(self, name: RepositoryName) -> None:
-        """Forget a directory, if it is one of them."""
+        """Remove a directory, if it is one of them."""
         with self._lock:
             self._names.discard(name)
             self._declared.discard(name)
@@ -92,11 +92,10 @@ class MadeRepositories:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Makes the nodes of one mount.
+    """Makes the nodes of one mount. Immutable; its services are thread-safe.
 
     *uploads* are its ``_uploads`` directories, *made* the repositories that exist only in it.
-    *control* are the files of ``/.blobfs`` that the mount adds, each with its report; *reports* are
-    all of them.
+    *control* has the reports that the mount adds to ``/.blobfs``; *reports* has all of them.
     """
 
     registry: Registry
@@ -113,21 +112,21 @@ class Tree:
         object.__setattr__(self, "reports", {**self.control, "uploads.json": uploads})
 
     def root(self) -> Directory:
-        """The mount's root."""
+        """Return the root."""
         return NameDirectory(self, "")
 
     def _uploads_json(self) -> str:
-        """Every upload that has not ended."""
+        """Return the content of ``/.blobfs/uploads.json``."""
         return json.dumps(upload_states(self.registry, self.uploads), indent=2) + "\n"
 
     def is_made(self, name: str) -> bool:
-        """Whether *name* is a repository in this mount, whatever the storage knows of it."""
+        """True if *name* is a repository in this mount, even if the storage does not have it."""
         if name in self.made:
             return True
         return self.made.has(name) and any(map(self.uploads.holds, uploads_of(name)))
 
     def below_repository(self, name: RepositoryName, marker: str) -> Node:
-        """``_layers``, ``_manifests`` or ``_uploads``; raises RepositoryUnknown."""
+        """Return ``_layers``, ``_manifests`` or ``_uploads``; raises RepositoryUnknown."""
         if not self.is_made(name) and not self.registry.is_repository(name):
             raise RepositoryUnknown(name)
         key = f"/{name}/{marker}"
@@ -163,7 +162,7 @@ class Tree:
                 )
 
     def blobs_directory(self) -> Directory:
-        """``/_blobs``."""
+        """Return ``/_blobs``."""
 
         def algorithm_directory(algorithm: str) -> Callable[[], Node]:
             return lambda: AlgorithmDirectory(self, algorithm)
@@ -177,7 +176,7 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class NameDirectory(Lasting):
-    """The root, or a name that is a repository or that repositories' names begin with."""
+    """The root, a repository, or a parent of repositories."""
 
     tree: Tree
     prefix: str
@@ -228,7 +227,7 @@ class NameDirectory(Lasting):
         except PathNotFound:
             if self.prefix and not self.tree.made.has(self.prefix):
                 raise RepositoryUnknown(self.prefix) from None
-            found = iter(())  # a registry that nothing was pushed to yet
+            found = iter(())  # a registry without any push
         return self._shown(found)
 
     def _shown(self, found: Iterator[str]) -> Iterator[str]:
@@ -256,7 +255,7 @@ class NameDirectory(Lasting):
         return NameDirectory(self.tree, child)
 
     def _made_repository(self, marker: str) -> Node:
-        """What is only above repositories becomes one itself, by its ``_uploads`` or the like."""
+        """Make a parent of repositories a repository too, by ``mkdir`` of its *marker*."""
         name = RepositoryName(self.prefix)
         if self.tree.is_made(name) or self.tree.registry.is_repository(name):
             raise Exists(f"/{name}/{marker}")
@@ -280,13 +279,13 @@ class NameDirectory(Lasting):
 
 
 def uploads_of(name: str) -> tuple[str, str]:
-    """Where in the tree a repository's uploads are: blobs, and manifests."""
+    """Paths in the tree of a repository's uploads: of blobs, and of manifests."""
     return f"/{name}/_uploads", f"/{name}/_manifests/_uploads"
 
 
 @dataclass(frozen=True, slots=True)
 class AlgorithmDirectory(Directory):
-    """The shards of the global store's blobs of one algorithm."""
+    """One algorithm of the global store: a directory for each shard."""
 
     tree: Tree
     algorithm: str

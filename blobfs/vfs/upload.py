@@ -1,8 +1,4 @@
-"""A file of an ``_uploads`` directory, whatever has become of it.
-
-Its states and their changes are those of SEMANTICS.md, section 7. All of it may block, and is
-used by many threads; a lock in each upload keeps their calls apart.
-"""
+"""A file of an ``_uploads`` directory, in any of the states of SEMANTICS.md, section 7."""
 
 from __future__ import annotations
 
@@ -33,33 +29,34 @@ from blobfs.storage.uploads.metadata import MAX_REASON, UploadInfo
 log = logging.getLogger(__name__)
 
 _REMOVE_S: Final = 50.0
-"""Time that a removal waits for a commit which cannot be stopped: the storage does not answer."""
+"""Time that a removal waits for a commit that cannot be stopped, as the storage does not answer."""
 
 MOUNT_ENDS: Final = "the mount ended before its commit was complete"
-"""Reason for which the commits of all uploads are interrupted at the end."""
+"""Reason of the uploads whose commits the end of the mount interrupts."""
 
 _INTERRUPT_S: Final = 0.1
-"""Time after which work that was begun meanwhile is interrupted as well."""
+"""Interval at which work under the lock is interrupted again, until the lock is free."""
 
 STATES: Final = ("open", "committed", "failed")
-"""What ``Upload.state`` begins with."""
+"""First words of ``Upload.state``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What remains of an upload for a while after its commit."""
+    """The committed content, under the upload's name for a while after the commit."""
 
     descriptor: Descriptor
     since: float  # monotonic
 
 
 class Upload:
-    """One upload, from its first byte to the end of its receipt.
+    """One upload, from its first byte to the end of its receipt. Thread-safe; methods may block.
 
-    *writer* is there while a program writes it, and as long as the storage does not know of it;
-    *reason* says why the last attempt to finish it failed. Both are for ``OpenUpload``, as are
-    ``begin``, ``commit``, ``settle``, ``let_go``, ``keep`` and ``suspend_writer``, which it calls
-    holding the *lock*.
+    *writer* exists while a program writes the upload, and while the storage does not have it.
+    *reason* is the error of the last attempt to commit. The *lock* keeps the calls apart; it is
+    held during the I/O of this upload's writer. ``OpenUpload`` also uses *writer* and *reason*, and
+    calls ``begin``, ``commit``, ``commit_if_complete``, ``release_writer``, ``make_durable`` and
+    ``suspend_writer`` with the lock held.
     """
 
     def __init__(
@@ -71,17 +68,17 @@ class Upload:
         self.key = f"{directory}/{upload_id}"
         self.lock = Lock()
         self.receipt: Receipt | None = None
-        self.mtime_ns: int | None = None  # as it was set, or of the last write
+        self.mtime_ns: int | None = None  # set by a program, or of the last write
         self.is_gone = False
         self.is_open = False
-        self.is_to_be_replaced = False  # a receipt, by the next lookup of its name
+        self.is_to_be_replaced = False  # the next lookup of a receipt begins a new upload
         self.writer: ContentWriter | None = None
         self.reason = reason
         self._store = store
 
     @classmethod
     def begun(cls, directory: str, store: ContentStore, name: str) -> Upload:
-        """A new upload, which the storage need not know of before it has received much."""
+        """Begin an upload, which is in memory at first."""
         writer = store.create(name=name, digest=declared_by(name))
         upload = cls(directory, store, name, writer.id)
         upload.writer = writer
@@ -90,40 +87,40 @@ class Upload:
 
     @property
     def path(self) -> str:
-        """Where it is in the tree."""
+        """Path in the tree."""
         return f"{self.directory}/{self.name}"
 
     @property
     def state(self) -> str:
-        """``open``, ``committed``, or ``failed: `` and the reason."""
+        """State: ``open``, ``committed``, or ``failed: `` and the reason."""
         if self.receipt is not None:
             return "committed"
         return f"failed: {self.reason}" if self.reason else "open"
 
     @property
     def is_receipt(self) -> bool:
-        """Whether it is committed, and its name still shows the blob."""
+        """True if it is committed, and its name still shows the blob."""
         return self.receipt is not None and not self.is_gone
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether the storage does not know of it yet."""
+        """True if it is not in the storage yet."""
         return self.writer is not None and not self.writer.is_stored
 
     @property
     def is_held(self) -> bool:
-        """Whether this mount knows more of it than the storage does."""
+        """True if this mount has a writer or a receipt of it."""
         writer = self.writer
         return (writer is not None and not writer.is_over) or self.receipt is not None
 
     @property
     def is_kept(self) -> bool:
-        """Whether it is held, or has failed."""
+        """True if it is held, or has failed."""
         return self.is_held or bool(self.reason)
 
     def info(self) -> UploadInfo:
-        """Its size and time; raises UploadUnknown."""
-        writer, receipt = self.writer, self.receipt  # in this order: there is always one
+        """Size and time; raises UploadUnknown."""
+        writer, receipt = self.writer, self.receipt  # in this order: a commit sets receipt first
         if receipt is not None:
             return UploadInfo(receipt.descriptor.size, self.mtime_ns or 0)
         if writer is not None:
@@ -134,13 +131,13 @@ class Upload:
         return found if self.mtime_ns is None else replace(found, mtime_ns=self.mtime_ns)
 
     def started_at(self) -> float:
-        """When it began, in seconds since the epoch; raises UploadUnknown."""
+        """Time at which it began, in seconds since the epoch; raises UploadUnknown."""
         writer = self.writer
         began = writer.started_at if writer is not None else self._store.started_at(self.id)
         return began.timestamp()
 
     def declared(self) -> tuple[Digest | None, int | None]:
-        """The digest and the size that were declared, or that it has once it is committed."""
+        """Return the declared digest and size, or those of the committed content."""
         writer, receipt = self.writer, self.receipt
         if receipt is not None:
             return receipt.descriptor.digest, receipt.descriptor.size
@@ -148,9 +145,9 @@ class Upload:
         return record.digest, record.size
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Up to *size* of the bytes received; raises UploadUnknown, Unsupported."""
+        """Return up to *size* of the received bytes; raises UploadUnknown, Unsupported."""
         if self.lock.locked() and (data := self._read_stored(offset, size)):
-            return data  # without waiting for a commit
+            return data  # it does not wait for a commit
         with self.lock:
             if self.writer is not None:
                 return self.writer.read_at(offset, size)
@@ -161,7 +158,7 @@ class Upload:
                 return reader.read_at(offset, size)
 
     def _read_stored(self, offset: int, size: int) -> bytes | None:
-        """``read_at`` by a descriptor of its own, where the storage can."""
+        """Read from the storage without the lock; None if that fails."""
         if self.is_in_memory:
             return None
         try:
@@ -171,14 +168,14 @@ class Upload:
             return None
 
     def interrupt(self, reason: str) -> None:
-        """Stop a commit that is under way in another thread, if it hashes or copies."""
+        """Stop a commit in another thread while it hashes or copies."""
         writer = self.writer
         if writer is not None:
             writer.interrupt(reason)
 
     @contextmanager
-    def _stopped(self, reason: str, within_s: float) -> Iterator[None]:
-        """Hold the lock, for which what is under way is interrupted; raises StorageTimeout."""
+    def _interrupted(self, reason: str, within_s: float) -> Iterator[None]:
+        """Interrupt other calls until the lock is free, and hold it; raises StorageTimeout."""
         end = time.monotonic() + within_s
         while not self.lock.acquire(timeout=_INTERRUPT_S):
             if time.monotonic() > end:
@@ -190,7 +187,7 @@ class Upload:
             self.lock.release()
 
     def begin(self, *, truncate: bool) -> ContentWriter:
-        """Get ready to be written; raises Busy, ReadOnly for a receipt."""
+        """Open it for writing; raises Busy, ReadOnly for a receipt."""
         if self.is_gone:
             raise UploadUnknown(self.path)
         if self.is_open:
@@ -214,9 +211,9 @@ class Upload:
         return self.writer
 
     def truncate(self, size: int, max_undeclared: int | None = None) -> None:
-        """Cut it, or fill it with zeros, while nobody has it open; raises Busy, ReadOnly, TooLarge.
+        """Cut or extend with zeros while it is not open; raises Busy, ReadOnly, TooLarge.
 
-        That is no close, so it is committed only if it is what was declared now.
+        It is committed only if it has the declared digest then, since this is no close.
         """
         with self.lock:
             writer = self.begin(truncate=False)
@@ -226,16 +223,16 @@ class Upload:
                 self.mtime_ns = time.time_ns()
             finally:
                 self.is_open = False
-                self.settle()
+                self.commit_if_complete()
 
     def declare(self, *, digest: Digest | None = None, size: int | None = None) -> None:
-        """Say what it will have; one that nobody writes and that has it is committed.
+        """Declare a digest or size; commit it if it is complete and not open.
 
-        Raises ContentMismatch for a receipt that has another one.
+        Raises ContentMismatch for a receipt of other content.
         """
         with self.lock:
             if self.receipt is not None:
-                self._hold_receipt_to(digest, size)
+                self._check_receipt(digest, size)
                 return
             writer = self._resumed()
             record = writer.record
@@ -244,17 +241,17 @@ class Upload:
             if size is not None:
                 record = replace(record, size=size)
             writer.declare(record)
-            self.settle()
+            self.commit_if_complete()
 
     def rename(self, name: str) -> None:
-        """Call it otherwise, which may declare its digest.
+        """Rename it; a name that is a digest declares it.
 
         Raises Busy, ContentMismatch for a receipt of other content.
         """
         with self.lock:
             digest = declared_by(name)
             if self.receipt is not None:
-                self._hold_receipt_to(digest)
+                self._check_receipt(digest)
                 self._store.rename_committed(self.receipt.descriptor.digest, self.name, name)
                 self.name = name
                 return
@@ -263,9 +260,11 @@ class Upload:
             writer.declare(replace(writer.record, name=name, digest=digest))
             self.name = name
             try:
-                self.settle()
-            except BlobfsError as exc:  # it is called so all the same
-                log.warning("upload %s stays: %s", self.path, exc, extra=about(path=self.path))
+                self.commit_if_complete()
+            except BlobfsError as exc:  # the rename itself has succeeded
+                log.warning(
+                    "upload %s cannot be committed: %s", self.path, exc, extra=about(path=self.path)
+                )
 
     def commit_as(self, digest: Digest) -> None:
         """Commit it under *digest*; raises ContentMismatch, Busy."""
@@ -279,9 +278,9 @@ class Upload:
             try:
                 self.commit(digest)
             finally:
-                self.let_go()
+                self.release_writer()
 
-    def _hold_receipt_to(self, digest: Digest | None, size: int | None = None) -> None:
+    def _check_receipt(self, digest: Digest | None, size: int | None = None) -> None:
         found, length = self.declared()
         if size not in (None, length):
             raise ContentMismatch(f"{self.path} has {length} bytes, not {size}")
@@ -291,7 +290,7 @@ class Upload:
             raise ContentMismatch(f"{self.path} hashes to {found}, not to {digest}")
 
     def commit(self, digest: Digest | None = None) -> None:
-        """Publish it; where that fails it stays, with the reason, as durable as it can be."""
+        """Publish it; a failure sets the reason, and makes the received bytes durable."""
         writer = self._resumed()
         try:
             descriptor = writer.commit(digest)
@@ -304,43 +303,47 @@ class Upload:
                 log.debug("upload %s cannot be suspended: %s", self.path, again, extra=fields)
             raise
         self.mtime_ns = self.mtime_ns or descriptor.mtime_ns
-        self.receipt = Receipt(descriptor, time.monotonic())  # first: it is never without either
+        self.receipt = Receipt(descriptor, time.monotonic())  # before *writer* is cleared: ``info``
         self.writer = None
         self.reason = ""
 
-    def settle(self) -> None:
-        """Commit what nobody has open if it is whole, else leave it to the storage."""
+    def commit_if_complete(self) -> None:
+        """Commit it if it is complete and not open; else leave it in the storage."""
         if self.is_open or self.writer is None:
             return
         try:
             if self.writer.verify():
                 self.commit()
         finally:
-            self.let_go()
+            self.release_writer()
 
-    def let_go(self) -> None:
-        """Leave it to the storage, as far as that takes it."""
+    def release_writer(self) -> None:
+        """Make the bytes durable, and close the writer if they are in the storage.
+
+        After Busy or Stale the writer is dropped, since another program changed or removed the
+        data. After any other failure it stays, with its bytes.
+        """
         try:
-            self.keep()  # where that fails, what it holds is still here
+            self.make_durable()
         except Busy:
-            self.writer = None  # but not if somebody else has changed it: the storage is the truth
+            self.writer = None
             raise
         except Stale:
             self.writer = None
-            self.reason = ""  # it is shown no longer than the storage has it
+            self.reason = ""  # nothing of the upload is left, so it is listed no longer
             raise
         writer = self.writer
         if writer is not None and writer.is_stored:
             self.writer = None
             writer.close()
 
-    def keep(self) -> None:
-        """Make what was received durable, if anything was."""
+    def make_durable(self) -> None:
+        """Make the received bytes durable, if there are any."""
         if self.writer is not None and (self.writer.size or self.writer.is_stored):
             self.suspend_writer(self.writer)
 
     def suspend_writer(self, writer: ContentWriter) -> None:
-        """Make durable what was received, and why the last attempt to finish it failed."""
+        """Make the received bytes and the reason durable."""
         reason = self.reason[:MAX_REASON]
         try:
             if reason != writer.record.reason:
@@ -349,8 +352,8 @@ class Upload:
             writer.suspend()
 
     def cancel(self) -> None:
-        """Remove everything of it, also while it is being written or committed."""
-        with self._stopped("removed before its commit was complete", within_s=_REMOVE_S):
+        """Remove all of it, even while it is written or committed."""
+        with self._interrupted("removed before its commit was complete", within_s=_REMOVE_S):
             if self.writer is not None:
                 self.writer.cancel()
             elif self.receipt is None and not self.is_gone:
@@ -359,13 +362,13 @@ class Upload:
             self.is_gone = True
 
     def suspend(self, within_s: float) -> None:
-        """Make what was received durable, as the mount is about to end; raises StorageTimeout."""
-        with self._stopped(MOUNT_ENDS, within_s):
-            self.keep()
+        """Make the received bytes durable before the mount ends; raises StorageTimeout."""
+        with self._interrupted(MOUNT_ENDS, within_s):
+            self.make_durable()
 
 
 def check_size(writer: ContentWriter, size: int, max_undeclared: int | None) -> None:
-    """Raise TooLarge for a *size* in bytes that has to be declared, and is not."""
+    """Raise TooLarge if *size* in bytes is more than an upload may have without a declaration."""
     if max_undeclared is None or size <= max_undeclared:
         return
     if writer.record.digest is None and writer.record.size is None:
@@ -376,10 +379,9 @@ def check_size(writer: ContentWriter, size: int, max_undeclared: int | None) -> 
 
 
 def declared_by(name: str) -> Digest | None:
-    """The digest that a file's name declares.
+    """Return the digest that a file's name declares, or None.
 
-    It is the name, or in the name that rsync(1) gives a file until it is whole:
-    ``.<name>.<six letters and digits>``.
+    rsync(1) calls an unfinished file ``.<name>.<six letters and digits>``; then *<name>* counts.
     """
     if name.startswith("."):
         name = name[1:].rpartition(".")[0]

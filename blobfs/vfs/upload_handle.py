@@ -1,7 +1,7 @@
-"""An upload while a program has it open for writing: what becomes of it when it is closed.
+"""An opening of an upload for writing, and its commit at the last close.
 
-A program may close one file many times: ``dup``, ``fork`` and a shell's redirections make copies of
-a descriptor, and each close arrives here. So the last one has to be told from the others.
+A program may close one opening many times: ``dup``, ``fork`` and a shell's redirections copy a
+descriptor, and FUSE sends a flush for each close. Only the last close commits.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ log = logging.getLogger(__name__)
 
 
 _COMMIT_S: Final = 5.0
-"""Time that an opening waits for the commit after the last close."""
+"""Time that an opening waits for the commit of an earlier one."""
 
 
 class OpenersReport(NamedTuple):
-    """Result of a search for the programs that have an upload open."""
+    """Result of the search for programs that have an upload open."""
 
     opener_killed: bool
     held_elsewhere: bool
 
 
 class OpenUpload:
-    """One opening of an upload; thread-safe."""
+    """One opening of an upload. Thread-safe: the upload's lock guards all fields but *_failure*."""
 
     def __init__(
         self, upload: Upload, *, truncate: bool, max_undeclared: int | None = None
     ) -> None:
         """Open *upload*; raises Busy, ReadOnly for a receipt that is not replaced.
 
-        *max_undeclared* is the most bytes that it may have with neither digest nor size declared.
+        *max_undeclared* is the maximum size in bytes without a declared digest or size.
         """
         if upload.is_open or not upload.lock.acquire(timeout=_COMMIT_S):
             raise Busy(f"{upload.path} is being written or committed already")
@@ -52,9 +52,9 @@ class OpenUpload:
     def open_nowait(
         cls, upload: Upload, *, truncate: bool, max_undeclared: int | None = None
     ) -> Self | None:
-        """Open *upload* if that takes microseconds, else return None; raises like ``OpenUpload``.
+        """Open *upload* without waiting, or return None; raises the errors of ``OpenUpload``.
 
-        It does where the storage does not know of the upload, and no other call is under way.
+        It needs an upload in memory with no other call in progress.
         """
         if not upload.lock.acquire(blocking=False):
             return None
@@ -72,32 +72,32 @@ class OpenUpload:
         self.upload = upload
         self._max_undeclared = max_undeclared
         self._written = False
-        self._failure: BlobfsError | None = None  # of a write, and so of every close
-        self._refused = False  # by the last commit
-        self._interrupted = False
+        self._failure: BlobfsError | None = None  # of a write; every close raises it again
+        self._refused = False  # the last commit failed
+        self._opener_killed = False
 
     @property
     def is_clean(self) -> bool:
-        """Whether ``flush`` would have nothing to do."""
+        """True if ``flush`` would do nothing."""
         writer = self.upload.writer
         if self.upload.receipt is not None or writer is None:
             return True
         return not self._written and self._failure is None and writer.matches() is False
 
     def fail(self, exc: BlobfsError) -> None:
-        """A write was answered with an error that it does not know of itself; takes no lock."""
+        """Record an error that a write was answered with elsewhere; takes no lock."""
         self._failure = exc
 
     def write(self, offset: int, data: bytes) -> None:
-        """Put *data* at *offset*; raises ReadOnly after a commit, StorageFull and the like.
+        """Write *data* at *offset*; raises ReadOnly after a commit, StorageFull and the like.
 
-        Where one write failed, so does every other: a program may try the same bytes again.
+        After one write has failed, all further writes fail, since a program may repeat the bytes.
         """
         with self.upload.lock:
             self._write(offset, data)
 
     def write_nowait(self, offset: int, data: bytes) -> bool:
-        """``write`` if that takes microseconds: nobody is at it, and it adds to what is open."""
+        """Write without waiting; False if a lock or the storage would have to be waited for."""
         lock = self.upload.lock
         if not lock.acquire(blocking=False):
             return False
@@ -120,7 +120,7 @@ class OpenUpload:
             writer.write_at(offset, data)
 
     def truncate(self, size: int) -> None:
-        """Cut it, or fill it with zeros, to *size* bytes; raises what ``write`` does."""
+        """Cut or extend with zeros to *size* bytes; raises the errors of ``write``."""
         with self.upload.lock:
             writer = self._writer()
             if size == writer.size:
@@ -128,11 +128,11 @@ class OpenUpload:
             with self._changing():
                 check_size(writer, size, self._max_undeclared)
                 writer.truncate(size)
-            self._written = size > 0  # one that starts again has written nothing yet
+            self._written = size > 0  # after a cut to 0 nothing was written yet
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """What fails inside is told again by every close."""
+        """Record an error of the change inside, which every close raises again."""
         try:
             yield
         except BlobfsError as exc:
@@ -143,7 +143,7 @@ class OpenUpload:
         self.upload.mtime_ns = time.time_ns()
 
     def sync(self) -> None:
-        """Make what was written durable, and commit it if it is what was declared."""
+        """Make the written bytes durable; commit them if they have the declared digest."""
         with self.upload.lock:
             writer = self._writer_to_finish()
             if writer is None:
@@ -151,13 +151,13 @@ class OpenUpload:
             if writer.matches() or (not self._written and writer.verify()):
                 self._commit()
             else:
-                self.upload.keep()
+                self.upload.make_durable()
 
     def flush(self, search: Callable[[], OpenersReport]) -> None:
-        """Answer a close of one of the descriptors; *search* looks for others.
+        """Handle a close of one descriptor; *search* finds other ones.
 
-        Raises the error of an earlier write, and where this was the last descriptor what the
-        commit raises: ContentMismatch, ManifestRejected, StorageFull and the like.
+        Raises the error of an earlier write. For the last descriptor it also raises the errors of
+        the commit: ContentMismatch, ManifestRejected, StorageFull and the like.
         """
         with self.upload.lock:
             writer = self._writer_to_finish()
@@ -167,11 +167,11 @@ class OpenUpload:
                 self._commit()
             elif self._written:
                 self._flush_unmatched(writer, search())
-            elif writer.verify():  # another opening, or a daemon that crashed, has left it whole
+            elif writer.verify():  # an earlier opening or mount has written all of it
                 self._commit()
 
     def _writer_to_finish(self) -> ContentWriter | None:
-        """The writer, unless nothing is left to be done; raises the error of an earlier write."""
+        """Return the writer, or None if nothing is to be done; raises an earlier write's error."""
         if self.upload.receipt is not None or self.upload.is_gone:
             return None
         if self._failure is not None:
@@ -181,8 +181,8 @@ class OpenUpload:
         return writer
 
     def _flush_unmatched(self, writer: ContentWriter, found: OpenersReport) -> None:
-        if found.opener_killed and not self._interrupted:
-            self._interrupted = True
+        if found.opener_killed and not self._opener_killed:
+            self._opener_killed = True
             self.upload.reason = "the program that wrote it was killed"
             log.warning(
                 "upload %s: the program that wrote it was killed; it stays, at %d bytes",
@@ -190,7 +190,7 @@ class OpenUpload:
                 writer.size,
                 extra=about(path=self.upload.path),
             )
-        if found.held_elsewhere or self._interrupted:
+        if found.held_elsewhere or self._opener_killed:
             try:
                 self.upload.suspend_writer(writer)
             except BlobfsError:
@@ -200,9 +200,9 @@ class OpenUpload:
             self._commit()
 
     def release(self) -> None:
-        """Let go of it after the last close, and commit what was suspended; raises like ``flush``.
+        """End the opening after the last close; commit if no ``flush`` did.
 
-        Nobody but the log is told of that.
+        Raises the errors of ``flush``, which only the log gets.
         """
         upload = self.upload
         with upload.lock:
@@ -214,12 +214,12 @@ class OpenUpload:
                 if self._is_to_be_committed(upload.writer):
                     upload.commit()
             finally:
-                upload.let_go()
+                upload.release_writer()
 
     def _is_to_be_committed(self, writer: ContentWriter) -> bool:
         if self._failure is not None or self._refused:
             return False
-        return self._written and not self._interrupted and writer.size > 0
+        return self._written and not self._opener_killed and writer.size > 0
 
     def _commit(self) -> None:
         try:
@@ -231,7 +231,7 @@ class OpenUpload:
     def _writer(self) -> ContentWriter:
         upload = self.upload
         if upload.receipt is not None:
-            raise ReadOnly(f"{upload.path} is committed, and never changes now")
+            raise ReadOnly(f"{upload.path} is committed and cannot change; write another file")
         if upload.is_gone or upload.writer is None:
             raise UploadUnknown(upload.path)
         return upload.writer

@@ -53,7 +53,7 @@ class UploadSet:
         self._by_name: dict[str, Upload] = {}
         self._fresh_until = 0.0
         self._has_delayed = False
-        self._asking: Future[None] | None = None
+        self._loading: Future[None] | None = None
         self._ended: set[str] = set()  # ids that left the table while the storage is asked
 
     @property
@@ -169,33 +169,33 @@ class UploadSet:
         """Take up what others have begun, and drop what has ended."""
         while not self.is_fresh:
             with self._lock:
-                asking = self._asking
-                if asking is None:
-                    self._asking = Future()
-            if asking is None:
-                self._ask()
+                loading = self._loading
+                if loading is None:
+                    self._loading = Future()
+            if loading is None:
+                self._load()
                 return
             refuse_to_take_long()
-            if isinstance(failure := asking.exception(), BlobfsError):
+            if isinstance(failure := loading.exception(), BlobfsError):
                 raise failure
 
-    def _ask(self) -> None:
+    def _load(self) -> None:
         """Ask the storage for the others who wait for it, too."""
-        asking = self._asking
+        loading = self._loading
         failure: BaseException | None = None
         try:
-            self._take_up_what_is_stored()
+            self._load_stored()
         except BaseException as exc:
             failure = exc
             raise
         finally:
             with self._lock:
-                self._asking = None
+                self._loading = None
                 self._ended.clear()
-            if asking is not None:
-                asking.set_exception(failure) if failure else asking.set_result(None)
+            if loading is not None:
+                loading.set_exception(failure) if failure else loading.set_result(None)
 
-    def _take_up_what_is_stored(self) -> None:
+    def _load_stored(self) -> None:
         with self._lock:
             self._drop_receipts()
             # Before the storage is asked: what is held now may be in the storage in a moment.
@@ -224,7 +224,7 @@ class UploadSet:
 
     def _note_end(self, upload: Upload) -> None:
         """Keep an answer that is under way from bringing the upload back."""
-        if self._asking is not None:
+        if self._loading is not None:
             self._ended.add(upload.id)
 
     def _drop_receipts(self) -> None:
