@@ -38,8 +38,7 @@ from blobfs.vfs.links import LinkChanges, LinkSetDirectory, mtime_of
 from blobfs.vfs.manifests import Manifests
 from blobfs.vfs.nodes import Attr, Directory, FixedDirectory, Kind, Lasting, Node
 from blobfs.vfs.upload_nodes import UploadsDirectory
-from blobfs.vfs.upload_states import upload_states
-from blobfs.vfs.uploads import Uploads
+from blobfs.vfs.uploads import Uploads, upload_states
 from blobfs.vfs.verification import Verification
 
 

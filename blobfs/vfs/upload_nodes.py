@@ -1,4 +1,4 @@
-"""The nodes of ``_uploads`` and ``_manifests/_uploads``."""
+"""Nodes of ``_uploads`` and ``_manifests/_uploads``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WITHOUT_EFFECT = {_STATE, "user.blobfs.media_type", "user.blobfs.repository"}
 
 
 class UploadReader(FileReader):
-    """Reads what an upload has received so far, also while it is being written."""
+    """Reads the received bytes of an upload, even while it is written."""
 
     def __init__(self, upload: Upload) -> None:
         self._upload = upload
@@ -42,18 +42,18 @@ class UploadReader(FileReader):
         return self._upload.read_at(offset, size)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the reader owns nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadFile(File):
-    """An upload, and its bytes so far.
+    """An upload and its received bytes.
 
-    Once it is committed, its name is another one of the blob. Descriptors that are older than the
-    commit stay with this node, and read the blob through it.
+    After the commit, a lookup of its name finds the blob. Descriptors that are older than the
+    commit keep this node, and read the blob through it.
     """
 
-    takes_long = True  # it waits for a commit that is under way
+    takes_long = True  # it may wait for a commit
 
     upload: Upload
 
@@ -86,10 +86,10 @@ class UploadFile(File):
 
 @dataclass(frozen=True, slots=True)
 class UploadsDirectory(Placed, Directory, MutableDirectory):
-    """``_uploads``, of blobs or of manifests.
+    """``_uploads`` of blobs or of manifests.
 
-    *published* makes the node of what was committed, and *layers* is where a rename publishes, if
-    anywhere.
+    *published* makes the node of committed content. *layers* is the path of the link set to which
+    a rename publishes an upload; it is empty for manifests.
     """
 
     path: str
@@ -108,7 +108,7 @@ class UploadsDirectory(Placed, Directory, MutableDirectory):
         return self.file(name)
 
     def file(self, name: str) -> File:
-        """The upload or receipt called *name*, also of a ``DelayedDirectory``."""
+        """Return the upload or receipt *name*, which may be in the ``DelayedDirectory``."""
         upload = self._set.get(name)
         if upload.is_to_be_replaced:
             upload = self._set.replace(upload)
@@ -126,7 +126,7 @@ class UploadsDirectory(Placed, Directory, MutableDirectory):
         return iter([*names, DELAYED] if self._set.is_delaying else names)
 
     def delayed_names(self) -> Iterator[str]:
-        """The names in the ``DelayedDirectory``."""
+        """Return the names in the ``DelayedDirectory``."""
         below = f"{DELAYED}/"
         names = self._set.names()
         return (name.removeprefix(below) for name in names if name.startswith(below))
@@ -173,9 +173,9 @@ class UploadsDirectory(Placed, Directory, MutableDirectory):
 
 @dataclass(frozen=True, slots=True)
 class DelayedDirectory(Placed, Directory, MutableDirectory):
-    """The directory in which ``rsync --delay-updates`` keeps files until all have arrived.
+    """The directory in which ``rsync --delay-updates`` collects files until all have arrived.
 
-    It is in memory. Uploads and receipts are renamed to it and from it; none begins in it.
+    It is in memory. Uploads and receipts are renamed into it and out of it; none begins in it.
     """
 
     path: str
@@ -202,9 +202,9 @@ class DelayedDirectory(Placed, Directory, MutableDirectory):
 
 
 def set_xattr(upload: Upload, name: str, value: bytes) -> None:
-    """Declare the digest, or the size, that *upload* will have; raises Invalid, ContentMismatch.
+    """Declare the digest or size of *upload*; raises Invalid, ContentMismatch.
 
-    Attributes of others, and those that a program has copied from a mount, have no effect.
+    Other programs' attributes, and attributes copied from a file of a mount, have no effect.
     """
     text = value.decode("ascii", "replace")
     if name == _DIGEST:
@@ -214,19 +214,22 @@ def set_xattr(upload: Upload, name: str, value: bytes) -> None:
             raise Invalid(f"not a size in bytes: {text[:80]!r}")
         upload.declare(size=int(text))
     elif name.startswith(_OURS) and name not in _WITHOUT_EFFECT:
-        raise Invalid(f"{name[:160]} is no attribute of an upload")
+        raise Invalid(f"{name[:160]} is no attribute of an upload; set {_DIGEST} or {_SIZE}")
 
 
 def remove_xattr(upload: Upload, name: str) -> None:
-    """Let a program remove what its copy does not have; raises AttributeUnknown, NotPermitted."""
+    """Accept a removal that has no effect; raises AttributeUnknown, NotPermitted.
+
+    Programs that copy attributes remove those that the source does not have.
+    """
     if name not in {_DIGEST, _SIZE, *_WITHOUT_EFFECT}:
-        raise AttributeUnknown(f"no {name[:160]} here")
+        raise AttributeUnknown(f"an upload has no attribute {name[:160]}")
     if name not in _WITHOUT_EFFECT and not upload.is_receipt:
         raise NotPermitted(f"{name} is declared; declare another value, or remove the upload")
 
 
 def upload_of(node: Node) -> Upload | None:
-    """The upload that *node* is, or whose receipt is a name of it."""
+    """Return the upload of *node*, or the receipt of a blob; None if it has none."""
     match node:
         case UploadFile():
             return node.upload

@@ -1,4 +1,4 @@
-"""What an ``_uploads`` directory holds: uploads under way, waiting, and receipts."""
+"""The files of the ``_uploads`` directories: open and failed uploads, and receipts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from datetime import UTC, datetime
+from functools import partial
 from threading import Lock, Thread
-from typing import Final
+from typing import Final, TypedDict
 
 from blobfs.errors import BlobfsError, Busy, Exists, Invalid, NotEmpty, UploadUnknown
 from blobfs.eventloop import refuse_to_take_long
 from blobfs.logs import about
+from blobfs.storage.registry import Registry
+from blobfs.storage.repository import Repository
 from blobfs.storage.uploads.base import ContentStore
 from blobfs.storage.uploads.metadata import is_file_name
 from blobfs.vfs.upload import MOUNT_ENDS, Upload
@@ -23,26 +27,26 @@ DELAYED: Final = ".~tmp~"
 """Directory of ``rsync --delay-updates``; names of uploads in it begin with it and a slash."""
 
 _FRESH_S: Final = 1.0
-"""How long what the storage has of a repository's uploads is taken to be still so."""
+"""Time for which the storage's list of a repository's uploads is cached."""
 
 _MAX_RECEIPTS: Final = 10_000
-"""Receipts kept of one directory, the latest."""
+"""Maximum number of receipts of one directory; the oldest are dropped."""
 
 _SUSPEND_S: Final = 5.0
-"""Time that the end of the mount waits for commits that it has stopped."""
+"""Time that the end of the mount waits for interrupted commits."""
 
 _LONG_S: Final = 0.005
-"""The longest that uploads may be counted on the event loop, but for the first time."""
+"""Maximum time of a count on the event loop; after a longer one, a thread counts."""
 
 _MAX_IDLE: Final = 1024
-"""Directories that are remembered although nothing is in them."""
+"""Number of remembered directories at which empty ones are dropped."""
 
 
 class UploadSet:
     """The files of one ``_uploads`` directory. Thread-safe.
 
-    The lock guards the table of names, and is never held while the storage is asked. One thread at
-    a time asks it; others that need the answer wait for that, which no event loop does.
+    The lock guards the table of names, and is never held during a request to the storage. One
+    thread at a time lists the storage; others wait for its result, but never an event loop.
     """
 
     def __init__(self, path: str, store: ContentStore, receipt_ttl_s: float) -> None:
@@ -54,11 +58,11 @@ class UploadSet:
         self._fresh_until = 0.0
         self._has_delayed = False
         self._loading: Future[None] | None = None
-        self._ended: set[str] = set()  # ids that left the table while the storage is asked
+        self._ended: set[str] = set()  # ids that left the table during a listing
 
     @property
     def is_delaying(self) -> bool:
-        """Whether there is a directory ``DELAYED``."""
+        """True if the directory ``DELAYED`` exists."""
         return self._has_delayed or self._delays_some()
 
     def _delays_some(self) -> bool:
@@ -75,16 +79,16 @@ class UploadSet:
         """Remove the directory ``DELAYED``; raises NotEmpty."""
         with self._lock:
             if self._delays_some():
-                raise NotEmpty(f"{self.path}/{DELAYED} holds something")
+                raise NotEmpty(f"{self.path}/{DELAYED} is not empty")
             self._has_delayed = False
 
     @property
     def is_fresh(self) -> bool:
-        """Whether ``get`` need not ask the storage."""
+        """True if ``get`` asks no storage."""
         return time.monotonic() < self._fresh_until
 
     def get(self, name: str) -> Upload:
-        """The upload called *name*; raises UploadUnknown."""
+        """Return the upload *name*; raises UploadUnknown."""
         self._refresh()
         upload = self._by_name.get(name)
         if upload is None:
@@ -92,7 +96,7 @@ class UploadSet:
         return upload
 
     def names(self) -> list[str]:
-        """The names of all uploads, and of all receipts."""
+        """Return the names of all uploads and receipts."""
         self._fresh_until = 0.0
         self._refresh()
         with self._lock:
@@ -101,7 +105,7 @@ class UploadSet:
     def begin(self, name: str) -> Upload:
         """Begin an upload; raises Exists, Invalid."""
         if not is_file_name(name):
-            raise Invalid(f"no file can be called {name[:160]!r}")
+            raise Invalid(f"not a valid name of a file: {name[:160]!r}")
         self._refresh()
         with self._lock:
             if name in self._by_name:
@@ -111,7 +115,7 @@ class UploadSet:
             return upload
 
     def replace(self, receipt: Upload) -> Upload:
-        """Begin another upload under the name of a *receipt*, whose descriptors are all closed."""
+        """Begin a new upload in place of a *receipt* that no program has open."""
         with self._lock:
             receipt.is_gone = True
             self._note_end(receipt)
@@ -120,9 +124,9 @@ class UploadSet:
             return upload
 
     def rename(self, name: str, new_name: str, *, replace: bool) -> None:
-        """Call one otherwise, in place of what is called so; raises Exists, Busy, Invalid."""
+        """Rename an upload; with *replace* it may replace another. Raises Exists, Busy, Invalid."""
         if not is_file_name(new_name.removeprefix(f"{DELAYED}/")):
-            raise Invalid(f"no file can be called {new_name[:160]!r}")
+            raise Invalid(f"not a valid name of a file: {new_name[:160]!r}")
         upload = self.get(name)
         replaced = self._by_name.get(new_name)
         if replaced is upload:
@@ -141,7 +145,7 @@ class UploadSet:
             replaced.cancel()
 
     def remove(self, name: str) -> None:
-        """Cancel an upload, or drop a receipt; raises UploadUnknown."""
+        """Cancel an upload, or remove a receipt; raises UploadUnknown."""
         upload = self.get(name)
         upload.cancel()
         with self._lock:
@@ -149,24 +153,24 @@ class UploadSet:
             self._note_end(upload)
 
     def states(self) -> Iterator[str]:
-        """The state of each upload that is kept, without waiting for a lock."""
+        """Return the state of each upload in ``kept``, without a lock."""
         return (upload.state for upload in list(self._by_name.values()) if upload.is_kept)
 
     def end_receipt(self, upload: Upload) -> None:
-        """Forget a receipt whose blob has left the repository."""
+        """Remove a receipt whose blob was removed from the repository."""
         with self._lock:
             if self._by_name.get(upload.name) is upload:
                 del self._by_name[upload.name]
                 upload.is_gone = True
 
     def kept(self) -> list[Upload]:
-        """Those that this mount knows more of than the storage."""
+        """Return the uploads with a writer, a receipt or a failure in this mount."""
         with self._lock:
             self._drop_receipts()
             return [upload for upload in self._by_name.values() if upload.is_kept]
 
     def _refresh(self) -> None:
-        """Take up what others have begun, and drop what has ended."""
+        """Add the uploads that others have begun, and drop those that have ended."""
         while not self.is_fresh:
             with self._lock:
                 loading = self._loading
@@ -180,7 +184,7 @@ class UploadSet:
                 raise failure
 
     def _load(self) -> None:
-        """Ask the storage for the others who wait for it, too."""
+        """List the storage, and pass the result to the threads that wait for it."""
         loading = self._loading
         failure: BaseException | None = None
         try:
@@ -198,7 +202,7 @@ class UploadSet:
     def _load_stored(self) -> None:
         with self._lock:
             self._drop_receipts()
-            # Before the storage is asked: what is held now may be in the storage in a moment.
+            # Before the listing: an upload that is held now may move to the storage during it.
             unheld = [(name, u) for name, u in self._by_name.items() if not u.is_held]
             known = {upload.id for upload in self._by_name.values()}
         found = set(self._store.enumerate())
@@ -223,7 +227,7 @@ class UploadSet:
         self._by_name.setdefault(upload.name, upload)
 
     def _note_end(self, upload: Upload) -> None:
-        """Keep an answer that is under way from bringing the upload back."""
+        """Prevent a listing in progress from adding the upload again."""
         if self._loading is not None:
             self._ended.add(upload.id)
 
@@ -242,7 +246,7 @@ class UploadSet:
 
 
 class Uploads:
-    """Every ``_uploads`` directory of a mount. Thread-safe."""
+    """All ``_uploads`` directories of a mount. Thread-safe: the lock guards the table of them."""
 
     def __init__(self, receipt_ttl_s: float = 3600.0) -> None:
         self._receipt_ttl_s = receipt_ttl_s
@@ -252,23 +256,23 @@ class Uploads:
         self._counts = _Counts(self._count)
 
     def at(self, path: str, store: ContentStore) -> UploadSet:
-        """The directory at *path* in the tree, whose uploads are *store*'s."""
+        """Return the directory at *path* in the tree, with the uploads of *store*."""
         with self._lock:
             found = self._sets.get(path)
             if found is None:
-                self._forget_idle()
+                self._drop_idle()
                 found = self._sets[path] = UploadSet(path, store, self._receipt_ttl_s)
             return found
 
     def interrupt(self) -> None:
-        """Stop the commits that are under way, as the mount is about to end."""
+        """Stop all commits before the mount ends."""
         for upload in self.kept():
             upload.interrupt(MOUNT_ENDS)
 
     def suspend(self) -> None:
-        """Make durable what was received, as the mount is about to end; failures are logged.
+        """Make all received bytes durable before the mount ends; failures are logged.
 
-        It waits little longer than ``_SUSPEND_S`` for commits, which it stops.
+        It stops commits, and waits little longer than ``_SUSPEND_S`` for them.
         """
         end = time.monotonic() + _SUSPEND_S
         self.interrupt()
@@ -276,21 +280,19 @@ class Uploads:
             try:
                 upload.suspend(max(end - time.monotonic(), 0.0))
             except BlobfsError as exc:
-                fields = about(path=upload.path)
-                log.warning(
-                    "upload %s is lost but for what was synced: %s", upload.path, exc, extra=fields
-                )
+                extra = about(path=upload.path)
+                log.warning("upload %s loses unsynced bytes: %s", upload.path, exc, extra=extra)
 
     def holds(self, path: str) -> bool:
-        """Whether this mount has an upload, or a receipt, in the directory at *path*."""
+        """True if this mount has an upload or a receipt in the directory at *path*."""
         with self._lock:
             found = self._sets.get(path)
         return found is not None and bool(found.kept())
 
     def count(self, state: str) -> int:
-        """How many of all that are kept have a state that begins with *state*.
+        """Return the number of uploads in ``kept`` whose state begins with *state*.
 
-        It waits for nobody. Of very many it is an older number, until a thread has counted anew.
+        It never waits. If there are very many, it returns an older number, and a thread counts.
         """
         return self._counts.of(state)
 
@@ -298,20 +300,20 @@ class Uploads:
         sets = list(self._sets.values())
         return Counter(state.partition(":")[0] for found in sets for state in found.states())
 
-    def _forget_idle(self) -> None:
+    def _drop_idle(self) -> None:
         if len(self._sets) > self._most:
             self._sets = {path: found for path, found in self._sets.items() if found.kept()}
-            self._most = max(_MAX_IDLE, 2 * len(self._sets))  # so that few looks are in vain
+            self._most = max(_MAX_IDLE, 2 * len(self._sets))  # so that most scans drop many
 
     def kept(self) -> list[Upload]:
-        """Every upload that this mount knows more of than the storage."""
+        """Return the uploads with a writer, a receipt or a failure in this mount."""
         with self._lock:
             sets = list(self._sets.values())
         return [upload for found in sets for upload in found.kept()]
 
 
 class _Counts:
-    """The uploads by state: counted when asked for, or in a thread once that takes long."""
+    """Number of uploads by state, counted on request, or in a thread if that takes long."""
 
     def __init__(self, count: Callable[[], Counter[str]]) -> None:
         self._count = count
@@ -321,7 +323,7 @@ class _Counts:
         self._is_counting = False
 
     def of(self, state: str) -> int:
-        """The last number of those in a *state*."""
+        """Return the latest number in *state*."""
         if time.monotonic() >= self._until and not self._is_counting:
             self._is_counting = True
             if self._took_s < _LONG_S:
@@ -339,3 +341,56 @@ class _Counts:
             self._took_s = ended - began
             self._until = ended + 10 * self._took_s
             self._is_counting = False
+
+
+class UploadState(TypedDict):
+    """An entry of ``uploads.json``: *offset* in bytes, *age* in seconds, *started* in RFC 3339."""
+
+    repository: str
+    name: str
+    uuid: str
+    offset: int
+    started: str
+    age: float
+    state: str
+
+
+def upload_states(registry: Registry, uploads: Uploads) -> list[UploadState]:
+    """Return the unfinished uploads of this mount, others and registries; walks everything."""
+    ours = [upload for upload in uploads.kept() if upload.receipt is None]
+    known = {upload.id for upload in ours}
+    found = [state for upload in ours for state in _state(upload)]
+    for name in registry.enumerate():
+        repository = registry.repository(name)
+        others = [each for each in repository.uploads.enumerate() if each not in known]
+        for _, states in repository.uploads.each(partial(_stored, repository), others):
+            found.extend(states)
+    return sorted(found, key=lambda state: (state["repository"], state["name"], state["uuid"]))
+
+
+def _stored(repository: Repository, upload_id: str) -> list[UploadState]:
+    store = repository.uploads
+    try:
+        record = store.listed_record(upload_id)
+    except BlobfsError:
+        return []
+    name = record.name or upload_id
+    upload = Upload(f"/{repository.name}/_uploads", store, name, upload_id, record.reason)
+    return list(_state(upload))
+
+
+def _state(upload: Upload) -> Iterator[UploadState]:
+    """Yield the entry of *upload*; nothing if it has ended or the storage fails."""
+    try:
+        started, offset = upload.started_at(), upload.info().size
+    except BlobfsError:
+        return
+    yield {
+        "repository": upload.directory.removesuffix("/_uploads").removesuffix("/_manifests")[1:],
+        "name": upload.name,
+        "uuid": upload.id,
+        "offset": offset,
+        "started": datetime.fromtimestamp(int(started), UTC).isoformat().replace("+00:00", "Z"),
+        "age": round(max(time.time() - started, 0.0), 1),
+        "state": upload.state,
+    }

@@ -12,8 +12,7 @@ from blobfs.digest import Digest
 from blobfs.storage.registry import Registry, open_registry
 from blobfs.storage.repository import Repository
 from blobfs.storage.uploads.inventory import lost, of_repository
-from blobfs.vfs.upload_states import upload_states
-from blobfs.vfs.uploads import Uploads
+from blobfs.vfs.uploads import Uploads, upload_states
 from tests.s3 import S3Server
 from tests.s3faults import Kind
 from tests.s3proxy import S3Proxy
