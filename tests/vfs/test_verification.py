@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
-from blobfs.drivers.base import FileReader
+from blobfs.drivers.base import BytesReader, FileReader
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import BlobDamaged, DigestMismatch
 from blobfs.vfs.verification import Verification, Verify
@@ -199,6 +199,72 @@ def test_reader_goes_on_where_the_one_before_stopped(verify: Verify, stored: byt
         else:
             with pytest.raises(DigestMismatch):
                 second.read_at(60, 40)
+
+
+@each_hashing
+@pytest.mark.parametrize("stored", [GOOD, WRONG], ids=["good", "wrong"])
+def test_reader_uses_what_the_one_before_read_out_of_sequence(
+    verify: Verify, stored: bytes
+) -> None:
+    """[S2.5] The kernel has cached those bytes, and does not ask for them again."""
+    verification = Verification(verify)
+    with opened(verification, stored) as first:
+        first.read_at(0, 10)
+        first.read_at(20, 80)
+    with opened(verification, stored) as second:
+        if stored == GOOD:
+            assert second.read_at(10, 10) == GOOD[10:20]
+        else:
+            with pytest.raises(DigestMismatch):
+                second.read_at(10, 10)
+
+
+def test_reader_uses_what_the_one_before_read_without_waiting() -> None:
+    verification = Verification(Verify.FIRST)
+    with opened(verification, WRONG) as first:
+        assert first.read_nowait(20, 70) == WRONG[20:90]
+    with opened(verification, WRONG) as second:
+        assert second.read_at(0, 20) == WRONG[:20]
+        with pytest.raises(DigestMismatch):
+            second.read_at(90, 10)
+
+
+def test_bytes_read_out_of_sequence_by_closed_readers_are_bounded() -> None:
+    verification = Verification(Verify.FIRST)
+    chunk = 2**20
+    driver = InMemoryDriver()
+    driver.put_content("/data", bytes(32 * chunk))
+    tracemalloc.start()
+    for number in range(8):
+        descriptor = Descriptor(Digest.of(bytes([number])), 32 * chunk)
+        with verification.reader(descriptor, driver.open("/data")) as reader:
+            for offset in range(chunk, 32 * chunk, chunk):
+                reader.read_at(offset, chunk)
+        verification.reader(descriptor, driver.open("/data")).read_at(chunk, 1)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 70 * chunk
+
+
+class EndReadMeanwhile(BytesReader):
+    """A reader of ``WRONG``; during each read without waiting, *verified* reads the end."""
+
+    verified: FileReader
+
+    def read_nowait(self, offset: int, size: int) -> bytes:
+        self.verified.read_at(50, 50)
+        return super().read_nowait(offset, size)
+
+
+def test_read_without_waiting_does_not_outrun_the_verdict() -> None:
+    """[S2.5] One of the reads fails if the end is read while another one is under way."""
+    verification = Verification(Verify.FIRST)
+    descriptor = Descriptor(Digest.of(GOOD), len(GOOD), mtime_ns=1)
+    stored = EndReadMeanwhile(WRONG)
+    reader = stored.verified = verification.reader(descriptor, stored)
+    assert reader.read_nowait(0, 50) is None
+    with pytest.raises(DigestMismatch):
+        reader.read_at(0, 50)
 
 
 @each_hashing
