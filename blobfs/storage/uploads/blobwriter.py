@@ -1,7 +1,6 @@
-"""Resumable writer of one blob.
+"""Resumable writer of one blob, after distribution's ``registry/storage/blobwriter.go``.
 
-It follows distribution's ``registry/storage/blobwriter.go``, with two differences: a small upload
-stays in memory until it is committed or suspended, and ``size`` counts every byte received.
+Differences: a small upload stays in memory until commit or suspend; ``size`` counts every byte.
 """
 
 from __future__ import annotations
@@ -150,9 +149,7 @@ class BlobWriter(ContentWriter):
         if record == ours:
             return
         if ours.target_digest not in (None, record.digest):
-            raise AppendOnly(
-                f"upload {self.id} can only become {ours.target_digest}; write it anew"
-            )
+            raise AppendOnly(f"upload {self.id} is for {ours.target_digest} only; write it anew")
         if self._is_known:
             self._files.put_record(record)
         self._follow_declared(record)
@@ -233,18 +230,17 @@ class BlobWriter(ContentWriter):
         if self._moved is None:
             self._sync()
         else:
-            self._make_known()
+            self._put_record(self._record)
         self._received.is_durable = True
 
     def _sync(self) -> None:
-        # In a file the data come first: after a crash, zeros may stand where a state was saved
-        # for bytes. In an object store the states come first: an object cannot contain zeros
-        # instead, but its end cannot be read again to hash it.
+        # A file gets data first: a crash may leave zeros where a state was saved for bytes.
+        # An object gets states first: its end cannot be read again to hash it.
         state_first = self._is_known and self._driver.is_object_store
         if state_first:
             self._save_states()
         self._received.sync()
-        self._make_known()
+        self._put_record(self._record)
         if not state_first:
             self._save_states()
         for digester in self._received.digests:
@@ -271,9 +267,7 @@ class BlobWriter(ContentWriter):
             self._discard()
         except BlobfsError as exc:  # the commit has succeeded all the same
             fields = about(upload=self.id, digest=canonical)
-            log.warning(
-                "upload %s is committed, but its files stay: %s", self.id, exc, extra=fields
-            )
+            log.warning("upload %s is committed, its files stay: %s", self.id, exc, extra=fields)
         return descriptor
 
     def _verify(self, declared: Digest | None) -> Digest:
@@ -356,7 +350,7 @@ class BlobWriter(ContentWriter):
             return self._begin_object(content)
         data = self._data_of(self._record)
         try:
-            self._make_known()
+            self._put_record(self._record)
             data.create(content)
         except BaseException:
             self._files.remove()
@@ -373,11 +367,8 @@ class BlobWriter(ContentWriter):
         data.create(content)
         return data
 
-    def _make_known(self) -> None:
-        """Write the record, so that the upload is listed and can be resumed."""
-        self._put_record(self._record)
-
     def _put_record(self, record: UploadRecord) -> None:
+        """Store *record*; from then on the upload is listed and can be resumed."""
         data = self._received.data
         if data is not None:
             record = replace(record, token=data.token, fingerprint=data.fingerprint)
