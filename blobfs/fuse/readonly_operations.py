@@ -268,7 +268,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
         """See to it that what came wrong is fetched anew: not the storage may be to blame."""
         inode = self._inodes.find_file(file.key)
         if not self._threads.inline and inode is not None:
-            self._notifier.forget(inode.number, file.discard_cached)
+            self._notifier.forget(inode.number, file.invalidate)
 
     async def _read(self, file: File, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """The result of ``call(*args)``, which opens or reads *file*."""

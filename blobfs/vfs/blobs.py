@@ -92,9 +92,9 @@ class BlobFile(File):
             self.blobs.registry.blobs.descriptors.invalidate(self.descriptor.digest)
             raise Stale(f"blob {self.descriptor.digest} was replaced")
 
-    def discard_cached(self) -> None:
+    def invalidate(self) -> None:
         self.blobs.registry.blobs.invalidate(self.descriptor.digest)
-        self.blobs.verification.discard(self.descriptor)
+        self.blobs.verification.invalidate(self.descriptor)
 
     def source(self, digest: Digest) -> LinkedBlobStore | BlobStore:
         """Return the store that has the blob under *digest*; raises Invalid if none has."""

@@ -240,7 +240,7 @@ class File(Node):
     shares_openings: ClassVar[bool] = False
     """True if programs that open it at the same time may share a reader."""
 
-    def discard_cached(self) -> None:
+    def invalidate(self) -> None:
         """Discard cached bytes and results, after wrong bytes came from a remote storage."""
 
     @abstractmethod

@@ -139,8 +139,8 @@ class Verification:
     bytes that it has not cached. Bytes out of sequence are passed through and hashed later, since
     parallel reads end in any order; they outlive their reader. Bytes that the storage has ready are
     answered first and hashed later, except the end of a blob: once its end is read, reads wait for
-    the hash. A bad blob stays bad until it is replaced, or until ``discard``. Thread-safe: the lock
-    guards the table of blobs.
+    the hash. A bad blob stays bad until it is replaced, or until ``invalidate``. Thread-safe: the
+    lock guards the table of blobs.
     """
 
     def __init__(self, verify: Verify) -> None:
@@ -160,7 +160,7 @@ class Verification:
         services = (self._hashing, self._read_ahead)
         return _BlobReader(descriptor, reader, progress, services, again=again)
 
-    def discard(self, descriptor: Descriptor) -> None:
+    def invalidate(self, descriptor: Descriptor) -> None:
         """Discard the progress and result of a blob, so that it is hashed again."""
         with self._lock:
             self._progress.pop(str(descriptor.digest), None)
