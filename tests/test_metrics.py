@@ -1,4 +1,4 @@
-"""What is exported, and that README.md has it all."""
+"""The metrics that a mount exports, and their table in METRICS.md."""
 
 import re
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from blobfs import metrics
 from blobfs.fuse.stats import Timing, timings
 
-README = Path(__file__).parents[1] / "README.md"
+METRICS = Path(__file__).parents[1] / "blobfs" / "docs" / "METRICS.md"
 
 
 def exported(text: str) -> dict[str, Metric]:
-    """The metrics that an exposition has, by the name that README.md gives them."""
+    """The metrics that an exposition has, by the name that METRICS.md gives them."""
     families = text_string_to_metric_families(text)
     return {f"{f.name}_total" if f.type == "counter" else f.name: f for f in families}
 
 
 def documented() -> dict[str, set[str]]:
-    """The labels of each metric of README.md's table."""
-    _, table, _ = re.split("<!-- /?metrics -->", README.read_text())
+    """The labels of each metric of METRICS.md's table."""
+    _, table, _ = re.split("<!-- /?metrics -->", METRICS.read_text())
     found = re.findall(r"`((?:blobfs|process)_\w+)(?:\{([\w,]+)\})?`", table)
     return {name: set(labels.split(",")) - {""} for name, labels in found}
 
@@ -58,7 +58,7 @@ def _samples(registry: CollectorRegistry) -> Iterator[tuple[str, dict[str, str],
             yield sample.name, sample.labels, sample.value
 
 
-def test_readme_has_every_metric_and_no_other() -> None:
+def test_table_has_every_metric_and_no_other() -> None:
     assert exported(generate_latest(metrics.REGISTRY).decode()).keys() == documented().keys()
 
 
