@@ -1,6 +1,6 @@
-"""Telling the kernel that what it keeps is out of date, from a thread of its own.
+"""Invalidation of the kernel's caches, in a thread of its own.
 
-Never from a handler: the kernel may need an answer of ours before it can take the message.
+A handler cannot do it: the kernel may need the handler's reply before it takes the message.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ log = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Sends invalidations one after the other; nobody waits for them."""
+    """Sends invalidations to the kernel, one after the other, in a thread that it starts and owns.
+
+    No caller waits for an invalidation. ``forget`` is called on the event loop only.
+    """
 
     def __init__(self) -> None:
         self._inodes: queue.SimpleQueue[tuple[InodeT, Callable[[], None]]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def forget(self, inode: InodeT, then: Callable[[], None] = lambda: None) -> None:
-        """Have the kernel forget an inode's attributes and what it has of its content.
+        """Invalidate the kernel's attributes and content of an inode.
 
-        *then* is called when it has, in the notifier's thread.
+        The notifier's thread calls *then* afterwards.
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="blobfs-notifier", daemon=True)
@@ -39,8 +42,15 @@ class Notifier:
         while True:
             inode, then = self._inodes.get()
             try:
-                pyfuse3.invalidate_inode(inode)
-                metrics.KERNEL_INVALIDATIONS.labels("inode").inc()
-            except OSError as exc:  # the kernel has let go of it already
-                log.debug("inode %d: %s", inode, exc)
-            then()
+                _invalidate(inode)
+                then()
+            except Exception:
+                log.exception("inode %d: unexpected error at its invalidation, ignored", inode)
+
+
+def _invalidate(inode: InodeT) -> None:
+    try:
+        pyfuse3.invalidate_inode(inode)
+        metrics.KERNEL_INVALIDATIONS.labels("inode").inc()
+    except OSError as exc:  # the kernel does not hold it any more
+        log.debug("inode %d: %s", inode, exc)
