@@ -20,7 +20,6 @@ from blobfs.fuse.readonly_operations import ReadOnlyOperations
 from blobfs.host import signals
 from blobfs.host.systemd import Supervisor
 from blobfs.http.health import Health
-from blobfs.http.listening import listening
 from blobfs.storage.events import NULL_LISTENER, Listener
 from blobfs.storage.registry import Registry
 
@@ -48,7 +47,7 @@ class MountServices:
             settings,
             None if settings.config is None else _read(settings.config, settings.storage),
             Supervisor.from_environment(),
-            None if settings.http is None else listening(settings.http),
+            None if settings.http is None else _listening(settings.http),
         )
 
     @property
@@ -99,6 +98,12 @@ class MountServices:
             pages = application(metrics.REGISTRY, health, operations.requests, routes=api)
             tasks.append(HttpServer(pages, self.socket).run)
         return tasks
+
+
+def _listening(address: str) -> socket.socket:
+    from blobfs.http.server import listening  # noqa: PLC0415
+
+    return listening(address)
 
 
 def _read(file: Path, storage: str) -> RegistryConfig:

@@ -20,18 +20,18 @@ import pyfuse3
 import trio
 
 from blobfs.errors import BlobfsError, MountRefused
-from blobfs.fuse import kernel
 from blobfs.fuse.attributes import AttributeMapper
-from blobfs.fuse.control import HealthSource, NoHealth, control_files
 from blobfs.fuse.device import obstacle
 from blobfs.fuse.handles import MAX_PER_USER, HandleBudget, raise_limit_of_files
 from blobfs.fuse.operations import Operations
 from blobfs.fuse.readonly_operations import ReadOnlyOperations
 from blobfs.fuse.requests import LongestStep
+from blobfs.fuse.stats import HealthSource, NoHealth, control_files
 from blobfs.fuse.threads import StorageThreads
 from blobfs.fuse.upload_dispatcher import UploadDispatcher
 from blobfs.fuse.waiting import MAX_TASKS
 from blobfs.host.daemon import END_SIGNALS
+from blobfs.mountinfo import mount_at
 from blobfs.storage.registry import Registry
 from blobfs.vfs.tree import Tree
 from blobfs.vfs.uploads import Uploads
@@ -223,11 +223,34 @@ async def _announce(
 ) -> None:
     # Answered by ourselves, once the kernel has been through with INIT.
     await threads.run_in_thread(os.stat, mountpoint / ".blobfs")
-    kernel.tune(
+    _tune_kernel(
         mountpoint, readahead_kb=options.readahead_kb, max_background=options.max_background
     )
     log.info("%s is mounted at %s", options.source, mountpoint)
     ready()
+
+
+def _tune_kernel(mountpoint: Path, *, readahead_kb: int, max_background: int) -> None:
+    """Set how far the kernel reads ahead, and how many such requests it keeps under way.
+
+    What is not allowed (the first needs root) is logged, with the command that does it.
+    """
+    mount = mount_at(mountpoint)
+    if mount is None:
+        return
+    _, _, minor = mount.device.partition(":")
+    if readahead_kb:
+        _write_setting(Path(f"/sys/class/bdi/{mount.device}/read_ahead_kb"), readahead_kb)
+    _write_setting(Path(f"/sys/fs/fuse/connections/{minor}/max_background"), max_background)
+
+
+def _write_setting(path: Path, value: int) -> None:
+    try:
+        path.write_text(f"{value}\n", encoding="ascii")
+    except FileNotFoundError:
+        log.debug("%s is not there; left as it is", path)  # no fusectl, as in most containers
+    except OSError as exc:
+        log.info("%s; to set it: echo %d | sudo tee %s", exc.strerror, value, path)
 
 
 def _operations(

@@ -25,17 +25,12 @@ from pyfuse3 import (
 
 from blobfs import metrics
 from blobfs.errors import Busy, Exists, Invalid, NotPermitted, ReadOnly, Stale, Unsupported
-from blobfs.fuse.attributes import AttributeMapper
 from blobfs.fuse.errnos import replies_errno
-from blobfs.fuse.handles import HandleBudget
 from blobfs.fuse.open_file_scanner import Opener
 from blobfs.fuse.readonly_operations import OpenFile, ReadOnlyOperations, text_of
-from blobfs.fuse.threads import StorageThreads
-from blobfs.fuse.upload_dispatcher import UploadDispatcher
 from blobfs.vfs.blobs import BlobFile
 from blobfs.vfs.manifests import TagLink
 from blobfs.vfs.nodes import Child, Directory, File, Node
-from blobfs.vfs.tree import Tree
 from blobfs.vfs.upload import Upload
 from blobfs.vfs.upload_handle import OpenUpload
 from blobfs.vfs.upload_nodes import remove_xattr, set_xattr, upload_of
@@ -49,16 +44,6 @@ _WRITER_DESCRIPTORS: Final = 2
 
 class Operations(ReadOnlyOperations):
     """The handlers of a mount."""
-
-    def __init__(
-        self,
-        tree: Tree,
-        threads: StorageThreads,
-        presentation: AttributeMapper,
-        uploading: UploadDispatcher | None = None,
-        budget: HandleBudget | None = None,
-    ) -> None:
-        super().__init__(tree, threads, presentation, uploading, budget)
 
     @replies_errno
     async def create(

@@ -43,8 +43,7 @@ from blobfs.fuse.inodes import Inode, InodeTable
 from blobfs.fuse.notifier import Notifier
 from blobfs.fuse.open_file_scanner import UNKNOWN_OPENER, Opener
 from blobfs.fuse.readdir import Batches, Listing, listing_of
-from blobfs.fuse.requests import Requests
-from blobfs.fuse.subjects import RequestDescriber
+from blobfs.fuse.requests import RequestDescriber, Requests
 from blobfs.fuse.threads import StorageThreads
 from blobfs.fuse.upload_dispatcher import UploadDispatcher
 from blobfs.vfs.nodes import Child, Directory, File, Node

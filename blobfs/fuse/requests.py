@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -16,8 +17,13 @@ from itertools import islice
 from typing import Any, Final
 
 import trio
+from pyfuse3 import FileHandleT
 
 from blobfs import metrics
+from blobfs.fuse.inodes import InodeTable
+from blobfs.vfs.blobs import BlobFile
+from blobfs.vfs.nodes import Node
+from blobfs.vfs.upload_nodes import UploadFile
 
 _LAG_S: Final = 0.001
 """Steps of the event loop that took less held nobody up, and are not measured."""
@@ -27,6 +33,15 @@ _SHOWN: Final = 200
 
 Subject = Callable[[Mapping[str, object]], Mapping[str, object]]
 """What a request is about, for people, by the arguments of its handler."""
+
+
+_NAMED: Final = (
+    ("parent_inode", "name", "path"),
+    ("parent_inode_old", "name_old", "path"),
+    ("parent_inode_new", "name_new", "target"),
+    ("new_parent_inode", "new_name", "path"),
+)
+"""Arguments of handlers that are a directory, and a name in it; and what both are said to be."""
 
 
 class Operation:
@@ -157,6 +172,54 @@ def _program(process: int) -> dict[str, object]:
 def errno_name(number: int) -> str:
     """``ENOENT`` and the like; ``OK`` for 0."""
     return errno.errorcode.get(number, str(number)) if number else "OK"
+
+
+class RequestDescriber:
+    """Says it by the inodes that the kernel holds, and what handles stand for.
+
+    Used on the event loop only, and raises nothing: what is not there is left out.
+    """
+
+    def __init__(self, inodes: InodeTable, opened: Callable[[FileHandleT], Node | None]) -> None:
+        self._inodes = inodes
+        self._opened = opened
+
+    def of(self, arguments: Mapping[str, Any]) -> dict[str, object]:
+        """What the handler that was called with *arguments* is asked for."""
+        subject: dict[str, object] = {}
+        for directory, name, field in _NAMED:
+            inode = self._inodes.get(arguments.get(directory, 0))
+            if inode is not None:
+                parent = inode.node.key.rstrip("/")
+                subject[field] = f"{parent}/{os.fsdecode(arguments[name])}"
+        subject |= _of_node(self._node(arguments))
+        if "off" in arguments:
+            subject["offset"] = arguments["off"]
+        if "size" in arguments or "buf" in arguments:
+            subject["size"] = arguments.get("size") or len(arguments.get("buf", b""))
+        repository, marker, _ = str(subject.get("path", "")).partition("/_")
+        if marker:
+            subject.setdefault("repository", repository[1:])
+        return subject
+
+    def _node(self, arguments: Mapping[str, Any]) -> Node | None:
+        inode = self._inodes.get(arguments.get("inode", 0))
+        if inode is not None:
+            return inode.node
+        return self._opened(arguments["fh"]) if "fh" in arguments else None
+
+
+def _of_node(node: Node | None) -> dict[str, object]:
+    match node:
+        case None:
+            return {}
+        case BlobFile(repositories=(repository, *_)):
+            return {"digest": node.key, "repository": str(repository.name)}
+        case BlobFile():
+            return {"digest": node.key}
+        case UploadFile():
+            return {"path": node.upload.path}
+    return {"path": node.key}
 
 
 class LongestStep(trio.abc.Instrument):

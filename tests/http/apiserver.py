@@ -18,8 +18,7 @@ from blobfs.fuse.requests import Requests
 from blobfs.http.api.routes import ServeOptions, routes
 from blobfs.http.app import application
 from blobfs.http.health import Health
-from blobfs.http.listening import listening
-from blobfs.http.server import HttpServer
+from blobfs.http.server import HttpServer, listening
 from blobfs.storage.registry import Registry
 from tests import services
 

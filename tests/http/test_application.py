@@ -11,8 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 from blobfs.errors import StorageUnavailable
 from blobfs.http.app import application
 from blobfs.http.health import Check, Health
-from blobfs.http.listening import listening
-from blobfs.http.server import HttpServer
+from blobfs.http.server import HttpServer, listening
 from tests.http.client import Answer, get
 
 READING: dict[str, object] = {

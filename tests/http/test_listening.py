@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from blobfs.errors import MountRefused
-from blobfs.http.listening import listening
+from blobfs.http.server import listening
 from tests.services import cannot, free_port
 
 

@@ -17,8 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from blobfs.http import server
-from blobfs.http.listening import listening
-from blobfs.http.server import HttpServer
+from blobfs.http.server import HttpServer, listening
 from tests.http.client import get, said_to
 
 LARGE = b"x" * 2**26
