@@ -159,7 +159,7 @@ def _pid_file(path: Path | None, ready: Callable[[], None]) -> Iterator[Callable
 def _mount_options(settings: Settings, public: dict[str, object], health: Health) -> MountOptions:
     return MountOptions(
         source=settings.source,
-        presentation=AttributeMapper(
+        attributes=AttributeMapper(
             settings.uid,
             settings.gid,
             settings.umask,

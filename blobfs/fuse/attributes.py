@@ -1,4 +1,4 @@
-"""What the kernel is told of a node: stat(2)'s fields, and for how long they hold."""
+"""Replies to the kernel about a node: the fields of stat(2), and their timeouts."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _MODE: Final = {
 _FOR_EVER_S: Final = 1e9
 
 _BLOCK_SIZE: Final = 128 * 1024
-"""The size of reads that programs are told to prefer, in bytes: one request's worth."""
+"""The preferred size of reads (``st_blksize``), in bytes: the size of one request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long the kernel keeps what it was told, in seconds.
+    """The lifetimes of entries in the kernel's caches, in seconds.
 
-    *entry* and *attr* are for names with a digest in them and what they name, *name* for tags,
-    directories and listings, *negative* for names that are not there.
+    *entry_s* is for names that contain a digest, *attr_s* for the attributes of their targets.
+    *name_s* is for tags, directories and listings, *negative_s* for missing names.
     """
 
     entry_s: float = 3600.0
@@ -39,7 +39,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class AttributeMapper:
-    """Who owns everything in the mount, which permissions are taken away, and the timeouts."""
+    """Maps the attributes of nodes to replies: adds the owner, the umask and the timeouts."""
 
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
@@ -47,7 +47,7 @@ class AttributeMapper:
     timeouts: Timeouts = Timeouts()
 
     def entry(self, inode: InodeT, attr: Attr) -> EntryAttributes:
-        """What the kernel is told of *inode*."""
+        """Return the reply for *inode*."""
         entry = EntryAttributes()
         entry.st_ino = inode
         entry.entry_timeout, entry.attr_timeout = self._timeouts(attr.lifetime)
@@ -65,7 +65,7 @@ class AttributeMapper:
         return entry
 
     def missing(self, *, may_appear: bool) -> EntryAttributes:
-        """What the kernel is told of a name that is not there, until somebody here makes it."""
+        """Return the reply for a missing name; the kernel does not cache it if it *may_appear*."""
         entry = EntryAttributes()
         entry.st_ino = InodeT(0)
         entry.entry_timeout = 0.0 if may_appear else self.timeouts.negative_s

@@ -1,6 +1,6 @@
 """The reasons why the kernel or fusermount3(1) refuses a mount, with what to do.
 
-They are looked for after a mount has failed: libfuse has ways that are not known here.
+The search runs only after a mount has failed, because libfuse may find other ways to mount.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CAP_SYS_ADMIN: Final = 21
 
 
 def obstacle(*, allow_other: bool) -> str | None:
-    """The commonest reason that holds at this moment; None if none does."""
+    """Return the first known reason that applies now; None if none applies."""
     if (refusal := _refusal_of_device()) is not None:
         return refusal
     if os.geteuid() == 0:
@@ -25,7 +25,7 @@ def obstacle(*, allow_other: bool) -> str | None:
             return "root may not mount here; a container needs docker run --cap-add SYS_ADMIN"
         return None
     if shutil.which("fusermount3") is None:
-        return "fusermount3 is missing, without which only root can mount; install fuse3"
+        return "fusermount3 is missing, and only root can mount without it; install fuse3"
     if allow_other:
         return "--allow-other needs user_allow_other in /etc/fuse.conf"
     return None
@@ -35,12 +35,12 @@ def _refusal_of_device() -> str | None:
     try:
         os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as exc:
-        said = f"{_DEVICE} cannot be used: {exc.strerror}"
+        message = f"{_DEVICE} cannot be used: {exc.strerror}"
         if exc.errno == errno.EACCES:
-            return f"{said}; as root: chmod 666 {_DEVICE}, or mount as root"
+            return f"{message}; as root: chmod 666 {_DEVICE}, or mount as root"
         if exc.errno == errno.EPERM:
-            return f"{said}; {_GIVE_DEVICE}"
-        return f"{said}; load the fuse module (modprobe fuse), or {_GIVE_DEVICE}"
+            return f"{message}; {_GIVE_DEVICE}"
+        return f"{message}; load the fuse module (modprobe fuse), or {_GIVE_DEVICE}"
     return None
 
 

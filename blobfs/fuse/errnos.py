@@ -1,7 +1,7 @@
-"""The one table from blobfs errors to errno, and the one place that raises FUSEError.
+"""The table from blobfs errors to errno. Only this module raises FUSEError.
 
-A handler that lets any other exception out ends ``pyfuse3.main`` and with it the mount,
-so every handler is wrapped in ``replies_errno``, or in ``logs_errors`` where FUSE has no reply.
+Any other exception of a handler ends ``pyfuse3.main``, and with it the mount. So every handler is
+wrapped in ``replies_errno``, or in ``logs_errors`` if FUSE expects no reply.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ERRNO: Final[dict[type[errors.BlobfsError], int]] = {
     errors.NotADirectory: errno.ENOTDIR,
     errors.NotAFile: errno.EISDIR,
     errors.NotASymlink: errno.EINVAL,
-    errors.Stale: errno.ESTALE,  # the kernel looks the name up again, and asks once more
+    errors.Stale: errno.ESTALE,  # the kernel looks the name up again, and repeats the request
     errors.AttributeUnknown: errno.ENODATA,
     errors.Unsupported: errno.EOPNOTSUPP,
     errors.ReadOnly: errno.EROFS,
     errors.NotPermitted: errno.EPERM,
-    errors.CrossesDirectories: errno.EXDEV,  # at which mv(1) copies
+    errors.CrossesDirectories: errno.EXDEV,  # mv(1) then copies
     errors.Exists: errno.EEXIST,
     errors.NotEmpty: errno.ENOTEMPTY,
     errors.Busy: errno.EBUSY,
@@ -66,13 +66,14 @@ _EXPECTED: Final = frozenset(
         errno.ESTALE,
     }
 )
-"""What programs meet in normal use, and what is logged at DEBUG only."""
+"""Errnos that occur in normal use; they are logged at DEBUG only."""
 
-_SAY_AGAIN_S: Final = 10.0
+_REPETITION_S: Final = 10.0
+"""Time in which a repeated line is not logged again."""
 
 
 def errno_for(exc: Exception) -> int:
-    """The errno of the nearest base class in ERRNO; EIO for what we did not foresee."""
+    """Return the errno of the nearest base class in ERRNO; EIO for an unexpected exception."""
     for cls in type(exc).__mro__:
         if cls in ERRNO:
             return ERRNO[cls]
@@ -94,7 +95,7 @@ Handler = Callable[Concatenate[S, P], Coroutine[Any, Any, T]]
 
 
 def replies_errno(handler: Handler[S, P, T]) -> Handler[S, P, T]:
-    """Make a FUSE handler answer with an errno whatever it raises."""
+    """Make a FUSE handler reply with an errno to every exception."""
     operation = Operation(handler)
 
     @functools.wraps(handler)
@@ -102,14 +103,14 @@ def replies_errno(handler: Handler[S, P, T]) -> Handler[S, P, T]:
         request = self.requests.begin(operation, args)
         try:
             reply = await handler(self, *args, **kwargs)
-        except errors.BlobfsError as exc:  # foreseen: the table answers
+        except errors.BlobfsError as exc:
             number = errno_for(exc)
-            _say(self.requests, request, number, exc)
-            exc.with_traceback(None)  # its frames hold it, and buffers
+            _log_failure(self.requests, request, number, exc)
+            exc.with_traceback(None)  # its frames hold it, and buffers of data
         except Exception:  # a bug: the traceback goes to the log, EIO to the caller
             number = errno.EIO
             fields = _fields(self.requests, request, number)
-            log.exception("%s: unexpected, answering EIO", operation.name, extra=fields)
+            log.exception("%s: unexpected, replying EIO", operation.name, extra=fields)
         else:
             self.requests.end(request)
             return reply
@@ -120,7 +121,7 @@ def replies_errno(handler: Handler[S, P, T]) -> Handler[S, P, T]:
 
 
 def logs_errors(handler: Handler[S, P, None]) -> Handler[S, P, None]:
-    """Keep what a handler without a reply (``forget``) raises from ending the mount."""
+    """Log the exceptions of a handler that has no reply (``forget``), so the mount goes on."""
 
     @functools.wraps(handler)
     async def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -132,28 +133,33 @@ def logs_errors(handler: Handler[S, P, None]) -> Handler[S, P, None]:
     return wrapper
 
 
-class _Repetition:
-    """Tells a line that was said a moment ago: one program asks for one thing many times."""
+class _RecentLines:
+    """Recently logged lines: a program may repeat a failing request very often.
+
+    Used on the event loop only.
+    """
 
     def __init__(self) -> None:
-        self._said: OrderedDict[str, float] = OrderedDict()
+        self._logged: OrderedDict[str, float] = OrderedDict()
 
     def is_repeated(self, line: str) -> bool:
         now = time.monotonic()
-        repeated = now - self._said.pop(line, -_SAY_AGAIN_S) < _SAY_AGAIN_S
-        self._said[line] = now
-        if len(self._said) > 1024:
-            self._said.popitem(last=False)
+        repeated = now - self._logged.pop(line, -_REPETITION_S) < _REPETITION_S
+        self._logged[line] = now
+        if len(self._logged) > 1024:
+            self._logged.popitem(last=False)
         return repeated
 
 
-_repetition = _Repetition()
+_recent_lines = _RecentLines()
 
 
-def _say(requests: Requests, request: Request, number: int, exc: errors.BlobfsError) -> None:
+def _log_failure(
+    requests: Requests, request: Request, number: int, exc: errors.BlobfsError
+) -> None:
     if number in _EXPECTED and not isinstance(exc, errors.StorageReadOnly):
         level = logging.DEBUG
-    elif _repetition.is_repeated(str(exc)):
+    elif _recent_lines.is_repeated(str(exc)):
         return
     else:
         level = logging.WARNING

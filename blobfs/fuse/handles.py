@@ -15,8 +15,7 @@ from blobfs.errors import TooManyOpen
 T = TypeVar("T")
 
 _NUMBERS: Final = count(1)
-"""Of all tables: a handle stands for one thing in the whole mount."""
-
+"""Handles for all tables, so a handle is unique in the mount."""
 
 _RESERVED: Final = 1024
 """Descriptors for links, directories, Redis and HTTP: a few for each of up to 256 requests."""
@@ -131,14 +130,14 @@ class Claim:
 
 
 class HandleTable(Generic[T]):
-    """Open things by handle. Used on the event loop only, so it takes no lock."""
+    """Open files or directories by handle. Used on the event loop only, so it takes no lock."""
 
     def __init__(self) -> None:
         self._open: dict[FileHandleT, T] = {}
         self._claims: dict[FileHandleT, Claim] = {}
 
     def add(self, thing: T, claim: Claim) -> FileHandleT:
-        """A handle for *thing*, good until ``pop``, which releases *claim*."""
+        """Return a handle for *thing*. ``pop`` ends it, and releases *claim*."""
         fh = FileHandleT(next(_NUMBERS))
         self._open[fh] = thing
         self._claims[fh] = claim
@@ -148,17 +147,17 @@ class HandleTable(Generic[T]):
         return self._open[fh]
 
     def get(self, fh: FileHandleT) -> T | None:
-        """What *fh* stands for, if the kernel holds it."""
+        """Return the object of *fh*; None if the kernel does not hold it."""
         return self._open.get(fh)
 
     def __len__(self) -> int:
         return len(self._open)
 
     def replace(self, fh: FileHandleT, thing: T) -> None:
-        """Let *fh* stand for *thing* from now on."""
+        """Make *thing* the object of *fh*."""
         self._open[fh] = thing
 
     def pop(self, fh: FileHandleT) -> T:
-        """Give the thing back; the kernel will not use *fh* again."""
+        """Remove and return the object of *fh*, which the kernel does not use again."""
         self._claims.pop(fh).release()
         return self._open.pop(fh)

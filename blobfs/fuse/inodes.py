@@ -1,4 +1,4 @@
-"""Which node each inode that the kernel holds stands for.
+"""The inodes that the kernel holds, and their nodes.
 
 Used on the event loop only, so it takes no lock.
 """
@@ -27,11 +27,11 @@ from blobfs.vfs.nodes import (
 )
 
 _NOT_DIRECTORY: Final = 1 << 62
-"""Set in the numbers of all that is not a directory: no file can pass for a loop in the tree."""
+"""A bit of all numbers but those of directories: no file looks like a loop in the tree."""
 
 
 class Inode:
-    """An inode that the kernel holds, and what it was told of it."""
+    """An inode that the kernel holds, and the last reply about it."""
 
     __slots__ = (
         "attr", "children", "entry", "lookups", "names", "names_at", "names_until", "node",
@@ -44,12 +44,12 @@ class Inode:
         self.attr = attr
         self.entry = entry
         self.lookups = 0
-        self.parent = ROOT_INODE  # of a directory: what ".." is
+        self.parent = ROOT_INODE  # of a directory: its ".."
         # Of a directory: its content-addressed children, and its names as last listed.
         self.children: dict[str, HeldChild] = {}
         self.names: list[str] = []
         self.names_at = self.names_until = 0.0
-        # Where it is such a child; numbers, as the parent may be forgotten first.
+        # The entries in ``children`` of other inodes; numbers, as a parent may be forgotten first.
         self.parents: list[tuple[InodeT, str]] = []
 
 
@@ -57,7 +57,7 @@ class HeldChild:
     """A content-addressed child that the kernel holds; times are monotonic.
 
     Until *known_until* the kernel may use it without asking, and until *listed_until* a
-    listing may show it without asking whether it is still there.
+    listing may show it without a check that it still exists.
     """
 
     __slots__ = ("inode", "known_until", "listed_until")
@@ -71,15 +71,15 @@ class HeldChild:
 class InodeTable:
     """Inodes by number, with the kernel's lookup counts.
 
-    A number is a function of what the node is, so it is the same after a remount and on
-    another host. Where two nodes get the same, the later takes the next one that is free.
+    A number is a hash of the node's key, so it is the same after a remount and on another host.
+    If two nodes have the same hash, the later one gets the next free number.
     """
 
-    def __init__(self, root: Node, presentation: AttributeMapper) -> None:
-        self._presentation = presentation
-        self.timeouts = presentation.timeouts
+    def __init__(self, root: Node, mapper: AttributeMapper) -> None:
+        self._mapper = mapper
+        self.timeouts = mapper.timeouts
         attr = Attr(Kind.DIRECTORY)
-        self._root = Inode(ROOT_INODE, root, attr, presentation.entry(ROOT_INODE, attr))
+        self._root = Inode(ROOT_INODE, root, attr, mapper.entry(ROOT_INODE, attr))
         self._inodes: dict[InodeT, Inode] = {ROOT_INODE: self._root}
         self._changed_at = 0.0  # monotonic
 
@@ -90,20 +90,20 @@ class InodeTable:
         return self._inodes[number]
 
     def get(self, number: InodeT) -> Inode | None:
-        """What *number* stands for, if the kernel holds it."""
+        """Return the inode *number*; None if the kernel does not hold it."""
         return self._inodes.get(number)
 
     def remember(self, parent: Inode, child: Child) -> Inode:
-        """The child's inode, with one more lookup that ``forget`` will take back."""
+        """Return the child's inode, with one more lookup, which ``forget`` subtracts later."""
         node = child.node
         number = self._number(node.key, 0 if child.attr.kind is Kind.DIRECTORY else _NOT_DIRECTORY)
         inode = self._inodes.get(number)
         if inode is None:
-            entry = self._presentation.entry(number, child.attr)
+            entry = self._mapper.entry(number, child.attr)
             inode = Inode(number, child.node, child.attr, entry)
             self._inodes[number] = inode
         else:
-            if not isinstance(child.node, BrokenNode):  # which may be broken for a moment only
+            if not isinstance(child.node, BrokenNode):  # it may be broken only briefly
                 inode.node = inode.node.merged_with(child.node)
             self.refresh(inode, child.attr)
         inode.parent = parent.number
@@ -118,36 +118,36 @@ class InodeTable:
         return inode
 
     def refresh(self, inode: Inode, attr: Attr) -> EntryAttributes:
-        """What the kernel is told of *inode*, whose attributes are *attr* now."""
+        """Return the reply for *inode*, whose attributes are now *attr*."""
         if attr != inode.attr:
             inode.attr = attr
-            inode.entry = self._presentation.entry(inode.number, attr)
+            inode.entry = self._mapper.entry(inode.number, attr)
         return inode.entry
 
     def held_child(self, parent: Inode, name: str, now: float) -> HeldChild | None:
-        """A child that the kernel may use at *now* (monotonic) without asking."""
+        """Return a child that the kernel may use at *now* (monotonic) without a request."""
         held = parent.children.get(name)
         return held if held is not None and held.known_until > now else None
 
     def find_file(self, key: str) -> Inode | None:
-        """The inode that the kernel holds for the file or symlink *key*, if it holds one."""
+        """Return the inode of the file or symlink *key*; None if the kernel does not hold it."""
         return self._inodes.get(self._number(key, _NOT_DIRECTORY))
 
     def changed(self) -> None:
-        """Have directories listed anew: something was changed through this mount."""
+        """Invalidate the names of all directories after a change through this mount."""
         self._changed_at = time.monotonic()
 
-    def lists_anew(self, inode: Inode) -> bool:
-        """Whether the names that a directory had when it was last listed are out of date."""
+    def names_are_stale(self, inode: Inode) -> bool:
+        """True if the names of the last listing of a directory are out of date."""
         return time.monotonic() >= inode.names_until or inode.names_at <= self._changed_at
 
     def drop_child(self, parent: Inode, name: str) -> None:
-        """A name was removed, or means something else now."""
+        """Discard a child whose name was removed or has another meaning now."""
         parent.children.pop(name, None)
         self.changed()
 
     def forget(self, number: InodeT, lookups: int) -> None:
-        """Take back *lookups*; at zero the kernel has let go of the inode."""
+        """Subtract *lookups*; at zero the kernel does not hold the inode any more."""
         inode = self._inodes.get(number)
         if inode is None or inode is self._root:
             return
@@ -161,35 +161,35 @@ class InodeTable:
                 parent.children.pop(name, None)
 
     def directory(self, number: InodeT) -> Directory:
-        """The directory behind an inode that the kernel holds; raises NotADirectory."""
-        node = self._sound(number)
+        """Return the directory of an inode; raises NotADirectory."""
+        node = self._node(number)
         if not isinstance(node, Directory):
             raise NotADirectory(f"not a directory: {node.key}")
         return node
 
     def changeable(self, number: InodeT) -> MutableDirectory:
-        """The directory behind an inode that the kernel holds; raises NotPermitted."""
-        node = self._sound(number)
+        """Return the directory of an inode; raises NotPermitted if nothing in it can be changed."""
+        node = self._node(number)
         if not isinstance(node, MutableDirectory):
             raise NotPermitted(f"nothing can be changed in {node.key}")
         return node
 
     def file(self, number: InodeT) -> File:
-        """The file behind an inode that the kernel holds; raises NotAFile."""
-        node = self._sound(number)
+        """Return the file of an inode; raises NotAFile."""
+        node = self._node(number)
         if not isinstance(node, File):
             raise NotAFile(f"not a file: {node.key}")
         return node
 
     def symlink(self, number: InodeT) -> Symlink:
-        """The symlink behind an inode that the kernel holds; raises NotASymlink."""
-        node = self._sound(number)
+        """Return the symlink of an inode; raises NotASymlink."""
+        node = self._node(number)
         if not isinstance(node, Symlink):
             raise NotASymlink(f"not a symlink: {node.key}")
         return node
 
-    def _sound(self, number: InodeT) -> Node:
-        """The node of an inode; raises what its lookup raised if it is a broken one."""
+    def _node(self, number: InodeT) -> Node:
+        """Return the node of an inode; a broken node raises the error of its lookup."""
         node = self._inodes[number].node
         if isinstance(node, BrokenNode):
             raise node.failure()
@@ -205,6 +205,6 @@ class InodeTable:
 
 
 def hashed(key: str) -> int:
-    """64 bits of *key*, the same wherever it is computed."""
+    """Return a hash of *key* with 64 bits, the same on every host."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big")

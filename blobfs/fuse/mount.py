@@ -1,4 +1,4 @@
-"""A mount's life: init, serve until unmounted or told to stop, close."""
+"""The life of a mount: init, serve until an unmount or a signal, close."""
 
 from __future__ import annotations
 
@@ -40,32 +40,32 @@ from blobfs.vfs.verification import Verification, Verify
 log = logging.getLogger(__name__)
 
 Task = Callable[[], Awaitable[None]]
-"""Something that runs on the event loop of a mount, beside its requests, until it is cancelled."""
+"""A task that runs on the event loop of a mount, beside its requests, until it is cancelled."""
 
 _MIN_TASKS: Final = 8
-"""Tasks kept for the next requests; with pyfuse3's 1, many are made and ended all the time."""
+"""Idle tasks kept for the next requests; pyfuse3's default of 1 starts many tasks anew."""
 
 _GRACE_S: Final = 3.0
-"""How long requests may go on after a signal to end the mount."""
+"""Time that requests may still take after a signal to end the mount."""
 
 _SUSPEND_S: Final = 3.0
-"""How long uploads may take to be made durable at the mount's end."""
+"""Time to make uploads durable at the end of the mount."""
 
 _MALLOC: Final = {-3: 128 * 2**20, -1: 128 * 2**20, -2: 64 * 2**20, -8: 1}
-"""Of mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, M_ARENA_MAX."""
+"""Parameters of mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, M_ARENA_MAX."""
 
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """How a mount looks and behaves.
+    """The options of a mount.
 
-    *source* is what df(1) and mount(8) show as the device; *config* is rendered as
-    ``/.blobfs/config.json``, so it holds no secrets; *health* is rendered as
-    ``/.blobfs/health.json``, on the event loop once it is known.
+    df(1) and mount(8) show *source* as the device. *config* is the content of
+    ``/.blobfs/config.json``, so it holds no secrets. *health* is the source of
+    ``/.blobfs/health.json``; once it is known, it is rendered on the event loop.
     """
 
     source: str = "blobfs"
-    presentation: AttributeMapper = field(default_factory=AttributeMapper)
+    attributes: AttributeMapper = field(default_factory=AttributeMapper)
     verify: Verify = Verify.NONE
     expose_blobs: bool = False
     allow_other: bool = False
@@ -81,7 +81,7 @@ class MountOptions:
     health: HealthSource = field(default_factory=NoHealth)
 
     def for_fuse(self) -> set[str]:
-        """The options of mount(8), in libfuse's words."""
+        """Return the options of mount(8), as libfuse names them."""
         source = _in_ascii(self.source).replace("\\", "\\\\").replace(",", "\\,")
         options = {f"fsname={source}", "subtype=blobfs", "default_permissions"}
         if self.read_only:
@@ -92,7 +92,7 @@ class MountOptions:
 
 
 def _in_ascii(text: str) -> str:
-    """*text* with other characters percent-encoded: pyfuse3 takes options in ASCII only."""
+    """Percent-encode other characters of *text*: pyfuse3 takes options in ASCII only."""
     return quote(os.fsencode(text), safe=string.printable)
 
 
@@ -103,13 +103,13 @@ def serve(
     ready: Callable[[], None],
     beside: Callable[[ReadOnlyOperations], Sequence[Task]] = lambda _: (),
 ) -> None:
-    """Serve *registry* at *mountpoint* until it is unmounted, or SIGTERM or SIGINT come.
+    """Serve *registry* at *mountpoint* until an unmount, SIGTERM or SIGINT.
 
-    *ready* is called once the mount answers. *beside* makes what runs beside the handlers that it
-    is given; one of them that fails does not end the mount. Raises MountRefused where it cannot
-    be made.
+    *ready* is called once the mount serves requests. *beside* returns the tasks that run beside the
+    given handlers; a task that fails does not end the mount. Raises MountRefused if the mount
+    cannot be made.
     """
-    # What comes from now on is seen to once the event loop runs: no signal leaves half a mount.
+    # Later signals are handled once the event loop runs, so no signal leaves half a mount.
     signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
     threads = StorageThreads(inline=registry.is_local)
     longest_step = LongestStep()
@@ -120,23 +120,23 @@ def serve(
         raise MountRefused(
             f"cannot mount at {mountpoint}: {obstacle(allow_other=options.allow_other) or exc}"
         ) from exc
-    _spare_full_collections()
+    _avoid_full_collections()
     if not registry.is_local:
         _keep_large_blocks()
-    answering = False
+    serving = False
 
-    def answers() -> None:
-        nonlocal answering
+    def begin() -> None:
+        nonlocal serving
         ready()
-        answering = True
+        serving = True
 
     try:
         tasks: list[Task] = [
-            partial(_announce, mountpoint, options, threads, answers),
+            partial(_announce, mountpoint, options, threads, begin),
             *(partial(_run_isolated, task) for task in beside(operations)),
         ]
         trio.run(_serve, operations, tasks, instruments=[longest_step])
-        answering = False
+        serving = False
     except ExceptionGroup as group:
         ours, others = group.split(BlobfsError)
         if ours is None or others is not None:
@@ -146,17 +146,17 @@ def serve(
         try:
             _suspend_uploads(operations)
         finally:
-            # After a crash the mount stays, dead: an empty directory in its place would look
-            # to rsync and the like as if everything had been deleted.
-            pyfuse3.close(unmount=not answering)
+            # After a crash the dead mount stays. An empty directory in its place would tell rsync
+            # and similar programs that everything was deleted.
+            pyfuse3.close(unmount=not serving)
     log.info("unmounted %s", mountpoint)
 
 
-def _spare_full_collections() -> None:
+def _avoid_full_collections() -> None:
     """Keep the garbage collector from walking every inode that the kernel holds.
 
-    With 100,000 of them that took 160 ms, in which nothing was answered. What we hold for
-    long has no cycles; those that exceptions make die in the young generations, which stay.
+    With 100,000 inodes a full collection stopped the event loop for 160 ms. Objects that live for
+    long have no cycles. Exceptions make cycles; the young generations still collect them.
     """
     gc.collect()
     gc.freeze()
@@ -164,10 +164,10 @@ def _spare_full_collections() -> None:
 
 
 def _keep_large_blocks() -> None:
-    """Have the C library keep the memory of large blocks that are freed, for the next ones.
+    """Make the C library reuse the memory of freed large blocks.
 
-    It would map each anew, and the kernel clear it: of 1 GiB read through blocks of 8 MiB that is
-    0.1 s, and what each thread keeps for itself made 90 MB.
+    Otherwise it maps each block anew, and the kernel clears it: 0.1 s for 1 GiB in blocks
+    of 8 MiB. One arena for all threads saves 90 MB.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -178,18 +178,18 @@ def _keep_large_blocks() -> None:
 
 
 def _suspend_uploads(operations: ReadOnlyOperations) -> None:
-    """Make uploads durable, and wait a moment for that: the storage may hang."""
+    """Make uploads durable; wait for at most _SUSPEND_S, because the storage may hang."""
     suspending = Thread(target=operations.suspend_uploads, name="blobfs-suspending", daemon=True)
     suspending.start()
     suspending.join(_SUSPEND_S)
     if suspending.is_alive():
-        log.warning("the storage does not answer: uploads stay as they were last synced")
+        log.warning("the storage does not answer: uploads keep what was synced before")
 
 
 async def _serve(operations: ReadOnlyOperations, tasks: Sequence[Task]) -> None:
     async with trio.open_nursery() as nursery:
         requests = trio.CancelScope()
-        nursery.start_soon(_unmount_when_told, operations, requests)
+        nursery.start_soon(_unmount_at_signal, operations, requests)
         for task in tasks:
             nursery.start_soon(task)
         with requests:
@@ -198,14 +198,14 @@ async def _serve(operations: ReadOnlyOperations, tasks: Sequence[Task]) -> None:
 
 
 async def _run_isolated(task: Task) -> None:
-    """Run *task*, and let nothing that it raises end the mount."""
+    """Run *task*, and log its exceptions, so that the mount goes on."""
     try:
         await task()
     except Exception:
-        log.exception("the mount goes on without what failed beside it")
+        log.exception("a task beside the mount failed; the mount goes on without it")
 
 
-async def _unmount_when_told(operations: ReadOnlyOperations, requests: trio.CancelScope) -> None:
+async def _unmount_at_signal(operations: ReadOnlyOperations, requests: trio.CancelScope) -> None:
     with trio.open_signal_receiver(*END_SIGNALS) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
         number = await anext(signals)
@@ -213,7 +213,7 @@ async def _unmount_when_told(operations: ReadOnlyOperations, requests: trio.Canc
         pyfuse3.terminate()
         operations.interrupt_uploads()
         await trio.sleep(_GRACE_S)
-        log.warning("requests still wait for the storage: the mount ends without them")
+        log.warning("requests still wait for the storage; the mount ends without their replies")
         requests.cancel()
         await trio.sleep_forever()  # further signals change nothing
 
@@ -221,7 +221,7 @@ async def _unmount_when_told(operations: ReadOnlyOperations, requests: trio.Canc
 async def _announce(
     mountpoint: Path, options: MountOptions, threads: StorageThreads, ready: Callable[[], None]
 ) -> None:
-    # Answered by ourselves, once the kernel has been through with INIT.
+    # This mount itself serves the request, as soon as the kernel has finished INIT.
     await threads.run_in_thread(os.stat, mountpoint / ".blobfs")
     _tune_kernel(
         mountpoint, readahead_kb=options.readahead_kb, max_background=options.max_background
@@ -231,9 +231,9 @@ async def _announce(
 
 
 def _tune_kernel(mountpoint: Path, *, readahead_kb: int, max_background: int) -> None:
-    """Set how far the kernel reads ahead, and how many such requests it keeps under way.
+    """Set the size of the kernel's read-ahead, and its limit of background requests.
 
-    What is not allowed (the first needs root) is logged, with the command that does it.
+    The read-ahead needs root. A refused setting is logged, with the command that sets it.
     """
     mount = mount_at(mountpoint)
     if mount is None:
@@ -248,7 +248,7 @@ def _write_setting(path: Path, value: int) -> None:
     try:
         path.write_text(f"{value}\n", encoding="ascii")
     except FileNotFoundError:
-        log.debug("%s is not there; left as it is", path)  # no fusectl, as in most containers
+        log.debug("%s does not exist", path)  # no fusectl, as in most containers
     except OSError as exc:
         log.info("%s; to set it: echo %d | sudo tee %s", exc.strerror, value, path)
 
@@ -264,13 +264,13 @@ def _operations(
         allow_delete=options.allow_delete,
         control=control_files(lambda: operations, longest_step, options.config, options.health),
     )
-    uploading = UploadDispatcher(
+    dispatcher = UploadDispatcher(
         threads,
         deadline_s=options.upload_deadline_s,
         max_undeclared=options.max_upload,
     )
-    # Without a handler for flush, the kernel does not ask at each close of a file.
+    # Without a handler for flush, the kernel sends no request at each close of a file.
     handlers = ReadOnlyOperations if options.read_only else Operations
     budget = HandleBudget(options.max_handles_per_user, raise_limit_of_files())
-    operations = handlers(tree, threads, options.presentation, uploading, budget)
+    operations = handlers(tree, threads, options.attributes, dispatcher, budget)
     return operations

@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 class Notifier:
     """Sends invalidations to the kernel, one after the other, in a thread that it starts and owns.
 
-    No caller waits for an invalidation. ``forget`` is called on the event loop only.
+    No caller waits for an invalidation. ``invalidate`` is called on the event loop only.
     """
 
     def __init__(self) -> None:
         self._inodes: queue.SimpleQueue[tuple[InodeT, Callable[[], None]]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def forget(self, inode: InodeT, then: Callable[[], None] = lambda: None) -> None:
+    def invalidate(self, inode: InodeT, then: Callable[[], None] = lambda: None) -> None:
         """Invalidate the kernel's attributes and content of an inode.
 
         The notifier's thread calls *then* afterwards.

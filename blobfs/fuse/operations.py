@@ -1,4 +1,4 @@
-"""The handlers that change something; with those of ``reading``, all that pyfuse3 calls."""
+"""The handlers of requests that change the tree."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _WRITER_DESCRIPTORS: Final = 2
-"""Those of an open upload: its file, and the directory of it."""
+"""Descriptors of an open upload: its file, and the directory of the file."""
 
 
 class Operations(ReadOnlyOperations):
-    """The handlers of a mount."""
+    """The handlers of a writable mount. Used on the event loop only, as the base class."""
 
     @replies_errno
     async def create(
@@ -56,10 +56,10 @@ class Operations(ReadOnlyOperations):
     ) -> tuple[FileInfo, EntryAttributes]:
         directory, text = self._inodes.changeable(parent_inode), text_of(name)
         self._budget.check(ctx.uid, _WRITER_DESCRIPTORS)
-        await self._uploading.settled(directory.key)
+        await self._dispatcher.wait_for_commits(directory.key)
         try:
             node = await self._ask(directory, directory.create, text)
-        except Exists:  # it was not a moment ago, when the kernel looked
+        except Exists:  # it did not exist at the kernel's lookup
             if flags & os.O_EXCL:
                 raise
             node = await self._ask(directory, self._inodes.directory(parent_inode).lookup, text)
@@ -74,11 +74,11 @@ class Operations(ReadOnlyOperations):
         upload = upload_of(file)
         if upload is None:
             raise ReadOnly(f"{file.key} never changes")
-        await self._uploading.settled(upload.directory)
+        await self._dispatcher.wait_for_commits(upload.directory)
         if flags & os.O_TRUNC and upload.is_receipt:
             _replace_receipt(upload)
         with self._budget.claim(ctx.uid, file.key, _WRITER_DESCRIPTORS) as claim:
-            writing = await self._uploading.open(upload, truncate=bool(flags & os.O_TRUNC))
+            writing = await self._dispatcher.open(upload, truncate=bool(flags & os.O_TRUNC))
             opened = OpenFile(file, file.open(), writing, Opener.of_thread(ctx.pid))
             fh = self._files.add(opened, claim)
         self._users[fh] = ctx.uid
@@ -86,7 +86,7 @@ class Operations(ReadOnlyOperations):
 
     @replies_errno
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        await self._uploading.write(self._writing(fh), off, buf)
+        await self._dispatcher.write(self._writing(fh), off, buf)
         metrics.WRITTEN_BYTES.inc(len(buf))
         return len(buf)
 
@@ -102,15 +102,15 @@ class Operations(ReadOnlyOperations):
         if opened.writing is not None and not opened.writing.is_clean:
             inode = self._inodes.find_file(opened.file.key)
             number = 0 if inode is None else inode.number
-            await self._uploading.flush(opened.writing, opened.opener, number)
-            self._published(opened.writing.upload)
+            await self._dispatcher.flush(opened.writing, opened.opener, number)
+            self._invalidate_after_commit(opened.writing.upload)
 
     @replies_errno
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         opened = self._files[fh]
         if opened.writing is not None:
-            await self._uploading.sync(opened.writing)
-            self._published(opened.writing.upload)
+            await self._dispatcher.sync(opened.writing)
+            self._invalidate_after_commit(opened.writing.upload)
 
     @replies_errno
     async def release(self, fh: FileHandleT) -> None:
@@ -118,12 +118,12 @@ class Operations(ReadOnlyOperations):
         opened = self._files.pop(fh)
         if opened.writing is None:
             await self._threads.run(opened.reader.close)
-        else:  # its reader holds nothing
-            await self._uploading.release(opened.writing)
-            self._published(opened.writing.upload)
+        else:  # its reader holds no resources
+            await self._dispatcher.release(opened.writing)
+            self._invalidate_after_commit(opened.writing.upload)
 
-    def _published(self, upload: Upload) -> None:
-        """Let the kernel know of what a commit has changed."""
+    def _invalidate_after_commit(self, upload: Upload) -> None:
+        """Invalidate the kernel's caches after a commit."""
         self._inodes.changed()
         if upload.receipt is None:
             return
@@ -131,9 +131,9 @@ class Operations(ReadOnlyOperations):
         held = self._inodes.find_file(str(descriptor.digest))
         if held is None or not isinstance(held.node, BlobFile):
             return
-        if held.attr.size != descriptor.size:  # there was a blob of another size
+        if held.attr.size != descriptor.size:  # the blob had another size before
             held.node = replace(held.node, descriptor=descriptor)
-            self._notifier.forget(held.number)
+            self._notifier.invalidate(held.number)
 
     @replies_errno
     async def setattr(
@@ -146,24 +146,24 @@ class Operations(ReadOnlyOperations):
     ) -> EntryAttributes:
         held = self._inodes[inode]
         if (upload := upload_of(held.node)) is not None:
-            await self._set_of_upload(upload, attr, fields, fh)
+            await self._set_upload_attributes(upload, attr, fields, fh)
         elif not isinstance(held.node, Directory | TagLink) or fields.update_size:
             raise ReadOnly(f"{held.node.key} never changes")
-        # Owners, modes and the times of directories and tags are taken, as cp -a and rsync -a set
-        # them on all they copy, but they are what the mount says.
+        # Changes of owners, modes and times of directories and tags succeed without effect, because
+        # cp -a and rsync -a set them on all they copy.
         return self._inodes.refresh(held, await self._ask(held.node, held.node.attr))
 
-    async def _set_of_upload(
+    async def _set_upload_attributes(
         self, upload: Upload, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None
     ) -> None:
         if fields.update_size:
             if fh is not None:
                 writing = self._writing(fh)
-                await self._uploading.change(writing, writing.truncate, attr.st_size)
+                await self._dispatcher.run_write(writing, writing.truncate, attr.st_size)
             else:
-                await self._uploading.settled(upload.directory)
-                await self._uploading.truncate(upload, attr.st_size)
-                self._published(upload)
+                await self._dispatcher.wait_for_commits(upload.directory)
+                await self._dispatcher.truncate(upload, attr.st_size)
+                self._invalidate_after_commit(upload)
         if fields.update_mtime:
             upload.mtime_ns = attr.st_mtime_ns
 
@@ -173,18 +173,18 @@ class Operations(ReadOnlyOperations):
     ) -> None:
         if not name.startswith(b"user."):
             raise Unsupported(f"no {os.fsdecode(name)} here")
-        upload = self._uploaded(inode)
-        await self._uploading.settled(upload.directory)
-        await self._uploading.finish(upload, set_xattr, upload, os.fsdecode(name), value)
-        self._published(upload)
+        upload = self._upload(inode)
+        await self._dispatcher.wait_for_commits(upload.directory)
+        await self._dispatcher.finish(upload, set_xattr, upload, os.fsdecode(name), value)
+        self._invalidate_after_commit(upload)
 
     @replies_errno
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         if not name.startswith(b"user."):
             raise Unsupported(f"no {os.fsdecode(name)} here")
-        remove_xattr(self._uploaded(inode), os.fsdecode(name))
+        remove_xattr(self._upload(inode), os.fsdecode(name))
 
-    def _uploaded(self, inode: InodeT) -> Upload:
+    def _upload(self, inode: InodeT) -> Upload:
         node = self._inodes[inode].node
         if (upload := upload_of(node)) is None:
             raise ReadOnly(f"{node.key} never changes")
@@ -200,25 +200,25 @@ class Operations(ReadOnlyOperations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         if not stat.S_ISREG(mode):
-            raise NotPermitted(f"{os.fsdecode(name)}: no devices, sockets or pipes here")
+            raise NotPermitted(f"{os.fsdecode(name)}: a mount has no devices, sockets or pipes")
         directory = self._inodes.changeable(parent_inode)
-        await self._uploading.settled(directory.key)
-        return await self._made(parent_inode, name, directory.create)
+        await self._dispatcher.wait_for_commits(directory.key)
+        return await self._make(parent_inode, name, directory.create)
 
     @replies_errno
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
         directory = self._inodes.changeable(parent_inode)
-        return await self._made(parent_inode, name, directory.mkdir)
+        return await self._make(parent_inode, name, directory.mkdir)
 
     @replies_errno
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         directory = self._inodes.changeable(parent_inode)
-        entry = await self._made(parent_inode, name, directory.symlink, os.fsdecode(target))
-        # ln -sfn renames it at once, and the kernel would go on using it under its new name.
+        entry = await self._make(parent_inode, name, directory.symlink, os.fsdecode(target))
+        # ln -sfn renames it at once, and the kernel would use the cached entry under the new name.
         entry.entry_timeout = entry.attr_timeout = 0.0
         return entry
 
@@ -231,35 +231,33 @@ class Operations(ReadOnlyOperations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         directory = self._inodes.changeable(new_parent_inode)
-        return await self._made(
+        return await self._make(
             new_parent_inode, new_name, directory.link, self._inodes[inode].node
         )
 
-    async def _made(
+    async def _make(
         self, parent: InodeT, name: FileNameT, make: Callable[[str, *Ts], Node], *args: *Ts
     ) -> EntryAttributes:
-        """What the kernel is told of the child that ``make(name, *args)`` returns."""
+        """Return the reply for the child that ``make(name, *args)`` returns."""
         text = text_of(name)
-        child = await self._threads.change(_made_child, make, text, *args)
+        child = await self._threads.run_write(_make_child, make, text, *args)
         self._inodes.drop_child(self._inodes[parent], text)
         return self._inodes.remember(self._inodes[parent], child).entry
 
     @replies_errno
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         directory = self._inodes.changeable(parent_inode)
-        await self._removed(parent_inode, name, directory.unlink)
+        await self._remove(parent_inode, name, directory.unlink)
 
     @replies_errno
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         directory = self._inodes.changeable(parent_inode)
-        await self._removed(parent_inode, name, directory.rmdir)
+        await self._remove(parent_inode, name, directory.rmdir)
 
-    async def _removed(
-        self, parent: InodeT, name: FileNameT, remove: Callable[[str], None]
-    ) -> None:
+    async def _remove(self, parent: InodeT, name: FileNameT, remove: Callable[[str], None]) -> None:
         text = text_of(name)
-        await self._uploading.settled(self._inodes[parent].node.key)
-        await self._threads.change(remove, text)
+        await self._dispatcher.wait_for_commits(self._inodes[parent].node.key)
+        await self._threads.run_write(remove, text)
         self._inodes.drop_child(self._inodes[parent], text)
 
     @replies_errno
@@ -276,26 +274,26 @@ class Operations(ReadOnlyOperations):
             raise Invalid("names cannot be exchanged")
         source = self._inodes.changeable(parent_inode_old)
         target = self._inodes.directory(parent_inode_new)
-        await self._uploading.settled(source.key)
+        await self._dispatcher.wait_for_commits(source.key)
         rename = partial(source.rename, replace=not flags)
-        await self._threads.change(rename, text_of(name_old), target, text_of(name_new))
+        await self._threads.run_write(rename, text_of(name_old), target, text_of(name_new))
         for parent, name in ((parent_inode_old, name_old), (parent_inode_new, name_new)):
             self._inodes.drop_child(self._inodes[parent], os.fsdecode(name))
 
 
 def _replace_receipt(receipt: Upload) -> None:
-    """Have the kernel look the name up anew: it gets another upload, with an inode of its own.
+    """Make the kernel look the name up again: the lookup returns a new upload with its own inode.
 
-    It comes back with the same inode only if the name is not the receipt's, but another one of the
-    blob. Raises Stale, Busy, ReadOnly.
+    The kernel repeats the request with the same inode only if the name is another name of the blob
+    than the receipt's. Raises Stale, Busy, ReadOnly.
     """
     if receipt.is_open:
         raise Busy(f"{receipt.path} is being written already")
     receipt.is_to_be_replaced = not receipt.is_to_be_replaced
     if receipt.is_to_be_replaced:
-        raise Stale(f"{receipt.path} is written anew")
+        raise Stale(f"{receipt.path} is replaced by a new upload")
     raise ReadOnly("a blob never changes")
 
 
-def _made_child(make: Callable[[str, *Ts], Node], name: str, *args: *Ts) -> Child:
+def _make_child(make: Callable[[str, *Ts], Node], name: str, *args: *Ts) -> Child:
     return Child.of(name, make(name, *args))

@@ -1,7 +1,7 @@
-"""Directories being listed: a snapshot of the names, and a batch of the next children.
+"""Open directories: a snapshot of the names, and a batch of the next children.
 
-Handles of one directory share the names that did not change. All batches of a mount share one
-bound, since a program may hold thousands of directories open.
+Handles of one directory share its names until they change. All batches of a mount share one bound,
+because a program may hold thousands of directories open.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from blobfs.fuse.threads import StorageThreads
 from blobfs.vfs.nodes import Child
 
 _BATCHES: Final = (512, 8192)
-"""Children asked for ahead of replies: at first, and at the most, later on."""
+"""Children in the first batch of a handle, and in its largest batch."""
 
 _MAX_BATCHED: Final = 65_536
 """Children in the batches of all handles (about 500 bytes each)."""
 
 _SLICE: Final = 32
-"""Children asked for between two checkpoints, or in one thread (about 30 µs each)."""
+"""Children looked up between two checkpoints, or in one thread (about 30 µs each)."""
 
 
 class Batches:
-    """The handles that hold a batch, the latest used last; the oldest batches are dropped.
+    """The handles that hold a batch, the last used one last. It drops the oldest batches.
 
-    A handle asks again for the children of a dropped batch. Used on the event loop only.
+    A handle looks up the children of a dropped batch again. Used on the event loop only.
     """
 
     def __init__(self, limit: int = _MAX_BATCHED) -> None:
@@ -43,7 +43,7 @@ class Batches:
         return self._size
 
     def add(self, listing: Listing, size: int) -> None:
-        """Count the batch of *listing*, and drop the oldest of the others beyond the limit."""
+        """Count the batch of *listing*; drop the oldest other batches above the limit."""
         self.discard(listing)
         self._sizes[listing] = size
         self._size += size
@@ -53,15 +53,15 @@ class Batches:
             oldest.drop_batch()
 
     def discard(self, listing: Listing) -> None:
-        """Count the batch of *listing* no longer."""
+        """Stop counting the batch of *listing*."""
         self._size -= self._sizes.pop(listing, 0)
 
 
 class Listing:
-    """A directory as it was when it was opened: what comes or goes shifts nothing.
+    """A snapshot of a directory at its opening: later changes do not shift positions.
 
-    Positions are those of ``readdir``: 0 is ``.``, 1 is ``..``, 2 the first name. What the
-    children are is asked in batches, which may reach beyond what fits a reply.
+    Positions are those of ``readdir``: 0 is ``.``, 1 is ``..``, 2 the first name. Children are
+    looked up in batches. A batch may hold more than one reply. Used on the event loop only.
     """
 
     def __init__(self, inode: Inode, names: list[str], batches: Batches) -> None:
@@ -69,14 +69,14 @@ class Listing:
         self.replied = False
         self._names = names
         self._batches = batches
-        self._batch: list[Child | Inode | None] = []  # None: gone since
+        self._batch: list[Child | Inode | None] = []  # None: removed since
         self._batch_start = 0  # the index of its first name
         self._batch_size = _BATCHES[0]
 
     async def reply(
         self, token: ReaddirToken, position: int, inodes: InodeTable, threads: StorageThreads
     ) -> None:
-        """Fill a reply from *position* on; the kernel remembers each child that fits."""
+        """Fill a reply from *position* on; each child in it counts as a lookup of the kernel."""
         self.replied = True
         for at, (dot, number) in enumerate(((b".", self.inode.number), (b"..", self.inode.parent))):
             if position <= at and not readdir_reply(token, dot, _dot(number), at + 1):
@@ -90,33 +90,33 @@ class Listing:
         self.release()
 
     def release(self) -> None:
-        """Let go of the batch: the end was reached, or the handle is closed."""
+        """Drop the batch, at the end of the listing or at the close of the handle."""
         self._batches.discard(self)
         self.drop_batch()
 
     def drop_batch(self) -> None:
-        """Forget the children that were asked for ahead of replies."""
+        """Discard the children of the batch."""
         self._batch = []
 
     async def _from(
         self, index: int, inodes: InodeTable, threads: StorageThreads
     ) -> list[Child | Inode | None]:
-        """What the names from *index* on are, for as many as are known; at least one is."""
+        """Return at least one child from *index* on, up to the end of the batch."""
         at = index - self._batch_start
         if not 0 <= at < len(self._batch):
             at = 0
             names = self._names[index : index + self._batch_size]
             self._batch_size = min(4 * self._batch_size, _BATCHES[1])
-            found = await self._look_at(names, inodes, threads)
+            found = await self._look_up(names, inodes, threads)
             self._batch = [found.get(name) for name in names]
             self._batch_start = index
             self._batches.add(self, len(self._batch))
         return self._batch[at:]
 
-    async def _look_at(
+    async def _look_up(
         self, names: list[str], inodes: InodeTable, threads: StorageThreads
     ) -> dict[str, Child | Inode]:
-        """Those of *names* that are there, each with what is known of it, or asked now."""
+        """Return those of *names* that exist, each with its held inode or a new child."""
         found: dict[str, Child | Inode] = {}
         doubtful: dict[str, HeldChild] = {}
         unknown: list[str] = []
@@ -142,14 +142,14 @@ class Listing:
     def _reply_child(
         self, token: ReaddirToken, index: int, child: Child | Inode, inodes: InodeTable
     ) -> bool:
-        """Whether the child fitted the reply, and so was remembered."""
+        """Add the child to the reply; True if it fitted, and so counts as a lookup."""
         name = self._names[index]
         if isinstance(child, Inode):
             if child.lookups > 0:
                 fitted = readdir_reply(token, os.fsencode(name), child.entry, index + 3)
                 child.lookups += fitted
                 return fitted
-            child = Child(name, child.node, child.attr)  # forgotten since the batch was made
+            child = Child(name, child.node, child.attr)  # forgotten after the batch was made
         inode = inodes.remember(self.inode, child)
         fitted = readdir_reply(token, os.fsencode(name), inode.entry, index + 3)
         if not fitted:
@@ -160,15 +160,15 @@ class Listing:
 async def listing_of(
     inode: Inode, inodes: InodeTable, threads: StorageThreads, batches: Batches
 ) -> Listing:
-    """A snapshot of the directory; raises NotADirectory and what ``Directory.names`` does."""
-    if inodes.lists_anew(inode):
-        asked_at = time.monotonic()
+    """Return a snapshot of a directory; raises NotADirectory and the errors of ``names``."""
+    if inodes.names_are_stale(inode):
+        began_at = time.monotonic()
         directory = inodes.directory(inode.number)
         collect = threads.collect_in_threads if directory.takes_long else threads.collect
         names = await collect(directory.names)
-        if names != inode.names:  # else its handles share them
+        if names != inode.names:  # else its handles share the same list
             inode.names = names
-        inode.names_at = asked_at
+        inode.names_at = began_at
         inode.names_until = time.monotonic() + inodes.timeouts.name_s
     return Listing(inode, inode.names, batches)
 

@@ -102,17 +102,17 @@ class ReadOnlyOperations(pyfuse3.Operations):
         self,
         tree: Tree,
         threads: StorageThreads,
-        presentation: AttributeMapper,
-        uploading: UploadDispatcher | None = None,
+        mapper: AttributeMapper,
+        dispatcher: UploadDispatcher | None = None,
         budget: HandleBudget | None = None,
     ) -> None:
         super().__init__()
-        self._uploading = uploading or UploadDispatcher(threads)
+        self._dispatcher = dispatcher or UploadDispatcher(threads)
         self._budget = budget or HandleBudget()
         self._tree = tree
         self._threads = threads
-        self._presentation = presentation
-        self._inodes = InodeTable(tree.root(), presentation)
+        self._mapper = mapper
+        self._inodes = InodeTable(tree.root(), mapper)
         self._listings: HandleTable[Listing] = HandleTable()
         self._batches = Batches()
         self._root = _RootAttributes(self._inodes[ROOT_INODE])
@@ -163,10 +163,10 @@ class ReadOnlyOperations(pyfuse3.Operations):
         if (known := directory.known(text)) is not None:
             child: Child | None = Child.of(text, known)
         else:
-            await self._uploading.settled(directory.key)
+            await self._dispatcher.wait_for_commits(directory.key)
             child = await self._ask(directory, _look_up, directory, text)
         if child is None:
-            return self._presentation.missing(may_appear=directory.gains_names)
+            return self._mapper.missing(may_appear=directory.gains_names)
         return self._inodes.remember(self._inodes[parent_inode], child).entry
 
     async def _ask(self, node: Node, call: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -219,7 +219,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
         await listing.reply(token, start_id, self._inodes, self._threads)
 
     async def _listing(self, inode: InodeT) -> Listing:
-        await self._uploading.settled(self._inodes[inode].node.key)
+        await self._dispatcher.wait_for_commits(self._inodes[inode].node.key)
         return await listing_of(self._inodes[inode], self._inodes, self._threads, self._batches)
 
     @replies_errno
@@ -267,7 +267,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
         """See to it that what came wrong is fetched anew: not the storage may be to blame."""
         inode = self._inodes.find_file(file.key)
         if not self._threads.inline and inode is not None:
-            self._notifier.forget(inode.number, file.invalidate)
+            self._notifier.invalidate(inode.number, file.invalidate)
 
     async def _read(self, file: File, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """The result of ``call(*args)``, which opens or reads *file*."""

@@ -167,7 +167,7 @@ class StorageThreads:
             shared.over.set()
         return result
 
-    async def change(
+    async def run_write(
         self, call: Callable[[*Ts], T], *args: *Ts, deadline_s: float | None = None
     ) -> T:
         """The result of ``call(*args)``, which writes: in a thread, as it may wait for a disk.

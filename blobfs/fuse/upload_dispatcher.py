@@ -76,7 +76,7 @@ class UploadDispatcher:
             return opened
         opening = _Opening(partial(OpenUpload, upload, truncate=truncate, max_undeclared=bound))
         try:
-            return await self._threads.change(opening.run, deadline_s=self._deadline_s)
+            return await self._threads.run_write(opening.run, deadline_s=self._deadline_s)
         except StorageTimeout:
             opening.is_wanted = False
             raise
@@ -85,16 +85,16 @@ class UploadDispatcher:
         """``OpenUpload.write``, at once where that takes microseconds."""
         began = time.monotonic()
         if began < self._slow_until or not opened.write_nowait(offset, data):
-            await self.change(opened, opened.write, offset, data)
+            await self.run_write(opened, opened.write, offset, data)
             return
         now = time.monotonic()
         if now - began > _SLOW_WRITE_S:  # the disk is behind, and the kernel makes writers wait
             self._slow_until = now + _SLOW_FOR_S
 
-    async def change(self, opened: OpenUpload, call: Callable[[*Ts], None], *args: *Ts) -> None:
+    async def run_write(self, opened: OpenUpload, call: Callable[[*Ts], None], *args: *Ts) -> None:
         """``call(*args)`` in a thread; what it did not do in time, the close will tell as well."""
         try:
-            await self._threads.change(call, *args)
+            await self._threads.run_write(call, *args)
         except StorageTimeout as exc:
             opened.fail(exc)
             opened.upload.interrupt("it took longer than a change may take")
@@ -114,7 +114,7 @@ class UploadDispatcher:
         await self.finish(opened.upload, opened.sync)
 
     async def release(self, opened: OpenUpload) -> None:
-        """``OpenUpload.release``, for which ``settled`` waits from now on."""
+        """``OpenUpload.release``, for which ``wait_for_commits`` waits from now on."""
         directory = opened.upload.directory
         repository = directory.removesuffix("/_uploads").removesuffix("/_manifests")
         ending = _Ending(f"{repository}/", trio.Event(), trio.current_time() + _ORDINARY_COMMIT_S)
@@ -125,7 +125,7 @@ class UploadDispatcher:
             self._endings.discard(ending)
             ending.over.set()
 
-    async def settled(self, path: str) -> None:
+    async def wait_for_commits(self, path: str) -> None:
         """Wait until what was closed before, in the repository that *path* is in, is committed.
 
         A commit that takes longer than most do is not waited for.
@@ -137,7 +137,7 @@ class UploadDispatcher:
     async def finish(self, upload: Upload, call: Callable[[*Ts], None], *args: *Ts) -> None:
         """``call(*args)`` in a thread, which may commit *upload*, and is stopped after a while."""
         try:
-            await self._threads.change(call, *args, deadline_s=self._deadline_s)
+            await self._threads.run_write(call, *args, deadline_s=self._deadline_s)
         except StorageTimeout:
             upload.interrupt(
                 f"its commit took longer than --upload-deadline ({self._deadline_s:g} s);"

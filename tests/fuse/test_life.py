@@ -374,7 +374,7 @@ def test_user_without_the_device_or_fusermount3_is_told_so(
     with TemporaryDirectory() as place, _as_another_user(place):
         told = obstacle(allow_other=False)
     if mode & 0o006 == 0o006:
-        assert told == "fusermount3 is missing, without which only root can mount; install fuse3"
+        assert told == "fusermount3 is missing, and only root can mount without it; install fuse3"
     else:
         assert told is not None
         assert told.startswith("/dev/fuse cannot be used: Permission denied; as root: chmod 666")

@@ -20,8 +20,8 @@ def test_invalidations_go_on_after_an_action_that_fails(
 
     notifier = Notifier()
     later = threading.Event()
-    notifier.forget(InodeT(2), fail)
-    notifier.forget(InodeT(3), later.set)
+    notifier.invalidate(InodeT(2), fail)
+    notifier.invalidate(InodeT(3), later.set)
     assert later.wait(10)
     [record] = [r for r in caplog.records if r.exc_info]
     assert "inode 2" in record.getMessage()

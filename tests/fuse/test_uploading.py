@@ -27,7 +27,7 @@ async def _busy(threads: StorageThreads) -> AsyncIterator[None]:
         let_go.wait(PATIENCE_S)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(threads.change, hold)
+        nursery.start_soon(threads.run_write, hold)
         await trio.to_thread.run_sync(held.wait)
         try:
             yield
@@ -80,5 +80,5 @@ async def test_commit_that_takes_long_is_not_waited_for(monkeypatch: pytest.Monk
         nursery.start_soon(uploading.release, opened)
         await trio.testing.wait_all_tasks_blocked()
         with trio.fail_after(PATIENCE_S / 2):
-            await uploading.settled("/a/_layers/sha256")
+            await uploading.wait_for_commits("/a/_layers/sha256")
         nursery.cancel_scope.cancel()
