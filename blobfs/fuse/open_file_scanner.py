@@ -1,15 +1,14 @@
-"""Search of proc(5) for other processes that have an upload open; a close does not name them.
+"""Search of proc(5) for other processes that have an upload open.
 
-A descriptor is inherited. So only the opener, its descendants, and processes that were started
-after the opening can hold one. A search looks at the opener and its descendants first. It reads
-``/proc/<pid>/stat``, for the start time, of all others.
+Processes inherit descriptors. So only the opener, its descendants, and processes that started after
+the opening can hold one. A search looks at the opener and its descendants first; of all others it
+reads the start time in ``/proc/<pid>/stat``.
 
-Some reads of /proc wait for a process that is in execve(2), and that process may wait for an answer
-of ours, or of a file system that is dead. On Linux 6.18 ``stat`` and readlink(2) of ``fd/<n>`` wait
-so; ``status``, ``task/<tid>/children``, the names in ``fd`` and ``fdinfo/<n>`` do not. So a search
-uses the latter where they suffice, runs in a thread of its own, and has a deadline. Later searches
-skip a process at which one hangs. Numbers below are Linux's (``include/linux/sched.h``,
-proc_pid_stat(5)).
+Some reads of /proc wait for a process in execve(2), and that process may wait for this mount or for
+a dead file system. On Linux 6.18 ``stat`` and readlink(2) of ``fd/<n>`` wait; ``status``,
+``task/<tid>/children``, the names in ``fd`` and ``fdinfo/<n>`` do not. So a search prefers the
+latter, runs in its own thread, and has a deadline. Later searches skip a process that hung one.
+Source of the numbers: Linux, ``include/linux/sched.h``, proc_pid_stat(5).
 """
 
 from __future__ import annotations
@@ -24,34 +23,34 @@ from blobfs import metrics
 from blobfs.vfs.upload_handle import OpenersReport
 
 _MAX_THREADS: Final = 8
-"""Searches at a time, those that hang included."""
+"""Searches at a time, with those that hang."""
 
 _DEADLINE_S: Final = 1.0
 
 _POLL_S: Final = 0.025
-"""Time between two looks at a search; one takes 3 ms on a machine at rest."""
+"""Time between two looks at a search; a search takes 3 ms on an idle machine."""
 
 _MANY_DESCRIPTORS: Final = 1024
-"""A descendant with more of them is asked for its start time before they are looked at."""
+"""A descendant with more descriptors must be younger than the opening before they are read."""
 
 _PF_SIGNALED: Final = 0x400
 """The flag of a thread that a signal has ended; all threads of a killed process have it."""
 
-_FLAGS_FIELD: Final = 6  # of those that ``_stat`` returns, as are the next two
+_FLAGS_FIELD: Final = 6  # indexes into the result of ``_stat``
 _START_FIELD: Final = 19
 _EXIT_CODE_FIELD: Final = 49
 
 _SIGNAL_BITS: Final = 0x7F
-"""Those of an exit code that say which signal it was (wait(2)'s status)."""
+"""The bits of an exit code that hold the signal (the status of wait(2))."""
 
 _TICK_NS: Final = 10**9 // os.sysconf("SC_CLK_TCK")
 
 
 class Opener(NamedTuple):
-    """The *process* that opened a file, and when: *opened_at* is in clock ticks since boot.
+    """The *process* that opened a file; *opened_at* is in clock ticks since boot.
 
-    Linux rounds a start time down to a tick (10 ms), and so is *opened_at*: a process with an equal
-    start time may have inherited the descriptor.
+    Linux rounds start times down to a tick (10 ms), and *opened_at* is rounded down too. A process
+    with an equal start time may have inherited the descriptor.
     """
 
     process: int
@@ -59,7 +58,7 @@ class Opener(NamedTuple):
 
     @classmethod
     def of_thread(cls, thread: int) -> Opener:
-        """The process of *thread*, which is opening a file now and has no descriptor yet."""
+        """Return the opener for a *thread* that is opening a file, and has no descriptor yet."""
         now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         return cls(process_of(thread), now_ns // _TICK_NS)
 
@@ -68,9 +67,9 @@ UNKNOWN_OPENER: Final = Opener(0, 0)
 
 
 class OpenFileScanner:
-    """Tells whether other descriptors of an upload are open. Thread-safe.
+    """Finds other open descriptors of an upload. Thread-safe.
 
-    It owns up to *max_threads* threads. One that hangs keeps its place until it returns.
+    It owns up to *max_threads* threads. A thread that hangs counts until it returns.
     """
 
     def __init__(self, *, max_threads: int = _MAX_THREADS, deadline_s: float = _DEADLINE_S) -> None:
@@ -79,9 +78,9 @@ class OpenFileScanner:
         self._hung = _HungProcesses()
 
     def report(self, opener: Opener, name: str, inode: int) -> OpenersReport:
-        """Search for holders of the upload *inode*, the number of the file *name* in the mount.
+        """Search for holders of the file *name*, whose number in the mount is *inode*.
 
-        Without an answer in time there is no other holder.
+        A search that misses the deadline reports no other holder.
         """
         if _is_killed(opener.process):
             return OpenersReport(opener_killed=True, held_elsewhere=False)
@@ -106,7 +105,7 @@ class OpenFileScanner:
 
 
 def process_of(thread: int) -> int:
-    """The process of *thread*, which outlives it; the thread itself if that is unknown."""
+    """Return the process of *thread*; the thread itself if the process is unknown."""
     try:
         with open(f"/proc/{thread}/status", "rb") as file:
             return next(int(line.split()[1]) for line in file if line.startswith(b"Tgid:"))
@@ -115,18 +114,18 @@ def process_of(thread: int) -> int:
 
 
 def _wait_for(thread: threading.Thread, search: _Search, deadline: float) -> None:
-    """Wait until *thread* has ended or waits for a lock, or the *deadline* has passed."""
+    """Wait until *thread* has ended, or hangs in the kernel, or the *deadline* has passed."""
     seen = -1
     while thread.is_alive() and time.monotonic() < deadline:
         thread.join(_POLL_S)
-        # A busy machine may let it rest for that long as well, but not in an uninterruptible sleep.
+        # On a busy machine a search may also pause that long, but not in an uninterruptible sleep.
         if search.seen == seen and _state(thread.native_id) == b"D":
             return
         seen = search.seen
 
 
 class _HungProcesses:
-    """Processes at which a search hangs that nobody waits for any more. Thread-safe."""
+    """Processes that hang a search whose caller has given up. ``lock`` guards it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()  # also guards the process and the end of each search
@@ -136,7 +135,7 @@ class _HungProcesses:
 class _Search:
     """One search; ``run`` and ``result`` are called in different threads.
 
-    The lock of *hung* guards the process that is looked at, and the end.
+    The lock of *hung* guards the current process, and the end of the search.
     """
 
     def __init__(self, opener: Opener, name: bytes, inode: int, hung: _HungProcesses) -> None:
@@ -145,12 +144,12 @@ class _Search:
         self._inode_line = b"\nino:\t%d\n" % inode
         self._names = (name, name + b" (deleted)")
         self._hung = hung
-        self._process = 0  # that is looked at
-        self._is_over = threading.Event()  # nobody waits for the result any more
+        self._process = 0  # the current one
+        self._is_over = threading.Event()  # the caller has taken the result, or given up
         self._is_held = False
 
     def run(self) -> None:
-        """Look at one process after the other until one is a holder."""
+        """Look at one process after the other until a holder is found."""
         opener = self._opener.process
         descendants = dict.fromkeys(_descendants(opener))
         strangers = _others({opener, os.getpid(), *descendants})
@@ -161,7 +160,7 @@ class _Search:
         )
 
     def result(self) -> bool:
-        """Whether a holder was found; the search ends, or the process that it is at is hung."""
+        """End the search; True if it found a holder. Its current process counts as hung."""
         with self._hung.lock:
             self._is_over.set()
             if self._process:
@@ -169,7 +168,7 @@ class _Search:
         return self._is_held
 
     def _visit(self, process: int, look: Callable[[int], bool]) -> bool:
-        """``look(process)``; False where another search hangs, or when nobody waits any more."""
+        """Return ``look(process)``; False if the process is hung, or the search is over."""
         with self._hung.lock:
             if self._is_over.is_set() or process in self._hung.processes:
                 return False
@@ -190,7 +189,7 @@ class _Search:
             return False
 
     def _descendant_holds(self, process: int) -> bool:
-        """One that we may not look into is a holder: it has inherited what it did not close."""
+        """True for an unreadable process too: it has inherited the descriptor."""
         try:
             return self._has_it(process)
         except PermissionError:
@@ -200,14 +199,14 @@ class _Search:
         return self._is_younger(process) and self._opener_holds(process)
 
     def _is_younger(self, process: int) -> bool:
-        """Whether *process* was started after the opening, or in the same clock tick."""
+        """True if *process* was started after the opening, or in the same clock tick."""
         try:
             return int(_stat(f"/proc/{process}/stat")[_START_FIELD]) >= self._opener.opened_at
         except (OSError, ValueError, IndexError):
             return False  # it has ended
 
     def _has_it(self, process: int) -> bool:
-        """Whether *process* has the file open for writing; raises PermissionError."""
+        """True if *process* has the file open for writing; raises PermissionError."""
         try:
             directory, descriptors = _descriptors(process)
         except PermissionError:
@@ -232,14 +231,14 @@ class _Search:
             return False  # it was closed meanwhile
 
     def _has_name(self, link: str) -> bool:
-        """Whether an open file is called so: Linux before 5.14 does not tell its inode."""
+        """True if an open file has the name. Linux before 5.14 does not show its inode."""
         return os.readlink(os.fsencode(link)).rpartition(b"/")[2] in self._names
 
 
 def _descriptors(process: int) -> tuple[str, list[str]]:
-    """The directory of a process in /proc, and the names of its descriptors there.
+    """Return the directory of a process in /proc, and the names of its descriptors.
 
-    The first thread may have ended before the others; then the directory is one of theirs.
+    If its first thread has ended, the directory is that of another thread.
     """
     directory = f"/proc/{process}"
     names = os.listdir(f"{directory}/fd")
@@ -251,7 +250,7 @@ def _descriptors(process: int) -> tuple[str, list[str]]:
 
 
 def _descendants(process: int) -> Iterator[int]:
-    """The children of *process*, their children, and so on; without those of one that ended."""
+    """Yield the children of *process*, their children, and so on; not those of ended processes."""
     found = [process]
     for parent in found:
         for child in _children(parent):
@@ -260,7 +259,7 @@ def _descendants(process: int) -> Iterator[int]:
 
 
 def _children(process: int) -> list[int]:
-    """The children of all threads of *process*; none where Linux is built without that file."""
+    """Return the children of all threads of *process*; none if Linux is built without that file."""
     found = []
     try:
         for thread in os.listdir(f"/proc/{process}/task"):
@@ -272,9 +271,9 @@ def _children(process: int) -> list[int]:
 
 
 def _others(seen: set[int]) -> Iterator[int]:
-    """All processes but those *seen*, and those that are started meanwhile.
+    """Yield all processes except those *seen*, and then those that started meanwhile.
 
-    A holder may have made a child and ended before it was its turn.
+    A holder may have made a child and ended before the search reached it.
     """
     while new := {int(name) for name in os.listdir("/proc") if name.isdecimal()} - seen:
         seen |= new
@@ -282,21 +281,21 @@ def _others(seen: set[int]) -> Iterator[int]:
 
 
 def _is_killed(process: int) -> bool:
-    """Whether a signal has ended *process*; does not wait for one in execve(2)."""
+    """True if a signal has ended *process*; does not wait for a process in execve(2)."""
     try:
         with open(f"/proc/{process}/status", "rb") as file:
             if any(line.startswith(b"VmSize:") for line in file):
-                return False  # it has memory, so it goes on, and may be in execve(2)
+                return False  # it has memory, so it is alive, and may be in execve(2)
         fields = _stat(f"/proc/{process}/stat")
-        # The flag alone may also mean that another thread has ended them all, by itself.
+        # The flag alone may also mean that one thread has ended all others with exit_group(2).
         signaled = bool(int(fields[_FLAGS_FIELD]) & _PF_SIGNALED)
         return signaled and bool(int(fields[_EXIT_CODE_FIELD]) & _SIGNAL_BITS)
     except (OSError, ValueError, IndexError):
-        return False  # gone already: it ended by itself as far as anybody can tell
+        return False  # it does not exist any more, so nothing shows a signal
 
 
 def _state(thread: int | None) -> bytes:
-    """The state of a thread of ours: ``R``, ``S``, ``D`` and so on; nothing once it has ended."""
+    """Return the state of our *thread* (``R``, ``S``, ``D``, …); empty if it has ended."""
     try:
         return _stat(f"/proc/self/task/{thread}/stat")[0]
     except (OSError, IndexError):
@@ -304,12 +303,12 @@ def _state(thread: int | None) -> bytes:
 
 
 def _stat(path: str) -> list[bytes]:
-    """The fields from the state on."""
+    """Return the fields of a ``stat`` file, from the state on."""
     return _read(path, 4096).rpartition(b")")[2].split()
 
 
 def _read(path: str, size: int) -> bytes:
-    """Up to *size* bytes from the start of a file; half the cost of a file object."""
+    """Read up to *size* bytes from the start of a file, at half the cost of a file object."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(file, size)

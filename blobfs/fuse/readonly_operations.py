@@ -1,4 +1,4 @@
-"""The handlers that look and read: FUSE requests in, nodes asked, FUSE replies out."""
+"""The handlers of FUSE requests that only read."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ Ts = TypeVarTuple("Ts")
 MAX_NAME: Final = 255
 """The longest name, in bytes."""
 
-_ROOT_PATIENCE_S: Final = 0.01
-"""How long an answer waits for new attributes of the root."""
+_ROOT_WAIT_S: Final = 0.01
+"""Time that a reply waits for new attributes of the root."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """A file that a program has open, by *opener* if it is for writing."""
+    """An open file; *writing* and *opener* are set if it is open for writing."""
 
     file: File
     reader: FileReader
@@ -74,9 +74,9 @@ class OpenFile:
 
 
 class _RootAttributes:
-    """The attributes of the root as the storage last told, and whether it is being asked.
+    """The last known attributes of the root.
 
-    A thread asks, and may take longer than anybody waits for it: it stores them all the same.
+    A thread asks the storage for new ones. It stores them even if no request waits any more.
     """
 
     def __init__(self, root: Inode) -> None:
@@ -85,7 +85,7 @@ class _RootAttributes:
         self.is_asked = False
 
     def ask(self) -> None:
-        """Ask the storage; raises what it does."""
+        """Ask the storage, and store its reply; raises the errors of the storage."""
         self.is_asked = True
         try:
             self.attr = self._node.attr()
@@ -94,7 +94,10 @@ class _RootAttributes:
 
 
 class ReadOnlyOperations(pyfuse3.Operations):
-    """Handlers that change nothing; each request in its own task, all on one thread."""
+    """The handlers of a read-only mount. Each request is a task; all run on the event loop.
+
+    It owns the tables of inodes and handles, the notifier and the list of requests.
+    """
 
     supports_dot_lookup = False  # only NFS re-export asks for "." and ".."
 
@@ -133,11 +136,11 @@ class ReadOnlyOperations(pyfuse3.Operations):
         return None if listing is None else listing.inode.node
 
     def _user_of(self, fh: object) -> int:
-        """The user who has opened a handle, on behalf of whom the kernel may read ahead."""
+        """Return the user who has opened a handle; the kernel may read ahead for that user."""
         return self._users.get(cast(FileHandleT, fh), 0)
 
     def counts(self) -> dict[str, object]:
-        """How much the kernel holds at present, and how many requests wait, by user."""
+        """Return the numbers of requests, inodes and handles; waiting requests are by user."""
         return {
             "in_flight": len(self.requests),
             "waiting": self._threads.admission.counts(),
@@ -147,11 +150,11 @@ class ReadOnlyOperations(pyfuse3.Operations):
         }
 
     def interrupt_uploads(self) -> None:
-        """Stop the commits that are under way, as the mount is about to end."""
+        """Stop running commits before the end of the mount."""
         self._tree.uploads.interrupt()
 
     def suspend_uploads(self) -> None:
-        """Make durable what uploads have received, as the mount is about to end."""
+        """Make the received bytes of uploads durable before the end of the mount."""
         self._tree.uploads.suspend()
 
     @replies_errno
@@ -170,7 +173,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
         return self._inodes.remember(self._inodes[parent_inode], child).entry
 
     async def _ask(self, node: Node, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        """The result of ``call(*args)``, a method of *node* or of what it has opened."""
+        """Return ``call(*args)``, which is a method of *node* or of a reader of it."""
         if isinstance(node, Directory) and node.takes_long:
             return await self._threads.run_in_thread(call, *args)
         return await self._threads.run(call, *args) if node.asks_storage else call(*args)
@@ -188,12 +191,12 @@ class ReadOnlyOperations(pyfuse3.Operations):
         return self._inodes.refresh(held, await self._ask(held.node, held.node.attr))
 
     async def _root_attributes(self, held: Inode) -> EntryAttributes:
-        """The last known ones where the storage is slow: every path leads through the root."""
-        with trio.move_on_after(0.0 if self._root.is_asked else _ROOT_PATIENCE_S):
+        """Return the last known attributes if the storage is slow: every path needs the root."""
+        with trio.move_on_after(0.0 if self._root.is_asked else _ROOT_WAIT_S):
             try:
                 await self._threads.run(self._root.ask)
             except BlobfsError as exc:
-                log.debug("the root's attributes are as they were: %r", exc)
+                log.debug("the last known attributes of the root are used: %r", exc)
         return self._inodes.refresh(held, self._root.attr)
 
     @replies_errno
@@ -235,7 +238,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
         with self._budget.claim(ctx.uid, file.key, descriptors=int(file.asks_storage)) as claim:
             fh = self._files.add(OpenFile(file, await self._open(file)), claim)
         self._users[fh] = ctx.uid
-        # What is made anew at each opening is neither kept nor has a size that would hold.
+        # The content of other files is made at each opening, and must not be cached.
         return FileInfo(fh=fh, keep_cache=file.never_changes, direct_io=not file.never_changes)
 
     async def _open(self, file: File) -> FileReader:
@@ -260,17 +263,17 @@ class ReadOnlyOperations(pyfuse3.Operations):
         try:
             return await self._read(opened.file, opened.reader.read_at, offset, size)
         except DigestMismatch:
-            self._distrust(opened.file)
+            self._discard_content(opened.file)
             raise
 
-    def _distrust(self, file: File) -> None:
-        """See to it that what came wrong is fetched anew: not the storage may be to blame."""
+    def _discard_content(self, file: File) -> None:
+        """Discard cached content of *file*, so that it is fetched again: a cache may be damaged."""
         inode = self._inodes.find_file(file.key)
         if not self._threads.inline and inode is not None:
             self._notifier.invalidate(inode.number, file.invalidate)
 
     async def _read(self, file: File, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        """The result of ``call(*args)``, which opens or reads *file*."""
+        """Return ``call(*args)``, which opens or reads *file*."""
         if file.takes_long:
             return await self._threads.run_in_thread(call, *args)
         return await self._ask(file, call, *args)
@@ -287,7 +290,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
     @replies_errno
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         if not name.startswith(b"user."):
-            # "Never", so that ls(1) does not ask for each file what none of them has.
+            # With this error ls(1) does not ask again for each file.
             raise Unsupported(f"no {os.fsdecode(name)} here")
         node = self._inodes[inode].node
         value = await self._threads.run_in_thread(_xattr, node, os.fsdecode(name))
@@ -300,14 +303,14 @@ class ReadOnlyOperations(pyfuse3.Operations):
 
 
 def text_of(name: FileNameT) -> str:
-    """A name as it is below ``fuse``; raises NameTooLong."""
+    """Decode a name of the kernel; raises NameTooLong."""
     if len(name) > MAX_NAME:
         raise NameTooLong(f"longer than {MAX_NAME} bytes: {name[:80]!r}…")
     return os.fsdecode(name)
 
 
 def _xattr(node: Node, name: str) -> str:
-    """The value of an extended attribute, which may take all manifests to be read."""
+    """Return the value of an extended attribute; this may read all manifests."""
     render = node.xattrs().get(name)
     if render is None:
         raise AttributeUnknown(f"no {name} here")
@@ -315,7 +318,7 @@ def _xattr(node: Node, name: str) -> str:
 
 
 def _look_up(parent: Directory, name: str) -> Child | None:
-    """One trip for the node and what stat(2) shows of it; None if it is not there."""
+    """Return the child *name* with its attributes, in one call; None if it does not exist."""
     try:
         node = parent.lookup(name)
         return Child.of(name, node)
@@ -324,7 +327,7 @@ def _look_up(parent: Directory, name: str) -> Child | None:
 
 
 def _statvfs(capacity: Capacity | None) -> StatvfsData:
-    block = 4096  # df(1) takes f_bsize for f_frsize
+    block = 4096  # df(1) uses f_bsize as f_frsize
     unbounded = Capacity(size=2**60, free=2**60, available=2**60, files=2**40, files_free=2**40)
     capacity = capacity or unbounded
     data = StatvfsData()

@@ -1,6 +1,6 @@
-"""The kernel's requests as they are served: which are under way, and how long they took.
+"""The kernel's requests in flight, their durations, and their descriptions for people.
 
-Used on the event loop only, so nothing of it takes a lock.
+Used on the event loop only, so it takes no lock.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from blobfs.vfs.nodes import Node
 from blobfs.vfs.upload_nodes import UploadFile
 
 _LAG_S: Final = 0.001
-"""Steps of the event loop that took less held nobody up, and are not measured."""
+"""Shorter steps of the event loop delay no request, and are not measured."""
 
 _SHOWN: Final = 200
-"""Requests that ``in_flight`` tells of, the oldest (some 25 µs each)."""
+"""Requests that ``in_flight`` describes (about 25 µs each)."""
 
 Subject = Callable[[Mapping[str, object]], Mapping[str, object]]
-"""What a request is about, for people, by the arguments of its handler."""
+"""A function that describes a request, for people, by the arguments of its handler."""
 
 
 _NAMED: Final = (
@@ -41,11 +41,11 @@ _NAMED: Final = (
     ("parent_inode_new", "name_new", "target"),
     ("new_parent_inode", "new_name", "path"),
 )
-"""Arguments of handlers that are a directory, and a name in it; and what both are said to be."""
+"""Arguments of handlers for a directory and a name in it, and the field for both together."""
 
 
 class Operation:
-    """A handler as it is counted: its *name*, and what its arguments are called."""
+    """A handler: its *name*, the names of its *parameters*, and its metrics."""
 
     def __init__(self, handler: Callable[..., object]) -> None:
         self.name = handler.__name__
@@ -53,20 +53,20 @@ class Operation:
 
     @cached_property
     def took(self) -> Callable[[float], None]:
-        """Called with the seconds that a request took."""
+        """Record the duration of a request, in seconds."""
         return metrics.FUSE_SECONDS.labels(self.name).observe
 
     @cached_property
     def answered(self) -> metrics.Children:
-        """Called, by the errno's name, with how many were answered by it."""
+        """Count replies, by the name of the errno."""
         return metrics.Children(lambda name: metrics.FUSE_REQUESTS.labels(self.name, name).inc)
 
 
 class Request:
-    """One request; what it is about is found out only if somebody asks.
+    """One request of the kernel.
 
-    *user* is whose program asks, or has opened what it is about. *is_waiting* says that the
-    request is counted among those that wait for the storage.
+    *user* is the user of the program, or the user who has opened the handle. *is_waiting* is True
+    while the request counts as one that waits for the storage.
     """
 
     __slots__ = ("arguments", "began", "is_waiting", "operation", "user")
@@ -80,12 +80,12 @@ class Request:
 
     @property
     def seconds(self) -> float:
-        """How long ago it began."""
+        """The time since its beginning."""
         return time.perf_counter() - self.began
 
     @property
     def process(self) -> int:
-        """The process that asks, where the kernel tells; 0 for its own readahead and the like."""
+        """The process that asks; 0 if the kernel does not name one, as for its own read-ahead."""
         return getattr(self.arguments[-1], "pid", 0) if self.arguments else 0
 
 
@@ -93,50 +93,50 @@ _current: Final[ContextVar[Request | None]] = ContextVar("request", default=None
 
 
 def current_request() -> Request | None:
-    """The request that this task serves."""
+    """Return the request that this task serves."""
     return _current.get()
 
 
 class Requests:
-    """Those under way; *subject* says what each is about, *opener* which user has a handle."""
+    """The requests in flight; *subject* describes one, *opener* returns the user of a handle."""
 
     def __init__(
         self, subject: Subject = dict, opener: Callable[[object], int] = lambda _: 0
     ) -> None:
         self._subject = subject
         self._opener = opener
-        self._under_way: dict[Request, None] = {}  # the oldest first
+        self._running: dict[Request, None] = {}  # the oldest first
 
     def begin(self, operation: Operation, arguments: tuple[Any, ...]) -> Request:
-        """A request that is under way from now on in this task, until ``end``."""
+        """Begin a request in this task; it is in flight until ``end``."""
         user = getattr(arguments[-1], "uid", None) if arguments else 0
         if user is None:
             user = self._opener(arguments[0])
         request = Request(operation, arguments, user)
-        self._under_way[request] = None
+        self._running[request] = None
         _current.set(request)
         return request
 
     def end(self, request: Request, number: int = 0) -> None:
-        """Count a request that was answered; *number* is its errno, or 0."""
-        del self._under_way[request]
+        """End and count a request; *number* is the errno of its reply, or 0."""
+        del self._running[request]
         _current.set(None)
         operation = request.operation
         operation.took(time.perf_counter() - request.began)
         operation.answered[errno_name(number)](1)
 
     def __len__(self) -> int:
-        return len(self._under_way)
+        return len(self._running)
 
     def about(self, request: Request) -> dict[str, object]:
-        """What a request is about: ``path`` or ``digest``, ``repository``, ``offset`` and so on."""
+        """Describe a request by ``path`` or ``digest``, ``repository``, ``offset`` and so on."""
         named = zip(request.operation.parameters, request.arguments, strict=False)
         return dict(self._subject(dict(named)))
 
     def in_flight(self) -> list[dict[str, object]]:
-        """The oldest that are under way, *since* when, and for how many *seconds*.
+        """Describe the oldest requests in flight, with their beginning and duration.
 
-        So many are told of as take a few milliseconds; ``len`` counts all.
+        The number is bounded, so that this takes a few milliseconds; ``len`` counts all.
         """
         now = datetime.now(UTC), time.perf_counter()
         return [
@@ -148,7 +148,7 @@ class Requests:
                 "waiting": request.is_waiting,
                 **_since(*now, request.began),
             }
-            for request in islice(self._under_way, _SHOWN)
+            for request in islice(self._running, _SHOWN)
         ]
 
 
@@ -159,25 +159,25 @@ def _since(now: datetime, now_s: float, began: float) -> dict[str, object]:
 
 
 def _program(process: int) -> dict[str, object]:
-    """The process that asks, and its name; nothing where the kernel asks by itself."""
+    """Return the process that asks, and its name; empty if the kernel asks by itself."""
     if not process:
         return {}
     try:
         with open(f"/proc/{process}/comm", encoding="utf-8", errors="backslashreplace") as file:
             return {"pid": process, "program": file.read().removesuffix("\n")}
-    except OSError:  # it has ended, or is of another pid namespace
+    except OSError:  # it has ended, or is in another pid namespace
         return {"pid": process}
 
 
 def errno_name(number: int) -> str:
-    """``ENOENT`` and the like; ``OK`` for 0."""
+    """Return the name of an errno, such as ``ENOENT``; ``OK`` for 0."""
     return errno.errorcode.get(number, str(number)) if number else "OK"
 
 
 class RequestDescriber:
-    """Says it by the inodes that the kernel holds, and what handles stand for.
+    """Describes requests by the nodes of their inodes and handles.
 
-    Used on the event loop only, and raises nothing: what is not there is left out.
+    It raises nothing: it leaves out what it does not find.
     """
 
     def __init__(self, inodes: InodeTable, opened: Callable[[FileHandleT], Node | None]) -> None:
@@ -185,7 +185,7 @@ class RequestDescriber:
         self._opened = opened
 
     def of(self, arguments: Mapping[str, Any]) -> dict[str, object]:
-        """What the handler that was called with *arguments* is asked for."""
+        """Describe the request of a handler that was called with *arguments*."""
         subject: dict[str, object] = {}
         for directory, name, field in _NAMED:
             inode = self._inodes.get(arguments.get(directory, 0))
@@ -223,7 +223,7 @@ def _of_node(node: Node | None) -> dict[str, object]:
 
 
 class LongestStep(trio.abc.Instrument):
-    """How long the event loop was held at most by one task, in seconds."""
+    """Measures the longest step of a task on the event loop, in seconds."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

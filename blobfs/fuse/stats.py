@@ -1,4 +1,8 @@
-"""The metrics as one document, for ``/.blobfs/stats.json``: times are in seconds."""
+"""The files of ``/.blobfs`` that describe a mount, and its metrics as one document.
+
+The files do not wait for the storage, except the first read of ``health.json``, for a few seconds.
+Times are in seconds.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +29,16 @@ _Json = dict[str, object]
 
 @dataclass(slots=True)
 class Timing:
-    """What a histogram has of one thing: *buckets* are of those that took up to so long."""
+    """One series of a histogram; *buckets* are pairs of upper bound and cumulative count."""
 
     count: int = 0
     seconds: float = 0.0
     buckets: list[tuple[float, int]] = field(default_factory=lambda: [(0.0, 0)])
 
     def quantile(self, share: float) -> float:
-        """How long the quickest *share* took at most, between bounds by the rule of three.
+        """Return the quantile *share*, by linear interpolation within the bucket.
 
-        The last bound, if it was longer than that.
+        Beyond the last bound it is the last bound.
         """
         wanted = share * self.count
         for (lower, below), (upper, so_far) in pairwise(self.buckets):
@@ -45,7 +49,7 @@ class Timing:
         return 0.0
 
     def as_json(self) -> _Json:
-        """``count``, ``seconds`` for all, ``p50`` and ``p99``."""
+        """Return ``count``, the sum in ``seconds``, ``p50`` and ``p99``."""
         return {
             "count": self.count,
             "seconds": round(self.seconds, 6),
@@ -55,7 +59,7 @@ class Timing:
 
 
 def timings(histogram: Histogram) -> dict[tuple[str, ...], Timing]:
-    """What *histogram* has, by its labels."""
+    """Return the series of *histogram* by their labels."""
     found: dict[tuple[str, ...], Timing] = {}
     for sample in _samples(histogram):
         labels = tuple(value for name, value in sample.labels.items() if name != "le")
@@ -70,7 +74,7 @@ def timings(histogram: Histogram) -> dict[tuple[str, ...], Timing]:
 
 
 def document() -> _Json:
-    """All that has happened."""
+    """Return all metrics of the program."""
     return {
         "read_bytes": _total(metrics.READ_BYTES),
         "written_bytes": _total(metrics.WRITTEN_BYTES),
@@ -83,7 +87,7 @@ def document() -> _Json:
 
 
 def requests() -> dict[str, _Json]:
-    """The kernel's requests by operation, with their ``errors`` by errno."""
+    """Return the kernel's requests by operation, with their ``errors`` by errno."""
     errors: dict[str, dict[str, int]] = {}
     for sample in _samples(metrics.FUSE_REQUESTS):
         if sample.labels["errno"] != "OK":
@@ -96,7 +100,7 @@ def requests() -> dict[str, _Json]:
 
 
 def _storage() -> dict[str, dict[str, _Json]]:
-    """What the storage was asked to do, by driver."""
+    """Return the calls of the storage, by driver and action."""
     found: dict[str, dict[str, _Json]] = {}
     for (driver, action), timing in timings(metrics.STORAGE_SECONDS).items():
         found.setdefault(driver, {})[action] = timing.as_json()
@@ -112,23 +116,23 @@ def _samples(metric: Counter | Histogram) -> Iterator[Sample]:
 
 
 class HealthSource(Protocol):
-    """Tells whether what the mount depends on is well."""
+    """Health checks of the services that a mount depends on."""
 
     @property
     def is_unknown(self) -> bool:
-        """Whether ``report`` may wait for the first answer."""
+        """True if ``report`` may wait for the first reply."""
 
     def report(self) -> Mapping[str, object]:
-        """The text of ``health.json``, as JSON has it."""
+        """Return the content of ``health.json``."""
 
 
 class NoHealth:
-    """The source for a mount whose health nobody checks."""
+    """The source for a mount without health checks."""
 
     is_unknown = False
 
     def report(self) -> Mapping[str, object]:
-        """Nothing."""
+        """Return an empty document."""
         return {}
 
 
@@ -138,7 +142,7 @@ def control_files(
     config: Mapping[str, object],
     health: HealthSource,
 ) -> dict[str, Report]:
-    """The files by name, each with its report; *config* is shown as it is."""
+    """Return the files by name, each with its report; *config* is shown unchanged."""
     began = time.time()
     program = version("blobfs")  # reads the disk
     failures = RecentFailures.of_this_program()

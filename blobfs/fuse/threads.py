@@ -1,10 +1,9 @@
-"""Where async meets blocking: the one bridge from handlers to storage.
+"""The bridge from asynchronous handlers to blocking storage calls.
 
-A hop to a worker thread and back costs about 140 µs, a local stat 2 µs. So what touches only
-local storage runs on the event loop, and what may block runs in a worker; which of them it
-is, the storage says, and handlers do not know. The inode and handle tables belong to the
-event loop and need no locks; nodes, stores and drivers may run in either place, and do not
-touch those tables.
+A switch to a worker thread and back costs about 140 µs, a local stat 2 µs. So calls to local
+storage run on the event loop, and calls that may block run in a worker thread. Handlers do not
+know which. Only the event loop uses the tables of inodes and handles, so they need no locks.
+Nodes, stores and drivers run in either place, and do not use those tables.
 """
 
 from __future__ import annotations
@@ -26,19 +25,20 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _MANY_BLOCKS: Final = 64
-"""Disk blocks of 512 bytes that one call may read before the next go to threads."""
+"""Disk blocks of 512 bytes; after a call that reads more, the next calls go to threads."""
 
 _ITEMS: Final = 1024
 """Items of an iterator taken between two checkpoints (about 2 µs each)."""
 
 _SLOW_FOR_S: Final = 0.5
-"""How long the next calls are taken to need the disk too, before one is tried inline."""
+"""Time in which calls go to threads after a call that had to wait for the disk."""
 
 
 class StorageThreads:
-    """Runs storage calls: at once if *inline*, else in threads, of which some read, some write.
+    """Runs storage calls: on the event loop if *inline*, else in threads.
 
-    A request that waits for a thread, or in one, is subject to *admission*.
+    Readers and writers have separate limits of threads. *admission* bounds the requests that wait
+    for a thread or in one. Used on the event loop only, so it takes no lock.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class StorageThreads:
         self._writers = ThreadPlaces(limit)
         self._deadline_s = deadline_s
         self._shared: dict[object, _Shared] = {}
-        self._slow_until = 0.0  # as time.monotonic() has it
+        self._slow_until = 0.0  # monotonic
 
     async def run(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        """The result of ``call(*args)``, which changes nothing.
+        """Return ``call(*args)``, which changes nothing.
 
         A call that raises TakesLong on the event loop is made again in a thread. Raises
-        StorageTimeout after the deadline, when the call is left to itself, and StorageOverloaded
-        if too many requests wait.
+        StorageTimeout after the deadline, though the call goes on; raises StorageOverloaded if too
+        many requests wait.
         """
         if self.inline:
             try:
@@ -73,9 +73,9 @@ class StorageThreads:
         return await self.run_in_thread(call, *args)
 
     async def collect(self, iterate: Callable[[], Iterator[T]]) -> list[T]:
-        """All that ``iterate()`` yields; like ``run``, begun anew in a thread where it takes long.
+        """Return all items of ``iterate()``; after TakesLong it is called again in a thread.
 
-        An iterator that has raised TakesLong is over, and would seem to be at its end.
+        An iterator that has raised TakesLong is exhausted, so it cannot be continued.
         """
         if self.inline:
             try:
@@ -106,11 +106,11 @@ class StorageThreads:
         return found
 
     async def run_each(self, call: Callable[[A], T], arguments: Sequence[A]) -> list[T]:
-        """The results of ``call`` for each of *arguments*, in their order.
+        """Return the results of ``call`` for each of *arguments*, in their order.
 
-        Those that may block run side by side. So do the calls to local storage that are left
-        once one of them had to wait for its disk, which gains from being asked more at once.
-        Raises what a call raised, StorageTimeout.
+        Calls that may block run concurrently. Once a call to local storage has waited for the disk,
+        the remaining calls run concurrently too: a disk is faster with several requests at once.
+        Raises the error of a call, and StorageTimeout.
         """
         results: list[T] = []
         for argument in arguments:
@@ -152,7 +152,7 @@ class StorageThreads:
         return await self._run_within(self._deadline_s, self._readers, call, *args)
 
     async def run_shared(self, key: object, call: Callable[[], T]) -> T:
-        """Like ``run_in_thread``, but one call at a time of a *key*: others get its result."""
+        """Like ``run_in_thread``, but with one call at a time for a *key*, whose result all get."""
         while (shared := self._shared.get(key)) is not None:
             with self.admission.waiting():
                 await shared.over.wait()
@@ -170,16 +170,16 @@ class StorageThreads:
     async def run_write(
         self, call: Callable[[*Ts], T], *args: *Ts, deadline_s: float | None = None
     ) -> T:
-        """The result of ``call(*args)``, which writes: in a thread, as it may wait for a disk.
+        """Return ``call(*args)``, which writes; it runs in a thread, as it may wait for a disk.
 
-        Raises StorageTimeout after *deadline_s*; the call goes on to its end all the same.
+        Raises StorageTimeout after *deadline_s*, though the call goes on to its end.
         """
         return await self._run_within(deadline_s or self._deadline_s, self._writers, call, *args)
 
     async def _run_within(
         self, deadline_s: float, places: ThreadPlaces, call: Callable[[*Ts], T], *args: *Ts
     ) -> T:
-        limiter = cast(trio.CapacityLimiter, places)  # trio takes what has two of its methods
+        limiter = cast(trio.CapacityLimiter, places)  # trio needs only two of its methods
         with self.admission.waiting(), trio.move_on_after(deadline_s):
             return await trio.to_thread.run_sync(
                 call, *args, limiter=limiter, abandon_on_cancel=True
@@ -201,5 +201,5 @@ def _take(items: Iterator[T]) -> list[T]:
 
 
 def _blocks_read() -> int:
-    """Blocks that this thread has had read from a disk, and so has waited for."""
+    """Return the number of disk blocks that this thread has waited for."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_inblock

@@ -1,4 +1,4 @@
-"""Uploads on the event loop: what runs at once, what in a thread, and who waits for whom."""
+"""The calls of handlers to open uploads: on the event loop or in threads, and their order."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from blobfs.vfs.upload_handle import OpenUpload
 Ts = TypeVarTuple("Ts")
 
 _SLOW_WRITE_S: Final = 0.01
-"""How long a write may hold up the event loop before the next go to threads."""
+"""A write that blocks the event loop for longer sends the next writes to threads."""
 
 _SLOW_FOR_S: Final = 0.5
 
 _ORDINARY_COMMIT_S: Final = 5.0
-"""Time from a last close in which its commit holds up others that look at the repository."""
+"""Time after a last close in which lookups in the repository wait for its commit."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """An upload that nobody has open any more, and that may be about to be committed."""
+    """An upload after its last close, which may be about to be committed."""
 
     repository: str  # its path in the tree, with a slash
     over: trio.Event
-    waited_for_until: float  # as trio.current_time() has it
+    waited_for_until: float  # trio.current_time()
 
 
 class _Opening:
-    """An upload being opened in a thread, for somebody who may stop waiting."""
+    """An opening of an upload in a thread; its caller may stop waiting."""
 
     def __init__(self, opening: Callable[[], OpenUpload]) -> None:
         self.is_wanted = True
@@ -51,7 +51,7 @@ class _Opening:
 
 
 class UploadDispatcher:
-    """Calls open uploads for the handlers."""
+    """Calls open uploads for the handlers. Used on the event loop only, so it takes no lock."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class UploadDispatcher:
         deadline_s: float = 300.0,
         max_undeclared: int | None = None,
     ) -> None:
-        """*deadline_s* is what a close may take, *max_undeclared* is as for ``OpenUpload``."""
+        """*deadline_s* bounds the time of a close; *max_undeclared* is as for ``OpenUpload``."""
         self._threads = threads
         self._deadline_s = deadline_s
         self._max_undeclared = max_undeclared
@@ -82,39 +82,39 @@ class UploadDispatcher:
             raise
 
     async def write(self, opened: OpenUpload, offset: int, data: bytes) -> None:
-        """``OpenUpload.write``, at once where that takes microseconds."""
+        """Call ``OpenUpload.write``; on the event loop if that takes microseconds."""
         began = time.monotonic()
         if began < self._slow_until or not opened.write_nowait(offset, data):
             await self.run_write(opened, opened.write, offset, data)
             return
         now = time.monotonic()
-        if now - began > _SLOW_WRITE_S:  # the disk is behind, and the kernel makes writers wait
+        if now - began > _SLOW_WRITE_S:  # the kernel makes writers wait for a slow disk
             self._slow_until = now + _SLOW_FOR_S
 
     async def run_write(self, opened: OpenUpload, call: Callable[[*Ts], None], *args: *Ts) -> None:
-        """``call(*args)`` in a thread; what it did not do in time, the close will tell as well."""
+        """Run ``call(*args)`` in a thread; after a timeout the close of the upload fails too."""
         try:
             await self._threads.run_write(call, *args)
         except StorageTimeout as exc:
             opened.fail(exc)
-            opened.upload.interrupt("it took longer than a change may take")
+            opened.upload.interrupt("a write took longer than its deadline")
             raise
 
     async def truncate(self, upload: Upload, size: int) -> None:
-        """``Upload.truncate``, of one that nobody has open."""
+        """Call ``Upload.truncate`` of an upload that is not open."""
         await self.finish(upload, upload.truncate, size, self._max_undeclared)
 
     async def flush(self, opened: OpenUpload, opener: Opener, inode: int) -> None:
-        """``OpenUpload.flush``, with a search for other holders."""
+        """Call ``OpenUpload.flush``, with a search for other holders."""
         search = partial(self._scanner.report, opener, opened.upload.name, inode)
         await self.finish(opened.upload, opened.flush, search)
 
     async def sync(self, opened: OpenUpload) -> None:
-        """``OpenUpload.sync``."""
+        """Call ``OpenUpload.sync``."""
         await self.finish(opened.upload, opened.sync)
 
     async def release(self, opened: OpenUpload) -> None:
-        """``OpenUpload.release``, for which ``wait_for_commits`` waits from now on."""
+        """Call ``OpenUpload.release``; until it returns, ``wait_for_commits`` waits for it."""
         directory = opened.upload.directory
         repository = directory.removesuffix("/_uploads").removesuffix("/_manifests")
         ending = _Ending(f"{repository}/", trio.Event(), trio.current_time() + _ORDINARY_COMMIT_S)
@@ -126,16 +126,16 @@ class UploadDispatcher:
             ending.over.set()
 
     async def wait_for_commits(self, path: str) -> None:
-        """Wait until what was closed before, in the repository that *path* is in, is committed.
+        """Wait for commits of uploads that were closed before, in the repository of *path*.
 
-        A commit that takes longer than most do is not waited for.
+        The wait for each commit ends _ORDINARY_COMMIT_S after its close.
         """
         for ending in [e for e in self._endings if f"{path}/".startswith(e.repository)]:
             with self._threads.admission.waiting(), trio.move_on_at(ending.waited_for_until):
                 await ending.over.wait()
 
     async def finish(self, upload: Upload, call: Callable[[*Ts], None], *args: *Ts) -> None:
-        """``call(*args)`` in a thread, which may commit *upload*, and is stopped after a while."""
+        """Run ``call(*args)``, which may commit *upload*, in a thread until the deadline."""
         try:
             await self._threads.run_write(call, *args, deadline_s=self._deadline_s)
         except StorageTimeout:

@@ -1,11 +1,11 @@
-"""Bounds on the requests that wait for the storage, so that no user takes what others need.
+"""Bounds on the requests that wait for the storage, so that no user starves others.
 
 A request that waits holds a task of pyfuse3, and a thread while its call runs. Tasks are cheap
-(some 20 KiB) but bounded: ``Admission`` keeps a share of them for other operations, for other users
-and for requests that are answered from memory. Threads are few: ``ThreadPlaces`` shares them
-fairly, and a call that hangs gives its place to another one after a moment, up to a bound.
+(about 20 KiB) but bounded: ``Admission`` reserves tasks for other operations, for other users, and
+for requests that need no storage. Threads are few: ``ThreadPlaces`` shares them fairly, and after a
+moment a call that hangs frees its place for another call, up to a bound.
 
-All of it is used on the event loop only, so nothing takes a lock.
+Used on the event loop only, so it takes no lock.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PROGRAM: Final = -1
 """The user of a call that no request makes: the program itself."""
 
 _NEVER_REFUSED: Final = frozenset({"flush", "release", "releasedir"})
-"""Requests that give back what is held, or that nobody could repeat."""
+"""Requests that release resources, or that a program cannot repeat."""
 
 _LOOK_S: Final = 0.05
 
@@ -46,7 +46,7 @@ class Bounds:
 
 
 class Admission:
-    """Counts the requests that wait, and raises StorageOverloaded for one too many."""
+    """Counts the requests that wait, and refuses more than *bounds* allow."""
 
     def __init__(self, bounds: Bounds | None = None) -> None:
         self._bounds = bounds or Bounds()
@@ -56,9 +56,9 @@ class Admission:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the request of this task as one that waits inside the block."""
+        """Count the request of this task as waiting inside the block; raises StorageOverloaded."""
         request = current_request()
-        if request is None or request.is_waiting:  # it may wait for several calls side by side
+        if request is None or request.is_waiting:  # it may wait for several calls at once
             yield
             return
         self._refuse_too_many(request)
@@ -87,7 +87,7 @@ class Admission:
             raise _overloaded(f"{bounds.all} requests")
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """The number of those that wait, by user and operation."""
+        """Return the number of requests that wait, by user and operation."""
         found: dict[str, dict[str, int]] = {}
         for (user, operation), number in self._by_operation.items():
             found.setdefault(str(user), {})[operation] = number
@@ -96,13 +96,13 @@ class Admission:
 
 def _overloaded(waiting: str) -> StorageOverloaded:
     return StorageOverloaded(
-        f"{waiting} wait for the storage, and no more may; .blobfs/requests.json shows them"
+        f"{waiting} wait for the storage, which is the limit; .blobfs/requests.json shows them"
     )
 
 
 @dataclass(slots=True)
 class _Share:
-    """One user's running and hanging calls, and those that wait for a place."""
+    """The running and hanging calls of one user, and the calls that wait for a place."""
 
     running: int = 0
     hanging: int = 0
@@ -110,11 +110,10 @@ class _Share:
 
 
 class ThreadPlaces:
-    """A limiter for ``trio.to_thread``: *limit* calls at a time, of one user less by *reserve*.
+    """A limiter for ``trio.to_thread``: *limit* calls at a time, *limit* - *reserve* of one user.
 
-    A call that has run for *hangs_after_s* does not count among the *limit* any more, as its thread
-    only waits; *most* threads are there at once. Where several users wait, the one with the fewest
-    running calls is next.
+    After *hangs_after_s* a call does not count any more, as its thread only waits. *most* bounds
+    all threads. If several users wait, the user with the fewest running calls is next.
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class ThreadPlaces:
         self._is_looking = False
 
     async def acquire_on_behalf_of(self, borrower: object) -> None:
-        """Wait for a place."""
+        """Wait for a place for *borrower*."""
         request = current_request()
         user = _PROGRAM if request is None else request.user
         share = self._shares.setdefault(user, _Share())
@@ -153,7 +152,7 @@ class ThreadPlaces:
             raise
 
     def release_on_behalf_of(self, borrower: object) -> None:
-        """Give the place back, when the thread has ended."""
+        """Free the place of *borrower*, at the end of its call."""
         if (running := self._running.pop(borrower, None)) is not None:
             user = running[0]
             self._shares[user].running -= 1
@@ -186,7 +185,7 @@ class ThreadPlaces:
             self._shares[user].hanging += 1
 
     def _fill(self) -> None:
-        """Give free places to those that wait."""
+        """Give free places to waiting calls."""
         self._notice_hanging()
         while len(self._running) < self._limit:
             waiting = [
@@ -212,7 +211,7 @@ class ThreadPlaces:
             trio.lowlevel.spawn_system_task(self._look_for_hanging)
 
     async def _look_for_hanging(self) -> None:
-        """Fill places of calls that have come to hang, as long as others wait."""
+        """Reuse the places of hanging calls as long as other calls wait."""
         try:
             while any(share.queue for share in self._shares.values()):
                 await trio.sleep(_LOOK_S)
