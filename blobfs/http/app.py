@@ -1,4 +1,4 @@
-"""What a mount tells of itself over HTTP: metrics, health, and what it is doing."""
+"""The HTTP pages about a mount: metrics, health, and requests in flight."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from blobfs.http.health import Health
 from blobfs.http.loopshare import RateLimiter
-from blobfs.http.tasks import Doing, as_text, doing
+from blobfs.http.tasks import Activity, activity, as_text
 
 
 class InFlight(Protocol):
@@ -28,7 +28,7 @@ class InFlight(Protocol):
 def application(
     metrics: Collector, health: Health, requests: InFlight, *, routes: Sequence[BaseRoute] = ()
 ) -> Starlette:
-    """The pages below, and *routes* beside them."""
+    """Return the application: the pages of this module, and *routes*."""
     pages = Pages(metrics, health, requests)
     site = Starlette(
         routes=[
@@ -40,12 +40,12 @@ def application(
         ],
         exception_handlers={404: pages.missing},
     )
-    site.router.redirect_slashes = False  # to wherever the client's Host header says we are
+    site.router.redirect_slashes = False  # a redirect would go to the client's Host header
     return site
 
 
 class Pages:
-    """One method a page. They run on the event loop, probes ahead of what takes longer."""
+    """The pages, each a method. They run on the event loop; probes do not wait for longer pages."""
 
     def __init__(self, metrics: Collector, health: Health, requests: InFlight) -> None:
         self._metrics = metrics
@@ -55,36 +55,36 @@ class Pages:
         self._others = RateLimiter(0.1)
 
     async def metrics(self, request: Request) -> Response:
-        """For Prometheus, in the form it asks for."""
+        """Serve the metrics in the format that the client asks for."""
         encode, media_type = _encoder(request.headers.get("accept", ""))
         content = await self._others.run(encode, self._metrics)
         return Response(content, headers={"content-type": media_type})
 
     async def healthz(self, request: Request) -> Response:
-        """Whether the event loop answers, which this does."""
+        """Serve an empty document, which shows that the event loop runs."""
         await self._probes.turn()
         return JSONResponse({})
 
     async def readyz(self, request: Request) -> Response:
-        """Whether the storage answers; what does not, and why."""
+        """Serve the failing checks with their reasons; 503 if there are some."""
         await self._probes.turn()
         failures = await self._health.failures()
         return JSONResponse(failures, status_code=503 if failures else 200)
 
     async def tasks(self, request: Request) -> Response:
-        """What is under way, and with ``?all=1`` what is idle: JSON on request, else text."""
+        """Serve requests, tasks and threads as text or JSON; with ``?all=1`` the idle ones too."""
         with_idle = request.query_params.get("all") == "1"
-        what = await self._others.run(self._doing, with_idle)
+        what = await self._others.run(self._activity, with_idle)
         if "application/json" in request.headers.get("accept", ""):
             return JSONResponse(what)
         return PlainTextResponse(as_text(what))
 
-    def _doing(self, with_idle: bool) -> Doing:
+    def _activity(self, with_idle: bool) -> Activity:
         requests = self._requests
-        return doing(requests.in_flight(), len(requests), with_idle=with_idle)
+        return activity(requests.in_flight(), len(requests), with_idle=with_idle)
 
     async def missing(self, request: Request, exc: Exception) -> Response:
-        """Nothing is there."""
+        """Serve a 404."""
         await self._others.turn()
         return PlainTextResponse("Not Found\n", status_code=404)
 
@@ -92,5 +92,5 @@ class Pages:
 def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
     try:
         return choose_encoder(accept)
-    except (TypeError, ValueError):  # a version that is none
+    except (TypeError, ValueError):  # an invalid version
         return choose_encoder("")

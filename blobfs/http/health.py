@@ -1,6 +1,6 @@
-"""Whether what a mount stands on answers: checks that may hang, asked so that nobody else does.
+"""Health checks of the storage and other services; each runs in its own thread with a deadline.
 
-The form is that of distribution's health package: a map of what fails to the reason.
+Source of the format: distribution's health package, a map from failing checks to reasons.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _LOOK_S: Final = 0.01
 
 
 class Check:
-    """One question, asked on a thread of its own, one at a time. Thread-safe.
+    """A check that runs in its own thread, at most once at a time. Thread-safe: a lock guards it.
 
-    *ask* raises what is wrong. An answer is good for *kept_s*; one that takes longer than
-    *limit_s* is a failure for as long as it takes.
+    *ask* raises an error if the service fails. A result is valid for *kept_s*. A run that takes
+    longer than *limit_s* is a failure until it ends.
     """
 
     def __init__(
@@ -35,12 +35,12 @@ class Check:
         self._limit_s = limit_s
         self._kept_s = kept_s
         self._lock = Lock()
-        self._asked: float | None = None  # as time.monotonic() has it; None: nothing is awaited
+        self._asked: float | None = None  # monotonic; None if no check is running
         self._answered: float | None = None
         self._reason = ""
 
     def begin(self) -> None:
-        """Ask, unless the last answer is good still, or awaited."""
+        """Start a run, unless the last result is still valid, or a run is in progress."""
         now = time.monotonic()
         with self._lock:
             is_fresh = self._answered is not None and now - self._answered < self._kept_s
@@ -49,7 +49,7 @@ class Check:
             self._asked = now
         try:
             Thread(target=self._run, name="blobfs-health", daemon=True).start()
-        except RuntimeError as exc:  # there may be no more threads
+        except RuntimeError as exc:  # no more threads are allowed
             self._end(str(exc))
 
     def _run(self) -> None:
@@ -58,8 +58,8 @@ class Check:
         except BlobfsError as exc:
             self._end(str(exc))
         except Exception:
-            log.exception("a health check: unexpected")
-            self._end("unexpected, see the log")
+            log.exception("a health check failed unexpectedly")
+            self._end("unexpected error, see the log")
         else:
             self._end("")
 
@@ -71,62 +71,62 @@ class Check:
 
     @property
     def is_unknown(self) -> bool:
-        """Whether nothing is known yet: no answer came, and the first is not late."""
+        """True if there is no result yet, and the first run is not late."""
         return self._answered is None and not self.failure
 
     @property
     def is_awaited(self) -> bool:
-        """Whether an answer may still come in time."""
+        """True if a run may still end in time."""
         asked = self._asked
         return asked is not None and time.monotonic() - asked < self._limit_s
 
     @property
     def failure(self) -> str:
-        """Why what was asked is not well, as far as is known by now; empty if it is."""
+        """The reason of the last failure; empty without one."""
         asked = self._asked
         waited_s = 0.0 if asked is None else time.monotonic() - asked
         return f"no answer for {waited_s:.0f} s" if waited_s >= self._limit_s else self._reason
 
     @property
     def age_s(self) -> float | None:
-        """How long ago the last answer came."""
+        """The age of the last result; None without one."""
         answered = self._answered
         return None if answered is None else time.monotonic() - answered
 
 
 class Health:
-    """Several checks by name, such as ``storagedriver_s3``."""
+    """Several checks by name, such as ``storagedriver_s3``. Thread-safe, as each check is."""
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
         self._checks = checks
 
     @classmethod
     def of_storage(cls, registry: Registry) -> Self:
-        """Whether the storage answers, under the name that a registry has for that."""
+        """Return a check of the storage, with the name that a registry gives it."""
         return cls({f"storagedriver_{registry.driver_name}": Check(registry.reach)})
 
     async def failures(self) -> dict[str, str]:
-        """What fails, and why. Waits as long as an answer may take, and never longer."""
+        """Return the failing checks with their reasons; waits until all have ended or are late."""
         self._begin()
-        # Looked at, not called back: an answer may come when there is no loop to call any more.
+        # It polls: a run may end when there is no event loop any more.
         while any(check.is_awaited for check in self._checks.values()):  # noqa: ASYNC110
             await trio.sleep(_LOOK_S)
         return self._failures()
 
     @property
     def is_unknown(self) -> bool:
-        """Whether a check has no answer yet, for which ``report`` waits."""
+        """True if a check has no result yet; then ``report`` waits."""
         return any(check.is_unknown for check in self._checks.values())
 
     def report(self) -> dict[str, object]:
-        """``snapshot``, which is waited for in this thread as long as nothing is known."""
+        """Return ``snapshot``, after a wait in this thread for the first results."""
         self._begin()
         while any(check.is_unknown and check.is_awaited for check in self._checks.values()):
             time.sleep(_LOOK_S)
         return self.snapshot()
 
     def snapshot(self) -> dict[str, object]:
-        """What was answered last, without waiting; what is old by now is asked anew."""
+        """Return the last results without a wait, and start runs for the outdated ones."""
         status = "unknown" if self.is_unknown else "ok"
         failures = self._failures()
         ages = {name: check.age_s for name, check in self._checks.items()}

@@ -1,4 +1,4 @@
-"""How much of the event loop HTTP may have: who asks without end waits, and the mount does not."""
+"""The limit of the event loop's time for HTTP, so that the mount does not wait for it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _REQUEST_S: Final = 0.0005
-"""What HTTP itself takes for a request, about."""
+"""The approximate cost of HTTP itself for a request."""
 
 
 class RateLimiter:
-    """Gives requests their turns, so that together they hold the loop for *share* of the time.
+    """Delays requests, so that together they use at most *share* of the event loop's time.
 
-    One that comes alone does not wait. Used on the event loop only.
+    A single request does not wait. Used on the event loop only.
     """
 
     def __init__(self, share: float) -> None:
@@ -26,13 +26,13 @@ class RateLimiter:
         self._free_at = 0.0
 
     async def turn(self) -> None:
-        """Wait until a request may be answered."""
+        """Wait until a request may begin."""
         async with self._turns:
             await trio.sleep_until(self._free_at)
             self._charge(_REQUEST_S)
 
     async def run(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
-        """The result of ``work(*args)``, which holds the loop, in turn."""
+        """Return ``work(*args)``, after ``turn``; its time on the event loop is charged."""
         await self.turn()
         began = trio.current_time()
         result = work(*args)

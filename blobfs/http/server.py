@@ -1,7 +1,7 @@
-"""HTTP beside a mount, in its event loop; whatever fails here, the mount goes on.
+"""The HTTP server in the event loop of a mount; its failures do not end the mount.
 
-Hypercorn speaks HTTP. It is given one connection at a time: its own server takes as many as
-come, which would leave the mount no descriptors, and waits for clients that read nothing.
+Hypercorn implements HTTP for each connection. Its own server is not used: it accepts connections
+without limit, so the mount could lack descriptors, and it waits for clients that read nothing.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ _ADDRESS: Final = re.compile(r"(?:(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^:\[\]]*):)?
 _BACKLOG: Final = 64
 
 _MOST_CONNECTIONS: Final = 64
-"""More wait until one of them is closed."""
+"""Further connections wait until one is closed."""
 
 _IDLE_S: Final = 5
-"""How long a client may take to send a request, or keep a connection without one."""
+"""Time for a client to send a request, or to keep an idle connection."""
 
 _SILENT_S: Final = 60
-"""How long a request may stay without another part of its answer being sent and taken."""
+"""Time in which a client must take the next part of a response."""
 
 _LONGEST_HEAD: Final = 16 * 2**10
 
 _GRACE_S: Final = 1.0
-"""How long the mount's end waits for answers that have begun."""
+"""Time for responses in progress at the end of the mount."""
 
 _GONE_S: Final = 0.1
-"""The same, once the client sends no more, and counts as gone: what fails is logged still."""
+"""Time for a response after the client has closed; its failures are still logged."""
 
 _BETWEEN_S: Final = 0.005
-"""Time for the mount between two new connections, each of which takes some 0.5 ms."""
+"""Time for the mount between two new connections, which cost about 0.5 ms each."""
 
 _RETRY_S: Final = 0.1
 
 
 class _Http11(H11Protocol):
-    """No HTTP/2, in which hypercorn holds what its client does not take, and no websockets."""
+    """HTTP/1.1 without upgrades: no websockets, and no HTTP/2, whose buffers hypercorn keeps."""
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        """Stay, whatever the client would change to."""
+        """Ignore every request for another protocol."""
 
     async def _create_stream(self, request: h11.Request) -> None:
         headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
@@ -72,12 +72,12 @@ class _Http11(H11Protocol):
 
 
 class _Connection(TCPServer):
-    """One client's, which ends with it, when nothing moves, and at once if it is cancelled."""
+    """A client's connection; it ends when the client closes or stalls, at once if cancelled."""
 
     def __init__(
         self, app: AppWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream
     ) -> None:
-        # Of an SSLStream it calls nothing that a SocketStream lacks, but to tell them apart.
+        # It calls no method of SSLStream that SocketStream lacks.
         super().__init__(app, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
         self._life = trio.CancelScope()
 
@@ -89,11 +89,11 @@ class _Connection(TCPServer):
                     await super().run()
                     self._life.cancel()
         finally:
-            self._let_go()
+            self._break_cycles()
 
-    def _let_go(self) -> None:
-        """Break the cycles it is in: a mount collects none that has lived for long."""
-        protocol = vars(self).pop("protocol", None)  # a client that left at once has none
+    def _break_cycles(self) -> None:
+        """Break reference cycles: a mount does not collect cycles that have lived for long."""
+        protocol = vars(self).pop("protocol", None)  # None if the client closed at once
         if protocol is not None:
             protocol.protocol.stream = None
 
@@ -108,12 +108,12 @@ class _Connection(TCPServer):
             offered.ssl, offered.client, offered.server, offered.send,
         )  # fmt: skip
         await super()._read_data()
-        # The client has gone; hypercorn would wait until it had been idle.
+        # The client has closed; hypercorn would wait for the idle timeout.
         self._life.deadline = trio.current_time() + _GONE_S
 
 
 async def _close_when_cancelled(stream: trio.abc.AsyncResource) -> None:
-    """End a send, too, which hypercorn shields."""
+    """Close the stream, which ends a send that hypercorn shields from cancellation."""
     try:
         await trio.sleep_forever()
     finally:
@@ -121,10 +121,10 @@ async def _close_when_cancelled(stream: trio.abc.AsyncResource) -> None:
 
 
 class HttpServer:
-    """Serves *application* on a socket that listens. Used on the event loop only."""
+    """Serves *application* on a listening socket, which it owns. Used on the event loop only."""
 
     def __init__(self, application: ASGIApp, listener: socket.socket) -> None:
-        # Both mean ASGI, one by mappings, one by a type for each.
+        # Both types describe ASGI: one by mappings, one by a class for each message.
         self._application = ASGIWrapper(cast(ASGIFramework, application))
         self._listener = listener
         self._config = Config()
@@ -137,14 +137,14 @@ class HttpServer:
         self._connections: set[trio.CancelScope] = set()
 
     async def run(self) -> None:
-        """Serve until cancelled, and a second longer what is being answered then."""
+        """Serve until cancelled; responses in progress get _GRACE_S more."""
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._listener))
         log.info("listening for HTTP at %s, port %d", *self._listener.getsockname()[:2])
         async with listener, trio.open_nursery() as nursery:
             try:
                 await self._accept(listener, nursery)
             finally:
-                await self._context.terminated.set()  # at which idle ones are closed
+                await self._context.terminated.set()  # this closes idle connections
                 for connection in self._connections:
                     connection.deadline = trio.current_time() + _GRACE_S
 
@@ -153,9 +153,9 @@ class HttpServer:
             await self._slots.acquire()
             try:
                 stream = await listener.accept()
-            except OSError as exc:  # gone again already, or no descriptors are left
+            except OSError as exc:  # the client has closed already, or no descriptors are left
                 self._slots.release()
-                log.debug("no connection: %s", exc)
+                log.debug("cannot accept a connection: %s", exc)
                 await trio.sleep(_RETRY_S)
             else:
                 connection = trio.CancelScope(shield=True)
@@ -168,16 +168,16 @@ class HttpServer:
             with connection:
                 await _Connection(self._application, self._config, self._context, stream)
         except Exception:
-            log.exception("a connection is closed: unexpected")
+            log.exception("a connection is closed after an unexpected error")
         finally:
             self._connections.remove(connection)
             self._slots.release()
 
 
 def listening(address: str) -> socket.socket:
-    """A socket that listens at ``HOST:PORT``; without a host at loopback, for this machine only.
+    """Return a socket that listens at ``HOST:PORT``, or at ``PORT`` of loopback.
 
-    Raises MountRefused.
+    A mount binds it before it becomes a daemon, so that it can still fail. Raises MountRefused.
     """
     host, port = _parsed(address)
     try:
@@ -186,8 +186,8 @@ def listening(address: str) -> socket.socket:
     except UnicodeError:
         raise _no_address(address) from None
     except OSError as exc:
-        said = exc.strerror if isinstance(exc, socket.gaierror) else os.strerror(exc.errno or 0)
-        raise MountRefused(f"--http {address}: {said}; choose another address or port") from None
+        reason = exc.strerror if isinstance(exc, socket.gaierror) else os.strerror(exc.errno or 0)
+        raise MountRefused(f"--http {address}: {reason}; choose another address or port") from None
 
 
 def _parsed(address: str) -> tuple[str, int]:
@@ -198,4 +198,4 @@ def _parsed(address: str) -> tuple[str, int]:
 
 
 def _no_address(text: str) -> MountRefused:
-    return MountRefused(f"--http {text!r} is no address; give HOST:PORT, or PORT for loopback")
+    return MountRefused(f"--http {text!r} is not an address; give HOST:PORT, or PORT for loopback")

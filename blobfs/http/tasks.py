@@ -1,4 +1,4 @@
-"""What a mount is doing at this moment: its requests, and where its tasks and threads are."""
+"""The activity of a mount: its requests, and the stacks of its tasks and threads."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _IDLE: Final = (
     "/pyfuse3/_pyfuse3.py",
     "/queue.py",
 )
-"""Modules whose threads wait for a task where they are innermost."""
+"""Modules in which idle threads wait for work."""
 
 
 class Stack(TypedDict):
-    """Where something is, outermost call first."""
+    """The stack of a task or thread, outermost call first."""
 
     name: str
     calls: list[str]
 
 
-class Doing(TypedDict):
-    """What is under way: the number of all requests, and the oldest of them."""
+class Activity(TypedDict):
+    """The number of all requests, the oldest requests, and the stacks of tasks and threads."""
 
     in_flight: int
     requests: list[Mapping[str, object]]
@@ -43,13 +43,13 @@ class Doing(TypedDict):
     threads: list[Stack]
 
 
-def doing(
+def activity(
     requests: Iterable[Mapping[str, object]], number: int, *, with_idle: bool = False
-) -> Doing:
-    """What is under way; to be called on the event loop.
+) -> Activity:
+    """Return the activity of the mount; called on the event loop.
 
-    *requests* are the oldest of *number* requests. Tasks and threads that wait for something to do
-    are left out without *with_idle*. At most 200 of each are told of, which takes some 10 ms.
+    *requests* are the oldest of *number* requests. Idle tasks and threads are left out without
+    *with_idle*. At most 200 of each are returned, which takes about 10 ms.
     """
     tasks = (stack for stack in _tasks() if with_idle or not _is_idle_task(stack))
     threads = (stack for stack in _threads() if with_idle or not _is_idle_thread(stack))
@@ -61,8 +61,8 @@ def doing(
     }
 
 
-def as_text(what: Doing) -> str:
-    """For people; the requests come first."""
+def as_text(what: Activity) -> str:
+    """Format an activity for people, requests first."""
     lines = [
         f"{what['in_flight']} requests in flight",
         *("  " + " ".join(f"{k}={v}" for k, v in request.items()) for request in what["requests"]),
@@ -88,12 +88,12 @@ def _tasks() -> Iterator[Stack]:
 def _awaited(task: trio.lowlevel.Task) -> Iterator[tuple[FrameType, int]]:
     try:
         yield from task.iter_await_frames()
-    except (AttributeError, TypeError):  # pyfuse3's coroutines are compiled, and show no frames
+    except (AttributeError, TypeError):  # pyfuse3's compiled coroutines have no frames
         pass
 
 
 def _is_idle_task(stack: Stack) -> bool:
-    """Whether it is none of a request: those of pyfuse3 are told of as requests."""
+    """True if the task serves no HTTP request; pyfuse3's tasks are shown as requests."""
     return not any("/blobfs/http/" in call and "/server.py" not in call for call in stack["calls"])
 
 
@@ -105,7 +105,7 @@ def _threads() -> Iterator[Stack]:
 
 
 def _is_idle_thread(stack: Stack) -> bool:
-    """Whether it waits for something to do: innermost it is in a loop that takes tasks."""
+    """True if the innermost call is in a module whose threads wait for work."""
     calls = [call for call in stack["calls"] if "/threading.py:" not in call]
     return not calls or calls[-1].partition(":")[0].endswith(_IDLE)
 

@@ -1,4 +1,4 @@
-"""Where HTTP meets blocking storage: threads of its own, so that it takes none from the mount."""
+"""Threads for the storage calls of HTTP, apart from those of the mount."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ Ts = TypeVarTuple("Ts")
 
 
 class Workers:
-    """Runs storage calls, which change nothing, at most *limit* at a time."""
+    """Runs storage calls that only read, at most *limit* at a time. Used on the event loop only."""
 
     def __init__(self, *, limit: int = 16, deadline_s: float = 50.0) -> None:
         self._limiter = anyio.CapacityLimiter(limit)
         self._deadline_s = deadline_s
 
     async def run(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        """The result of ``call(*args)``.
+        """Return ``call(*args)``; raises StorageTimeout after the deadline.
 
-        Raises StorageTimeout after the deadline. Then, or once nobody waits for it any more, the
-        call is left to itself, and keeps its place among the *limit* until it ends.
+        After a timeout or a cancellation the call goes on, and counts until it ends.
         """
         with anyio.move_on_after(self._deadline_s):
             return await anyio.to_thread.run_sync(

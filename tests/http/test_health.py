@@ -58,7 +58,7 @@ async def test_bug_in_a_check_is_logged_and_tells_nothing_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     health = Health({"storage": Check(lambda: 1 // 0)})
-    assert await health.failures() == {"storage": "unexpected, see the log"}
+    assert await health.failures() == {"storage": "unexpected error, see the log"}
     assert "ZeroDivisionError" in caplog.text
 
 

@@ -38,7 +38,7 @@ def test_ipv6_has_brackets() -> None:
 )  # fmt: skip
 def test_what_is_no_address_is_refused(address: str) -> None:
     """[S17.2]"""
-    with pytest.raises(MountRefused, match=f"--http {address!r} is no address; give HOST:PORT"):
+    with pytest.raises(MountRefused, match=f"--http {address!r} is not an address; give HOST:PORT"):
         listening(address)
 
 

@@ -1,4 +1,4 @@
-"""``/v2/<name>/blobs/<digest>``: the bytes of a blob, as distribution's ``ServeBlob`` has them."""
+"""``/v2/<name>/blobs/<digest>``: the content of a blob, as distribution's ``ServeBlob``."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from blobfs.storage.repository import Repository
 log = logging.getLogger(__name__)
 
 _CHUNK: Final = 2**18
-"""Bytes that are held for a client: enough for 0.8 GB/s, and a slow one takes them in time."""
+"""Bytes buffered for a client: enough for 0.8 GB/s, and a slow client takes them in time."""
 
 _CLOSING_S: Final = 1.0
-"""How long the end of a mount may wait for a reader to be closed."""
+"""Time for the close of a reader at the end of a mount."""
 
 
 class Blobs:
-    """Serves blobs through the repository's links; with *redirect* from the storage itself."""
+    """Serves blobs that a repository links; with *redirect* it sends clients to the storage."""
 
     def __init__(self, registry: Registry, workers: Workers, *, redirect: bool) -> None:
         self._registry = registry
@@ -40,10 +40,10 @@ class Blobs:
         self._redirect = redirect
 
     async def get(self, request: Request) -> Response:
-        """``GET`` and ``HEAD``; raises what the storage does."""
+        """Serve ``GET`` and ``HEAD``; raises the errors of the storage."""
         try:
             return await self._answer(request)
-        except Stale:  # what was remembered of the blob is forgotten now
+        except Stale:  # the cached descriptor is invalid, and discarded now
             return await self._answer(request)
 
     async def _answer(self, request: Request) -> Response:
@@ -91,7 +91,7 @@ def _pulled(repository: Repository, digest: Digest) -> Descriptor:
 
 
 class _Reading(Closing):
-    """Some of a blob, a *chunk* at a time; it is used in threads, one after the other."""
+    """A range of a blob, a *chunk* at a time; used by one thread at a time. It owns a reader."""
 
     def __init__(self, reader: FileReader, blob: Descriptor, offsets: range) -> None:
         self._reader = reader
@@ -101,7 +101,7 @@ class _Reading(Closing):
 
     @classmethod
     def begun(cls, registry: Registry, blob: Descriptor, offsets: range) -> _Reading:
-        """One that has its first chunk; raises Stale for a blob that is gone, or another."""
+        """Open a blob and read the first chunk; raises Stale if the blob is removed or replaced."""
         reading = cls(registry.blobs.open_known(blob), blob, offsets)
         try:
             reading.advance()
@@ -114,7 +114,7 @@ class _Reading(Closing):
         return reading
 
     def advance(self) -> bool:
-        """Go on to the next chunk, if there is one; raises BlobDamaged for a blob that ends."""
+        """Read the next chunk; False at the end. Raises BlobDamaged if the blob is too short."""
         wanted, self._left = self._left[:_CHUNK], self._left[_CHUNK:]
         self.chunk = self._reader.read_at(wanted.start, len(wanted)) if wanted else b""
         if len(self.chunk) != len(wanted):
@@ -126,7 +126,7 @@ class _Reading(Closing):
 
 
 class _Streamed(Response):
-    """Sends what is read, for as long as the client is there."""
+    """A response that sends a range of a blob until the client closes."""
 
     def __init__(
         self, reading: _Reading, workers: Workers, status: HTTPStatus, headers: dict[str, str]
@@ -157,7 +157,7 @@ class _Streamed(Response):
         except BlobfsError as exc:
             blob = self._reading.blob
             log.warning("sending blob %s: %s", blob.digest, exc, extra=about(digest=blob.digest))
-            return  # without an end, at which the server breaks the connection
+            return  # the response has no end, so the server breaks the connection
         await send({"type": "http.response.body"})
 
 

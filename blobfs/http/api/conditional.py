@@ -1,7 +1,7 @@
-"""What a request's headers say of a version it has, and of the bytes it wants.
+"""Conditional requests and range requests.
 
-Source of truth: RFC 9110, 13.1 and 14.2. What is served has no other version than its digest,
-and no date. (No library: what reads these headers best takes 70 ms to import.)
+Source of truth: RFC 9110, 13.1 and 14.2. The entity tag is the digest; there is no date. A library
+for these headers would take 70 ms to import.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 def precondition(headers: Headers, etag: str) -> HTTPStatus | None:
-    """The status that is all the answer to a request with conditions, if it is."""
+    """Return the status that the conditions of a request require instead of content, or None."""
     wanted = headers.getlist("if-match")
     if wanted and not any(tag == "*" or tag.strip('"') == etag for tag in _tags(wanted)):
         return HTTPStatus.PRECONDITION_FAILED
@@ -27,14 +27,14 @@ def precondition(headers: Headers, etag: str) -> HTTPStatus | None:
 
 
 def _tags(values: list[str]) -> list[str]:
-    """A header's entity tags; one with a comma comes in pieces, which are nobody's."""
+    """Return entity tags; a tag with a comma is split, and its parts match no digest."""
     return [tag.strip() for value in values for tag in value.split(",")]
 
 
 def wanted_range(headers: Headers, etag: str, size: int) -> range | None:
-    """The offsets a request wants; empty if there are none such, None for all of them.
+    """Return the requested offsets; empty if the blob has none of them, None for all.
 
-    What asks for several ranges, or is none, gets all: a server may ignore it.
+    Several ranges and invalid ones mean all: a server may ignore the header.
     """
     match = _RANGE.fullmatch(headers.get("range", ""))
     if match is None or not size or headers.get("if-range", f'"{etag}"') != f'"{etag}"':

@@ -1,4 +1,4 @@
-"""What the registry API answers in JSON, and above all its errors.
+"""The JSON responses of the registry API, mainly its errors.
 
 Source of truth: the OCI distribution specification, "Error Codes"; distribution 2.8,
 ``registry/api/v2/errors.go`` and ``registry/api/errcode``, whose messages these are.
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class ErrorCode(Enum):
-    """What went wrong, in the API's word; with its message, and the status it comes with."""
+    """The API's error codes, each with its message and status."""
 
     BLOB_UNKNOWN = "blob unknown to registry", 404
     BLOB_UPLOAD_UNKNOWN = "blob upload unknown to registry", 404
@@ -56,7 +56,7 @@ _CODES: Final[dict[type[errors.BlobfsError], ErrorCode]] = {
 
 
 class Json(JSONResponse):
-    """A document as distribution sends it, with a newline at its end."""
+    """A JSON document with a newline at its end, as distribution sends it."""
 
     media_type = "application/json; charset=utf-8"
 
@@ -71,7 +71,7 @@ def refusal(
     detail: object = None,
     headers: Mapping[str, str] | None = None,
 ) -> Json:
-    """The answer that says what went wrong; *message* in the place of the code's own."""
+    """Return an error response; *message* replaces the message of the code."""
     error: dict[str, object] = {"code": code.name, "message": message or code.message}
     if detail is not None:
         error["detail"] = detail
@@ -79,7 +79,7 @@ def refusal(
 
 
 async def refused(request: Request, exc: Exception) -> Response:
-    """What the storage raised, in the API's words; the reason of a failure is for the log."""
+    """Return the response for an error of the storage; only the log has the reason."""
     asked = request.path_params
     code = next((_CODES[cls] for cls in type(exc).__mro__ if cls in _CODES), ErrorCode.UNKNOWN)
     failed = code.status >= 500 or isinstance(exc, errors.Corrupt)
@@ -98,20 +98,20 @@ async def refused(request: Request, exc: Exception) -> Response:
 
 
 async def broken(request: Request, exc: Exception) -> Response:
-    """What nobody foresaw."""
-    log.error("%s %s: unexpected", request.method, request.url.path, exc_info=exc)
+    """Return the response for an unexpected exception, which is logged."""
+    log.error("%s %s: unexpected error", request.method, request.url.path, exc_info=exc)
     return refusal(ErrorCode.UNKNOWN)
 
 
 async def misdirected(request: Request, exc: Exception) -> Response:
-    """Where no page is, and what pages do not do: they are for reading."""
+    """Return the response for an unknown path, or for a method other than GET and HEAD."""
     if isinstance(exc, HTTPException) and exc.status_code == ErrorCode.UNSUPPORTED.status:
         return refusal(ErrorCode.UNSUPPORTED, headers={"Allow": "GET, HEAD"})
     return PlainTextResponse("404 page not found\n", 404)
 
 
 def _detail(code: ErrorCode, asked: Mapping[str, str]) -> object:
-    """What was asked for, in the form that distribution says it."""
+    """Return the detail of an error, in distribution's format."""
     name, reference = asked.get("name"), asked.get("reference", "")
     match code:
         case ErrorCode.BLOB_UNKNOWN:

@@ -1,4 +1,4 @@
-"""``/v2/<name>/tags/list`` and ``/v2/_catalog``: names in order, a page at a time."""
+"""``/v2/<name>/tags/list`` and ``/v2/_catalog``: sorted names, in pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEFAULT: Final = 100
 """Repositories on a page, as in distribution."""
 
 _MOST: Final = 1000
-"""Repositories on a page that can be asked for, as in distribution."""
+"""The largest number of repositories on a page, as in distribution."""
 
 _ALL: Final = 10**9
 
@@ -28,14 +28,14 @@ _NUMBER: Final = re.compile("[0-9]{1,9}")
 
 
 class Listing:
-    """The two pages; their tags and names come in the order of their bytes, component-wise."""
+    """Serves lists of tags and repositories, sorted by the bytes of their components."""
 
     def __init__(self, registry: Registry, workers: Workers) -> None:
         self._registry = registry
         self._workers = workers
 
     async def tags(self, request: Request) -> Response:
-        """``GET /v2/<name>/tags/list``: all of them, unless ``n`` says how many."""
+        """Serve ``GET /v2/<name>/tags/list``: all tags, or at most ``n``."""
         name = request.path_params["name"]
         count = _count(request, _ALL)
         if count is None:
@@ -51,7 +51,7 @@ class Listing:
         return tags[bisect_right(tags, last) :]
 
     async def catalog(self, request: Request) -> Response:
-        """``GET /v2/_catalog``: the repositories."""
+        """Serve ``GET /v2/_catalog``: the repositories."""
         count = _count(request, _DEFAULT)
         if count is None or count > _MOST:
             return _not_a_count(request)
@@ -67,7 +67,7 @@ def _last(request: Request) -> str:
 
 
 def _count(request: Request, default: int) -> int | None:
-    """How many names are to be on the page; None for what is no such number."""
+    """Return the requested number of names; None if it is not a number."""
     text = request.query_params.get("n", "")
     if not text:
         return default
@@ -82,7 +82,7 @@ def _not_a_count(request: Request) -> Response:
 def _page(
     request: Request, document: dict[str, object], key: str, found: list[str], count: int
 ) -> Response:
-    """The first *count* of what was *found*, and where the next page is if there is more."""
+    """Return the first *count* of *found*, with a link to the next page if there are more."""
     names = found[:count]
     headers = {}
     if names and len(found) > count:

@@ -1,4 +1,4 @@
-"""``/v2/<name>/manifests/<reference>``: manifests, by their tag or digest."""
+"""``/v2/<name>/manifests/<reference>``: manifests by tag or digest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TO_BE_ACCEPTED: Final = {
     OCI_MANIFEST: "OCI manifest found, but accept header does not support OCI manifests",
     OCI_INDEX: "OCI index found, but accept header does not support OCI indexes",
 }
-"""A type that goes only to a client that accepts it, and the message for any other client."""
+"""Types that only clients that accept them get; each with the message for other clients."""
 
 
 class _Found(NamedTuple):
@@ -32,14 +32,14 @@ class _Found(NamedTuple):
 
 
 class Manifests:
-    """Serves manifests as they were pushed, under the media type they have."""
+    """Serves manifests unchanged, with their own media type."""
 
     def __init__(self, registry: Registry, workers: Workers) -> None:
         self._registry = registry
         self._workers = workers
 
     async def get(self, request: Request) -> Response:
-        """``GET`` and ``HEAD``; raises what the storage does."""
+        """Serve ``GET`` and ``HEAD``; raises the errors of the storage."""
         repository = self._registry.repository(request.path_params["name"])
         reference = _reference(request.path_params["reference"])
         digest = await self._workers.run(_resolved, repository, reference)
@@ -72,7 +72,7 @@ def _names(digest: Digest) -> dict[str, str]:
 
 
 def _is_accepted(request: Request, media_type: str) -> bool:
-    """Whether ``Accept`` has the type or a range that does (RFC 9110, 12.5.1), or is missing."""
+    """True if ``Accept`` is missing, or includes the type (RFC 9110, 12.5.1)."""
     values = ",".join(request.headers.getlist("accept"))
     accepted = {item.partition(";")[0].strip().lower() for item in values.split(",")} - {""}
     main_type, _, _ = media_type.partition("/")
@@ -96,7 +96,7 @@ def _read(repository: Repository, digest: Digest) -> _Found:
 
 
 def _for_default_platform(repository: Repository, index: _Found) -> _Found:
-    """The image that a client gets who takes no list: distribution's choice."""
+    """Return the image for a client that accepts no list, as distribution chooses it."""
     if index.for_linux_amd64 is None:
         raise ManifestUnknown(index.digest)
     return _read(repository, index.for_linux_amd64)

@@ -1,7 +1,7 @@
-"""The registry's own HTTP API, for reading: what ``docker pull`` and its like ask for.
+"""The routes of the registry's HTTP API for pulls.
 
-Source of truth: the OCI distribution specification; where it leaves room, the handlers of
-distribution 2.8 (``registry/handlers``), to which ``tests/http`` compares every answer.
+Source of truth: the OCI distribution specification. Where it is open, the handlers of distribution
+2.8 (``registry/handlers``) decide; ``tests/http`` compares every response with theirs.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from blobfs.http.workers import Workers
 from blobfs.storage.registry import Registry
 
 _SHARE: Final = 0.25
-"""How much of the event loop requests may have to begin with: some 500 a second."""
+"""The share of the event loop's time for the beginnings of requests: about 500 a second."""
 
 _MOST: Final = 48
-"""Requests at a time. The rest of the server's 64 connections is for health and metrics."""
+"""Requests at a time. Health and metrics use the rest of the server's 64 connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """With *redirect*, blobs are fetched from the storage itself, if it can be asked for them."""
+    """With *redirect*, clients get blobs from the storage itself, if its driver has URLs."""
 
     redirect: bool = False
 
 
 def routes(registry: Registry, options: ServeOptions) -> list[BaseRoute]:
-    """What is below ``/v2/``, for an application of Starlette's; it writes nothing."""
+    """Return the routes below ``/v2/``, which only read."""
     workers = Workers()
     listing = Listing(registry, workers)
     manifests = Manifests(registry, workers)
@@ -60,7 +60,7 @@ def routes(registry: Registry, options: ServeOptions) -> list[BaseRoute]:
     handlers = {BlobfsError: refused, HTTPException: misdirected, Exception: broken}
     around = [
         Middleware(_Versioned),
-        Middleware(_InTurn, share=RateLimiter(_SHARE)),
+        Middleware(_RateLimited, share=RateLimiter(_SHARE)),
         Middleware(ExceptionMiddleware, handlers=handlers),
     ]
     below = Router(pages, redirect_slashes=False)
@@ -69,7 +69,7 @@ def routes(registry: Registry, options: ServeOptions) -> list[BaseRoute]:
 
 
 async def _base(request: Request) -> Response:
-    """``GET /v2/``, by which clients find out that this is a registry."""
+    """Serve ``GET /v2/``, by which clients recognize a registry."""
     return JSONResponse({}, media_type="application/json; charset=utf-8")
 
 
@@ -77,8 +77,8 @@ async def _no_upload(request: Request) -> Response:
     return refusal(ErrorCode.BLOB_UPLOAD_UNKNOWN)
 
 
-class _InTurn:
-    """Lets requests begin as fast as the mount beside them allows; so many at a time, no more."""
+class _RateLimited:
+    """Middleware that limits the rate and the number of requests."""
 
     def __init__(self, app: ASGIApp, share: RateLimiter) -> None:
         self._app = app
@@ -99,7 +99,7 @@ class _InTurn:
 
 
 class _Versioned:
-    """Says in every answer which API this is."""
+    """Middleware that adds the version of the API to each response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
