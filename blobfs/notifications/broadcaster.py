@@ -1,4 +1,4 @@
-"""What a mount does, told to every endpoint that wants to know."""
+"""The listener that queues a mount's events for the notification endpoints."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from blobfs.storage.events import Action, Event
 log = logging.getLogger(__name__)
 
 _GRACE_S: Final = 2.0
-"""How long the end waits for endpoints that accept what they are sent."""
+"""Time to send the rest of the queue at the end of a mount."""
 
 
 def queue_path(state_dir: Path, storage: str) -> Path:
-    """Where all mounts of *storage* on this machine keep what is to be posted."""
+    """Return the path of the queue that all mounts of *storage* on this machine share."""
     if is_s3(storage):
-        bucket = S3Options.parse(storage)  # the keys may change
+        bucket = S3Options.parse(storage)  # without the access keys, which may change
         storage = f"{bucket.endpoint or ''} {bucket.bucket} {bucket.root}"
     elif root := local_root(storage):
         storage = str(root.resolve())
@@ -37,10 +37,11 @@ def queue_path(state_dir: Path, storage: str) -> Path:
 
 
 class Broadcaster(Closing):
-    """A listener that puts events into a queue for each endpoint, and has them sent from there.
+    """A listener that puts events into a queue for each endpoint. Thread-safe.
 
-    What is pushed, mounted or deleted is durable in the queue when ``handle`` returns; a pull soon
-    after. Where that fails, the act has succeeded all the same: the event is lost, and counted.
+    It owns the queue and the senders. Events of pushes, mounts and deletes are durable in the queue
+    when ``handle`` returns, events of pulls soon after. If the queue fails, the operation succeeds,
+    and the event is lost and counted.
     """
 
     def __init__(
@@ -51,12 +52,12 @@ class Broadcaster(Closing):
         self._envelopes = EnvelopeWriter(
             options.base_url, include_references=options.include_references
         )
-        self._hears = frozenset(Action) - (set() if options.pulls else {Action.PULL})
-        self._losing: set[Action] = set()  # as the log has it
+        self._actions = frozenset(Action) - (set() if options.pulls else {Action.PULL})
+        self._losing: set[Action] = set()  # actions whose loss is logged already
 
     @classmethod
     def opened(cls, options: NotificationOptions, path: Path) -> Self:
-        """Begin to send what waits at *path*; after a fork, as it has threads.
+        """Open the queue at *path* and start the senders; called after a fork, as it has threads.
 
         Raises MountRefused.
         """
@@ -73,21 +74,21 @@ class Broadcaster(Closing):
 
     @property
     def actions(self) -> Collection[Action]:
-        return self._hears
+        return self._actions
 
     def handle(self, event: Event) -> None:
         senders = [sender for sender in self._senders if sender.endpoint.wants(event)]
         if not senders:
             return
         body = self._envelopes.write(event)
-        kept = self._put(event.action, [Addressed(s.endpoint.name, body) for s in senders])
+        is_queued = self._put(event.action, [Addressed(s.endpoint.name, body) for s in senders])
         for sender in senders:
-            sender.count("Events" if kept else "Lost")
+            sender.count("Events" if is_queued else "Lost")
             sender.wake()
 
     def _put(self, action: Action, envelopes: Sequence[Addressed]) -> bool:
-        """Whether that went well."""
-        # Of pulls there are many, and the event loop may tell of them, which must not wait.
+        """Queue envelopes; True if that succeeded."""
+        # Pulls are frequent, and may come from the event loop, which must not wait for a disk.
         put = self._queue.put_soon if action is Action.PULL else self._queue.put
         try:
             put(envelopes)
@@ -100,7 +101,7 @@ class Broadcaster(Closing):
         return True
 
     def close(self) -> None:
-        """End; what is not accepted within a moment stays in the queue, for the next mount."""
+        """Stop the senders after at most _GRACE_S; the next mount sends the rest of the queue."""
         deadline_s = time.monotonic() + _GRACE_S
         for sender in self._senders:
             sender.end(deadline_s)

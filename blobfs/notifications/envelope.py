@@ -1,7 +1,7 @@
-"""Events in the envelope that distribution posts them in.
+"""Event envelopes in distribution's format.
 
-Source of truth: distribution 2.8, ``notifications/event.go`` and ``bridge.go``. There is no HTTP
-request, and nobody has logged in: of ``request`` there is the user agent, and ``actor`` is empty.
+Source of truth: distribution 2.8, ``notifications/event.go`` and ``bridge.go``. A mount has no HTTP
+request and no login, so ``request`` has only the user agent, and ``actor`` is empty.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ USER_AGENT: Final = f"blobfs/{version('blobfs')}"
 
 
 class EnvelopeWriter:
-    """Writes events down as what happened now, at this machine, in this mount."""
+    """Serializes events with the current time, this machine and this mount. Thread-safe."""
 
     def __init__(self, base_url: str | None, *, include_references: bool) -> None:
         self._base_url = base_url
@@ -33,7 +33,7 @@ class EnvelopeWriter:
         self._source = {"addr": socket.gethostname(), "instanceID": str(uuid.uuid4())}
 
     def write(self, event: Event) -> bytes:
-        """The body of a POST."""
+        """Return the body of a POST for *event*."""
         document = {
             "id": str(uuid.uuid4()),
             "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
@@ -50,8 +50,12 @@ class EnvelopeWriter:
             case Tag() as tag:
                 return {"repository": event.repository, "tag": tag}
             case Digest() as digest:
-                told = {"digest": str(digest), "repository": event.repository, "tag": event.tag}
-                return _without_empty(told)
+                described = {
+                    "digest": str(digest),
+                    "repository": event.repository,
+                    "tag": event.tag,
+                }
+                return _without_empty(described)
             case Descriptor() as descriptor:
                 return self._content(event, descriptor)
 
@@ -86,5 +90,5 @@ def _descriptor(descriptor: Descriptor) -> dict[str, object]:
 
 
 def _without_empty(document: Mapping[str, object]) -> dict[str, object]:
-    """As Go's ``omitempty`` leaves it."""
+    """Drop empty values, as Go's ``omitempty`` does."""
     return {key: value for key, value in document.items() if value}

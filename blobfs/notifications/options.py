@@ -1,4 +1,4 @@
-"""Who is notified, of what, and how patiently.
+"""The options of notifications: endpoints, filters and retries.
 
 Source of truth: distribution's ``configuration.Notifications``, and its documentation.
 """
@@ -13,9 +13,9 @@ from blobfs.storage.events import Event
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An HTTP server that events are posted to; what is secret of it is never shown.
+    """An HTTP server that receives events; its ``repr`` has no secrets.
 
-    A POST may take *timeout_s*. One that fails is made again, at once until *threshold* have
+    A POST has the timeout *timeout_s*. A failed POST is repeated: at once until *threshold* have
     failed in a row, then every *backoff_s*.
     """
 
@@ -29,7 +29,7 @@ class Endpoint:
     ignored_actions: frozenset[str] = frozenset()
 
     def wants(self, event: Event) -> bool:
-        """Whether the event is to be posted here."""
+        """True if the endpoint is to get the event."""
         media_type = event.target.media_type if isinstance(event.target, Descriptor) else ""
         return (
             event.action not in self.ignored_actions and media_type not in self.ignored_media_types
@@ -38,10 +38,10 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class NotificationOptions:
-    """The *endpoints*, and what every event tells them.
+    """The *endpoints*, and the content of events.
 
-    *base_url* is where the registry is reached, for the URLs of blobs and manifests.
-    *include_references* adds what a manifest refers to; *pulls* tells of reads as well.
+    *base_url* is the registry's URL, the base of the URLs of blobs and manifests.
+    *include_references* adds the references of a manifest; *pulls* adds events for reads.
     """
 
     endpoints: tuple[Endpoint, ...] = ()

@@ -1,7 +1,7 @@
-"""Envelopes that wait for their endpoints, in a file that outlives the mount and the machine.
+"""The durable queue of envelopes, in an SQLite file.
 
-Several mounts of one storage share it, each by a connection of its own; SQLite keeps them apart.
-The file lies on a disk of this machine, as its write-ahead log needs shared memory.
+Several mounts of one storage share the file, each with its own connection; SQLite locks it. The
+file must be on a local disk, because the write-ahead log needs shared memory.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from blobfs.metrics import NOTIFICATIONS
 log = logging.getLogger(__name__)
 
 MAX_BYTES: Final = 256 * 2**20
-"""What may wait before the oldest gives way: some 200,000 events of a kilobyte."""
+"""The default bound of the queue; it drops the oldest events above it. About 200,000 events."""
 
 _AT_ONCE: Final = 500
-"""Envelopes that give way together."""
+"""Envelopes that are dropped together."""
 
 _IN_MEMORY: Final = 10_000
-"""Envelopes that may wait to be written."""
+"""The bound of envelopes in memory that are not written yet."""
 
 _BUSY_S: Final = 5.0
-"""How long another mount may be at it."""
+"""Time to wait for the lock of another mount."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS envelopes (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,  -- in the order of what they tell
+    number INTEGER PRIMARY KEY AUTOINCREMENT,  -- in the order of events
     endpoint TEXT NOT NULL,  -- its name in the configuration
     body BLOB NOT NULL
 );
@@ -48,49 +48,51 @@ CREATE INDEX IF NOT EXISTS of_endpoint ON envelopes (endpoint, number);
 
 
 class Addressed(NamedTuple):
-    """An envelope, and the name of the endpoint it is for."""
+    """An envelope and the name of its endpoint."""
 
     endpoint: str
     body: bytes
 
 
 class _Batch:
-    """What is written together: all that comes while the disk is busy with what came before.
+    """Envelopes that are written together: all that arrive while the previous batch is written.
 
-    If it cannot be written, who waits for it is told, and the next batch has what nobody waits for.
+    If the write fails, all callers of ``put`` that wait for it fail. Envelopes of ``put_soon`` go
+    into the next batch.
     """
 
     def __init__(self) -> None:
         self.envelopes: list[Addressed] = []
-        self.soon: list[Addressed] = []  # those of them that came by put_soon
+        self.soon: list[Addressed] = []  # the envelopes of put_soon among them
         self.written: Future[None] = Future()
 
 
 class EnvelopeQueue(Closing):
-    """The queues of all endpoints, *max_bytes* together; thread-safe.
+    """The queues of all endpoints, at most *max_bytes* together; raises StorageUnavailable.
 
-    Raises StorageUnavailable.
+    Thread-safe: ``_lock`` guards the current batch and is held briefly only; ``_connection_lock``
+    guards the connection, which the queue owns, and is held while SQLite waits for the disk.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection, max_bytes: int) -> None:
         self._path = path
         self._connection = connection
         self._max_bytes = max_bytes
-        self._lock = Lock()  # of the batch, and held for a moment only
-        self._using = Lock()  # of the connection
+        self._lock = Lock()
+        self._connection_lock = Lock()
         self._batch = _Batch()
-        self._soon = 0  # envelopes by put_soon, in this batch and in the one being written
-        self._is_behind = False  # as the log has it
-        self._dropping: set[str] = set()  # endpoints; the same
+        self._soon = 0  # envelopes of put_soon that are not written
+        self._is_behind = False  # True if that is logged already
+        self._dropping: set[str] = set()  # endpoints whose drops are logged already
 
     @classmethod
     def opened(cls, path: Path, max_bytes: int = MAX_BYTES) -> Self:
-        """The queues in the file at *path*, which is made if it is missing; raises MountRefused."""
+        """Open the file at *path*, and make it if it is missing; raises MountRefused."""
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(mode=0o600)  # events name private things
+            path.touch(mode=0o600)  # events name private repositories
             with lock_file(path.with_suffix(".lock")) as lock:
-                # For a file's first journal mode, two that begin at once do not wait by themselves.
+                # SQLite does not wait if two mounts set the first journal mode of a file at once.
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 connection = _connected(path)
         except OSError as exc:
@@ -100,20 +102,20 @@ class EnvelopeQueue(Closing):
         return cls(path, connection, max_bytes)
 
     def put(self, envelopes: Sequence[Addressed]) -> None:
-        """Keep what is to be posted; when this returns, it is durable.
+        """Add envelopes; they are durable when this returns.
 
-        Threads that come while one is writing wait for the disk once, together; and fail together.
+        Threads that arrive during a write share the next one: one wait for the disk, one failure.
         """
         with self._lock:
             batch = self._batch
             batch.envelopes += envelopes
-        with self._using:
+        with self._connection_lock:
             if not batch.written.done():
                 self._write_out(batch)
         batch.written.result()
 
     def _write_out(self, batch: _Batch) -> None:
-        """Write the batch, which is the one that threads add to until now."""
+        """Write the current batch; threads add to a new one from now on."""
         with self._lock:
             self._batch = _Batch()
         try:
@@ -129,30 +131,32 @@ class EnvelopeQueue(Closing):
         batch.written.set_result(None)
 
     def put_soon(self, envelopes: Sequence[Addressed]) -> None:
-        """Keep them in memory until a ``put`` or ``flush`` succeeds; never waits for a disk."""
+        """Add envelopes in memory until a ``put`` or ``flush`` succeeds; never waits for a disk."""
         with self._lock:
             if self._soon >= _IN_MEMORY:
-                raise StorageUnavailable("the queue of notifications: too many are to be written")
+                raise StorageUnavailable(
+                    "the queue of notifications: too many events wait for the disk"
+                )
             self._soon += len(envelopes)
             self._batch.envelopes += envelopes
             self._batch.soon += envelopes
 
     def flush(self) -> None:
-        """Write what came by ``put_soon``, or leave it for the next time."""
+        """Write the envelopes of ``put_soon``; after a failure they wait for the next call."""
         if not self._batch.envelopes:
             return
         try:
             self.put(())
         except StorageUnavailable as exc:
             if not self._is_behind:
-                log.warning("notifications of pulls have to wait: %s", exc)
+                log.warning("notifications of pulls wait in memory: %s", exc)
             self._is_behind = True
         else:
             self._is_behind = False
 
     def _write(self, envelopes: Sequence[Addressed]) -> None:
         with self._transaction() as connection:
-            dropped = self._make_room()  # first: this may be the last page of the disk
+            dropped = self._make_room()  # first, because the disk may be full
             connection.executemany(
                 "INSERT INTO envelopes (endpoint, body) VALUES (?, ?)", envelopes
             )
@@ -160,7 +164,7 @@ class EnvelopeQueue(Closing):
             NOTIFICATIONS.labels("Dropped", endpoint).inc(number)
             if endpoint not in self._dropping:
                 log.warning(
-                    "too many notifications wait: the oldest to %s are dropped",
+                    "the queue of notifications is full: the oldest for %s are dropped",
                     endpoint,
                     extra=about(endpoint=endpoint),
                 )
@@ -180,7 +184,7 @@ class EnvelopeQueue(Closing):
         return dropped
 
     def _used(self) -> int:
-        """Bytes of the file that hold something."""
+        """Return the used bytes of the file."""
         pages, free, size = (
             self._connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")
@@ -188,17 +192,17 @@ class EnvelopeQueue(Closing):
         return int((pages - free) * size)
 
     def oldest(self, endpoint: str, limit: int) -> list[tuple[int, bytes]]:
-        """Up to *limit* of what waits for an endpoint, each with its number, in order."""
-        with self._using, self._errors():
+        """Return up to *limit* of the oldest envelopes of an endpoint, each with its number."""
+        with self._connection_lock, self._errors():
             return self._connection.execute(
                 "SELECT number, body FROM envelopes WHERE endpoint = ? ORDER BY number LIMIT ?",
                 (endpoint, limit),
             ).fetchall()
 
     def remove(self, number: int) -> None:
-        """Remove what was accepted. A crash of the machine may bring it back."""
-        with self._using, self._errors():
-            # Not worth a wait for the disk: at the worst it is posted twice.
+        """Remove an accepted envelope. A crash of the machine may restore it."""
+        with self._connection_lock, self._errors():
+            # No wait for the disk: at worst the envelope is posted twice.
             self._connection.execute("PRAGMA synchronous = NORMAL")
             try:
                 self._connection.execute("DELETE FROM envelopes WHERE number = ?", (number,))
@@ -206,7 +210,7 @@ class EnvelopeQueue(Closing):
                 self._connection.execute("PRAGMA synchronous = FULL")
 
     def pending(self, endpoint: str) -> int:
-        """How many wait for an endpoint, told over a connection that keeps nobody waiting."""
+        """Return the length of an endpoint's queue, by its own connection, without the lock."""
         with self._errors(), closing(sqlite3.connect(self._path, timeout=_BUSY_S)) as connection:
             [[number]] = connection.execute(
                 "SELECT count(*) FROM envelopes WHERE endpoint = ?", (endpoint,)
@@ -214,13 +218,13 @@ class EnvelopeQueue(Closing):
             return int(number)
 
     def close(self) -> None:
-        """Let go of the file; what waits stays in it."""
+        """Write what is in memory, and close the file."""
         self.flush()
         if self._batch.soon:
-            log.warning("notifications of pulls are lost: they could not be written")
+            log.warning("notifications of pulls are lost, because they cannot be written")
         for endpoint, _ in self._batch.soon:
             NOTIFICATIONS.labels("Lost", endpoint).inc()
-        with self._using:
+        with self._connection_lock:
             self._connection.close()
 
     @contextmanager
@@ -244,7 +248,7 @@ class EnvelopeQueue(Closing):
 
 
 def lock_file(path: Path) -> IO[bytes]:
-    """A file to be locked, and closed; raises OSError."""
+    """Open a file for flock(2); the caller closes it. Raises OSError."""
     return os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR, 0o600), "rb")
 
 

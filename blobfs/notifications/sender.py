@@ -1,6 +1,6 @@
-"""A thread that posts what waits for one endpoint, in order, for as long as it takes.
+"""The thread that posts the queued envelopes of one endpoint, in order.
 
-Source of truth of the retries: distribution's ``notifications/sinks.go``, of 2.8.
+Source of truth of the retries: distribution 2.8, ``notifications/sinks.go``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,18 @@ from blobfs.notifications.sink import HttpSink
 log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 1.0
-"""How often to look for what another mount has put, or whether it has stopped sending."""
+"""Time between two looks for envelopes of another mount, and for the end of its sender."""
 
 _AT_ONCE: Final = 64
 """Envelopes that are fetched together."""
 
 
 class Sender:
-    """Sends for one endpoint, as long as no other mount of the storage has locked *lock*."""
+    """Sends for one endpoint while it holds *lock*, so that one mount of the storage sends.
+
+    It owns *lock*, a thread and the connection to the endpoint. Methods without ``_`` are
+    thread-safe; only the thread uses the other ones.
+    """
 
     def __init__(self, endpoint: Endpoint, queue: EnvelopeQueue, lock: IO[bytes]) -> None:
         self.endpoint = endpoint
@@ -39,7 +43,7 @@ class Sender:
         self._sink = HttpSink(endpoint)
         self._failed = 0  # in a row
         self._pending = 0
-        self._is_stuck = False  # as the log has it
+        self._is_stuck = False  # True if that is logged already
         self._wake = Event()
         self._end = Event()
         self._deadline_s = float("inf")
@@ -47,39 +51,39 @@ class Sender:
         NOTIFICATIONS_PENDING.watch(self, endpoint.name)
 
     def start(self) -> None:
-        """Begin; where another mount sends, look out for its end."""
+        """Start the thread; it waits as long as another mount sends."""
         self._thread.start()
 
     def stats(self) -> Mapping[str, int]:
-        """What is exported, as it was at the last look: whoever asks must not wait for a disk."""
+        """Return the exported numbers of the last look, without a wait for a disk."""
         return {"pending": self._pending}
 
     def count(self, kind: str) -> None:
-        """Count something that became of an event."""
+        """Count an event, or a result of a POST, by its *kind*."""
         NOTIFICATIONS.labels(kind, self.endpoint.name).inc()
 
     def wake(self) -> None:
-        """Something has been put."""
+        """Make the thread look at the queue."""
         self._wake.set()
 
     def end(self, deadline_s: float) -> None:
-        """Send what waits, but only until something fails, or until a moment of ``monotonic``."""
+        """End the thread after the rest of the queue, a failure, or the deadline (monotonic)."""
         self._deadline_s = deadline_s
         self._end.set()
         self._wake.set()
 
     def join(self) -> None:
-        """Wait for the end, unless what is under way will fail, as the last post did."""
+        """Wait for the thread until the deadline, unless the last POST failed."""
         if self._failed == 0:
             self._thread.join(max(0.0, self._deadline_s - time.monotonic()))
 
     def _run(self) -> None:
         with self._lock, closing(self._sink):
-            while self._goes_on():
+            while self._send():
                 pass
 
-    def _goes_on(self) -> bool:
-        """Send some; whether to go on, which only the mount's end can end, and no trouble."""
+    def _send(self) -> bool:
+        """Send some envelopes, and log an error; False at the end of the mount."""
         try:
             goes_on = self._send_some()
         except StorageUnavailable as exc:
@@ -98,7 +102,7 @@ class Sender:
         return not self._end.wait(_LOOK_S)
 
     def _send_some(self) -> bool:
-        """Send the oldest of what waits, or wait for more; whether to go on."""
+        """Send the oldest envelopes, or wait for more; False at the end of the mount."""
         self._wake.clear()
         self._look()
         waiting = self._queue.oldest(self.endpoint.name, _AT_ONCE) if self._is_ours() else []
@@ -112,12 +116,12 @@ class Sender:
         return bool(waiting)
 
     def _look(self) -> None:
-        """See to what came by ``put_soon``, and how much waits."""
+        """Write envelopes of ``put_soon``, and read the length of the queue."""
         self._queue.flush()
         self._pending = self._queue.pending(self.endpoint.name)
 
     def _is_ours(self) -> bool:
-        """Whether we are the one who sends, now or already; others notice our end, of any kind."""
+        """Take the lock; True if this mount sends. Any end of the mount releases the lock."""
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -125,13 +129,13 @@ class Sender:
         return True
 
     def _posted(self, body: bytes) -> bool:
-        """Post it until it is accepted; False if the end comes first."""
-        while (trouble := self._sink.write(body)) is not None:
-            self.count("Failures" if trouble.is_answer else "Errors")
-            self._failing(trouble.reason)
+        """Post an envelope until it is accepted; False if the mount ends first."""
+        while (failure := self._sink.write(body)) is not None:
+            self.count("Failures" if failure.is_response else "Errors")
+            self._count_failure(failure.reason)
             self._look()
-            patient = self._failed >= self.endpoint.threshold
-            if self._end.wait(self.endpoint.backoff_s if patient else 0):
+            is_delayed = self._failed >= self.endpoint.threshold
+            if self._end.wait(self.endpoint.backoff_s if is_delayed else 0):
                 return False
         self.count("Successes")
         if self._failed:
@@ -139,10 +143,10 @@ class Sender:
             self._log(logging.INFO, "notifications to %s are accepted again")
         return True
 
-    def _failing(self, reason: str) -> None:
+    def _count_failure(self, reason: str) -> None:
         self._failed += 1
         if self._failed == 1:
-            self._log(logging.WARNING, "notifications to %s have to wait: %s", reason)
+            self._log(logging.WARNING, "notifications to %s are delayed: %s", reason)
 
     def _log(self, level: int, line: str, *more: object) -> None:
         name = self.endpoint.name

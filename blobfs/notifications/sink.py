@@ -1,4 +1,4 @@
-"""An endpoint, as what takes one envelope after the other."""
+"""The HTTP client for one endpoint."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from blobfs.notifications.envelope import CONTENT_TYPE, USER_AGENT
 from blobfs.notifications.options import Endpoint
 
 _AT_ONCE: Final = 64 * 1024
-"""Bytes of an answer that are read together."""
+"""Bytes of a response that are read together."""
 
 _READS: Final = 4
-"""How often an answer is read, each time for as long as a POST may take."""
+"""Reads of a response; each may take as long as a POST."""
 
 
-class Trouble(NamedTuple):
-    """Why an envelope was not accepted, with nothing secret; *is_answer* if that was answered."""
+class Failure(NamedTuple):
+    """The reason of a failed POST, without secrets; *is_response* if the endpoint responded."""
 
     reason: str
-    is_answer: bool
+    is_response: bool
 
 
 class HttpSink:
-    """Posts to an endpoint, over a connection that is kept; used by one thread."""
+    """Posts to an endpoint over a persistent connection, which it owns. Used by one thread."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._url, credentials = _without_credentials(endpoint.url)
@@ -40,13 +40,13 @@ class HttpSink:
         self._timeout = urllib3.Timeout(total=endpoint.timeout_s)
         self._pool = urllib3.PoolManager(num_pools=1, maxsize=1)
 
-    def write(self, envelope: bytes) -> Trouble | None:
-        """Post it; None once it is accepted, which is for the status to say, whatever follows.
+    def write(self, envelope: bytes) -> Failure | None:
+        """Post *envelope*; None if it is accepted. Only the status of the response counts.
 
-        As distribution has it, a redirection is acceptance, and is not followed.
+        As in distribution, a redirection means acceptance, and is not followed.
         """
         try:
-            answer = self._pool.request(
+            response = self._pool.request(
                 "POST",
                 self._url,
                 body=envelope,
@@ -57,31 +57,31 @@ class HttpSink:
                 preload_content=False,
             )
         except (exceptions.HTTPError, OSError) as exc:
-            return Trouble(_reason(exc), is_answer=False)
-        _finish(answer)
-        if 200 <= answer.status < 400:
+            return Failure(_reason(exc), is_response=False)
+        _finish(response)
+        if 200 <= response.status < 400:
             return None
-        return Trouble(f"it answered {answer.status}", is_answer=True)
+        return Failure(f"it responded with {response.status}", is_response=True)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._pool.clear()
 
 
-def _finish(answer: urllib3.BaseHTTPResponse) -> None:
-    """Read what else there is, so that the connection can be used again; or close it."""
+def _finish(response: urllib3.BaseHTTPResponse) -> None:
+    """Read the rest of a response, so that the connection can be used again; or close it."""
     try:
         for _ in range(_READS):
-            if not answer.read1(_AT_ONCE, decode_content=False):
+            if not response.read1(_AT_ONCE, decode_content=False):
                 break
     except (exceptions.HTTPError, OSError):
-        answer.close()
+        response.close()
     else:
-        (answer.release_conn if answer.closed else answer.close)()
+        (response.release_conn if response.closed else response.close)()
 
 
 def _without_credentials(url: str) -> tuple[str, dict[str, str]]:
-    """The URL to be posted to, and the header that says who does."""
+    """Return the URL without credentials, and the header that has them."""
     parts = urlsplit(url)
     if "@" not in parts.netloc:
         return url, {}
@@ -92,14 +92,14 @@ def _without_credentials(url: str) -> tuple[str, dict[str, str]]:
 
 
 def _reason(exc: Exception) -> str:
-    # What urllib3 says of an error may have the URL in it.
+    # The text of urllib3's errors may contain the URL.
     match exc:
         case exceptions.NewConnectionError(__cause__=OSError(strerror=str(strerror))):
             return strerror
         case exceptions.NewConnectionError():
-            return "it cannot be connected to"
+            return "it cannot be reached"
         case exceptions.TimeoutError():
-            return "it does not answer in time"
+            return "it does not respond in time"
         case exceptions.SSLError():
             return "its certificate or its TLS is refused"
     return f"the connection failed ({type(exc).__name__})"

@@ -154,7 +154,7 @@ def test_no_secret_is_shown(storage: Path, tmp_path: Path, options: tuple[str, .
     """[S15.8]."""
     with mounted(storage, tmp_path, *options, "--log-level", "debug") as mount:
         put_layer(made(mount, "app"), b"layer")
-        eventually(lambda: "have to wait" in mount.log.read_text())
+        eventually(lambda: "are delayed" in mount.log.read_text())
         control = ("config.json", "stats.json", "uploads.json")
         shown = [(mount.path / ".blobfs" / name).read_text() for name in control]
         shown.append(Path(f"/proc/{mount.pid}/cmdline").read_text())

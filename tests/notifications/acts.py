@@ -35,8 +35,8 @@ def unwritable(queue: EnvelopeQueue, *, once: bool = False) -> Iterator[None]:
         denied += 1
         return sqlite3.SQLITE_DENY
 
-    with queue._using:  # sqlite3 would not survive it otherwise
+    with queue._connection_lock:  # sqlite3 would not survive it otherwise
         queue._connection.set_authorizer(judge)
     yield
-    with queue._using:
+    with queue._connection_lock:
         queue._connection.set_authorizer(None)

@@ -250,7 +250,7 @@ def test_no_secret_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     with broadcasting(tmp_path, secretive) as broadcaster:
         tell(broadcaster, ["a"])
         eventually(lambda: bool(caplog.records))
-    assert "notifications to a have to wait: Connection refused" in caplog.messages
+    assert "notifications to a are delayed: Connection refused" in caplog.messages
     assert "secret" not in caplog.text + repr(secretive)
 
 
@@ -266,7 +266,7 @@ def test_a_failure_is_logged_once(
         receiver.status = 200
         eventually(lambda: len(receiver.posts) == 2)
     assert caplog.messages == [
-        "notifications to a have to wait: it answered 503",
+        "notifications to a are delayed: it responded with 503",
         "notifications to a are accepted again",
     ]
 
@@ -307,7 +307,7 @@ def test_pulls_that_cannot_be_written_wait(
         eventually(lambda: receiver.tries > 0)
         with unwritable(broadcaster._queue):
             broadcaster.handle(PULL)
-            eventually(lambda: "have to wait: the queue of notifications" in caplog.text)
+            eventually(lambda: "wait in memory: the queue of notifications" in caplog.text)
             receiver.status = 200
             eventually(lambda: receiver.told() == pushes(["first"]))
         eventually(lambda: receiver.told() == [*pushes(["first"]), ("pull", digest("a"))])
@@ -337,7 +337,7 @@ def test_pulls_that_are_too_many_are_lost_and_counted(
         for _ in range(10_002):
             broadcaster.handle(PULL)
         assert counted("Lost", "a") - before == 2
-    lost = "notifications are lost: the queue of notifications: too many are to be written"
+    lost = "notifications are lost: the queue of notifications: too many events wait for the disk"
     assert caplog.messages.count(lost) == 1
 
 

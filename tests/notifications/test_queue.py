@@ -107,9 +107,9 @@ def test_what_cannot_be_written_at_the_end_is_lost_and_counted(
     queue.close()
     assert _counted("Lost", "late") - before == 2
     assert caplog.messages == [
-        "notifications of pulls have to wait: the queue of notifications: attempt to write a"
+        "notifications of pulls wait in memory: the queue of notifications: attempt to write a"
         " readonly database",
-        "notifications of pulls are lost: they could not be written",
+        "notifications of pulls are lost, because they cannot be written",
     ]
 
 
@@ -117,7 +117,7 @@ def test_threads_that_put_at_once_fail_together(tmp_path: Path) -> None:
     """Who is told that it failed will not find it written."""
     with EnvelopeQueue.opened(tmp_path / "q.db") as queue, ThreadPoolExecutor(2) as threads:
         with unwritable(queue, once=True):
-            with queue._using:
+            with queue._connection_lock:
                 puts = [threads.submit(queue.put, [Addressed("a", body)]) for body in (b"1", b"2")]
                 eventually(lambda: len(queue._batch.envelopes) == 2)
             failures = [put.exception() for put in puts]
@@ -151,7 +151,7 @@ def test_the_oldest_gives_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert _counted("Dropped", "full") - before == 8000 - len(kept)
     assert (tmp_path / "q.db").stat().st_size < 6 * 2**20
     assert [record.getMessage() for record in caplog.records] == [
-        "too many notifications wait: the oldest to full are dropped"
+        "the queue of notifications is full: the oldest for full are dropped"
     ]
 
 
