@@ -52,12 +52,12 @@ class Operation:
         self.parameters = tuple(inspect.signature(handler).parameters)[1:]
 
     @cached_property
-    def took(self) -> Callable[[float], None]:
+    def record_seconds(self) -> Callable[[float], None]:
         """Record the duration of a request, in seconds."""
         return metrics.FUSE_SECONDS.labels(self.name).observe
 
     @cached_property
-    def answered(self) -> metrics.Children:
+    def count_replies(self) -> metrics.Children:
         """Count replies, by the name of the errno."""
         return metrics.Children(lambda name: metrics.FUSE_REQUESTS.labels(self.name, name).inc)
 
@@ -122,8 +122,8 @@ class Requests:
         del self._running[request]
         _current.set(None)
         operation = request.operation
-        operation.took(time.perf_counter() - request.began)
-        operation.answered[errno_name(number)](1)
+        operation.record_seconds(time.perf_counter() - request.began)
+        operation.count_replies[errno_name(number)](1)
 
     def __len__(self) -> int:
         return len(self._running)

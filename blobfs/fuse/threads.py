@@ -34,6 +34,23 @@ _SLOW_FOR_S: Final = 0.5
 """Time in which calls go to threads after a call that had to wait for the disk."""
 
 
+class SlowPeriod:
+    """The time after a slow call on the event loop, in which the next calls go to threads."""
+
+    __slots__ = ("_until",)
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    def includes(self, now: float) -> bool:
+        """True if *now* (monotonic) is in the period."""
+        return now < self._until
+
+    def begin(self) -> None:
+        """Begin the period now."""
+        self._until = time.monotonic() + _SLOW_FOR_S
+
+
 class StorageThreads:
     """Runs storage calls: on the event loop if *inline*, else in threads.
 
@@ -55,7 +72,7 @@ class StorageThreads:
         self._writers = ThreadPlaces(limit)
         self._deadline_s = deadline_s
         self._shared: dict[object, _Shared] = {}
-        self._slow_until = 0.0  # monotonic
+        self._slow = SlowPeriod()
 
     async def run(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """Return ``call(*args)``, which changes nothing.
@@ -114,7 +131,7 @@ class StorageThreads:
         """
         results: list[T] = []
         for argument in arguments:
-            if not self.inline or time.monotonic() < self._slow_until:
+            if not self.inline or self._slow.includes(time.monotonic()):
                 break
             if results:
                 await trio.lowlevel.checkpoint()
@@ -125,7 +142,7 @@ class StorageThreads:
             except TakesLong:
                 break
             if _blocks_read() - read_before > _MANY_BLOCKS:
-                self._slow_until = time.monotonic() + _SLOW_FOR_S
+                self._slow.begin()
         left = arguments[len(results) :]
         return results + await self.run_each_in_threads(call, left) if left else results
 

@@ -12,7 +12,7 @@ import trio
 
 from blobfs.errors import StorageTimeout
 from blobfs.fuse.open_file_scanner import Opener, OpenFileScanner
-from blobfs.fuse.threads import StorageThreads
+from blobfs.fuse.threads import SlowPeriod, StorageThreads
 from blobfs.vfs.upload import Upload
 from blobfs.vfs.upload_handle import OpenUpload
 
@@ -20,8 +20,6 @@ Ts = TypeVarTuple("Ts")
 
 _SLOW_WRITE_S: Final = 0.01
 """A write that blocks the event loop for longer sends the next writes to threads."""
-
-_SLOW_FOR_S: Final = 0.5
 
 _ORDINARY_COMMIT_S: Final = 5.0
 """Time after a last close in which lookups in the repository wait for its commit."""
@@ -66,7 +64,7 @@ class UploadDispatcher:
         self._max_undeclared = max_undeclared
         self._scanner = OpenFileScanner()
         self._endings: set[_Ending] = set()
-        self._slow_until = 0.0
+        self._slow = SlowPeriod()
 
     async def open(self, upload: Upload, *, truncate: bool) -> OpenUpload:
         """Open *upload* for writing."""
@@ -84,12 +82,13 @@ class UploadDispatcher:
     async def write(self, opened: OpenUpload, offset: int, data: bytes) -> None:
         """Call ``OpenUpload.write``; on the event loop if that takes microseconds."""
         began = time.monotonic()
-        if began < self._slow_until or not opened.write_nowait(offset, data):
+        if self._slow.includes(began) or not opened.write_nowait(offset, data):
             await self.run_write(opened, opened.write, offset, data)
             return
-        now = time.monotonic()
-        if now - began > _SLOW_WRITE_S:  # the kernel makes writers wait for a slow disk
-            self._slow_until = now + _SLOW_FOR_S
+        if (
+            time.monotonic() - began > _SLOW_WRITE_S
+        ):  # the kernel makes writers wait for a slow disk
+            self._slow.begin()
 
     async def run_write(self, opened: OpenUpload, call: Callable[[*Ts], None], *args: *Ts) -> None:
         """Run ``call(*args)`` in a thread; after a timeout the close of the upload fails too."""

@@ -32,7 +32,7 @@ _PROGRAM: Final = -1
 _NEVER_REFUSED: Final = frozenset({"flush", "release", "releasedir"})
 """Requests that release resources, or that a program cannot repeat."""
 
-_LOOK_S: Final = 0.05
+_POLL_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class ThreadPlaces:
         """Reuse the places of hanging calls as long as other calls wait."""
         try:
             while any(share.queue for share in self._shares.values()):
-                await trio.sleep(_LOOK_S)
+                await trio.sleep(_POLL_S)
                 self._fill()
         finally:
             self._is_looking = False

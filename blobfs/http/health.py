@@ -18,7 +18,7 @@ from blobfs.storage.registry import Registry
 
 log = logging.getLogger(__name__)
 
-_LOOK_S: Final = 0.01
+_POLL_S: Final = 0.01
 
 
 class Check:
@@ -35,18 +35,18 @@ class Check:
         self._limit_s = limit_s
         self._kept_s = kept_s
         self._lock = Lock()
-        self._asked: float | None = None  # monotonic; None if no check is running
-        self._answered: float | None = None
+        self._started: float | None = None  # monotonic; None if no check is running
+        self._ended: float | None = None
         self._reason = ""
 
     def begin(self) -> None:
         """Start a run, unless the last result is still valid, or a run is in progress."""
         now = time.monotonic()
         with self._lock:
-            is_fresh = self._answered is not None and now - self._answered < self._kept_s
-            if is_fresh or self._asked is not None:
+            is_fresh = self._ended is not None and now - self._ended < self._kept_s
+            if is_fresh or self._started is not None:
                 return
-            self._asked = now
+            self._started = now
         try:
             Thread(target=self._run, name="blobfs-health", daemon=True).start()
         except RuntimeError as exc:  # no more threads are allowed
@@ -65,33 +65,33 @@ class Check:
 
     def _end(self, reason: str) -> None:
         with self._lock:
-            self._asked = None
-            self._answered = time.monotonic()
+            self._started = None
+            self._ended = time.monotonic()
             self._reason = reason
 
     @property
     def is_unknown(self) -> bool:
         """True if there is no result yet, and the first run is not late."""
-        return self._answered is None and not self.failure
+        return self._ended is None and not self.failure
 
     @property
     def is_awaited(self) -> bool:
         """True if a run may still end in time."""
-        asked = self._asked
-        return asked is not None and time.monotonic() - asked < self._limit_s
+        started = self._started
+        return started is not None and time.monotonic() - started < self._limit_s
 
     @property
     def failure(self) -> str:
         """The reason of the last failure; empty without one."""
-        asked = self._asked
-        waited_s = 0.0 if asked is None else time.monotonic() - asked
+        started = self._started
+        waited_s = 0.0 if started is None else time.monotonic() - started
         return f"no answer for {waited_s:.0f} s" if waited_s >= self._limit_s else self._reason
 
     @property
     def age_s(self) -> float | None:
         """The age of the last result; None without one."""
-        answered = self._answered
-        return None if answered is None else time.monotonic() - answered
+        ended = self._ended
+        return None if ended is None else time.monotonic() - ended
 
 
 class Health:
@@ -110,7 +110,7 @@ class Health:
         self._begin()
         # It polls: a run may end when there is no event loop any more.
         while any(check.is_awaited for check in self._checks.values()):  # noqa: ASYNC110
-            await trio.sleep(_LOOK_S)
+            await trio.sleep(_POLL_S)
         return self._failures()
 
     @property
@@ -122,7 +122,7 @@ class Health:
         """Return ``snapshot``, after a wait in this thread for the first results."""
         self._begin()
         while any(check.is_unknown and check.is_awaited for check in self._checks.values()):
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
         return self.snapshot()
 
     def snapshot(self) -> dict[str, object]:

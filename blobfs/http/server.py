@@ -31,24 +31,24 @@ _ADDRESS: Final = re.compile(r"(?:(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^:\[\]]*):)?
 
 _BACKLOG: Final = 64
 
-_MOST_CONNECTIONS: Final = 64
+_MAX_CONNECTIONS: Final = 64
 """Further connections wait until one is closed."""
 
 _IDLE_S: Final = 5
 """Time for a client to send a request, or to keep an idle connection."""
 
-_SILENT_S: Final = 60
+_STALL_S: Final = 60
 """Time in which a client must take the next part of a response."""
 
-_LONGEST_HEAD: Final = 16 * 2**10
+_MAX_HEAD: Final = 16 * 2**10
 
 _GRACE_S: Final = 1.0
 """Time for responses in progress at the end of the mount."""
 
-_GONE_S: Final = 0.1
+_CLOSED_S: Final = 0.1
 """Time for a response after the client has closed; its failures are still logged."""
 
-_BETWEEN_S: Final = 0.005
+_ACCEPT_INTERVAL_S: Final = 0.005
 """Time for the mount between two new connections, which cost about 0.5 ms each."""
 
 _RETRY_S: Final = 0.1
@@ -98,7 +98,7 @@ class _Connection(TCPServer):
             protocol.protocol.stream = None
 
     async def protocol_send(self, event: Event) -> None:
-        self._life.deadline = trio.current_time() + _SILENT_S
+        self._life.deadline = trio.current_time() + _STALL_S
         await super().protocol_send(event)
 
     async def _read_data(self) -> None:
@@ -109,7 +109,7 @@ class _Connection(TCPServer):
         )  # fmt: skip
         await super()._read_data()
         # The client has closed; hypercorn would wait for the idle timeout.
-        self._life.deadline = trio.current_time() + _GONE_S
+        self._life.deadline = trio.current_time() + _CLOSED_S
 
 
 async def _close_when_cancelled(stream: trio.abc.AsyncResource) -> None:
@@ -131,9 +131,9 @@ class HttpServer:
         self._config.errorlog = log
         self._config.include_server_header = False
         self._config.keep_alive_timeout = _IDLE_S
-        self._config.h11_max_incomplete_size = _LONGEST_HEAD
+        self._config.h11_max_incomplete_size = _MAX_HEAD
         self._context = WorkerContext(max_requests=None)
-        self._slots = trio.Semaphore(_MOST_CONNECTIONS)
+        self._slots = trio.Semaphore(_MAX_CONNECTIONS)
         self._connections: set[trio.CancelScope] = set()
 
     async def run(self) -> None:
@@ -161,7 +161,7 @@ class HttpServer:
                 connection = trio.CancelScope(shield=True)
                 self._connections.add(connection)
                 nursery.start_soon(self._serve, stream, connection)
-                await trio.sleep(_BETWEEN_S)
+                await trio.sleep(_ACCEPT_INTERVAL_S)
 
     async def _serve(self, stream: trio.SocketStream, connection: trio.CancelScope) -> None:
         try:

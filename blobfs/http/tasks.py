@@ -14,7 +14,7 @@ import trio
 
 from blobfs.logs import printable
 
-_MOST: Final = 200
+_MAX_SHOWN: Final = 200
 
 _IDLE: Final = (
     "/trio/_core/_thread_cache.py",
@@ -56,8 +56,8 @@ def activity(
     return {
         "in_flight": number,
         "requests": list(requests),
-        "tasks": list(islice(tasks, _MOST)),
-        "threads": list(islice(threads, _MOST)),
+        "tasks": list(islice(tasks, _MAX_SHOWN)),
+        "threads": list(islice(threads, _MAX_SHOWN)),
     }
 
 

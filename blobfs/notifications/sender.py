@@ -22,7 +22,7 @@ from blobfs.notifications.sink import HttpSink
 
 log = logging.getLogger(__name__)
 
-_LOOK_S: Final = 1.0
+_POLL_S: Final = 1.0
 """Time between two looks for envelopes of another mount, and for the end of its sender."""
 
 _AT_ONCE: Final = 64
@@ -99,7 +99,7 @@ class Sender:
             self._is_stuck = False
             return goes_on
         self._is_stuck = True
-        return not self._end.wait(_LOOK_S)
+        return not self._end.wait(_POLL_S)
 
     def _send_some(self) -> bool:
         """Send the oldest envelopes, or wait for more; False at the end of the mount."""
@@ -111,7 +111,7 @@ class Sender:
                 return False
             self._queue.remove(number)
         if not waiting and not self._end.is_set():
-            self._wake.wait(_LOOK_S)
+            self._wake.wait(_POLL_S)
             return True
         return bool(waiting)
 

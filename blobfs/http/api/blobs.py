@@ -16,7 +16,7 @@ from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import Closing, FileReader
 from blobfs.errors import BlobDamaged, BlobfsError, FileChanged, PathNotFound, Stale
 from blobfs.http.api.conditional import precondition, wanted_range
-from blobfs.http.api.errors import ErrorCode, refusal
+from blobfs.http.api.errors import ErrorCode, error_response
 from blobfs.http.workers import Workers
 from blobfs.logs import about
 from blobfs.storage.registry import Registry
@@ -76,11 +76,11 @@ class Blobs:
             status, offsets = HTTPStatus.PARTIAL_CONTENT, wanted
             if not wanted:
                 headers = {"Content-Range": f"bytes */{blob.size}"}
-                return refusal(ErrorCode.RANGE_INVALID, headers=headers)
+                return error_response(ErrorCode.RANGE_INVALID, headers=headers)
             headers |= {"Content-Range": f"bytes {wanted[0]}-{wanted[-1]}/{blob.size}"}
         headers |= {"Content-Length": str(len(offsets))}
-        reading = await self._workers.run(_Reading.begun, self._registry, blob, offsets)
-        return _Streamed(reading, self._workers, status, headers)
+        reading = await self._workers.run(_BlobRange.open, self._registry, blob, offsets)
+        return _StreamedResponse(reading, self._workers, status, headers)
 
 
 def _pulled(repository: Repository, digest: Digest) -> Descriptor:
@@ -90,7 +90,7 @@ def _pulled(repository: Repository, digest: Digest) -> Descriptor:
     return blob if described is None else replace(blob, media_type=described.media_type)
 
 
-class _Reading(Closing):
+class _BlobRange(Closing):
     """A range of a blob, a *chunk* at a time; used by one thread at a time. It owns a reader."""
 
     def __init__(self, reader: FileReader, blob: Descriptor, offsets: range) -> None:
@@ -100,7 +100,7 @@ class _Reading(Closing):
         self.chunk = b""
 
     @classmethod
-    def begun(cls, registry: Registry, blob: Descriptor, offsets: range) -> _Reading:
+    def open(cls, registry: Registry, blob: Descriptor, offsets: range) -> _BlobRange:
         """Open a blob and read the first chunk; raises Stale if the blob is removed or replaced."""
         reading = cls(registry.blobs.open_known(blob), blob, offsets)
         try:
@@ -125,11 +125,11 @@ class _Reading(Closing):
         self._reader.close()
 
 
-class _Streamed(Response):
+class _StreamedResponse(Response):
     """A response that sends a range of a blob until the client closes."""
 
     def __init__(
-        self, reading: _Reading, workers: Workers, status: HTTPStatus, headers: dict[str, str]
+        self, reading: _BlobRange, workers: Workers, status: HTTPStatus, headers: dict[str, str]
     ) -> None:
         super().__init__(status_code=status, headers=headers)
         self._reading = reading

@@ -64,7 +64,7 @@ class Json(JSONResponse):
         return super().render(content) + b"\n"
 
 
-def refusal(
+def error_response(
     code: ErrorCode,
     *,
     message: str = "",
@@ -78,7 +78,7 @@ def refusal(
     return Json({"errors": [error]}, code.status, headers)
 
 
-async def refused(request: Request, exc: Exception) -> Response:
+async def storage_error(request: Request, exc: Exception) -> Response:
     """Return the response for an error of the storage; only the log has the reason."""
     asked = request.path_params
     code = next((_CODES[cls] for cls in type(exc).__mro__ if cls in _CODES), ErrorCode.UNKNOWN)
@@ -94,19 +94,19 @@ async def refused(request: Request, exc: Exception) -> Response:
             operation=request.method, repository=asked.get("name"), digest=asked.get("digest")
         ),
     )
-    return refusal(code, detail=_detail(code, asked))
+    return error_response(code, detail=_detail(code, asked))
 
 
-async def broken(request: Request, exc: Exception) -> Response:
+async def unexpected_error(request: Request, exc: Exception) -> Response:
     """Return the response for an unexpected exception, which is logged."""
     log.error("%s %s: unexpected error", request.method, request.url.path, exc_info=exc)
-    return refusal(ErrorCode.UNKNOWN)
+    return error_response(ErrorCode.UNKNOWN)
 
 
-async def misdirected(request: Request, exc: Exception) -> Response:
+async def routing_error(request: Request, exc: Exception) -> Response:
     """Return the response for an unknown path, or for a method other than GET and HEAD."""
     if isinstance(exc, HTTPException) and exc.status_code == ErrorCode.UNSUPPORTED.status:
-        return refusal(ErrorCode.UNSUPPORTED, headers={"Allow": "GET, HEAD"})
+        return error_response(ErrorCode.UNSUPPORTED, headers={"Allow": "GET, HEAD"})
     return PlainTextResponse("404 page not found\n", 404)
 
 

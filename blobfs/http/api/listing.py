@@ -12,14 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from blobfs.errors import RepositoryUnknown
-from blobfs.http.api.errors import ErrorCode, Json, refusal
+from blobfs.http.api.errors import ErrorCode, Json, error_response
 from blobfs.http.workers import Workers
 from blobfs.storage.registry import Registry
 
-_DEFAULT: Final = 100
+_DEFAULT_COUNT: Final = 100
 """Repositories on a page, as in distribution."""
 
-_MOST: Final = 1000
+_MAX_COUNT: Final = 1000
 """The largest number of repositories on a page, as in distribution."""
 
 _ALL: Final = 10**9
@@ -52,8 +52,8 @@ class Listing:
 
     async def catalog(self, request: Request) -> Response:
         """Serve ``GET /v2/_catalog``: the repositories."""
-        count = _count(request, _DEFAULT)
-        if count is None or count > _MOST:
+        count = _count(request, _DEFAULT_COUNT)
+        if count is None or count > _MAX_COUNT:
             return _not_a_count(request)
         found = await self._workers.run(self._repositories_after, _last(request), count + 1)
         return _page(request, {}, "repositories", found, count)
@@ -76,7 +76,7 @@ def _count(request: Request, default: int) -> int | None:
 
 def _not_a_count(request: Request) -> Response:
     asked = {"n": request.query_params["n"]}
-    return refusal(ErrorCode.PAGINATION_NUMBER_INVALID, detail=asked)
+    return error_response(ErrorCode.PAGINATION_NUMBER_INVALID, detail=asked)
 
 
 def _page(

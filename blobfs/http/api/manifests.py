@@ -10,7 +10,7 @@ from starlette.responses import Response
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import ManifestUnknown, NameInvalid, TagUnknown
 from blobfs.http.api.conditional import precondition
-from blobfs.http.api.errors import ErrorCode, refusal
+from blobfs.http.api.errors import ErrorCode, error_response
 from blobfs.http.workers import Workers
 from blobfs.reference import Tag
 from blobfs.storage.manifest import DOCKER_LIST, OCI_INDEX, OCI_MANIFEST
@@ -51,7 +51,7 @@ class Manifests:
         is_accepted = _is_accepted(request, found.media_type)
         if not is_accepted and found.media_type in _TO_BE_ACCEPTED:
             message = _TO_BE_ACCEPTED[found.media_type]
-            return refusal(ErrorCode.MANIFEST_UNKNOWN, message=message)
+            return error_response(ErrorCode.MANIFEST_UNKNOWN, message=message)
         if not is_accepted and tag and found.media_type == DOCKER_LIST:
             found = await self._workers.run(_for_default_platform, repository, found)
         headers = _names(found.digest) | {"Content-Type": found.media_type}

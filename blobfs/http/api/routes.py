@@ -21,7 +21,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blobfs.errors import BlobfsError
 from blobfs.http.api.blobs import Blobs
-from blobfs.http.api.errors import ErrorCode, broken, misdirected, refusal, refused
+from blobfs.http.api.errors import (
+    ErrorCode,
+    error_response,
+    routing_error,
+    storage_error,
+    unexpected_error,
+)
 from blobfs.http.api.listing import Listing
 from blobfs.http.api.manifests import Manifests
 from blobfs.http.loopshare import RateLimiter
@@ -31,7 +37,7 @@ from blobfs.storage.registry import Registry
 _SHARE: Final = 0.25
 """The share of the event loop's time for the beginnings of requests: about 500 a second."""
 
-_MOST: Final = 48
+_MAX_REQUESTS: Final = 48
 """Requests at a time. Health and metrics use the rest of the server's 64 connections."""
 
 
@@ -57,9 +63,13 @@ def routes(registry: Registry, options: ServeOptions) -> list[BaseRoute]:
         # After the blobs: a repository may be called "x/blobs/uploads".
         Route("/{name:path}/blobs/uploads/{upload:path}", _no_upload),
     ]
-    handlers = {BlobfsError: refused, HTTPException: misdirected, Exception: broken}
+    handlers = {
+        BlobfsError: storage_error,
+        HTTPException: routing_error,
+        Exception: unexpected_error,
+    }
     around = [
-        Middleware(_Versioned),
+        Middleware(_VersionHeader),
         Middleware(_RateLimited, share=RateLimiter(_SHARE)),
         Middleware(ExceptionMiddleware, handlers=handlers),
     ]
@@ -74,7 +84,7 @@ async def _base(request: Request) -> Response:
 
 
 async def _no_upload(request: Request) -> Response:
-    return refusal(ErrorCode.BLOB_UPLOAD_UNKNOWN)
+    return error_response(ErrorCode.BLOB_UPLOAD_UNKNOWN)
 
 
 class _RateLimited:
@@ -83,22 +93,22 @@ class _RateLimited:
     def __init__(self, app: ASGIApp, share: RateLimiter) -> None:
         self._app = app
         self._share = share
-        self._begun = 0
+        self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._share.turn()
-        if self._begun == _MOST:
+        if self._running == _MAX_REQUESTS:
             headers = {"Retry-After": "1", "Connection": "close"}
-            await refusal(ErrorCode.TOOMANYREQUESTS, headers=headers)(scope, receive, send)
+            await error_response(ErrorCode.TOOMANYREQUESTS, headers=headers)(scope, receive, send)
             return
-        self._begun += 1
+        self._running += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._begun -= 1
+            self._running -= 1
 
 
-class _Versioned:
+class _VersionHeader:
     """Middleware that adds the version of the API to each response."""
 
     def __init__(self, app: ASGIApp) -> None:
