@@ -64,7 +64,7 @@ class Operations(ReadOnlyOperations):
                 raise
             node = await self._ask(directory, self._inodes.directory(parent_inode).lookup, text)
         if not isinstance(node, File):
-            raise ReadOnly(f"{node.key} never changes")
+            raise ReadOnly(f"{node.key} is immutable")
         info = await self._open_to_write(node, flags, ctx)
         self._inodes.changed()
         child = Child.of(text, node)
@@ -73,7 +73,7 @@ class Operations(ReadOnlyOperations):
     async def _open_to_write(self, file: File, flags: FlagT, ctx: RequestContext) -> FileInfo:
         upload = upload_of(file)
         if upload is None:
-            raise ReadOnly(f"{file.key} never changes")
+            raise ReadOnly(f"{file.key} is immutable")
         await self._dispatcher.wait_for_commits(upload.directory)
         if flags & os.O_TRUNC and upload.is_receipt:
             _replace_receipt(upload)
@@ -93,7 +93,7 @@ class Operations(ReadOnlyOperations):
     def _writing(self, fh: FileHandleT) -> OpenUpload:
         writing = self._files[fh].writing
         if writing is None:
-            raise ReadOnly("not open for writing")
+            raise ReadOnly("the file is not open for writing")
         return writing
 
     @replies_errno
@@ -148,7 +148,7 @@ class Operations(ReadOnlyOperations):
         if (upload := upload_of(held.node)) is not None:
             await self._set_upload_attributes(upload, attr, fields, fh)
         elif not isinstance(held.node, Directory | TagLink) or fields.update_size:
-            raise ReadOnly(f"{held.node.key} never changes")
+            raise ReadOnly(f"{held.node.key} is immutable")
         # Changes of owners, modes and times of directories and tags succeed without effect, because
         # cp -a and rsync -a set them on all they copy.
         return self._inodes.refresh(held, await self._ask(held.node, held.node.attr))
@@ -172,7 +172,7 @@ class Operations(ReadOnlyOperations):
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
         if not name.startswith(b"user."):
-            raise Unsupported(f"no {os.fsdecode(name)} here")
+            raise Unsupported(f"only user.* attributes exist, not {os.fsdecode(name)}")
         upload = self._upload(inode)
         await self._dispatcher.wait_for_commits(upload.directory)
         await self._dispatcher.finish(upload, set_xattr, upload, os.fsdecode(name), value)
@@ -181,13 +181,13 @@ class Operations(ReadOnlyOperations):
     @replies_errno
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         if not name.startswith(b"user."):
-            raise Unsupported(f"no {os.fsdecode(name)} here")
+            raise Unsupported(f"only user.* attributes exist, not {os.fsdecode(name)}")
         remove_xattr(self._upload(inode), os.fsdecode(name))
 
     def _upload(self, inode: InodeT) -> Upload:
         node = self._inodes[inode].node
         if (upload := upload_of(node)) is None:
-            raise ReadOnly(f"{node.key} never changes")
+            raise ReadOnly(f"{node.key} is immutable")
         return upload
 
     @replies_errno
@@ -271,7 +271,7 @@ class Operations(ReadOnlyOperations):
         ctx: RequestContext,
     ) -> None:
         if flags & ~pyfuse3.RENAME_NOREPLACE:
-            raise Invalid("names cannot be exchanged")
+            raise Invalid("RENAME_NOREPLACE is the only supported flag")
         source = self._inodes.changeable(parent_inode_old)
         target = self._inodes.directory(parent_inode_new)
         await self._dispatcher.wait_for_commits(source.key)
@@ -292,7 +292,7 @@ def _replace_receipt(receipt: Upload) -> None:
     receipt.is_to_be_replaced = not receipt.is_to_be_replaced
     if receipt.is_to_be_replaced:
         raise Stale(f"{receipt.path} is replaced by a new upload")
-    raise ReadOnly("a blob never changes")
+    raise ReadOnly("a blob is immutable")
 
 
 def _make_child(make: Callable[[str, *Ts], Node], name: str, *args: *Ts) -> Child:

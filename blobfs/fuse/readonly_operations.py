@@ -247,7 +247,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
         return await self._read(file, file.open)
 
     async def _open_to_write(self, file: File, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        raise ReadOnly(f"{file.key} never changes")
+        raise ReadOnly(f"{file.key} is immutable")
 
     @replies_errno
     async def read(  # type: ignore[override]  # pyfuse3 takes any buffer
@@ -291,7 +291,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         if not name.startswith(b"user."):
             # With this error ls(1) does not ask again for each file.
-            raise Unsupported(f"no {os.fsdecode(name)} here")
+            raise Unsupported(f"only user.* attributes exist, not {os.fsdecode(name)}")
         node = self._inodes[inode].node
         value = await self._threads.run_in_thread(_xattr, node, os.fsdecode(name))
         return os.fsencode(value)
@@ -313,7 +313,7 @@ def _xattr(node: Node, name: str) -> str:
     """Return the value of an extended attribute; this may read all manifests."""
     render = node.xattrs().get(name)
     if render is None:
-        raise AttributeUnknown(f"no {name} here")
+        raise AttributeUnknown(f"no attribute {name}")
     return render()
 
 

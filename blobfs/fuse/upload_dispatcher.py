@@ -29,7 +29,7 @@ _ORDINARY_COMMIT_S: Final = 5.0
 class _Ending:
     """An upload after its last close, which may be about to be committed."""
 
-    repository: str  # its path in the tree, with a slash
+    repository: str  # its path in the tree, with a slash at the end
     over: trio.Event
     waited_for_until: float  # trio.current_time()
 
@@ -85,9 +85,7 @@ class UploadDispatcher:
         if self._slow.includes(began) or not opened.write_nowait(offset, data):
             await self.run_write(opened, opened.write, offset, data)
             return
-        if (
-            time.monotonic() - began > _SLOW_WRITE_S
-        ):  # the kernel makes writers wait for a slow disk
+        if time.monotonic() - began > _SLOW_WRITE_S:  # the kernel throttles writers to the disk
             self._slow.begin()
 
     async def run_write(self, opened: OpenUpload, call: Callable[[*Ts], None], *args: *Ts) -> None:
