@@ -47,7 +47,7 @@ class MountServices:
             settings,
             None if settings.config is None else _read(settings.config, settings.storage),
             Supervisor.from_environment(),
-            None if settings.http is None else _listening(settings.http),
+            None if settings.http is None else _open_listener(settings.http),
         )
 
     @property
@@ -100,10 +100,10 @@ class MountServices:
         return tasks
 
 
-def _listening(address: str) -> socket.socket:
-    from blobfs.http.server import listening  # noqa: PLC0415
+def _open_listener(address: str) -> socket.socket:
+    from blobfs.http.server import open_listener  # noqa: PLC0415
 
-    return listening(address)
+    return open_listener(address)
 
 
 def _read(file: Path, storage: str) -> RegistryConfig:

@@ -174,7 +174,7 @@ class HttpServer:
             self._slots.release()
 
 
-def listening(address: str) -> socket.socket:
+def open_listener(address: str) -> socket.socket:
     """Return a socket that listens at ``HOST:PORT``, or at ``PORT`` of loopback.
 
     A mount binds it before it becomes a daemon, so that it can still fail. Raises MountRefused.

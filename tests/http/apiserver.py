@@ -18,7 +18,7 @@ from blobfs.fuse.requests import Requests
 from blobfs.http.api.routes import ServeOptions, routes
 from blobfs.http.app import application
 from blobfs.http.health import Health
-from blobfs.http.server import HttpServer, listening
+from blobfs.http.server import HttpServer, open_listener
 from blobfs.storage.registry import Registry
 from tests import services
 
@@ -26,7 +26,7 @@ from tests import services
 @contextmanager
 def serving(registry: Registry, options: ServeOptions | None = None) -> Iterator[str]:
     """Serve *registry* inside the ``with`` block, at the address that is given, as a mount does."""
-    listener = listening("127.0.0.1:0")
+    listener = open_listener("127.0.0.1:0")
     host, port = listener.getsockname()
     api = routes(registry, options or ServeOptions())
     pages = application(CollectorRegistry(), Health({}), Requests(), routes=api)

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 from blobfs.errors import StorageUnavailable
 from blobfs.http.app import application
 from blobfs.http.health import Check, Health
-from blobfs.http.server import HttpServer, listening
+from blobfs.http.server import HttpServer, open_listener
 from tests.http.client import Answer, get
 
 READING: dict[str, object] = {
@@ -34,7 +34,7 @@ class Site:
 
     def __init__(self) -> None:
         self.storage_fails = False
-        self.listener = listening("0")
+        self.listener = open_listener("0")
         metrics = CollectorRegistry()
         Gauge("blobfs_things", "Things.", registry=metrics).set(3)
         health = Health({"storagedriver_s3": Check(self._ask, kept_s=0)})

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from blobfs.errors import MountRefused
-from blobfs.http.server import listening
+from blobfs.http.server import open_listener
 from tests.services import cannot, free_port
 
 
@@ -14,20 +14,20 @@ from tests.services import cannot, free_port
 def test_without_a_host_it_is_loopback(form: str) -> None:
     """[S17.1]"""
     port = free_port()
-    with listening(form.format(port)) as listener:
+    with open_listener(form.format(port)) as listener:
         assert listener.getsockname() == ("127.0.0.1", port)
 
 
 def test_other_addresses_are_to_be_named() -> None:
     """[S17.1]"""
-    with listening(f"0.0.0.0:{free_port()}") as listener:
+    with open_listener(f"0.0.0.0:{free_port()}") as listener:
         assert listener.getsockname()[0] == "0.0.0.0"
 
 
 def test_ipv6_has_brackets() -> None:
     if not socket.has_ipv6:
         cannot("no IPv6 here")
-    with listening("[::1]:0") as listener:
+    with open_listener("[::1]:0") as listener:
         assert listener.family == socket.AF_INET6
 
 
@@ -39,7 +39,7 @@ def test_ipv6_has_brackets() -> None:
 def test_what_is_no_address_is_refused(address: str) -> None:
     """[S17.2]"""
     with pytest.raises(MountRefused, match=f"--http {address!r} is not an address; give HOST:PORT"):
-        listening(address)
+        open_listener(address)
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,12 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 def test_address_of_another_machine_is_refused(address: str, reason: str) -> None:
     """[S17.2]"""
     with pytest.raises(MountRefused, match=re.escape(f"--http {address}: {reason}")):
-        listening(address)
+        open_listener(address)
 
 
 def test_port_that_is_taken_is_refused() -> None:
     """[S17.2]"""
-    with listening("0") as taken:
+    with open_listener("0") as taken:
         port = taken.getsockname()[1]
         with pytest.raises(MountRefused, match=f"--http {port}: Address already in use; choose"):
-            listening(str(port))
+            open_listener(str(port))

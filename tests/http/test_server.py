@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from blobfs.http import server
-from blobfs.http.server import HttpServer, listening
+from blobfs.http.server import HttpServer, open_listener
 from tests.http.client import get, said_to
 
 LARGE = b"x" * 2**26
@@ -56,7 +56,7 @@ async def _broken(_: Request) -> Response:
 async def _serve_in(nursery: trio.Nursery) -> Served:
     pages = {"": _hello, "large": _large, "never": _never, "slow": _slow, "broken": _broken}
     application = Starlette(routes=[Route(f"/{name}", page) for name, page in pages.items()])
-    listener = listening("0")
+    listener = open_listener("0")
     served = Served(listener.getsockname()[1], trio.CancelScope())
 
     async def run() -> None:
@@ -120,7 +120,7 @@ async def test_what_is_no_request_harms_nobody_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """[S17.3]"""
-    monkeypatch.setattr(server, "_SILENT_S", 0.1)
+    monkeypatch.setattr(server, "_STALL_S", 0.1)
     served = await _serve_in(nursery)
     answer = await trio.to_thread.run_sync(said_to, served.port, request_)
     assert b" 200 " not in answer
@@ -182,7 +182,7 @@ async def test_connection_leaves_nothing_in_memory(
 ) -> None:
     """[S17.4]"""
     monkeypatch.setattr(server, "_IDLE_S", 0.1)
-    monkeypatch.setattr(server, "_SILENT_S", 0.1)
+    monkeypatch.setattr(server, "_STALL_S", 0.1)
     served = await _serve_in(nursery)
     async with await _connected(served.port, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n"):
         with trio.fail_after(5):
@@ -207,7 +207,7 @@ async def test_more_connections_than_there_may_be_wait(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """[S17.4]"""
-    monkeypatch.setattr(server, "_MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(server, "_MAX_CONNECTIONS", 1)
     served = await _serve_in(nursery)
     request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
     async with await _connected(served.port, request) as first:
@@ -225,7 +225,7 @@ async def test_client_that_leaves_gives_its_place_to_the_next(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """[S17.4]"""
-    monkeypatch.setattr(server, "_MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(server, "_MAX_CONNECTIONS", 1)
     served = await _serve_in(nursery)
     gone = await _connected(served.port, b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
     await gone.aclose()
@@ -238,8 +238,8 @@ async def test_client_that_takes_nothing_is_dropped(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """[S17.4]"""
-    monkeypatch.setattr(server, "_SILENT_S", 0.1)
-    monkeypatch.setattr(server, "_MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(server, "_STALL_S", 0.1)
+    monkeypatch.setattr(server, "_MAX_CONNECTIONS", 1)
     served = await _serve_in(nursery)
     stalled = await _connected(served.port, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
     with trio.fail_after(15):
