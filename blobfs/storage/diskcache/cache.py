@@ -76,7 +76,10 @@ class BlobCache:
         return cache
 
     def stats(self) -> dict[str, int]:
-        """Return counters of reads, entries and failures since the start, and the bytes held."""
+        """Return counters of reads, entries and failures since the start, and the bytes held.
+
+        It does not touch the disk, which may hang: it is called on the event loop.
+        """
         with self._lock:
             counters = {"hits": self._hits, "misses": self._misses, "damaged": self._damaged}
         return counters | {
@@ -84,14 +87,8 @@ class BlobCache:
             "mismatched": self._downloads.mismatched,
             "evicted": self._quota.evicted,
             "failures": self._health.failures,
-            "held_bytes": self._held_bytes(),
+            "held_bytes": self._quota.last_held_bytes,
         }
-
-    def _held_bytes(self) -> int:
-        try:
-            return self._quota.held_bytes()
-        except OSError:
-            return 0
 
     def read_at(self, blob: Descriptor, offset: int, size: int) -> bytes | None:
         """Return *size* verified bytes of *blob*'s entry; None if there is no valid entry."""

@@ -74,6 +74,7 @@ class SpaceQuota:
         self._own_fd = -1
         self._granted = 0  # the number in v1/tmp/…/lock
         self._used = 0  # at most _granted
+        self._entries_size = 0  # as last read or written
 
     def open(self) -> None:
         """Do the same as ``prepare`` at the start, with a longer wait for the lock."""
@@ -97,7 +98,7 @@ class SpaceQuota:
                 if self._own is None or not self._own.exists():
                     self._create_own()
                 self._remove_dead()
-                _write_number(lock, sum(entry.size for entry in self._entries.scan()))
+                self._record(lock, sum(entry.size for entry in self._entries.scan()))
 
     def _create_own(self) -> None:
         self._remove_own()
@@ -131,7 +132,13 @@ class SpaceQuota:
     def held_bytes(self) -> int:
         """Return the disk space of the entries and of this process's downloads, as recorded."""
         with open(self._root / "lock", "rb") as lock:
-            return (_read_number(lock.fileno()) or 0) + self._used
+            self._entries_size = _read_number(lock.fileno()) or 0
+        return self.last_held_bytes
+
+    @property
+    def last_held_bytes(self) -> int:
+        """The disk space when this process last looked; does not touch the disk."""
+        return self._entries_size + self._used
 
     def can_fit(self, size: int) -> bool:
         """True if a blob of *size* bytes could fit after evictions."""
@@ -170,7 +177,7 @@ class SpaceQuota:
             self._directory()
             is_new = not self._entries.has(digest)
             if is_new:
-                _write_number(lock, self._total(lock) + allocated_size(size))
+                self._record(lock, self._total(lock) + allocated_size(size))
                 self._entries.add(file, digest)
             self._set_granted(self._granted - taken)
             self._used -= taken
@@ -198,7 +205,14 @@ class SpaceQuota:
     def _total(self, lock: int) -> int:
         """Return the disk space of the entries, counted if the record is damaged."""
         known = _read_number(lock)
-        return sum(entry.size for entry in self._entries.scan()) if known is None else known
+        if known is None:
+            known = sum(entry.size for entry in self._entries.scan())
+        self._entries_size = known
+        return known
+
+    def _record(self, lock: int, total: int) -> None:
+        _write_number(lock, total)
+        self._entries_size = total
 
     def _make_room(self, lock: int, granted: int) -> int:
         """Evict until this process can have *granted* bytes; return the space left beyond that.
@@ -222,7 +236,7 @@ class SpaceQuota:
             self.evicted += 1
             total -= entry.size
             lacking -= entry.size
-        _write_number(lock, total)
+        self._record(lock, total)
         return self._spare(total, granted)
 
     def _spare(self, total: int, granted: int) -> int:
