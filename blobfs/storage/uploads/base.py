@@ -19,20 +19,26 @@ class ContentWriter(Closing):
     ``close`` raises WriterClosed. Any other failure leaves the upload as it was.
     """
 
+    def __init__(self, upload_id: str, started_at: datetime, record: UploadRecord) -> None:
+        self._id = upload_id
+        self._started_at = started_at
+        self._record = record
+        self._over = False
+
     @property
-    @abstractmethod
     def id(self) -> str:
         """The upload's id in the storage."""
+        return self._id
 
     @property
-    @abstractmethod
     def started_at(self) -> datetime:
         """Time at which the upload began."""
+        return self._started_at
 
     @property
-    @abstractmethod
     def record(self) -> UploadRecord:
         """The upload's name, and its declared digest and size."""
+        return self._record
 
     @property
     @abstractmethod
@@ -45,9 +51,9 @@ class ContentWriter(Closing):
         """True if the upload is in the storage."""
 
     @property
-    @abstractmethod
     def is_over(self) -> bool:
         """True once the writer has ended, by a call or because memory was short."""
+        return self._over
 
     @abstractmethod
     def can_write_nowait(self, offset: int, size: int) -> bool:

@@ -56,13 +56,11 @@ class BlobWriter(ContentWriter):
         started_at: datetime,
         record: UploadRecord,
     ) -> None:
+        super().__init__(files.upload_id, started_at, record)
         self._driver = driver
         self._blobs, self._layers = stores
         self._files = files
-        self._started_at = started_at
-        self._record = record
         self._moved: Digest | None = None  # the data are this blob now; only the link is missing
-        self._over = False
         self._is_known = False  # to the storage
         self._checkpoint_is_due = False
         self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
@@ -74,28 +72,12 @@ class BlobWriter(ContentWriter):
         self._follow_declared(record)
 
     @property
-    def id(self) -> str:
-        return self._files.upload_id
-
-    @property
-    def started_at(self) -> datetime:
-        return self._started_at
-
-    @property
-    def record(self) -> UploadRecord:
-        return self._record
-
-    @property
     def size(self) -> int:
         return self._received.size
 
     @property
     def is_stored(self) -> bool:
         return self._received.data is not None
-
-    @property
-    def is_over(self) -> bool:
-        return self._over
 
     def can_write_nowait(self, offset: int, size: int) -> bool:
         self._update_checkpoint_due()  # a write that ends with a checkpoint needs a thread

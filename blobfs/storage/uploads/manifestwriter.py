@@ -155,28 +155,13 @@ class ManifestWriter(ContentWriter):
     """Receives a manifest, stores it as a revision, and tags it with the upload's name."""
 
     def __init__(self, manifests: ManifestStore, tags: UploadTags, record: UploadRecord) -> None:
+        super().__init__(str(uuid.uuid4()), datetime.now(UTC), record)
         self._manifests = manifests
         self._tags = tags
-        self._record = record
         self.repository = tags.repository
         self.label = f"{tags.repository}/_manifests/_uploads/{record.name}"
-        self._id = str(uuid.uuid4())
-        self._started_at = datetime.now(UTC)
         self._content = bytearray()
         self._reservation = MemoryReservation()
-        self._over = False
-
-    @property
-    def id(self) -> str:
-        return self._id
-
-    @property
-    def started_at(self) -> datetime:
-        return self._started_at
-
-    @property
-    def record(self) -> UploadRecord:
-        return self._record
 
     @property
     def size(self) -> int:
@@ -185,10 +170,6 @@ class ManifestWriter(ContentWriter):
     @property
     def is_stored(self) -> bool:
         return False
-
-    @property
-    def is_over(self) -> bool:
-        return self._over
 
     def can_write_nowait(self, offset: int, size: int) -> bool:
         return True
