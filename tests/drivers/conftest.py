@@ -33,6 +33,13 @@ OBJECT_STORES = [
 ]
 
 
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the attempts of a request."""
+    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0)
+    monkeypatch.setattr("blobfs.drivers.s3.reader._BACKOFF_S", 0)
+
+
 @pytest.fixture(params=[*WITH_DIRECTORIES, *OBJECT_STORES])
 def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StorageDriver]:
     with _driving(request.param, tmp_path, request) as driver:

@@ -15,7 +15,7 @@ from tests.drivers.test_s3_errors import each_call
 from tests.s3faults import Kind, Refuse, always, no_faults, nth
 from tests.s3proxy import S3Proxy
 
-pytestmark = pytest.mark.s3
+pytestmark = [pytest.mark.s3, pytest.mark.usefixtures("no_waits")]
 
 PLAIN = ("Content-Type: text/plain",)
 HTML = ("Content-Type: text/html",)
@@ -29,12 +29,6 @@ FALSE = {
 }
 
 each_false = pytest.mark.parametrize("false", FALSE.values(), ids=FALSE.keys())
-
-
-@pytest.fixture(autouse=True)
-def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0)
-    monkeypatch.setattr("blobfs.drivers.s3.reader._BACKOFF_S", 0)
 
 
 @pytest.fixture

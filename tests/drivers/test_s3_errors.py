@@ -16,7 +16,7 @@ from tests.s3 import S3Server
 from tests.s3faults import EXPIRED_TOKEN, always, no_faults
 from tests.services import free_port
 
-pytestmark = pytest.mark.s3
+pytestmark = [pytest.mark.s3, pytest.mark.usefixtures("no_waits")]
 
 CALLS: dict[str, Callable[[S3Driver], object]] = {
     "stat": lambda store: store.stat("/d/a"),
@@ -33,11 +33,6 @@ CALLS: dict[str, Callable[[S3Driver], object]] = {
 }
 
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-
-
-@pytest.fixture(autouse=True)
-def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0)
 
 
 @contextmanager

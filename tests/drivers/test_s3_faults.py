@@ -36,13 +36,6 @@ each_lost_answer = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the attempts of a request."""
-    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0)
-    monkeypatch.setattr("blobfs.drivers.s3.reader._BACKOFF_S", 0)
-
-
-@pytest.fixture
 def proxy(place: S3Place) -> Iterator[S3Proxy]:
     place.proxy.forget()
     yield place.proxy

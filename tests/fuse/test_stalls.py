@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -88,6 +88,12 @@ def lay_out(driver: StorageDriver, content: bytes) -> Digest:
         layout.link(f"/docker/registry/v2/repositories/{name}/_layers", digest)
         layout.tag(digest, Tag("v1"), name)
     return digest
+
+
+def lay_out_below(storage: Path, content: bytes) -> Digest:
+    """Do the same in a directory."""
+    with closing(CheckedDriver(FilesystemDriver.below(storage))) as driver:
+        return lay_out(driver, content)
 
 
 CLIENTS_LEFT: list[subprocess.Popen[bytes]] = []
@@ -193,9 +199,7 @@ def watched(
 
 def test_file_system_that_hangs(storage: Path, tmp_path: Path) -> None:
     """[S4.3] [S4.7] [S4.10] [S6.13] [S18.1]"""
-    driver = CheckedDriver(FilesystemDriver.below(storage))
-    digest = lay_out(driver, b"far away")
-    driver.close()
+    digest = lay_out_below(storage, b"far away")
     with (
         Stoppable(storage, tmp_path / "far") as far,
         watched(far.path, tmp_path, digest, *NO_CACHES) as mount,
@@ -213,9 +217,7 @@ def test_file_system_that_hangs(storage: Path, tmp_path: Path) -> None:
 
 def test_part_of_the_storage_that_hangs(storage: Path, tmp_path: Path) -> None:
     """[S4.9] [S6.13]"""
-    driver = CheckedDriver(FilesystemDriver.below(storage))
-    digest = lay_out(driver, b"far away")
-    driver.close()
+    digest = lay_out_below(storage, b"far away")
     blobs = storage / "docker/registry/v2/blobs"
     blobs.rename(tmp_path / "blobs")
     blobs.mkdir()
@@ -269,9 +271,7 @@ def test_bucket_and_its_disk_cache_that_hang(ceph: S3Server, tmp_path: Path) -> 
 
 def test_cache_and_notification_queue_that_hang(storage: Path, tmp_path: Path) -> None:
     """[S4.3] [S6.13] [S14.7]"""
-    driver = CheckedDriver(FilesystemDriver.below(storage))
-    digest = lay_out(driver, b"near")
-    driver.close()
+    digest = lay_out_below(storage, b"near")
     config = tmp_path / "config.yml"
     endpoint = {"name": "nobody", "url": "http://127.0.0.1:9/", "timeout": "1s", "threshold": 1}
     config.write_text(
@@ -305,9 +305,7 @@ def test_cache_and_notification_queue_that_hang(storage: Path, tmp_path: Path) -
 
 def test_mount_without_trouble_ends_at_once(storage: Path, tmp_path: Path) -> None:
     """[S6.3]"""
-    driver = CheckedDriver(FilesystemDriver.below(storage))
-    digest = lay_out(driver, b"near")
-    driver.close()
+    digest = lay_out_below(storage, b"near")
     with watched(storage, tmp_path, digest) as mount:
         began = time.monotonic()
         mount.end()
