@@ -32,11 +32,11 @@ from blobfs.cache.redis.cache import RedisCache
 from blobfs.cache.redis.options import RedisOptions
 from blobfs.digest import Descriptor, Digest
 from blobfs.reference import RepositoryName
-from tests.redisserver import RedisServer
-from tests.s3proxy import S3Proxy
+from tests.support.redis_server import RedisServer
+from tests.support.s3_proxy import S3Proxy
 
 if TYPE_CHECKING:
-    from tests.s3faults import Kind
+    from tests.support.s3_faults import Kind
 
 BLOBS, REPOSITORIES, LAYERS = 20_000, 200, 50
 PART = [f"bench/r{number:03}" for number in range(20)]

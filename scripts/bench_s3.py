@@ -73,7 +73,7 @@ def served(place: Path) -> Iterator[Store]:
 @contextmanager
 def delayed(store: Store, milliseconds: int) -> Iterator[Store]:
     upstream = store.environment["AWS_ENDPOINT_URL"]
-    command = [sys.executable, "-m", "tests.s3proxy", "--upstream", upstream]
+    command = [sys.executable, "-m", "tests.support.s3_proxy", "--upstream", upstream]
     with subprocess.Popen(
         [*command, "--delay-ms", str(milliseconds)], cwd=PROJECT, stdout=subprocess.PIPE, text=True
     ) as proxy:

@@ -30,8 +30,8 @@ from benchmarks import drop, mounted
 
 sys.path.append(str(Path(__file__).parents[1]))  # for the tests' registry and images
 
-from tests import images
-from tests.services import DockerRegistry, ServiceFailed, delete_manifest, inspect, push
+from tests.support import images
+from tests.support.services import DockerRegistry, ServiceFailed, delete_manifest, inspect, push
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkProcess

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from blobfs.mountinfo import mounts
-from tests import images, s3
-from tests.redisserver import RedisServer
-from tests.services import DockerRegistry, ServiceFailed, push, run
+from tests.support import images, s3_servers
+from tests.support.redis_server import RedisServer
+from tests.support.services import DockerRegistry, ServiceFailed, push, run
 
 log = logging.getLogger(__name__)
 
@@ -169,33 +169,33 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 @pytest.fixture(scope="session")
 def ceph(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[s3.S3Server]:
+) -> Iterator[s3_servers.S3Server]:
     """A real S3 server; it takes 1 s to start."""
     _need("s3", _ceph_missing)
     if runs := _runs(tmp_path_factory):
         for abandoned in _ceph_directories(runs):
             if not _is_running(runs, abandoned):  # and holds up to 8 GiB of memory
-                s3.stop_ceph(abandoned)
-    with s3.serving_ceph(tmp_path_factory.mktemp("ceph") / "server") as server:
+                s3_servers.stop_ceph(abandoned)
+    with s3_servers.serving_ceph(tmp_path_factory.mktemp("ceph") / "server") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]:
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_servers.S3Server]:
     """An S3 server that takes any keys, as moto's authors read Amazon's documentation."""
     _need("s3", _moto_missing)
-    with s3.serving_moto(tmp_path_factory.mktemp("moto")) as server:
+    with s3_servers.serving_moto(tmp_path_factory.mktemp("moto")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def s3_registry(
-    ceph: s3.S3Server, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[s3.S3Registry]:
+    ceph: s3_servers.S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[s3_servers.S3Registry]:
     """What ``registry`` has, in a bucket of Ceph; also for reading."""
     _need("registry", _registry_missing)
     directory = tmp_path_factory.mktemp("s3-registry")
-    with ceph.bucket() as bucket, s3.serving_registry(ceph, bucket, directory) as served:
+    with ceph.bucket() as bucket, s3_servers.serving_registry(ceph, bucket, directory) as served:
         _push_small_images(served.registry)
         yield served
 

@@ -12,8 +12,8 @@ from blobfs.cache.memory import MemoryCache
 from blobfs.cache.redis.cache import RedisCache
 from blobfs.cache.redis.options import RedisOptions
 from blobfs.cache.resilient import ResilientCache
-from tests.cache.samples import PATIENT_S
-from tests.redisserver import RedisServer, serving_cluster
+from tests.support.cache_samples import PATIENT_S
+from tests.support.redis_server import RedisServer, serving_cluster
 
 
 @pytest.fixture

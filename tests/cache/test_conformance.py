@@ -13,7 +13,7 @@ from blobfs.cache.base import DescriptorCache
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import DigestInvalid, NameInvalid
 from blobfs.reference import RepositoryName
-from tests.cache.samples import ONE, OTHER, described
+from tests.support.cache_samples import ONE, OTHER, described
 
 BLOB = described(b"a layer")
 ALIAS = Digest.of(b"a layer", "sha384")

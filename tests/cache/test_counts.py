@@ -11,8 +11,8 @@ from blobfs.cache.factory import cache_for
 from blobfs.cache.memory import MemoryCache
 from blobfs.cache.redis.cache import RedisCache
 from blobfs.fuse.stats import timings
-from tests.cache.samples import ONE, OTHER, described
-from tests.redisserver import RedisServer
+from tests.support.cache_samples import ONE, OTHER, described
+from tests.support.redis_server import RedisServer
 
 BLOB = described(b"a blob")
 

@@ -10,8 +10,8 @@ from blobfs.cache.memory import MemoryCache, NoCache
 from blobfs.cache.redis.options import Address, RedisOptions
 from blobfs.cache.resilient import ResilientCache
 from blobfs.errors import MountRefused
-from tests.cache.samples import described
-from tests.redisserver import RedisServer
+from tests.support.cache_samples import described
+from tests.support.redis_server import RedisServer
 
 HOST = (Address("host", 6379),)
 

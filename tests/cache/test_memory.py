@@ -1,7 +1,7 @@
 """The cache in memory is bounded; and none is none."""
 
 from blobfs.cache.memory import MemoryCache, NoCache
-from tests.cache.samples import ONE, described
+from tests.support.cache_samples import ONE, described
 
 BLOBS = [described(b"%d" % number) for number in range(4)]
 

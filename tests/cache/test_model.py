@@ -12,8 +12,8 @@ from blobfs.cache.redis.cache import RedisCache
 from blobfs.cache.redis.options import RedisOptions
 from blobfs.digest import Descriptor, Digest
 from blobfs.reference import RepositoryName
-from tests.cache.samples import ONE, OTHER, PATIENT_S
-from tests.redisserver import RedisServer
+from tests.support.cache_samples import ONE, OTHER, PATIENT_S
+from tests.support.redis_server import RedisServer
 
 CONTENTS = (b"a", b"b")
 DIGESTS = [Digest.of(content, name) for content in CONTENTS for name in ("sha256", "sha512")]

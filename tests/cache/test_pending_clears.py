@@ -1,7 +1,7 @@
 """Clears that are to be repeated."""
 
 from blobfs.cache.resilient import PendingClears
-from tests.cache.samples import ONE, OTHER, described
+from tests.support.cache_samples import ONE, OTHER, described
 
 DIGESTS = [described(b"%d" % number).digest for number in range(250)]
 

@@ -12,8 +12,8 @@ import pytest
 from blobfs.cache.redis.cache import RedisCache
 from blobfs.cache.redis.options import RedisOptions
 from blobfs.cache.resilient import ResilientCache
-from tests.cache.samples import ONE, OTHER, described, eventually
-from tests.redisserver import RedisServer, Trouble, locked, paused, stopped
+from tests.support.cache_samples import ONE, OTHER, described, eventually
+from tests.support.redis_server import RedisServer, Trouble, locked, paused, stopped
 
 pytestmark = pytest.mark.redis
 

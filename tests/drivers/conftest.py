@@ -16,8 +16,8 @@ from blobfs.drivers.measured import measured
 from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
 from blobfs.drivers.s3.driver import S3Driver
 from blobfs.drivers.s3.options import S3Options
-from tests.drivers.s3place import S3Place
-from tests.s3 import S3Server
+from tests.support.s3_prefixes import S3Place
+from tests.support.s3_servers import S3Server
 
 WITH_DIRECTORIES = [
     "inmemory",

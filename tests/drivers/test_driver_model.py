@@ -14,7 +14,7 @@ from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import NotADirectory, NotAFile, PathNotFound
-from tests.drivers.model import DIRECTORIES, DriverModel, Errors, contents, paths
+from tests.support.driver_model import DIRECTORIES, DriverModel, Errors, contents, paths
 
 Edit = Callable[[FileWriter, bytearray], None]
 

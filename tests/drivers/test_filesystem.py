@@ -22,7 +22,7 @@ from blobfs.errors import (
     PathNotFound,
     StorageUnavailable,
 )
-from tests.services import cannot
+from tests.support.services import cannot
 
 Act = Callable[[StorageDriver, str], object]
 

@@ -22,7 +22,7 @@ from blobfs.errors import (
     StorageUnavailable,
     TooLarge,
 )
-from tests.services import cannot
+from tests.support.services import cannot
 
 Act = Callable[[StorageDriver], object]
 

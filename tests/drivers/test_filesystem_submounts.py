@@ -9,7 +9,7 @@ import pytest
 
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.eventloop import TakesLong, waiting
-from tests.fuse.remote import Remote
+from tests.support.stoppable_filesystem import Remote
 
 pytestmark = pytest.mark.fuse
 

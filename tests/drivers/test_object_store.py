@@ -19,7 +19,7 @@ from blobfs.errors import (
     Stale,
     Unsupported,
 )
-from tests.drivers.s3place import S3Place
+from tests.support.s3_prefixes import S3Place
 
 pytestmark = pytest.mark.s3
 

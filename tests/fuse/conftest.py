@@ -8,10 +8,10 @@ import pytest
 
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
-from tests.fuse.mounts import MountedRegistry, mounted
-from tests.fuse.remote import Remote
-from tests.services import DockerRegistry
-from tests.storage.layout import Layout
+from tests.support.layout import Layout
+from tests.support.mounts import MountedRegistry, mounted
+from tests.support.services import DockerRegistry
+from tests.support.stoppable_filesystem import Remote
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from tests import images
-from tests.fuse.mounts import MountedRegistry, eventually, mounted
-from tests.fuse.repositories import shell
-from tests.services import DockerRegistry, delete_manifest, inspect, push, run
+from tests.support import images
+from tests.support.mounts import MountedRegistry, eventually, mounted
+from tests.support.repositories import shell
+from tests.support.services import DockerRegistry, delete_manifest, inspect, push, run
 
 pytestmark = [pytest.mark.fuse, pytest.mark.registry, pytest.mark.backup]
 

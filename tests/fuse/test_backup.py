@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.mounts import MountedRegistry, mounted
-from tests.services import DockerRegistry, run
+from tests.support.mounts import MountedRegistry, mounted
+from tests.support.services import DockerRegistry, run
 
 pytestmark = [pytest.mark.fuse, pytest.mark.registry, pytest.mark.backup]
 

@@ -24,7 +24,7 @@ from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.registry import Registry
 from blobfs.vfs.tree import Tree
 from blobfs.vfs.verification import Verification, Verify
-from tests.storage.layout import Layout, image
+from tests.support.layout import Layout, image
 
 CTX = cast(pyfuse3.RequestContext, SimpleNamespace(uid=1000, gid=1000, pid=os.getpid(), umask=0))
 LAYER = b"a layer"

@@ -12,8 +12,8 @@ from blobfs.digest import Digest
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.reference import Tag
-from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
-from tests.storage.layout import APP, LATEST, Layout, image
+from tests.support.layout import APP, LATEST, Layout, image
+from tests.support.mounts import MountedRegistry, eventually, failing_with, mounted
 
 pytestmark = pytest.mark.fuse
 

@@ -13,10 +13,10 @@ from typing import Final
 import pytest
 
 from blobfs.digest import Digest
-from tests.fuse.mounts import MountedRegistry, mounted
-from tests.fuse.repositories import layer
-from tests.redisserver import RedisServer, Trouble, locked, paused, stopped
-from tests.storage.layout import APP, Layout
+from tests.support.layout import APP, Layout
+from tests.support.mounts import MountedRegistry, mounted
+from tests.support.redis_server import RedisServer, Trouble, locked, paused, stopped
+from tests.support.repositories import layer
 
 pytestmark = [pytest.mark.fuse, pytest.mark.redis]
 

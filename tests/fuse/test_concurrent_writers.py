@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import images
-from tests.fuse import uploadstream
-from tests.fuse.mounts import MountedRegistry, mounted
-from tests.fuse.promises import Promises, check_promises, check_storage, check_uploads
-from tests.fuse.uploadstream import MIB
-from tests.fuse.writers import state
-from tests.services import DockerRegistry, cannot, push
+from tests.support import images, upload_stream
+from tests.support.mounts import MountedRegistry, mounted
+from tests.support.services import DockerRegistry, cannot, push
+from tests.support.upload_promises import Promises, check_promises, check_storage, check_uploads
+from tests.support.upload_stream import MIB
+from tests.support.writers import state
 
 pytestmark = pytest.mark.fuse
 
@@ -42,7 +41,7 @@ class Writer(threading.Thread):
         self.promises = Promises()
         repositories = [f"writer{number}/app", f"writer{number}/web"]
         self._program = subprocess.Popen(
-            [sys.executable, uploadstream.__file__, mount, str(number), *repositories],
+            [sys.executable, upload_stream.__file__, mount, str(number), *repositories],
             stdout=subprocess.PIPE,
         )
         self.start()

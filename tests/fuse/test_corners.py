@@ -11,10 +11,10 @@ import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
-from tests.fuse.repositories import layers, put_layer, shell, upload
-from tests.fuse.writers import state
-from tests.storage.layout import APP, Layout
+from tests.support.layout import APP, Layout
+from tests.support.mounts import MountedRegistry, eventually, failing_with, mounted
+from tests.support.repositories import layers, put_layer, shell, upload
+from tests.support.writers import state
 
 pytestmark = pytest.mark.fuse
 

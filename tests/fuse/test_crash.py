@@ -12,11 +12,11 @@ from typing import Final
 
 import pytest
 
-from tests.fuse import uploadstream
-from tests.fuse.crashing import Daemon, Disk
-from tests.fuse.promises import Promises, check_promises, check_storage, check_uploads
-from tests.fuse.uploadstream import MIB, content_of
-from tests.fuse.writers import blob_in, digest_of, state
+from tests.support import upload_stream
+from tests.support.crashing_disk import Daemon, Disk
+from tests.support.upload_promises import Promises, check_promises, check_storage, check_uploads
+from tests.support.upload_stream import MIB, content_of
+from tests.support.writers import blob_in, digest_of, state
 
 pytestmark = pytest.mark.fuse
 
@@ -29,7 +29,7 @@ def _crash_during_uploads(disk: Disk, tmp_path: Path, promises: Promises, seed: 
     """Have a program upload, and everything end at some point of it."""
     chance = random.Random(seed)
     with Daemon.serving(disk.path, tmp_path) as daemon:
-        command = [sys.executable, uploadstream.__file__, str(daemon.path), str(seed)]
+        command = [sys.executable, upload_stream.__file__, str(daemon.path), str(seed)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
             assert program.stdout is not None
             for _ in range(chance.randrange(1, 60)):

@@ -11,8 +11,8 @@ import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from tests.fuse.mounts import MountedRegistry, failing_with, mounted
-from tests.storage.layout import APP, Layout
+from tests.support.layout import APP, Layout
+from tests.support.mounts import MountedRegistry, failing_with, mounted
 
 pytestmark = pytest.mark.fuse
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from blobfs.digest import Digest
-from tests.fuse.mounts import MountedRegistry, failing_with, mounted
-from tests.fuse.repositories import layers, shell, upload
-from tests.fuse.writers import state
-from tests.services import cannot, run
+from tests.support.mounts import MountedRegistry, failing_with, mounted
+from tests.support.repositories import layers, shell, upload
+from tests.support.services import cannot, run
+from tests.support.writers import state
 
 pytestmark = pytest.mark.fuse
 

@@ -11,9 +11,9 @@ import pytest
 
 from blobfs.errors import TooManyOpen
 from blobfs.fuse.handles import Claim, HandleBudget, HandleTable
-from tests.fuse.mounts import MountedRegistry, failing_with, mounted
-from tests.services import cannot
-from tests.storage.layout import Layout
+from tests.support.layout import Layout
+from tests.support.mounts import MountedRegistry, failing_with, mounted
+from tests.support.services import cannot
 
 ALICE, BOB = 1000, 1001
 

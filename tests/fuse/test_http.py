@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from blobfs.mountinfo import mount_at
-from tests.fuse.mounts import MountedRegistry, eventually, mounted, run
-from tests.fuse.remote import Remote
-from tests.http.client import get
-from tests.services import free_port
+from tests.support.http_client import get
+from tests.support.mounts import MountedRegistry, eventually, mounted, run
+from tests.support.services import free_port
+from tests.support.stoppable_filesystem import Remote
 
 pytestmark = pytest.mark.fuse
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.mounts import MountedRegistry, eventually, mounted, run
-from tests.fuse.writers import (
+from tests.support.mounts import MountedRegistry, eventually, mounted, run
+from tests.support.writers import (
     KILLED,
     blob_in,
     bytes_read_by,

@@ -18,9 +18,9 @@ from blobfs.errors import MountRefused
 from blobfs.fuse.device import obstacle
 from blobfs.host.preflight import check_mountpoint, unwritable
 from blobfs.mountinfo import mount_at
-from tests.fuse.mounts import BLOBFS, MountedRegistry, eventually, failing_with, mounted, run
-from tests.services import free_port
-from tests.storage.layout import APP, Layout
+from tests.support.layout import APP, Layout
+from tests.support.mounts import BLOBFS, MountedRegistry, eventually, failing_with, mounted, run
+from tests.support.services import free_port
 
 pytestmark = pytest.mark.fuse
 

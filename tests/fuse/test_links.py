@@ -9,9 +9,17 @@ import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from tests.fuse.mounts import MountedRegistry, failing_with
-from tests.fuse.repositories import layer, layers, put_layer, put_manifest, revision, shell, upload
-from tests.storage.layout import image
+from tests.support.layout import image
+from tests.support.mounts import MountedRegistry, failing_with
+from tests.support.repositories import (
+    layer,
+    layers,
+    put_layer,
+    put_manifest,
+    revision,
+    shell,
+    upload,
+)
 
 pytestmark = pytest.mark.fuse
 

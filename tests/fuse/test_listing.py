@@ -9,9 +9,9 @@ import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from tests.fuse.mounts import MountedRegistry, eventually, mounted
-from tests.services import run
-from tests.storage.layout import APP, Layout
+from tests.support.layout import APP, Layout
+from tests.support.mounts import MountedRegistry, eventually, mounted
+from tests.support.services import run
 
 pytestmark = pytest.mark.fuse
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
-from tests.storage.layout import APP, Layout
+from tests.support.layout import APP, Layout
+from tests.support.mounts import MountedRegistry, eventually, failing_with, mounted
 
 pytestmark = pytest.mark.fuse
 

@@ -10,12 +10,12 @@ import pytest
 
 from blobfs.digest import Digest
 from blobfs.storage.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
-from tests import images as test_images
-from tests.fuse.mounts import MountedRegistry, failing_with, mounted
-from tests.fuse.repositories import layers, put_layer, put_manifest, revision, shell, upload
-from tests.fuse.writers import state
-from tests.services import DockerRegistry, run
-from tests.storage.layout import as_bytes, descriptor, image, index, manifest
+from tests.support import images as test_images
+from tests.support.layout import as_bytes, descriptor, image, index, manifest
+from tests.support.mounts import MountedRegistry, failing_with, mounted
+from tests.support.repositories import layers, put_layer, put_manifest, revision, shell, upload
+from tests.support.services import DockerRegistry, run
+from tests.support.writers import state
 
 pytestmark = pytest.mark.fuse
 

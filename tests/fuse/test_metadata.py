@@ -25,9 +25,9 @@ from blobfs.vfs.nodes import (
     Kind,
     Lifetime,
 )
-from tests.fuse.mounts import MountedRegistry, failing_with, mounted
-from tests.services import DockerRegistry
-from tests.storage.layout import APP, LATEST, Layout, manifest
+from tests.support.layout import APP, LATEST, Layout, manifest
+from tests.support.mounts import MountedRegistry, failing_with, mounted
+from tests.support.services import DockerRegistry
 
 mount_test = pytest.mark.fuse
 

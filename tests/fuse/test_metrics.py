@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.metrics_core import Metric
 
 from blobfs.digest import Digest
-from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
-from tests.storage.layout import APP, image
+from tests.support.layout import APP, image
+from tests.support.mounts import MountedRegistry, eventually, failing_with, mounted
 from tests.test_metrics import documented, exported
 
 pytestmark = pytest.mark.fuse

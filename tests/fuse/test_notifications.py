@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from blobfs.digest import Digest
-from tests.fuse.mounts import BLOBFS, MountedRegistry, eventually, mounted
-from tests.fuse.repositories import layer, put_layer, put_manifest, revision
-from tests.notifications.receiver import Receiver
-from tests.services import free_port
-from tests.storage.layout import image
+from tests.support.layout import image
+from tests.support.mounts import BLOBFS, MountedRegistry, eventually, mounted
+from tests.support.notification_endpoint import Receiver
+from tests.support.repositories import layer, put_layer, put_manifest, revision
+from tests.support.services import free_port
 
 pytestmark = pytest.mark.fuse
 

@@ -18,8 +18,8 @@ import pytest
 
 from blobfs.fuse.open_file_scanner import Opener, OpenFileScanner, process_of
 from blobfs.vfs.upload_handle import OpenersReport
-from tests.fuse.mounts import MountedRegistry, eventually, failing_with
-from tests.services import cannot
+from tests.support.mounts import MountedRegistry, eventually, failing_with
+from tests.support.services import cannot
 
 NOBODY = 65534
 

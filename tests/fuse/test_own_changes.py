@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from blobfs.digest import Digest
-from tests.fuse.mounts import eventually, mounted
-from tests.fuse.repositories import layer, put_layer, put_manifest, revision, upload
-from tests.storage.layout import image
+from tests.support.layout import image
+from tests.support.mounts import eventually, mounted
+from tests.support.repositories import layer, put_layer, put_manifest, revision, upload
 
 pytestmark = pytest.mark.fuse
 

@@ -16,10 +16,10 @@ from _pytest.mark import ParameterSet
 
 import blobfs
 from blobfs.digest import Digest
-from tests.fuse import programs
-from tests.fuse.mounts import eventually
-from tests.fuse.repositories import layers
-from tests.services import DockerRegistry, cannot, inspect
+from tests.support import programs
+from tests.support.mounts import eventually
+from tests.support.repositories import layers
+from tests.support.services import DockerRegistry, cannot, inspect
 
 pytestmark = pytest.mark.fuse
 

@@ -11,8 +11,8 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName
-from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
-from tests.storage.layout import APP, Layout, image
+from tests.support.layout import APP, Layout, image
+from tests.support.mounts import MountedRegistry, eventually, failing_with, mounted
 
 pytestmark = pytest.mark.fuse
 

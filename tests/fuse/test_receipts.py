@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from blobfs.digest import Digest
-from tests.fuse.mounts import BLOBFS, MountedRegistry, eventually, failing_with, mounted
-from tests.fuse.repositories import layer, layers, put_layer, shell, upload
-from tests.fuse.writers import state
-from tests.storage.layout import Layout
+from tests.support.layout import Layout
+from tests.support.mounts import BLOBFS, MountedRegistry, eventually, failing_with, mounted
+from tests.support.repositories import layer, layers, put_layer, shell, upload
+from tests.support.writers import state
 
 pytestmark = pytest.mark.fuse
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import images as test_images
-from tests.fuse.mounts import MountedRegistry, eventually, mounted
-from tests.services import DockerRegistry, inspect, push
+from tests.support import images as test_images
+from tests.support.mounts import MountedRegistry, eventually, mounted
+from tests.support.services import DockerRegistry, inspect, push
 
 pytestmark = [pytest.mark.fuse, pytest.mark.registry]
 

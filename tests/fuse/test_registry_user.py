@@ -12,9 +12,9 @@ import pytest
 
 from blobfs.digest import Digest
 from blobfs.storage.manifest import OCI_MANIFEST
-from tests import images
-from tests.fuse.mounts import MountedRegistry, mounted
-from tests.services import DockerRegistry, push
+from tests.support import images
+from tests.support.mounts import MountedRegistry, mounted
+from tests.support.services import DockerRegistry, push
 
 pytestmark = [pytest.mark.fuse, pytest.mark.registry]
 

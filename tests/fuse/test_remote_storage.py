@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from blobfs.digest import Digest
-from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
-from tests.fuse.remote import Remote
-from tests.storage.layout import APP
+from tests.support.layout import APP
+from tests.support.mounts import MountedRegistry, eventually, failing_with, mounted
+from tests.support.stoppable_filesystem import Remote
 
 pytestmark = pytest.mark.fuse
 

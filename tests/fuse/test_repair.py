@@ -10,9 +10,9 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import Tag
-from tests.fuse.mounts import MountedRegistry, failing_with, mounted
-from tests.fuse.repositories import layer, layers, put_layer, revision, shell
-from tests.storage.layout import APP, LATEST, Layout, image
+from tests.support.layout import APP, LATEST, Layout, image
+from tests.support.mounts import MountedRegistry, failing_with, mounted
+from tests.support.repositories import layer, layers, put_layer, revision, shell
 
 pytestmark = pytest.mark.fuse
 

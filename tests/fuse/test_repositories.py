@@ -12,8 +12,9 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName
-from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
-from tests.fuse.repositories import (
+from tests.support.layout import APP, LATEST, Layout, image
+from tests.support.mounts import MountedRegistry, eventually, failing_with, mounted
+from tests.support.repositories import (
     layer,
     layers,
     put_layer,
@@ -23,7 +24,6 @@ from tests.fuse.repositories import (
     stored_uploads,
     upload,
 )
-from tests.storage.layout import APP, LATEST, Layout, image
 
 pytestmark = pytest.mark.fuse
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.mounts import mounted
-from tests.services import free_port
-from tests.storage.layout import APP, Layout
+from tests.support.layout import APP, Layout
+from tests.support.mounts import mounted
+from tests.support.services import free_port
 
 pytestmark = pytest.mark.fuse
 

@@ -11,11 +11,11 @@ import pytest
 from redis import Redis
 
 from blobfs.reference import RepositoryName
-from tests.cachedregistry import SMALL, CachedRegistry, storage_actions
-from tests.fuse.mounts import eventually, mounted
-from tests.fuse.repositories import layer
-from tests.redisserver import RedisServer
-from tests.services import free_port
+from tests.support.cached_registry import SMALL, CachedRegistry, storage_actions
+from tests.support.mounts import eventually, mounted
+from tests.support.redis_server import RedisServer
+from tests.support.repositories import layer
+from tests.support.services import free_port
 
 pytestmark = [pytest.mark.fuse, pytest.mark.redis, pytest.mark.registry]
 

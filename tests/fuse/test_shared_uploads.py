@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from blobfs.digest import Digest
-from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
-from tests.fuse.repositories import layer, layers, stored_uploads, upload
-from tests.services import DockerRegistry
+from tests.support.mounts import MountedRegistry, eventually, failing_with, mounted
+from tests.support.repositories import layer, layers, stored_uploads, upload
+from tests.support.services import DockerRegistry
 
 pytestmark = [pytest.mark.fuse, pytest.mark.registry]
 

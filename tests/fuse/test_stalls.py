@@ -22,14 +22,14 @@ from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.reference import RepositoryName, Tag
-from tests.fuse.mounts import MountedRegistry, eventually, run
-from tests.fuse.remote import Stoppable
-from tests.fuse.s3.buckets import Bucket
-from tests.redisserver import RedisServer
-from tests.s3 import S3Server
-from tests.s3faults import Delay, Kind, Request, no_faults
-from tests.s3proxy import S3Proxy
-from tests.storage.layout import Layout
+from tests.support.buckets import Bucket
+from tests.support.layout import Layout
+from tests.support.mounts import MountedRegistry, eventually, run
+from tests.support.redis_server import RedisServer
+from tests.support.s3_faults import Delay, Kind, Request, no_faults
+from tests.support.s3_proxy import S3Proxy
+from tests.support.s3_servers import S3Server
+from tests.support.stoppable_filesystem import Stoppable
 
 pytestmark = [pytest.mark.fuse, pytest.mark.alone, pytest.mark.long]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.mounts import BLOBFS, eventually, run
+from tests.support.mounts import BLOBFS, eventually, run
 
 pytestmark = pytest.mark.fuse
 

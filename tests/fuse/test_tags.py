@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from blobfs.digest import Digest
-from tests.fuse.mounts import failing_with
-from tests.fuse.repositories import put_layer, put_manifest, revision, shell
-from tests.storage.layout import image
+from tests.support.layout import image
+from tests.support.mounts import failing_with
+from tests.support.repositories import put_layer, put_manifest, revision, shell
 
 pytestmark = pytest.mark.fuse
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from blobfs import paths
-from tests.fuse.mounts import MountedRegistry, mounted
-from tests.storage.layout import APP, LATEST, Layout
+from tests.support.layout import APP, LATEST, Layout
+from tests.support.mounts import MountedRegistry, mounted
 
 pytestmark = pytest.mark.fuse
 

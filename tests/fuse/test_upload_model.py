@@ -22,9 +22,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.fuse.crashing import Daemon
-from tests.fuse.uploadmodel import EMPTY, Opening, Upload, declared_by, sha256
-from tests.fuse.writers import digest_of_file, state
+from tests.support.crashing_disk import Daemon
+from tests.support.upload_model import EMPTY, Opening, Upload, declared_by, sha256
+from tests.support.writers import digest_of_file, state
 
 pytestmark = pytest.mark.fuse
 

@@ -14,10 +14,10 @@ import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from tests.fuse.mounts import BLOBFS, MountedRegistry, eventually, failing_with, mounted
-from tests.fuse.repositories import layer, layers, put_layer, shell, stored_uploads, upload
-from tests.fuse.writers import state
-from tests.storage.layout import APP, Layout
+from tests.support.layout import APP, Layout
+from tests.support.mounts import BLOBFS, MountedRegistry, eventually, failing_with, mounted
+from tests.support.repositories import layer, layers, put_layer, shell, stored_uploads, upload
+from tests.support.writers import state
 
 pytestmark = pytest.mark.fuse
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from blobfs import open_registry
-from tests.http.apiserver import serving, serving_docker_registry
-from tests.services import DockerRegistry, Manifest, inspect
+from tests.support.api_server import serving, serving_docker_registry
+from tests.support.services import DockerRegistry, Manifest, inspect
 
 
 @pytest.fixture(scope="session")

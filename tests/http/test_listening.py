@@ -7,7 +7,7 @@ import pytest
 
 from blobfs.errors import MountRefused
 from blobfs.http.server import open_listener
-from tests.services import cannot, free_port
+from tests.support.services import cannot, free_port
 
 
 @pytest.mark.parametrize("form", ["{}", ":{}", "127.0.0.1:{}"])

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from blobfs.http import server
 from blobfs.http.server import HttpServer, open_listener
-from tests.http.client import get, said_to
+from tests.support.http_client import get, said_to
 
 LARGE = b"x" * 2**26
 

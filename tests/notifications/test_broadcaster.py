@@ -15,10 +15,10 @@ from blobfs.notifications.broadcaster import Broadcaster, queue_path
 from blobfs.notifications.options import Endpoint, NotificationOptions
 from blobfs.reference import RepositoryName
 from blobfs.storage.events import Action, Event
-from tests.fuse.mounts import eventually
-from tests.notifications.acts import APP, digest, push, unwritable
-from tests.notifications.receiver import Receiver
-from tests.services import free_port
+from tests.support.mounts import eventually
+from tests.support.notification_endpoint import Receiver
+from tests.support.notification_events import APP, digest, push, unwritable
+from tests.support.services import free_port
 
 PULL = Event(Action.PULL, APP, push("a").target)
 MANY = [f"blob {number}" for number in range(100)]

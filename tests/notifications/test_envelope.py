@@ -10,7 +10,7 @@ import pytest
 from blobfs.digest import EMPTY, Descriptor
 from blobfs.notifications.envelope import EnvelopeWriter
 from blobfs.storage.events import Action, Event
-from tests.notifications.acts import APP, push
+from tests.support.notification_events import APP, push
 
 
 def written(event: Event, base_url: str | None = None) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from blobfs.notifications.broadcaster import Broadcaster
 from blobfs.reference import Tag
 from blobfs.storage.manifest import OCI_INDEX, OCI_MANIFEST
 from blobfs.storage.registry import open_registry
-from tests.fuse.mounts import eventually
-from tests.notifications.receiver import Post, Receiver
-from tests.services import free_port, serving
-from tests.storage.layout import image, index
+from tests.support.layout import image, index
+from tests.support.mounts import eventually
+from tests.support.notification_endpoint import Post, Receiver
+from tests.support.services import free_port, serving
 
 pytestmark = pytest.mark.registry
 

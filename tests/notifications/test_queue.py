@@ -13,8 +13,8 @@ import pytest
 from blobfs.errors import MountRefused, StorageUnavailable
 from blobfs.metrics import REGISTRY
 from blobfs.notifications.queue import MAX_BYTES, Addressed, EnvelopeQueue
-from tests.fuse.mounts import eventually
-from tests.notifications.acts import unwritable
+from tests.support.mounts import eventually
+from tests.support.notification_events import unwritable
 
 PUT_AND_DIE = """
 import os, signal, sys

@@ -10,7 +10,7 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
-from tests.storage.layout import Layout
+from tests.support.layout import Layout
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from blobfs.errors import DigestMismatch
 from blobfs.storage.aliases import Alias, Aliases
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.repository import Repository
-from tests.storage.layout import APP, Json, Layout, as_bytes, descriptor
-from tests.storage.watched import WatchedDriver
+from tests.support.layout import APP, Json, Layout, as_bytes, descriptor
+from tests.support.watched_driver import WatchedDriver
 
 CONTENT = b"what the name says"
 DIGEST, NAME = Digest.of(CONTENT), Digest.of(CONTENT, "sha512")

@@ -7,7 +7,7 @@ from blobfs.digest import ALGORITHMS, Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import BlobDamaged, BlobUnknown, DigestMismatch
 from blobfs.storage.blobstore import MAX_CONTENT, BlobStore
-from tests.storage.layout import Layout, all_blobs
+from tests.support.layout import Layout, all_blobs
 
 CONTENT = b"what the blob holds"
 ABSENT = Digest.of(b"never stored")

@@ -11,10 +11,10 @@ import pytest
 from blobfs import open_registry
 from blobfs.cache.factory import cache_for
 from blobfs.digest import Digest
-from tests import images
-from tests.cachedregistry import SMALL, CachedRegistry
-from tests.redisserver import RedisServer
-from tests.services import DockerRegistry, inspect, push
+from tests.support import images
+from tests.support.cached_registry import SMALL, CachedRegistry
+from tests.support.redis_server import RedisServer
+from tests.support.services import DockerRegistry, inspect, push
 
 pytestmark = pytest.mark.registry
 

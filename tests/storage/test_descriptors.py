@@ -21,9 +21,9 @@ from blobfs.storage.descriptors import BlobDescriptorService, CachedBlobStatter
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
-from tests.redisserver import RedisServer
-from tests.storage.asked import AskedDriver, nothing
-from tests.storage.layout import APP, Layout, image
+from tests.support.counting_driver import AskedDriver, nothing
+from tests.support.layout import APP, Layout, image
+from tests.support.redis_server import RedisServer
 
 CONTENT = b"a layer"
 DIGEST = Digest.of(CONTENT)

@@ -10,7 +10,7 @@ from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.events import Action, Event
 from blobfs.storage.manifest import OCI_MANIFEST
 from blobfs.storage.repository import Repository
-from tests.storage.layout import APP, Layout, image
+from tests.support.layout import APP, Layout, image
 
 OTHER = RepositoryName("other")
 V1 = Tag("v1")

@@ -12,8 +12,8 @@ from blobfs.eventloop import TakesLong, waiting
 from blobfs.reference import RepositoryName
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
-from tests.storage.asked import AskedDriver
-from tests.storage.layout import APP, Layout, image, index
+from tests.support.counting_driver import AskedDriver
+from tests.support.layout import APP, Layout, image, index
 
 GONE = Digest.of(b"gone")
 ALIAS = Digest.of(b"gone", "sha512")

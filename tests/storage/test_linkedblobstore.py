@@ -17,7 +17,7 @@ from blobfs.errors import (
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.linkfiles import read_link
-from tests.storage.layout import APP, Layout
+from tests.support.layout import APP, Layout
 
 CONTENT = b"what the blob holds"
 DIGEST = Digest.of(CONTENT)

@@ -15,7 +15,7 @@ from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import LinkInvalid, PathNotFound
 from blobfs.eventloop import TakesLong, waiting
 from blobfs.storage.linkfiles import read_link, write_link
-from tests.storage.watched import WatchedDriver
+from tests.support.watched_driver import WatchedDriver
 
 DIGEST = Digest.of(b"the target")
 LINK = "/link"

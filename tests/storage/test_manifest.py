@@ -19,7 +19,7 @@ from blobfs.storage.manifest import (
     SIGNED_SCHEMA_1,
     Manifest,
 )
-from tests.storage.layout import Json, as_bytes, descriptor, manifest
+from tests.support.layout import Json, as_bytes, descriptor, manifest
 
 CONFIG, LAYER, OTHER = (Digest.of(content) for content in (b"config", b"layer", b"other layer"))
 IMAGES = sorted(MEDIA_TYPES - INDEXES)

@@ -20,9 +20,9 @@ from blobfs.reference import RepositoryName
 from blobfs.storage.manifest import MEDIA_TYPES, SCHEMA_1, SIGNED_SCHEMA_1
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
-from tests.services import DockerRegistry, run
-from tests.storage.layout import image
-from tests.storage.oddmanifests import Odd, Stock, odd_manifests
+from tests.support.layout import image
+from tests.support.odd_manifests import Odd, Stock, odd_manifests
+from tests.support.services import DockerRegistry, run
 
 pytestmark = pytest.mark.registry
 

@@ -23,8 +23,8 @@ from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import MAX_CONTENT, BlobStore
 from blobfs.storage.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from blobfs.storage.repository import Repository
-from tests.storage.layout import APP, Json, Layout, as_bytes, descriptor, image, index, manifest
-from tests.storage.watched import WatchedDriver
+from tests.support.layout import APP, Json, Layout, as_bytes, descriptor, image, index, manifest
+from tests.support.watched_driver import WatchedDriver
 
 CONFIG, LAYER = Digest.of(b"config"), Digest.of(b"layer")
 OTHER_CONFIG, OTHER_LAYER = Digest.of(b"other config"), Digest.of(b"other layer")

@@ -17,8 +17,8 @@ from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.manifestmemory import ManifestMemory, References
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
-from tests.storage.layout import APP, Layout, image
-from tests.storage.watched import WatchedDriver
+from tests.support.layout import APP, Layout, image
+from tests.support.watched_driver import WatchedDriver
 
 CONFIG = Digest.of(b"config")
 OTHER = RepositoryName("other")

@@ -21,9 +21,9 @@ from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.linkfiles import read_link
-from tests.storage.layout import APP, Layout
-from tests.storage.troubled import TroubledDriver
-from tests.storage.uploading import broken_links, files_below
+from tests.support.failing_driver import TroubledDriver
+from tests.support.layout import APP, Layout
+from tests.support.uploads import broken_links, files_below
 
 CONTENT = b"what the blob holds"
 DIGEST = Digest.of(CONTENT)

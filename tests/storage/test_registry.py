@@ -12,8 +12,8 @@ from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import MountRefused, NameInvalid, PathNotFound
 from blobfs.reference import RepositoryName
 from blobfs.storage.registry import Registry, open_registry
-from tests.storage.layout import APP, Layout
-from tests.storage.watched import WatchedDriver
+from tests.support.layout import APP, Layout
+from tests.support.watched_driver import WatchedDriver
 
 LONGEST = RepositoryName("/".join(["x" * 127] * 2))
 

@@ -13,10 +13,10 @@ from blobfs.storage.registry import Registry, open_registry
 from blobfs.storage.repository import Repository
 from blobfs.storage.uploads.inventory import lost, of_repository
 from blobfs.vfs.uploads import Uploads, upload_states
-from tests.s3 import S3Server
-from tests.s3faults import Kind
-from tests.s3proxy import S3Proxy
-from tests.storage.layout import APP, image
+from tests.support.layout import APP, image
+from tests.support.s3_faults import Kind
+from tests.support.s3_proxy import S3Proxy
+from tests.support.s3_servers import S3Server
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

@@ -12,9 +12,9 @@ from blobfs.errors import BlobfsError, LinkInvalid, StorageUnavailable, TagUnkno
 from blobfs.reference import Tag
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.tagstore import TagStore
-from tests.storage.layout import APP, LATEST, Layout
-from tests.storage.troubled import Crash, TroubledDriver
-from tests.storage.uploading import files_below
+from tests.support.failing_driver import Crash, TroubledDriver
+from tests.support.layout import APP, LATEST, Layout
+from tests.support.uploads import files_below
 
 OLD, NEW, OTHER = Digest.of(b"old"), Digest.of(b"new"), Digest.of(b"other")
 STABLE = Tag("stable")

@@ -11,7 +11,7 @@ from blobfs.errors import LinkInvalid, TagUnknown
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.tagstore import TagStore
-from tests.storage.layout import APP, LATEST, Layout
+from tests.support.layout import APP, LATEST, Layout
 
 OLD, NEW = Digest.of(b"old"), Digest.of(b"new")
 CURRENT = paths.tag_current_link(APP, LATEST)

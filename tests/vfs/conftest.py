@@ -8,8 +8,8 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.vfs.nodes import Directory
-from tests.storage.layout import Layout
-from tests.vfs.walking import tree_of
+from tests.support.layout import Layout
+from tests.support.walking import tree_of
 
 
 @pytest.fixture(autouse=True)

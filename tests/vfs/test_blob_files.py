@@ -19,8 +19,8 @@ from blobfs.storage.manifest import OCI_MANIFEST
 from blobfs.vfs.blobs import BlobFile
 from blobfs.vfs.nodes import Attr, Directory, Kind, Lifetime
 from blobfs.vfs.verification import Verify
-from tests.storage.layout import APP, Layout, image
-from tests.vfs.walking import blob_file, content, tree_of
+from tests.support.layout import APP, Layout, image
+from tests.support.walking import blob_file, content, tree_of
 
 CONTENT = b"what the blob holds"
 DIGEST = Digest.of(CONTENT)

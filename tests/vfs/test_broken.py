@@ -21,9 +21,9 @@ from blobfs.errors import (
 )
 from blobfs.reference import Tag
 from blobfs.vfs.nodes import BrokenNode, Directory, Kind, Lifetime, MutableDirectory
-from tests.storage.layout import APP, LATEST, Layout, image
-from tests.storage.watched import WatchedDriver
-from tests.vfs.walking import children, directory, find, symlink, tree_of, walk
+from tests.support.layout import APP, LATEST, Layout, image
+from tests.support.walking import children, directory, find, symlink, tree_of, walk
+from tests.support.watched_driver import WatchedDriver
 
 LAYERS, REVISIONS, INDEX = paths.layers(APP), paths.revisions(APP), paths.tag_index(APP, LATEST)
 CURRENT = paths.tag_current_link(APP, LATEST)

@@ -20,8 +20,8 @@ from blobfs.storage.manifest import MEDIA_TYPES
 from blobfs.storage.registry import Registry
 from blobfs.vfs.nodes import BrokenNode, Directory, File, Node, Symlink
 from blobfs.vfs.verification import Verify
-from tests.storage.layout import manifest
-from tests.vfs.walking import content, tree_of, walk
+from tests.support.layout import manifest
+from tests.support.walking import content, tree_of, walk
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from blobfs.errors import Busy, Exists, Interrupted, NotEmpty, TooLarge
 from blobfs.storage.registry import Registry
 from blobfs.vfs.upload_handle import OpenersReport, OpenUpload
 from blobfs.vfs.uploads import Uploads
-from tests.storage.layout import APP
-from tests.storage.uploading import SMALL, UPLOADS, files_below
+from tests.support.layout import APP
+from tests.support.uploads import SMALL, UPLOADS, files_below
 
 HOURS = 2**42  # bytes: what takes most of an hour to be hashed
 

@@ -8,8 +8,8 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.errors import NotFound
 from blobfs.reference import RepositoryName, Tag
 from blobfs.vfs.nodes import Directory, Kind
-from tests.storage.layout import APP, LATEST, Layout, image
-from tests.vfs.walking import follow, names, symlink
+from tests.support.layout import APP, LATEST, Layout, image
+from tests.support.walking import follow, names, symlink
 
 OLD, NEW = image(Digest.of(b"old")), image(Digest.of(b"new"))
 TAG = "/team/app/_manifests/tags/latest"

@@ -13,8 +13,8 @@ from blobfs.errors import ContentMismatch
 from blobfs.storage.registry import Registry
 from blobfs.vfs.upload_handle import OpenersReport, OpenUpload
 from blobfs.vfs.uploads import Uploads, UploadSet
-from tests.storage.layout import APP
-from tests.storage.uploading import LARGE, blob_content, states
+from tests.support.layout import APP
+from tests.support.uploads import LARGE, blob_content, states
 
 DIGEST = Digest.of(LARGE)
 

@@ -13,9 +13,9 @@ from blobfs.vfs.control import Report
 from blobfs.vfs.nodes import Directory, File, Kind, Lifetime
 from blobfs.vfs.tree import Tree
 from blobfs.vfs.verification import Verification, Verify
-from tests.storage.layout import APP, LATEST, Layout
-from tests.vfs.stocked import IMAGE, LAYER, stock
-from tests.vfs.walking import content, directory, find, names, tree_of, walk
+from tests.support.layout import APP, LATEST, Layout
+from tests.support.stocked_repository import IMAGE, LAYER, stock
+from tests.support.walking import content, directory, find, names, tree_of, walk
 
 
 def test_empty_storage_is_an_empty_tree(root: Directory) -> None:

@@ -12,7 +12,7 @@ from blobfs.drivers.base import BytesReader, FileReader
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import BlobDamaged, DigestMismatch
 from blobfs.vfs.verification import Verification, Verify
-from tests.vfs.walking import content
+from tests.support.walking import content
 
 GOOD = bytes(range(100))
 WRONG = bytes(99) + b"!"

@@ -8,7 +8,7 @@ from blobfs.errors import ManifestRejected, UploadUnknown
 from blobfs.storage.registry import Registry
 from blobfs.vfs.upload_handle import OpenersReport, OpenUpload
 from blobfs.vfs.uploads import Uploads, UploadSet
-from tests.storage.layout import index
+from tests.support.layout import index
 
 MIB = 2**20
 ALONE = OpenersReport(opener_killed=False, held_elsewhere=False)

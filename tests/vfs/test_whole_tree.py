@@ -17,9 +17,9 @@ from blobfs.vfs.control import Report
 from blobfs.vfs.nodes import Directory, Kind, Lifetime
 from blobfs.vfs.tree import Tree
 from blobfs.vfs.verification import Verification, Verify
-from tests.storage.layout import APP, LATEST, Layout
-from tests.vfs.stocked import IMAGE, LAYER, stock
-from tests.vfs.walking import children, directory, find, tree_of, walk
+from tests.support.layout import APP, LATEST, Layout
+from tests.support.stocked_repository import IMAGE, LAYER, stock
+from tests.support.walking import children, directory, find, tree_of, walk
 
 
 @pytest.fixture

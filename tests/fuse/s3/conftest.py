@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.mounts import MountedRegistry, mounted
-from tests.fuse.s3.buckets import Bucket
-from tests.s3 import S3Server
+from tests.support.buckets import Bucket
+from tests.support.mounts import MountedRegistry, mounted
+from tests.support.s3_servers import S3Server
 
 QUICK = ("--create", "--tag-timeout", "0.5", "--negative-timeout", "0.5")
 

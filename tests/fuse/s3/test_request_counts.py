@@ -13,10 +13,10 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName
-from tests.fuse.mounts import MountedRegistry, mounted
-from tests.fuse.s3.buckets import PREFIX, Bucket
-from tests.s3faults import Kind
-from tests.s3proxy import S3Proxy
+from tests.support.buckets import PREFIX, Bucket
+from tests.support.mounts import MountedRegistry, mounted
+from tests.support.s3_faults import Kind
+from tests.support.s3_proxy import S3Proxy
 
 pytestmark = [pytest.mark.s3, pytest.mark.fuse]
 

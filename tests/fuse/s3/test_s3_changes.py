@@ -14,16 +14,16 @@ from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.manifest import OCI_MANIFEST
-from tests import images
-from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
-from tests.fuse.repositories import layer, layers, put_layer, put_manifest, revision, shell
-from tests.fuse.s3.buckets import CHUNK, PREFIX, Bucket
 from tests.fuse.s3.conftest import QUICK
-from tests.s3 import S3Registry, S3Server, serving_registry
-from tests.s3faults import Kind
-from tests.s3proxy import S3Proxy
-from tests.services import delete_blob, delete_manifest, inspect, push
-from tests.storage.layout import image
+from tests.support import images
+from tests.support.buckets import CHUNK, PREFIX, Bucket
+from tests.support.layout import image
+from tests.support.mounts import MountedRegistry, eventually, failing_with, mounted
+from tests.support.repositories import layer, layers, put_layer, put_manifest, revision, shell
+from tests.support.s3_faults import Kind
+from tests.support.s3_proxy import S3Proxy
+from tests.support.s3_servers import S3Registry, S3Server, serving_registry
+from tests.support.services import delete_blob, delete_manifest, inspect, push
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3, pytest.mark.registry]
 

@@ -8,11 +8,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests import images
-from tests.fuse.mounts import mounted, run
-from tests.fuse.s3.buckets import PREFIX, Bucket
-from tests.s3 import serving_registry
-from tests.services import push
+from tests.support import images
+from tests.support.buckets import PREFIX, Bucket
+from tests.support.mounts import mounted, run
+from tests.support.s3_servers import serving_registry
+from tests.support.services import push
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3, pytest.mark.registry]
 

@@ -11,11 +11,11 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName
-from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
-from tests.fuse.repositories import layer, put_layer
-from tests.fuse.s3.buckets import Bucket
 from tests.fuse.s3.conftest import QUICK
-from tests.storage.layout import image
+from tests.support.buckets import Bucket
+from tests.support.layout import image
+from tests.support.mounts import MountedRegistry, eventually, failing_with, mounted
+from tests.support.repositories import layer, put_layer
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3]
 

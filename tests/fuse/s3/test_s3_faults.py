@@ -14,13 +14,11 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName
-from tests.fuse.mounts import MountedRegistry, eventually, failing_with, mounted
-from tests.fuse.repositories import layer, layers, put_layer, shell, upload
-from tests.fuse.s3.buckets import CHUNK, Bucket
 from tests.fuse.s3.conftest import QUICK
-from tests.fuse.writers import state
-from tests.s3 import S3Server
-from tests.s3faults import (
+from tests.support.buckets import CHUNK, Bucket
+from tests.support.mounts import MountedRegistry, eventually, failing_with, mounted
+from tests.support.repositories import layer, layers, put_layer, shell, upload
+from tests.support.s3_faults import (
     EXPIRED_TOKEN,
     SLOW_DOWN,
     Damage,
@@ -34,7 +32,9 @@ from tests.s3faults import (
     no_faults,
     nth,
 )
-from tests.s3proxy import S3Proxy
+from tests.support.s3_proxy import S3Proxy
+from tests.support.s3_servers import S3Server
+from tests.support.writers import state
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from blobfs.digest import Digest
-from tests import images
-from tests.fuse.mounts import BLOBFS, MountedRegistry, mounted, run
-from tests.fuse.repositories import shell
-from tests.fuse.s3.buckets import PREFIX, Bucket
-from tests.s3 import S3Registry, S3Server, serving_registry
-from tests.services import inspect
-from tests.services import run as run_program
+from tests.support import images
+from tests.support.buckets import PREFIX, Bucket
+from tests.support.mounts import BLOBFS, MountedRegistry, mounted, run
+from tests.support.repositories import shell
+from tests.support.s3_servers import S3Registry, S3Server, serving_registry
+from tests.support.services import inspect
+from tests.support.services import run as run_program
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3, pytest.mark.registry]
 

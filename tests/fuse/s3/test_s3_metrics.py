@@ -7,10 +7,10 @@ import pytest
 from prometheus_client.metrics_core import Metric
 
 from blobfs.digest import Digest
-from tests.fuse.mounts import MountedRegistry, eventually, mounted
-from tests.fuse.s3.buckets import Bucket
 from tests.fuse.s3.conftest import QUICK
-from tests.s3 import S3Server
+from tests.support.buckets import Bucket
+from tests.support.mounts import MountedRegistry, eventually, mounted
+from tests.support.s3_servers import S3Server
 from tests.test_metrics import exported
 
 pytestmark = [pytest.mark.s3, pytest.mark.fuse]

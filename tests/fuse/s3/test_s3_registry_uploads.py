@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from blobfs.digest import Digest
-from tests.fuse.mounts import eventually, failing_with
-from tests.fuse.repositories import layer, layers, upload
-from tests.fuse.s3.buckets import CHUNK, PREFIX, Bucket
 from tests.fuse.test_shared_uploads import Client
-from tests.fuse.writers import state
-from tests.s3 import S3Registry, S3Server, serving_registry
+from tests.support.buckets import CHUNK, PREFIX, Bucket
+from tests.support.mounts import eventually, failing_with
+from tests.support.repositories import layer, layers, upload
+from tests.support.s3_servers import S3Registry, S3Server, serving_registry
+from tests.support.writers import state
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3, pytest.mark.registry]
 

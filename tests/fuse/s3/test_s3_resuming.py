@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from blobfs.digest import Digest
-from tests.fuse.crashing import Daemon
-from tests.fuse.mounts import eventually, failing_with
-from tests.fuse.repositories import layers, shell, upload
-from tests.fuse.s3.buckets import CHUNK, Bucket
-from tests.fuse.writers import KILLED, fed, state
-from tests.s3faults import EXPIRED_TOKEN, Fault, Kind, Request
-from tests.s3proxy import S3Proxy
+from tests.support.buckets import CHUNK, Bucket
+from tests.support.crashing_disk import Daemon
+from tests.support.mounts import eventually, failing_with
+from tests.support.repositories import layers, shell, upload
+from tests.support.s3_faults import EXPIRED_TOKEN, Fault, Kind, Request
+from tests.support.s3_proxy import S3Proxy
+from tests.support.writers import KILLED, fed, state
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3]
 

@@ -12,9 +12,9 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName
-from tests.drivers.s3place import keys_of
-from tests.fuse.mounts import failing_with, run
-from tests.fuse.s3.buckets import Bucket
+from tests.support.buckets import Bucket
+from tests.support.mounts import failing_with, run
+from tests.support.s3_prefixes import keys_of
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3]
 

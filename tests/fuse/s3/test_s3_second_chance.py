@@ -9,10 +9,10 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName
-from tests.fuse.mounts import failing_with, mounted
-from tests.fuse.s3.buckets import PREFIX, Bucket
-from tests.s3faults import Damage, Kind, nth
-from tests.s3proxy import S3Proxy
+from tests.support.buckets import PREFIX, Bucket
+from tests.support.mounts import failing_with, mounted
+from tests.support.s3_faults import Damage, Kind, nth
+from tests.support.s3_proxy import S3Proxy
 
 pytestmark = [pytest.mark.s3, pytest.mark.fuse]
 

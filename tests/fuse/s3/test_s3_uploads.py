@@ -9,10 +9,10 @@ import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from tests.fuse.mounts import failing_with
-from tests.fuse.repositories import layers, shell, upload
-from tests.fuse.s3.buckets import CHUNK, Bucket
-from tests.fuse.writers import state
+from tests.support.buckets import CHUNK, Bucket
+from tests.support.mounts import failing_with
+from tests.support.repositories import layers, shell, upload
+from tests.support.writers import state
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3]
 

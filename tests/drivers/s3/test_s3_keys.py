@@ -1,0 +1,111 @@
+"""Keys that no path can have, and more keys than an answer holds."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from blobfs.drivers.base import DirEntry
+from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.s3.driver import S3Driver
+from blobfs.drivers.s3.options import S3Options
+from tests.support.s3_prefixes import S3Place
+
+pytestmark = pytest.mark.s3
+
+PRINTABLE = [
+    " ", "a b", "a+b", "a%2fb", "a%00", "é", "añ字𝄞", "a:b", "a\\b", "<&>\"'", ".", "..", "/",
+    "//x", "a b/c", "é/c", "placeholder/", "tail.0123456789abcdef.tmp",
+]  # fmt: skip
+ODD = [*PRINTABLE, "\u2028", "\x7f", "\x01", "a\tb", "\ufffe", "\x01/c"]
+"""Below ``d/``. No server takes them all; these two do."""
+
+
+def _put(place: S3Place, key: str) -> None:
+    place.client.put_object(Bucket=place.bucket, Key=key, Body=b"hidden")
+
+
+def _begin(place: S3Place, key: str) -> None:
+    try:
+        place.client.create_multipart_upload(Bucket=place.bucket, Key=key)
+    except place.client.exceptions.ClientError:  # it is done, but the answer is no XML
+        assert not key.isprintable()
+
+
+@pytest.fixture
+def odd(place: S3Place, options: S3Options, store: S3Driver) -> Iterator[CheckedDriver]:
+    store.put_content("/d/shown", b"shown")
+    store.put_content("/d/e/shown", b"shown")
+    for name in ODD:
+        _put(place, options.key(f"/d/{name}"))
+    yield CheckedDriver(store)
+    store.delete("/d")
+    assert place.keys(options) == []
+
+
+def test_odd_keys_are_not_listed(odd: CheckedDriver) -> None:
+    entries = set(odd.listdir("/d"))
+    assert {DirEntry("shown", False), DirEntry("e", True)} <= entries
+    assert {entry.name for entry in entries} <= {"shown", "e", "placeholder"}
+    assert {info.path for info in odd.walk("/") if not info.is_dir} == {"/d/shown", "/d/e/shown"}
+
+
+def test_odd_keys_do_not_break_a_listing(odd: CheckedDriver, store: S3Driver) -> None:
+    assert set(odd.listdir("/d")) <= set(store.listdir("/d"))
+    assert {info.path for info in odd.walk("/d")} <= {info.path for info in store.walk("/d")}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7])
+def test_odd_keys_do_not_break_a_page(
+    place: S3Place, options: S3Options, store: S3Driver, limit: int
+) -> None:
+    """Without control characters: Ceph's word for where a page ends is no XML with them."""
+    store.put_content("/d/shown", b"shown")
+    for name in PRINTABLE:
+        _put(place, options.key(f"/d/{name}"))
+    found = [file.path for page in store.pages("/d", limit=limit) for file in page.files]
+    assert len(found) == len(set(found))
+    assert {"/d/shown", "/d/a b", "/d/a%2fb", "/d/añ字𝄞", "/d///x"} <= set(found)
+
+
+def test_what_was_begun_at_odd_keys_does_not_break_its_listing(
+    ceph_place: S3Place,
+) -> None:
+    """Not on moto, whose answer is no XML then, whatever the encoding."""
+    names = {"\x01", "a b", "a+b", "a%2fb", "é"}
+    options = ceph_place.options()
+    store = ceph_place.driver(options)
+    for name in names:
+        _begin(ceph_place, options.key(f"/d/{name}"))
+    store.create("/d/a").close()
+    found = {unfinished.path for unfinished in store.unfinished("/d/")}
+    assert found == {f"/d/{name}" for name in {*names, "a"}}
+    store.delete("/d")
+    ceph_place.take_down(store, options)
+
+
+def test_placeholder_of_a_directory_is_no_file(
+    place: S3Place, options: S3Options, store: S3Driver
+) -> None:
+    _put(place, options.key("/d/"))
+    store.put_content("/d/a", b"")
+    assert list(store.listdir("/d")) == [DirEntry("a", False)]
+    assert [info.path for info in store.walk("/")] == ["/d", "/d/a"]
+    assert store.stat("/d").is_dir
+
+
+def test_listings_go_on_where_an_answer_ends(ceph_place: S3Place) -> None:
+    """Not on moto, which takes 10 s to make as many files."""
+    options = ceph_place.options()
+    store = ceph_place.driver(options)
+    paths = [f"/d/e/{number}" for number in range(1001)] + [f"/d/f/{n}" for n in range(999)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda path: store.put_content(path, b""), paths))
+    assert len({entry.name for entry in store.listdir("/d/e")}) == 1001
+    walked = [info.path for info in store.walk("/d")]
+    assert (len(walked), set(walked)) == (2002, {"/d/e", "/d/f", *paths})
+    assert [len(page.files) for page in store.pages("/")] == [1000, 1000]
+    assert [page.is_last for page in store.pages("/d/e")] == [False, True]
+    store.delete("/d/e")
+    assert len(ceph_place.keys(options)) == 999
+    ceph_place.take_down(store, options)

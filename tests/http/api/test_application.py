@@ -1,0 +1,139 @@
+"""The pages: what they hold, in which form."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import trio
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as plain
+
+from blobfs.errors import StorageUnavailable
+from blobfs.http.app import application
+from blobfs.http.health import Check, Health
+from blobfs.http.server import HttpServer, open_listener
+from tests.support.http_client import Answer, get
+
+READING: dict[str, object] = {
+    "operation": "read",
+    "path": "/team/app/_layers/sha256/x",
+    "seconds": 12.5,
+}
+
+
+class _Requests:
+    def __len__(self) -> int:
+        return 1000
+
+    def in_flight(self) -> list[dict[str, object]]:
+        return [READING]
+
+
+class Site:
+    """The pages of a mount in which something is being read, and whose storage may fail."""
+
+    def __init__(self) -> None:
+        self.storage_fails = False
+        self.listener = open_listener("0")
+        metrics = CollectorRegistry()
+        Gauge("blobfs_things", "Things.", registry=metrics).set(3)
+        health = Health({"storagedriver_s3": Check(self._ask, kept_s=0)})
+        self.pages = application(metrics, health, _Requests())
+
+    def _ask(self) -> None:
+        if self.storage_fails:
+            raise StorageUnavailable("S3 is down")
+
+    async def get(self, path: str, accept: str = "*/*") -> Answer:
+        port = self.listener.getsockname()[1]
+        return await trio.to_thread.run_sync(lambda: get(port, path, accept=accept))
+
+
+@pytest.fixture
+async def site(nursery: trio.Nursery) -> Site:
+    site = Site()
+    nursery.start_soon(HttpServer(site.pages, site.listener).run)
+    return site
+
+
+async def test_metrics_are_in_prometheus_form(site: Site) -> None:
+    """[S17.1]"""
+    answer = await site.get("/metrics")
+    assert answer.media_type.startswith("text/plain; version=0.0.4")
+    [family] = plain(answer.text)
+    assert family.samples[0].value == 3
+
+
+async def test_metrics_are_openmetrics_for_who_asks_for_that(site: Site) -> None:
+    """[S17.1]"""
+    answer = await site.get("/metrics", "application/openmetrics-text;version=1.0.0")
+    assert answer.media_type.startswith("application/openmetrics-text; version=1.0.0")
+    [family] = openmetrics(answer.text)  # type: ignore[no-untyped-call]
+    assert family.name == "blobfs_things"
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("version", ["x.y", "1.", "1" * 5000])
+async def test_metrics_are_plain_for_who_asks_for_no_version(
+    site: Site, accept: str, version: str
+) -> None:
+    answer = await site.get("/metrics", f"{accept};version={version}")
+    assert (answer.status, answer.media_type[:25]) == (200, "text/plain; version=0.0.4")
+
+
+async def test_alive_while_the_storage_fails(site: Site) -> None:
+    """[S17.7]"""
+    site.storage_fails = True
+    assert (await site.get("/healthz")).status == 200
+
+
+async def test_ready_is_an_empty_map(site: Site) -> None:
+    """[S17.8]"""
+    answer = await site.get("/readyz")
+    assert (answer.status, answer.json()) == (200, {})
+
+
+async def test_not_ready_is_503_with_the_reason(site: Site) -> None:
+    """[S17.8]"""
+    site.storage_fails = True
+    answer = await site.get("/readyz")
+    assert (answer.status, answer.json()) == (503, {"storagedriver_s3": "S3 is down"})
+
+
+async def test_tasks_are_text_for_people(site: Site) -> None:
+    """[S17.10]"""
+    answer = await site.get("/debug/tasks")
+    assert answer.media_type.startswith("text/plain")
+    assert answer.text.startswith("1000 requests in flight\n  operation=read path=/team/app/")
+    assert "HttpServer.run" not in answer.text
+
+
+async def test_what_is_idle_is_told_of_on_request(site: Site) -> None:
+    """[S17.10]"""
+    with ThreadPoolExecutor(thread_name_prefix="at-rest") as pool:
+        pool.submit(int).result()
+        everything = await site.get("/debug/tasks?all=1")
+        under_way = await site.get("/debug/tasks")
+    for idle in "HttpServer.run", "at-rest":
+        assert idle in everything.text
+        assert idle not in under_way.text
+
+
+async def test_names_in_tasks_do_not_break_lines(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(READING, "path", "/a\nb\x1b[1m")
+    assert "path=/a\\nb\\x1b[1m" in (await site.get("/debug/tasks")).text
+
+
+async def test_tasks_are_json_for_programs(site: Site) -> None:
+    """[S17.10]"""
+    document = (await site.get("/debug/tasks?all=1", "application/json")).json()
+    assert document["requests"] == [READING]
+    assert any("HttpServer.run" in task["name"] for task in document["tasks"])
+    assert any(thread["name"] == "MainThread" and thread["calls"] for thread in document["threads"])
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/metricsx", "/v2/", "/../etc/passwd"])
+async def test_whatever_else_is_not_there(site: Site, path: str) -> None:
+    assert (await site.get(path)).status == 404

@@ -1,0 +1,149 @@
+"""A driver that answers from listings: what it may remember, and what it must not."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from blobfs import paths
+from blobfs.cache.memory import MemoryCache
+from blobfs.digest import Digest
+from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.s3.driver import S3Driver
+from blobfs.drivers.s3.options import S3Options
+from blobfs.errors import FileChanged, PathNotFound
+from blobfs.reference import RepositoryName, Tag
+from blobfs.storage.listing.driver import ListedDriver
+from blobfs.storage.registry import Registry
+from tests.support.s3_faults import Kind
+from tests.support.s3_proxy import S3Proxy
+from tests.support.s3_servers import S3Server
+
+pytestmark = pytest.mark.s3
+
+APP = RepositoryName("team/app")
+DIGEST = Digest.of(b"content")
+LINK = paths.link(paths.layers(APP), DIGEST)
+
+
+@pytest.fixture(scope="module")
+def proxy(ceph: S3Server) -> Iterator[S3Proxy]:
+    with S3Proxy.before(ceph.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def store(ceph: S3Server, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Driver]:
+    for name, value in ceph.environment().items():
+        monkeypatch.setenv(name, value)
+    with ceph.bucket() as bucket:
+        url = ceph.storage_url(bucket).replace(ceph.endpoint, proxy.url)
+        store = S3Driver(S3Options.parse(url))
+        yield store
+        store.close()
+
+
+@pytest.fixture
+def driver(store: S3Driver) -> StorageDriver:
+    return ListedDriver(store, store, name_ttl_s=600, content_ttl_s=600)
+
+
+def test_one_request_tells_of_a_whole_repository(
+    proxy: S3Proxy, store: S3Driver, driver: StorageDriver
+) -> None:
+    tag = paths.tag_current_link(APP, Tag("v1"))
+    for path in (LINK, tag):
+        store.put_content(path, str(DIGEST).encode())
+    with proxy.counting() as counted:
+        assert driver.stat(LINK).size == 71
+        assert driver.stat(tag).size == 71
+        assert [entry.name for entry in driver.listdir(paths.tags(APP))] == ["v1"]
+        with pytest.raises(PathNotFound):
+            driver.stat(paths.uploads(APP))
+        assert driver.is_known_to_hold(LINK, str(DIGEST).encode())
+        assert not driver.is_known_to_hold(LINK, str(Digest.of(b"other")).encode())
+    assert counted == {Kind.LIST: 1}
+
+
+def test_what_was_changed_through_it_is_seen_at_once(driver: StorageDriver) -> None:
+    with pytest.raises(PathNotFound):
+        driver.stat(LINK)
+    driver.put_content(LINK, b"1234")
+    assert driver.stat(LINK).size == 4
+    with driver.create(LINK) as writer:
+        writer.write(b"12")
+        writer.commit()
+    assert driver.stat(LINK).size == 2
+    driver.move(LINK, f"{LINK}2")
+    assert [entry.name for entry in driver.listdir(LINK.removesuffix("/link"))] == ["link2"]
+    driver.delete(paths.repository(APP))
+    with pytest.raises(PathNotFound):
+        driver.stat(paths.repository(APP))
+
+
+def test_what_others_change_is_seen_by_who_asks_the_storage(
+    store: S3Driver, driver: StorageDriver
+) -> None:
+    path = paths.blob_data(DIGEST)
+    store.put_content(path, b"content")
+    assert driver.stat(path).size == 7
+    store.put_content(path, b"torn")
+    assert driver.stat(path).size == 7
+    assert driver.stat_now(path).size == 4
+
+
+def test_blob_that_is_missing_is_not_remembered(store: S3Driver, driver: StorageDriver) -> None:
+    path = paths.blob_data(DIGEST)
+    with pytest.raises(PathNotFound):
+        driver.stat(path)
+    store.put_content(path, b"content")
+    assert driver.stat(path).size == 7
+
+
+def test_many_blobs_are_told_of_by_pages(
+    proxy: S3Proxy, store: S3Driver, driver: StorageDriver
+) -> None:
+    blobs = [paths.blob_data(Digest.of(b"%d" % number)) for number in range(40)]
+    for path in blobs:
+        store.put_content(path, b"x")
+    missing = paths.blob_data(DIGEST)
+    with proxy.counting() as counted:
+        found = driver.stat_many([*blobs, missing])
+    assert [info and info.size for info in found] == [1] * 40 + [None]
+    assert counted[Kind.LIST] <= 3
+    assert counted[Kind.HEAD] <= 2
+
+
+def test_repository_of_many_files_is_listed_in_parts(
+    proxy: S3Proxy, store: S3Driver, driver: StorageDriver
+) -> None:
+    links = [paths.link(paths.layers(APP), Digest.of(b"%d" % n)) for n in range(1_001)]
+    for link in links:
+        store.put_content(link, b"x")
+    driver.stat(links[0])
+    with proxy.counting() as counted:
+        assert all(info is not None for info in driver.stat_many(links))
+        assert driver.stat(paths.layers(APP)).is_dir
+        with pytest.raises(PathNotFound):
+            driver.stat(paths.link(paths.layers(APP), DIGEST))
+    assert sum(counted.values()) <= 2
+
+
+@pytest.mark.parametrize("content", [None, b"another size"], ids=["gone", "of another size"])
+def test_blob_that_is_not_what_was_remembered_is_forgotten_when_it_is_read(
+    store: S3Driver, driver: StorageDriver, content: bytes | None
+) -> None:
+    """[S14.3] Opening it asks for nothing, so that only a read can tell."""
+    blob, cache = paths.blob_data(DIGEST), MemoryCache()
+    store.put_content(blob, b"content")
+    store.put_content(LINK, str(DIGEST).encode())
+    registry = Registry(driver, cache)
+    known = registry.repository(APP).layers.stat(DIGEST)
+    store.delete(blob)
+    if content is not None:
+        store.put_content(blob, content)
+    with (
+        registry.blobs.open_known(known) as reader,
+        pytest.raises((PathNotFound, FileChanged)),
+    ):
+        reader.read_at(0, known.size)
+    assert cache.stat(DIGEST, APP) is None
