@@ -1,7 +1,8 @@
 """The definitions of all exported metrics.
 
 Code that counts imports this module, and never ``prometheus_client``. The counts belong to the
-process, which serves one mount. README.md lists the metrics, and a test compares it with this file.
+process, which serves one mount. docs/METRICS.md lists the metrics; a test compares it with this
+file.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from blobfs.cli import main
 PACKAGE = Path(blobfs.__file__).parent
 DOCUMENTS = [PACKAGE.parent / "README.md", *PACKAGE.rglob("*.md")]
 OPTIONS = PACKAGE / "docs" / "OPTIONS.md"
-ARCHITECTURE = PACKAGE / "ARCHITECTURE.md"
+ARCHITECTURE = PACKAGE / "docs" / "ARCHITECTURE.md"
 
 
 def _slug(heading: str) -> str:

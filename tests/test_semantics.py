@@ -10,7 +10,7 @@ import blobfs
 PROMISE = re.compile(r"\[S\d+\.\d+\]")
 
 TESTS = Path(__file__).parent
-SEMANTICS = Path(blobfs.__file__).parent / "SEMANTICS.md"
+SEMANTICS = Path(blobfs.__file__).parent / "docs" / "SEMANTICS.md"
 
 
 def _promises(text: str) -> set[str]:

@@ -23,7 +23,7 @@ from tests.support.services import DockerRegistry, cannot, inspect
 
 pytestmark = pytest.mark.fuse
 
-SEMANTICS = Path(blobfs.__file__).parent / "SEMANTICS.md"
+SEMANTICS = Path(blobfs.__file__).parent / "docs" / "SEMANTICS.md"
 
 SIZES = {"small": 50, "large": 40_000}  # lines of 64 bytes: in memory until the commit, or not
 
