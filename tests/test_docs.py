@@ -83,9 +83,9 @@ def test_architecture_names_only_modules_that_exist() -> None:
     [
         (
             "### Locks",
-            r"\b(Lock|RLock|Condition|Semaphore|BoundedSemaphore|CapacityLimiter)\(|fcntl\.(flock|fcntl)\(",
+            r"\b((reentrant_)?guard|CallLock|Condition|Semaphore|BoundedSemaphore|CapacityLimiter)\(|fcntl\.(flock|fcntl)\(",
         ),
-        ("### Threads", r"\b(Thread|ThreadPoolExecutor)\(|to_thread\.run_sync\("),
+        ("### Threads", r"\b(start_thread|ThreadCall|ThreadPool)\(|to_thread\.run_sync\("),
     ],
 )
 def test_architecture_has_every_module_with(heading: str, pattern: str) -> None:
@@ -94,7 +94,7 @@ def test_architecture_has_every_module_with(heading: str, pattern: str) -> None:
 
 
 def test_architecture_names_only_locks_that_exist() -> None:
-    row = re.compile(r"^\| (?:`(\w+/[\w/]+\.py)` )?\| (.*?) \|", re.MULTILINE)
+    row = re.compile(r"^\| (?:`([\w/]+\.py)` )?\| (.*?) \|", re.MULTILINE)
     module = ""
     for path, locks in row.findall(_section("### Locks")):
         module = path or module

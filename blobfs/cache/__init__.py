@@ -6,7 +6,7 @@ Source of truth: distribution, ``registry/storage/cache``.
 
 ``base`` defines the contract, ``memory`` and ``redis`` implement it. ``resilient`` wraps a cache
 that can fail: it turns failures into misses, stops calling a server that fails, and repeats
-clears later. ``timelimit`` bounds the time of one call. ``factory`` reads the ``--cache`` option.
+clears later. ``factory`` reads the ``--cache`` option.
 
 These rules hold for every cache:
 

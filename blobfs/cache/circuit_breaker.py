@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from threading import Lock
 from typing import Final
+
+from blobfs.concurrency import guard
 
 _FAILURES: Final = 3  # in a row
 _FIRST_WAIT_S: Final = 1.0
@@ -23,7 +24,7 @@ class CircuitBreaker:
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
         self._clock = clock
-        self._lock = Lock()
+        self._lock = guard()
         self._failures = 0  # since the last success
         self._wait_s = _FIRST_WAIT_S
         self._in_trial = False

@@ -11,10 +11,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from threading import Lock
 from typing import Final, NamedTuple
 
 from blobfs.cache.base import DescriptorCache, counts, with_canonical
+from blobfs.concurrency import guard
 from blobfs.digest import Descriptor, Digest
 from blobfs.reference import RepositoryName
 
@@ -44,7 +44,7 @@ class MemoryCache(DescriptorCache):
         self._max_entries = entries
         self._ttl_s = ttl_s
         self._clock = clock
-        self._lock = Lock()
+        self._lock = guard()
         self._hits = self._misses = 0
         # Least recently used first. The blob itself is under None; it must be there for any hit.
         self._entries: OrderedDict[tuple[RepositoryName | None, Digest], _Entry] = OrderedDict()

@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from threading import Lock
 from typing import Final, TypeVar
 
 from blobfs.cache.base import DescriptorCache, counts
 from blobfs.cache.circuit_breaker import CircuitBreaker
+from blobfs.concurrency import guard
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import BlobfsError
 from blobfs.logs import about
@@ -38,7 +38,7 @@ class PendingClears:
 
     def __init__(self, most: int = MAX_PENDING) -> None:
         self._most = most
-        self._lock = Lock()
+        self._lock = guard()
         self._numbers = count()
         self._pending: OrderedDict[tuple[RepositoryName | None, Digest], int] = OrderedDict()
 
@@ -93,7 +93,7 @@ class ResilientCache(DescriptorCache):
         self._sets = CircuitBreaker("sets")
         self._clears = CircuitBreaker("clears")
         self._pending = PendingClears()
-        self._lock = Lock()
+        self._lock = guard()
         self._hits = self._misses = self._errors = self._skipped = 0
 
     def __repr__(self) -> str:

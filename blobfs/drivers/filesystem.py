@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from blobfs.concurrency import refuse_to_take_long
 from blobfs.drivers import openat2, ownership
 from blobfs.drivers.base import (
     Capacity,
@@ -38,7 +39,6 @@ from blobfs.errors import (
     PathNotFound,
     StorageUnavailable,
 )
-from blobfs.eventloop import refuse_to_take_long
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 
+from blobfs.concurrency import guard
 from blobfs.drivers.base import (
     BytesReader,
     Capacity,
@@ -38,7 +38,7 @@ class InMemoryDriver(StorageDriver):
     name = "inmemory"
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = guard()
         self._root: _Directory = {}
 
     @property

@@ -6,12 +6,12 @@ import ctypes
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Final, Self
 
+from blobfs.concurrency import reentrant_guard, refuse_to_take_long
 from blobfs.drivers.base import FileReader, FileWriter
 from blobfs.drivers.filelock import lock_exclusive, lock_shared
 from blobfs.drivers.ownership import make_immutable, make_writable
@@ -29,7 +29,6 @@ from blobfs.errors import (
     TooLarge,
     WriterClosed,
 )
-from blobfs.eventloop import refuse_to_take_long
 
 _MISSING: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 # ENXIO: a FIFO without a reader, or a socket; ESPIPE: a FIFO with one.
@@ -117,7 +116,7 @@ class _OpenFiles:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = reentrant_guard()
         self._files: dict[tuple[int, int], _OpenFile] = {}
 
     def share(self, fd: int, st: os.stat_result) -> _OpenFile:

@@ -12,14 +12,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Final
 from urllib.parse import quote
 
 import pyfuse3
 import trio
 
-from blobfs.errors import BlobfsError, MountRefused
+from blobfs.concurrency import ThreadCall
+from blobfs.errors import BlobfsError, MountRefused, StorageTimeout
 from blobfs.fuse.attributes import AttributeMapper
 from blobfs.fuse.device import obstacle
 from blobfs.fuse.handles import MAX_PER_USER, HandleBudget, raise_limit_of_files
@@ -179,10 +179,9 @@ def _keep_large_blocks() -> None:
 
 def _suspend_uploads(operations: ReadOnlyOperations) -> None:
     """Make uploads durable; wait for at most _SUSPEND_S, because the storage may hang."""
-    suspending = Thread(target=operations.suspend_uploads, name="blobfs-suspending", daemon=True)
-    suspending.start()
-    suspending.join(_SUSPEND_S)
-    if suspending.is_alive():
+    try:
+        ThreadCall("suspending", operations.suspend_uploads).result(_SUSPEND_S)
+    except StorageTimeout:
         log.warning("the storage does not answer: uploads keep what was synced before")
 
 

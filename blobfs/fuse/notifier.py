@@ -6,14 +6,14 @@ A handler cannot do it: the kernel may need the handler's reply before it takes 
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections.abc import Callable
+from functools import partial
 
 import pyfuse3
 from pyfuse3 import InodeT
 
 from blobfs import metrics
+from blobfs.concurrency import ThreadPool
 
 log = logging.getLogger(__name__)
 
@@ -25,27 +25,22 @@ class Notifier:
     """
 
     def __init__(self) -> None:
-        self._inodes: queue.SimpleQueue[tuple[InodeT, Callable[[], None]]] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._thread = ThreadPool("notifier", 1)
 
     def invalidate(self, inode: InodeT, then: Callable[[], None] = lambda: None) -> None:
         """Invalidate the kernel's attributes and content of an inode.
 
         The notifier's thread calls *then* afterwards.
         """
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="blobfs-notifier", daemon=True)
-            self._thread.start()
-        self._inodes.put((inode, then))
+        self._thread.submit(partial(_run, inode, then))
 
-    def _run(self) -> None:
-        while True:
-            inode, then = self._inodes.get()
-            try:
-                _invalidate(inode)
-                then()
-            except Exception:
-                log.exception("inode %d: unexpected error at its invalidation, ignored", inode)
+
+def _run(inode: InodeT, then: Callable[[], None]) -> None:
+    try:
+        _invalidate(inode)
+        then()
+    except Exception:
+        log.exception("inode %d: unexpected error at its invalidation, ignored", inode)
 
 
 def _invalidate(inode: InodeT) -> None:

@@ -17,9 +17,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final, NamedTuple
 
 from blobfs import metrics
+from blobfs.concurrency import guard, start_thread
 from blobfs.vfs.upload_handle import OpenersReport
 
 _MAX_THREADS: Final = 8
@@ -88,10 +90,7 @@ class OpenFileScanner:
         held = False
         if self._places.acquire(timeout=self._deadline_s):
             search = _Search(opener, os.fsencode(name), inode, self._hung)
-            thread = threading.Thread(
-                target=self._run, args=(search,), name="blobfs-scanner", daemon=True
-            )
-            thread.start()
+            thread = start_thread("scanner", partial(self._run, search))
             _wait_for(thread, search, deadline)
             held = search.result()
         return OpenersReport(opener_killed=False, held_elsewhere=held)
@@ -128,7 +127,7 @@ class _HungProcesses:
     """Processes that hang a search whose caller has given up. ``lock`` guards it."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()  # also guards the process and the end of each search
+        self.lock = guard()  # also guards the process and the end of each search
         self.processes: set[int] = set()
 
 

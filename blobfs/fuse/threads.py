@@ -16,8 +16,8 @@ from typing import Any, Final, TypeVar, TypeVarTuple, cast
 
 import trio
 
+from blobfs.concurrency import TakesLong, waiting
 from blobfs.errors import BlobfsError, StorageTimeout
-from blobfs.eventloop import TakesLong, waiting
 from blobfs.fuse.waiting import Admission, ThreadPlaces
 
 A = TypeVar("A")

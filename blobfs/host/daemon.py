@@ -14,9 +14,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Event, Thread
+from threading import Event
 from typing import Final, NoReturn
 
+from blobfs.concurrency import start_thread
 from blobfs.errors import BlobfsError, MountRefused
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ _END_S: Final = 3.0
 
 
 @contextmanager
-def ending_in_time() -> Iterator[Callable[[], None]]:
+def ending_in_time() -> Iterator[Callable[[], object]]:
     """Yield a function that starts a deadline: the process exits if the block is not left in time.
 
     A file system or a server that hangs can block any thread for ever.
@@ -46,7 +47,7 @@ def ending_in_time() -> Iterator[Callable[[], None]]:
             os._exit(1)
 
     try:
-        yield Thread(target=watch, name="blobfs-ending", daemon=True).start
+        yield lambda: start_thread("ending", watch)
     finally:
         ended.set()
 

@@ -7,14 +7,12 @@ import pwd
 import stat
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 from typing import Final, TypeVar
 
 from blobfs import metrics, paths
-from blobfs.cache.timelimit import complete
+from blobfs.concurrency import ThreadCall
 from blobfs.drivers.factory import endpoint_of, is_s3
 from blobfs.errors import MountRefused
 from blobfs.mountinfo import mount_at
@@ -47,19 +45,16 @@ class Preflight:
 
     def run(self, check: Callable[[], T]) -> T:
         """Return what *check* returns; raises what it raises, and MountRefused at the deadline."""
-        future: Future[T] = Future()
-        thread = Thread(target=complete, args=(future, check), name="blobfs-preflight", daemon=True)
-        thread.start()
-        if not self._is_done_within(future, _QUIET_S):
+        call = ThreadCall("preflight", check)
+        if not call.has_ended(min(_QUIET_S, self._left_s)):
             self._waiting(f"waiting for {endpoint_of(self._storage)} …")
-        if not self._is_done_within(future, self._limit_s):
+        if not call.has_ended(self._left_s):
             raise MountRefused(self._no_answer())
-        thread.join()
-        return future.result()
+        return call.result(0)
 
-    def _is_done_within(self, future: Future[T], seconds: float) -> bool:
-        wait([future], max(0.0, min(seconds, self._end - time.monotonic())))
-        return future.done()
+    @property
+    def _left_s(self) -> float:
+        return self._end - time.monotonic()
 
     def _no_answer(self) -> str:
         text = f"{endpoint_of(self._storage)} did not answer within {self._limit_s:g} s"

@@ -7,12 +7,12 @@ import os
 import select
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from blobfs.errors import MountRefused
+from blobfs.concurrency import ThreadCall
+from blobfs.errors import MountRefused, StorageTimeout
 from blobfs.mountinfo import Mount, mount_at, mounts
 
 _FSTYPE: Final = "fuse.blobfs"
@@ -85,17 +85,11 @@ def _our_mount(mountpoint: Path) -> Mount:
 
 def _daemon_of(mount: Mount) -> int | None:
     """Read the pid in the mount's ``config.json``; None if the mount gives none within 5 s."""
-    answer: list[int] = []
-
-    def ask() -> None:
-        try:
-            config = json.loads((mount.mountpoint / ".blobfs/config.json").read_text())
-            answer.append(int(config["pid"]))
-        except (OSError, ValueError, KeyError):
-            pass  # dead
-
-    _in_thread(ask, timeout_s=5.0)
-    return answer[0] if answer else None
+    config = mount.mountpoint / ".blobfs/config.json"
+    try:
+        return int(json.loads(ThreadCall("umount", config.read_text).result(5.0))["pid"])
+    except (OSError, ValueError, KeyError, StorageTimeout):
+        return None  # dead, or hung
 
 
 def _failure(mount: Mount, message: str) -> str:
@@ -103,7 +97,8 @@ def _failure(mount: Mount, message: str) -> str:
     if "busy" not in message:
         return message
     users = [f"a mount at {below}" for below in _mounts_below(mount.mountpoint)]
-    _in_thread(lambda: users.extend(_users(mount.mountpoint)), timeout_s=2.0)
+    # What it has found at the end of the time is shown.
+    ThreadCall("umount", lambda: users.extend(_users(mount.mountpoint))).has_ended(2.0)
     who = f" by {_some(users)}" if users else ""
     return (
         f"{mount.mountpoint} is in use{who}; end that, or detach the mount: "
@@ -175,10 +170,3 @@ def _uses(process: Path, mountpoint: Path) -> bool:
         return any(Path(os.readlink(link)).is_relative_to(mountpoint) for link in links)
     except OSError:
         return False  # it has ended, or this user may not look
-
-
-def _in_thread(call: Callable[[], object], *, timeout_s: float) -> None:
-    """Run *call*, which a hung mount can block, and wait at most *timeout_s* for it."""
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(timeout_s)

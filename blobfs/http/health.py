@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from threading import Lock, Thread
 from typing import Final, Self
 
 import trio
 
-from blobfs.errors import BlobfsError
+from blobfs.concurrency import guard, start_thread
+from blobfs.errors import BlobfsError, StorageUnavailable
 from blobfs.storage.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Check:
         self._ask = ask
         self._limit_s = limit_s
         self._kept_s = kept_s
-        self._lock = Lock()
+        self._lock = guard()
         self._started: float | None = None  # monotonic; None if no check is running
         self._ended: float | None = None
         self._reason = ""
@@ -48,8 +48,8 @@ class Check:
                 return
             self._started = now
         try:
-            Thread(target=self._run, name="blobfs-health", daemon=True).start()
-        except RuntimeError as exc:  # no more threads are allowed
+            start_thread("health", self._run)
+        except StorageUnavailable as exc:  # no more threads are allowed
             self._end(str(exc))
 
     def _run(self) -> None:

@@ -18,13 +18,13 @@ _MAX_SHOWN: Final = 200
 
 _IDLE: Final = (
     "/trio/_core/_thread_cache.py",
-    "/concurrent/futures/thread.py",
-    "/blobfs/drivers/prefetch/fetcher.py",
     "/blobfs/notifications/sender.py",
     "/pyfuse3/_pyfuse3.py",
-    "/queue.py",
 )
 """Modules in which idle threads wait for work."""
+
+_IDLE_CALL: Final = " _wait_for_call"
+"""The method of ``ThreadPool`` in which its idle threads wait."""
 
 
 class Stack(TypedDict):
@@ -107,7 +107,9 @@ def _threads() -> Iterator[Stack]:
 def _is_idle_thread(stack: Stack) -> bool:
     """True if the innermost call is in a module whose threads wait for work."""
     calls = [call for call in stack["calls"] if "/threading.py:" not in call]
-    return not calls or calls[-1].partition(":")[0].endswith(_IDLE)
+    if not calls or calls[-1].endswith(_IDLE_CALL):
+        return True
+    return calls[-1].partition(":")[0].endswith(_IDLE)
 
 
 def _stack(name: str, frames: Iterable[tuple[FrameType, int]]) -> Stack:

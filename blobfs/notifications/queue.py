@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from pathlib import Path
-from threading import Lock
 from typing import IO, Final, NamedTuple, Self
 
+from blobfs.concurrency import guard
 from blobfs.drivers.base import Closing
 from blobfs.errors import MountRefused, StorageUnavailable
 from blobfs.logs import about
@@ -78,8 +78,8 @@ class EnvelopeQueue(Closing):
         self._path = path
         self._connection = connection
         self._max_bytes = max_bytes
-        self._lock = Lock()
-        self._connection_lock = Lock()
+        self._lock = guard()
+        self._connection_lock = guard()
         self._batch = _Batch()
         self._soon = 0  # envelopes of put_soon that are not written
         self._is_behind = False  # True if that is logged already

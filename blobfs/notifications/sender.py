@@ -13,6 +13,7 @@ from contextlib import closing
 from threading import Event, Thread
 from typing import IO, Final
 
+from blobfs.concurrency import start_thread
 from blobfs.errors import StorageUnavailable
 from blobfs.logs import about
 from blobfs.metrics import NOTIFICATIONS, NOTIFICATIONS_PENDING
@@ -47,12 +48,12 @@ class Sender:
         self._wake = Event()
         self._end = Event()
         self._deadline_s = float("inf")
-        self._thread = Thread(target=self._run, name=f"notify {endpoint.name}", daemon=True)
+        self._thread: Thread | None = None
         NOTIFICATIONS_PENDING.watch(self, endpoint.name)
 
     def start(self) -> None:
         """Start the thread; it waits as long as another mount sends."""
-        self._thread.start()
+        self._thread = start_thread(f"notify {self.endpoint.name}", self._run)
 
     def stats(self) -> Mapping[str, int]:
         """Return the exported numbers of the last look, without a wait for a disk."""
@@ -74,7 +75,7 @@ class Sender:
 
     def join(self) -> None:
         """Wait for the thread until the deadline, unless the last POST failed."""
-        if self._failed == 0:
+        if self._failed == 0 and self._thread is not None:
             self._thread.join(max(0.0, self._deadline_s - time.monotonic()))
 
     def _run(self) -> None:

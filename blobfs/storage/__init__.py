@@ -16,5 +16,5 @@ Invariants:
 - A blob is durable before its link, and a link before the tag or the event that needs it.
 - The digest of every byte is verified before the storage holds it under that digest.
 - All classes are thread-safe and synchronous. A call that may take long raises TakesLong on an
-  event loop (``blobfs.eventloop``).
+  event loop (``blobfs.concurrency``).
 """

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from threading import Lock
 from typing import Final, NamedTuple
 
+from blobfs.concurrency import guard
 from blobfs.digest import Digest
 from blobfs.errors import DigestMismatch
 
@@ -36,7 +36,7 @@ class Aliases:
 
     def __init__(self, limit: int = _MAX_KNOWN) -> None:
         self._limit = limit
-        self._lock = Lock()
+        self._lock = guard()
         self._known: OrderedDict[Alias, None] = OrderedDict()
         self._under_way: dict[Alias, Future[bool]] = {}
 

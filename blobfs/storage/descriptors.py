@@ -10,10 +10,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from threading import Lock
 from typing import Final, NamedTuple
 
 from blobfs.cache.base import DescriptorCache
+from blobfs.concurrency import guard
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import BlobDamaged, BlobfsError, BlobUnknown, Corrupt, NotFound
 from blobfs.reference import RepositoryName
@@ -178,7 +178,7 @@ class _Prefetched:
     """Prefetched descriptors, each held until it is taken. One lock guards them."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = guard()
         self._held: OrderedDict[Digest, _Held] = OrderedDict()  # oldest first
 
     def put(self, descriptors: Mapping[Digest, Descriptor], generation: object) -> None:

@@ -13,12 +13,11 @@ from collections import OrderedDict
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import chain
-from threading import Lock
 from typing import Final, NamedTuple
 
+from blobfs.concurrency import guard, refuse_to_take_long
 from blobfs.digest import ALGORITHMS, Digest
 from blobfs.errors import AccessDenied, BlobUnknown, Corrupt
-from blobfs.eventloop import refuse_to_take_long
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 
@@ -53,7 +52,7 @@ class LeftOvers:
     def __init__(self, revisions: LinkedBlobStore, blobs: BlobStore) -> None:
         self._revisions = revisions
         self._blobs = blobs
-        self._lock = Lock()
+        self._lock = guard()
         self._kept: OrderedDict[Digest, frozenset[int]] = OrderedDict()
         self._kept_size = 0
         self._answer: Future[_NamedDigests] | None = None

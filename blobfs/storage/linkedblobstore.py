@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from blobfs import metrics, paths
+from blobfs.concurrency import PARALLEL
 from blobfs.digest import ALGORITHMS, CANONICAL, Descriptor, Digest
 from blobfs.drivers.base import FileReader, StorageDriver
 from blobfs.errors import (
@@ -27,7 +28,6 @@ from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.descriptors import CachedBlobStatter
 from blobfs.storage.events import NULL_LISTENER, BlobEvents, Events, Listener
 from blobfs.storage.linkfiles import read_link, write_link
-from blobfs.storage.parallel import map_parallel
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class LinkedBlobStore:
                 return exc
             return call(digest, content)
 
-        return map_parallel(self._driver, read, digests)
+        return map(read, digests) if self._driver.is_local else PARALLEL.map(read, digests)
 
     def _verified(self, digest: Digest) -> Digest:
         target = self.resolve(digest)

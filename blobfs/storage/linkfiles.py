@@ -2,7 +2,7 @@
 
 distribution's filesystem driver truncates a link before it writes it, so a reader in between
 finds it empty. Such a file is read again for up to 50 ms, in a thread that may sleep
-(``blobfs/eventloop.py``).
+(``blobfs/concurrency.py``).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from blobfs.concurrency import refuse_to_take_long
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import DigestInvalid, LinkInvalid, NotAFile
-from blobfs.eventloop import refuse_to_take_long
 
 _LONGER_THAN_A_LINK: Final = 256  # bytes; "sha512:" and its digits are 135
 

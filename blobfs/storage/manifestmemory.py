@@ -6,9 +6,9 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct
-from threading import Lock
 from typing import Final
 
+from blobfs.concurrency import guard
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
 
 _RECORD: Final = Struct("<B32sQI")
@@ -80,7 +80,7 @@ class ManifestMemory:
 
     def __init__(self, limit: int = _MAX_KEPT) -> None:
         self._limit = limit
-        self._lock = Lock()
+        self._lock = guard()
         self._kept: OrderedDict[Digest, References] = OrderedDict()
         self._size = 0
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import chain
-from threading import Lock
 from typing import Final
 
+from blobfs.concurrency import guard, refuse_to_take_long
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
 from blobfs.errors import (
     AccessDenied,
@@ -17,7 +17,6 @@ from blobfs.errors import (
     ManifestInvalid,
     StorageTimeout,
 )
-from blobfs.eventloop import refuse_to_take_long
 from blobfs.storage.aliases import Aliases
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.manifest import MEDIA_TYPES, Manifest
@@ -55,8 +54,8 @@ class MediaTypes:
         self._layers = layers
         self._aliases = aliases
         self._memory = memory
-        self._parsing = Lock()  # parsing the largest manifest takes some 30 MB
-        self._lock = Lock()
+        self._parsing = guard()  # parsing the largest manifest takes some 30 MB
+        self._lock = guard()
         self._read: set[Digest] = set()
         self._described: dict[Digest, Descriptor] = {}
         self._under_way: Future[BlobfsError | None] | None = None

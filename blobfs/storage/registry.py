@@ -6,12 +6,12 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Final
 
 from blobfs import paths
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.memory import NoCache
+from blobfs.concurrency import guard
 from blobfs.drivers.base import Capacity, Closing, FileInfo, StorageDriver, Unfinished
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.factory import driver_for
@@ -48,7 +48,7 @@ class Registry(Closing):
         self._driver = driver
         self._cache = cache or NoCache()
         self._listener = listener
-        self._lock = Lock()
+        self._lock = guard()
         self._repositories: OrderedDict[RepositoryName, Repository] = OrderedDict()
         self._manifests = ManifestMemory()
         self.blobs = BlobStore(driver, self._cache)

@@ -18,9 +18,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from threading import Lock
 
 from blobfs import paths
+from blobfs.concurrency import guard
 from blobfs.digest import ALGORITHMS, Digest
 from blobfs.errors import (
     Exists,
@@ -50,7 +50,7 @@ class MadeRepositories:
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = guard()
         self._names: set[str] = set()
         self._declared: set[str] = set()
 

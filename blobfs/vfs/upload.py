@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from threading import Lock
 from typing import Final
 
+from blobfs.concurrency import CallLock
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import (
     BlobfsError,
@@ -66,7 +66,7 @@ class Upload:
         self.name = name
         self.id = upload_id
         self.key = f"{directory}/{upload_id}"
-        self.lock = Lock()
+        self.lock = CallLock()
         self.receipt: Receipt | None = None
         self.mtime_ns: int | None = None  # set by a program, or of the last write
         self.is_gone = False

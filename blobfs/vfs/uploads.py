@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
-from threading import Lock, Thread
 from typing import Final, TypedDict
 
+from blobfs.concurrency import guard, refuse_to_take_long, start_thread
 from blobfs.errors import BlobfsError, Busy, Exists, Invalid, NotEmpty, UploadUnknown
-from blobfs.eventloop import refuse_to_take_long
 from blobfs.logs import about
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
@@ -53,7 +52,7 @@ class UploadSet:
         self.path = path
         self._store = store
         self._receipt_ttl_s = receipt_ttl_s
-        self._lock = Lock()
+        self._lock = guard()
         self._by_name: dict[str, Upload] = {}
         self._fresh_until = 0.0
         self._has_delayed = False
@@ -250,7 +249,7 @@ class Uploads:
 
     def __init__(self, receipt_ttl_s: float = 3600.0) -> None:
         self._receipt_ttl_s = receipt_ttl_s
-        self._lock = Lock()
+        self._lock = guard()
         self._sets: dict[str, UploadSet] = {}
         self._most = _MAX_IDLE
         self._counts = _Counts(self._count)
@@ -329,7 +328,7 @@ class _Counts:
             if self._took_s < _LONG_S:
                 self._run()
             else:
-                Thread(target=self._run, name="blobfs-counting", daemon=True).start()
+                start_thread("counting", self._run)
         return self._known[state]
 
     def _run(self) -> None:

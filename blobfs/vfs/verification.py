@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
 from enum import Enum
 from functools import partial
 from typing import Final
 
+from blobfs.concurrency import ThreadPool, guard
 from blobfs.digest import Descriptor
 from blobfs.drivers.base import FileReader
 from blobfs.errors import BlobDamaged, DigestMismatch, PathNotFound
@@ -26,6 +25,8 @@ All closed files together keep as many. A read has at most 1 MiB.
 
 _BEHIND: Final = 8
 """Reads of one blob that were answered before they are hashed, of at most 1 MiB each."""
+
+_HASHING: Final = ThreadPool("hashing", 2)
 
 
 class Verify(Enum):
@@ -46,8 +47,8 @@ class _Progress:
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.descriptor = descriptor
-        self.lock = threading.Lock()
-        self._queue_lock = threading.Lock()
+        self.lock = guard()
+        self._queue_lock = guard()
         self._behind: deque[Callable[[], None]] = deque()
         self._end_was_read = False
         self.start()
@@ -116,7 +117,7 @@ class _ReadAhead:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = guard()
         self._chunks: OrderedDict[tuple[object, int], bytes | memoryview] = OrderedDict()
 
     def add(self, progress: _Progress, offset: int, data: bytes | memoryview) -> None:
@@ -145,10 +146,9 @@ class Verification:
 
     def __init__(self, verify: Verify) -> None:
         self._verify = verify
-        self._lock = threading.Lock()
+        self._lock = guard()
         self._progress: OrderedDict[str, _Progress] = OrderedDict()
         self._read_ahead = _ReadAhead()
-        self._hashing = ThreadPoolExecutor(2, thread_name_prefix="blobfs-hashing")
 
     def reader(self, descriptor: Descriptor, reader: FileReader) -> FileReader:
         """Return a reader that verifies against *descriptor*; it owns *reader*."""
@@ -157,8 +157,7 @@ class Verification:
             reader.close()
             raise _mismatch(descriptor)
         again = self._verify is Verify.ALWAYS
-        services = (self._hashing, self._read_ahead)
-        return _BlobReader(descriptor, reader, progress, services, again=again)
+        return _BlobReader(descriptor, reader, progress, self._read_ahead, again=again)
 
     def invalidate(self, descriptor: Descriptor) -> None:
         """Discard the progress and result of a blob, so that it is hashed again."""
@@ -185,11 +184,11 @@ class _BlobReader(FileReader):
         descriptor: Descriptor,
         reader: FileReader,
         progress: _Progress | None,
-        services: tuple[Executor, _ReadAhead],
+        read_ahead: _ReadAhead,
         *,
         again: bool,
     ) -> None:
-        self._hashing, self._read_ahead = services
+        self._read_ahead = read_ahead
         self._descriptor = descriptor
         self._reader = reader
         self._progress = progress
@@ -229,7 +228,7 @@ class _BlobReader(FileReader):
         if progress is not None and not is_good:
             if not progress.hash_later(end, partial(self._hash, progress, offset, data)):
                 return None
-            self._hashing.submit(_catch_up, progress)
+            _HASHING.submit(partial(_catch_up, progress))
         return data
 
     def _may_answer_first(self, progress: _Progress, end: int) -> bool:
@@ -279,7 +278,7 @@ class _BlobReader(FileReader):
     def close(self) -> None:
         if self._progress is not None and self._progress.good is None:
             self._progress.end_reader(partial(self._leave_kept, self._progress))
-            self._hashing.submit(_catch_up, self._progress)
+            _HASHING.submit(partial(_catch_up, self._progress))
         self._reader.close()
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from blobfs.concurrency import TakesLong, waiting
 from blobfs.drivers.filesystem import FilesystemDriver
-from blobfs.eventloop import TakesLong, waiting
 from tests.support.stoppable_filesystem import Remote
 
 pytestmark = pytest.mark.fuse

@@ -10,12 +10,12 @@ import pyfuse3
 import pytest
 import trio
 
+from blobfs.concurrency import refuse_to_take_long
 from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader, FileWriter, StorageDriver
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.drivers.wrapper import DriverWrapper, ReaderWrapper, WriterWrapper
-from blobfs.eventloop import refuse_to_take_long
 from blobfs.fuse.attributes import AttributeMapper
 from blobfs.fuse.operations import Operations
 from blobfs.fuse.requests import LongestStep

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from blobfs.concurrency import refuse_to_take_long
 from blobfs.errors import BlobUnknown, StorageTimeout
-from blobfs.eventloop import refuse_to_take_long
 from blobfs.fuse.threads import StorageThreads
 
 

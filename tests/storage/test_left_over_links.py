@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from blobfs import metrics, paths
+from blobfs.concurrency import TakesLong, waiting
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import BlobUnknown, LinkDangling
-from blobfs.eventloop import TakesLong, waiting
 from blobfs.reference import RepositoryName
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository

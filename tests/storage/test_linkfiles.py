@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from blobfs.concurrency import TakesLong, waiting
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import LinkInvalid, PathNotFound
-from blobfs.eventloop import TakesLong, waiting
 from blobfs.storage.linkfiles import read_link, write_link
 from tests.support.watched_driver import WatchedDriver
 

@@ -7,11 +7,11 @@ from threading import Barrier, Event
 import pytest
 
 from blobfs import paths
+from blobfs.concurrency import TakesLong, waiting
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import StorageUnavailable
-from blobfs.eventloop import TakesLong, waiting
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.manifestmemory import ManifestMemory, References

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from threading import Lock
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from redis.exceptions import (
@@ -37,7 +36,7 @@ from blobfs.cache.redis.keys import (
     mtime_key,
 )
 from blobfs.cache.redis.options import RedisOptions
-from blobfs.cache.timelimit import TimeLimit
+from blobfs.concurrency import ThreadPool, guard
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import StorageTimeout, StorageUnavailable
 from blobfs.reference import RepositoryName
@@ -77,8 +76,8 @@ class RedisCache(DescriptorCache):
     def __init__(self, options: RedisOptions, limit_s: float = LIMIT_S) -> None:
         self._options = options
         self._limit_s = limit_s
-        self._limit = TimeLimit(limit_s, threads=CONNECTIONS)
-        self._client_lock = Lock()
+        self._threads = ThreadPool("redis", CONNECTIONS)
+        self._client_lock = guard()
         self._client: Client | None = None
         self._has_times = True
 
@@ -224,10 +223,10 @@ class RedisCache(DescriptorCache):
         self, operation: str, call: Callable[[], T], undo: Callable[[], None] | None = None
     ) -> T:
         with _redis_errors(self._options), metrics.REDIS_SECONDS.labels(operation).time():
-            return self._limit.run(call, undo)
+            return self._threads.run_within(self._limit_s, call, undo)
 
     def close(self) -> None:
-        self._limit.close()
+        self._threads.close()
         if self._client is not None:
             self._client.close()
 

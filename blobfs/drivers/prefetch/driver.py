@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from blobfs import metrics
+from blobfs.concurrency import ThreadPool
 from blobfs.drivers.base import FileReader, FileWriter, StorageDriver
-from blobfs.drivers.prefetch.fetcher import Fetcher, Workers
+from blobfs.drivers.prefetch.fetcher import Fetcher
 from blobfs.drivers.prefetch.part_store import Part, PartStore, Source
 from blobfs.drivers.prefetch.prefetcher import Cursor, Handle, PartSizer, Prefetcher, ReadPlan
 from blobfs.drivers.wrapper import DriverWrapper
@@ -43,7 +44,7 @@ class ReadAheadDriver(DriverWrapper):
 
     def __init__(self, driver: StorageDriver, options: ReadAheadOptions) -> None:
         super().__init__(driver)
-        self._workers = Workers(options.streams)
+        self._workers = ThreadPool("readahead", 2 * options.streams, reserved=options.streams)
         self._store = PartStore(options.memory)
         self._fetcher = Fetcher(self._store, self._workers, options.hedge_after_s)
         sizer = PartSizer(options.first, options.part)

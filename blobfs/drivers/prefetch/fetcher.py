@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
 from functools import partial
-from threading import Condition, Thread
 from typing import Final
 
+from blobfs.concurrency import ThreadPool
 from blobfs.drivers.prefetch.part_store import Part, PartStore, Source
 from blobfs.errors import BlobfsError, FileChanged, PathNotFound, StorageUnavailable
 
@@ -17,71 +16,6 @@ _SLOW: Final = 4
 
 _REMEMBERED: Final = 32
 """The number of recent requests of about one size whose median is the usual time."""
-
-_Task = Callable[[], None]
-
-
-class Workers:
-    """Up to *limit* daemon threads for tasks, and as many more for urgent tasks.
-
-    Thread-safe: the condition guards the queues and the counters. A thread starts with a task
-    that finds none idle, and ends with ``close``.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._changed = Condition()
-        self._urgent: deque[_Task] = deque()
-        self._others: deque[_Task] = deque()
-        self._threads = self._idle = self._others_running = 0
-        self._closed = False
-
-    def submit(self, task: _Task, *, urgent: bool) -> None:
-        """Queue *task*, before the others if it is *urgent*."""
-        with self._changed:
-            (self._urgent if urgent else self._others).append(task)
-            self._changed.notify()
-            if self._idle < self._ready() and self._threads < 2 * self._limit:
-                self._threads += 1
-                Thread(target=self._work, name="blobfs-readahead", daemon=True).start()
-
-    def close(self) -> None:
-        """End the threads without waiting for the requests in flight."""
-        with self._changed:
-            self._closed = True
-            self._urgent.clear()
-            self._others.clear()
-            self._changed.notify_all()
-
-    def _work(self) -> None:
-        try:
-            while self._run_next():
-                pass
-        finally:
-            with self._changed:
-                self._threads -= 1
-
-    def _run_next(self) -> bool:
-        with self._changed:
-            while not (self._closed or self._ready()):
-                self._idle += 1
-                self._changed.wait()
-                self._idle -= 1
-            if self._closed:
-                return False
-            urgent = bool(self._urgent)
-            task = self._urgent.popleft() if urgent else self._others.popleft()
-            self._others_running += not urgent
-        try:
-            task()
-        finally:
-            with self._changed:
-                self._others_running -= not urgent
-        return True
-
-    def _ready(self) -> int:
-        """The number of queued tasks that may start, including those of threads just notified."""
-        return len(self._urgent) + min(len(self._others), self._limit - self._others_running)
 
 
 class Times:
@@ -108,7 +42,7 @@ class Fetcher:
     Thread-safe: the lock of the ``PartStore`` guards the parts, the times and the counters.
     """
 
-    def __init__(self, store: PartStore, workers: Workers, hedge_after_s: float) -> None:
+    def __init__(self, store: PartStore, workers: ThreadPool, hedge_after_s: float) -> None:
         self.requests = 0
         self.hedged = 0
         self._store = store

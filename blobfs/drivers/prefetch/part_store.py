@@ -6,9 +6,10 @@ from bisect import bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Iterator
 from operator import attrgetter
-from threading import Event, Lock
+from threading import Event
 from typing import Final
 
+from blobfs.concurrency import guard
 from blobfs.drivers.base import FileReader
 from blobfs.errors import BlobfsError
 
@@ -124,7 +125,7 @@ class PartStore:
     """
 
     def __init__(self, memory: int) -> None:
-        self.lock = Lock()
+        self.lock = guard()
         self.memory = memory
         self.held_bytes = 0
         self.wasted_bytes = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import md5
 from http import HTTPStatus
@@ -24,6 +23,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from blobfs import metrics
+from blobfs.concurrency import ThreadPool
 from blobfs.drivers.s3.answers import NOT_S3, UNCONFIRMED, check_answers
 from blobfs.drivers.s3.options import S3Options
 from blobfs.errors import (
@@ -49,7 +49,7 @@ class Bucket(NamedTuple):
 
     client: S3Client
     options: S3Options
-    pool: ThreadPoolExecutor
+    pool: ThreadPool
 
     @property
     def name(self) -> str:

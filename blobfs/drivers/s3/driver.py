@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, Final
 
+from blobfs.concurrency import ThreadPool
 from blobfs.drivers.base import Capacity, DirEntry, FileInfo, FileReader, FileWriter, Unfinished
 from blobfs.drivers.objectstore import ListedFile, ObjectStore, Page, is_below
 from blobfs.drivers.s3.client import (
@@ -55,7 +55,7 @@ class S3Driver(ObjectStore):
     name = "s3"
 
     def __init__(self, options: S3Options) -> None:
-        pool = ThreadPoolExecutor(options.streams, thread_name_prefix="s3")
+        pool = ThreadPool("s3", options.streams)
         self._bucket = Bucket(client_for(options), options, pool)
 
     @classmethod
@@ -336,7 +336,7 @@ class S3Driver(ObjectStore):
         return None
 
     def close(self) -> None:
-        self._bucket.pool.shutdown(wait=False, cancel_futures=True)
+        self._bucket.pool.close()
         self._bucket.client.close()
 
 

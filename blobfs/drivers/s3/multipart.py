@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from hashlib import md5, sha256
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -83,7 +84,7 @@ class MultipartUpload:
         count = max(1, min(size // MIN_PART, -(-size // options.copy_chunk_size)))
         bounds = [size * number // count for number in range(count + 1)]
         copies = [
-            self._bucket.pool.submit(self.copy, number + 1, source, first, end - first)
+            self._bucket.pool.submit(partial(self.copy, number + 1, source, first, end - first))
             for number, (first, end) in enumerate(pairwise(bounds))
         ]
         return [copied.result() for copied in copies]

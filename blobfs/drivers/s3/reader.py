@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Mapping
 from hashlib import md5
-from threading import Lock
 from typing import Any, Final, NamedTuple
 
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 
+from blobfs.concurrency import guard
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.s3.client import Bucket, s3_errors
 from blobfs.errors import FileChanged, StorageUnavailable
@@ -44,7 +44,7 @@ class S3Reader(FileReader):
         self._path = path
         self._size = size
         self._etag = etag
-        self._lock = Lock()
+        self._lock = guard()
 
     @property
     def size(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from hashlib import sha256
 from itertools import accumulate
 from typing import Final, NamedTuple, TypeVar
@@ -149,7 +150,7 @@ class MultipartWriter(FileWriter):
         if self._upload is None:
             return
         emptied = [
-            self._bucket.pool.submit(self._upload.put, part.number, b"")
+            self._bucket.pool.submit(partial(self._upload.put, part.number, b""))
             for part in parts
             if part.size
         ]
@@ -216,7 +217,7 @@ class MultipartWriter(FileWriter):
         self._size_of_parts += len(content)
 
     def _submit(self, upload: MultipartUpload, number: int, content: bytearray) -> _Sent:
-        return _Sent(content, self._bucket.pool.submit(upload.put, number, content))
+        return _Sent(content, self._bucket.pool.submit(partial(upload.put, number, content)))
 
     def _await_first(self) -> None:
         number, sent = next(iter(self._sent.items()))

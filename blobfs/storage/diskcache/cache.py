@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 from typing import Final
 
 from blobfs import metrics, paths
+from blobfs.concurrency import guard
 from blobfs.digest import Descriptor
 from blobfs.drivers.base import FileReader, StorageDriver
 from blobfs.drivers.wrapper import DriverWrapper
@@ -53,7 +53,7 @@ class BlobCache:
 
     def __init__(self, options: CacheOptions) -> None:
         root = options.directory / _VERSION
-        self._lock = Lock()
+        self._lock = guard()
         self._hits = self._misses = self._damaged = 0
         self._health = Health(options.directory, options.retry_s)
         self._entries = Entries(root)
@@ -203,7 +203,7 @@ class _Reader(FileReader):
         self._reader = reader
         self._blob = blob
         self._cache = cache
-        self._lock = Lock()
+        self._lock = guard()
         self._has_joined = False
         self._download: Download | None = None
 

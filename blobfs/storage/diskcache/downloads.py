@@ -12,9 +12,10 @@ import os
 import time
 from collections import OrderedDict, deque
 from pathlib import Path
-from threading import Condition, Lock, Thread
+from threading import Condition, Thread
 from typing import Final, NamedTuple
 
+from blobfs.concurrency import guard, start_thread
 from blobfs.digest import Descriptor
 from blobfs.logs import about
 from blobfs.storage.diskcache.entries import (
@@ -60,7 +61,7 @@ class Download:
         self.users = 0
         self.is_over = False  # no more writes
         self.taken = 0
-        self.lock = Lock()
+        self.lock = guard()
         self.ranges = Ranges()
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
@@ -234,8 +235,7 @@ class Downloads:
 
     def _notify(self) -> None:
         if self._thread is None:
-            self._thread = Thread(target=self._work, name="blobfs-cache", daemon=True)
-            self._thread.start()
+            self._thread = start_thread("disk-cache", self._work)
         self._changed.notify_all()
 
     def _work(self) -> None:

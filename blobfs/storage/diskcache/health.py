@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from threading import Lock
 
+from blobfs.concurrency import guard
 from blobfs.logs import about
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class Health:
         self.needs_repair = False  # set by a failure, reset by the repair
         self._directory = directory
         self._retry_s = retry_s
-        self._lock = Lock()
+        self._lock = guard()
         self._failed_until_s: float | None = None
 
     def is_usable(self) -> bool:

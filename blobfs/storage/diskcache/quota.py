@@ -24,9 +24,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from threading import Lock
 from typing import Final
 
+from blobfs.concurrency import guard
 from blobfs.digest import Digest
 from blobfs.storage.diskcache.entries import Entries, allocated_size, is_private, write_at
 
@@ -68,7 +68,7 @@ class SpaceQuota:
         self._min_free = bounds.min_free
         self._patience_s = bounds.patience_s
         self._step = min(_MAX_STEP, bounds.limit // _STEP_SHARE)
-        self._mutex = Lock()
+        self._mutex = guard()
         self._numbers = count()
         self._own: Path | None = None
         self._own_fd = -1

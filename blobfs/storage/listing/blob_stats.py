@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from threading import Lock
 from typing import Final
 
+from blobfs.concurrency import guard
 from blobfs.drivers.base import FileInfo
 from blobfs.drivers.objectstore import ObjectStore, Page
 
@@ -39,9 +39,9 @@ class BlobStats:
         self._ttl_s = ttl_s
         self._missing_ttl_s = missing_ttl_s
         self._missing: OrderedDict[str, float] = OrderedDict()  # path: expiry
-        self._lock = Lock()
+        self._lock = guard()
         self._known: OrderedDict[str, tuple[FileInfo, float]] = OrderedDict()
-        self._crawling = Lock()
+        self._crawling = guard()
         self._pages: Iterator[Page] | None = None
         self._crawled_at = -ttl_s
 

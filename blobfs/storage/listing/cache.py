@@ -12,10 +12,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from threading import Lock
 from typing import Final, Literal, NamedTuple
 
 from blobfs import paths
+from blobfs.concurrency import guard
 from blobfs.drivers.base import DirEntry, FileInfo, Unfinished
 from blobfs.drivers.objectstore import ListedFile, ObjectStore, is_below
 from blobfs.errors import AccessDenied, PathNotFound
@@ -106,7 +106,7 @@ class ListingCache:
     def __init__(self, store: ObjectStore, ttl_s: float) -> None:
         self._store = store
         self._ttl_s = ttl_s
-        self._lock = Lock()
+        self._lock = guard()
         self._kept: OrderedDict[_Key, Listing] = OrderedDict()
         self._cost = 0
         self._under_way: dict[_Key, Future[Listing]] = {}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import RLock
 from typing import Final
 
+from blobfs.concurrency import reentrant_guard
 from blobfs.digest import CANONICAL, Digest, Digester
 from blobfs.drivers.base import FileWriter
 from blobfs.errors import AppendOnly, Busy
@@ -25,7 +25,9 @@ class MemoryBudget:
     """Limit of the bytes that all uploads hold in memory. Thread-safe: the lock guards the rest."""
 
     def __init__(self, size: int) -> None:
-        self._lock = RLock()  # a finalizer takes it too, perhaps in the thread that holds it
+        self._lock = (
+            reentrant_guard()
+        )  # a finalizer takes it too, perhaps in the thread that holds it
         self._left = size
 
     def has(self, size: int) -> bool:

@@ -8,9 +8,9 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from threading import Lock
 from typing import Final
 
+from blobfs.concurrency import guard
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import (
@@ -69,7 +69,7 @@ class UploadTags:
     def __init__(self, tags: TagStore) -> None:
         self.repository = tags.repository
         self._tags = tags
-        self._lock = Lock()
+        self._lock = guard()
         self._made: OrderedDict[Tag, Digest] = OrderedDict()
 
     def tag(self, name: str, digest: Digest) -> bool:
@@ -115,7 +115,7 @@ class WaitingManifests:
 
     def __init__(self, limit: int = 8 * 2**20) -> None:
         self._limit = limit  # bytes of one repository
-        self._lock = Lock()
+        self._lock = guard()
         self._writers: OrderedDict[ManifestWriter, None] = OrderedDict()
 
     def add(self, writer: ManifestWriter) -> None:

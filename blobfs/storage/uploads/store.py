@@ -6,10 +6,10 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from threading import Lock
 from typing import Final, TypeVar
 
 from blobfs import paths
+from blobfs.concurrency import PARALLEL, guard
 from blobfs.digest import CANONICAL, Descriptor, Digest
 from blobfs.drivers.base import BytesReader, FileInfo, FileReader, StorageDriver
 from blobfs.errors import (
@@ -24,7 +24,6 @@ from blobfs.errors import (
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
-from blobfs.storage.parallel import map_parallel
 from blobfs.storage.uploads.blobwriter import BlobWriter, blob_of
 from blobfs.storage.uploads.metadata import UploadFiles, UploadInfo, UploadRecord
 
@@ -54,7 +53,7 @@ class UploadStore:
         self._blobs = blobs
         self._layers = layers
         self._repository = repository
-        self._lock = Lock()
+        self._lock = guard()
         self._records: OrderedDict[str, bytes] = OrderedDict()  # by upload id; under the lock
 
     def create(
@@ -154,7 +153,8 @@ class UploadStore:
     def each(self, call: Callable[[str], T], upload_ids: Iterable[str]) -> Iterator[tuple[str, T]]:
         """Yield each of *upload_ids* with the result of *call*; calls run in parallel."""
         ids = list(upload_ids)
-        return zip(ids, map_parallel(self._driver, call, ids), strict=True)
+        results = map(call, ids) if self._driver.is_local else PARALLEL.map(call, ids)
+        return zip(ids, results, strict=True)
 
     def _record_or_none(self, upload_id: str) -> UploadRecord | None:
         try:
