@@ -140,8 +140,8 @@ class MeasuredObjectStore(MeasuredDriver, ObjectStore):
         super().__init__(store)
         self._store = store
 
-    def _pages(self, path: str, *, limit: int = 1000) -> Iterator[Page]:
-        return self._store.pages(path, limit=limit)
+    def _pages(self, path: str, *, limit: int = 1000, after: str = "") -> Iterator[Page]:
+        return self._store.pages(path, limit=limit, after=after)
 
     def _stat_files(self, paths: Sequence[str]) -> list[FileInfo | None]:
         return self._store.stat_files(paths)

@@ -36,8 +36,10 @@ class ObjectStore(StorageDriver):
     is_object_store = True
 
     @abstractmethod
-    def pages(self, path: str, *, limit: int = 1000) -> Iterator[Page]:
+    def pages(self, path: str, *, limit: int = 1000, after: str = "") -> Iterator[Page]:
         """List all files below a directory, sorted by key, at most *limit* a page.
+
+        Only those *after* a path are listed, which need not exist.
 
         Each page is one request, made when the iterator reaches it; the first may be empty. A file
         may have the same path as a directory.

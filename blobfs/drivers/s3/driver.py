@@ -120,9 +120,10 @@ class S3Driver(ObjectStore):
             return [stat_or_none(paths[0])]
         return list(self._bucket.pool.map(stat_or_none, paths))
 
-    def pages(self, path: str, *, limit: int = 1000) -> Iterator[Page]:
+    def pages(self, path: str, *, limit: int = 1000, after: str = "") -> Iterator[Page]:
         options = self._bucket.options
-        for page in self._list(path, MaxKeys=limit):
+        start = {"StartAfter": options.key(after)} if after else {}
+        for page in self._list(path, MaxKeys=limit, **start):
             files = [
                 ListedFile(
                     options.path(found["Key"]),

@@ -200,9 +200,9 @@ class PresenceObjectStore(_ConfirmingDriver, ObjectStore):
         if not page.files and page.is_last and (self._held or self._held_blobs):
             raise _gone(paths.ROOT)
 
-    def pages(self, path: str, *, limit: int = 1000) -> Iterator[Page]:
+    def pages(self, path: str, *, limit: int = 1000, after: str = "") -> Iterator[Page]:
         is_empty = True
-        for page in self._store.pages(path, limit=limit):
+        for page in self._store.pages(path, limit=limit, after=after):
             for file in page.files[:1]:
                 is_empty = False
                 self.note_presence(file.path)

@@ -1,0 +1,132 @@
+"""The pass over a storage, and the inventory that it makes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, Self, TypeVar
+
+from blobfs.drivers.base import Closing
+from blobfs.inventory.journal import Journal
+from blobfs.inventory.scanning import opened, read_links, read_manifests, scan
+from blobfs.inventory.spans import divide
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+Progress = Callable[[str, int], None]
+"""Receives the name of a kind of items, and how many more of them were read."""
+
+_LOCAL_JOBS: Final = 2
+"""Threads for a directory: most of their time they hold the interpreter's lock."""
+
+_REMOTE_JOBS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """An executor, and the number of tasks that it may have at once."""
+
+    executor: Executor
+    jobs: int
+
+    def run(self, call: Callable[[A], T], take: Callable[[], A | None]) -> Iterator[tuple[A, T]]:
+        """Yield each item and its result as it is completed; raises the first error of a *call*.
+
+        *take* returns the next item, or None if none is waiting. An item may come to wait while
+        others are under way.
+        """
+        running: dict[Future[T], A] = {}
+        try:
+            while True:
+                while len(running) < self.jobs and (item := take()) is not None:
+                    running[self.executor.submit(call, item)] = item
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+class Inventory(Closing):
+    """The content of a storage, as a pass has found it. It owns the journal, and closes it.
+
+    *storage* is the URL. ``journal.db`` answers questions in SQL.
+    """
+
+    def __init__(self, storage: str, journal: Journal) -> None:
+        self.storage = storage
+        self.journal = journal
+
+    @classmethod
+    def taken(
+        cls,
+        storage: str,
+        *,
+        state: Path | None = None,
+        workers: Workers | None = None,
+        every_link: bool = False,
+        progress: Progress = lambda _kind, _count: None,
+    ) -> Self:
+        """Read the storage, or the rest of it if the pass in *state* was stopped.
+
+        *state* is the journal's file, which is temporary if it is None. *workers* are threads by
+        default. With *every_link* the content of each link is read also if its path and its size
+        show it. Raises StorageUnavailable, AccessDenied, and MountRefused for an unfit *state*.
+        """
+        inventory = cls(storage, Journal.opened(state, storage))
+        try:
+            with nullcontext(workers) if workers else _threads(storage) as used:
+                inventory._read(used, progress, every_link=every_link)
+        except BaseException:
+            inventory.close()
+            raise
+        return inventory
+
+    def close(self) -> None:
+        self.journal.close()
+
+    def _read(self, workers: Workers, progress: Progress, *, every_link: bool) -> None:
+        journal = self.journal
+        if not journal.is_under_way:
+            journal.begin(self.storage, divide(opened(self.storage)))
+        self._scan(workers, progress)
+        links = journal.unread_links(every=every_link)
+        read = partial(read_links, self.storage)
+        for batch, targets in workers.run(read, lambda: next(links, None)):
+            journal.set_targets(zip((number for number, _ in batch), targets, strict=True))
+            progress("links", len(batch))
+        journal.assume_targets()
+        digests = journal.unread_manifests()
+        parse = partial(read_manifests, self.storage)
+        for _, rows in workers.run(parse, lambda: next(digests, None)):
+            journal.add_manifests(rows)
+            progress("manifests", len(rows))
+        journal.end()
+
+    def _scan(self, workers: Workers, progress: Progress) -> None:
+        waiting = deque(self.journal.spans())
+        call = partial(scan, self.storage)
+        for (number, _), step in workers.run(call, lambda: waiting.popleft() if waiting else None):
+            self.journal.add(number, step.rows, step.rest)
+            if step.rest is not None:
+                waiting.appendleft((number, step.rest))
+            progress("files", len(step.rows))
+
+
+@contextmanager
+def _threads(storage: str) -> Iterator[Workers]:
+    """Yield threads of this process, as many as suit *storage*."""
+    jobs = _LOCAL_JOBS if opened(storage).is_local else _REMOTE_JOBS
+    executor = ThreadPoolExecutor(jobs, "blobfs-inventory")
+    try:
+        yield Workers(executor, jobs)
+    finally:
+        executor.shutdown(cancel_futures=True)

@@ -1,0 +1,224 @@
+"""The tasks of a pass: module-level functions of picklable arguments, for any executor."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from functools import partial
+from typing import Final, NamedTuple
+
+from blobfs import paths
+from blobfs.digest import Digest
+from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.factory import driver_for
+from blobfs.errors import (
+    AccessDenied,
+    DigestInvalid,
+    LinkInvalid,
+    ManifestInvalid,
+    NotAFile,
+    PathNotFound,
+)
+from blobfs.inventory.rows import Classifier, Rows, Target, pack, unpack
+from blobfs.inventory.spans import Span
+from blobfs.storage.blobstore import MAX_CONTENT
+from blobfs.storage.linkfiles import read_link
+from blobfs.storage.manifest import Manifest
+
+STEP: Final = 10_000
+"""Entries of one step: 10 pages of an object store, about 5 MB of rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The rows of one step, and the rest of its span; None at the end of the span."""
+
+    rows: Rows
+    rest: Span | None
+
+
+_drivers: Final[dict[str, StorageDriver]] = {}
+"""The drivers of this process, by the storage's URL; tasks share them."""
+
+
+def opened(storage: str) -> StorageDriver:
+    """Return this process's driver of *storage*, which stays open until ``close_all``.
+
+    Raises MountRefused, PathNotFound, AccessDenied, StorageUnavailable.
+    """
+    driver = _drivers.get(storage)
+    if driver is None:
+        ours = driver_for(storage)
+        driver = _drivers.setdefault(storage, ours)
+        if driver is not ours:  # another thread was faster
+            ours.close()
+    return driver
+
+
+def close_all() -> None:
+    """Close the drivers of this process; no task may be under way."""
+    while _drivers:
+        _drivers.popitem()[1].close()
+
+
+def scan(storage: str, numbered: tuple[int, Span]) -> Step:
+    """Read the next entries of a span; raises StorageUnavailable."""
+    _, span = numbered
+    driver = opened(storage)
+    rows = Rows()
+    read = None if driver.is_object_store else partial(read_link_at, driver)
+    classifier = Classifier(rows, read)
+    for entry in span.entries(driver):
+        classifier.add(entry)
+        if len(rows) == STEP:
+            return Step(rows, replace(span, after=entry.position))
+    return Step(rows, None)
+
+
+def read_link_at(driver: StorageDriver, path: str) -> Target:
+    """Read a link; a missing one has neither a digest nor a fault."""
+    try:
+        return Target(pack(read_link(driver, path)))
+    except PathNotFound:
+        return Target()
+    except LinkInvalid as exc:
+        return Target(None, str(exc))
+    except AccessDenied:
+        return Target(None, f"link {path} cannot be read: access is denied")
+
+
+def read_links(storage: str, links: Sequence[tuple[int, str]]) -> list[Target]:
+    """Read each link file of *links*, which are numbered paths; raises StorageUnavailable."""
+    driver = opened(storage)
+    return [read_link_at(driver, path) for _, path in links]
+
+
+class ReferenceKind(IntEnum):
+    """The role of a digest in a manifest."""
+
+    CHILD = 0
+    CONFIG = 1
+    LAYER = 2
+    SUBJECT = 3
+    FOREIGN = 4
+    """A layer that is downloaded from elsewhere."""
+    NAMED = 5
+    """A digest in a document that is no known manifest."""
+
+
+class ReferenceRow(NamedTuple):
+    """A digest in a manifest. *detail* is the platform of a child, and a media type otherwise."""
+
+    kind: int
+    digest: bytes
+    size: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRow:
+    """A manifest, its size in bytes, and the references in it.
+
+    *fault* says why it could not be read or parsed. The references of a document that is no known
+    manifest are all digests that its bytes name.
+    """
+
+    digest: bytes
+    media_type: str = ""
+    size: int = 0
+    fault: str | None = None
+    references: Sequence[ReferenceRow] = ()
+
+
+def read_manifests(storage: str, digests: Sequence[bytes]) -> list[ManifestRow]:
+    """Read each manifest of *digests*; raises StorageUnavailable."""
+    driver = opened(storage)
+    return [_read_manifest(driver, unpack(each)) for each in digests]
+
+
+def _read_manifest(driver: StorageDriver, digest: Digest) -> ManifestRow:
+    row = ManifestRow(pack(digest))
+    try:
+        payload = driver.read_at(paths.blob_data(digest), 0, MAX_CONTENT + 1)
+    except (PathNotFound, NotAFile):
+        return replace(row, fault="is missing")
+    except AccessDenied:
+        return replace(row, fault="cannot be read: access is denied")
+    if len(payload) > MAX_CONTENT:
+        return replace(row, fault="is too large for a manifest")
+    row = replace(row, size=len(payload))
+    found = Digest.of(payload, digest.algorithm)
+    if found != digest:
+        return replace(row, fault=f"has the digest {found}")
+    try:
+        manifest = Manifest.parse(payload)
+    except ManifestInvalid as exc:
+        return replace(row, fault=f"is not a manifest: {exc}", references=_named(payload))
+    references = tuple(_references(manifest, payload))
+    return replace(row, media_type=manifest.media_type, references=references)
+
+
+_DIGEST: Final = re.compile(rb"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
+
+
+def _named(payload: bytes) -> Sequence[ReferenceRow]:
+    digests = dict.fromkeys(text.decode("ascii") for text in _DIGEST.findall(payload))
+    return [ReferenceRow(int(ReferenceKind.NAMED), pack(Digest.parse(each))) for each in digests]
+
+
+def _references(manifest: Manifest, payload: bytes) -> Iterator[ReferenceRow]:
+    details = _details(payload)
+    for each in manifest.references:
+        kind, detail = ReferenceKind.LAYER, each.media_type
+        if manifest.is_index:
+            kind, detail = ReferenceKind.CHILD, details.platforms.get(str(each.digest), "")
+        elif each.digest in manifest.foreign:
+            kind = ReferenceKind.FOREIGN
+        elif str(each.digest) == details.config:
+            kind = ReferenceKind.CONFIG
+        yield ReferenceRow(int(kind), pack(each.digest), each.size, detail)
+    if details.subject is not None:
+        yield ReferenceRow(int(ReferenceKind.SUBJECT), pack(details.subject))
+
+
+@dataclass(slots=True)
+class _Details:
+    """Parts of a manifest that ``Manifest`` does not have."""
+
+    config: str = ""
+    subject: Digest | None = None
+    platforms: dict[str, str] = field(default_factory=dict)
+
+
+def _details(payload: bytes) -> _Details:
+    found = _Details()
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError):  # Go reads it, Python does not
+        return found
+    match document:
+        case {"config": {"digest": str(digest)}}:
+            found.config = digest
+        case {"manifests": [*children]}:
+            found.platforms = dict(_platforms(children))
+    match document:
+        case {"subject": {"digest": str(digest)}}:
+            with suppress(DigestInvalid):
+                found.subject = Digest.parse(digest)
+    return found
+
+
+def _platforms(children: Sequence[object]) -> Iterator[tuple[str, str]]:
+    for child in children:
+        match child:
+            case {"digest": str(digest), "platform": {**platform}}:
+                yield digest, _platform(platform)
+
+
+def _platform(platform: Mapping[object, object]) -> str:
+    parts = (platform.get(key) for key in ("os", "architecture", "variant"))
+    return "/".join(part for part in parts if isinstance(part, str) and part)
