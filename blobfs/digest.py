@@ -68,10 +68,6 @@ class Digest:
         return cls(algorithm, hasher.hexdigest())
 
 
-EMPTY: Final = Digest.of(b"")
-"""The digest of no bytes."""
-
-
 @dataclass(frozen=True, slots=True)
 class Descriptor:
     """The digest, size and media type of a blob.

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobfs.digest import ALGORITHMS, EMPTY, Descriptor, Digest, Digester
+from blobfs.digest import ALGORITHMS, Descriptor, Digest, Digester
 from blobfs.errors import DigestInvalid, HashStateInvalid
+from tests.support.layout import EMPTY
 
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 INITIAL = "6a09e667bb67ae853c6ef372a54ff53a510e527f9b05688c1f83d9ab5be0cd19"

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobfs import paths
-from blobfs.digest import ALGORITHMS, EMPTY, Digest
+from blobfs.digest import ALGORITHMS, Digest
 from blobfs.errors import PathInvalid
 from blobfs.paths import Kind, Place
 from blobfs.reference import RepositoryName, Tag
+from tests.support.layout import EMPTY
 
 T = TypeVar("T")
 

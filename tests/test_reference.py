@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobfs.digest import EMPTY
 from blobfs.errors import NameInvalid
 from blobfs.reference import Reference, RepositoryName, Tag, is_component
+from tests.support.layout import EMPTY
 
 COMPONENTS = [
     "a",

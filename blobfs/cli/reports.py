@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, Protocol, TypeVar
 
 from blobfs.digest import ALGORITHMS, CANONICAL, Digest
@@ -24,7 +23,8 @@ from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.manifest import INDEXES, Manifest
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
-from blobfs.storage.uploads.inventory import OpenUpload
+from blobfs.storage.uploads.inventory import UnfinishedUpload
+from blobfs.timestamps import format_seconds
 
 T = TypeVar("T")
 
@@ -157,26 +157,21 @@ def tagged_at(repository: Repository, tag: Tag) -> str | None:
         mtime_ns = repository.tags.mtime_ns(tag)
     except BROKEN:
         return None
-    return rfc3339(mtime_ns / 1e9) if mtime_ns else None
+    return format_seconds(mtime_ns / 1e9) if mtime_ns else None
 
 
-def uploads(open_uploads: Iterable[OpenUpload]) -> Report:
+def uploads(found: Iterable[UnfinishedUpload]) -> Report:
     """List unfinished uploads, oldest first; lost ones have no repository."""
     rows: list[Row] = [
-        (upload.repository, upload.name, upload.size, rfc3339(upload.began))
-        for upload in sorted(open_uploads, key=lambda upload: upload.began or 0.0)
+        (
+            each.repository,
+            each.name,
+            each.size,
+            format_seconds(each.began),
+        )
+        for each in sorted(found, key=lambda each: each.began or 0.0)
     ]
     return Report(("repository", "name", "bytes", "began"), rows)
-
-
-def rfc3339(seconds: float | None) -> str | None:
-    """Format a time since the epoch in RFC 3339; None for a time that it cannot express."""
-    if seconds is None:
-        return None
-    try:
-        return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
-    except (ValueError, OverflowError):  # after the year 9999, which some file systems store
-        return None
 
 
 def tags(registry: Registry, name: RepositoryName) -> Report:

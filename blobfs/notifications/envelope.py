@@ -18,6 +18,7 @@ from urllib.parse import urljoin
 from blobfs.digest import Descriptor, Digest
 from blobfs.reference import Tag
 from blobfs.storage.events import Event
+from blobfs.timestamps import format_time
 
 CONTENT_TYPE: Final = "application/vnd.docker.distribution.events.v1+json"
 
@@ -36,7 +37,7 @@ class EnvelopeWriter:
         """Return the body of a POST for *event*."""
         document = {
             "id": str(uuid.uuid4()),
-            "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "timestamp": format_time(datetime.now(UTC)),
             "action": event.action,
             "target": self._target(event),
             "request": {"useragent": USER_AGENT},

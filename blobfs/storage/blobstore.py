@@ -131,23 +131,19 @@ class BlobStore:
             raise DigestMismatch(f"the content of blob {digest} does not match its digest")
         return content
 
-    def has_size(self, digest: Digest, size: int) -> bool:
-        """True if the storage has the blob with *size* bytes.
+    def ensure_durable(self, digest: Digest, size: int) -> bool:
+        """Sync the blob, as a registry does not; False if it is missing or has another size.
 
         Writers use this instead of ``stat``: a blob that a crash truncated counts as missing, and
         a cached descriptor may be out of date.
         """
         try:
-            return self.stat_now(digest).size == size
+            if self.stat_now(digest).size != size:
+                return False
         except (BlobUnknown, BlobDamaged):
             return False
-
-    def ensure_durable(self, digest: Digest, size: int) -> bool:
-        """True if the blob ``has_size``; it is then synced, because a registry does not sync."""
-        whole = self.has_size(digest, size)
-        if whole:
-            self.sync(digest)
-        return whole
+        self.sync(digest)
+        return True
 
     def sync(self, digest: Digest) -> None:
         """Make a blob durable that another program may have stored."""

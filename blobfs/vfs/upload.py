@@ -14,7 +14,6 @@ from blobfs.digest import Descriptor, Digest
 from blobfs.errors import (
     BlobfsError,
     Busy,
-    ContentMismatch,
     DigestInvalid,
     ReadOnly,
     Stale,
@@ -23,8 +22,8 @@ from blobfs.errors import (
     UploadUnknown,
 )
 from blobfs.logs import about
-from blobfs.storage.uploads.base import ContentStore, ContentWriter
-from blobfs.storage.uploads.metadata import MAX_REASON, UploadInfo
+from blobfs.storage.uploads.base import ContentStore, ContentWriter, check_digest, check_length
+from blobfs.storage.uploads.metadata import MAX_REASON, UploadInfo, state_of
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ class Upload:
         """State: ``open``, ``committed``, or ``failed: `` and the reason."""
         if self.receipt is not None:
             return "committed"
-        return f"failed: {self.reason}" if self.reason else "open"
+        return state_of(self.reason)
 
     @property
     def is_receipt(self) -> bool:
@@ -282,12 +281,9 @@ class Upload:
 
     def _check_receipt(self, digest: Digest | None, size: int | None = None) -> None:
         found, length = self.declared()
-        if size not in (None, length):
-            raise ContentMismatch(f"{self.path} has {length} bytes, not {size}")
-        if digest is None or found is None or digest == found:
-            return
-        if digest.algorithm == found.algorithm:
-            raise ContentMismatch(f"{self.path} hashes to {found}, not to {digest}")
+        check_length(self.path, length, size)
+        if digest is not None and found is not None and digest.algorithm == found.algorithm:
+            check_digest(self.path, found, digest)
 
     def commit(self, digest: Digest | None = None) -> None:
         """Publish it; a failure sets the reason, and makes the received bytes durable."""

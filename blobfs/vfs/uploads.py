@@ -7,17 +7,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from datetime import UTC, datetime
-from functools import partial
 from typing import Final, TypedDict
 
 from blobfs.concurrency import guard, refuse_to_take_long, start_thread
 from blobfs.errors import BlobfsError, Busy, Exists, Invalid, NotEmpty, UploadUnknown
 from blobfs.logs import about
 from blobfs.storage.registry import Registry
-from blobfs.storage.repository import Repository
 from blobfs.storage.uploads.base import ContentStore
-from blobfs.storage.uploads.metadata import is_file_name
+from blobfs.storage.uploads.inventory import of_repository
+from blobfs.storage.uploads.metadata import is_file_name, state_of
+from blobfs.timestamps import format_seconds
 from blobfs.vfs.upload import MOUNT_ENDS, Upload
 
 log = logging.getLogger(__name__)
@@ -360,36 +359,31 @@ def upload_states(registry: Registry, uploads: Uploads) -> list[UploadState]:
     known = {upload.id for upload in ours}
     found = [state for upload in ours for state in _state(upload)]
     for name in registry.enumerate():
-        repository = registry.repository(name)
-        others = [each for each in repository.uploads.enumerate() if each not in known]
-        for _, states in repository.uploads.each(partial(_stored, repository), others):
-            found.extend(states)
+        for stored in of_repository(registry.repository(name), without=known):
+            if stored.began is not None and stored.size is not None:
+                key = (name, stored.name, stored.id)
+                found.append(_entry(key, stored.size, stored.began, state_of(stored.reason)))
     return sorted(found, key=lambda state: (state["repository"], state["name"], state["uuid"]))
-
-
-def _stored(repository: Repository, upload_id: str) -> list[UploadState]:
-    store = repository.uploads
-    try:
-        record = store.listed_record(upload_id)
-    except BlobfsError:
-        return []
-    name = record.name or upload_id
-    upload = Upload(f"/{repository.name}/_uploads", store, name, upload_id, record.reason)
-    return list(_state(upload))
 
 
 def _state(upload: Upload) -> Iterator[UploadState]:
     """Yield the entry of *upload*; nothing if it has ended or the storage fails."""
+    repository = upload.directory.removesuffix("/_uploads").removesuffix("/_manifests")[1:]
     try:
-        started, offset = upload.started_at(), upload.info().size
+        size, began = upload.info().size, upload.started_at()
     except BlobfsError:
         return
-    yield {
-        "repository": upload.directory.removesuffix("/_uploads").removesuffix("/_manifests")[1:],
-        "name": upload.name,
-        "uuid": upload.id,
-        "offset": offset,
-        "started": datetime.fromtimestamp(int(started), UTC).isoformat().replace("+00:00", "Z"),
-        "age": round(max(time.time() - started, 0.0), 1),
-        "state": upload.state,
+    yield _entry((repository, upload.name, upload.id), size, began, upload.state)
+
+
+def _entry(key: tuple[str, str, str], size: int, began: float, state: str) -> UploadState:
+    repository, name, upload_id = key
+    return {
+        "repository": repository,
+        "name": name,
+        "uuid": upload_id,
+        "offset": size,
+        "started": format_seconds(began) or "",
+        "age": round(max(time.time() - began, 0.0), 1),
+        "state": state,
     }

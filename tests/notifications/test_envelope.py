@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from blobfs.digest import EMPTY, Descriptor
+from blobfs.digest import Descriptor, Digest
 from blobfs.notifications.envelope import EnvelopeWriter
 from blobfs.storage.events import Action, Event
 from tests.support.notification_events import APP, push
@@ -60,5 +60,5 @@ def test_a_url_is_below_the_host_of_the_configuration(
 
 
 def test_no_bytes_have_no_size() -> None:
-    target = written(Event(Action.PUSH, APP, Descriptor(EMPTY, 0)))["target"]
+    target = written(Event(Action.PUSH, APP, Descriptor(Digest.of(b""), 0)))["target"]
     assert target.keys() == {"mediaType", "digest", "repository"}

@@ -267,7 +267,7 @@ def test_writers_are_told_what_the_storage_has(
     layout.driver.delete(BLOB)
     other = registry.repository(OTHER)
     assert app.layers.stat(DIGEST) == known
-    assert not registry.blobs.has_size(DIGEST, len(CONTENT))
+    assert not registry.blobs.ensure_durable(DIGEST, len(CONTENT))
     with pytest.raises(BlobUnknown):
         app.layers.stat_now(DIGEST)
     with pytest.raises(BlobUnknown):

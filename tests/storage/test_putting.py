@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from blobfs import paths
-from blobfs.digest import EMPTY, Digest
+from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import (
     BlobDamaged,
@@ -22,7 +22,7 @@ from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.linkfiles import read_link
 from tests.support.failing_driver import TroubledDriver
-from tests.support.layout import APP, Layout
+from tests.support.layout import APP, EMPTY, Layout
 from tests.support.uploads import broken_links, files_below
 
 CONTENT = b"what the blob holds"
@@ -92,18 +92,18 @@ def test_blob_is_whole_if_it_has_its_size(
 ) -> None:
     if stored is not None:
         layout.put(DATA, stored)
-    assert blobs.has_size(DIGEST, len(CONTENT)) == whole
+    assert blobs.ensure_durable(DIGEST, len(CONTENT)) == whole
 
 
 def test_empty_blob_is_whole(layout: Layout, blobs: BlobStore) -> None:
-    assert not blobs.has_size(EMPTY, 0)
+    assert not blobs.ensure_durable(EMPTY, 0)
     layout.blob(b"")
-    assert blobs.has_size(EMPTY, 0)
+    assert blobs.ensure_durable(EMPTY, 0)
 
 
 def test_directory_in_place_of_the_bytes_is_not_whole(layout: Layout, blobs: BlobStore) -> None:
     layout.put(f"{paths.blob_data(EMPTY)}/below")
-    assert not blobs.has_size(EMPTY, 0)
+    assert not blobs.ensure_durable(EMPTY, 0)
 
 
 def test_copy_replaces_a_torn_blob(layout: Layout, blobs: BlobStore) -> None:

@@ -14,6 +14,7 @@ Json = bool | int | float | str | None | Sequence["Json"] | dict[str, "Json"]
 
 APP = RepositoryName("team/app")
 LATEST = Tag("latest")
+EMPTY = Digest.of(b"")
 
 
 def all_blobs(blobs: BlobStore) -> list[Digest]:

@@ -9,7 +9,20 @@ from typing import Protocol
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import Closing, FileReader
+from blobfs.errors import ContentMismatch
 from blobfs.storage.uploads.metadata import UploadInfo, UploadRecord
+
+
+def check_digest(label: str, found: Digest, declared: Digest) -> None:
+    """Raise ContentMismatch unless the content *label* has the *declared* digest."""
+    if found != declared:
+        raise ContentMismatch(f"{label} hashes to {found}, not to {declared}")
+
+
+def check_length(label: str, found: int | None, declared: int | None) -> None:
+    """Raise ContentMismatch if a length is *declared*, and the content *label* has another."""
+    if declared not in (None, found):
+        raise ContentMismatch(f"{label} has {found} bytes, not {declared}")
 
 
 class ContentWriter(Closing):

@@ -29,7 +29,7 @@ from blobfs.errors import (
 from blobfs.logs import about
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
-from blobfs.storage.uploads.base import ContentWriter
+from blobfs.storage.uploads.base import ContentWriter, check_digest, check_length
 from blobfs.storage.uploads.buffer import DigesterSet, UploadBuffer
 from blobfs.storage.uploads.data import UploadData, UploadObject
 from blobfs.storage.uploads.metadata import UploadFiles, UploadRecord
@@ -254,19 +254,14 @@ class BlobWriter(ContentWriter):
 
     def _verify(self, declared: Digest | None) -> Digest:
         """Return the canonical digest of the received bytes; raises ContentMismatch."""
-        if self._record.size not in (None, self.size):
-            raise self._mismatch(f"has {self.size} bytes, not {self._record.size}")
+        label = self._files.label(self._record)
+        check_length(label, self.size, self._record.size)
         if self._moved is not None and declared in (None, self._moved):
             return self._moved  # it was verified before
         canonical = self._moved or self._digest(CANONICAL)
         if declared is not None:
-            found = self._digest(declared.algorithm)
-            if found != declared:
-                raise self._mismatch(f"hashes to {found}, not to {declared}")
+            check_digest(label, self._digest(declared.algorithm), declared)
         return canonical
-
-    def _mismatch(self, how: str) -> ContentMismatch:
-        return ContentMismatch(f"{self._files.label(self._record)} {how}")
 
     def _digest(self, algorithm: str) -> Digest:
         """Return the digest of all received bytes; unhashed ones are read again."""
@@ -274,7 +269,8 @@ class BlobWriter(ContentWriter):
             self._received.is_durable = False  # the next suspend saves the new hash state
         found = self._received.hash_all(algorithm, None if self._moved is None else self.read_at)
         if found is None:
-            raise self._mismatch(f"ends before its {self.size} bytes do")
+            label = self._files.label(self._record)
+            raise ContentMismatch(f"{label} ends before its {self.size} bytes do")
         return found
 
     def _put_in_place(self, canonical: Digest) -> None:

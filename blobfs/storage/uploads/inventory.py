@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,20 +11,24 @@ from blobfs.drivers.base import Unfinished
 from blobfs.errors import BlobfsError, NotFound, PathInvalid
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
+from blobfs.storage.uploads.metadata import UploadRecord
 
 
 @dataclass(frozen=True, slots=True)
-class OpenUpload:
+class UnfinishedUpload:
     """An upload: *size* in bytes, *began* in seconds since the epoch; None means unknown.
 
-    *name* is the name in its record, else its id. An unfinished object without an upload, which
-    the object store bills but does not list, has an empty *repository* and its path as the name.
+    *name* is the name in its record, else its id. *reason* is the error of the last commit that
+    failed. An unfinished object without an upload, which the object store bills but does not list,
+    has an empty *repository* and *id*, and its path as the name.
     """
 
     repository: str
     name: str
+    id: str
     size: int | None
     began: float | None
+    reason: str
     remove: Callable[[], None]
 
     def age(self, now: float) -> float:
@@ -32,25 +36,35 @@ class OpenUpload:
         return 0.0 if self.began is None else max(now - self.began, 0.0)
 
 
-def of_repository(repository: Repository) -> Iterator[OpenUpload]:
-    """Yield the stored uploads of one repository."""
+def of_repository(
+    repository: Repository, *, without: Container[str] = ()
+) -> Iterator[UnfinishedUpload]:
+    """Yield the stored uploads of one repository, except those with an id in *without*."""
     uploads = repository.uploads
-    for _, found in uploads.each(partial(_stored, repository), uploads.enumerate()):
+    ids = (each for each in uploads.enumerate() if each not in without)
+    for _, found in uploads.each(partial(_stored, repository), ids):
         if found is not None:
             yield found
 
 
-def _stored(repository: Repository, upload_id: str) -> OpenUpload | None:
+def _stored(repository: Repository, upload_id: str) -> UnfinishedUpload | None:
     uploads = repository.uploads
     try:
         began: float | None = uploads.started_at(upload_id).timestamp()
-        name = uploads.listed_record(upload_id).name or upload_id
+        record = uploads.listed_record(upload_id)
     except NotFound:
         return None  # it was removed meanwhile
     except BlobfsError:
-        began, name = None, upload_id
-    size = _size(repository, upload_id)
-    return OpenUpload(repository.name, name, size, began, partial(uploads.discard, upload_id))
+        began, record = None, UploadRecord()
+    return UnfinishedUpload(
+        repository.name,
+        record.name or upload_id,
+        upload_id,
+        _size(repository, upload_id),
+        began,
+        record.reason,
+        partial(uploads.discard, upload_id),
+    )
 
 
 def _size(repository: Repository, upload_id: str) -> int | None:
@@ -60,7 +74,7 @@ def _size(repository: Repository, upload_id: str) -> int | None:
         return None
 
 
-def lost(registry: Registry) -> Iterator[OpenUpload]:
+def lost(registry: Registry) -> Iterator[UnfinishedUpload]:
     """Yield the unfinished objects that no stored upload refers to.
 
     A program that began one a moment ago may not have stored its record yet. Callers must
@@ -70,7 +84,8 @@ def lost(registry: Registry) -> Iterator[OpenUpload]:
     tokens = set(_tokens(registry)) if unfinished else set()
     for found in unfinished:
         if found.token not in tokens and not _belongs_to_registry(registry, found):
-            yield OpenUpload("", found.path, None, found.began, partial(registry.abandon, found))
+            remove = partial(registry.abandon, found)
+            yield UnfinishedUpload("", found.path, "", None, found.began, "", remove)
 
 
 def _tokens(registry: Registry) -> Iterator[str]:

@@ -30,7 +30,7 @@ from blobfs.reference import Tag
 from blobfs.storage.blobstore import MAX_CONTENT
 from blobfs.storage.manifeststore import ManifestStore
 from blobfs.storage.tagstore import TagStore
-from blobfs.storage.uploads.base import ContentWriter
+from blobfs.storage.uploads.base import ContentWriter, check_digest, check_length
 from blobfs.storage.uploads.buffer import MemoryReservation
 from blobfs.storage.uploads.metadata import UploadInfo, UploadRecord
 
@@ -219,11 +219,8 @@ class ManifestWriter(ContentWriter):
         content = bytes(self._content)
         declared = digest or self._record.digest
         if declared is not None:
-            found = Digest.of(content, declared.algorithm)
-            if found != declared:
-                raise ContentMismatch(f"{self.label} hashes to {found}, not to {declared}")
-        if self._record.size not in (None, self.size):
-            raise ContentMismatch(f"{self.label} has {self.size} bytes, not {self._record.size}")
+            check_digest(self.label, Digest.of(content, declared.algorithm), declared)
+        check_length(self.label, self.size, self._record.size)
         try:
             descriptor = self._manifests.put(content)
         except ManifestRejected as exc:

@@ -24,6 +24,7 @@ from blobfs.errors import (
     UploadUnknown,
 )
 from blobfs.reference import RepositoryName
+from blobfs.timestamps import format_time, parse_time
 
 _MAX_NAME: Final = 255  # bytes
 _LAST_SECOND: Final = 253_402_300_799  # of the year 9999
@@ -91,6 +92,11 @@ class UploadRecord:
         )
 
 
+def state_of(reason: str) -> str:
+    """Return the state of an upload that is not committed; *reason* is that of its record."""
+    return f"failed: {reason}" if reason else "open"
+
+
 @dataclass(frozen=True, slots=True)
 class UploadInfo:
     """Size in bytes and time of the last write of an upload in the storage."""
@@ -137,8 +143,7 @@ class UploadFiles:
     def begin(self, started_at: datetime, record: UploadRecord) -> None:
         """Write the time of the begin and the record; then the upload can be resumed."""
         path = paths.upload_startedat(self._repository, self.upload_id)
-        moment = started_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._driver.put_content(path, moment.encode())
+        self._driver.put_content(path, format_time(started_at.replace(microsecond=0)).encode())
         if record != UploadRecord():
             self.put_record(record)
 
@@ -252,18 +257,9 @@ class UploadFiles:
 
 
 def _moment(text: bytes) -> datetime | None:
-    """Parse a time of RFC 3339; None if it is invalid or datetime cannot represent it.
-
-    datetime cannot represent a leap second. Years outside 1971 to 9999 (UTC) count as invalid.
-    """
-    try:
-        moment = datetime.fromisoformat(text.decode("ascii"))
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        moment = moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
-    return moment if moment.year >= 1971 else None
+    """Parse the content of ``startedat``; None if it is no time, or one before 1971."""
+    moment = parse_time(text)
+    return moment if moment is not None and moment.year >= 1971 else None
 
 
 def _from_seconds(seconds: int) -> datetime:

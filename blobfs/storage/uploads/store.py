@@ -15,7 +15,6 @@ from blobfs.drivers.base import BytesReader, FileInfo, FileReader, StorageDriver
 from blobfs.errors import (
     BlobfsError,
     BlobUnknown,
-    ContentMismatch,
     NotFound,
     PathNotFound,
     Stale,
@@ -24,6 +23,7 @@ from blobfs.errors import (
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
+from blobfs.storage.uploads.base import check_digest
 from blobfs.storage.uploads.blobwriter import BlobWriter, blob_of
 from blobfs.storage.uploads.metadata import UploadFiles, UploadInfo, UploadRecord
 
@@ -177,10 +177,7 @@ class UploadStore:
         if digest != descriptor.digest:
             with self.open_committed(descriptor) as reader:
                 found = Digest.of_chunks(reader.chunks(), digest.algorithm)
-            if found != digest:
-                raise ContentMismatch(
-                    f"blob {descriptor.digest} hashes to {found}, not to {digest}"
-                )
+            check_digest(f"blob {descriptor.digest}", found, digest)
         stored = self._blobs.stat_now(descriptor.digest)
         self._blobs.sync(stored.digest)
         self._layers.link_blob(digest, stored)

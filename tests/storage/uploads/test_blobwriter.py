@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from blobfs import paths
-from blobfs.digest import ALGORITHMS, EMPTY, Digest
+from blobfs.digest import ALGORITHMS, Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import BlobUnknown, ContentMismatch, WriterClosed
 from blobfs.reference import RepositoryName
@@ -21,7 +21,7 @@ from blobfs.storage.uploads.blobwriter import BlobWriter
 from blobfs.storage.uploads.buffer import IN_MEMORY
 from blobfs.storage.uploads.metadata import UploadRecord
 from tests.support.failing_driver import TroubledDriver
-from tests.support.layout import APP
+from tests.support.layout import APP, EMPTY
 from tests.support.uploads import (
     LARGE,
     SMALL,

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobfs import paths
-from blobfs.digest import ALGORITHMS, EMPTY, Digest, Digester
+from blobfs.digest import ALGORITHMS, Digest, Digester
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import Corrupt, UploadUnknown
 from blobfs.storage.uploads.metadata import UploadFiles, UploadRecord, is_file_name
-from tests.support.layout import APP, Json, Layout, as_bytes
+from tests.support.layout import APP, EMPTY, Json, Layout, as_bytes
 from tests.support.uploads import states
 
 ID = "0b9eac3a-6a0e-4f4b-8b6d-2f6a7d3c1e55"
