@@ -5,27 +5,21 @@ from __future__ import annotations
 import errno
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import click
 
 from blobfs.cli import image_report, reports
+from blobfs.cli.du_command import du
 from blobfs.cli.mounting import mount
-from blobfs.cli.notices import echo_if_terminal
-from blobfs.cli.types import PATH, Duration, Parsed
-from blobfs.drivers.factory import is_s3, local_root
+from blobfs.cli.opening import open_existing, progress
+from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, Duration, Parsed
 from blobfs.errors import BlobfsError
-from blobfs.host import preflight
-from blobfs.host.preflight import Preflight
 from blobfs.host.unmount import unmount
 from blobfs.reference import Reference, RepositoryName
-from blobfs.storage.registry import Registry, open_registry
 from blobfs.storage.uploads.inventory import lost, of_repository
-
-T = TypeVar("T")
 
 _CONTEXT: Final = {
     "auto_envvar_prefix": "BLOBFS",
@@ -64,6 +58,7 @@ def main() -> None:
 
 
 main.add_command(mount)
+main.add_command(du)
 
 
 @main.command()
@@ -77,28 +72,23 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
     unmount(mountpoint, lazy=lazy, waiting=partial(click.echo, err=True))
 
 
-_HUMAN: Final = click.option(
-    "-h", "--human-readable", "human", is_flag=True, help="Print sizes such as 1.5G."
-)
-_JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_LONG_HELP: Final = {"help_option_names": ["--help"]}  # -h is as in ls(1)
 _DAMAGED: Final = 1
 """The exit code of a report that shows damage."""
 
 
-@main.command("ls", context_settings=_LONG_HELP)
+@main.command("ls", context_settings=LONG_HELP)
 @click.argument("storage")
 @click.argument("repository", type=Parsed("repository", RepositoryName), required=False)
-@_HUMAN
-@_JSON
+@HUMAN
+@JSON
 def list_(storage: str, repository: RepositoryName | None, *, human: bool, as_json: bool) -> None:
     """List the repositories in STORAGE, or the tags of REPOSITORY.
 
     Exits with 1 if something is damaged; a column says what.
     """
-    with _opened(storage) as registry:
+    with open_existing(storage) as registry:
         if repository is None:
-            report = reports.repositories(registry, _progress)
+            report = reports.repositories(registry, progress)
         else:
             report = reports.tags(registry, repository)
     click.echo(report.as_json() if as_json else report.as_table(human=human))
@@ -106,17 +96,17 @@ def list_(storage: str, repository: RepositoryName | None, *, human: bool, as_js
         sys.exit(_DAMAGED)
 
 
-@main.command(context_settings=_LONG_HELP)
+@main.command(context_settings=LONG_HELP)
 @click.argument("storage")
 @click.argument("reference", type=Parsed("repository:tag|repository@digest", Reference.parse))
-@_HUMAN
-@_JSON
+@HUMAN
+@JSON
 def show(storage: str, reference: Reference, *, human: bool, as_json: bool) -> None:
     """Show an image in STORAGE: its platforms, config, and layers with their history.
 
     REFERENCE is REPOSITORY:TAG or REPOSITORY@DIGEST. Exits with 1 if a part of it is missing.
     """
-    with _opened(storage) as registry:
+    with open_existing(storage) as registry:
         report = image_report.show(registry, reference)
     click.echo(report.as_json() if as_json else report.as_text(human=human))
     if report.is_damaged:
@@ -131,7 +121,7 @@ def cat(storage: str, reference: Reference) -> None:
 
     REFERENCE is REPOSITORY@DIGEST for a blob or manifest, REPOSITORY:TAG for a manifest.
     """
-    with _opened(storage) as registry:
+    with open_existing(storage) as registry:
         for chunk in reports.content(registry, reference):
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
@@ -145,7 +135,7 @@ def cat(storage: str, reference: Reference) -> None:
     type=Duration(),
     help="List only uploads older than this, such as 12h.  [default: 7d with --abort]",
 )
-@_JSON
+@JSON
 def uploads(storage: str, *, abort: bool, older_than: float | None, as_json: bool) -> None:
     """List the unfinished uploads in STORAGE, and the remains of lost ones.
 
@@ -154,38 +144,15 @@ def uploads(storage: str, *, abort: bool, older_than: float | None, as_json: boo
     """
     if older_than is None:
         older_than = 7 * 86400.0 if abort else 0.0
-    with _opened(storage) as registry:
-        repositories = _progress(registry.enumerate(), "Reading")
+    with open_existing(storage) as registry:
+        repositories = progress(registry.enumerate(), "Reading")
         found = [
             *(u for name in repositories for u in of_repository(registry.repository(name))),
             *lost(registry),
         ]
         listed = [u for u in found if u.age(time.time()) >= older_than]
         if abort:
-            for upload in _progress(listed, "Removing"):
+            for upload in progress(listed, "Removing"):
                 upload.remove()
     report = reports.uploads(listed)
     click.echo(report.as_json() if as_json else report.as_table())
-
-
-def _opened(storage: str) -> Registry:
-    return Preflight(storage, echo_if_terminal).run(partial(_existing, storage))
-
-
-def _existing(storage: str) -> Registry:
-    root = local_root(storage)
-    if root is not None:
-        preflight.check_storage(root)
-    registry = open_registry(storage)
-    if is_s3(storage):
-        preflight.check_registry(registry, storage)
-    return registry
-
-
-def _progress(items: Iterable[T], label: str) -> Iterator[T]:
-    """Yield *items*, with a progress bar if stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    with click.progressbar(list(items), label=label, file=sys.stderr) as bar:
-        yield from bar

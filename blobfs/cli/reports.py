@@ -31,6 +31,9 @@ T = TypeVar("T")
 BROKEN: Final = (NotFound, Corrupt, AccessDenied)
 """Errors of one entry; the report goes on with the others."""
 
+_SIZES: Final = frozenset({"bytes", "shared", "freed"})
+"""Columns of sizes in bytes."""
+
 Cell = str | int | None
 Row = tuple[Cell, ...]
 
@@ -65,7 +68,7 @@ class Report:
     def as_table(self, *, human: bool = False) -> str:
         """Return aligned columns with headings; *human* shortens sizes."""
         rows = [*self.rows, *([self.totals] if self.totals else [])]
-        sizes = {i for i, column in enumerate(self.columns) if human and column == "bytes"}
+        sizes = {i for i, column in enumerate(self.columns) if human and column in _SIZES}
         texts = [[_cell(value, short=i in sizes) for i, value in enumerate(row)] for row in rows]
         cells = [list(self.columns), *texts]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -1,4 +1,4 @@
-"""Types of options and arguments, with their error messages."""
+"""Types of options and arguments, with their error messages, and options of several commands."""
 
 from __future__ import annotations
 
@@ -103,3 +103,14 @@ PATH: Final = click.Path(path_type=Path)
 FILE: Final = click.Path(path_type=Path, dir_okay=False, resolve_path=True)
 DIRECTORY: Final = click.Path(path_type=Path, file_okay=False, resolve_path=True)
 SECONDS: Final = click.FloatRange(min=0, max=10**9)
+
+HUMAN: Final = click.option(
+    "-h", "--human-readable", "human", is_flag=True, help="Print sizes such as 1.5G."
+)
+JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+STATE: Final = click.option(
+    "--state",
+    type=FILE,
+    help="Keep the state in this file: a run that was stopped goes on, a later one is faster.",
+)
+LONG_HELP: Final = {"help_option_names": ["--help"]}  # -h is as in ls(1)

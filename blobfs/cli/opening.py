@@ -1,0 +1,83 @@
+"""Opening a storage for a command, with a deadline, and with progress on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+import click
+
+from blobfs.cli.notices import echo_if_terminal
+from blobfs.drivers.factory import is_s3, local_root
+from blobfs.host import preflight
+from blobfs.host.preflight import Preflight
+from blobfs.inventory.inventory import Inventory
+from blobfs.storage.registry import Registry, open_registry
+
+T = TypeVar("T")
+
+_SHOWN: Final = 1_000
+"""Items after which the counts on the terminal are updated."""
+
+
+def open_existing(storage: str) -> Registry:
+    """Open the registry at *storage*; raises MountRefused if there is none or it does not answer.
+
+    A message on the terminal says what it waits for.
+    """
+    return Preflight(storage, echo_if_terminal).run(partial(_existing, storage))
+
+
+def _existing(storage: str) -> Registry:
+    root = local_root(storage)
+    if root is not None:
+        preflight.check_storage(root)
+    registry = open_registry(storage)
+    if is_s3(storage):
+        preflight.check_registry(registry, storage)
+    return registry
+
+
+def take_inventory(storage: str, state: Path | None) -> Inventory:
+    """Take the inventory of an existing registry; the counts of what was read are shown."""
+    open_existing(storage).close()
+    counts = Counts()
+    try:
+        return Inventory.taken(storage, state=state, progress=counts.add)
+    finally:
+        counts.end()
+
+
+class Counts:
+    """A line on the terminal with the number of items of each kind; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._shown = 0
+        self._is_shown = sys.stderr.isatty()
+
+    def add(self, kind: str, count: int) -> None:
+        """Count more items of a kind, such as ``"files"``."""
+        self._counts[kind] += count
+        if self._is_shown and self._counts.total() >= self._shown + _SHOWN:
+            self._shown = self._counts.total()
+            text = ", ".join(f"{count:,} {kind}" for kind, count in self._counts.items())
+            click.echo(f"\rread {text} …", nl=False, err=True)
+
+    def end(self) -> None:
+        """Clear the line."""
+        if self._shown:
+            click.echo("\r\033[K", nl=False, err=True)
+
+
+def progress(items: Iterable[T], label: str) -> Iterator[T]:
+    """Yield *items*, with a progress bar if stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    with click.progressbar(list(items), label=label, file=sys.stderr) as bar:
+        yield from bar

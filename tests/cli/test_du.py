@@ -1,0 +1,55 @@
+"""The output of ``blobfs du``."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from blobfs.cli import main
+from blobfs.drivers.filesystem import FilesystemDriver
+from blobfs.reference import RepositoryName, Tag
+from tests.support.layout import Layout, image
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    layout = Layout(FilesystemDriver.below(tmp_path))
+    for name in "team/a", "team/b", "alone":
+        repository = RepositoryName(name)
+        layer = layout.layer(name.encode() * 1000, repository)
+        layout.tag(layout.revision(image(layer), repository), Tag("v1"), repository)
+    layout.blob(b"unlinked")
+    return tmp_path
+
+
+def du(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["du", *map(str, arguments)])
+
+
+def test_largest_repository_comes_first(storage: Path) -> None:
+    lines = [line.split() for line in du(storage).stdout.splitlines()]
+    assert [line[0] for line in lines[:4]] == ["repository", "team/a", "team/b", "alone"]
+    assert lines[-1][0] == "total"
+
+
+def test_prefix_has_all_repositories_below_it(storage: Path) -> None:
+    [line] = json.loads(du(storage, "team", "--json").stdout)["usage"]
+    assert (line["repository"], line["tags"], line["layers"]) == ("team", 2, 2)
+
+
+def test_tags_follow_their_repository(storage: Path) -> None:
+    lines = du(storage, "alone", "--tags").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["repository", "alone", "alone:v1"]
+
+
+def test_unknown_prefix_is_an_error(storage: Path) -> None:
+    result = du(storage, "nope")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "unknown repository: nope" in result.stderr
+
+
+def test_directory_without_a_registry_is_an_error(tmp_path: Path) -> None:
+    result = du(tmp_path / "none")
+    assert result.exit_code == 1
+    assert "does not exist" in result.stderr
