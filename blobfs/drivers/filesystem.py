@@ -27,6 +27,7 @@ from blobfs.drivers.submounts import Submounts, is_on_local
 from blobfs.drivers.temporaries import (
     closed_on_failure,
     is_temporary,
+    owned_fd,
     remove_abandoned,
     replacing,
     unlink_if_there,
@@ -106,12 +107,8 @@ class FilesystemDriver(StorageDriver):
         return st.st_dev, st.st_ino
 
     def _fstat(self, path: str) -> os.stat_result:
-        with os_errors(path):
-            fd = self._open(path, os.O_PATH)
-            try:
-                return os.fstat(fd)
-            finally:
-                os.close(fd)
+        with os_errors(path), owned_fd(self._open(path, os.O_PATH)) as fd:
+            return os.fstat(fd)
 
     def confirm(self) -> None:
         with os_errors(str(self._root)):
@@ -143,12 +140,8 @@ class FilesystemDriver(StorageDriver):
             return LocalReader.of(path, fd, is_local=self._stays_local(path))
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
-        with os_errors(path):
-            fd = self._open(path, _READ)
-            try:
-                return os.pread(fd, size, offset)  # EISDIR, ESPIPE if it is not a regular file
-            finally:
-                os.close(fd)
+        with os_errors(path), owned_fd(self._open(path, _READ)) as fd:
+            return os.pread(fd, size, offset)  # EISDIR, ESPIPE if it is not a regular file
 
     def put_content(self, path: str, content: bytes) -> None:
         self._put(path, (content,), ownership.FILE)
@@ -167,11 +160,8 @@ class FilesystemDriver(StorageDriver):
     def sync(self, path: str) -> None:
         parent, name = _split(path)
         with os_errors(path), self._directory(parent) as directory:
-            fd = os.open(name, _READ | os.O_NOFOLLOW, dir_fd=directory)
-            try:
+            with owned_fd(os.open(name, _READ | os.O_NOFOLLOW, dir_fd=directory)) as fd:
                 os.fsync(fd)
-            finally:
-                os.close(fd)
             os.fsync(directory)
 
     def create(self, path: str) -> FileWriter:
@@ -331,19 +321,12 @@ class FilesystemDriver(StorageDriver):
             raise StorageUnavailable(
                 f"the storage's directory {self._root} is missing; restore or mount it there"
             ) from None
-        try:
+        with owned_fd(fd):
             os.dup2(fd, self._root_fd, inheritable=False)  # atomic for all threads
-        finally:
-            os.close(fd)
 
-    @contextmanager
-    def _directory(self, path: str) -> Iterator[int]:
+    def _directory(self, path: str) -> owned_fd:
         self._follow_root()
-        fd = self._open(path, _DIRECTORY)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+        return owned_fd(self._open(path, _DIRECTORY))
 
     @contextmanager
     def _made_directory(self, path: str) -> Iterator[int]:
@@ -371,10 +354,8 @@ class FilesystemDriver(StorageDriver):
             return
         except NotADirectoryError:
             raise NotADirectory(f"below a file: {path}") from None
-        try:
+        with owned_fd(fd):
             yield fd
-        finally:
-            os.close(fd)
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -405,10 +386,8 @@ def _unlink_file(name: str, directory: int) -> None:
         fd = os.open(name, _READ | os.O_NOFOLLOW, dir_fd=directory)
     except FileNotFoundError:
         return
-    try:
+    with owned_fd(fd):
         size_of_file(name, fd)  # raises NotAFile
-    finally:
-        os.close(fd)
     unlink_if_there(name, directory)
 
 
@@ -443,14 +422,11 @@ def _remove_directory(
 ) -> None:
     """Call *remove_child* for each child, then rmdir(2); a missing directory is no error."""
     try:
-        fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
-        try:
+        with owned_fd(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)) as fd:
             with os.scandir(fd) as entries:
                 children = list(entries)
             for child in children:
                 remove_child(child, fd)
-        finally:
-            os.close(fd)
         os.rmdir(name, dir_fd=above)
     except FileNotFoundError:
         pass

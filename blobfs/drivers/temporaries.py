@@ -33,18 +33,32 @@ def replacing(name: str, directory: int, permissions: int) -> Iterator[int]:
     block fails, the file is removed. The caller syncs *directory*.
     """
     temporary = f"{name[:_MAX_STEM]}.{uuid.uuid4()}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
-    try:
-        lock_exclusive(fd)
-        adopt_file(fd, directory, permissions)
-        yield fd
-        os.fsync(fd)
-        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except BaseException:
-        unlink_if_there(temporary, directory)
-        raise
-    finally:
-        os.close(fd)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with owned_fd(os.open(temporary, flags, 0o600, dir_fd=directory)) as fd:
+        try:
+            lock_exclusive(fd)
+            adopt_file(fd, directory, permissions)
+            yield fd
+            os.fsync(fd)
+            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            unlink_if_there(temporary, directory)
+            raise
+
+
+class owned_fd:  # noqa: N801  (a context manager; @contextmanager costs a fifth of a stat)
+    """Close a descriptor when the block ends."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._fd)
 
 
 @contextmanager
@@ -78,8 +92,6 @@ def remove_abandoned(name: str, directory: int) -> None:
         fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=directory)
     except FileNotFoundError:
         return
-    try:
+    with owned_fd(fd):
         if lock_shared(fd):
             unlink_if_there(name, directory)
-    finally:
-        os.close(fd)

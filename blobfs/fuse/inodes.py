@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeVar
 
 from pyfuse3 import ROOT_INODE, EntryAttributes, InodeT
 
-from blobfs.errors import NotADirectory, NotAFile, NotASymlink, NotPermitted
+from blobfs.errors import BlobfsError, NotADirectory, NotAFile, NotASymlink, NotPermitted
 from blobfs.fuse.attributes import AttributeMapper
 from blobfs.vfs.nodes import (
     Attr,
@@ -26,8 +27,17 @@ from blobfs.vfs.nodes import (
     Symlink,
 )
 
+N = TypeVar("N", bound=Node)
+
 _NOT_DIRECTORY: Final = 1 << 62
 """A bit of all numbers but those of directories: no file looks like a loop in the tree."""
+
+_REFUSALS: Final[Mapping[type[Node], tuple[type[BlobfsError], str]]] = {
+    Directory: (NotADirectory, "not a directory:"),
+    MutableDirectory: (NotPermitted, "nothing can be changed in"),
+    File: (NotAFile, "not a file:"),
+    Symlink: (NotASymlink, "not a symlink:"),
+}
 
 
 class Inode:
@@ -160,40 +170,18 @@ class InodeTable:
             if parent is not None:
                 parent.children.pop(name, None)
 
-    def directory(self, number: InodeT) -> Directory:
-        """Return the directory of an inode; raises NotADirectory."""
-        node = self._node(number)
-        if not isinstance(node, Directory):
-            raise NotADirectory(f"not a directory: {node.key}")
-        return node
+    def node(self, number: InodeT, kind: type[N]) -> N:
+        """Return the node of an inode; raises the error of ``_REFUSALS`` if it is no *kind*.
 
-    def changeable(self, number: InodeT) -> MutableDirectory:
-        """Return the directory of an inode; raises NotPermitted if nothing in it can be changed."""
-        node = self._node(number)
-        if not isinstance(node, MutableDirectory):
-            raise NotPermitted(f"nothing can be changed in {node.key}")
-        return node
-
-    def file(self, number: InodeT) -> File:
-        """Return the file of an inode; raises NotAFile."""
-        node = self._node(number)
-        if not isinstance(node, File):
-            raise NotAFile(f"not a file: {node.key}")
-        return node
-
-    def symlink(self, number: InodeT) -> Symlink:
-        """Return the symlink of an inode; raises NotASymlink."""
-        node = self._node(number)
-        if not isinstance(node, Symlink):
-            raise NotASymlink(f"not a symlink: {node.key}")
-        return node
-
-    def _node(self, number: InodeT) -> Node:
-        """Return the node of an inode; a broken node raises the error of its lookup."""
+        A broken node raises the error of its lookup.
+        """
         node = self._inodes[number].node
+        if isinstance(node, kind):
+            return node
         if isinstance(node, BrokenNode):
             raise node.failure()
-        return node
+        error, text = _REFUSALS[kind]
+        raise error(f"{text} {node.key}")
 
     def _number(self, key: str, kind: int) -> InodeT:
         number = hashed(key) & (_NOT_DIRECTORY - 1)

@@ -30,7 +30,7 @@ from blobfs.fuse.open_file_scanner import Opener
 from blobfs.fuse.readonly_operations import OpenFile, ReadOnlyOperations, text_of
 from blobfs.vfs.blobs import BlobFile
 from blobfs.vfs.manifests import TagLink
-from blobfs.vfs.nodes import Child, Directory, File, Node
+from blobfs.vfs.nodes import Child, Directory, File, MutableDirectory, Node
 from blobfs.vfs.upload import Upload
 from blobfs.vfs.upload_handle import OpenUpload
 from blobfs.vfs.upload_nodes import remove_xattr, set_xattr, upload_of
@@ -54,7 +54,7 @@ class Operations(ReadOnlyOperations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
-        directory, text = self._inodes.changeable(parent_inode), text_of(name)
+        directory, text = self._inodes.node(parent_inode, MutableDirectory), text_of(name)
         self._budget.check(ctx.uid, _WRITER_DESCRIPTORS)
         await self._dispatcher.wait_for_commits(directory.key)
         try:
@@ -62,7 +62,8 @@ class Operations(ReadOnlyOperations):
         except Exists:  # it did not exist at the kernel's lookup
             if flags & os.O_EXCL:
                 raise
-            node = await self._ask(directory, self._inodes.directory(parent_inode).lookup, text)
+            parent = self._inodes.node(parent_inode, Directory)
+            node = await self._ask(directory, parent.lookup, text)
         if not isinstance(node, File):
             raise ReadOnly(f"{node.key} is immutable")
         info = await self._open_to_write(node, flags, ctx)
@@ -201,7 +202,7 @@ class Operations(ReadOnlyOperations):
     ) -> EntryAttributes:
         if not stat.S_ISREG(mode):
             raise NotPermitted(f"{os.fsdecode(name)}: a mount has no devices, sockets or pipes")
-        directory = self._inodes.changeable(parent_inode)
+        directory = self._inodes.node(parent_inode, MutableDirectory)
         await self._dispatcher.wait_for_commits(directory.key)
         return await self._make(parent_inode, name, directory.create)
 
@@ -209,14 +210,14 @@ class Operations(ReadOnlyOperations):
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
-        directory = self._inodes.changeable(parent_inode)
+        directory = self._inodes.node(parent_inode, MutableDirectory)
         return await self._make(parent_inode, name, directory.mkdir)
 
     @replies_errno
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        directory = self._inodes.changeable(parent_inode)
+        directory = self._inodes.node(parent_inode, MutableDirectory)
         entry = await self._make(parent_inode, name, directory.symlink, os.fsdecode(target))
         # ln -sfn renames it at once, and the kernel would use the cached entry under the new name.
         entry.entry_timeout = entry.attr_timeout = 0.0
@@ -230,7 +231,7 @@ class Operations(ReadOnlyOperations):
         new_name: FileNameT,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        directory = self._inodes.changeable(new_parent_inode)
+        directory = self._inodes.node(new_parent_inode, MutableDirectory)
         return await self._make(
             new_parent_inode, new_name, directory.link, self._inodes[inode].node
         )
@@ -246,12 +247,12 @@ class Operations(ReadOnlyOperations):
 
     @replies_errno
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        directory = self._inodes.changeable(parent_inode)
+        directory = self._inodes.node(parent_inode, MutableDirectory)
         await self._remove(parent_inode, name, directory.unlink)
 
     @replies_errno
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        directory = self._inodes.changeable(parent_inode)
+        directory = self._inodes.node(parent_inode, MutableDirectory)
         await self._remove(parent_inode, name, directory.rmdir)
 
     async def _remove(self, parent: InodeT, name: FileNameT, remove: Callable[[str], None]) -> None:
@@ -272,8 +273,8 @@ class Operations(ReadOnlyOperations):
     ) -> None:
         if flags & ~pyfuse3.RENAME_NOREPLACE:
             raise Invalid("RENAME_NOREPLACE is the only supported flag")
-        source = self._inodes.changeable(parent_inode_old)
-        target = self._inodes.directory(parent_inode_new)
+        source = self._inodes.node(parent_inode_old, MutableDirectory)
+        target = self._inodes.node(parent_inode_new, Directory)
         await self._dispatcher.wait_for_commits(source.key)
         rename = partial(source.rename, replace=not flags)
         await self._threads.run_write(rename, text_of(name_old), target, text_of(name_new))

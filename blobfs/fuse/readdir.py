@@ -16,7 +16,7 @@ from pyfuse3 import EntryAttributes, InodeT, ModeT, ReaddirToken, readdir_reply
 
 from blobfs.fuse.inodes import HeldChild, Inode, InodeTable
 from blobfs.fuse.threads import StorageThreads
-from blobfs.vfs.nodes import Child
+from blobfs.vfs.nodes import Child, Directory
 
 _BATCHES: Final = (512, 8192)
 """Children in the first batch of a handle, and in its largest batch."""
@@ -129,7 +129,7 @@ class Listing:
                 found[name] = held.inode
             else:
                 doubtful[name] = held
-        directory = inodes.directory(self.inode.number)
+        directory = inodes.node(self.inode.number, Directory)
         for present in await threads.run_each(directory.existing, _slices(list(doubtful))):
             for name in present:
                 doubtful[name].listed_until = now + inodes.timeouts.name_s
@@ -163,7 +163,7 @@ async def listing_of(
     """Return a snapshot of a directory; raises NotADirectory and the errors of ``names``."""
     if inodes.names_are_stale(inode):
         began_at = time.monotonic()
-        directory = inodes.directory(inode.number)
+        directory = inodes.node(inode.number, Directory)
         collect = threads.collect_in_threads if directory.takes_long else threads.collect
         names = await collect(directory.names)
         if names != inode.names:  # else its handles share the same list

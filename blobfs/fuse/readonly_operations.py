@@ -46,7 +46,7 @@ from blobfs.fuse.readdir import Batches, Listing, listing_of
 from blobfs.fuse.requests import RequestDescriber, Requests
 from blobfs.fuse.threads import StorageThreads
 from blobfs.fuse.upload_dispatcher import UploadDispatcher
-from blobfs.vfs.nodes import Child, Directory, File, Node
+from blobfs.vfs.nodes import Child, Directory, File, Node, Symlink
 from blobfs.vfs.tree import Tree
 from blobfs.vfs.upload import STATES
 from blobfs.vfs.upload_handle import OpenUpload
@@ -162,7 +162,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         text = text_of(name)
-        directory = self._inodes.directory(parent_inode)
+        directory = self._inodes.node(parent_inode, Directory)
         if (known := directory.known(text)) is not None:
             child: Child | None = Child.of(text, known)
         else:
@@ -201,7 +201,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
 
     @replies_errno
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        symlink = self._inodes.symlink(inode)
+        symlink = self._inodes.node(inode, Symlink)
         return FileNameT(os.fsencode(await self._ask(symlink, symlink.target)))
 
     @replies_errno
@@ -232,7 +232,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
 
     @replies_errno
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        file = self._inodes.file(inode)
+        file = self._inodes.node(inode, File)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             return await self._open_to_write(file, flags, ctx)
         with self._budget.claim(ctx.uid, file.key, descriptors=int(file.asks_storage)) as claim:

@@ -24,6 +24,8 @@ from blobfs.vfs.nodes import (
     FixedDirectory,
     Kind,
     Lifetime,
+    MutableDirectory,
+    Symlink,
 )
 from tests.support.layout import APP, LATEST, Layout, manifest
 from tests.support.mounts import MountedRegistry, failing_with, mounted
@@ -267,16 +269,16 @@ def test_node_that_is_broken_for_a_moment_is_the_right_one_after_its_next_lookup
     first, second = reversed(children) if broken_first else children
     number = table.remember(root, first).number
     assert table.remember(root, second).number == number
-    assert table.directory(number) is good.node
+    assert table.node(number, Directory) is good.node
 
 
 def test_use_of_a_broken_node_fails_as_its_lookup_did() -> None:
     """[S4.1]"""
     table, root = _table()
     number = table.remember(root, _broken("/x", Kind.SYMLINK)).number
-    for use in (table.symlink, table.file, table.directory, table.changeable):
+    for kind in (Symlink, File, Directory, MutableDirectory):
         with pytest.raises(LinkInvalid, match="holds nothing"):
-            use(number)
+            table.node(number, kind)
 
 
 def test_forgotten_inodes_leave_nothing_behind() -> None:

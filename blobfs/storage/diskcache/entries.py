@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
+from blobfs.drivers.temporaries import owned_fd
 from blobfs.errors import DigestMismatch
 from blobfs.logs import about
 
@@ -184,14 +185,12 @@ class Entries:
                 raise
             path.unlink(missing_ok=True)
             raise DigestMismatch(f"{path} is a symlink") from None
-        try:
-            data = self._verified(fd, blob, offset, min(offset + size, blob.size))
-        except (OSError, DigestMismatch):
-            self._drop(fd, blob.digest)
-            raise
-        finally:
-            os.close(fd)
-        return data
+        with owned_fd(fd):
+            try:
+                return self._verified(fd, blob, offset, min(offset + size, blob.size))
+            except (OSError, DigestMismatch):
+                self._drop(fd, blob.digest)
+                raise
 
     def _verified(self, fd: int, blob: Descriptor, offset: int, end: int) -> bytes:
         info = os.fstat(fd)
@@ -237,11 +236,8 @@ class Entries:
 
     def sync(self, digest: Digest) -> None:
         """Make the name of an entry durable."""
-        fd = os.open(self.path(digest).parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with owned_fd(os.open(self.path(digest).parent, os.O_RDONLY | os.O_CLOEXEC)) as fd:
             os.fsync(fd)
-        finally:
-            os.close(fd)
 
     def scan(self) -> Iterator[EntryInfo]:
         """All entries, in no order."""

@@ -28,6 +28,7 @@ from typing import Final
 
 from blobfs.concurrency import guard
 from blobfs.digest import Digest
+from blobfs.drivers.temporaries import owned_fd
 from blobfs.storage.diskcache.entries import Entries, allocated_size, is_private, write_at
 
 _PATIENCE_S: Final = 20.0
@@ -189,8 +190,7 @@ class SpaceQuota:
 
     @contextmanager
     def _locked(self, patience_s: float | None = None) -> Iterator[int]:
-        fd = os.open(self._root / "lock", _WRITE, 0o600)
-        try:
+        with owned_fd(os.open(self._root / "lock", _WRITE, 0o600)) as fd:
             deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
             while not _try_lock(fd):
                 if time.monotonic() > deadline:
@@ -199,8 +199,6 @@ class SpaceQuota:
                     )
                 time.sleep(0.002)
             yield fd
-        finally:
-            os.close(fd)
 
     def _total(self, lock: int) -> int:
         """Return the disk space of the entries, counted if the record is damaged."""
@@ -268,11 +266,9 @@ class SpaceQuota:
             except FileNotFoundError:
                 shutil.rmtree(other, ignore_errors=True)
                 continue
-            try:
+            with owned_fd(fd):
                 if _try_lock(fd):
                     shutil.rmtree(other, ignore_errors=True)
-            finally:
-                os.close(fd)
 
 
 def _try_lock(fd: int) -> bool:
