@@ -20,6 +20,7 @@ import trio
 
 from blobfs.concurrency import ThreadCall
 from blobfs.errors import BlobfsError, MountRefused, StorageTimeout
+from blobfs.fuse import session
 from blobfs.fuse.attributes import AttributeMapper
 from blobfs.fuse.device import obstacle
 from blobfs.fuse.handles import MAX_PER_USER, HandleBudget, raise_limit_of_files
@@ -115,7 +116,7 @@ def serve(
     longest_step = LongestStep()
     operations = _operations(registry, options, threads, longest_step)
     try:
-        pyfuse3.init(operations, str(mountpoint), options.for_fuse())
+        session.mount(operations, str(mountpoint), options.for_fuse())
     except RuntimeError as exc:
         raise MountRefused(
             f"cannot mount at {mountpoint}: {obstacle(allow_other=options.allow_other) or exc}"
