@@ -279,7 +279,7 @@ class FilesystemDriver(StorageDriver):
         """Open *below*, relative to the root; raises TakesLong if it may block an event loop."""
         if self._is_local and self._open_below is openat2.openat2:
             try:
-                return openat2.openat2_on_mount(self._root_fd, below, flags, 0)
+                return openat2.openat2(self._root_fd, below, flags, 0, openat2.NO_XDEV)
             except OSError as exc:
                 if exc.errno != errno.EXDEV:
                     raise
@@ -301,18 +301,14 @@ class FilesystemDriver(StorageDriver):
 
         Raises StorageUnavailable if there is none.
         """
-        if self._holds_root():
-            return False
+        try:
+            if os.path.samestat(os.stat(self._root), os.fstat(self._root_fd)):
+                return False
+        except OSError as exc:
+            if exc.errno not in _DISCONNECTED and exc.errno not in _NO_DIRECTORY:
+                raise
         self._open_root()
         return True
-
-    def _holds_root(self) -> bool:
-        try:
-            return os.path.samestat(os.stat(self._root), os.fstat(self._root_fd))
-        except OSError as exc:
-            if exc.errno in _DISCONNECTED or exc.errno in _NO_DIRECTORY:
-                return False
-            raise
 
     def _open_root(self) -> None:
         try:
@@ -335,27 +331,38 @@ class FilesystemDriver(StorageDriver):
         The files that the block creates are synced before the parents: one commit of the file
         system's journal covers all of them, and the later syncs have nothing left to do.
         """
-        self._follow_root()
+        opened = self._open_or_make(path)
         try:
-            fd = self._open(path, _DIRECTORY)
-        except FileNotFoundError:
-            parent, name = _split(path)
-            with self._made_directory(parent) as above:
+            yield opened[-1]
+            for directory in opened[-2::-1]:
+                os.fsync(directory)
+        finally:
+            _close_all(opened)
+
+    def _open_or_make(self, path: str) -> list[int]:
+        """Open the deepest existing directory above *path*, and those made below it, in order."""
+        self._follow_root()
+        opened, missing = list[int](), list[str]()
+        try:
+            while not opened:
                 try:
-                    os.mkdir(name, dir_fd=above)
-                    is_ours = True
-                except FileExistsError:
-                    is_ours = False  # another program was faster
-                with self._directory(path) as made:
-                    if is_ours:
-                        ownership.adopt_directory(made, above)
-                    yield made
-                os.fsync(above)
-            return
+                    opened.append(self._reach(path[1:] or ".", _DIRECTORY))
+                except FileNotFoundError:
+                    path, name = _split(path)
+                    missing.append(name)
+            while missing:
+                name, above = missing.pop(), opened[-1]
+                is_ours = _make_directory(name, above)
+                opened.append(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above))
+                if is_ours:
+                    ownership.adopt_directory(opened[-1], above)
         except NotADirectoryError:
+            _close_all(opened)
             raise NotADirectory(f"below a file: {path}") from None
-        with owned_fd(fd):
-            yield fd
+        except BaseException:
+            _close_all(opened)
+            raise
+        return opened
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -363,6 +370,20 @@ def _split(path: str) -> tuple[str, str]:
     if name == "..":  # the opener refuses it in *parent*
         raise AccessDenied(f"{path}: leads out of the storage")
     return parent or "/", name
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _make_directory(name: str, above: int) -> bool:
+    """Make a directory; False if another program was faster."""
+    try:
+        os.mkdir(name, dir_fd=above)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _create(name: str, directory: int) -> int:

@@ -6,8 +6,8 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -251,40 +251,43 @@ class LocalWriter(FileWriter):
         self._put(offset, data)
 
     def _put(self, offset: int, data: bytes) -> None:
-        with os_errors(self._path), self._change():
-            rest = memoryview(data)
-            while rest:
-                written = os.pwrite(self._fd, rest, offset)
-                offset += written
-                self._size = max(self._size, offset)
-                rest = rest[written:]
+        with os_errors(self._path):
+            self._refuse_disturbed()
+            try:
+                rest = memoryview(data)
+                while rest:
+                    written = os.pwrite(self._fd, rest, offset)
+                    offset += written
+                    self._size = max(self._size, offset)
+                    rest = rest[written:]
+            finally:
+                self._mtime_ns = os.fstat(self._fd).st_mtime_ns
             if offset - self._writing_back_to >= _WRITE_BACK:
                 _write_back(self._fd, self._writing_back_to, offset)
                 self._writing_back_to = offset
 
     def truncate(self, size: int) -> None:
-        with os_errors(self._path), self._change():
-            os.ftruncate(self._fd, size)
-            self._size = size
+        with os_errors(self._path):
+            self._refuse_disturbed()
+            try:
+                os.ftruncate(self._fd, size)
+                self._size = size
+            finally:
+                self._mtime_ns = os.fstat(self._fd).st_mtime_ns
             self._writing_back_to = min(self._writing_back_to, size)
 
-    @contextmanager
-    def _change(self) -> Iterator[None]:
-        """Check for changes by others before the block, and record the mtime after it."""
-        self._refuse_disturbed()
-        try:
-            yield
-        finally:
-            self._mtime_ns = os.fstat(self._fd).st_mtime_ns
-
     def _refuse_disturbed(self) -> None:
-        if not self.is_undisturbed():
+        if not self._is_undisturbed():
             raise Busy(f"{self._path} is being written by another writer")
 
     def is_undisturbed(self) -> bool:
+        with os_errors(self._path):
+            return self._is_undisturbed()
+
+    def _is_undisturbed(self) -> bool:
         self._check_open()
         st = None
-        with os_errors(self._path), suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             st = os.stat(self._name, dir_fd=self._directory_fd, follow_symlinks=False)
         if st is None or (st.st_dev, st.st_ino) != self._identity:
             raise Stale(f"{self._path} was committed or removed by another writer")
@@ -312,7 +315,7 @@ class LocalWriter(FileWriter):
 
     def flush(self) -> None:
         with os_errors(self._path):
-            self.is_undisturbed()  # raises Stale before a sync of a removed file
+            self._is_undisturbed()  # raises Stale before a sync of a removed file
             os.fsync(self._fd)
             os.fsync(self._directory_fd)
 

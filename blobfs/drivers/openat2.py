@@ -20,9 +20,11 @@ Opener = Callable[[int, str, int, int], int]
 """``open(directory_fd, relative_path, flags, mode)``: open a file; raises OSError."""
 
 _OPENAT2: Final = 437  # the same on every architecture (Linux 5.6)
-_RESOLVE_NO_XDEV: Final = 0x01
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 _RESOLVE_BENEATH: Final = 0x08
+
+NO_XDEV: Final = 0x01
+"""The flag of openat2(2) that forbids to enter another mount."""
 
 _syscall: Final = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
@@ -46,17 +48,12 @@ def opener(directory: int) -> Opener:
     return openat2
 
 
-def openat2(directory: int, path: str, flags: int, mode: int) -> int:
-    """Open *path*; ELOOP for any symlink in it, EXDEV if it leads out of *directory*."""
-    return _openat2(directory, path, _open_how(flags | os.O_CLOEXEC, mode, 0))
+def openat2(directory: int, path: str, flags: int, mode: int, resolve: int = 0) -> int:
+    """Open *path*; ELOOP for any symlink in it, EXDEV if it leads out of *directory*.
 
-
-def openat2_on_mount(directory: int, path: str, flags: int, mode: int) -> int:
-    """``openat2`` that enters no other mount: EXDEV if *path* leads into one."""
-    return _openat2(directory, path, _open_how(flags | os.O_CLOEXEC, mode, _RESOLVE_NO_XDEV))
-
-
-def _openat2(directory: int, path: str, how: bytes) -> int:
+    With ``NO_XDEV`` as *resolve* it enters no other mount: EXDEV if *path* leads into one.
+    """
+    how = _open_how(flags | os.O_CLOEXEC, mode, resolve)
     encoded = os.fsencode(path)
     while True:
         fd: int = _syscall(_OPENAT2, directory, encoded, how, len(how))

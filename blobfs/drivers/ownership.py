@@ -26,8 +26,11 @@ _REFUSED: Final = {errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP}
 def adopt_file(fd: int, directory: int, permissions: int) -> None:
     """Give the new file *fd* the owner, group and mode (within *permissions*) of *directory*."""
     above, new = os.fstat(directory), os.fstat(fd)
-    _set_owner(fd, new, above)
-    _set_mode(fd, new, above.st_mode & permissions)
+    if (new.st_uid, new.st_gid) != (above.st_uid, above.st_gid):
+        _set_owner(fd, above)
+    mode = above.st_mode & permissions
+    if stat.S_IMODE(new.st_mode) != mode:  # chmod(2) may clear the set-group-ID bit
+        _set_mode(fd, mode)
 
 
 def adopt_directory(fd: int, directory: int) -> None:
@@ -36,26 +39,22 @@ def adopt_directory(fd: int, directory: int) -> None:
     A directory that is not empty is left unchanged: a program that may write to *directory* has
     replaced the new one, and must not become the owner of the other.
     """
-    above, new = os.fstat(directory), os.fstat(fd)
     if not os.listdir(fd):
-        _set_owner(fd, new, above)
-        _set_mode(fd, new, above.st_mode & _DIRECTORY)
+        adopt_file(fd, directory, _DIRECTORY)
 
 
 def make_immutable(fd: int) -> None:
     """Remove all write permissions, if the file system has permissions."""
-    st = os.fstat(fd)
-    _set_mode(fd, st, st.st_mode & IMMUTABLE)
+    _set_mode(fd, os.fstat(fd).st_mode & IMMUTABLE)
 
 
 def make_writable(fd: int, mode: int) -> None:
     """Restore the *mode* that the file had before ``make_immutable``."""
-    _set_mode(fd, os.fstat(fd), stat.S_IMODE(mode))
+    if stat.S_IMODE(os.fstat(fd).st_mode) != stat.S_IMODE(mode):
+        _set_mode(fd, stat.S_IMODE(mode))
 
 
-def _set_owner(fd: int, new: os.stat_result, above: os.stat_result) -> None:
-    if (new.st_uid, new.st_gid) == (above.st_uid, above.st_gid):
-        return
+def _set_owner(fd: int, above: os.stat_result) -> None:
     for owner in (above.st_uid, -1):  # users other than root may still set one of their groups
         try:
             os.fchown(fd, owner, above.st_gid)
@@ -66,9 +65,7 @@ def _set_owner(fd: int, new: os.stat_result, above: os.stat_result) -> None:
             return
 
 
-def _set_mode(fd: int, new: os.stat_result, mode: int) -> None:
-    if stat.S_IMODE(new.st_mode) == mode:
-        return  # chmod(2) may clear the set-group-ID bit
+def _set_mode(fd: int, mode: int) -> None:
     try:
         os.fchmod(fd, mode)
     except OSError as exc:

@@ -44,7 +44,7 @@ class _ConfirmingDriver(DriverWrapper):
         """Note that *path* exists."""
 
     def stat(self, path: str) -> FileInfo:
-        info = self._confirmed(super().stat, path)
+        info = self._confirmed(self._driver.stat, path)
         self.note_presence(path)
         return info
 
@@ -62,7 +62,7 @@ class _ConfirmingDriver(DriverWrapper):
         return infos
 
     def listdir(self, path: str) -> Iterator[DirEntry]:
-        entries = self._confirmed(super().listdir, path)
+        entries = self._confirmed(self._driver.listdir, path)
         first = next(entries, None)
         if first is None:
             self.confirm_absence(path)
@@ -78,13 +78,13 @@ class _ConfirmingDriver(DriverWrapper):
             raise
 
     def open(self, path: str) -> FileReader:
-        return self._confirmed(super().open, path)
+        return self._confirmed(self._driver.open, path)
 
     def get_content(self, path: str) -> bytes:
-        return self._confirmed(super().get_content, path)
+        return self._confirmed(self._driver.get_content, path)
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
-        return self._confirmed(super().read_at, path, offset, size)
+        return self._confirmed(self._driver.read_at, path, offset, size)
 
     def _confirmed(self, call: Callable[[str, *Ts], T], path: str, *args: *Ts) -> T:
         try:
@@ -123,14 +123,13 @@ class PresenceDriver(_ConfirmingDriver):
                     self._identities[part] = self.identity(part)
 
     def confirm_absence(self, *missing: str) -> None:
-        for part in _PARTS:
-            if any(is_below(path, part) or is_below(part, path) for path in missing):
-                self._confirm_part(part)
+        for part, known in tuple(self._identities.items()):
+            for path in missing:
+                if is_below(path, part) or is_below(part, path):
+                    self._confirm_part(part, known)
+                    break
 
-    def _confirm_part(self, part: str) -> None:
-        known = self._identities.get(part)
-        if known is None:
-            return
+    def _confirm_part(self, part: str, known: object) -> None:
         try:
             found = self._driver.identity(part)
             if found == known:
@@ -143,23 +142,23 @@ class PresenceDriver(_ConfirmingDriver):
         self._identities[part] = found
 
     def stat_now(self, path: str) -> FileInfo:
-        return self._confirmed(super().stat_now, path)
+        return self._confirmed(self._driver.stat_now, path)
 
     def put_content(self, path: str, content: bytes) -> None:
         self.confirm_absence(path)
-        super().put_content(path, content)
+        self._driver.put_content(path, content)
 
     def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
         self.confirm_absence(path)
-        super().put_immutable(path, chunks)
+        self._driver.put_immutable(path, chunks)
 
     def create(self, path: str) -> FileWriter:
         self.confirm_absence(path)
-        return super().create(path)
+        return self._driver.create(path)
 
     def move(self, source: str, target: str) -> None:
         self.confirm_absence(source, target)
-        super().move(source, target)
+        self._driver.move(source, target)
 
 
 class PresenceObjectStore(_ConfirmingDriver, ObjectStore):
