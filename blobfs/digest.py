@@ -143,6 +143,7 @@ class Digester:
             raise DigestInvalid(f"unknown digest algorithm: {algorithm!r}")
         self.algorithm = algorithm
         self.size = 0  # bytes hashed so far
+        self._digest: Digest | None = None  # of these bytes, once it was asked for
         form = _FORMS[algorithm]
         self._hasher: PySha256 | PySha512 = form.hasher()
         if form.initial is not None:
@@ -152,12 +153,15 @@ class Digester:
         """Append *data*."""
         self._hasher.update(data)
         self.size += len(data)
+        self._digest = None
 
     def digest(self) -> Digest:
         """Return the digest of all data so far; ``update`` may follow."""
-        # finalize() resets the hasher, so it is called on a copy.
-        copy = type(self._hasher).deserialize(self._hasher.serialize())
-        return Digest(self.algorithm, copy.finalize()[: _LENGTH[self.algorithm]])
+        if self._digest is None:
+            # finalize() resets the hasher, so it is called on a copy.
+            copy = type(self._hasher).deserialize(self._hasher.serialize())
+            self._digest = Digest(self.algorithm, copy.finalize()[: _LENGTH[self.algorithm]])
+        return self._digest
 
     def state(self) -> bytes:
         """Return the state in distribution's format: 108 bytes for sha256, else 204."""

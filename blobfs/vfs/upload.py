@@ -22,7 +22,13 @@ from blobfs.errors import (
     UploadUnknown,
 )
 from blobfs.logs import about
-from blobfs.storage.uploads.base import ContentStore, ContentWriter, check_digest, check_length
+from blobfs.storage.uploads.base import (
+    ContentStore,
+    ContentWriter,
+    StoredUploads,
+    check_digest,
+    check_length,
+)
 from blobfs.storage.uploads.metadata import MAX_REASON, UploadInfo, state_of
 
 log = logging.getLogger(__name__)
@@ -117,6 +123,13 @@ class Upload:
         """True if it is held, or has failed."""
         return self.is_held or bool(self.reason)
 
+    @property
+    def _stored(self) -> StoredUploads:
+        """The store that has its bytes while nobody writes it; raises UploadUnknown."""
+        if self._store.stored is None:
+            raise UploadUnknown(self.path)
+        return self._store.stored
+
     def info(self) -> UploadInfo:
         """Size and time; raises UploadUnknown."""
         writer, receipt = self.writer, self.receipt  # in this order: a commit sets receipt first
@@ -126,13 +139,13 @@ class Upload:
             return UploadInfo(writer.size, self.mtime_ns or 0)
         if self.is_gone:
             raise UploadUnknown(self.path)
-        found = self._store.stat(self.id)
+        found = self._stored.stat(self.id)
         return found if self.mtime_ns is None else replace(found, mtime_ns=self.mtime_ns)
 
     def started_at(self) -> float:
         """Time at which it began, in seconds since the epoch; raises UploadUnknown."""
         writer = self.writer
-        began = writer.started_at if writer is not None else self._store.started_at(self.id)
+        began = writer.started_at if writer is not None else self._stored.started_at(self.id)
         return began.timestamp()
 
     def declared(self) -> tuple[Digest | None, int | None]:
@@ -140,7 +153,7 @@ class Upload:
         writer, receipt = self.writer, self.receipt
         if receipt is not None:
             return receipt.descriptor.digest, receipt.descriptor.size
-        record = writer.record if writer is not None else self._store.record(self.id)
+        record = writer.record if writer is not None else self._stored.record(self.id)
         return record.digest, record.size
 
     def read_at(self, offset: int, size: int) -> bytes:
@@ -153,7 +166,7 @@ class Upload:
             if self.receipt is not None:
                 with self._store.open_committed(self.receipt.descriptor) as reader:
                     return reader.read_at(offset, size)
-            with self._store.open(self.id) as reader:
+            with self._stored.open(self.id) as reader:
                 return reader.read_at(offset, size)
 
     def _read_stored(self, offset: int, size: int) -> bytes | None:
@@ -161,7 +174,7 @@ class Upload:
         if self.is_in_memory:
             return None
         try:
-            with self._store.open(self.id) as reader:
+            with self._stored.open(self.id) as reader:
                 return reader.read_at(offset, size)
         except BlobfsError:
             return None
@@ -206,7 +219,7 @@ class Upload:
             raise UploadUnknown(self.path)
         if self.writer is None:
             self.mtime_ns = self.info().mtime_ns
-            self.writer = self._store.resume(self.id)
+            self.writer = self._stored.resume(self.id)
         return self.writer
 
     def truncate(self, size: int, max_undeclared: int | None = None) -> None:
@@ -352,8 +365,8 @@ class Upload:
         with self._interrupted("removed before its commit was complete", within_s=_REMOVE_S):
             if self.writer is not None:
                 self.writer.cancel()
-            elif self.receipt is None and not self.is_gone:
-                self._store.discard(self.id)
+            elif self.receipt is None and not self.is_gone and self._store.stored is not None:
+                self._store.stored.discard(self.id)
             self.writer = None
             self.is_gone = True
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple, Self
 
 from blobfs.errors import BlobfsError, Busy, ReadOnly, UploadUnknown
@@ -94,53 +94,55 @@ class OpenUpload:
         After one write has failed, all further writes fail, since a program may repeat the bytes.
         """
         with self.upload.lock:
-            self._write(offset, data)
+            writer = self._writer()
+            self._write(writer, offset + len(data), partial(writer.write_at, offset, data))
 
     def write_nowait(self, offset: int, data: bytes) -> bool:
         """Write without waiting; False if a lock or the storage would have to be waited for."""
-        lock = self.upload.lock
-        if not lock.acquire(blocking=False):
+        upload = self.upload
+        if not upload.lock.acquire(blocking=False):
             return False
         try:
-            writer = self.upload.writer
-            if writer is None or not writer.can_write_nowait(offset, len(data)):
-                return False
-            self._write(offset, data)
-            return True
+            writer = upload.writer
+            return writer is not None and self._write(
+                writer, offset + len(data), partial(writer.write_nowait, offset, data)
+            )
         finally:
-            lock.release()
+            upload.lock.release()
 
-    def _write(self, offset: int, data: bytes) -> None:
-        writer = self._writer()
+    def _write(self, writer: ContentWriter, size: int, write: Callable[[], bool | None]) -> bool:
         if self._failure is not None:
             raise self._failure
-        self._written = True
-        with self._changing():
-            check_size(writer, offset + len(data), self._max_undeclared)
-            writer.write_at(offset, data)
+        is_written = self._change(writer, size, write)
+        self._written = self._written or is_written
+        return is_written
 
     def truncate(self, size: int) -> None:
         """Cut or extend with zeros to *size* bytes; raises the errors of ``write``."""
         with self.upload.lock:
             writer = self._writer()
-            if size == writer.size:
-                return
-            with self._changing():
-                check_size(writer, size, self._max_undeclared)
-                writer.truncate(size)
-            self._written = size > 0  # after a cut to 0 nothing was written yet
+            if size != writer.size:
+                self._change(writer, size, partial(writer.truncate, size))
+                self._written = size > 0  # after a cut to 0 nothing was written yet
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Record an error of the change inside, which every close raises again."""
+    def _change(self, writer: ContentWriter, size: int, change: Callable[[], bool | None]) -> bool:
+        """Call *change*, after which the upload has at least *size* bytes.
+
+        Return False if that returns False, as nothing was changed. Record its error, which every
+        close raises again.
+        """
         try:
-            yield
+            if self._max_undeclared is not None:
+                check_size(writer, size, self._max_undeclared)
+            if change() is False:
+                return False
         except BlobfsError as exc:
             self._failure = exc
             self.upload.reason = str(exc)
             raise
         self._refused = False
         self.upload.mtime_ns = time.time_ns()
+        return True
 
     def sync(self) -> None:
         """Make the written bytes durable; commit them if they have the declared digest."""

@@ -203,10 +203,11 @@ class UploadSet:
             # Before the listing: an upload that is held now may move to the storage during it.
             unheld = [(name, u) for name, u in self._by_name.items() if not u.is_held]
             known = {upload.id for upload in self._by_name.values()}
-        found = set(self._store.enumerate())
+        stored = self._store.stored
+        found = set[str]() if stored is None else set(stored.enumerate())
         others = [
             Upload(self.path, self._store, record.name or upload_id, upload_id, record.reason)
-            for upload_id, record in self._store.records(sorted(found - known))
+            for upload_id, record in (stored.records(sorted(found - known)) if stored else ())
         ]
         with self._lock:
             for name, upload in unheld:

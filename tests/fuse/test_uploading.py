@@ -12,6 +12,7 @@ from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.fuse.threads import StorageThreads
 from blobfs.fuse.upload_dispatcher import UploadDispatcher
 from blobfs.storage.registry import Registry
+from blobfs.storage.uploads.staging import MultipartStaging
 from blobfs.vfs.uploads import Uploads
 
 PATIENCE_S = 10.0
@@ -62,9 +63,9 @@ async def test_write_does_not_wait_on_the_event_loop_for_who_is_at_the_upload() 
 def test_write_that_has_to_save_all_is_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = InMemoryDriver()
     driver.is_object_store = True
-    monkeypatch.setattr("blobfs.storage.uploads.blobwriter._CHECKPOINT_S", -1.0)  # so it is due
+    monkeypatch.setattr(MultipartStaging, "checkpoint_s", -1.0)  # so it is due
     writer = Registry(driver).repository("a").uploads.create()
-    assert not writer.can_write_nowait(0, 1)
+    assert not writer.write_nowait(0, b"x")
     writer.write_at(0, b"x")
     assert writer.is_stored
 

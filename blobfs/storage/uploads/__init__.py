@@ -5,16 +5,17 @@ verified against the declared digest and published. The layout of a blob's uploa
 distribution (``_uploads/<id>/data``, ``startedat``, ``hashstates``), so that a registry can resume
 an upload of blobfs and the reverse. blobfs adds one file of its own: the record (``metadata``).
 
-* ``base`` has the two contracts: ``ContentStore`` begins and finds uploads, ``ContentWriter``
-  receives one.
-* ``store`` and ``blobwriter`` implement them for blobs, ``manifestwriter`` for manifests. Manifests
-  are small, so they stay in memory until they are complete.
+* ``base`` has the contracts: ``ContentStore`` begins uploads, ``StoredUploads`` finds them in the
+  storage, ``ContentWriter`` receives one.
+* ``store`` and ``blobwriter`` implement them for blobs, ``manifestwriter`` the first and the last
+  for manifests. Manifests are small, so they stay in memory until they are complete.
 * ``buffer`` holds the bytes of a blob's upload: the first 1 MiB in memory, more in the storage. All
   uploads of the process share one budget of memory. A small blob thus costs the storage nothing but
   the blob itself.
-* ``data`` is the file in the storage. On a file system, the commit moves it. In an object store, a
-  move would copy every byte, so the upload is written at the blob's final path where the digest is
-  known before; the object is shown only once it is complete.
+* ``staging`` is the place of the bytes in the storage. ``LocalStaging`` is a file, which the commit
+  moves. In an object store, a move would copy every byte. So ``MultipartStaging`` writes at the
+  blob's final path where the digest is known before; the object is shown only once it is complete.
+* ``state`` has the states of a blob's upload and the changes between them.
 * ``inventory`` lists the uploads that have not ended.
 
 Invariants: content is published only after it was verified. A hash state never covers bytes that

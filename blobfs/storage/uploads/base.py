@@ -32,26 +32,15 @@ class ContentWriter(Closing):
     ``close`` raises WriterClosed. Any other failure leaves the upload as it was.
     """
 
-    def __init__(self, upload_id: str, started_at: datetime, record: UploadRecord) -> None:
-        self._id = upload_id
-        self._started_at = started_at
-        self._record = record
-        self._over = False
+    def __init__(self, upload_id: str, started_at: datetime) -> None:
+        """*upload_id* is the upload's id in the storage, *started_at* the time of its begin."""
+        self.id = upload_id
+        self.started_at = started_at
 
     @property
-    def id(self) -> str:
-        """The upload's id in the storage."""
-        return self._id
-
-    @property
-    def started_at(self) -> datetime:
-        """Time at which the upload began."""
-        return self._started_at
-
-    @property
+    @abstractmethod
     def record(self) -> UploadRecord:
         """The upload's name, and its declared digest and size."""
-        return self._record
 
     @property
     @abstractmethod
@@ -64,13 +53,9 @@ class ContentWriter(Closing):
         """True if the upload is in the storage."""
 
     @property
+    @abstractmethod
     def is_over(self) -> bool:
         """True once the writer has ended, by a call or because memory was short."""
-        return self._over
-
-    @abstractmethod
-    def can_write_nowait(self, offset: int, size: int) -> bool:
-        """True if ``write_at`` of *size* bytes at *offset* needs no request to the storage."""
 
     @abstractmethod
     def declare(self, record: UploadRecord) -> None:
@@ -82,6 +67,10 @@ class ContentWriter(Closing):
 
         Raises AppendOnly if the storage cannot change written bytes, StorageFull, TooLarge.
         """
+
+    @abstractmethod
+    def write_nowait(self, offset: int, data: bytes) -> bool:
+        """Do the same as ``write_at`` if it needs no request to the storage, else return False."""
 
     @abstractmethod
     def truncate(self, size: int) -> None:
@@ -135,28 +124,14 @@ class ContentWriter(Closing):
 
 
 class ContentStore(Protocol):
-    """Begins, finds and resumes uploads: ``UploadStore``, ``ManifestUploadStore``."""
+    """Begins uploads, and has the content of committed ones."""
+
+    @property
+    def stored(self) -> StoredUploads | None:
+        """The uploads that are in the storage; None if none ever is."""
 
     def create(self, *, name: str = "", digest: Digest | None = None) -> ContentWriter:
         """Begin an upload."""
-
-    def resume(self, upload_id: str) -> ContentWriter:
-        """Return a writer that continues a stored upload; raises UploadUnknown."""
-
-    def open(self, upload_id: str) -> FileReader:
-        """Open the received bytes for reading; raises UploadUnknown."""
-
-    def stat(self, upload_id: str) -> UploadInfo:
-        """Size and time of an upload; raises UploadUnknown."""
-
-    def record(self, upload_id: str) -> UploadRecord:
-        """The upload's record: name, and declared digest and size."""
-
-    def records(self, upload_ids: Iterable[str]) -> Iterator[tuple[str, UploadRecord]]:
-        """The existing ones of *upload_ids* with their records; at most one request each."""
-
-    def started_at(self, upload_id: str) -> datetime:
-        """Time at which an upload began; raises UploadUnknown."""
 
     def open_committed(self, descriptor: Descriptor) -> FileReader:
         """Open the published content of a committed upload; raises Stale if it was removed."""
@@ -164,11 +139,33 @@ class ContentStore(Protocol):
     def commit_again(self, descriptor: Descriptor, digest: Digest) -> None:
         """Link committed content under *digest* as well; raises ContentMismatch."""
 
-    def discard(self, upload_id: str) -> None:
-        """Remove all files of an upload that nobody writes; a missing upload is no error."""
-
     def rename_committed(self, digest: Digest, old: str, new: str) -> None:
         """Apply a rename of the committed upload from *old* to *new*; a tag may follow it."""
 
+
+class StoredUploads(Protocol):
+    """The uploads in the storage that nobody writes. Methods with an id raise UploadUnknown."""
+
+    def resume(self, upload_id: str) -> ContentWriter:
+        """Return a writer that continues the upload."""
+
+    def open(self, upload_id: str) -> FileReader:
+        """Open the received bytes for reading; raises Unsupported."""
+
+    def stat(self, upload_id: str) -> UploadInfo:
+        """Size and time of the upload."""
+
+    def started_at(self, upload_id: str) -> datetime:
+        """Time at which the upload began."""
+
+    def record(self, upload_id: str) -> UploadRecord:
+        """The upload's record: name, and declared digest and size; empty if it is missing."""
+
+    def records(self, upload_ids: Iterable[str]) -> Iterator[tuple[str, UploadRecord]]:
+        """The existing ones of *upload_ids* with their records; at most one request each."""
+
+    def discard(self, upload_id: str) -> None:
+        """Remove all files of the upload; a missing one is no error."""
+
     def enumerate(self) -> Iterator[str]:
-        """The ids of all stored uploads, in no order."""
+        """The ids of all uploads, in no order."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Final
 
 from blobfs.concurrency import reentrant_guard
-from blobfs.digest import CANONICAL, Digest, Digester
+from blobfs.digest import Digest
 from blobfs.drivers.base import FileWriter
-from blobfs.errors import AppendOnly, Busy
-from blobfs.storage.uploads.data import UploadData
-from blobfs.storage.uploads.interruption import Interruption
+from blobfs.errors import AppendOnly, Busy, Interrupted
+from blobfs.storage.uploads.digests import DigesterSet
+from blobfs.storage.uploads.staging import Staging
+from blobfs.storage.uploads.state import UploadState
 
 IN_MEMORY: Final = 2**20
 """Maximum size in bytes of an upload that is held in memory only."""
@@ -25,9 +27,8 @@ class MemoryBudget:
     """Limit of the bytes that all uploads hold in memory. Thread-safe: the lock guards the rest."""
 
     def __init__(self, size: int) -> None:
-        self._lock = (
-            reentrant_guard()
-        )  # a finalizer takes it too, perhaps in the thread that holds it
+        # A finalizer takes the lock too, perhaps in the thread that holds it.
+        self._lock = reentrant_guard()
         self._left = size
 
     def has(self, size: int) -> bool:
@@ -78,126 +79,104 @@ class MemoryReservation:
         self.release()  # a caller that timed out drops its upload without closing it
 
 
-class DigesterSet:
-    """Running digesters of one upload: the canonical one, and one for each algorithm added.
+class Interruption:
+    """Request to stop, which the work looks for between its steps by ``check``. Thread-safe.
 
-    They hash bytes that arrive in sequence, and skip bytes that arrive before their turn.
-    ``load_state(algorithm, size)`` returns a digester from the latest saved state of at most *size*
-    bytes. Not thread-safe.
+    The reason is one attribute, written and read at once, so it needs no lock.
     """
 
-    def __init__(self, load_state: Callable[[str, int], Digester]) -> None:
-        self._load_state = load_state
-        self._digesters = {CANONICAL: Digester()}
+    def __init__(self) -> None:
+        self._reason = ""
 
-    def __iter__(self) -> Iterator[Digester]:
-        return iter(self._digesters.values())
+    def stop(self, reason: str) -> None:
+        """Make the next ``check`` raise Interrupted with the text *reason*."""
+        self._reason = reason
 
-    @property
-    def hashed_size(self) -> int:
-        """Number of leading bytes that every digester has hashed."""
-        return min(digester.size for digester in self)
+    def clear(self) -> None:
+        """Cancel an earlier ``stop`` before new work begins."""
+        self._reason = ""
 
-    def add(self, algorithm: str, size: int) -> None:
-        """Add *algorithm*, from its latest saved state of at most *size* bytes."""
-        if algorithm not in self._digesters:
-            self._digesters[algorithm] = self._load_state(algorithm, size)
+    def check(self) -> None:
+        """Raise Interrupted once after a ``stop``."""
+        if self._reason:
+            reason, self._reason = self._reason, ""
+            raise Interrupted(reason)
 
-    def restore(self, size: int) -> None:
-        """Load every digester anew from its latest saved state of at most *size* bytes."""
-        for algorithm in self._digesters:
-            self._digesters[algorithm] = self._load_state(algorithm, size)
-
-    def update(self, offset: int, data: bytes) -> None:
-        """Hash the part of *data*, which begins at *offset*, that continues the hashed bytes."""
-        for digester in self:
-            if offset <= digester.size < offset + len(data):
-                digester.update(data[digester.size - offset :])
-
-    def discard_after(self, size: int) -> None:
-        """Go back to a state of at most *size* bytes, since later bytes are about to change."""
-        for algorithm, digester in self._digesters.items():
-            if digester.size > size:
-                self._digesters[algorithm] = self._load_state(algorithm, size)
-
-    def of(self, algorithm: str, size: int) -> Digest | None:
-        """Return the digest of the first *size* bytes; None if they have to be read for it."""
-        digester = self._digesters.get(algorithm)
-        return digester.digest() if digester is not None and digester.size == size else None
+    def checked(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the *chunks*, with a ``check`` before each."""
+        for chunk in chunks:
+            self.check()
+            yield chunk
 
 
 class UploadBuffer:
     """The bytes received by one upload, and their running *digests*. Not thread-safe.
 
-    *store* moves the bytes from memory to the storage, and returns the file that receives the rest.
-    ``forget(size)`` removes the saved hash states of more than *size* bytes. It is called before
-    those bytes change; with -1, which removes all states, after another writer changed the data.
+    They are in memory at first, and all in *staging* once they are many.
     """
 
-    def __init__(
-        self,
-        digests: DigesterSet,
-        store: Callable[[bytes], UploadData],
-        forget: Callable[[int], None],
-    ) -> None:
-        self.digests = digests
+    def __init__(self, staging: Staging, started_at: datetime) -> None:
+        self.digests = DigesterSet(staging.load_state)
         self.interruption = Interruption()  # stops ``hash_all`` and the filling of a gap
         self.size = 0
-        self.is_durable = False
-        self.data: UploadData | None = None  # None while all bytes are in memory
+        self._staging = staging
+        self._started_at = started_at
         self._content = bytearray()
         self._reservation = MemoryReservation()
-        self._store = store
-        self._forget = forget
 
     @property
-    def content(self) -> bytes | None:
-        """All bytes while they are in memory, else None."""
-        return bytes(self._content) if self.data is None else None
+    def is_in_memory(self) -> bool:
+        """True if the storage has nothing of the upload."""
+        return self._staging.state is UploadState.IN_MEMORY
+
+    def content(self) -> bytes:
+        """Return all bytes, which are in memory."""
+        return bytes(self._content)
 
     def can_write_nowait(self, offset: int, size: int) -> bool:
         """True if ``write_at`` only appends to memory or to an open file, without a request."""
-        if self.data is None:
+        if self._staging.state is UploadState.IN_MEMORY:
             return offset + size <= IN_MEMORY and UPLOADS.has(size)
         if not self.size <= offset <= self.size + _CHUNK:
             return False
-        return self.data.can_write_nowait(offset + size - self.size)
+        return self._staging.can_write_nowait(offset + size - self.size)
 
-    def resume(self, data: UploadData, size: int) -> None:
+    def resume(self, size: int) -> None:
         """Continue after *size* bytes that are in the storage."""
-        self.data, self.size, self.is_durable = data, size, True
+        self.size = size
         self.digests.restore(size)
-
-    def go_back(self) -> None:
-        """Cut to the last hash state that the data can be cut to.
-
-        The bytes behind it cannot be read again, so they could not be hashed.
-        """
-        while self.data is not None and (known := self.digests.hashed_size) < self.size:
-            try:
-                self.data.go_back(known)
-                self.size = known
-            except AppendOnly:
-                self.digests.restore(known - 1)
+        self.size = self._staging.cut_unhashed(size, self.digests)
 
     def write_at(self, offset: int, data: bytes) -> None:
         """Write *data* at *offset*; raises AppendOnly, StorageFull, Busy, Stale."""
         if offset > self.size:
             self._extend(offset)
-        stored = self._data_for(offset + len(data))
-        if stored is not None:
-            self._write_to(stored, offset, data)
+        if not self._fits(offset + len(data)):
+            self._write_staged(offset, data)
             return
-        self._invalidate_after(offset)
+        if offset < self.size:
+            self._invalidate_after(offset)
         self._content[offset : offset + len(data)] = data
         self.digests.update(offset, data)
         self.size = len(self._content)
 
-    def _write_to(self, stored: UploadData, offset: int, data: bytes) -> None:
-        with self._open_for_change(stored) as file:
-            self._write_to_file(file, offset, data)
+    def _fits(self, size: int) -> bool:
+        """True if *size* bytes stay in memory; else the bytes leave it."""
+        if self._staging.state is not UploadState.IN_MEMORY:
+            return False
+        if size <= IN_MEMORY and self._reservation.grow(size):
+            return True
+        self.leave_memory()
+        return False
 
-    def _write_to_file(self, file: FileWriter, offset: int, data: bytes) -> None:
+    def leave_memory(self) -> None:
+        """Move the bytes to the storage."""
+        self._staging.begin(self._started_at, bytes(self._content))
+        self._content = bytearray()
+        self._reservation.release()
+
+    def _write_staged(self, offset: int, data: bytes) -> None:
+        file = self._staging.open_for_change(self.size)
         try:
             if offset < self.size:
                 file.rewrite(offset, b"")  # raises AppendOnly before states are removed
@@ -206,26 +185,30 @@ class UploadBuffer:
                 self.digests.update(offset, data)
             else:
                 file.write(data)
+        except Busy:
+            self.rehash()
+            raise
         finally:  # bytes that were written before the storage was full count
+            size = file.size
             if offset == self.size:
-                self.digests.update(offset, data[: file.size - offset])
-            self.size = file.size
+                self.digests.update(offset, data[: size - offset])
+            self.size = size
 
     def truncate(self, size: int) -> None:
         """Cut or extend with zeros to *size* bytes; raises the errors of ``write_at``."""
         if size > self.size:
             self._extend(size)
         elif size < self.size:
-            if self.data is None:
+            if self.is_in_memory:
                 self._invalidate_after(size)
                 del self._content[size:]
             else:
-                self._cut(self.data, size)
+                self._cut(size)
             self.size = size
 
-    def _cut(self, stored: UploadData, size: int) -> None:
+    def _cut(self, size: int) -> None:
         try:
-            with self._open_for_change(stored) as file:
+            with self._changed_file() as file:
                 file.truncate(self.size)  # raises AppendOnly before states are removed
                 self._invalidate_after(size)
                 file.truncate(size)
@@ -233,33 +216,32 @@ class UploadBuffer:
             if size > 0:
                 raise
             self._invalidate_after(0)
-            stored.create()
+            self._staging.restart()
 
     def _extend(self, size: int) -> None:
-        stored = self._data_for(size)
-        if stored is None:
+        if self._fits(size):
             self._content += bytes(size - len(self._content))
         else:
-            self._extend_in(stored, size)
+            self._extend_staged(size)
         if size - self.size <= _HASHED_ZEROS:
             for offset in range(self.size, size, _CHUNK):
                 self.digests.update(offset, bytes(min(_CHUNK, size - offset)))
         self.size = size
 
-    def _extend_in(self, stored: UploadData, size: int) -> None:
+    def _extend_staged(self, size: int) -> None:
         try:
-            with self._open_for_change(stored) as file:
+            with self._changed_file() as file:
                 file.truncate(size)
         except AppendOnly:
             while self.size < size:
                 self.interruption.check()
-                self._write_to(stored, self.size, bytes(min(_CHUNK, size - self.size)))
+                self._write_staged(self.size, bytes(min(_CHUNK, size - self.size)))
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Return up to *size* bytes from *offset*; raises Unsupported."""
-        if self.data is None:
+        if self.is_in_memory:
             return bytes(self._content[offset : offset + size])
-        return self.data.read_at(self.size, offset, size)
+        return self._staging.read_at(self.size, offset, size)
 
     def hash_all(
         self, algorithm: str, read_at: Callable[[int, int], bytes] | None = None
@@ -279,61 +261,42 @@ class UploadBuffer:
         return found
 
     def _read_back(self, offset: int, size: int) -> bytes:
-        if self.data is None:
+        if self.is_in_memory:
             return self.read_at(offset, size)
-        return self.data.read_back(self.size, offset, size)
+        return self._staging.read_back(self.size, offset, size)
 
-    def sync(self) -> None:
+    def suspend(self) -> None:
         """Make all bytes durable in the storage; raises Busy if another program wrote the data."""
-        stored = self.data or self._leave_memory()
-        self.check_undisturbed(stored)
-        with stored.closed_on_failure(self.size) as file:
-            file.flush()
+        if self.is_in_memory:
+            self.leave_memory()
+        self.check_undisturbed()
+        self._staging.suspend(self.size, self.digests)
 
-    def check_undisturbed(self, stored: UploadData) -> None:
+    def check_undisturbed(self) -> None:
         """Raise Busy if another program wrote the data; then all of it will be hashed again."""
-        with stored.closed_on_failure(self.size) as file, self._rehash_if_busy():
-            if not file.is_undisturbed():
-                raise Busy(f"{stored.label} is being written by another program")
+        if not self._staging.is_undisturbed(self.size):
+            self.rehash()
+            raise Busy(f"{self._staging.label} is being written by another program")
 
     @contextmanager
-    def _open_for_change(self, stored: UploadData) -> Iterator[FileWriter]:
+    def _changed_file(self) -> Iterator[FileWriter]:
         """Open the file for a change; raises Busy if another program has changed it."""
-        file = stored.open(self.size)
-        self.is_durable = False
-        with self._rehash_if_busy():
-            yield file
-
-    @contextmanager
-    def _rehash_if_busy(self) -> Iterator[None]:
+        file = self._staging.open_for_change(self.size)
         try:
-            yield
+            yield file
         except Busy:
             self.rehash()
             raise
 
     def rehash(self) -> None:
         """Discard all hash states, since another program has changed the data."""
-        self._forget(-1)
+        self._staging.drop_states_above(-1)
         self.digests.restore(0)
-
-    def _data_for(self, size: int) -> UploadData | None:
-        """Return the file for an upload of *size* bytes; None if it stays in memory."""
-        if self.data is None and (size > IN_MEMORY or not self._reservation.grow(size)):
-            return self._leave_memory()
-        return self.data
-
-    def _leave_memory(self) -> UploadData:
-        self.data = self._store(bytes(self._content))
-        self._content = bytearray()
-        self._reservation.release()
-        return self.data
 
     def _invalidate_after(self, size: int) -> None:
         """Discard the hash states of more than *size* bytes, since later bytes are to change."""
-        if size < self.size:
-            self._forget(size)  # before the change: a registry that resumes trusts the states
-            self.digests.discard_after(size)
+        self._staging.drop_states_above(size)  # first: a registry that resumes trusts the states
+        self.digests.discard_after(size)
 
     def release(self) -> None:
         """Return the memory to the budget."""

@@ -6,7 +6,6 @@ import logging
 import re
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -23,7 +22,6 @@ from blobfs.errors import (
     StorageFull,
     TagUnknown,
     TooLarge,
-    UploadUnknown,
     WriterClosed,
 )
 from blobfs.reference import Tag
@@ -32,7 +30,7 @@ from blobfs.storage.manifeststore import ManifestStore
 from blobfs.storage.tagstore import TagStore
 from blobfs.storage.uploads.base import ContentWriter, check_digest, check_length
 from blobfs.storage.uploads.buffer import MemoryReservation
-from blobfs.storage.uploads.metadata import UploadInfo, UploadRecord
+from blobfs.storage.uploads.metadata import UploadRecord
 
 log = logging.getLogger(__name__)
 
@@ -155,13 +153,19 @@ class ManifestWriter(ContentWriter):
     """Receives a manifest, stores it as a revision, and tags it with the upload's name."""
 
     def __init__(self, manifests: ManifestStore, tags: UploadTags, record: UploadRecord) -> None:
-        super().__init__(str(uuid.uuid4()), datetime.now(UTC), record)
+        super().__init__(str(uuid.uuid4()), datetime.now(UTC))
+        self._record = record
+        self._is_over = False
         self._manifests = manifests
         self._tags = tags
         self.repository = tags.repository
         self.label = f"{tags.repository}/_manifests/_uploads/{record.name}"
         self._content = bytearray()
         self._reservation = MemoryReservation()
+
+    @property
+    def record(self) -> UploadRecord:
+        return self._record
 
     @property
     def size(self) -> int:
@@ -171,8 +175,9 @@ class ManifestWriter(ContentWriter):
     def is_stored(self) -> bool:
         return False
 
-    def can_write_nowait(self, offset: int, size: int) -> bool:
-        return True
+    @property
+    def is_over(self) -> bool:
+        return self._is_over
 
     def declare(self, record: UploadRecord) -> None:
         self._check_open()
@@ -185,6 +190,10 @@ class ManifestWriter(ContentWriter):
         self._check_open()
         WAITING.discard(self)
         self._content[offset:end] = data
+
+    def write_nowait(self, offset: int, data: bytes) -> bool:
+        self.write_at(offset, data)
+        return True
 
     def truncate(self, size: int) -> None:
         self._check_open()
@@ -240,18 +249,20 @@ class ManifestWriter(ContentWriter):
         self._end()
 
     def _end(self) -> None:
-        self._over = True
+        self._is_over = True
         WAITING.discard(self)
         self._content = bytearray()
         self._reservation.release()
 
     def _check_open(self) -> None:
-        if self._over:
-            raise WriterClosed(f"upload {self._id} has ended")
+        if self._is_over:
+            raise WriterClosed(f"upload {self.id} has ended")
 
 
 class ManifestUploadStore:
     """Begins a repository's uploads of manifests, none of which is ever stored unfinished."""
+
+    stored = None
 
     def __init__(self, manifests: ManifestStore, tags: TagStore) -> None:
         self._manifests = manifests
@@ -260,26 +271,6 @@ class ManifestUploadStore:
     def create(self, *, name: str = "", digest: Digest | None = None) -> ContentWriter:
         """Begin an upload; *name* becomes a tag of the manifest if it is a valid one."""
         return ManifestWriter(self._manifests, self._tags, UploadRecord(name, digest=digest))
-
-    def resume(self, upload_id: str) -> ContentWriter:
-        """Raise UploadUnknown: no upload is stored."""
-        raise UploadUnknown(upload_id)
-
-    def open(self, upload_id: str) -> FileReader:
-        """Raise UploadUnknown: no upload is stored."""
-        raise UploadUnknown(upload_id)
-
-    def stat(self, upload_id: str) -> UploadInfo:
-        """Raise UploadUnknown: no upload is stored."""
-        raise UploadUnknown(upload_id)
-
-    def record(self, upload_id: str) -> UploadRecord:
-        """Raise UploadUnknown: no upload is stored."""
-        raise UploadUnknown(upload_id)
-
-    def started_at(self, upload_id: str) -> datetime:
-        """Raise UploadUnknown: no upload is stored."""
-        raise UploadUnknown(upload_id)
 
     def open_committed(self, descriptor: Descriptor) -> FileReader:
         """Open the manifest of a committed upload; raises Stale if it was removed."""
@@ -293,17 +284,6 @@ class ManifestUploadStore:
         if digest != descriptor.digest:
             raise ContentMismatch(f"manifest {descriptor.digest} is not {digest}")
 
-    def discard(self, upload_id: str) -> None:
-        """Do nothing: no upload is stored."""
-
     def rename_committed(self, digest: Digest, old: str, new: str) -> None:
         """Tag the manifest if *new* is a tag, and remove the tag that an upload made of *old*."""
         self._tags.rename(old, new, digest)
-
-    def records(self, upload_ids: Iterable[str]) -> Iterator[tuple[str, UploadRecord]]:
-        """Return no records: no upload is stored."""
-        return iter(())
-
-    def enumerate(self) -> Iterator[str]:
-        """Return no ids: no upload is stored."""
-        return iter(())

@@ -10,15 +10,14 @@ from typing import Final, TypeVar
 
 from blobfs import paths
 from blobfs.concurrency import PARALLEL, guard
-from blobfs.digest import CANONICAL, Descriptor, Digest
-from blobfs.drivers.base import BytesReader, FileInfo, FileReader, StorageDriver
+from blobfs.digest import Descriptor, Digest
+from blobfs.drivers.base import BytesReader, FileReader, StorageDriver
 from blobfs.errors import (
     BlobfsError,
     BlobUnknown,
     NotFound,
     PathNotFound,
     Stale,
-    Unsupported,
 )
 from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
@@ -26,11 +25,14 @@ from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.uploads.base import check_digest
 from blobfs.storage.uploads.blobwriter import BlobWriter, blob_of
 from blobfs.storage.uploads.metadata import UploadFiles, UploadInfo, UploadRecord
+from blobfs.storage.uploads.staging import LocalStaging, MultipartStaging, Staging
 
 T = TypeVar("T")
 
 _MAX_RECORDS: Final = 10_000
 """Maximum number of cached records of a repository, of about 300 bytes each."""
+
+_UNKNOWN: Final = UploadRecord()
 
 
 class UploadStore:
@@ -53,6 +55,9 @@ class UploadStore:
         self._blobs = blobs
         self._layers = layers
         self._repository = repository
+        self._staging_of: type[Staging] = (
+            MultipartStaging if driver.is_object_store else LocalStaging
+        )
         self._lock = guard()
         self._records: OrderedDict[str, bytes] = OrderedDict()  # by upload id; under the lock
 
@@ -64,6 +69,11 @@ class UploadStore:
             str(uuid.uuid4()), datetime.now(UTC), UploadRecord(name, digest=digest, size=size)
         )
 
+    @property
+    def stored(self) -> UploadStore:
+        """This store, since its uploads are in the storage."""
+        return self
+
     def resume(self, upload_id: str) -> BlobWriter:
         """Return a writer that continues a stored upload; raises UploadUnknown."""
         files = self._files(upload_id)
@@ -73,54 +83,27 @@ class UploadStore:
 
     def open(self, upload_id: str) -> FileReader:
         """Open the received bytes for reading; raises UploadUnknown, Unsupported."""
+        staging = self._staging(upload_id, self.record(upload_id))
         try:
-            return self._driver.open(paths.upload_data(self._repository, upload_id))
+            return staging.open_stored()
         except PathNotFound:
-            self.started_at(upload_id)  # raises UploadUnknown
-        record = self.record(upload_id)
-        if self._driver.is_object_store and self._stat_data(upload_id, record) is not None:
-            raise Unsupported(f"upload {upload_id} cannot be read before it is complete")
-        moved = blob_of(self._blobs, record)
+            staging.began()  # raises UploadUnknown
+        moved = blob_of(self._blobs, staging.record)
         return BytesReader(b"") if moved is None else self._blobs.open(moved.digest)
 
     def stat(self, upload_id: str) -> UploadInfo:
         """Size and time of an upload; raises UploadUnknown."""
-        record = self.listed_record(upload_id) if self._driver.is_object_store else None
-        info = self._stat_data(upload_id, record or UploadRecord())
-        if info is None:
-            return self._stat_without_data(upload_id, record or self.record(upload_id))
-        began = self.started_at(upload_id) if info.mtime_ns == 0 else None
-        return UploadInfo(info.size, info.mtime_ns if began is None else _nanoseconds(began))
-
-    def _stat_data(self, upload_id: str, record: UploadRecord) -> FileInfo | None:
-        """Attributes of the data that ``resume`` would continue; None if there are none."""
-        files = self._files(upload_id)
-        if record.target_digest is None:
-            return self._stat_unfinished(files.data, {record.token, ""})
-        info = self._stat_unfinished(paths.blob_data(record.target_digest), {record.token} - {""})
-        # ``resume`` cuts the bytes after the last state, since they cannot be read again.
-        return info and info._replace(size=files.hashed(CANONICAL, info.size))
-
-    def _stat_unfinished(self, path: str, tokens: set[str]) -> FileInfo | None:
-        for token in sorted(tokens, reverse=True):
-            try:
-                return self._driver.stat_unfinished(path, token)
-            except PathNotFound:
-                pass  # it was completed
-        return None
-
-    def _stat_without_data(self, upload_id: str, record: UploadRecord) -> UploadInfo:
-        began = self.started_at(upload_id)
-        moved = blob_of(self._blobs, record)
-        return UploadInfo(moved.size if moved else 0, _nanoseconds(began))
+        staging = self._staging(upload_id, self.listed_record(upload_id))
+        info = staging.stat()
+        if info is not None and info.mtime_ns:
+            return UploadInfo(info.size, info.mtime_ns)
+        began_ns = int(staging.began().timestamp()) * 10**9
+        found = info or blob_of(self._blobs, staging.record)
+        return UploadInfo(found.size if found else 0, began_ns)
 
     def started_at(self, upload_id: str) -> datetime:
-        """Time at which an upload began; raises UploadUnknown.
-
-        In an object store it is a file's time, which one listing has for all uploads.
-        """
-        files = self._files(upload_id)
-        return files.made_at() if self._driver.is_object_store else files.started_at()
+        """Time at which an upload began; raises UploadUnknown."""
+        return self._staging(upload_id).began()
 
     def record(self, upload_id: str) -> UploadRecord:
         """The upload's record: name, and declared digest and size."""
@@ -134,7 +117,7 @@ class UploadStore:
         if known and files.is_record(known):
             return UploadRecord.of_json(known)
         content = files.record_content()
-        if content and self._driver.is_object_store:
+        if files.is_record(content):
             with self._lock:
                 self._records[upload_id] = content
                 if len(self._records) > _MAX_RECORDS:
@@ -184,17 +167,7 @@ class UploadStore:
 
     def discard(self, upload_id: str) -> None:
         """Remove all files of an upload that nobody writes; a missing upload is no error."""
-        files = self._files(upload_id)
-        record = files.record()
-        if record.target_digest is not None and record.token:
-            self._discard_in_place(paths.blob_data(record.target_digest), record.token)
-        files.remove()
-
-    def _discard_in_place(self, path: str, token: str) -> None:
-        try:
-            self._driver.append(path, token).cancel()
-        except PathNotFound:
-            pass  # it was completed, and is a blob
+        self._staging(upload_id, self.record(upload_id)).discard()
 
     def rename_committed(self, digest: Digest, old: str, new: str) -> None:
         """Do nothing: a blob's name is its digest."""
@@ -212,10 +185,9 @@ class UploadStore:
     def _files(self, upload_id: str) -> UploadFiles:
         return UploadFiles(self._driver, self._repository, upload_id)
 
+    def _staging(self, upload_id: str, record: UploadRecord = _UNKNOWN) -> Staging:
+        return self._staging_of(self._driver, self._files(upload_id), record)
+
     def _writer(self, upload_id: str, started_at: datetime, record: UploadRecord) -> BlobWriter:
-        stores = (self._blobs, self._layers)
-        return BlobWriter(self._driver, stores, self._files(upload_id), started_at, record)
-
-
-def _nanoseconds(moment: datetime) -> int:
-    return int(moment.timestamp()) * 10**9
+        staging = self._staging(upload_id, record)
+        return BlobWriter(staging, self._blobs, self._layers, started_at)
