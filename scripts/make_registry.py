@@ -17,6 +17,7 @@ from typing import Final
 _IMAGES: Final = 20
 _LAYERS: Final = 9
 _LINKS: Final = _LAYERS + 4
+_SIZE: Final = 16
 _OCI: Final = "application/vnd.oci.image"
 
 
@@ -53,7 +54,9 @@ def main() -> None:
     args = parser.parse_args()
     registry, random = Registry(args.directory), Random(args.seed)
     images = max(1, args.links // _LINKS)
-    blobs = [registry.blob(f"blob {n}") for n in range(max(20, args.links // 10 - images))]
+    blobs = [
+        registry.blob(f"blob {n}".ljust(_SIZE)) for n in range(max(20, args.links // 10 - images))
+    ]
     linked = blobs[len(blobs) // 10 :]
     for number in range(0, images, _IMAGES):
         name = f"team{number // _IMAGES % 50}/app{number // _IMAGES}"
@@ -77,7 +80,7 @@ def _fill(registry: Registry, name: str, images: int, blobs: list[str], random: 
 
 def _manifest(name: str, number: int, parts: list[str]) -> dict[str, object]:
     def descriptor(kind: str, digits: str) -> dict[str, object]:
-        return {"mediaType": f"{_OCI}.{kind}", "digest": f"sha256:{digits}", "size": 10}
+        return {"mediaType": f"{_OCI}.{kind}", "digest": f"sha256:{digits}", "size": _SIZE}
 
     return {
         "schemaVersion": 2,

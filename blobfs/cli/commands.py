@@ -16,6 +16,7 @@ from blobfs.cli.du_command import du
 from blobfs.cli.mounting import mount
 from blobfs.cli.opening import open_existing, progress
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, Duration, Parsed
+from blobfs.cli.verify_command import verify
 from blobfs.errors import BlobfsError
 from blobfs.host.unmount import unmount
 from blobfs.reference import Reference, RepositoryName
@@ -59,6 +60,7 @@ def main() -> None:
 
 main.add_command(mount)
 main.add_command(du)
+main.add_command(verify)
 
 
 @main.command()

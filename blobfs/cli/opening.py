@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import click
 
@@ -19,9 +19,6 @@ from blobfs.inventory.inventory import Inventory
 from blobfs.storage.registry import Registry, open_registry
 
 T = TypeVar("T")
-
-_SHOWN: Final = 1_000
-"""Items after which the counts on the terminal are updated."""
 
 
 def open_existing(storage: str) -> Registry:
@@ -42,20 +39,33 @@ def _existing(storage: str) -> Registry:
     return registry
 
 
-def take_inventory(storage: str, state: Path | None) -> Inventory:
+def hash_blobs(inventory: Inventory) -> None:
+    """Hash the blobs of *inventory*; the bytes that were read are shown."""
+    counts = Counts(step=100 * 2**20)
+    try:
+        inventory.hash_blobs(progress=counts.add)
+    finally:
+        counts.end()
+
+
+def take_inventory(storage: str, state: Path | None, *, every_link: bool = False) -> Inventory:
     """Take the inventory of an existing registry; the counts of what was read are shown."""
     open_existing(storage).close()
     counts = Counts()
     try:
-        return Inventory.taken(storage, state=state, progress=counts.add)
+        return Inventory.taken(storage, state=state, every_link=every_link, progress=counts.add)
     finally:
         counts.end()
 
 
 class Counts:
-    """A line on the terminal with the number of items of each kind; nothing elsewhere."""
+    """A line on the terminal with the number of items of each kind; nothing elsewhere.
 
-    def __init__(self) -> None:
+    It is updated after *step* items.
+    """
+
+    def __init__(self, step: int = 1000) -> None:
+        self._step = step
         self._counts: Counter[str] = Counter()
         self._shown = 0
         self._is_shown = sys.stderr.isatty()
@@ -63,7 +73,7 @@ class Counts:
     def add(self, kind: str, count: int) -> None:
         """Count more items of a kind, such as ``"files"``."""
         self._counts[kind] += count
-        if self._is_shown and self._counts.total() >= self._shown + _SHOWN:
+        if self._is_shown and self._counts.total() >= self._shown + self._step:
             self._shown = self._counts.total()
             text = ", ".join(f"{count:,} {kind}" for kind, count in self._counts.items())
             click.echo(f"\rread {text} …", nl=False, err=True)

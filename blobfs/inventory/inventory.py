@@ -13,7 +13,7 @@ from typing import Final, Self, TypeVar
 
 from blobfs.drivers.base import Closing
 from blobfs.inventory.journal import Journal
-from blobfs.inventory.scanning import opened, read_links, read_manifests, scan
+from blobfs.inventory.scanning import hash_blobs, opened, read_links, read_manifests, scan
 from blobfs.inventory.spans import divide
 
 A = TypeVar("A")
@@ -89,6 +89,20 @@ class Inventory(Closing):
             inventory.close()
             raise
         return inventory
+
+    def hash_blobs(
+        self, workers: Workers | None = None, progress: Progress = lambda _kind, _count: None
+    ) -> None:
+        """Hash the blobs that were not hashed yet; the results are in the table ``hashed``.
+
+        *progress* is called with the bytes. Raises StorageUnavailable.
+        """
+        batches = self.journal.unhashed()
+        call = partial(hash_blobs, self.storage)
+        with nullcontext(workers) if workers else _threads(self.storage) as used:
+            for batch, results in used.run(call, lambda: next(batches, None)):
+                self.journal.add_hashed(results)
+                progress("bytes", sum(size for _, size in batch))
 
     def close(self) -> None:
         self.journal.close()

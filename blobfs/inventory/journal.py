@@ -12,7 +12,7 @@ from typing import Final, Self
 from blobfs.drivers.base import Closing
 from blobfs.errors import MountRefused
 from blobfs.inventory.rows import LinkKind, LinkRow, Rows, Target, UploadFileRow, link_path
-from blobfs.inventory.scanning import ManifestRow
+from blobfs.inventory.scanning import Hashed, ManifestRow
 from blobfs.inventory.spans import Span
 
 _VERSION: Final = 1
@@ -32,6 +32,7 @@ CREATE TABLE link (
 CREATE TABLE upload_file (repository INTEGER, upload TEXT, name TEXT, size INTEGER, mtime INTEGER);
 CREATE TABLE other (path TEXT, kind INTEGER, size INTEGER, mtime INTEGER);
 CREATE TABLE manifest (digest BLOB PRIMARY KEY, media_type TEXT, size INTEGER, fault TEXT);
+CREATE TABLE hashed (digest BLOB PRIMARY KEY, fault TEXT);
 CREATE TABLE reference (
     manifest BLOB, position INTEGER, kind INTEGER, digest BLOB, size INTEGER, detail TEXT,
     PRIMARY KEY (manifest, position)
@@ -52,13 +53,17 @@ _CLEARED: Final = (
     "DELETE FROM link",
     "DELETE FROM upload_file",
     "DELETE FROM other",
+    "DELETE FROM hashed",
     "DELETE FROM reference WHERE manifest IN (SELECT digest FROM manifest WHERE fault IS NOT NULL)",
     "DELETE FROM manifest WHERE fault IS NOT NULL",
 )
 """What a new pass deletes. Manifests stay, as the content of a digest never changes."""
 
 _BATCH: Final = 256
-"""Links or manifests that one task reads."""
+"""Links, manifests or blobs that one task reads."""
+
+_BATCH_BYTES: Final = 64 * 2**20
+"""Bytes of blobs that one task hashes, if it has more than one."""
 
 
 class Journal(Closing):
@@ -240,6 +245,25 @@ class Journal(Closing):
                     ((row.digest, n, *each) for n, each in enumerate(row.references)),
                 )
 
+    def unhashed(self) -> Iterator[list[tuple[bytes, int]]]:
+        """Yield batches of blobs, digests and sizes, that ``add_hashed`` does not have."""
+        last = b""
+        while True:
+            found = self.db.execute(
+                "SELECT digest, size FROM blob WHERE digest > ?"
+                " AND digest NOT IN (SELECT digest FROM hashed) ORDER BY digest LIMIT ?",
+                (last, _BATCH),
+            ).fetchall()
+            if not found:
+                return
+            last = found[-1][0]
+            yield from _by_size(found)
+
+    def add_hashed(self, results: Iterable[Hashed]) -> None:
+        """Store the results of hashing."""
+        with self.transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO hashed VALUES (?, ?)", results)
+
     def end(self) -> None:
         """Build the indexes, and mark the pass as ended."""
         for name in _INDEXES:
@@ -250,3 +274,14 @@ class Journal(Closing):
 
     def _index(self, name: str) -> None:
         self.db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {_INDEXES[name]}")
+
+
+def _by_size(blobs: Sequence[tuple[bytes, int]]) -> Iterator[list[tuple[bytes, int]]]:
+    """Divide *blobs* into batches of at most ``_BATCH_BYTES``, or of one blob."""
+    batch: list[tuple[bytes, int]] = []
+    for blob in blobs:
+        if batch and sum(size for _, size in batch) + blob[1] > _BATCH_BYTES:
+            yield batch
+            batch = []
+        batch.append(blob)
+    yield batch

@@ -17,6 +17,7 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.factory import driver_for
 from blobfs.errors import (
     AccessDenied,
+    Corrupt,
     DigestInvalid,
     LinkInvalid,
     ManifestInvalid,
@@ -137,10 +138,11 @@ class ManifestRow:
 def read_manifests(storage: str, digests: Sequence[bytes]) -> list[ManifestRow]:
     """Read each manifest of *digests*; raises StorageUnavailable."""
     driver = opened(storage)
-    return [_read_manifest(driver, unpack(each)) for each in digests]
+    return [read_manifest(driver, unpack(each)) for each in digests]
 
 
-def _read_manifest(driver: StorageDriver, digest: Digest) -> ManifestRow:
+def read_manifest(driver: StorageDriver, digest: Digest) -> ManifestRow:
+    """Read the manifest *digest*; raises StorageUnavailable."""
     row = ManifestRow(pack(digest))
     try:
         payload = driver.read_at(paths.blob_data(digest), 0, MAX_CONTENT + 1)
@@ -160,6 +162,30 @@ def _read_manifest(driver: StorageDriver, digest: Digest) -> ManifestRow:
         return replace(row, fault=f"is not a manifest: {exc}", references=_named(payload))
     references = tuple(_references(manifest, payload))
     return replace(row, media_type=manifest.media_type, references=references)
+
+
+class Hashed(NamedTuple):
+    """The result of hashing a blob: None if the bytes have its digest, and else what is wrong."""
+
+    digest: bytes
+    fault: str | None
+
+
+def hash_blobs(storage: str, blobs: Sequence[tuple[bytes, int]]) -> list[Hashed]:
+    """Read and hash each of *blobs*, digests and sizes; raises StorageUnavailable."""
+    driver = opened(storage)
+    return [Hashed(digest, _hash_fault(driver, unpack(digest))) for digest, _ in blobs]
+
+
+def _hash_fault(driver: StorageDriver, digest: Digest) -> str | None:
+    try:
+        with driver.open(paths.blob_data(digest)) as reader:
+            found = Digest.of_chunks(reader.chunks(), digest.algorithm)
+    except (PathNotFound, NotAFile):
+        return None  # gone since it was listed
+    except (AccessDenied, Corrupt) as exc:
+        return str(exc)
+    return None if found == digest else f"the bytes have the digest {found}"
 
 
 _DIGEST: Final = re.compile(rb"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")

@@ -4,5 +4,6 @@ Each module answers one question by SQL on an ``inventory``, and acts on the ans
 no snapshot, and registries write to the storage at the same time. So everything that deletes notes
 it durably, looks again before and after, and undoes what turns out to be needed.
 
+* ``verify`` runs ``checks``, looks again, and names the ``images`` that each fault hurts.
 * ``usage`` computes the bytes of repositories, prefixes and tags, each blob once.
 """

@@ -1,0 +1,135 @@
+"""The verification of a storage: all checks, a second look, and the images that a fault hurts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Final
+
+from blobfs.digest import Digest
+from blobfs.drivers.base import StorageDriver
+from blobfs.errors import AccessDenied, PathInvalid, PathNotFound
+from blobfs.inventory.inventory import Inventory
+from blobfs.inventory.rows import pack
+from blobfs.inventory.scanning import opened, read_link_at, read_manifest
+from blobfs.maintenance import images
+from blobfs.maintenance.checks import CHECKS, orphans
+from blobfs.maintenance.faults import Fault, FaultKind, Severity
+from blobfs.maintenance.uploads import open_uploads
+
+_STALE_S: Final = 7 * 86400.0
+"""The age of a stale upload; a registry purges its own after this time."""
+
+_YOUNG_S: Final = 3600.0
+"""What is younger may belong to a push that is under way: it is no orphan and no lost upload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The faults of a storage, the worst first, and what was looked at."""
+
+    faults: Sequence[Fault]
+    counts: dict[str, int]
+
+    @property
+    def is_damaged(self) -> bool:
+        """True if something that was pushed cannot be pulled."""
+        return any(fault.severity is Severity.DAMAGE for fault in self.faults)
+
+
+def verify(inventory: Inventory, repositories: Sequence[str] = ()) -> Verification:
+    """Check everything in *inventory*, or the *repositories* and the blobs that they need.
+
+    A fault is reported if a second look at the storage finds it too, because a registry may have
+    written between the first looks.
+    """
+    db = inventory.journal.db
+    now_ns = time.time_ns()
+    young_ns = now_ns - int(_YOUNG_S * 1e9)
+    found = chain.from_iterable(check(db) for check in CHECKS)
+    found = chain(found, orphans(db, young_ns))
+    found = chain(found, open_uploads(db, now_ns - int(_STALE_S * 1e9), young_ns))
+    look = _SecondLook(opened(inventory.storage))
+    faults = [
+        _with_images(inventory, fault)
+        for fault in found
+        if _concerns(inventory, fault, repositories) and look.confirms(fault)
+    ]
+    faults.sort(key=lambda fault: (_ORDER.index(fault.severity), fault.kind, fault.place))
+    return Verification(faults, dict(db.execute(_COUNTS)))
+
+
+_ORDER: Final = list(Severity)
+
+
+_COUNTS: Final = """
+SELECT 'repositories', count(*) FROM repository UNION ALL SELECT 'links', count(*) FROM link
+UNION ALL SELECT 'blobs', count(*) FROM blob UNION ALL SELECT 'manifests', count(*) FROM manifest
+"""
+_LINKED: Final = """
+SELECT 1 FROM link JOIN repository ON repository.id = repository
+WHERE target = ? AND name = ? LIMIT 1
+"""
+
+
+def _concerns(inventory: Inventory, fault: Fault, repositories: Sequence[str]) -> bool:
+    """True if the fault is in one of the *repositories*, or in a blob that one of them links."""
+    if not repositories or fault.repository in repositories:
+        return True
+    if fault.repository or not fault.digest:
+        return False
+    digest = pack(Digest.parse(fault.digest))
+    db = inventory.journal.db
+    return any(db.execute(_LINKED, (digest, name)).fetchone() for name in repositories)
+
+
+def _with_images(inventory: Inventory, fault: Fault) -> Fault:
+    if fault.severity is not Severity.DAMAGE:
+        return fault
+    if fault.kind is FaultKind.TAG_DANGLING:
+        return replace(fault, images=(fault.place,))
+    if not fault.digest:  # a tag's link
+        return fault
+    digest = pack(Digest.parse(fault.digest))
+    found = images.needing(inventory.journal.db, digest, fault.repository)
+    return replace(fault, images=found)
+
+
+class _SecondLook:
+    """Asks the storage again about a fault that an inventory shows."""
+
+    def __init__(self, driver: StorageDriver) -> None:
+        self._driver = driver
+
+    def confirms(self, fault: Fault) -> bool:
+        """True if the fault is still there."""
+        match fault.kind:
+            case FaultKind.LINK_INVALID:
+                return read_link_at(self._driver, fault.place).fault is not None
+            case FaultKind.LINK_ELSEWHERE:
+                target = read_link_at(self._driver, fault.place)
+                return target.digest not in {None, pack(Digest.parse(fault.digest))}
+            case FaultKind.MANIFEST_INVALID:
+                digest = Digest.parse(fault.digest)
+                return read_manifest(self._driver, digest).fault is not None
+            case FaultKind.LINK_LOST | FaultKind.REPOSITORY_EMPTY:
+                return self._is_empty(fault.place)
+        present = all(self._exists(path, or_directory=True) for path in fault.present)
+        return present and not any(map(self._exists, fault.absent))
+
+    def _exists(self, path: str, *, or_directory: bool = False) -> bool:
+        try:
+            info = self._driver.stat(path)
+        except PathNotFound:
+            return False
+        except (AccessDenied, PathInvalid):
+            return True
+        return or_directory or not info.is_dir
+
+    def _is_empty(self, path: str) -> bool:
+        try:
+            return next(self._driver.listdir(path), None) is None
+        except PathNotFound:
+            return False
