@@ -3,9 +3,11 @@
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -89,7 +91,7 @@ def test_the_end_writes_what_was_put_soon(tmp_path: Path) -> None:
 def test_what_was_put_soon_is_kept_until_it_can_be_written(tmp_path: Path) -> None:
     with EnvelopeQueue.opened(tmp_path / "q.db") as queue:
         queue.put_soon([Addressed("a", b"1")])
-        with unwritable(queue), pytest.raises(StorageUnavailable):
+        with unwritable(tmp_path / "q.db"), pytest.raises(StorageUnavailable):
             queue.put([Addressed("a", b"2")])
         queue.put_soon([Addressed("a", b"3")])
         queue.flush()
@@ -103,33 +105,34 @@ def test_what_cannot_be_written_at_the_end_is_lost_and_counted(
     before = _counted("Lost", "late")
     queue = EnvelopeQueue.opened(tmp_path / "q.db")
     queue.put_soon([Addressed("late", b"1"), Addressed("late", b"2")])
-    queue._connection.execute("PRAGMA query_only = ON")
-    queue.close()
+    with unwritable(tmp_path / "q.db"):
+        queue.close()
     assert _counted("Lost", "late") - before == 2
     assert caplog.messages == [
-        "notifications of pulls wait in memory: the queue of notifications: attempt to write a"
-        " readonly database",
+        "notifications of pulls wait in memory: the queue of notifications: refused",
         "notifications of pulls are lost, because they cannot be written",
     ]
 
 
 def test_threads_that_put_at_once_fail_together(tmp_path: Path) -> None:
-    """Who is told that it failed will not find it written."""
-    with EnvelopeQueue.opened(tmp_path / "q.db") as queue, ThreadPoolExecutor(2) as threads:
-        with unwritable(queue, once=True):
-            with queue._connection_lock:
-                puts = [threads.submit(queue.put, [Addressed("a", body)]) for body in (b"1", b"2")]
-                eventually(lambda: len(queue._batch.envelopes) == 2)
-            failures = [put.exception() for put in puts]
-        assert [type(failure) for failure in failures] == [StorageUnavailable] * 2
-        assert bodies(queue) == []
+    """A ``put`` fails if and only if its envelope is not written, whoever shares its batch."""
+    path, names = tmp_path / "q.db", [bytes([number]) for number in range(16)]
+    with EnvelopeQueue.opened(path) as queue, ThreadPoolExecutor(len(names)) as threads:
+        with unwritable(path, names[3], names[7]), closing(sqlite3.connect(path)) as busy:
+            busy.execute("BEGIN IMMEDIATE")  # the first write waits, and the other puts for it
+            puts = [threads.submit(queue.put, [Addressed("a", name)]) for name in names]
+            eventually(lambda: all(put.running() for put in puts))
+            busy.rollback()
+            failed = {name for name, put in zip(names, puts, strict=True) if put.exception()}
+        assert {names[3], names[7]} <= failed
+        assert sorted(bodies(queue)) == [name for name in names if name not in failed]
 
 
 def test_memory_is_bounded_too(tmp_path: Path) -> None:
     many = [Addressed("a", b"1")] * 10_000
     with EnvelopeQueue.opened(tmp_path / "q.db") as queue:
         queue.put_soon(many)
-        with unwritable(queue):
+        with unwritable(tmp_path / "q.db"):
             queue.flush()
         with pytest.raises(StorageUnavailable, match="too many"):
             queue.put_soon([Addressed("a", b"2")])

@@ -2,10 +2,10 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 from blobfs.digest import Descriptor, Digest
-from blobfs.notifications.queue import EnvelopeQueue
 from blobfs.reference import RepositoryName
 from blobfs.storage.events import Action, Event
 
@@ -24,19 +24,16 @@ def digest(name: str) -> str:
 
 
 @contextmanager
-def unwritable(queue: EnvelopeQueue, *, once: bool = False) -> Iterator[None]:
-    """Have nothing added to the queue, or fail *once* to add something, inside the ``with``."""
-    denied = 0
-
-    def judge(action: int, *_: object) -> int:
-        nonlocal denied
-        if action != sqlite3.SQLITE_INSERT or (once and denied):
-            return sqlite3.SQLITE_OK
-        denied += 1
-        return sqlite3.SQLITE_DENY
-
-    with queue._connection_lock:  # sqlite3 would not survive it otherwise
-        queue._connection.set_authorizer(judge)
-    yield
-    with queue._connection_lock:
-        queue._connection.set_authorizer(None)
+def unwritable(path: Path, *bodies: bytes) -> Iterator[None]:
+    """Have the queue at *path* refuse envelopes with these bodies, or all, inside the ``with``."""
+    literals = ", ".join(f"x'{body.hex()}'" for body in bodies)
+    only = f"WHEN new.body IN ({literals})" if bodies else ""
+    with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
+        connection.execute(
+            f"CREATE TRIGGER refusal BEFORE INSERT ON envelopes {only}"
+            " BEGIN SELECT raise(ABORT, 'refused'); END"
+        )
+        try:
+            yield
+        finally:
+            connection.execute("DROP TRIGGER refusal")

@@ -227,7 +227,7 @@ def test_any_order_of_reads_is_right_and_only_all_of_it_is_an_entry(
         else:
             cached.until("stored", 1)
             assert not cached.is_asked(path, SMALL)
-        cached.driver._cache.close()
+        cached.driver.close()
         assert cached.entry(path).exists() is not any(lacking)
         assert cached.temporary() == []
 

@@ -2,12 +2,14 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
+from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import BlobUnknown, LinkDangling, PathNotFound, StorageUnavailable
 from blobfs.storage.registry import Registry, open_registry
 from tests.support.layout import APP, Layout, all_blobs
@@ -58,8 +60,9 @@ def root(tmp_path: Path) -> Path:
 def registry(root: Path) -> Iterator[Registry]:
     """A registry in a directory, with one layer, which was looked at."""
     root.mkdir()
+    with closing(FilesystemDriver.below(root)) as driver:
+        Layout(driver).layer(b"layer")
     with open_registry(str(root)) as registry:
-        Layout(registry._driver).layer(b"layer")
         assert list(registry.enumerate()) == [APP]
         registry.repository(APP).layers.stat(DIGEST)
         yield registry
