@@ -94,11 +94,7 @@ class Settings:
     @property
     def state(self) -> Path:
         """The directory of data that stays after the mount ends."""
-        if self.state_dir is not None:
-            return self.state_dir
-        if os.getuid() == 0:
-            return Path("/var/lib/blobfs")
-        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state", "blobfs")
+        return self.state_dir or default_state()
 
     def public(self, cache: str) -> dict[str, object]:
         """Return all options and the *cache* in use, without secrets."""
@@ -113,3 +109,10 @@ def _without_secrets(url: str) -> str:
     """Remove user, password and query from a URL."""
     scheme, colon, rest = url.partition("://")
     return scheme + colon + rest.partition("?")[0].rpartition("@")[2]
+
+
+def default_state() -> Path:
+    """Return the directory of this user's data that stay after a command ends."""
+    if os.getuid() == 0:
+        return Path("/var/lib/blobfs")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state", "blobfs")

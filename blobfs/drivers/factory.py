@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -46,6 +47,16 @@ def endpoint_of(storage: str) -> str:
     variables = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
     endpoint = options.endpoint or next(filter(None, variables), None)
     return f"{options} at {endpoint}" if endpoint and "@" not in endpoint else str(options)
+
+
+def key_of(storage: str) -> str:
+    """16 digits for *storage*, the same for all of its URLs; for the names of state files."""
+    if is_s3(storage):
+        bucket = S3Options.parse(storage)  # without the access keys, which may change
+        storage = f"{bucket.endpoint or ''} {bucket.bucket} {bucket.root}"
+    elif root := local_root(storage):
+        storage = str(root.resolve())
+    return sha256(os.fsencode(storage)).hexdigest()[:16]
 
 
 def _absolute(directory: str, storage: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import IO, Final, Self
 
 from blobfs.digest import Digest
 from blobfs.drivers.base import Closing
-from blobfs.drivers.factory import is_s3, local_root
-from blobfs.drivers.s3.options import S3Options
+from blobfs.drivers.factory import key_of
 from blobfs.errors import MountRefused, StorageUnavailable
 from blobfs.notifications.envelope import EnvelopeWriter
 from blobfs.notifications.options import NotificationOptions
@@ -28,12 +26,7 @@ _GRACE_S: Final = 2.0
 
 def queue_path(state_dir: Path, storage: str) -> Path:
     """Return the path of the queue that all mounts of *storage* on this machine share."""
-    if is_s3(storage):
-        bucket = S3Options.parse(storage)  # without the access keys, which may change
-        storage = f"{bucket.endpoint or ''} {bucket.bucket} {bucket.root}"
-    elif root := local_root(storage):
-        storage = str(root.resolve())
-    return state_dir / f"notifications-{Digest.of(os.fsencode(storage)).encoded[:16]}.db"
+    return state_dir / f"notifications-{key_of(storage)}.db"
 
 
 class Broadcaster(Closing):
