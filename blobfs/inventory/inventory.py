@@ -83,7 +83,7 @@ class Inventory(Closing):
         """
         inventory = cls(storage, Journal.opened(state, storage))
         try:
-            with nullcontext(workers) if workers else _threads(storage) as used:
+            with nullcontext(workers) if workers else threads(storage) as used:
                 inventory._read(used, progress, every_link=every_link)
         except BaseException:
             inventory.close()
@@ -99,7 +99,7 @@ class Inventory(Closing):
         """
         batches = self.journal.unhashed()
         call = partial(hash_blobs, self.storage)
-        with nullcontext(workers) if workers else _threads(self.storage) as used:
+        with nullcontext(workers) if workers else threads(self.storage) as used:
             for batch, results in used.run(call, lambda: next(batches, None)):
                 self.journal.add_hashed(results)
                 progress("bytes", sum(size for _, size in batch))
@@ -136,7 +136,7 @@ class Inventory(Closing):
 
 
 @contextmanager
-def _threads(storage: str) -> Iterator[Workers]:
+def threads(storage: str) -> Iterator[Workers]:
     """Yield threads of this process, as many as suit *storage*."""
     jobs = _LOCAL_JOBS if opened(storage).is_local else _REMOTE_JOBS
     executor = ThreadPoolExecutor(jobs, "blobfs-inventory")

@@ -235,13 +235,13 @@ class Journal(Closing):
             yield [digest for (digest,) in found]
 
     def add_manifests(self, rows: Sequence[ManifestRow]) -> None:
-        """Store manifests and their references."""
+        """Store manifests and their references; those of an earlier read are replaced."""
         with self.transaction() as db:
             for row in rows:
                 manifest = (row.digest, row.media_type, row.size, row.fault)
-                db.execute("INSERT INTO manifest VALUES (?, ?, ?, ?)", manifest)
+                db.execute("INSERT OR REPLACE INTO manifest VALUES (?, ?, ?, ?)", manifest)
                 db.executemany(
-                    "INSERT INTO reference VALUES (?, ?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO reference VALUES (?, ?, ?, ?, ?, ?)",
                     ((row.digest, n, *each) for n, each in enumerate(row.references)),
                 )
 

@@ -98,7 +98,12 @@ def divide(driver: StorageDriver) -> Iterator[Span]:
     """
     for algorithm in _names(driver, paths.BLOBS):
         yield from _spans(driver, f"{paths.BLOBS}/{algorithm}".rstrip("/"))
-    yield from _spans(driver, paths.REPOSITORIES)
+    yield from of_repositories(driver)
+
+
+def of_repositories(driver: StorageDriver) -> Iterator[Span]:
+    """Yield spans that cover all repositories; raises StorageUnavailable, AccessDenied."""
+    return _spans(driver, paths.REPOSITORIES)
 
 
 def _spans(driver: StorageDriver, directory: str) -> Iterator[Span]:
