@@ -17,6 +17,9 @@ from blobfs.errors import MountRefused, StorageUnavailable
 _FIRST_ANSWER_S: Final = 1.0
 """The time limit of the check at the start of a mount, while a person waits."""
 
+_STRICT_S: Final = 10.0
+"""The time limit of a call that must not fail, while no user waits."""
+
 _REDIS: Final = re.compile(r"(?:rediss?(?:\+sentinel|\+cluster)?|unix):", re.IGNORECASE)
 
 
@@ -44,6 +47,18 @@ def cache_for(text: str, ttl_s: float = math.inf) -> DescriptorCache:
     raise MountRefused(
         f"{shown} is not a descriptor cache; give none, memory, redis://host or unix:///socket"
     )
+
+
+def strict_cache_for(url: str | None) -> DescriptorCache:
+    """Create a cache whose calls raise if the Redis at *url* fails; None has no cache.
+
+    Raises MountRefused.
+    """
+    if url is None:
+        return NoCache()
+    from blobfs.cache.redis.cache import RedisCache  # noqa: PLC0415
+
+    return RedisCache(RedisOptions.parse(url), _STRICT_S)
 
 
 def redis_failure(url: str) -> str | None:

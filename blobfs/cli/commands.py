@@ -13,6 +13,7 @@ import click
 
 from blobfs.cli import image_report, reports
 from blobfs.cli.du_command import du
+from blobfs.cli.gc_command import gc
 from blobfs.cli.mounting import mount
 from blobfs.cli.opening import open_existing, progress
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, Duration, Parsed
@@ -61,6 +62,7 @@ def main() -> None:
 main.add_command(mount)
 main.add_command(du)
 main.add_command(verify)
+main.add_command(gc)
 
 
 @main.command()

@@ -1,0 +1,202 @@
+"""The command ``blobfs gc``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import click
+
+from blobfs.cache.factory import redis_failure, strict_cache_for
+from blobfs.cli.opening import Counts, open_existing
+from blobfs.cli.reports import Report, Row
+from blobfs.cli.types import FILE, HUMAN, JSON, LONG_HELP, Duration
+from blobfs.config.settings import default_state
+from blobfs.drivers.factory import key_of
+from blobfs.errors import MountRefused
+from blobfs.inventory.rows import unpack
+from blobfs.inventory.scanning import close_all
+from blobfs.logs import printable
+from blobfs.maintenance.gc import planfile
+from blobfs.maintenance.gc.collector import Collection, Feedback, Options, Outcome
+from blobfs.maintenance.gc.plan import Plan
+from blobfs.maintenance.gc.planfile import PlanFile
+from blobfs.timestamps import format_seconds
+
+_NOT_DONE: Final = 1
+"""The exit code if something was left that the options ask for."""
+
+_NO_REPOSITORY: Final = "(unlinked)"
+"""The name in the table for blobs whose repository is not known."""
+
+
+@click.command("gc", context_settings=LONG_HELP)
+@click.argument("storage")
+@click.option("--layers", is_flag=True, help="Remove links of layers that no manifest names.")
+@click.option("--untagged", is_flag=True, help="Remove manifests that no tag leads to.")
+@click.option(
+    "--age",
+    type=Duration(),
+    default="24h",
+    show_default=True,
+    help="Leave what is younger than this.",
+)
+@click.option(
+    "--grace",
+    type=Duration(),
+    default="1h",
+    show_default=True,
+    help="Delete a blob this time after its last link was removed; longer than a push takes.",
+)
+@click.option(
+    "--settle",
+    type=Duration(),
+    default="10s",
+    show_default=True,
+    help="Wait so long before the last look at a blob that is to be deleted.",
+)
+@click.option("--wait", is_flag=True, help="Wait for the end of --grace; else run gc again then.")
+@click.option("--plan", "plan_file", type=FILE, help="Write what would go, as JSON lines.")
+@click.option("--apply", "apply_file", type=FILE, help="Delete what this plan has, if it may go.")
+@click.option("--delete", is_flag=True, help="Delete; without it nothing is changed.")
+@click.option(
+    "--state",
+    type=FILE,
+    help="Journal, the same for all runs.  [default: a file in /var/lib/blobfs or"
+    " ~/.local/state/blobfs]",
+)
+@click.option("--cache", metavar="URL", help="Redis in which registries cache descriptors.")
+@HUMAN
+@JSON
+def gc(
+    storage: str,
+    *,
+    layers: bool,
+    untagged: bool,
+    age: float,
+    grace: float,
+    settle: float,
+    wait: bool,
+    plan_file: Path | None,
+    apply_file: Path | None,
+    delete: bool,
+    state: Path | None,
+    cache: str | None,
+    human: bool,
+    as_json: bool,
+) -> None:
+    """Delete what nothing refers to in STORAGE, while registries use it.
+
+    By default nothing is deleted: a table shows what would go. Blobs that no repository links are
+    deleted, and with --layers and --untagged links are removed first. Their blobs go by a later
+    run, after --grace.
+
+    Kept are the children and referrers of kept manifests, aliases, and what open uploads name. A
+    repository keeps all its links if a part of it cannot be read.
+
+    Exits with 1 if something was left for such a reason, which is printed.
+    """
+    if plan_file and (delete or apply_file):
+        raise click.UsageError("--plan is for a run that deletes nothing")
+    open_existing(storage).close()
+    if cache is not None and (failure := redis_failure(cache)):
+        raise MountRefused(f"--cache: {failure}; start it, or give the right URL")
+    options = Options(layers, untagged, age, grace, settle)
+    approved = PlanFile.read(apply_file) if apply_file else None
+    counts = Counts()
+    try:
+        with closing(strict_cache_for(cache)) as clears:
+            collection = Collection(
+                storage, state or _default_state(storage), options, clears,
+                Feedback(counts.add, _wait),
+            )  # fmt: skip
+            if delete or approved is not None:
+                report, notes = _deleted(collection.run(approved, wait=wait))
+            else:
+                with collection.planned() as plan:
+                    report, notes = _planned(plan, plan_file)
+    except KeyboardInterrupt:
+        raise click.ClickException("stopped; run the same command again to go on") from None
+    finally:
+        counts.end()
+        close_all()
+    click.echo(report.as_json() if as_json else report.as_table(human=human))
+    for note in notes:
+        click.echo(note, err=True)
+    if report.damaged:
+        sys.exit(_NOT_DONE)
+
+
+def _default_state(storage: str) -> Path:
+    directory = default_state()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory / f"gc-{key_of(storage)}.db"
+
+
+def _wait(seconds: float) -> None:
+    """Wait, with a bar on a terminal."""
+    if not sys.stderr.isatty():
+        time.sleep(seconds)
+        return
+    steps = max(1, round(seconds))
+    with click.progressbar(range(steps), label="Waiting", file=sys.stderr) as bar:
+        for _ in bar:
+            time.sleep(seconds / steps)
+
+
+def _planned(plan: Plan, file: Path | None) -> tuple[Report, list[str]]:
+    """Return the table of a plan, and sentences for a person; write it to *file*."""
+    if file is not None:
+        planfile.write(file, plan.entries())
+    now = time.time()
+    rows: list[Row] = [
+        (name or _NO_REPOSITORY, kind, count, size, _when(due, now))
+        for name, kind, count, size, due in plan.summary()
+    ]
+    notes = [*_left(plan.skipped, plan.blocked)]
+    report = Report(
+        ("repository", "kind", "count", "bytes", "when"), rows, _total(rows), len(notes)
+    )
+    return report, [*notes, "nothing was changed; --delete deletes"]
+
+
+def _when(due: float | None, now: float) -> str | None:
+    return "now" if due is None or due <= now else format_seconds(due)
+
+
+def _total(rows: Sequence[Row]) -> Row | None:
+    def column(number: int) -> int:
+        return sum(cell for row in rows if isinstance(cell := row[number], int))
+
+    return ("total", "", column(2), column(3), "")[: len(rows[0])] if rows else None
+
+
+def _deleted(outcome: Outcome) -> tuple[Report, list[str]]:
+    """Return the table of what was deleted, and sentences for a person."""
+    rows: list[Row] = [
+        (name, kind, count, 0) for (name, kind), count in sorted(outcome.links.items()) if count
+    ]
+    rows += [(name or _NO_REPOSITORY, "blob", count, size) for name, count, size in outcome.freed]
+    notes = [
+        *_left(outcome.skipped, outcome.blocked),
+        *(f"not done, as it is needed or too young: {key}" for key in outcome.refused),
+        *(
+            f"blob {unpack(digest)} was stored again with another size; compare data and data.aside"
+            for digest in sorted(outcome.left)
+        ),
+    ]
+    report = Report(("repository", "kind", "count", "bytes"), rows, _total(rows), len(notes))
+    if outcome.next_due is not None:
+        notes.append(f"more blobs can go after {format_seconds(outcome.next_due)}; run gc again")
+    return report, notes
+
+
+def _left(skipped: dict[str, str], blocked: str | None) -> Iterator[str]:
+    for name, reason in sorted(skipped.items()):
+        yield f"repository {printable(name)} keeps its links: {reason}"
+    if blocked is not None:
+        yield f"no blob can be deleted: {printable(blocked)}"

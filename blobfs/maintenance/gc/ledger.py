@@ -1,0 +1,137 @@
+"""The part of the journal that outlives a pass: removed links, waiting blobs, blobs set aside."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from blobfs.inventory.journal import Journal
+from blobfs.maintenance.gc.rules import Link
+
+_TABLES: Final = (
+    "CREATE TABLE IF NOT EXISTS gc_removed ("
+    " repository TEXT, kind INTEGER, tag TEXT, digest BLOB, target BLOB, mtime INTEGER, at REAL,"
+    " PRIMARY KEY (repository, kind, tag, digest)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS gc_removed_target ON gc_removed (target)",
+    "CREATE TABLE IF NOT EXISTS gc_unlinked ("
+    " digest BLOB PRIMARY KEY, since REAL, repository TEXT) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS gc_aside (digest BLOB PRIMARY KEY) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS gc_freed (at REAL, repository TEXT, blobs INTEGER, size INTEGER)",
+)
+_NOT_ASIDE: Final = "DELETE FROM gc_aside WHERE digest = ?"
+_NOT_UNLINKED: Final = "DELETE FROM gc_unlinked WHERE digest = ?"
+_NOT_REMOVED: Final = "DELETE FROM gc_removed WHERE target = ?"
+_UNLINKED_FROM: Final = "SELECT repository FROM gc_unlinked WHERE digest = ?"
+_FORGET_LINKED: Final = (
+    "DELETE FROM gc_unlinked WHERE digest NOT IN (SELECT digest FROM blob)"
+    " OR EXISTS (SELECT 1 FROM link WHERE target = gc_unlinked.digest)"
+)
+_NOTE_UNLINKED: Final = (
+    "INSERT OR IGNORE INTO gc_unlinked SELECT digest, ?, coalesce("
+    " (SELECT repository FROM gc_removed WHERE target = blob.digest LIMIT 1), '')"
+    " FROM blob WHERE NOT EXISTS (SELECT 1 FROM link WHERE target = blob.digest)"
+)
+
+
+class Freed(NamedTuple):
+    """The number and the size of deleted blobs whose last link *repository* had.
+
+    It is ``""`` if that is not known.
+    """
+
+    repository: str
+    blobs: int
+    size: int
+
+
+class Ledger:
+    """Records what a collection is about to do, before it does it.
+
+    It adds tables to the journal of the inventory, whose passes leave them alone. Every change is
+    one transaction, which is durable when the method returns.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        # In WAL mode a commit is durable only with FULL.
+        journal.db.execute("PRAGMA synchronous = FULL")
+        for statement in _TABLES:
+            journal.db.execute(statement)
+
+    def note_unlinked(self, now: float) -> None:
+        """Start the grace of each blob that the last pass has found without a link.
+
+        The grace of a blob that has a link again, or is gone, ends.
+        """
+        with self.journal.transaction() as db:
+            db.execute(_FORGET_LINKED)
+            db.execute(_NOTE_UNLINKED, (now,))
+
+    def remove(self, repository: str, links: Iterable[Link], now: float) -> None:
+        """Record links that are about to be removed."""
+        with self.journal.transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO gc_removed VALUES (?, ?, ?, ?, ?, ?, ?)",
+                ((repository, *link, now) for link in links),
+            )
+
+    def restored(self, repository: str, links: Iterable[Link]) -> None:
+        """Drop the record of links that exist again."""
+        with self.journal.transaction() as db:
+            db.executemany(
+                "DELETE FROM gc_removed"
+                " WHERE repository = ? AND kind = ? AND tag = ? AND digest = ?",
+                ((repository, *link[:3]) for link in links),
+            )
+
+    def repositories(self) -> list[str]:
+        """The repositories with removed links whose blobs were not deleted."""
+        found = self.journal.db.execute("SELECT DISTINCT repository FROM gc_removed ORDER BY 1")
+        return [name for (name,) in found]
+
+    def removed(self, repository: str) -> list[Link]:
+        """The removed links of a repository whose blobs were not deleted."""
+        found = self.journal.db.execute(
+            "SELECT kind, tag, digest, target, mtime FROM gc_removed WHERE repository = ?",
+            (repository,),
+        )
+        return [Link(*row) for row in found]
+
+    def forget_removed(self, before: float) -> None:
+        """Drop the links that were removed before a time: pushes that began then have ended."""
+        with self.journal.transaction() as db:
+            db.execute("DELETE FROM gc_removed WHERE at < ?", (before,))
+
+    def set_aside(self, digests: Sequence[bytes]) -> None:
+        """Record blobs that are about to be set aside."""
+        with self.journal.transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO gc_aside VALUES (?)", ((d,) for d in digests))
+
+    def aside(self) -> set[bytes]:
+        """The blobs that were set aside, by this or by an interrupted run."""
+        return {digest for (digest,) in self.journal.db.execute("SELECT digest FROM gc_aside")}
+
+    def back(self, digests: Sequence[bytes]) -> None:
+        """Drop the record of blobs that are back in their place."""
+        with self.journal.transaction() as db:
+            for statement in (_NOT_ASIDE, _NOT_UNLINKED):
+                db.executemany(statement, ((digest,) for digest in digests))
+
+    def deleted(self, sizes: Mapping[bytes, int], now: float) -> list[Freed]:
+        """Record blobs that were deleted with their *sizes*, and drop all else about them.
+
+        Returns the sums of each repository that had the last link.
+        """
+        sums = defaultdict[str, list[int]](list)
+        with self.journal.transaction() as db:
+            for digest, size in sizes.items():
+                found = db.execute(_UNLINKED_FROM, (digest,)).fetchone()
+                sums[found[0] if found else ""].append(size)
+                for statement in (_NOT_ASIDE, _NOT_UNLINKED, _NOT_REMOVED):
+                    db.execute(statement, (digest,))
+            freed = [Freed(name, len(found), sum(found)) for name, found in sorted(sums.items())]
+            db.executemany(
+                "INSERT INTO gc_freed VALUES (?, ?, ?, ?)", ((now, *each) for each in freed)
+            )
+        return freed

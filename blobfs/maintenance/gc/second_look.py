@@ -1,0 +1,86 @@
+"""The second look: which of some blobs a repository links, or a new manifest names, by now."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+from blobfs import paths
+from blobfs.errors import AccessDenied, NotAFile, PathNotFound
+from blobfs.inventory.inventory import Workers
+from blobfs.inventory.rows import LinkKind, Rows
+from blobfs.inventory.scanning import ReferenceKind, Step, opened, scan
+from blobfs.inventory.spans import Span, of_repositories
+from blobfs.maintenance.gc.plan import digests_in_record
+from blobfs.maintenance.gc.views import Manifests, is_unreadable_link_path, link_target
+
+
+@dataclass(slots=True)
+class SecondLook:
+    """The result of a look: the *needed* blobs, and the reason why others may be needed too."""
+
+    needed: set[bytes] = field(default_factory=set)
+    unreadable: str | None = None
+
+
+def look(storage: str, digests: set[bytes], manifests: Manifests, workers: Workers) -> SecondLook:
+    """List all repositories for links to *digests*; raises StorageUnavailable.
+
+    A registry with a stale cache may store a manifest without a link to its layer. So manifests
+    that no pass has read are read, and the records of uploads.
+    """
+    found = SecondLook()
+    new_manifests: set[bytes] = set()
+    for step in _steps(storage, workers):
+        _add_links(storage, step.rows, digests, found, new_manifests)
+        _add_uploads(storage, step.rows, digests, found)
+        for other in step.rows.others:
+            if is_unreadable_link_path(other):
+                found.unreadable = f"{other.path} cannot be read, and may have links"
+    manifests.read(new_manifests)
+    for manifest in new_manifests:
+        for kind, digest in manifests.references(manifest):
+            if digest in digests and kind != ReferenceKind.SUBJECT:
+                found.needed.add(digest)
+    return found
+
+
+def _steps(storage: str, workers: Workers) -> Iterable[Step]:
+    """Yield the rows of all repositories."""
+    spans = of_repositories(opened(storage))
+    waiting = deque[tuple[int, Span]]((0, span) for span in spans)
+    call = partial(scan, storage)
+    for _, step in workers.run(call, lambda: waiting.popleft() if waiting else None):
+        if step.rest is not None:
+            waiting.appendleft((0, step.rest))
+        yield step
+
+
+def _add_links(
+    storage: str, rows: Rows, digests: set[bytes], found: SecondLook, new: set[bytes]
+) -> None:
+    driver = opened(storage)
+    for row in rows.links:
+        target = link_target(driver, row)
+        if target.fault is not None and row.digest is not None and row.digest[0]:
+            found.unreadable = target.fault
+        found.needed |= digests & {row.digest, target.digest}
+        if target.digest and row.kind in (LinkKind.REVISION, LinkKind.CURRENT):
+            new.add(target.digest)
+
+
+def _add_uploads(storage: str, rows: Rows, digests: set[bytes], found: SecondLook) -> None:
+    driver = opened(storage)
+    for repository, upload, name, *_ in rows.upload_files:
+        if name == "blobfs.json":
+            path = f"{paths.REPOSITORIES}/{repository}/_uploads/{upload}/{name}"
+            try:
+                named = digests_in_record(driver.read_at(path, 0, 2**14))
+            except (PathNotFound, NotAFile):
+                continue
+            except AccessDenied:
+                found.unreadable = f"{path} cannot be read, and may name a blob"
+                continue
+            found.needed |= digests & set(named)

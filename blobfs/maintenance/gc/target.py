@@ -1,0 +1,119 @@
+"""The storage that a collection changes, with the descriptor cache of its registries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
+
+from blobfs import paths
+from blobfs.cache.base import DescriptorCache
+from blobfs.concurrency import PARALLEL
+from blobfs.digest import Digest
+from blobfs.drivers.base import StorageDriver
+from blobfs.errors import BlobUnknown, PathNotFound
+from blobfs.inventory.rows import LinkKind, unpack
+from blobfs.inventory.scanning import opened
+from blobfs.maintenance.gc.rules import Link
+from blobfs.reference import RepositoryName, Tag
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.linkedblobstore import LinkedBlobStore
+from blobfs.storage.listing.presence import with_presence
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+ASIDE: Final = "data.aside"
+"""The name of a blob's data that is set aside, beside ``data``; registries ignore it."""
+
+
+class Target:
+    """Removes and restores links and blobs, and clears them in *cache*. Thread-safe.
+
+    A change of the storage comes before the clear, so a registry that looks again finds the change.
+    """
+
+    def __init__(self, storage: str, cache: DescriptorCache) -> None:
+        self.driver: StorageDriver = with_presence(opened(storage))
+        self._cache = cache
+        self._blobs = BlobStore(self.driver)
+
+    def unlink(self, repository: str, link: Link) -> None:
+        """Remove a link; a missing one is no error. The caller then calls ``clear``."""
+        if link.digest is None:
+            raise ValueError("a tag's current link is never removed")
+        digest = unpack(link.digest)
+        try:
+            self._links(repository, link).delete(digest)
+        except BlobUnknown:
+            pass
+
+    def link(self, repository: str, link: Link) -> None:
+        """Restore a link."""
+        if link.digest is None:
+            raise ValueError("a tag's current link is never removed")
+        self._links(repository, link).link(unpack(link.digest), unpack(link.target))
+
+    def clear(self, repository: str, links: Iterable[Link]) -> None:
+        """Clear removed links in the cache; a registry may set them again for a short time."""
+        digests = [unpack(link.digest) for link in links if link.digest is not None]
+        self._cache.clear_many(digests, RepositoryName(repository))
+
+    def set_aside(self, digest: Digest) -> None:
+        """Hide a blob from registries; a missing one is no error."""
+        data = paths.blob_data(digest)
+        try:
+            self.driver.move(data, aside_of(digest))
+        except PathNotFound:
+            pass
+        self._cache.clear(digest)
+
+    def put_back(self, digest: Digest) -> bool:
+        """Undo ``set_aside``. A blob that was stored again meanwhile stays.
+
+        False if that has another size: then both remain, for a person to decide.
+        """
+        data, aside = paths.blob_data(digest), aside_of(digest)
+        [new, old] = self.driver.stat_many([data, aside])
+        if old is None:
+            return True
+        if new is None:
+            self.driver.move(aside, data)
+        elif new.size == old.size:
+            self.driver.delete(aside)
+        else:
+            return False
+        return True
+
+    def drop(self, digest: Digest) -> int:
+        """Delete a blob that was set aside, and return its size; 0 if it is gone already."""
+        aside = aside_of(digest)
+        try:
+            size = self.driver.stat_now(aside).size
+            self.driver.delete(aside)
+        except PathNotFound:
+            size = 0
+        self._cache.clear(digest)
+        return size
+
+    def map(self, call: Callable[[A], T], items: Iterable[A]) -> Iterable[tuple[A, T]]:
+        """Yield each item with the result of *call*; many at once on a remote storage."""
+
+        def pair(item: A) -> tuple[A, T]:
+            return item, call(item)
+
+        return map(pair, items) if self.driver.is_local else PARALLEL.map(pair, items)
+
+    def _links(self, repository: str, link: Link) -> LinkedBlobStore:
+        name = RepositoryName(repository)
+        if link.kind == LinkKind.LAYER:
+            links = paths.layers(name)
+        elif link.kind == LinkKind.REVISION:
+            links = paths.revisions(name)
+        else:
+            links = paths.tag_index(name, Tag(link.tag))
+        return LinkedBlobStore(self.driver, self._blobs, links)
+
+
+def aside_of(digest: Digest) -> str:
+    """Return the path to which a blob's data are set aside."""
+    return paths.blob_data(digest).removesuffix("data") + ASIDE

@@ -1,0 +1,235 @@
+"""A collection that deletes: its steps, what registries do between them, and interruptions.
+
+The wait for the settling time stands for the moment in which another program acts.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from blobfs import paths
+from blobfs.digest import Descriptor, Digest
+from blobfs.maintenance.gc import planfile
+from blobfs.maintenance.gc.planfile import PlanFile
+from blobfs.reference import RepositoryName, Tag
+from tests.maintenance.gc.conftest import AT_ONCE, Garbage, later
+from tests.support.layout import APP, LATEST, image, index
+
+OTHER = RepositoryName("other")
+
+
+def once(call: Callable[[], object]) -> Callable[[float], None]:
+    """A wait in which *call* is called the first time."""
+    calls = iter([call])
+
+    def wait(_seconds: float) -> None:
+        for each in calls:
+            each()
+            return
+
+    return wait
+
+
+def aside(digest: Digest) -> str:
+    return paths.blob_data(digest) + ".aside"
+
+
+def test_dead_image_is_deleted_and_the_tagged_one_stays(garbage: Garbage) -> None:
+    """`--delete` removes dead links, and their blobs once the grace has ended. [S19.28]"""
+    layout = garbage.layout
+    old_layer, new_layer = layout.layer(b"old"), layout.layer(b"new")
+    old, new = layout.revision(image(old_layer)), layout.revision(image(new_layer))
+    layout.tag(old)
+    layout.tag(new)
+    outcome = garbage.delete()
+    assert outcome.links == {(APP, "revision"): 1, (APP, "history"): 1, (APP, "layer"): 1}
+    assert [each.repository for each in outcome.freed] == [APP]
+    assert [each.blobs for each in outcome.freed] == [2]
+    assert [garbage.has_blob(each) for each in (old, old_layer, new, new_layer)] == [
+        False, False, True, True,
+    ]  # fmt: skip
+    assert garbage.has_revision(new)
+    assert not garbage.has_revision(old)
+    assert not garbage.has(aside(old))
+
+
+def test_blob_waits_for_the_end_of_the_grace(garbage: Garbage) -> None:
+    layer = garbage.layout.layer(b"old")
+    outcome = garbage.delete(later(grace_s=3600))
+    assert not garbage.has_layer(layer)
+    assert garbage.has_blob(layer)
+    assert outcome.next_due is not None
+    garbage.delete(later(grace_s=3600))
+    assert garbage.has_blob(layer)
+    garbage.delete()
+    assert not garbage.has_blob(layer)
+
+
+@pytest.mark.parametrize("link_set", [paths.layers(OTHER), paths.revisions(OTHER)])
+def test_blob_that_is_linked_during_the_settling_time_is_put_back(
+    garbage: Garbage, link_set: str
+) -> None:
+    """A blob that is needed again while a collection runs stays. [S19.29]"""
+    blob = garbage.layout.blob(image(garbage.layout.blob(b"config")))
+    outcome = garbage.delete(wait=once(lambda: garbage.layout.link(link_set, blob)))
+    assert garbage.has_blob(blob)
+    assert not garbage.has(aside(blob))
+    assert sum(each.blobs for each in outcome.freed) < 2
+
+
+def test_blob_is_not_visible_during_the_settling_time(garbage: Garbage) -> None:
+    blob = garbage.layout.blob(b"of nobody")
+    seen: list[bool] = []
+    garbage.delete(wait=once(lambda: seen.append(garbage.has_blob(blob))))
+    assert seen == [False]
+
+
+def test_blob_that_is_stored_again_meanwhile_is_not_touched(garbage: Garbage) -> None:
+    blob = garbage.layout.blob(b"of nobody")
+    garbage.delete(wait=once(lambda: garbage.layout.layer(b"of nobody", OTHER)))
+    assert garbage.has_blob(blob)
+    assert not garbage.has(aside(blob))
+
+
+def test_other_content_under_the_same_digest_is_reported_and_both_stay(garbage: Garbage) -> None:
+    blob = garbage.layout.blob(b"of nobody")
+
+    def store_half() -> None:
+        garbage.layout.put(paths.blob_data(blob), b"of no")
+        garbage.layout.link(paths.layers(OTHER), blob)
+
+    outcome = garbage.delete(wait=once(store_half))
+    assert len(outcome.left) == 1
+    assert garbage.has(aside(blob))
+    assert garbage.has_blob(blob)
+
+
+def test_manifest_that_names_the_blob_without_a_link_keeps_it(garbage: Garbage) -> None:
+    """A registry whose cache is stale does not look at the link."""
+    blob = garbage.layout.blob(b"of nobody")
+    garbage.delete(wait=once(lambda: garbage.layout.revision(image(blob), OTHER)))
+    assert garbage.has_blob(blob)
+
+
+def test_upload_that_names_the_blob_keeps_it(garbage: Garbage) -> None:
+    blob = garbage.layout.blob(b"of nobody")
+    record = json.dumps({"blob": str(blob)}).encode()
+    garbage.delete(
+        wait=once(lambda: garbage.layout.put(paths.upload_record(OTHER, "some-id"), record))
+    )
+    assert garbage.has_blob(blob)
+
+
+def test_directory_that_becomes_unreadable_keeps_all_blobs(garbage: Garbage) -> None:
+    blob = garbage.layout.blob(b"of nobody")
+    garbage.layout.layer(b"used", OTHER)
+    link = Path(garbage.url) / paths.REPOSITORIES[1:] / "elsewhere"
+    outcome = garbage.delete(
+        replace(AT_ONCE, layers=False), wait=once(lambda: link.symlink_to("/"))
+    )
+    assert outcome.blocked is not None
+    assert garbage.has_blob(blob)
+
+
+def test_layer_of_a_manifest_that_is_stored_meanwhile_is_linked_again(garbage: Garbage) -> None:
+    """A link that a push needs while a collection runs is restored. [S19.30]"""
+    layer = garbage.layout.layer(b"layer")
+    options = later(grace_s=3600)
+    outcome = garbage.delete(options, wait=once(lambda: garbage.layout.revision(image(layer))))
+    assert garbage.has_layer(layer)
+    assert +outcome.links == {}
+
+
+def test_later_run_restores_what_a_slow_push_needs(garbage: Garbage) -> None:
+    layer = garbage.layout.layer(b"layer")
+    options = later(grace_s=3600)
+    garbage.delete(options)
+    assert not garbage.has_layer(layer)
+    garbage.layout.tag(garbage.layout.revision(image(layer)))
+    garbage.delete(options)
+    assert garbage.has_layer(layer)
+
+
+def test_tag_brings_an_image_back_with_its_layers_and_children(garbage: Garbage) -> None:
+    layout = garbage.layout
+    layer = layout.layer(b"layer")
+    child = layout.revision(image(layer))
+    parent = layout.revision(index(child))
+    layout.tag(parent)
+    layout.tag(layout.revision(image(layout.layer(b"next"))))
+    options = later(grace_s=3600)
+    garbage.delete(options, wait=once(lambda: layout.tag(parent, Tag("again"))))
+    assert garbage.has_revision(parent)
+    assert garbage.has_revision(child)
+    assert garbage.has_layer(layer)
+    assert garbage.has(paths.link(paths.tag_index(APP, LATEST), parent))
+
+
+def test_removed_links_are_cleared_in_the_cache(garbage: Garbage) -> None:
+    """With `--cache` registries learn from Redis that links and blobs are gone. [S19.31]"""
+    layer = garbage.layout.layer(b"layer")
+    garbage.cache.set(layer, Descriptor(layer, 5), APP)
+    garbage.delete(later(grace_s=3600))
+    assert garbage.cache.stat(layer, APP) is None
+    garbage.cache.set(layer, Descriptor(layer, 5), OTHER)
+    garbage.delete()
+    assert garbage.cache.stat(layer) is None
+    assert garbage.cache.stat(layer, OTHER) is None
+
+
+def test_interrupted_run_puts_blobs_back(garbage: Garbage) -> None:
+    """A run that was stopped leaves nothing half done, or the next one completes it. [S19.32]"""
+    blob = garbage.layout.blob(b"of nobody")
+
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        garbage.delete(wait=interrupt)
+    assert garbage.has_blob(blob)
+    assert not garbage.has(aside(blob))
+    garbage.delete()
+    assert not garbage.has_blob(blob)
+
+
+@pytest.mark.parametrize("is_linked", [True, False])
+def test_next_run_completes_what_a_killed_one_has_set_aside(
+    garbage: Garbage, is_linked: bool
+) -> None:
+    blob = garbage.layout.blob(b"content")
+    garbage.layout.driver.move(paths.blob_data(blob), aside(blob))
+    if is_linked:
+        garbage.layout.link(paths.layers(OTHER), blob)
+    garbage.delete(replace(AT_ONCE, layers=False))
+    assert garbage.has_blob(blob) is is_linked
+    assert not garbage.has(aside(blob))
+
+
+def approved(garbage: Garbage, file: Path, *kinds: str) -> PlanFile:
+    with garbage.collection().planned() as plan:
+        planfile.write(file, plan.entries(*kinds))
+    return PlanFile.read(file)
+
+
+def test_only_the_approved_part_of_a_plan_is_done(garbage: Garbage, tmp_path: Path) -> None:
+    """`--apply` deletes what the plan has, if it may still go. [S19.33]"""
+    stray = garbage.layout.blob(b"of nobody")
+    layer = garbage.layout.layer(b"old")
+    outcome = garbage.delete(approved=approved(garbage, tmp_path / "plan", "blob"))
+    assert not garbage.has_blob(stray)
+    assert garbage.has_layer(layer)
+    assert [str(key) for key in outcome.refused] == [f"blob {layer}"]
+
+
+def test_entry_of_a_plan_that_is_needed_again_is_refused(garbage: Garbage, tmp_path: Path) -> None:
+    blob = garbage.layout.blob(b"of nobody")
+    gone = garbage.layout.blob(b"gone meanwhile")
+    plan = approved(garbage, tmp_path / "plan")
+    garbage.layout.link(paths.layers(OTHER), blob)
+    garbage.layout.driver.delete(paths.blob_data(gone))
+    outcome = garbage.delete(replace(AT_ONCE, layers=False), approved=plan)
+    assert garbage.has_blob(blob)
+    assert [str(key) for key in outcome.refused] == [f"blob {blob}"]
