@@ -125,12 +125,19 @@ class SingleFlight(Generic[K, T]):
         computed it just now. Raises StorageTimeout if another thread takes longer than *wait_s*,
         and TakesLong instead of waiting on the event loop.
         """
-        ours: Future[T] = Future()
-        with self._lock:
-            running = self._running.setdefault(key, ours)
-        if running is not ours:
+        while True:
+            ours: Future[T] = Future()
+            with self._lock:
+                running = self._running.setdefault(key, ours)
+            if running is ours:
+                return self._compute(key, ours, compute)
             refuse_to_take_long()
-            return _result_within(running, wait_s)
+            try:
+                return _result_within(running, wait_s)
+            except TakesLong:
+                pass  # it began on the event loop, and is repeated here
+
+    def _compute(self, key: K, ours: Future[T], compute: Callable[[], T]) -> T:
         try:
             result = compute()
         except BaseException as exc:

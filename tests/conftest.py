@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from blobfs.mountinfo import mounts
-from tests.support import images, s3_servers
+from tests.support import guards, images, s3_servers
 from tests.support.redis_server import RedisServer
 from tests.support.services import DockerRegistry, ServiceFailed, push, run
 
 log = logging.getLogger(__name__)
+
+guards.watch()
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 

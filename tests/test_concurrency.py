@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from copy import copy
+from pathlib import Path
 from textwrap import dedent
 from typing import TypeVar
 
@@ -18,9 +19,11 @@ from blobfs.concurrency import (
     TakesLong,
     ThreadCall,
     ThreadPool,
+    guard,
     start_thread,
     waiting,
 )
+from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import StorageTimeout, StorageUnavailable
 
 T = TypeVar("T")
@@ -272,6 +275,11 @@ class Key:
         self.compute()
         raise StorageUnavailable("no answer")
 
+    def take_long(self) -> int:
+        """Raise TakesLong after the second thread has come."""
+        self.compute()
+        raise TakesLong
+
 
 def _never() -> int:
     pytest.fail("computed twice")
@@ -297,6 +305,17 @@ def test_error_of_a_shared_computation_is_that_of_all_and_is_not_kept(pool: Thre
     assert flight.run(key, lambda: 18) == 18
 
 
+def test_computation_that_the_event_loop_gave_up_is_repeated_in_the_thread_that_waits(
+    pool: ThreadPool,
+) -> None:
+    flight, key = SingleFlight[Key, int](), Key()
+    first = pool.submit(lambda: flight.run(key, key.take_long))
+    assert key.began.wait(10)
+    assert flight.run(copy(key), lambda: 18) == 18
+    with pytest.raises(TakesLong):
+        first.result(10)
+
+
 def test_shared_computation_is_waited_for_within_a_limit_and_not_on_the_event_loop(
     pool: ThreadPool, hanging: threading.Event
 ) -> None:
@@ -311,6 +330,20 @@ def test_shared_computation_is_waited_for_within_a_limit_and_not_on_the_event_lo
         flight.run("a", _never, wait_s=0.01)
     hanging.set()
     assert first.result(10) > 0
+
+
+def test_tests_notice_io_while_a_guard_is_held(tmp_path: Path) -> None:
+    driver = InMemoryDriver()
+    with guard():
+        for call in (
+            lambda: driver.stat("/"),
+            tmp_path.exists,
+            CallLock().acquire,
+            lambda: SingleFlight[str, int]().run("a", lambda: 17),
+        ):
+            with pytest.raises(AssertionError, match="while a guard is held"):
+                call()
+    assert tmp_path.exists()
 
 
 def test_event_loop_does_not_wait_for_a_call_lock() -> None:

@@ -85,7 +85,7 @@ def test_architecture_names_only_modules_that_exist() -> None:
             "### Locks",
             r"\b((reentrant_)?guard|CallLock|Condition|Semaphore|BoundedSemaphore|CapacityLimiter)\(|fcntl\.(flock|fcntl)\(",
         ),
-        ("### Threads", r"\b(start_thread|ThreadCall|ThreadPool)\(|to_thread\.run_sync\("),
+        ("### Threads", r"\b(Thread|start_thread|ThreadCall|ThreadPool)\(|to_thread\.run_sync\("),
     ],
 )
 def test_architecture_has_every_module_with(heading: str, pattern: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
+from blobfs.concurrency import ThreadPool
 from blobfs.drivers.base import Closing
 from blobfs.inventory.journal import Journal
 from blobfs.inventory.scanning import hash_blobs, opened, read_links, read_manifests, scan
@@ -26,6 +27,13 @@ _LOCAL_JOBS: Final = 2
 """Threads for a directory: most of their time they hold the interpreter's lock."""
 
 _REMOTE_JOBS: Final = 16
+
+
+class Executor(Protocol):
+    """The part of ``concurrent.futures.Executor`` that a pass uses."""
+
+    def submit(self, call: Callable[[], T], /) -> Future[T]:
+        """Queue *call*."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,7 @@ class Workers:
         try:
             while True:
                 while len(running) < self.jobs and (item := take()) is not None:
-                    running[self.executor.submit(call, item)] = item
+                    running[self.executor.submit(partial(call, item))] = item
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -139,8 +147,5 @@ class Inventory(Closing):
 def threads(storage: str) -> Iterator[Workers]:
     """Yield threads of this process, as many as suit *storage*."""
     jobs = _LOCAL_JOBS if opened(storage).is_local else _REMOTE_JOBS
-    executor = ThreadPoolExecutor(jobs, "blobfs-inventory")
-    try:
-        yield Workers(executor, jobs)
-    finally:
-        executor.shutdown(cancel_futures=True)
+    with closing(ThreadPool("inventory", jobs)) as threads:
+        yield Workers(threads, jobs)

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Final, NamedTuple, Self
 
-from blobfs.concurrency import guard
+from blobfs.concurrency import CallLock, guard
 from blobfs.drivers.base import Closing
 from blobfs.errors import MountRefused, StorageUnavailable
 from blobfs.logs import about
@@ -70,8 +70,8 @@ class _Batch:
 class EnvelopeQueue(Closing):
     """The queues of all endpoints, at most *max_bytes* together; raises StorageUnavailable.
 
-    Thread-safe: ``_lock`` guards the current batch and is held briefly only; ``_connection_lock``
-    guards the connection, which the queue owns, and is held while SQLite waits for the disk.
+    Thread-safe: ``_lock`` guards the current batch; ``_connection_lock`` serializes the calls to
+    the connection, which the queue owns, and is held while SQLite waits for the disk.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection, max_bytes: int) -> None:
@@ -79,7 +79,7 @@ class EnvelopeQueue(Closing):
         self._connection = connection
         self._max_bytes = max_bytes
         self._lock = guard()
-        self._connection_lock = guard()
+        self._connection_lock = CallLock()
         self._batch = _Batch()
         self._soon = 0  # envelopes of put_soon that are not written
         self._is_behind = False  # True if that is logged already

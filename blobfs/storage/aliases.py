@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
+from functools import partial
 from typing import Final, NamedTuple
 
-from blobfs.concurrency import guard
+from blobfs.concurrency import SingleFlight, guard
 from blobfs.digest import Digest
 from blobfs.errors import DigestMismatch
 
@@ -30,15 +30,15 @@ class Alias(NamedTuple):
 class Aliases:
     """The verified aliases of a blob store.
 
-    Thread-safe: one lock guards both tables. One thread hashes a blob, without the lock, and the
-    others wait for its result. A wrong alias is not kept, because its link may be repaired.
+    Thread-safe: the lock guards the table, and one thread hashes a blob for all. A wrong alias is
+    not kept, because its link may be repaired.
     """
 
     def __init__(self, limit: int = _MAX_KNOWN) -> None:
         self._limit = limit
         self._lock = guard()
         self._known: OrderedDict[Alias, None] = OrderedDict()
-        self._under_way: dict[Alias, Future[bool]] = {}
+        self._verifying: SingleFlight[Alias, bool] = SingleFlight()
 
     def verify(self, alias: Alias, hashed: Callable[[], Digest]) -> None:
         """Raise DigestMismatch unless *hashed* returns the alias's name.
@@ -46,32 +46,18 @@ class Aliases:
         *hashed* computes the digest of the blob. It is called only for an unknown alias, and its
         errors are passed on.
         """
+        if not self._verifying.run(alias, partial(self._is_right, alias, hashed)):
+            raise DigestMismatch(f"blob {alias.target} does not hash to its name {alias.name}")
+
+    def _is_right(self, alias: Alias, hashed: Callable[[], Digest]) -> bool:
         with self._lock:
             if alias in self._known:
                 self._known.move_to_end(alias)
-                return
-            verdict = self._under_way.get(alias)
-            mine = Future[bool]()
-            if verdict is None:
-                self._under_way[alias] = mine
-        if verdict is None:
-            verdict = mine
-            self._decide(alias, hashed, mine)
-        if not verdict.result():
-            raise DigestMismatch(f"blob {alias.target} does not hash to its name {alias.name}")
-
-    def _decide(self, alias: Alias, hashed: Callable[[], Digest], verdict: Future[bool]) -> None:
-        try:
-            is_right = hashed() == alias.name
-            if is_right:
-                self.remember(alias)
-            verdict.set_result(is_right)
-        except BaseException as exc:
-            verdict.set_exception(exc)
-            raise
-        finally:
-            with self._lock:
-                del self._under_way[alias]
+                return True
+        if hashed() != alias.name:
+            return False
+        self.remember(alias)
+        return True
 
     def names_of(self, target: Digest) -> list[Digest]:
         """The verified other digests of a blob."""

@@ -11,11 +11,10 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Container, Iterator, Sequence
-from concurrent.futures import Future
 from itertools import chain
 from typing import Final, NamedTuple
 
-from blobfs.concurrency import guard, refuse_to_take_long
+from blobfs.concurrency import SingleFlight, guard, refuse_to_take_long
 from blobfs.digest import ALGORITHMS, Digest
 from blobfs.errors import AccessDenied, BlobUnknown, Corrupt
 from blobfs.storage.blobstore import BlobStore
@@ -45,8 +44,7 @@ class LeftOvers:
     each digest are kept, by revision. A manifest that cannot be read may name any digest. If
     *blobs* holds no blob at all, the blob store is lost, and no link is left over.
 
-    Thread-safe: the lock guards the kept digests and the current result. No storage call is made
-    under it.
+    Thread-safe: the lock guards the kept digests, and one thread computes the result for all.
     """
 
     def __init__(self, revisions: LinkedBlobStore, blobs: BlobStore) -> None:
@@ -55,7 +53,8 @@ class LeftOvers:
         self._lock = guard()
         self._kept: OrderedDict[Digest, frozenset[int]] = OrderedDict()
         self._kept_size = 0
-        self._answer: Future[_NamedDigests] | None = None
+        self._found: _NamedDigests | None = None
+        self._reading: SingleFlight[tuple[()], _NamedDigests] = SingleFlight()
 
     def include(self, *names: Digest) -> bool:
         """True if no manifest names the missing blob by any of its *names*.
@@ -67,26 +66,14 @@ class LeftOvers:
 
     def _named(self) -> _NamedDigests:
         """Return the current result; one thread computes it and the others wait for it."""
-        answer = self._answer
-        if answer is None or not answer.done() or _is_old(answer):
-            refuse_to_take_long()
-        ours: Future[_NamedDigests] = Future()
-        with self._lock:
-            if self._answer is None or _is_old(self._answer):
-                self._answer = ours
-            answer = self._answer
-        if answer is ours:
-            self._read_into(ours)
-        return answer.result()
+        if (current := self._current()) is not None:
+            return current
+        refuse_to_take_long()
+        return self._reading.run((), lambda: self._current() or self._read())
 
-    def _read_into(self, answer: Future[_NamedDigests]) -> None:
-        try:
-            answer.set_result(self._read())
-        except BaseException as exc:
-            with self._lock:
-                self._answer = None
-            answer.set_exception(exc)
-            raise
+    def _current(self) -> _NamedDigests | None:
+        found = self._found
+        return found if found is not None and found.until >= time.monotonic() else None
 
     def _read(self) -> _NamedDigests:
         prefixes: set[int] = set()
@@ -98,7 +85,9 @@ class LeftOvers:
                 is_complete = False
             else:
                 prefixes |= found
-        return _NamedDigests(frozenset(prefixes), is_complete, time.monotonic() + _KEPT_S)
+        until = time.monotonic() + _KEPT_S
+        self._found = _NamedDigests(frozenset(prefixes), is_complete, until)
+        return self._found
 
     def _read_each(
         self, revisions: Sequence[Digest], known: Container[Digest]
@@ -124,10 +113,6 @@ class LeftOvers:
             self._kept[revision] = found
             while self._kept_size > _MAX_KEPT:
                 self._kept_size -= len(self._kept.popitem(last=False)[1])
-
-
-def _is_old(answer: Future[_NamedDigests]) -> bool:
-    return answer.done() and answer.result().until < time.monotonic()
 
 
 def _prefixes(_revision: Digest, payload: bytes) -> frozenset[int]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from itertools import chain
 from typing import Final
 
-from blobfs.concurrency import guard, refuse_to_take_long
+from blobfs.concurrency import SingleFlight, guard, refuse_to_take_long
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
 from blobfs.errors import (
     AccessDenied,
@@ -15,7 +14,6 @@ from blobfs.errors import (
     BlobUnknown,
     Corrupt,
     ManifestInvalid,
-    StorageTimeout,
 )
 from blobfs.storage.aliases import Aliases
 from blobfs.storage.linkedblobstore import LinkedBlobStore
@@ -58,7 +56,7 @@ class MediaTypes:
         self._lock = guard()
         self._read: set[Digest] = set()
         self._described: dict[Digest, Descriptor] = {}
-        self._under_way: Future[BlobfsError | None] | None = None
+        self._reading: SingleFlight[tuple[()], None] = SingleFlight()
 
     def describe(self, digest: Digest) -> Descriptor | None:
         """Return the blob's descriptor in a manifest, by any of its digests, or None.
@@ -101,25 +99,9 @@ class MediaTypes:
 
     def _read_on(self, names: Sequence[Digest], tried: set[Digest]) -> bool:
         """Read or await a batch; False if all revisions were read or are in *tried*."""
-        ours: Future[BlobfsError | None] = Future()
-        with self._lock:
-            under_way = self._under_way
-            if under_way is None:
-                self._under_way = ours
-        if under_way is not None:
-            refuse_to_take_long()
-            _wait_for(under_way)
-            return True
-        failure: BlobfsError | None = None
-        try:
-            return self._read_batch(names, tried)
-        except BlobfsError as exc:
-            failure = exc
-            raise
-        finally:
-            with self._lock:  # before the waiting threads wake up and read on
-                self._under_way = None
-            ours.set_result(failure)
+        goes_on: list[bool] = []  # empty after the batch of another thread
+        self._reading.run((), lambda: goes_on.append(self._read_batch(names, tried)), _WAIT_S)
+        return all(goes_on)
 
     def _read_batch(self, names: Sequence[Digest], tried: set[Digest]) -> bool:
         unread = [each for each in self._linked() if each not in self._read]
@@ -188,13 +170,3 @@ class MediaTypes:
 def _references(revision: Digest, payload: bytes, manifest: Manifest) -> References:
     own = Descriptor(revision, len(payload), manifest.media_type)
     return References.of((own, *manifest.references))
-
-
-def _wait_for(batch: Future[BlobfsError | None]) -> None:
-    """Wait for the batch of another thread; raises its error, or StorageTimeout."""
-    try:
-        failure = batch.result(_WAIT_S)
-    except TimeoutError:
-        raise StorageTimeout(f"manifests were not read within {_WAIT_S:g} s") from None
-    if failure is not None:
-        raise failure

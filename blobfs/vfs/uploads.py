@@ -6,10 +6,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from typing import Final, TypedDict
 
-from blobfs.concurrency import guard, refuse_to_take_long, start_thread
+from blobfs.concurrency import SingleFlight, guard, start_thread
 from blobfs.errors import BlobfsError, Busy, Exists, Invalid, NotEmpty, UploadUnknown
 from blobfs.logs import about
 from blobfs.storage.registry import Registry
@@ -55,8 +54,8 @@ class UploadSet:
         self._by_name: dict[str, Upload] = {}
         self._fresh_until = 0.0
         self._has_delayed = False
-        self._loading: Future[None] | None = None
-        self._ended: set[str] = set()  # ids that left the table during a listing
+        self._loading: SingleFlight[tuple[()], None] = SingleFlight()
+        self._ended: set[str] = set()  # ids that left the table since the last listing began
 
     @property
     def is_delaying(self) -> bool:
@@ -169,36 +168,14 @@ class UploadSet:
 
     def _refresh(self) -> None:
         """Add the uploads that others have begun, and drop those that have ended."""
-        while not self.is_fresh:
-            with self._lock:
-                loading = self._loading
-                if loading is None:
-                    self._loading = Future()
-            if loading is None:
-                self._load()
-                return
-            refuse_to_take_long()
-            if isinstance(failure := loading.exception(), BlobfsError):
-                raise failure
+        if not self.is_fresh:
+            self._loading.run((), self._load)
 
     def _load(self) -> None:
-        """List the storage, and pass the result to the threads that wait for it."""
-        loading = self._loading
-        failure: BaseException | None = None
-        try:
-            self._load_stored()
-        except BaseException as exc:
-            failure = exc
-            raise
-        finally:
-            with self._lock:
-                self._loading = None
-                self._ended.clear()
-            if loading is not None:
-                loading.set_exception(failure) if failure else loading.set_result(None)
-
-    def _load_stored(self) -> None:
+        if self.is_fresh:
+            return
         with self._lock:
+            self._ended.clear()
             self._drop_receipts()
             # Before the listing: an upload that is held now may move to the storage during it.
             unheld = [(name, u) for name, u in self._by_name.items() if not u.is_held]
@@ -227,8 +204,7 @@ class UploadSet:
 
     def _note_end(self, upload: Upload) -> None:
         """Prevent a listing in progress from adding the upload again."""
-        if self._loading is not None:
-            self._ended.add(upload.id)
+        self._ended.add(upload.id)
 
     def _drop_receipts(self) -> None:
         old = time.monotonic() - self._receipt_ttl_s

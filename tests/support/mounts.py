@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-BLOBFS = (sys.executable, "-m", "blobfs")
+BLOBFS = (sys.executable, "-m", "tests.support.guards")  # blobfs, with watched locks
 
 
 class MountedRegistry:

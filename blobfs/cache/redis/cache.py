@@ -36,7 +36,7 @@ from blobfs.cache.redis.keys import (
     mtime_key,
 )
 from blobfs.cache.redis.options import RedisOptions
-from blobfs.concurrency import ThreadPool, guard
+from blobfs.concurrency import SingleFlight, ThreadPool
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import StorageTimeout, StorageUnavailable
 from blobfs.reference import RepositoryName
@@ -66,7 +66,7 @@ _BATCH: Final = 100  # digests; measured: 1 to 3 ms, most of it in redis-py
 class RedisCache(DescriptorCache):
     """Descriptors in the Redis of *options*; connects at the first call. Thread-safe.
 
-    It owns the client and the threads of its calls. A lock guards the creation of the client.
+    It owns the client and the threads of its calls. One thread creates the client for all.
 
     An ACL that is made for a registry refuses our own keys, the times of blobs. One refused
     command aborts a transaction, so the call is repeated without them, and times are not used
@@ -77,7 +77,7 @@ class RedisCache(DescriptorCache):
         self._options = options
         self._limit_s = limit_s
         self._threads = ThreadPool("redis", CONNECTIONS)
-        self._client_lock = guard()
+        self._connecting: SingleFlight[tuple[()], Client] = SingleFlight()
         self._client: Client | None = None
         self._has_times = True
 
@@ -214,10 +214,12 @@ class RedisCache(DescriptorCache):
             yield batch
 
     def _pipeline(self, *, transaction: bool) -> Pipeline | ClusterPipeline:
-        with self._client_lock:
-            if self._client is None:
-                self._client = client_of(self._options, self._limit_s)
-        return self._client.pipeline(transaction=transaction and not self._options.is_cluster)
+        client = self._client or self._connecting.run((), self._connect)
+        return client.pipeline(transaction=transaction and not self._options.is_cluster)
+
+    def _connect(self) -> Client:
+        self._client = self._client or client_of(self._options, self._limit_s)
+        return self._client
 
     def _call(
         self, operation: str, call: Callable[[], T], undo: Callable[[], None] | None = None

@@ -224,11 +224,18 @@ class _Reader(FileReader):
         return data
 
     def _joined(self) -> Download | None:
+        if not self._has_joined:
+            self._join()
+        return self._download
+
+    def _join(self) -> None:
+        download = self._cache.join(self._blob)
         with self._lock:
-            if not self._has_joined:
-                self._has_joined = True
-                self._download = self._cache.join(self._blob)
-            return self._download
+            is_first = not self._has_joined
+            if is_first:
+                self._download, self._has_joined = download, True
+        if not is_first and download is not None:  # another thread has joined it, or ``close``
+            self._cache.leave(download)
 
     def close(self) -> None:
         with self._lock:

@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Condition, Thread
 from typing import Final, NamedTuple
 
-from blobfs.concurrency import guard, start_thread
+from blobfs.concurrency import CallLock, guard, start_thread
 from blobfs.digest import Descriptor
 from blobfs.logs import about
 from blobfs.storage.diskcache.entries import (
@@ -51,8 +51,8 @@ class IdleLimits(NamedTuple):
 class Download:
     """An incomplete blob in a temporary file; *taken* bytes of the quota are in use for it.
 
-    Thread-safe: its lock guards the ranges, *taken* and *is_over*; the lock of ``Downloads`` guards
-    *users*. No other lock is taken under it.
+    Thread-safe: its lock serializes the writes and guards the ranges, *taken* and *is_over*. The
+    lock of ``Downloads`` guards *users*. No other lock is taken under it.
     """
 
     def __init__(self, blob: Descriptor, path: Path) -> None:
@@ -61,7 +61,7 @@ class Download:
         self.users = 0
         self.is_over = False  # no more writes
         self.taken = 0
-        self.lock = guard()
+        self.lock = CallLock()
         self.ranges = Ranges()
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
@@ -113,7 +113,7 @@ class Downloads:
         self._entries = entries
         self._health = health
         self._idle_limits = idle
-        self._changed = Condition()
+        self._changed = Condition(guard())
         self._downloads: dict[Descriptor, Download] = {}
         self._idle: OrderedDict[Download, float] = OrderedDict()  # idle since
         self._complete: deque[Download] = deque()
@@ -136,13 +136,17 @@ class Downloads:
         if not self._take(taken):
             return None
         try:
-            with self._changed:
-                download = self._joined(blob)
-                if download is None and not self._closing:
-                    download = self._downloads[blob] = Download(blob, self._quota.new_file())
-                    download.users, download.taken, taken = 1, taken, 0
-        finally:
+            new = Download(blob, self._quota.new_file())
+        except BaseException:
             self._quota.give_back(taken)
+            raise
+        new.users, new.taken = 1, taken
+        with self._changed:
+            download = self._joined(blob)
+            if download is None and not self._closing:
+                download = self._downloads[blob] = new
+        if download is not new:
+            self._drop(new)
         return download
 
     def _joined(self, blob: Descriptor) -> Download | None:

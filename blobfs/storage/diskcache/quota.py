@@ -26,7 +26,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from blobfs.concurrency import guard
+from blobfs.concurrency import CallLock
 from blobfs.digest import Digest
 from blobfs.drivers.temporaries import owned_fd
 from blobfs.storage.diskcache.entries import Entries, allocated_size, is_private, write_at
@@ -57,8 +57,8 @@ class Bounds:
 class SpaceQuota:
     """The disk space granted to this process. It owns the process's directory in ``v1/tmp``.
 
-    Thread-safe: the mutex guards all fields; ``v1/lock`` is taken under it, and no other lock.
-    Failures raise OSError.
+    Thread-safe: the mutex serializes the changes, with their I/O. ``v1/lock`` is taken under it,
+    and no other lock. Failures raise OSError.
     """
 
     def __init__(self, root: Path, entries: Entries, bounds: Bounds) -> None:
@@ -69,7 +69,7 @@ class SpaceQuota:
         self._min_free = bounds.min_free
         self._patience_s = bounds.patience_s
         self._step = min(_MAX_STEP, bounds.limit // _STEP_SHARE)
-        self._mutex = guard()
+        self._mutex = CallLock()
         self._numbers = count()
         self._own: Path | None = None
         self._own_fd = -1

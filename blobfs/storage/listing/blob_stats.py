@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
-from blobfs.concurrency import guard
+from blobfs.concurrency import SingleFlight, guard
 from blobfs.drivers.base import FileInfo
 from blobfs.drivers.objectstore import ObjectStore, Page
 
@@ -28,7 +29,7 @@ class BlobStats:
     next page. Blobs that are still unknown are requested one by one. So a look at a few
     repositories costs a few requests, and a walk of all costs a page for each thousand blobs.
 
-    Thread-safe: ``_lock`` guards the changes of both tables, ``_crawling`` the listing.
+    Thread-safe: the lock guards the changes of both tables, and one thread at a time lists a page.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class BlobStats:
         self._missing: OrderedDict[str, float] = OrderedDict()  # path: expiry
         self._lock = guard()
         self._known: OrderedDict[str, tuple[FileInfo, float]] = OrderedDict()
-        self._crawling = guard()
+        self._crawling: SingleFlight[tuple[()], bool] = SingleFlight()
         self._pages: Iterator[Page] | None = None
         self._crawled_at = -ttl_s
 
@@ -83,13 +84,10 @@ class BlobStats:
         if self._ttl_s == 0:
             return
         unknown = self._unknown(paths)
-        if len(unknown) >= _FEW:
-            with self._crawling:
-                unknown = self._unknown(unknown)
-                for _ in range(len(unknown) // _FEW):
-                    if not unknown or not self._crawl():
-                        break
-                    unknown = self._unknown(unknown)
+        for _ in range(len(unknown) // _FEW):
+            if not unknown or not self._crawling.run((), partial(self._crawl, unknown)):
+                break
+            unknown = self._unknown(unknown)
         infos = self._store.stat_files(unknown)
         self.put(info for info in infos if info is not None)
         for path, info in zip(unknown, infos, strict=True):
@@ -99,8 +97,13 @@ class BlobStats:
     def _unknown(self, paths: Sequence[str]) -> list[str]:
         return [path for path in paths if self.get(path) is None and not self.is_missing(path)]
 
-    def _crawl(self) -> bool:
-        """Add the next page of all blobs; False after the last page, for *ttl_s* seconds."""
+    def _crawl(self, unknown: Sequence[str]) -> bool:
+        """Add the next page of all blobs, unless another thread has just added all *unknown* ones.
+
+        False after the last page, for *ttl_s* seconds. One thread at a time calls it.
+        """
+        if not self._unknown(unknown):
+            return True
         if self._pages is None:
             if time.monotonic() < self._crawled_at + self._ttl_s:
                 return False

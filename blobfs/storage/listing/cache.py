@@ -10,12 +10,12 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Final, Literal, NamedTuple
 
 from blobfs import paths
-from blobfs.concurrency import guard
+from blobfs.concurrency import SingleFlight, guard
 from blobfs.drivers.base import DirEntry, FileInfo, Unfinished
 from blobfs.drivers.objectstore import ListedFile, ObjectStore, is_below
 from blobfs.errors import AccessDenied, PathNotFound
@@ -99,8 +99,8 @@ class Listing:
 class ListingCache:
     """The listings of *store*, each valid for *ttl_s* seconds.
 
-    Thread-safe: the lock guards the kept listings and those in progress. No request is made under
-    it. Threads that need the same listing wait for one request.
+    Thread-safe: the lock guards the kept listings. Threads that need the same listing wait for one
+    request.
     """
 
     def __init__(self, store: ObjectStore, ttl_s: float) -> None:
@@ -109,7 +109,8 @@ class ListingCache:
         self._lock = guard()
         self._kept: OrderedDict[_Key, Listing] = OrderedDict()
         self._cost = 0
-        self._under_way: dict[_Key, Future[Listing]] = {}
+        self._generation = 0  # a request that began before a change must not answer later calls
+        self._fetching: SingleFlight[tuple[_Key, int], Listing] = SingleFlight()
         self._large: dict[str, float] = {}  # root: expiry
 
     def known(self, path: str, *, whole: bool = False) -> Listing | None:
@@ -175,8 +176,7 @@ class ListingCache:
     def invalidate(self, path: str) -> None:
         """Remove all listings that have *path*, or paths below it, which may have changed."""
         with self._lock:
-            # A request that began before the change must not answer later calls.
-            self._under_way.clear()
+            self._generation += 1
             for key in list(self._kept):
                 if is_below(path, key.root) or is_below(key.root, path):
                     self._cost -= self._kept.pop(key).cost
@@ -216,34 +216,25 @@ class ListingCache:
 
     def _once(self, key: _Key, fetch: Callable[[Listing], None]) -> Listing:
         """Return a listing that *fetch* fills; other threads wait for the same listing."""
+        generation = self._generation
+        return self._fetching.run((key, generation), partial(self._fetch, key, generation, fetch))
+
+    def _fetch(self, key: _Key, generation: int, fetch: Callable[[Listing], None]) -> Listing:
         with self._lock:
             kept = self._kept.get(key)
             if kept is not None and kept.until > time.monotonic():
                 return kept
-            under_way = self._under_way.get(key)
-            ours: Future[Listing] = self._under_way.setdefault(key, Future())
-        if under_way is not None:
-            return under_way.result()
         listing = Listing(key.root)
         began = time.monotonic()
-        try:
-            fetch(listing)
-        except BaseException as exc:
-            ours.set_exception(exc)
-            self._end(key, ours, None)
-            raise
+        fetch(listing)
         took = time.monotonic() - began
         listing.until = began + took + (max(self._ttl_s, _WORTH * took) if self._ttl_s else 0.0)
-        ours.set_result(listing)
-        self._end(key, ours, listing)
+        self._keep(key, generation, listing)
         return listing
 
-    def _end(self, key: _Key, ours: Future[Listing], listing: Listing | None) -> None:
+    def _keep(self, key: _Key, generation: int, listing: Listing) -> None:
         with self._lock:
-            if self._under_way.get(key) is not ours:
-                return  # it was invalidated
-            del self._under_way[key]
-            if listing is None:
+            if generation != self._generation:
                 return
             if (old := self._kept.pop(key, None)) is not None:
                 self._cost -= old.cost
