@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 
 from blobfs import metrics
 from blobfs.concurrency import guard, start_thread
+from blobfs.errors import StorageUnavailable
 from blobfs.vfs.upload_handle import OpenersReport
 
 _MAX_THREADS: Final = 8
@@ -90,7 +91,11 @@ class OpenFileScanner:
         held = False
         if self._places.acquire(timeout=self._deadline_s):
             search = _Search(opener, os.fsencode(name), inode, self._hung)
-            thread = start_thread("scanner", partial(self._run, search))
+            try:
+                thread = start_thread("scanner", partial(self._run, search))
+            except StorageUnavailable:
+                self._places.release()
+                raise
             _wait_for(thread, search, deadline)
             held = search.result()
         return OpenersReport(opener_killed=False, held_elsewhere=held)

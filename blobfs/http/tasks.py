@@ -23,8 +23,8 @@ _IDLE: Final = (
 )
 """Modules in which idle threads wait for work."""
 
-_IDLE_CALL: Final = " _wait_for_call"
-"""The method of ``ThreadPool`` in which its idle threads wait."""
+_IDLE_CALLS: Final = (" _run_next", " _wait_for_call")
+"""The methods of ``ThreadPool`` in which its idle threads wait."""
 
 
 class Stack(TypedDict):
@@ -107,7 +107,7 @@ def _threads() -> Iterator[Stack]:
 def _is_idle_thread(stack: Stack) -> bool:
     """True if the innermost call is in a module whose threads wait for work."""
     calls = [call for call in stack["calls"] if "/threading.py:" not in call]
-    if not calls or calls[-1].endswith(_IDLE_CALL):
+    if not calls or calls[-1].endswith(_IDLE_CALLS):
         return True
     return calls[-1].partition(":")[0].endswith(_IDLE)
 

@@ -46,14 +46,21 @@ class Aliases:
         *hashed* computes the digest of the blob. It is called only for an unknown alias, and its
         errors are passed on.
         """
+        if self._is_known(alias):
+            return
         if not self._verifying.run(alias, partial(self._is_right, alias, hashed)):
             raise DigestMismatch(f"blob {alias.target} does not hash to its name {alias.name}")
 
-    def _is_right(self, alias: Alias, hashed: Callable[[], Digest]) -> bool:
+    def _is_known(self, alias: Alias) -> bool:
         with self._lock:
-            if alias in self._known:
-                self._known.move_to_end(alias)
-                return True
+            if alias not in self._known:
+                return False
+            self._known.move_to_end(alias)
+            return True
+
+    def _is_right(self, alias: Alias, hashed: Callable[[], Digest]) -> bool:
+        if self._is_known(alias):
+            return True
         if hashed() != alias.name:
             return False
         self.remember(alias)

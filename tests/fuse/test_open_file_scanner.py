@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from blobfs.errors import StorageUnavailable
 from blobfs.fuse.open_file_scanner import Opener, OpenFileScanner, process_of
 from blobfs.vfs.upload_handle import OpenersReport
 from tests.support.mounts import MountedRegistry, eventually, failing_with
@@ -358,6 +359,21 @@ def test_process_that_hangs_in_execve_hides_no_holder(upload: Path, tmp_path: Pa
         with holding(upload):
             assert _report(opener, upload, 0, scanner).held_elsewhere
     eventually(lambda: threading.active_count() == before)
+
+
+def test_search_that_cannot_start_takes_no_place_of_later_ones(
+    upload: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    scanner = OpenFileScanner(max_threads=1)
+    with idle() as opener, holding(upload):
+        with monkeypatch.context() as context:
+            context.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(StorageUnavailable, match="can't start"):
+                _report(opener, upload, 0, scanner)
+        assert _report(opener, upload, 0, scanner).held_elsewhere
 
 
 def test_slow_answer_is_waited_for(upload: Path, monkeypatch: pytest.MonkeyPatch) -> None:

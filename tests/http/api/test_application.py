@@ -1,6 +1,6 @@
 """The pages: what they hold, in which form."""
 
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 import trio
@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
+from blobfs.concurrency import ThreadPool
 from blobfs.errors import StorageUnavailable
 from blobfs.http.app import application
 from blobfs.http.health import Check, Health
@@ -110,7 +111,7 @@ async def test_tasks_are_text_for_people(site: Site) -> None:
 
 async def test_what_is_idle_is_told_of_on_request(site: Site) -> None:
     """[S17.10]"""
-    with ThreadPoolExecutor(thread_name_prefix="at-rest") as pool:
+    with closing(ThreadPool("at-rest", 1)) as pool:
         pool.submit(int).result()
         everything = await site.get("/debug/tasks?all=1")
         under_way = await site.get("/debug/tasks")
