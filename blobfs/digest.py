@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from rehashes import PySha256, PySha512
 
-from blobfs.errors import DigestInvalid, HashStateInvalid
+from blobfs.errors import DigestInvalid, DigestMismatch, HashStateInvalid
 
 CANONICAL: Final = "sha256"
 """The algorithm under which distribution stores every blob."""
@@ -66,6 +66,15 @@ class Digest:
         for chunk in chunks:
             hasher.update(chunk)
         return cls(algorithm, hasher.hexdigest())
+
+    def verified(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield *chunks*; raises DigestMismatch after the last one if they have another digest."""
+        hasher = hashlib.new(self.algorithm)
+        for chunk in chunks:
+            hasher.update(chunk)
+            yield chunk
+        if hasher.hexdigest() != self.encoded:
+            raise DigestMismatch(f"the content of blob {self} does not match its digest")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from blobfs.errors import (
     AccessDenied,
     BlobUnknown,
     Corrupt,
-    DigestMismatch,
     NotFound,
     RepositoryUnknown,
 )
@@ -211,13 +209,8 @@ def content(registry: Registry, reference: Reference) -> Iterator[bytes]:
     repository = registry.repository(reference.repository)
     target = reference.target
     digest = target if isinstance(target, Digest) else repository.tags.get(target)
-    hasher = hashlib.new(digest.algorithm)
     with registry.blobs.open(_linked(repository, digest)) as reader:
-        for chunk in reader.chunks():
-            hasher.update(chunk)
-            yield chunk
-    if hasher.hexdigest() != digest.encoded:
-        raise DigestMismatch(f"the content of blob {digest} does not match its digest")
+        yield from digest.verified(reader.chunks())
 
 
 def _tag_row(

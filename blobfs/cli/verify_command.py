@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 import click
 
-from blobfs.cli.opening import hash_blobs, take_inventory
-from blobfs.cli.types import JSON, STATE, Parsed
+from blobfs.cli.opening import hash_blobs, progress, take_inventory
+from blobfs.cli.types import DIRECTORY, JSON, STATE, Parsed
+from blobfs.errors import BlobfsError
+from blobfs.inventory.scanning import Hashed, opened
 from blobfs.logs import printable
 from blobfs.maintenance.faults import Fault, Severity
-from blobfs.maintenance.verify import Verification
+from blobfs.maintenance.repair import Repair, Repairer, RepairKind
+from blobfs.maintenance.verify import SecondLook, Verification
 from blobfs.maintenance.verify import verify as verify_storage
 from blobfs.reference import RepositoryName
 
@@ -32,6 +35,16 @@ _IMAGES: Final = 3
 @click.argument("repositories", type=Parsed("repository", RepositoryName), nargs=-1)
 @click.option("--links", is_flag=True, help="Read every link, also where its ETag is not its MD5.")
 @click.option("--content", is_flag=True, help="Read and hash every blob too.")
+@click.option(
+    "--repair",
+    "kinds",
+    type=click.Choice([kind.value for kind in RepairKind]),
+    multiple=True,
+    help="Show what a repair would do; with --yes do it. Give it several times.",
+)
+@click.option("--yes", is_flag=True, help="Make the repairs.")
+@click.option("--quarantine", type=DIRECTORY, help="Directory for damaged blobs.")
+@click.option("--repair-from", "source", metavar="STORAGE", help="Storage to fetch blobs from.")
 @JSON
 @STATE
 def verify(
@@ -40,6 +53,10 @@ def verify(
     *,
     links: bool,
     content: bool,
+    kinds: tuple[str, ...],
+    yes: bool,
+    quarantine: Path | None,
+    source: str | None,
     as_json: bool,
     state: Path | None,
 ) -> None:
@@ -49,30 +66,77 @@ def verify(
     from being pulled, and the images are named; a risk may do so later; a left-over only takes
     space. A registry may go on writing meanwhile.
 
+    --repair relink writes lost links again; unlink removes those whose blob is gone and that no
+    manifest needs, and empty directories; quarantine moves damaged blobs to a directory; fetch
+    copies missing ones from the storage of --repair-from. The storage is checked again afterwards.
+
     Exits with 1 if there is damage.
     """
-    with take_inventory(storage, state, every_link=links) as inventory:
-        if content:
-            hash_blobs(inventory)
-        found = verify_storage(inventory, repositories)
-    click.echo(_as_json(found) if as_json else "\n".join(_as_text(found)))
+    wanted = _repairs(kinds, quarantine, source)
+
+    intact: list[Hashed] = []  # a look after a repair does not hash them again
+
+    def look() -> Verification:
+        with take_inventory(storage, state, every_link=links) as inventory:
+            if content:
+                inventory.journal.add_hashed(intact)
+                hash_blobs(inventory)
+                intact[:] = inventory.journal.intact()
+            return verify_storage(inventory, repositories)
+
+    found = look()
+    repairer = Repairer(
+        opened(storage),
+        SecondLook(opened(storage)).confirms,
+        quarantine,
+        None if source is None else opened(source),
+    )
+    repairs = repairer.plan(found.faults, wanted)
+    tried: set[str] = set()
+    while yes and not tried.issuperset(repair.text for repair in repairs):
+        tried |= _make(repairer, [repair for repair in repairs if repair.text not in tried])
+        found = look()  # what was repaired may show what else is wrong
+        repairs = repairer.plan(found.faults, wanted)
+    click.echo(_as_json(found, repairs) if as_json else "\n".join(_as_text(found, repairs)))
     if found.is_damaged:
         sys.exit(_DAMAGED)
 
 
-def _as_json(found: Verification) -> str:
+def _repairs(kinds: Sequence[str], quarantine: Path | None, source: str | None) -> set[RepairKind]:
+    """Return the kinds of repairs; raises UsageError if one lacks its option."""
+    wanted = set(map(RepairKind, kinds))
+    if RepairKind.QUARANTINE in wanted and quarantine is None:
+        raise click.UsageError("--repair quarantine needs --quarantine DIRECTORY")
+    if RepairKind.FETCH in wanted and source is None:
+        raise click.UsageError("--repair fetch needs --repair-from STORAGE")
+    return wanted
+
+
+def _make(repairer: Repairer, repairs: Sequence[Repair]) -> set[str]:
+    """Make the repairs, and print what was done; returns their texts."""
+    for repair in progress(repairs, "Repairing"):
+        try:
+            if repairer.make(repair):
+                click.echo(f"done: {printable(repair.text)}", err=True)
+        except BlobfsError as exc:
+            click.echo(f"failed: {printable(repair.text)}: {printable(str(exc))}", err=True)
+    return {repair.text for repair in repairs}
+
+
+def _as_json(found: Verification, repairs: Sequence[Repair]) -> str:
     faults = [
         {"severity": fault.severity, **_without(asdict(fault), "present", "absent")}
         for fault in found.faults
     ]
-    return json.dumps({"faults": faults, "checked": found.counts}, indent=2)
+    planned = [repair.text for repair in repairs]
+    return json.dumps({"faults": faults, "repairs": planned, "checked": found.counts}, indent=2)
 
 
 def _without(values: dict[str, object], *keys: str) -> dict[str, object]:
     return {key: value for key, value in values.items() if key not in keys}
 
 
-def _as_text(found: Verification) -> Iterator[str]:
+def _as_text(found: Verification, repairs: Sequence[Repair]) -> Iterator[str]:
     """Yield a paragraph for each kind of fault, and a summary."""
     last = None
     for fault in found.faults:
@@ -80,6 +144,8 @@ def _as_text(found: Verification) -> Iterator[str]:
             yield f"{fault.severity}: {fault.kind}: {fault.kind.text}"
             last = fault.kind
         yield f"  {printable(_line(fault))}"
+    for repair in repairs:
+        yield f"repair: {repair.kind}: {printable(repair.text)}"
     by_severity = Counter(fault.severity for fault in found.faults)
     faults = ", ".join(f"{by_severity[each]:,} {each}" for each in Severity)
     checked = ", ".join(f"{count:,} {name}" for name, count in found.counts.items())

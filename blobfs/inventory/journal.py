@@ -264,6 +264,11 @@ class Journal(Closing):
         with self.transaction() as db:
             db.executemany("INSERT OR REPLACE INTO hashed VALUES (?, ?)", results)
 
+    def intact(self) -> list[Hashed]:
+        """Return the results of the blobs that have their digest."""
+        found = self.db.execute("SELECT digest, fault FROM hashed WHERE fault IS NULL")
+        return [Hashed(*row) for row in found]
+
     def end(self) -> None:
         """Build the indexes, and mark the pass as ended."""
         for name in _INDEXES:

@@ -5,6 +5,7 @@ no snapshot, and registries write to the storage at the same time. So everything
 it durably, looks again before and after, and undoes what turns out to be needed.
 
 * ``verify`` runs ``checks``, looks again, and names the ``images`` that each fault hurts.
+* ``repair`` mends faults from the rest of the storage, or from another one.
 * ``gc`` deletes what nothing refers to, beside running registries.
 * ``usage`` computes the bytes of repositories, prefixes and tags, each blob once.
 """

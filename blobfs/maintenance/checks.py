@@ -40,11 +40,11 @@ def invalid_links(db: Connection) -> Iterator[Fault]:
     """Find links that do not hold one digest, or another than their path has."""
     for name, kind, tag, digest, fault in _rows(db, _INVALID_LINKS):
         path = link_path(name, kind, tag, digest)
-        yield Fault(FaultKind.LINK_INVALID, path, fault, name, _text(digest))
+        yield Fault(FaultKind.LINK_INVALID, path, fault, name, _text(digest), path)
     for name, kind, tag, digest, target in _rows(db, _ELSEWHERE):
         path = link_path(name, kind, tag, digest)
         detail = f"it holds {unpack(target)}"
-        yield Fault(FaultKind.LINK_ELSEWHERE, path, detail, name, _text(digest))
+        yield Fault(FaultKind.LINK_ELSEWHERE, path, detail, name, _text(digest), path)
 
 
 _DANGLING: Final = """
@@ -129,6 +129,7 @@ def references(db: Connection) -> Iterator[Fault]:
             f"{ReferenceKind(kind).name.lower()} of {unpack(manifest)}",
             name,
             str(needed),
+            own,
             present=(revision, paths.blob_data(needed)),
             absent=(own, layer),
         )
@@ -253,18 +254,21 @@ def tags(db: Connection) -> Iterator[Fault]:
         owners = [owner for (owner,) in _rows(db, _OWNERS, digest=target)]
         detail = f"{unpack(target)}" + (f", a revision of {', '.join(owners)}" if owners else "")
         gone = (link_path(name, _REVISION, None, target), link_path(name, _LAYER, None, target))
-        yield _of_tag(FaultKind.TAG_DANGLING, name, tag, detail, gone)
+        yield _of_tag(FaultKind.TAG_DANGLING, (name, tag, target), detail, *gone)
     for name, tag in _rows(db, _UNSET):
         current = (link_path(name, int(LinkKind.CURRENT), tag, None),)
         yield Fault(FaultKind.TAG_UNSET, f"{name}:{tag}", "", name, absent=current)
     for name, tag, target in _rows(db, _HISTORY):
-        entry = (link_path(name, int(LinkKind.INDEX), tag, target),)
-        yield _of_tag(FaultKind.TAG_HISTORY, name, tag, str(unpack(target)), entry)
+        entry = link_path(name, int(LinkKind.INDEX), tag, target)
+        yield _of_tag(FaultKind.TAG_HISTORY, (name, tag, target), str(unpack(target)), entry)
 
 
-def _of_tag(kind: FaultKind, name: str, tag: str, detail: str, absent: tuple[str, ...]) -> Fault:
+def _of_tag(kind: FaultKind, tagged: tuple[str, str, bytes], detail: str, *absent: str) -> Fault:
+    """Return a fault of a tag that should have the first link of *absent*."""
+    name, tag, target = tagged
     current = link_path(name, int(LinkKind.CURRENT), tag, None)
-    return Fault(kind, f"{name}:{tag}", detail, name, present=(current,), absent=absent)
+    place, digest = f"{name}:{tag}", str(unpack(target))
+    return Fault(kind, place, detail, name, digest, absent[0], present=(current,), absent=absent)
 
 
 _OTHERS: Final = "SELECT path, kind FROM other"

@@ -106,7 +106,8 @@ _MEANINGS: Final = {
 class Fault:
     """One fault.
 
-    *place* is the object: a path, a digest, or ``repository:tag``. *images* are the images that
+    *place* is the object: a path, a digest, or ``repository:tag``. *link* is the path of the link
+    that should hold *digest*, if that is what is wrong. *images* are the images that
     cannot be pulled, as ``repository:tag (platform)``. A second look finds the fault if all paths
     *present* exist and all paths *absent* do not.
     """
@@ -116,6 +117,7 @@ class Fault:
     detail: str = ""
     repository: str = ""
     digest: str = ""
+    link: str = ""
     images: tuple[str, ...] = ()
     present: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()

@@ -51,7 +51,7 @@ def verify(inventory: Inventory, repositories: Sequence[str] = ()) -> Verificati
     found = chain.from_iterable(check(db) for check in CHECKS)
     found = chain(found, orphans(db, young_ns))
     found = chain(found, open_uploads(db, now_ns - int(_STALE_S * 1e9), young_ns))
-    look = _SecondLook(opened(inventory.storage))
+    look = SecondLook(opened(inventory.storage))
     faults = [
         _with_images(inventory, fault)
         for fault in found
@@ -97,7 +97,7 @@ def _with_images(inventory: Inventory, fault: Fault) -> Fault:
     return replace(fault, images=found)
 
 
-class _SecondLook:
+class SecondLook:
     """Asks the storage again about a fault that an inventory shows."""
 
     def __init__(self, driver: StorageDriver) -> None:

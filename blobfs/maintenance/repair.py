@@ -1,0 +1,176 @@
+"""Repairs of faults: what can be mended from the rest of the storage, or from another one.
+
+Each repair is one small change that loses nothing: a link is written from the digest that its path
+or a manifest has, a link without a blob is removed, and damaged bytes are moved to a directory
+before they are replaced. Every repair looks at the storage again before it changes it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from blobfs import paths
+from blobfs.digest import Digest
+from blobfs.drivers.base import StorageDriver
+from blobfs.inventory.scanning import read_manifest
+from blobfs.maintenance.faults import Fault, FaultKind
+from blobfs.storage.linkfiles import write_link
+
+
+class RepairKind(StrEnum):
+    """A kind of repair, as ``--repair`` names it."""
+
+    RELINK = "relink"
+    """Write the link of a stored blob that a path, a tag or a manifest of the repository names."""
+
+    UNLINK = "unlink"
+    """Remove a link whose blob is gone and that no manifest needs, and directories without one."""
+
+    QUARANTINE = "quarantine"
+    """Move the bytes of a damaged blob to the directory of ``--quarantine``."""
+
+    FETCH = "fetch"
+    """Copy a missing blob from the storage of ``--repair-from``, and verify it."""
+
+
+_KINDS: Final = {
+    FaultKind.BLOB_UNLINKED: RepairKind.RELINK,
+    FaultKind.LINK_INVALID: RepairKind.RELINK,
+    FaultKind.LINK_ELSEWHERE: RepairKind.RELINK,
+    FaultKind.TAG_DANGLING: RepairKind.RELINK,
+    FaultKind.TAG_HISTORY: RepairKind.RELINK,
+    FaultKind.LINK_LEFT_OVER: RepairKind.UNLINK,
+    FaultKind.LINK_LOST: RepairKind.UNLINK,
+    FaultKind.REPOSITORY_EMPTY: RepairKind.UNLINK,
+    FaultKind.BLOB_EMPTY: RepairKind.QUARANTINE,
+    FaultKind.BLOB_SIZE: RepairKind.QUARANTINE,
+    FaultKind.BLOB_CONTENT: RepairKind.QUARANTINE,
+    FaultKind.MANIFEST_INVALID: RepairKind.QUARANTINE,
+    FaultKind.BLOB_MISSING: RepairKind.FETCH,
+    FaultKind.CHILD_MISSING: RepairKind.FETCH,
+    FaultKind.MANIFEST_MISSING: RepairKind.FETCH,
+}
+
+_YOUNG_S: Final = 3600.0
+"""An empty directory that is younger may be one that a registry is about to fill."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """One change of the storage; *text* says in the imperative what it does.
+
+    *make* makes it, and returns False if it turned out that nothing is wrong.
+    """
+
+    kind: RepairKind
+    text: str
+    fault: Fault
+    make: Callable[[], bool]
+
+
+class Repairer:
+    """Plans repairs of faults, and makes them.
+
+    *still_has* is the second look of a verification. *quarantine* is the directory for damaged
+    bytes, *source* the driver of another registry's storage; without one of them the repairs that
+    need it are not planned.
+    """
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        still_has: Callable[[Fault], bool],
+        quarantine: Path | None = None,
+        source: StorageDriver | None = None,
+    ) -> None:
+        self._driver = driver
+        self._still_has = still_has
+        self._quarantine = quarantine
+        self._source = source
+
+    def plan(self, faults: Iterable[Fault], kinds: Collection[RepairKind]) -> list[Repair]:
+        """Return the repairs of *kinds* that *faults* need, each once."""
+        repairs: dict[str, Repair] = {}
+        for fault in faults:
+            kind = _KINDS.get(fault.kind)
+            if kind is None or kind not in kinds:
+                continue
+            planned = self._planned(kind, fault)
+            if planned is not None:
+                text, call = planned
+                repairs.setdefault(text, Repair(kind, text, fault, call))
+        return list(repairs.values())
+
+    def _planned(self, kind: RepairKind, fault: Fault) -> tuple[str, Callable[[], bool]] | None:
+        if kind is RepairKind.UNLINK:
+            return f"remove {fault.place}", partial(self._unlink, fault)
+        if not fault.digest:
+            return None  # the current link of a tag, whose content nothing else tells
+        digest = Digest.parse(fault.digest)
+        if kind is RepairKind.RELINK and self._may_link(fault, digest):
+            return f"write {digest} to {fault.link}", partial(self._link, fault.link, digest)
+        if kind is RepairKind.QUARANTINE and self._quarantine is not None:
+            text = f"move {digest} to {self._quarantine}, if its bytes are wrong"
+            return text, partial(self._set_aside, digest, self._quarantine)
+        source = self._source
+        if kind is RepairKind.FETCH and source is not None and _is_stored(source, digest):
+            return f"copy {digest} from the other storage", partial(self._fetch, digest, source)
+        return None
+
+    def _may_link(self, fault: Fault, digest: Digest) -> bool:
+        if fault.kind is FaultKind.TAG_DANGLING:  # a tag may hold anything
+            return read_manifest(self._driver, digest).fault is None
+        return _is_stored(self._driver, digest)
+
+    def make(self, repair: Repair) -> bool:
+        """Make a repair; False if the fault is gone, or turned out to be none.
+
+        Raises the errors of the storage, and DigestMismatch if the other storage is damaged too.
+        """
+        return self._still_has(repair.fault) and repair.make()
+
+    def _link(self, path: str, digest: Digest) -> bool:
+        write_link(self._driver, path, digest)
+        return True
+
+    def _unlink(self, fault: Fault) -> bool:
+        if fault.kind is FaultKind.LINK_LEFT_OVER:
+            self._driver.delete(fault.place.rpartition("/")[0])
+            return True
+        age_s = time.time() - self._driver.stat(fault.place).mtime_ns / 1e9
+        if age_s < _YOUNG_S:
+            return False
+        self._driver.prune(fault.place)
+        return True
+
+    def _set_aside(self, digest: Digest, quarantine: Path) -> bool:
+        """Copy a damaged blob to the quarantine, durably, and remove it."""
+        path = paths.blob_data(digest)
+        with self._driver.open(path) as reader:
+            if Digest.of_chunks(reader.chunks(), digest.algorithm) == digest:
+                return False  # the manifests are wrong
+            quarantine.mkdir(parents=True, exist_ok=True)
+            with open(quarantine / f"{digest.algorithm}-{digest.encoded}", "wb") as file:
+                file.writelines(reader.chunks())
+                file.flush()
+                os.fsync(file.fileno())
+        self._driver.delete(path)
+        return True
+
+    def _fetch(self, digest: Digest, source: StorageDriver) -> bool:
+        path = paths.blob_data(digest)
+        with source.open(path) as reader:
+            self._driver.put_immutable(path, digest.verified(reader.chunks()))
+        return True
+
+
+def _is_stored(driver: StorageDriver, digest: Digest) -> bool:
+    [info] = driver.stat_many([paths.blob_data(digest)])
+    return info is not None and not info.is_dir

@@ -1,0 +1,200 @@
+"""Repairs of planted faults, and a registry whose images are pulled again afterwards."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from blobfs import paths
+from blobfs.cli import main
+from blobfs.digest import Digest
+from blobfs.reference import Tag
+from tests.support.layout import APP, Layout, image
+from tests.support.services import DockerRegistry, run
+
+V1 = Tag("v1")
+KINDS = ("relink", "unlink", "quarantine", "fetch")
+
+
+class Image:
+    """``team/app:v1`` of a config and a layer, long ago."""
+
+    def __init__(self, layout: Layout, root: Path) -> None:
+        self.root = root
+        self.layout = layout
+        self.config, self.layer = layout.layer(b"c"), layout.layer(b"l")
+        self.manifest = layout.revision(image(self.config, self.layer))
+        layout.tag(self.manifest, V1)
+
+    def file(self, path: str) -> Path:
+        return self.root / path[1:]
+
+
+@pytest.fixture
+def stored(layout: Layout, tmp_path: Path) -> Image:
+    return Image(layout, tmp_path)
+
+
+def verify(storage: Path, *arguments: object) -> Result:
+    return CliRunner().invoke(main, ["verify", str(storage), *map(str, arguments)])
+
+
+def repair(storage: Path, *arguments: object) -> Result:
+    return verify(storage, "--yes", *arguments)
+
+
+def kinds(result: Result) -> set[str]:
+    return {fault["kind"] for fault in json.loads(result.stdout)["faults"]}
+
+
+LINKS: dict[str, Callable[[Image], str]] = {
+    "layer": lambda s: paths.link(paths.layers(APP), s.layer),
+    "revision": lambda s: paths.link(paths.revisions(APP), s.manifest),
+    "history": lambda s: paths.link(paths.tag_index(APP, V1), s.manifest),
+}
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("content", [None, b"", b"sha256:12"], ids=repr)
+def test_lost_or_damaged_link_is_written_again(
+    stored: Image, tmp_path: Path, link: str, content: bytes | None
+) -> None:
+    """[S19.4] `relink` writes a lost or damaged link again."""
+    file = stored.file(LINKS[link](stored))
+    whole = file.read_bytes()
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    result = repair(tmp_path, "--repair", "relink")
+    assert result.exit_code == 0
+    assert file.read_bytes() == whole
+
+
+def test_link_without_its_blob_is_not_written(stored: Image, tmp_path: Path) -> None:
+    link = stored.file(LINKS["layer"](stored))
+    link.unlink()
+    stored.file(paths.blob_data(stored.layer)).unlink()
+    assert repair(tmp_path, "--repair", "relink").exit_code == 1
+    assert not link.exists()
+
+
+def test_tag_of_something_that_is_no_manifest_is_left_alone(stored: Image, tmp_path: Path) -> None:
+    stored.layout.tag(stored.layout.blob(b"no manifest"), V1)
+    assert repair(tmp_path, "--repair", "relink").exit_code == 1
+
+
+def test_nothing_is_changed_without_yes(stored: Image, tmp_path: Path) -> None:
+    """[S19.4] Without `--yes` it only shows what it would do."""
+    link = stored.file(LINKS["layer"](stored))
+    link.unlink()
+    result = verify(tmp_path, "--repair", "relink")
+    assert f"write {stored.layer} to" in result.stdout
+    assert not link.exists()
+
+
+def test_left_over_link_is_removed(stored: Image, tmp_path: Path) -> None:
+    gone = stored.layout.link(paths.layers(APP), Digest.of(b"gone"))
+    repair(tmp_path, "--repair", "unlink")
+    assert not stored.file(f"{paths.layers(APP)}/sha256/{gone.encoded}").exists()
+    assert "0 left-over" in verify(tmp_path).stdout
+
+
+def test_old_empty_directories_are_removed_and_young_ones_stay(
+    stored: Image, tmp_path: Path
+) -> None:
+    old, young = (stored.file(f"{paths.REPOSITORIES}/{name}") for name in ("old", "young"))
+    for directory in old, young:
+        directory.mkdir()
+    os.utime(old, (0, 0))
+    repair(tmp_path, "--repair", "unlink")
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("content", [b"", b"LL", b"X"], ids=repr)
+def test_damaged_blob_is_kept_in_the_quarantine(
+    stored: Image, tmp_path: Path, content: bytes
+) -> None:
+    """[S19.5] `quarantine` moves damaged blobs to the directory of `--quarantine`."""
+    data = stored.file(paths.blob_data(stored.layer))
+    data.write_bytes(content)
+    quarantine = tmp_path / "quarantine"
+    repair(tmp_path, "--content", "--repair", "quarantine", "--quarantine", quarantine)
+    assert not data.exists()
+    assert (quarantine / f"sha256-{stored.layer.encoded}").read_bytes() == content
+
+
+def test_blob_that_has_its_digest_stays_though_its_manifest_gives_another_size(
+    stored: Image, tmp_path: Path
+) -> None:
+    longer = stored.layout.layer(b"longer than its manifest says")
+    stored.layout.revision(image(stored.config, longer))
+    quarantine = tmp_path / "quarantine"
+    result = repair(tmp_path, "--repair", "quarantine", "--quarantine", quarantine)
+    assert result.exit_code == 1
+    assert stored.file(paths.blob_data(longer)).exists()
+    assert not quarantine.exists()
+
+
+def test_missing_blobs_are_copied_from_another_storage_and_verified(
+    stored: Image, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """[S19.6] `fetch` copies missing blobs from another storage, and verifies them."""
+    other = tmp_path_factory.mktemp("other") / "storage"
+    shutil.copytree(tmp_path, other)
+    for digest in stored.layer, stored.manifest:
+        stored.file(paths.blob_data(digest)).unlink()
+    bad = other / paths.blob_data(stored.layer)[1:]
+    bad.write_bytes(b"X")
+    result = repair(tmp_path, "--repair", "fetch", "--repair-from", other, "--json")
+    assert kinds(result) == {"blob-missing"}
+    assert "does not match its digest" in result.stderr
+    bad.write_bytes(b"l")
+    assert repair(tmp_path, "--repair", "fetch", "--repair-from", other).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"), [("quarantine", "--quarantine"), ("fetch", "--repair-from")]
+)
+def test_repair_without_its_option_is_refused(tmp_path: Path, kind: str, option: str) -> None:
+    result = verify(tmp_path, "--repair", kind)
+    assert result.exit_code == 2
+    assert option in result.stderr
+
+
+@pytest.mark.registry
+def test_every_image_is_pulled_again_after_the_repair(
+    registry: DockerRegistry, tmp_path: Path
+) -> None:
+    storage, quarantine = tmp_path / "storage", tmp_path / "quarantine"
+    shutil.copytree(registry.root, storage)
+    root = storage / "docker/registry/v2"
+    blobs = sorted((root / "blobs").rglob("data"), key=lambda file: file.stat().st_size)
+    layer_links = sorted((root / "repositories").rglob("_layers/**/link"))
+    revision_links = sorted((root / "repositories").rglob("revisions/**/link"))
+    blobs[0].unlink()
+    blobs[1].write_bytes(b"")
+    blobs[-1].write_bytes(bytes(blobs[-1].stat().st_size))
+    layer_links[0].unlink()
+    layer_links[-1].write_bytes(b"")
+    revision_links[0].write_bytes(revision_links[0].read_bytes() + b"\n")
+    revision_links[-1].unlink()
+    assert verify(storage, "--content").exit_code == 1
+    options = [word for kind in KINDS for word in ("--repair", kind)]
+    result = repair(
+        storage, "--content", *options, "--quarantine", quarantine, "--repair-from", registry.root
+    )
+    assert result.exit_code == 0, result.output
+    with DockerRegistry.serving(storage) as served:
+        for number, name in enumerate(
+            ("library/small:v1", "library/small:v2", "library/multi:latest", "team/app:v1",
+             "team/app/debug:v1")
+        ):  # fmt: skip
+            target = tmp_path / f"pulled{number}"
+            source = f"docker://{served.address}/{name}"
+            pull = ("--insecure-policy", "copy", "--all", "--src-tls-verify=false")
+            run("skopeo", *pull, source, f"oci:{target}:x")
