@@ -47,14 +47,14 @@ def objects(tmp_path: Path) -> Callable[[], list[dict[str, object]]]:
 
 
 def test_text_has_the_fields_that_the_sentence_lacks(text: Logged) -> None:
-    """[S17.11]"""
+    """[S17.11] As text, what the sentence does not have follows it."""
     OURS.warning("of %s nothing", "a/b", extra=about(repository="a/b", errno=5, seconds=0.25))
     [line] = text()
     assert line.endswith(" WARNING blobfs.somewhere: of a/b nothing errno=EIO seconds=0.25")
 
 
 def test_text_quotes_what_has_spaces(text: Logged) -> None:
-    """[S17.11]"""
+    """[S17.11] As text, what the sentence does not have follows it."""
     OURS.warning("no", extra=about(path='/a b="c"'))
     assert text()[0].endswith(r'no path="/a b=\"c\""')
 
@@ -62,7 +62,9 @@ def test_text_quotes_what_has_spaces(text: Logged) -> None:
 def test_json_has_all_fields_with_their_types(
     objects: Callable[[], list[dict[str, object]]],
 ) -> None:
-    """[S17.11]"""
+    """[S17.11] With `--log-format json` a line is an object with `time`, `level`, `logger`,
+    `message`.
+    """
     digest = Digest.of(b"x")
     fields = about(digest=digest, seconds=0.25, repository=None, message="not this")
     OURS.warning("blob %s", digest, extra=fields)
@@ -81,7 +83,9 @@ HOSTILE = "a\nERROR b\r\x1b[2J\x07\x7f\x85\u2028\u202e\udcff"
 
 
 def test_stored_names_can_forge_no_line_and_obey_no_terminal(text: Logged) -> None:
-    """[S17.11]"""
+    """[S17.11] An event is one line of the log, whatever names are stored: line ends and what
+    terminals obey are escaped.
+    """
     OURS.warning("%s", HOSTILE, extra=about(path=HOSTILE + "x"))
     [line] = text()
     assert line.isprintable()
@@ -89,7 +93,7 @@ def test_stored_names_can_forge_no_line_and_obey_no_terminal(text: Logged) -> No
 
 
 def test_stored_names_are_whole_in_json_and_harmless(tmp_path: Path) -> None:
-    """[S17.11]"""
+    """[S17.11] An event is one line of the log, whatever names are stored."""
     lines = _configure(tmp_path, "json")
     OURS.warning("%s", HOSTILE)
     [line] = lines()
@@ -103,7 +107,7 @@ def _fail() -> None:
 
 
 def test_traceback_follows_indented(text: Logged) -> None:
-    """[S17.11]"""
+    """[S17.11] Only the lines of a traceback come after their event's, indented."""
     try:
         _fail()
     except ValueError:
@@ -123,7 +127,7 @@ def test_what_libraries_log_below_a_warning_is_left_out(text: Logged) -> None:
 
 
 def test_level_goes_up_and_down_a_step_at_a_time_and_says_so(tmp_path: Path) -> None:
-    """[S17.13]"""
+    """[S17.13] SIGUSR1 has more logged, SIGUSR2 less, one level each."""
     lines = _configure(tmp_path, "text", "warning")
     for change in (logs.log_more, logs.log_more, logs.log_more, logs.log_less, logs.log_less):
         change()
@@ -132,7 +136,7 @@ def test_level_goes_up_and_down_a_step_at_a_time_and_says_so(tmp_path: Path) -> 
 
 
 def test_least_that_is_logged_is_errors(tmp_path: Path) -> None:
-    """[S17.13]"""
+    """[S17.13] SIGUSR1 has more logged, SIGUSR2 less, one level each."""
     lines = _configure(tmp_path, "text", "error")
     logs.log_less()
     OURS.warning("not this")

@@ -13,7 +13,7 @@ REDIS = "redis://:secret@localhost:6379/0"
 
 
 def test_deletes_without_the_registry_s_file_have_a_note() -> None:
-    """[S9.5]"""
+    """[S9.5] `blobfs mount --allow-delete` prints that condition, and logs it."""
     notice = deletes_notice(None, None, "memory")
     assert notice is not None
     assert notice.level == logging.INFO
@@ -24,7 +24,9 @@ def test_deletes_without_the_registry_s_file_have_a_note() -> None:
 
 
 def test_deletes_beside_a_cache_in_memory_are_warned_of() -> None:
-    """[S9.5]"""
+    """[S9.5] With `--config` the file is checked: `inmemory`, or a Redis that is not the mount's
+    `--cache`, is a warning.
+    """
     notice = deletes_notice(FILE, "memory", "memory")
     assert notice is not None
     assert notice.level == logging.WARNING
@@ -34,7 +36,7 @@ def test_deletes_beside_a_cache_in_memory_are_warned_of() -> None:
 
 @pytest.mark.parametrize("cache", ["redis://elsewhere:6379/0", "redis://localhost/1", "none"])
 def test_deletes_beside_another_redis_are_warned_of(cache: str) -> None:
-    """[S9.5]"""
+    """[S9.5] A Redis that is not the mount's `--cache`, is a warning."""
     notice = deletes_notice(FILE, REDIS, cache)
     assert notice is not None
     assert notice.level == logging.WARNING
@@ -51,13 +53,13 @@ def test_deletes_beside_another_redis_are_warned_of(cache: str) -> None:
     ids=["no blobdescriptor", "the same Redis", "the same Redis as another user"],
 )
 def test_deletes_that_are_safe_have_no_notice(registry: str | None, cache: str) -> None:
-    """[S9.5]"""
+    """[S9.5] No `blobdescriptor`, or the same Redis, is silent."""
     assert deletes_notice(FILE, registry, cache) is None
 
 
 @pytest.mark.fuse
 def test_warning_of_deletes_is_on_the_terminal_and_in_the_log(tmp_path: Path) -> None:
-    """[S9.5]"""
+    """[S9.5] `blobfs mount --allow-delete` prints that condition, and logs it."""
     config, place, log = tmp_path / "config.yml", tmp_path / "m", tmp_path / "log"
     config.write_text("storage: {cache: {blobdescriptor: inmemory}}")
     place.mkdir()
@@ -71,7 +73,7 @@ def test_warning_of_deletes_is_on_the_terminal_and_in_the_log(tmp_path: Path) ->
 
 @pytest.mark.fuse
 def test_note_of_deletes_is_no_warning(tmp_path: Path) -> None:
-    """[S9.5]"""
+    """[S9.5] `blobfs mount --allow-delete` prints that condition, and logs it."""
     with mounted("memory:", tmp_path, "--allow-delete") as mount:
         assert not mount.warnings()
         assert "INFO blobfs.cli.notices: --allow-delete: a registry" in mount.log.read_text()

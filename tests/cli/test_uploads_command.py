@@ -78,7 +78,9 @@ STARTS = {
 
 
 def test_upload_is_listed_whenever_it_began(tmp_path: Path) -> None:
-    """[S7.19] The oldest first."""
+    """[S7.19] An upload is listed, also by `blobfs uploads`, whenever its `startedat` says that it
+    began. The oldest first.
+    """
     for name, start in STARTS.items():
         upload = Path(f"{tmp_path}{paths.upload(APP, name)}")
         upload.mkdir(parents=True)
@@ -129,7 +131,7 @@ def test_parts_that_nothing_tells_of_are_listed_and_removed(ceph: S3Server, buck
 
 
 def test_temporary_file_of_a_crash_is_listed_and_removed(local: str) -> None:
-    """[S10.2]"""
+    """[S10.2] `blobfs uploads` lists them, without a repository, and `--abort` removes them."""
     directory = Path(local, f"docker/registry/v2/blobs/sha256/00/{'0' * 64}")
     directory.mkdir(parents=True)
     left = directory / "data.01234567-89ab-cdef-0123-456789abcdef.tmp"

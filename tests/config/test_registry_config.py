@@ -157,7 +157,7 @@ OF_3 = RedisOptions(addresses=(HERE,))
     ],
 )
 def test_redis_of_distribution_3_is_read(tmp_path: Path, text: str, options: RedisOptions) -> None:
-    """[S14.9]"""
+    """[S14.9] `--config` reads the Redis of a registry of version 2.8 (`redis.addr`) or 3."""
     found = _redis(tmp_path, text)
     assert found == options
 
@@ -263,7 +263,7 @@ def test_durations_are_those_of_go(tmp_path: Path, duration: str, seconds: float
     ],
 )
 def test_a_mistake_is_told_by_its_key(tmp_path: Path, text: str, why: str) -> None:
-    """[S15.8]."""
+    """[S15.8] A mistake in the file is told by its key."""
     assert refusal(tmp_path, text) == why
 
 
@@ -273,7 +273,9 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_was_read_shows_no_secret(tmp_path: Path) -> None:
-    """[S15.8]."""
+    """[S15.8] What may be secret, which is any URL, header or password, is in no log, no error and
+    no file of `.blobfs`.
+    """
     shown = repr(read(tmp_path, FULL))
     assert "secret" not in shown
     assert "0123" not in shown
@@ -302,7 +304,9 @@ def test_what_was_read_shows_no_secret(tmp_path: Path) -> None:
     ],
 )
 def test_misspelt_key_is_told_with_the_nearest(tmp_path: Path, text: str, told: str) -> None:
-    """[S15.9]"""
+    """[S15.9] A key of the file that is not known but like a known one is a warning, with that one,
+    at the mount and in the log.
+    """
     sentences = read(tmp_path, text).misspelt
     assert any(told in sentence for sentence in sentences), sentences
     assert all(sentence.startswith(f"{tmp_path / 'config.yml'}: ") for sentence in sentences)
@@ -319,7 +323,7 @@ def test_misspelt_key_is_told_with_the_nearest(tmp_path: Path, text: str, told: 
     ids=["known keys", "other sections", "other drivers", "distribution 3 and 2.8"],
 )
 def test_other_keys_are_not_told_of(tmp_path: Path, text: str) -> None:
-    """[S15.9]"""
+    """[S15.9] A key of the file that is not known but like a known one is a warning."""
     assert read(tmp_path, text).misspelt == ()
 
 
@@ -328,7 +332,9 @@ def _checked(tmp_path: Path, text: str, storage: str) -> None:
 
 
 def test_storage_of_the_file_may_be_reached_by_another_path(tmp_path: Path) -> None:
-    """[S15.10]"""
+    """[S15.10] A file that names another storage (`rootdirectory`, or S3's `bucket` and
+    `rootdirectory`) than the mount shows is refused.
+    """
     (tmp_path / "storage").mkdir()
     (tmp_path / "link").symlink_to("storage")
     for place in (tmp_path / "storage", tmp_path / "link", f"file://{tmp_path}/storage"):
@@ -364,7 +370,9 @@ def test_storage_of_the_file_may_be_reached_by_another_path(tmp_path: Path) -> N
 def test_another_storage_in_the_file_is_an_error(
     tmp_path: Path, text: str, storage: str, both: str
 ) -> None:
-    """[S15.10]"""
+    """[S15.10] A file that names another storage (`rootdirectory`, or S3's `bucket` and
+    `rootdirectory`) than the mount shows is refused.
+    """
     with pytest.raises(MountRefused) as caught:
         _checked(tmp_path, text, storage)
     assert both in str(caught.value)

@@ -103,7 +103,9 @@ def test_new_files_and_directories_have_the_mode_of_their_directory(  # noqa: PL
     directory: int,
     file: int,
 ) -> None:
-    """[S5.5]"""
+    """[S5.5] Directories all of its mode but the sticky bit, files what it allows to read and
+    write.
+    """
     tmp_path.chmod(above)
     make(driver)
     assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == directory

@@ -70,7 +70,7 @@ def _restored(root: Path) -> None:
 def test_root_that_is_gone_is_no_empty_one(
     driver: StorageDriver, root: Path, loss: Loss, act: Act
 ) -> None:
-    """[S4.4]"""
+    """[S4.4] A storage's directory that was moved, removed or unmounted is EIO."""
     loss(root)
     with pytest.raises(StorageUnavailable, match="restore or mount it"):
         act(driver)
@@ -78,7 +78,7 @@ def test_root_that_is_gone_is_no_empty_one(
 
 @pytest.mark.parametrize("act", READS.values(), ids=READS)
 def test_root_that_is_back_is_read(driver: StorageDriver, root: Path, act: Act) -> None:
-    """[S4.4]"""
+    """[S4.4] As soon as something is at the path again, that is shown."""
     _moved_away(root)
     with pytest.raises(StorageUnavailable):
         act(driver)
@@ -90,14 +90,14 @@ def test_root_that_is_back_is_read(driver: StorageDriver, root: Path, act: Act) 
 
 
 def test_another_root_at_the_same_path_is_read(driver: StorageDriver, root: Path) -> None:
-    """[S4.4]"""
+    """[S4.4] As soon as something is at the path again, that is shown."""
     _restored(root)
     assert sorted(entry.name for entry in driver.listdir("/d")) == ["a", "also"]
     assert driver.get_content("/d/a") == b"new"
 
 
 def test_name_that_only_the_new_root_has_is_found(driver: StorageDriver, root: Path) -> None:
-    """[S4.4]"""
+    """[S4.4] As soon as something is at the path again, that is shown."""
     _restored(root)
     assert driver.stat("/d/also").size == 0
 
@@ -106,7 +106,7 @@ def test_name_that_only_the_new_root_has_is_found(driver: StorageDriver, root: P
 def test_changes_go_to_the_directory_that_the_path_names(
     driver: StorageDriver, root: Path, act: Act
 ) -> None:
-    """[S4.4]"""
+    """[S4.4] As soon as something is at the path again, that is shown and written to."""
     _restored(root)
     elsewhere = root.with_name("elsewhere")
     before = sorted(elsewhere.rglob("*"))
@@ -115,7 +115,7 @@ def test_changes_go_to_the_directory_that_the_path_names(
 
 
 def test_open_file_keeps_its_bytes(driver: StorageDriver, root: Path) -> None:
-    """[S4.4]"""
+    """[S4.4] Files that are open keep their bytes."""
     with driver.open("/d/a") as reader:
         _restored(root)
         list(driver.listdir("/"))

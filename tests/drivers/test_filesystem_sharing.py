@@ -47,7 +47,9 @@ def writer(driver: StorageDriver) -> FileWriter:
 def test_file_that_another_has_moved_is_never_changed(
     driver: StorageDriver, writer: FileWriter, tmp_path: Path, change: Change
 ) -> None:
-    """[S7.20]"""
+    """[S7.20] An upload that another mount or a registry has committed or removed is ESTALE for
+    whoever has it open here.
+    """
     (tmp_path / "uploads/data").rename(tmp_path / "blob")
     with pytest.raises(Stale):
         change(writer)
@@ -59,7 +61,9 @@ def test_file_that_another_has_moved_is_never_changed(
 def test_file_that_another_has_replaced_is_never_changed(
     driver: StorageDriver, writer: FileWriter, tmp_path: Path, change: Change
 ) -> None:
-    """[S7.20]"""
+    """[S7.20] An upload that another mount or a registry has committed or removed is ESTALE for
+    whoever has it open here.
+    """
     (tmp_path / "uploads/data").rename(tmp_path / "blob")
     (tmp_path / "uploads/data").write_bytes(b"content")
     with pytest.raises(Stale):
@@ -71,7 +75,9 @@ def test_file_that_another_has_replaced_is_never_changed(
 def test_file_that_another_has_written_is_not_changed(
     driver: StorageDriver, writer: FileWriter, tmp_path: Path, change: str
 ) -> None:
-    """[S7.12]"""
+    """[S7.12] Where another mount or a registry has written since the file was opened here, a
+    write, an fsync and a close are EBUSY.
+    """
     with (tmp_path / "uploads/data").open("ab") as other:
         other.write(b" of another")
     act = {"write": (b"!",), "rewrite": (0, b"!"), "truncate": (0,), "move_to": ("/b",)}[change]
@@ -106,7 +112,9 @@ def test_fingerprint_is_another_after_a_change_that_hides_its_time(
 def test_file_that_another_writer_has_open_is_not_moved(
     driver: StorageDriver, writer: FileWriter, tmp_path: Path
 ) -> None:
-    """[S7.20]"""
+    """[S7.20] It copies what another mount has open, and what a registry has begun, into the blob
+    instead of moving it there.
+    """
     with driver.append("/uploads/data"):
         assert not writer.move_to("/blob")
     assert not (tmp_path / "blob").exists()
@@ -116,13 +124,13 @@ def test_file_that_another_writer_has_open_is_not_moved(
 
 
 def test_moved_file_is_for_nobody_to_write(writer: FileWriter, tmp_path: Path) -> None:
-    """[S5.5]"""
+    """[S5.5] Blobs what it allows to read."""
     writer.move_to("/d/blob")
     assert (tmp_path / "d/blob").stat().st_mode & 0o777 == 0o444
 
 
 def test_put_immutable_file_is_for_nobody_to_write(driver: StorageDriver, tmp_path: Path) -> None:
-    """[S5.5]"""
+    """[S5.5] Blobs what it allows to read."""
     driver.put_immutable("/d/blob", [b"con", b"tent"])
     assert (tmp_path / "d/blob").stat().st_mode & 0o777 == 0o444
     driver.put_immutable("/d/blob", [b"other"])
@@ -143,7 +151,7 @@ def test_file_that_cannot_be_moved_stays_writable(
 def test_file_that_is_being_committed_cannot_be_opened(
     driver: StorageDriver, writer: FileWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """[S7.20]"""
+    """[S7.20] A mount locks what it writes (`F_OFD_SETLK`)."""
     refused: list[bool] = []
     fsync = os.fsync
 
@@ -173,7 +181,9 @@ def another_disk(driver: StorageDriver, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.usefixtures("another_disk")
 def test_writer_does_not_move_to_another_disk(driver: StorageDriver, writer: FileWriter) -> None:
-    """[S7.21]"""
+    """[S7.21] What cannot be moved is copied, with room for a second copy until that is done, and
+    is as durable.
+    """
     assert not writer.move_to("/blobs/b")
     writer.write(b" and more")
     writer.commit()
@@ -183,7 +193,9 @@ def test_writer_does_not_move_to_another_disk(driver: StorageDriver, writer: Fil
 def test_move_to_another_disk_copies(
     driver: StorageDriver, writer: FileWriter, another_disk: Path
 ) -> None:
-    """[S7.21]"""
+    """[S7.21] What cannot be moved is copied, with room for a second copy until that is done, and
+    is as durable.
+    """
     writer.commit()
     driver.move("/uploads/data", "/blobs/d/b")
     assert (another_disk / "d/b").read_bytes() == b"content"
@@ -206,7 +218,7 @@ def _left_by_a_crash(directory: Path) -> Path:
 
 
 def test_what_a_crash_has_left_is_found_and_removed(driver: StorageDriver, tmp_path: Path) -> None:
-    """[S10.2]"""
+    """[S10.2] `blobfs uploads` lists them, without a repository, and `--abort` removes them."""
     left = _left_by_a_crash(tmp_path / "d/e")
     driver.put_content("/d/e/data", b"content")
     [found] = driver.unfinished("/d")
@@ -219,7 +231,7 @@ def test_what_a_crash_has_left_is_found_and_removed(driver: StorageDriver, tmp_p
 def test_temporary_file_of_a_writer_at_work_is_not_removed(
     driver: StorageDriver, tmp_path: Path
 ) -> None:
-    """[S10.2]"""
+    """[S10.2] `--abort` removes them, but none that a mount is about to put in place."""
 
     def chunks() -> Iterator[bytes]:
         yield b"con"
@@ -234,7 +246,7 @@ def test_temporary_file_of_a_writer_at_work_is_not_removed(
 def test_old_temporary_file_keeps_no_directory_from_being_pruned(
     driver: StorageDriver, tmp_path: Path
 ) -> None:
-    """[S10.2]"""
+    """[S10.2] `rmdir` of a repository removes those that are older than an hour."""
     left = _left_by_a_crash(tmp_path / "d/e")
     driver.prune("/d")
     assert left.exists()
@@ -255,7 +267,9 @@ def owned(tmp_path: Path) -> Path:
 def test_what_root_makes_belongs_to_the_owner_of_the_directory(
     driver: StorageDriver, owned: Path
 ) -> None:
-    """[S5.5]"""
+    """[S5.5] What the mount stores has the owner, the group and the mode of the directory that it
+    is put in, whoever runs the mount.
+    """
     driver.put_content("/d/e/link", b"")
     driver.put_immutable("/d/f/data", [b""])
     with driver.create("/u/data") as writer:

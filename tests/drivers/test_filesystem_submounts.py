@@ -44,7 +44,7 @@ def far(root: Path, tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("far")
 def test_call_to_a_far_mount_is_for_a_thread(driver: FilesystemDriver) -> None:
-    """[S4.9]"""
+    """[S4.9] If that one does not answer, the mount goes on with everything else."""
     for _ in range(2):  # also once the mount is known
         for call in driver.stat, driver.open, driver.listdir, lambda p: driver.read_at(p, 0, 9):
             with waiting, pytest.raises(TakesLong):
@@ -58,7 +58,7 @@ def test_call_to_a_far_mount_is_for_a_thread(driver: FilesystemDriver) -> None:
 def test_what_a_thread_has_opened_of_a_far_mount_is_read_in_threads(
     driver: FilesystemDriver,
 ) -> None:
-    """[S4.9]"""
+    """[S4.9] If that one does not answer, the mount goes on with everything else."""
     with driver.open("/blobs/data") as reader:
         assert reader.read_nowait(0, 9) is None
         with waiting, pytest.raises(TakesLong):

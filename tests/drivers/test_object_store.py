@@ -96,7 +96,9 @@ def test_what_was_written_can_neither_be_changed_nor_shown(store: S3Driver) -> N
 def test_object_with_the_key_of_a_directory_hides_nothing(
     place: S3Place, options: S3Options, store: S3Driver
 ) -> None:
-    """[S13.17]"""
+    """[S13.17] An object whose key is that of a directory, as some programs make them, hides
+    nothing that is below it.
+    """
     store.put_content("/d/a", b"below")
     for key in ("/d", "/d/", "/d-e"):  # "/d-e" is listed between "/d" and what is below
         place.client.put_object(Bucket=place.bucket, Key=options.key(key), Body=b"beside")

@@ -63,7 +63,9 @@ PROGRAMS = {
 def test_copy_succeeds_after_a_garbage_collection(
     collected: MountedRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """[S4.5]"""
+    """[S4.5] A link in `_layers` whose blob is missing and that no manifest of the repository names
+    is what a registry's garbage collection has left.
+    """
     monkeypatch.setenv("RESTIC_PASSWORD", "only a test")
     monkeypatch.setenv("HOME", str(tmp_path))
     command = command.replace("MNT", str(collected.path)).replace("OUT", str(tmp_path / "out"))
@@ -72,7 +74,7 @@ def test_copy_succeeds_after_a_garbage_collection(
 
 
 def test_listing_has_the_layers_whose_blobs_are_there(collected: MountedRegistry) -> None:
-    """[S4.5]"""
+    """[S4.5] It is not listed, and ENOENT by its name; a metric counts it."""
     linked, stored = _layers(Path(collected.storage))
     assert linked - stored, "a collection leaves links"
     shown = {file.name for file in collected.path.glob("library/*/_layers/sha256/*")}
@@ -117,7 +119,9 @@ LOSSES = {
 def test_rsync_deletes_nothing_while_something_is_gone(
     copied: tuple[MountedRegistry, Path], lost: str, *, is_unmounted: bool
 ) -> None:
-    """[S4.4] And it goes on once it is there again."""
+    """[S4.4] No shorter listing, no ENOENT, and nothing is committed. And it goes on once it is
+    there again.
+    """
     mount, copy = copied
     upload = mount.path / "library/small/_uploads/x"
     before = _names(copy)
@@ -144,7 +148,10 @@ def test_rsync_deletes_nothing_while_something_is_gone(
 def test_storage_that_is_restored_at_its_path_is_shown(
     copied: tuple[MountedRegistry, Path],
 ) -> None:
-    """[S4.4] [S17.9] Until then the mount is not well, and says so."""
+    """[S4.4] As soon as something is at the path again, that is shown.
+    [S17.9] `.blobfs/health.json` has what was last found out about that. Until then the mount is
+    not well, and says so.
+    """
     mount, copy = copied
     before = _names(copy)
     storage = Path(mount.storage)
@@ -165,7 +172,9 @@ def test_storage_that_is_restored_at_its_path_is_shown(
 def test_upload_that_began_before_the_storage_was_replaced_is_not_lost_in_the_old_one(
     tmp_path: Path, size: int
 ) -> None:
-    """[S4.4] The blob is where the path leads to, whole, or the close fails."""
+    """[S4.4] As soon as something is at the path again, that is shown and written to, whatever
+    directory it is. The blob is where the path leads to, whole, or the close fails.
+    """
     storage = tmp_path / "storage"
     content = random.Random(size).randbytes(size)
     blob = Path(f"{storage}{paths.blob_data(Digest.of(content))}")

@@ -35,7 +35,7 @@ def _reads(mount: MountedRegistry) -> int:
 
 
 def test_tar_stores_a_shared_blob_once(mount: MountedRegistry, registry: DockerRegistry) -> None:
-    """[S3.1]"""
+    """[S3.1] `tar`, `rsync -H`, `borg`, `restic` and `du` store or count it once."""
     archive = subprocess.run(
         ["tar", "--create", "--directory", mount.path, "."], capture_output=True, check=True
     ).stdout
@@ -52,7 +52,7 @@ def _saved(content: bytes, directory: Path) -> Path:
 
 
 def test_du_counts_a_shared_blob_once(mount: MountedRegistry, registry: DockerRegistry) -> None:
-    """[S3.1]"""
+    """[S3.1] `tar`, `rsync -H`, `borg`, `restic` and `du` store or count it once."""
     shown = int(run("du", "--bytes", "--summarize", mount.path).split()[0])
     assert shown == _blob_bytes(registry) + _symlink_bytes(mount.path)
 
@@ -62,7 +62,10 @@ def _symlink_bytes(root: Path) -> int:
 
 
 def test_second_rsync_transfers_no_file(mount: MountedRegistry, tmp_path: Path) -> None:
-    """[S3.1] [S3.2] Also after a remount."""
+    """[S3.1] `tar`, `rsync -H`, `borg`, `restic` and `du` store or count it once.
+    [S3.2] Every field of `stat` is the same after a remount and on another host. Also after a
+    remount.
+    """
     copy = tmp_path / "copy"
     command = ("rsync", "-aH", "--itemize-changes", f"{mount.path}/", copy)
     assert b">f" in run(*command)
@@ -77,7 +80,7 @@ def test_second_rsync_transfers_no_file(mount: MountedRegistry, tmp_path: Path) 
 def test_second_borg_create_reads_no_file_again(
     mount: MountedRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """[S3.2]"""
+    """[S3.2] Every field of `stat` is the same after a remount and on another host."""
     monkeypatch.setenv("BORG_BASE_DIR", str(tmp_path / "borg"))
     archive = tmp_path / "archive"
     run("borg", "init", "--encryption", "none", archive)
@@ -92,7 +95,7 @@ def test_second_borg_create_reads_no_file_again(
 def test_second_restic_backup_reads_no_file_again(
     mount: MountedRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """[S3.2]"""
+    """[S3.2] Every field of `stat` is the same after a remount and on another host."""
     monkeypatch.setenv("RESTIC_PASSWORD", "only a test")
     monkeypatch.setenv("HOME", str(tmp_path))
     restic = ("restic", "--repo", tmp_path / "restic", "--no-cache")
@@ -107,7 +110,7 @@ def test_second_restic_backup_reads_no_file_again(
 
 
 def test_restored_copy_has_the_bytes(mount: MountedRegistry, tmp_path: Path) -> None:
-    """[S2.1] tar and back again."""
+    """[S2.1] A file's bytes are the blob's. tar and back again."""
     copy = tmp_path / "copy"
     copy.mkdir()
     run("sh", "-c", f"tar -C {mount.path} -c . | tar -C {copy} -x")

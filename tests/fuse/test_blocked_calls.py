@@ -214,7 +214,7 @@ def mount(request: pytest.FixtureRequest) -> Iterator[Mount]:
 
 @pytest.mark.parametrize("blocked", BLOCKED)
 async def test_call_that_hangs_holds_up_nobody_else(mount: Mount, blocked: str) -> None:
-    """[S4.3]"""
+    """[S4.3] One that does not answer holds up nothing that does not need it."""
     longest_step = LongestStep()
     trio.lowlevel.add_instrument(longest_step)
     await trio.lowlevel.checkpoint()

@@ -75,7 +75,7 @@ each_break = pytest.mark.parametrize("breaking", BROKEN.values(), ids=BROKEN)
 def test_broken_layer_is_an_error_with_one_warning_that_names_it(
     layout: Layout, storage: Path, mount: MountedRegistry, breaking: Breaking
 ) -> None:
-    """[S4.1]"""
+    """[S4.1] Looking it up is EIO, with one warning that names it."""
     digest = breaking(layout, storage)
     for _ in range(3):
         with failing_with(errno.EIO):
@@ -89,7 +89,7 @@ def test_broken_layer_is_an_error_with_one_warning_that_names_it(
 def test_broken_layer_is_listed_as_a_file_among_the_others(
     layout: Layout, storage: Path, mount: MountedRegistry, breaking: Breaking
 ) -> None:
-    """[S4.2]"""
+    """[S4.2] It is listed all the same, with its type, and everything beside it goes on working."""
     good, broken = layout.layer(b"good"), breaking(layout, storage)
     layers = mount.path / APP / "_layers/sha256"
     with os.scandir(layers) as entries:
@@ -103,7 +103,10 @@ def test_broken_layer_is_listed_as_a_file_among_the_others(
 def test_broken_tag_is_an_error_and_its_neighbours_are_not(
     layout: Layout, mount: MountedRegistry
 ) -> None:
-    """[S4.1] [S4.2]"""
+    """[S4.1] A tag, and with `--allow-delete` a layer or manifest, is found all the same, without a
+    size; reading it is EIO then.
+    [S4.2] Everything beside it goes on working.
+    """
     layout.tag(layout.revision(b"{}"), LATEST)
     layout.put(paths.tag_current_link(APP, Tag("bad")), b"")
     tags = mount.path / APP / "_manifests/tags"
@@ -115,7 +118,9 @@ def test_broken_tag_is_an_error_and_its_neighbours_are_not(
 
 
 def test_stray_files_are_not_shown(layout: Layout, storage: Path, mount: MountedRegistry) -> None:
-    """[S1.6]"""
+    """[S1.6] Whatever else lies in the storage is not shown: stray files, names that no repository,
+    tag or digest can have, temporary files.
+    """
     layout.tag(layout.revision(layout.layer(b"x").encoded.encode()))
     root = storage / "docker/registry/v2"
     shown = sorted(str(path.relative_to(mount.path)) for path in mount.path.rglob("*"))
@@ -149,7 +154,7 @@ NAMES = {
      f"{APP}/_manifests/history/{LATEST}", f"{APP}/_uploads", "_blobs", "_blobs/sha256", ".blobfs"],
 )  # fmt: skip
 def test_names_that_are_not_there(names: MountedRegistry, directory: str, name: bytes) -> None:
-    """[S1.6]"""
+    """[S1.6] Any other name that is not there, in whatever encoding, ENOENT."""
     with failing_with(errno.ENOENT):
         os.stat(os.fsencode(names.path / directory) + b"/" + name)
 
@@ -157,7 +162,7 @@ def test_names_that_are_not_there(names: MountedRegistry, directory: str, name: 
 @pytest.mark.parametrize("length", [256, 1000])
 @pytest.mark.parametrize("directory", ["", f"{APP}/_layers/sha256", f"{APP}/_manifests/tags"])
 def test_names_that_are_too_long(names: MountedRegistry, directory: str, length: int) -> None:
-    """[S1.6]"""
+    """[S1.6] A name longer than 255 bytes is ENAMETOOLONG."""
     with failing_with(errno.ENAMETOOLONG):
         os.stat(names.path / directory / ("n" * length))
 
@@ -178,7 +183,9 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedRegistry]
 def test_symlink_in_the_storage_is_not_followed(
     layout: Layout, storage: Path, mount: MountedRegistry, tmp_path: Path
 ) -> None:
-    """[S1.8] Neither a blob's bytes nor a repository come from elsewhere."""
+    """[S1.8] No symlink in the storage is followed, wherever it leads: what lies behind one is
+    EACCES. Neither a blob's bytes nor a repository come from elsewhere.
+    """
     secret = tmp_path / "secret"
     secret.mkdir()
     (secret / "data").write_bytes(b"root's own")
@@ -197,7 +204,9 @@ def test_symlink_in_the_storage_is_not_followed(
 def test_link_deleted_elsewhere_is_found_for_a_while_but_not_listed(
     layout: Layout, storage: Path, mount: MountedRegistry
 ) -> None:
-    """[S5.2]"""
+    """[S5.2] A name with a digest in it may be found for `--entry-timeout` (1 h) after its link was
+    deleted elsewhere.
+    """
     digest = layout.layer(b"x")
     layers = mount.path / APP / "_layers/sha256"
     assert os.listdir(layers) == [digest.encoded]
@@ -207,7 +216,9 @@ def test_link_deleted_elsewhere_is_found_for_a_while_but_not_listed(
 
 
 def test_entry_timeout_zero_forgets_at_once(layout: Layout, storage: Path, tmp_path: Path) -> None:
-    """[S5.2]"""
+    """[S5.2] A name with a digest in it may be found for `--entry-timeout` (1 h) after its link was
+    deleted elsewhere.
+    """
     digest = layout.layer(b"x")
     with mounted(storage, tmp_path, "--entry-timeout", "0", "--negative-timeout", "0") as mount:
         blob = mount.path / APP / "_layers/sha256" / digest.encoded

@@ -113,7 +113,9 @@ def test_redis_in_trouble_fails_and_slows_nothing(
     digests: list[Digest],
     trouble: Trouble,
 ) -> None:
-    """[S14.7]"""
+    """[S14.7] A Redis that is stopped, paused, emptied, full or in error fails nothing and delays
+    no request by more than 50 ms for each hundred digests.
+    """
     timeouts = ("--entry-timeout", "0", "--attr-timeout", "0")
     with mounted(storage, tmp_path, "--cache", server.url, *timeouts) as mount:
         watchers = Watchers(mount, digests)

@@ -87,7 +87,9 @@ def _pushing(registry: DockerRegistry) -> Iterator[list[str]]:
 def test_eight_writers_and_a_registry_get_what_they_were_promised(
     tmp_path: Path, for_s: int
 ) -> None:
-    """[S7.1]"""
+    """[S7.1] A close that returns 0 to whoever has the last descriptor means: verified, durable,
+    linked.
+    """
     storage = tmp_path / "storage"
     images.small()
     with (

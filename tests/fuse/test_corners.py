@@ -113,7 +113,10 @@ def test_descriptor_that_was_opened_before_the_commit_reads_on(repository: Path)
 def test_two_mounts_that_write_one_upload_publish_nothing_wrong(
     storage: Path, tmp_path: Path
 ) -> None:
-    """[S7.12] The one that another has written after gets EBUSY, and the other commits."""
+    """[S7.12] Where another mount or a registry has written since the file was opened here, a
+    write, an fsync and a close are EBUSY. The one that another has written after gets EBUSY, and
+    the other commits.
+    """
     with mounted(storage, tmp_path) as one, mounted(storage, tmp_path) as two:
         (one.path / "a").mkdir()
         first = os.open(one.path / "a/_uploads/both", os.O_CREAT | os.O_WRONLY)
@@ -148,7 +151,9 @@ def test_upload_that_is_damaged_hides_no_other(
 def test_upload_that_began_at_any_time_is_told_of(
     layout: Layout, storage: Path, mount: MountedRegistry, data: bytes | None
 ) -> None:
-    """[S7.19]"""
+    """[S7.19] What is no time, or one that is not from 1971 to 9999 in UTC, counts as the time of
+    its file.
+    """
     layout.layer(b"x")
     starts = {
         "before-time": "0001-01-01T00:00:00+14:00",
@@ -173,7 +178,7 @@ def test_upload_that_began_at_any_time_is_told_of(
 
 
 def test_refused_manifests_do_not_fill_the_memory(repository: Path) -> None:
-    """[S8.4]"""
+    """[S8.4] Of one repository the latest 8 MiB of such files stay."""
     uploads = repository / "_manifests/_uploads"
     for number in range(20):
         with failing_with(errno.EINVAL):
@@ -184,7 +189,7 @@ def test_refused_manifests_do_not_fill_the_memory(repository: Path) -> None:
 def test_directory_above_repositories_becomes_one_by_mkdir_of_its_uploads(
     layout: Layout, mount: MountedRegistry
 ) -> None:
-    """[S8.1]"""
+    """[S8.1] What is only above repositories becomes one by `mkdir` of its `_uploads`."""
     layout.layer(b"x")
     above = mount.path / APP.rpartition("/")[0]
     assert os.listdir(above) == [APP.rpartition("/")[2]]

@@ -90,7 +90,10 @@ def _crash_again_and_again(tmp_path: Path, seed: int, rounds: int) -> None:
     "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 10))]
 )
 def test_crash_leaves_what_was_promised_and_nothing_wrong(tmp_path: Path, seed: int) -> None:
-    """[S10.1]"""
+    """[S10.1] A crash of the daemon or the machine, at any moment, leaves of each upload the
+    committed blob, or the upload with what was last synced, or, if it was never synced, perhaps
+    nothing.
+    """
     _crash_again_and_again(tmp_path, seed, ROUNDS)
 
 
@@ -98,7 +101,9 @@ def test_crash_leaves_what_was_promised_and_nothing_wrong(tmp_path: Path, seed: 
 def test_blob_that_another_has_just_stored_is_durable_once_it_is_promised(
     tmp_path: Path, size: int
 ) -> None:
-    """[S7.1] A registry beside us syncs nothing of what it stores."""
+    """[S7.1] A close that returns 0 to whoever has the last descriptor means: verified, durable,
+    linked. A registry beside us syncs nothing of what it stores.
+    """
     content = content_of(1, size)
     digest = digest_of(content)
     with Disk.made(tmp_path, 64 * MIB) as disk:

@@ -44,7 +44,9 @@ def _broken(layout: Layout, mount: MountedRegistry, content: bytes) -> Path:
 def test_failure_is_told_with_its_errno_path_and_reason(
     layout: Layout, mount: MountedRegistry
 ) -> None:
-    """[S18.3]"""
+    """[S18.3] `errors` has a line for each of the last 100 warnings and errors of the log, with
+    time, operation, errno, what it was about, and the reason.
+    """
     broken = _broken(layout, mount, b"x")
     with failing_with(errno.EIO):
         broken.stat()
@@ -56,7 +58,7 @@ def test_failure_is_told_with_its_errno_path_and_reason(
 
 
 def test_last_hundred_failures_are_told(layout: Layout, mount: MountedRegistry) -> None:
-    """[S18.3]"""
+    """[S18.3] `errors` has a line for each of the last 100 warnings and errors of the log."""
     broken = [_broken(layout, mount, str(number).encode()) for number in range(105)]
     for path in broken:
         with failing_with(errno.EIO):
@@ -67,7 +69,7 @@ def test_last_hundred_failures_are_told(layout: Layout, mount: MountedRegistry) 
 
 
 def test_what_programs_meet_every_day_is_not_told(mount: MountedRegistry) -> None:
-    """[S18.3]"""
+    """[S18.3] What programs meet every day, such as ENOENT, is not among them."""
     with failing_with(errno.ENOENT):
         (mount.path / "nowhere").stat()
     with failing_with(errno.EPERM):

@@ -60,7 +60,7 @@ def app(disk: Disk, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_cp_says_that_the_disk_is_full_and_nothing_is_published(app: Path, tmp_path: Path) -> None:
-    """[S7.16]"""
+    """[S7.16] A full disk is ENOSPC and a quota EDQUOT, at the write or at the close."""
     (tmp_path / "source").write_bytes(LARGE)
     file = upload(app, "layer.tar")
     done = shell("cp", tmp_path / "source", file)
@@ -71,7 +71,7 @@ def test_cp_says_that_the_disk_is_full_and_nothing_is_published(app: Path, tmp_p
 
 @pytest.mark.parametrize("name", ["layer.tar", str(Digest.of(LARGE))], ids=["any", "declared"])
 def test_error_of_a_write_is_that_of_every_later_close(app: Path, name: str) -> None:
-    """[S7.16]"""
+    """[S7.16] Again at every later close of that opening."""
     opened = os.open(upload(app, name), os.O_WRONLY | os.O_CREAT)
     duplicates = [os.dup(opened) for _ in range(3)]
     with failing_with(errno.ENOSPC):
@@ -84,7 +84,10 @@ def test_error_of_a_write_is_that_of_every_later_close(app: Path, name: str) -> 
 
 
 def test_upload_is_gone_on_with_once_there_is_room(app: Path, disk: Disk) -> None:
-    """[S7.16] [S7.5]"""
+    """[S7.16] With room again, the upload can be gone on with.
+    [S7.5] An open upload is gone on with by `>>`, `dd oflag=append conv=notrunc`, `rsync --append`
+    and the like.
+    """
     file = upload(app, Digest.of(LARGE))
     with failing_with(errno.ENOSPC):
         file.write_bytes(LARGE)
@@ -99,7 +102,7 @@ def test_upload_is_gone_on_with_once_there_is_room(app: Path, disk: Disk) -> Non
 
 @pytest.mark.parametrize("name", ["layer.tar", str(Digest.of(SMALL))], ids=["any", "declared"])
 def test_what_was_kept_in_memory_is_refused_at_the_close(app: Path, disk: Disk, name: str) -> None:
-    """[S7.16]"""
+    """[S7.16] A full disk is ENOSPC and a quota EDQUOT, at the write or at the close."""
     disk.fill()
     opened = os.open(upload(app, name), os.O_WRONLY | os.O_CREAT)
     assert os.write(opened, SMALL) == len(SMALL)
@@ -113,7 +116,7 @@ def test_what_was_kept_in_memory_is_refused_at_the_close(app: Path, disk: Disk, 
 def test_what_was_refused_at_the_close_is_committed_once_there_is_room(
     app: Path, disk: Disk
 ) -> None:
-    """[S7.16]"""
+    """[S7.16] With room again, the upload can be gone on with."""
     disk.fill()
     file = upload(app, Digest.of(SMALL))
     with failing_with(errno.ENOSPC):
@@ -125,7 +128,7 @@ def test_what_was_refused_at_the_close_is_committed_once_there_is_room(
 
 
 def test_manifest_and_tag_need_room_too(app: Path, disk: Disk) -> None:
-    """[S7.16]"""
+    """[S7.16] A full disk is ENOSPC and a quota EDQUOT, at the write or at the close."""
     upload(app, "layer.tar").write_bytes(b"x")
     disk.fill()
     content = b'{"schemaVersion": 2, "manifests": [], "mediaType": "%s"}' % (
@@ -157,7 +160,7 @@ def refusing(storage: Path, mount: MountedRegistry) -> Iterator[Path]:
 def test_storage_that_refuses_is_an_error_and_nothing_is_lost(
     refusing: Path, mount: MountedRegistry, content: bytes
 ) -> None:
-    """[S7.1]"""
+    """[S7.1] What goes wrong is an errno of the call that can carry it."""
     (mount.path / "app").mkdir()
     file = upload(mount.path / "app", Digest.of(content))
     with failing_with(errno.EACCES):

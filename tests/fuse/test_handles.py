@@ -129,7 +129,9 @@ def _opened_by_nobody(directory: int, names: list[str]) -> Iterator[list[int]]:
 
 @pytest.mark.fuse
 def test_user_with_too_many_handles_is_refused_and_others_go_on(bounded: MountedRegistry) -> None:
-    """[S11.1] [S11.2]"""
+    """[S11.1] An open beyond that is ENFILE for this user only, and the log has a line.
+    [S11.2] All handles of a blob share one descriptor in a local storage.
+    """
     if os.getuid() != 0:
         cannot("only root can become somebody else")
     (layer,) = bounded.path.glob("team/app/_layers/sha256/*")
@@ -151,6 +153,6 @@ def test_user_with_too_many_handles_is_refused_and_others_go_on(bounded: Mounted
 
 @pytest.mark.fuse
 def test_daemon_raises_its_soft_limit_of_files(bounded: MountedRegistry) -> None:
-    """[S11.2]"""
+    """[S11.2] The daemon raises its soft limit of open files to the hard one."""
     soft, hard = resource.prlimit(bounded.pid, resource.RLIMIT_NOFILE)
     assert soft == hard

@@ -34,7 +34,9 @@ def mount(storage: Path, tmp_path: Path, port: int) -> Iterator[MountedRegistry]
 
 
 def test_pages_are_there_when_the_command_returns(mount: MountedRegistry, port: int) -> None:
-    """[S17.1] A daemon's, which has left its terminal."""
+    """[S17.1] `--http HOST:PORT` serves `/metrics`, `/healthz`, `/readyz` and `/debug/tasks` to
+    whoever can connect. A daemon's, which has left its terminal.
+    """
     assert mount.path.is_mount()
     assert get(port, "/healthz").json() == {}
     assert get(port, "/readyz").json() == {}
@@ -51,7 +53,9 @@ def test_without_the_option_nobody_listens(storage: Path, tmp_path: Path) -> Non
 
 
 def test_address_that_is_taken_leaves_no_mount(storage: Path, tmp_path: Path) -> None:
-    """[S17.2]"""
+    """[S17.2] What is no address, another machine's, or taken already, is refused before there is a
+    mount.
+    """
     place = tmp_path / "m"
     place.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -84,7 +88,7 @@ def _looks_until(ends: float, path: Path) -> int:
 
 @pytest.mark.alone
 def test_mount_serves_while_clients_ask_without_end(mount: MountedRegistry, port: int) -> None:
-    """[S17.6]"""
+    """[S17.6] Who asks without end waits, and the mount does not."""
     undisturbed = _looks_until(time.monotonic() + 0.5, mount.path)
     with ThreadPoolExecutor(8) as clients:
         ends = time.monotonic() + 0.5
@@ -95,7 +99,7 @@ def test_mount_serves_while_clients_ask_without_end(mount: MountedRegistry, port
 
 
 def test_unmount_waits_for_no_client(storage: Path, tmp_path: Path, port: int) -> None:
-    """[S17.5]"""
+    """[S17.5] Waits up to a second for answers that have begun, and for nothing else."""
     with ExitStack() as clients:
         with mounted(storage, tmp_path, "--http", str(port)):
             for _ in range(5):
@@ -108,7 +112,9 @@ def test_unmount_waits_for_no_client(storage: Path, tmp_path: Path, port: int) -
 def test_storage_that_dies_is_not_ready_until_it_is_back(
     remote: Remote, tmp_path: Path, port: int
 ) -> None:
-    """[S17.7] [S17.8]"""
+    """[S17.7] `/healthz` is 200 as long as the mount answers at all, whatever its storage does.
+    [S17.8] `/readyz` is 200 and `{}` if the storage answers.
+    """
     with mounted(remote.path, tmp_path, "--http", str(port)) as mount:
         remote.die()
         eventually(lambda: get(port, "/readyz").status == 503)
@@ -125,7 +131,11 @@ def test_storage_that_dies_is_not_ready_until_it_is_back(
 def test_storage_that_hangs_is_not_ready_and_holds_up_no_other_page(
     remote: Remote, tmp_path: Path, port: int
 ) -> None:
-    """[S17.7] [S17.8] [S17.9] [S17.10]"""
+    """[S17.7] `/healthz` is 200 as long as the mount answers at all, whatever its storage does.
+    [S17.8] Else 503 and what fails, with the reason.
+    [S17.9] `.blobfs/health.json` has what was last found out about that.
+    [S17.10] `/debug/tasks` has the number of requests of the kernel that are not answered.
+    """
     with mounted(remote.path, tmp_path, "--http", str(port)) as mount:
         remote.process.send_signal(signal.SIGSTOP)
         try:

@@ -109,7 +109,9 @@ def _finish(program: str, content: bytes, upload: Path, source: Path) -> None:
 def test_killed_program_publishes_nothing(
     shared: MountedRegistry, uploads: Path, tmp_path: Path, kill: Kill, size: int
 ) -> None:
-    """[S7.4]"""
+    """[S7.4] A program that is killed publishes nothing but what it had declared and completed: its
+    upload stays, with state `failed: the program that wrote it was killed`.
+    """
     content = random_bytes(size, seed=next(numbers))
     _interrupted(uploads / "x", content, tmp_path / "fifo", *kill)
     eventually(lambda: state(uploads / "x") == KILLED)
@@ -121,7 +123,7 @@ def test_killed_program_publishes_nothing(
 def test_program_that_closes_before_it_is_killed_publishes_only_what_was_declared(
     uploads: Path, tmp_path: Path
 ) -> None:
-    """[S7.4]"""
+    """[S7.4] A program that is killed publishes nothing but what it had declared and completed."""
     upload = uploads / digest_of(b"all of it")
     _interrupted(upload, b"all of", tmp_path / "fifo", "dd", signal.SIGINT)
     eventually(lambda: "hashes to" in state(upload))
@@ -132,7 +134,9 @@ def test_program_that_closes_before_it_is_killed_publishes_only_what_was_declare
 
 @pytest.mark.parametrize("ended", [False, True])
 def test_program_of_many_threads_is_killed_as_a_whole(uploads: Path, ended: bool) -> None:
-    """[S7.4] Whichever thread opened the file, and whether it goes on."""
+    """[S7.4] A program that is killed publishes nothing but what it had declared and completed.
+    Whichever thread opened the file, and whether it goes on.
+    """
     program = """if True:
         import sys, threading, time
         def write():
@@ -159,7 +163,9 @@ def test_program_of_many_threads_is_killed_as_a_whole(uploads: Path, ended: bool
 def test_interrupted_upload_is_gone_on_with(
     uploads: Path, tmp_path: Path, program: str, size: int, declared: bool
 ) -> None:
-    """[S7.5]"""
+    """[S7.5] An open upload is gone on with by `>>`, `dd oflag=append conv=notrunc`, `rsync
+    --append` and the like.
+    """
     content = random_bytes(4 * MIB, seed=next(numbers))
     digest = digest_of(content)
     upload = uploads / (digest if declared else "x")
@@ -172,7 +178,9 @@ def test_interrupted_upload_is_gone_on_with(
 def test_interrupted_upload_is_gone_on_with_although_it_is_killed_again(
     uploads: Path, tmp_path: Path
 ) -> None:
-    """[S7.5]"""
+    """[S7.5] An open upload is gone on with by `>>`, `dd oflag=append conv=notrunc`, `rsync
+    --append` and the like.
+    """
     content = random_bytes(4 * MIB, seed=next(numbers))
     upload = uploads / digest_of(content)
     _interrupted(upload, content[:MIB], tmp_path / "fifo")
@@ -194,7 +202,7 @@ def test_interrupted_upload_is_gone_on_with_although_it_is_killed_again(
 def test_bytes_that_were_there_are_not_read_again(
     shared: MountedRegistry, uploads: Path, tmp_path: Path
 ) -> None:
-    """[S7.5]"""
+    """[S7.5] What was closed or synced is not read again."""
     content = random_bytes(17 * MIB, seed=next(numbers))
     upload = uploads / digest_of(content)
     _interrupted(upload, content[: 16 * MIB], tmp_path / "fifo")
@@ -205,7 +213,7 @@ def test_bytes_that_were_there_are_not_read_again(
 
 
 def test_interrupted_upload_outlives_a_killed_daemon(storage: Path, tmp_path: Path) -> None:
-    """[S7.5]"""
+    """[S7.5] In this mount or after a crash or a remount."""
     content = random_bytes(17 * MIB, seed=next(numbers))
     name = digest_of(content)
     place = tmp_path / "killed"
@@ -233,7 +241,7 @@ def test_interrupted_upload_outlives_a_killed_daemon(storage: Path, tmp_path: Pa
 def test_what_was_declared_and_complete_is_published(
     uploads: Path, tmp_path: Path, number: signal.Signals, size: int
 ) -> None:
-    """[S7.4]"""
+    """[S7.4] A program that is killed publishes nothing but what it had declared and completed."""
     content = random_bytes(size, seed=next(numbers))
     upload = uploads / digest_of(content)
     _interrupted(upload, content, tmp_path / "fifo", "cp", number)
@@ -244,7 +252,7 @@ def test_what_was_declared_and_complete_is_published(
 def test_interrupted_upload_is_begun_again_by_the_same_command(
     uploads: Path, tmp_path: Path
 ) -> None:
-    """[S7.5]"""
+    """[S7.5] `>` and `O_TRUNC` start it again."""
     content = random_bytes(2 * MIB, seed=next(numbers))
     _interrupted(uploads / "x", content[:MIB], tmp_path / "fifo")
     (tmp_path / "source").write_bytes(content)
@@ -255,7 +263,9 @@ def test_interrupted_upload_is_begun_again_by_the_same_command(
 def test_interrupted_upload_is_removed_with_all_it_had(
     shared: MountedRegistry, uploads: Path, tmp_path: Path
 ) -> None:
-    """[S7.10]"""
+    """[S7.10] `rm` of an open upload removes all of it from the storage, also while it is
+    written.
+    """
     _interrupted(uploads / "x", random_bytes(2 * MIB, seed=next(numbers)), tmp_path / "fifo")
     (uploads / "x").unlink()
     repository = Path(shared.storage) / "docker/registry/v2/repositories/team" / uploads.parent.name

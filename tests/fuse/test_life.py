@@ -44,7 +44,9 @@ def _is_dead(place: Path) -> bool:
 def test_mount_answers_when_the_command_returns(
     layout: Layout, storage: Path, tmp_path: Path
 ) -> None:
-    """[S6.1]"""
+    """[S6.1] `blobfs mount` returns when the mount answers, or prints why not and exits 1, within
+    30 s.
+    """
     layout.layer(b"x")
     (tmp_path / "m").mkdir()
     done = run("mount", storage, tmp_path / "m")
@@ -75,7 +77,9 @@ def test_mount_answers_when_the_command_returns(
 def test_what_cannot_be_mounted_is_refused_with_advice(
     storage: Path, tmp_path: Path, arguments: tuple[str, ...], advice: str
 ) -> None:
-    """[S6.2]"""
+    """[S6.2] It refuses a storage that is no registry (without `--create`), and a mount point that
+    is missing, not empty, mounted already, inside the storage or around it.
+    """
     (tmp_path / "mnt").mkdir()
     (storage / "empty").mkdir()
     (tmp_path / "file").write_text("")
@@ -91,7 +95,10 @@ def test_what_cannot_be_mounted_is_refused_with_advice(
 def test_storage_bound_elsewhere_is_told_to_be_around_the_mount_point(
     storage: Path, tmp_path: Path
 ) -> None:
-    """[S6.2] The same directory under another name."""
+    """[S6.2] It refuses a storage that is no registry (without `--create`), and a mount point that
+    is missing, not empty, mounted already, inside the storage or around it. The same directory
+    under another name.
+    """
     (storage / "empty").mkdir()
     alias = tmp_path / "alias"
     alias.mkdir()
@@ -105,7 +112,7 @@ def test_storage_bound_elsewhere_is_told_to_be_around_the_mount_point(
 
 @pytest.mark.parametrize("name", ["stör-日本", os.fsdecode(b"n\xff")], ids=["UTF-8", "bytes"])
 def test_paths_need_not_be_ascii(layout: Layout, storage: Path, tmp_path: Path, name: str) -> None:
-    """[S6.7]"""
+    """[S6.7] The paths of the storage and of the mount point may have any bytes."""
     layout.layer(b"x")
     there = tmp_path / name / "storage"
     there.parent.mkdir()
@@ -115,14 +122,16 @@ def test_paths_need_not_be_ascii(layout: Layout, storage: Path, tmp_path: Path, 
 
 
 def test_second_mount_at_the_same_place_is_refused(mount: MountedRegistry) -> None:
-    """[S6.2]"""
+    """[S6.2] It refuses a storage that is no registry (without `--create`), and a mount point that
+    is missing, not empty, mounted already, inside the storage or around it.
+    """
     done = run("mount", mount.storage, mount.path)
     assert done.returncode == 1
     assert "is a mount already" in done.stderr
 
 
 def test_create_begins_a_registry_that_is_there_after_a_remount(tmp_path: Path) -> None:
-    """[S6.8]"""
+    """[S6.8] `--create` begins a registry that is there after a remount."""
     for options in (["--create"], [], ["--create"]):
         with mounted(tmp_path / "new", tmp_path, *options) as mount:
             assert os.listdir(mount.path) == []
@@ -131,7 +140,7 @@ def test_create_begins_a_registry_that_is_there_after_a_remount(tmp_path: Path) 
 
 
 def test_create_where_nothing_can_be_made_says_so(tmp_path: Path) -> None:
-    """[S6.8]"""
+    """[S6.8] `--create` begins a registry that is there after a remount."""
     (tmp_path / "mnt").mkdir()
     (tmp_path / "file").touch()
     done = run("mount", "--create", tmp_path / "file/storage", tmp_path / "mnt")
@@ -156,7 +165,7 @@ def read_only(storage: Path, layout: Layout, tmp_path: Path) -> Iterator[Path]:
 def test_read_only_storage_is_mounted_read_only_and_says_so(
     read_only: Path, tmp_path: Path
 ) -> None:
-    """[S6.9]"""
+    """[S6.9] A line on stderr and in the log says why, and `.blobfs/config.json` has it."""
     place, log = tmp_path / "m", tmp_path / "log"
     place.mkdir()
     done = run("mount", "--create", read_only, place, "--log-file", log)
@@ -176,7 +185,9 @@ def test_read_only_storage_is_mounted_read_only_and_says_so(
 def test_storage_that_becomes_read_only_is_an_error_with_one_warning(
     read_only: Path, tmp_path: Path
 ) -> None:
-    """[S6.9]"""
+    """[S6.9] A storage that becomes read-only later answers changes with EROFS, and the log says
+    so.
+    """
     subprocess.run(["mount", "-o", "remount,bind,rw", read_only], check=True)
     with mounted(read_only, tmp_path) as mount:
         subprocess.run(["mount", "-o", "remount,bind,ro", read_only], check=True)
@@ -189,7 +200,9 @@ def test_storage_that_becomes_read_only_is_an_error_with_one_warning(
 @pytest.mark.skipif(os.geteuid() != 0, reason="asks as another user")
 @pytest.mark.parametrize("name", ["", "blobs", "repositories"])
 def test_storage_that_the_user_may_not_write_is_known(name: str) -> None:
-    """[S6.9]"""
+    """[S6.9] A directory on a read-only file system, or in which the user who mounts may not write,
+    is mounted as with `--read-only`.
+    """
     with TemporaryDirectory() as place, _as_another_user(place):
         root = Path(place, "storage")
         for directory in ("blobs", "repositories") if name else ("",):
@@ -221,7 +234,7 @@ def test_memory_is_a_storage(tmp_path: Path) -> None:
 def test_signal_unmounts_and_ends_with_0(
     storage: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """[S6.3]"""
+    """[S6.3] SIGTERM and SIGINT unmount, and the daemon exits 0."""
     place = tmp_path / "m"
     place.mkdir()
     with subprocess.Popen([*BLOBFS, "mount", "--foreground", storage, place]) as process:
@@ -235,7 +248,7 @@ def test_signal_unmounts_and_ends_with_0(
 def test_signal_while_files_are_open_unmounts_too(
     layout: Layout, storage: Path, tmp_path: Path
 ) -> None:
-    """[S6.3]"""
+    """[S6.3] SIGTERM and SIGINT unmount, and the daemon exits 0."""
     digest = layout.layer(b"x")
     place = tmp_path / "m"
     place.mkdir()
@@ -250,7 +263,7 @@ def test_signal_while_files_are_open_unmounts_too(
 
 
 def test_crash_leaves_a_dead_mount_that_umount_clears(storage: Path, tmp_path: Path) -> None:
-    """[S6.4]"""
+    """[S6.4] A crash leaves the mount point dead (ENOTCONN)."""
     place = tmp_path / "m"
     place.mkdir()
     assert run("mount", storage, place).returncode == 0
@@ -263,7 +276,7 @@ def test_crash_leaves_a_dead_mount_that_umount_clears(storage: Path, tmp_path: P
 
 
 def test_umount_returns_when_the_daemon_has_ended(storage: Path, tmp_path: Path) -> None:
-    """[S6.5]"""
+    """[S6.5] `blobfs umount` returns when the daemon has ended."""
     place = tmp_path / "m"
     place.mkdir()
     assert run("mount", storage, place).returncode == 0
@@ -273,7 +286,7 @@ def test_umount_returns_when_the_daemon_has_ended(storage: Path, tmp_path: Path)
 
 
 def test_umount_of_a_mount_in_use_says_by_whom(storage: Path, tmp_path: Path) -> None:
-    """[S6.5]"""
+    """[S6.5] Where the mount is in use it says by whom."""
     with mounted(storage, tmp_path) as mount:
         with subprocess.Popen(["sleep", "60"], cwd=mount.path) as user:
             done = run("umount", mount.path)
@@ -283,7 +296,7 @@ def test_umount_of_a_mount_in_use_says_by_whom(storage: Path, tmp_path: Path) ->
 
 
 def test_umount_names_a_bind_mount_that_keeps_the_daemon(storage: Path, tmp_path: Path) -> None:
-    """[S6.6]"""
+    """[S6.6] `blobfs umount` says at once where that is."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     place = tmp_path / "m"
@@ -305,7 +318,9 @@ def test_umount_names_a_bind_mount_that_keeps_the_daemon(storage: Path, tmp_path
 def test_umount_names_a_mount_namespace_that_keeps_the_daemon(
     storage: Path, tmp_path: Path
 ) -> None:
-    """[S6.6] As a container's that was started after the mount."""
+    """[S6.6] `blobfs umount` says at once where that is. As a container's that was started after
+    the mount.
+    """
     place = tmp_path / "m"
     place.mkdir()
     assert run("mount", storage, place).returncode == 0
@@ -322,7 +337,7 @@ def test_umount_names_a_mount_namespace_that_keeps_the_daemon(
 
 
 def test_lazy_umount_detaches_a_mount_in_use(storage: Path, tmp_path: Path) -> None:
-    """[S6.6]"""
+    """[S6.6] `blobfs umount --lazy` detaches a mount that is in use."""
     place = tmp_path / "m"
     place.mkdir()
     assert run("mount", storage, place).returncode == 0
@@ -350,7 +365,9 @@ def test_pid_file_is_there_while_the_mount_is(storage: Path, tmp_path: Path) -> 
 
 @pytest.mark.alone
 def test_daemon_that_cannot_mount_says_why(storage: Path, tmp_path: Path) -> None:
-    """[S6.1] On a machine without the device."""
+    """[S6.1] `blobfs mount` returns when the mount answers, or prints why not and exits 1, within
+    30 s. On a machine without the device.
+    """
     place = tmp_path / "m"
     place.mkdir()
     without_devices = 'mount -t tmpfs none /dev && exec "$@"'
@@ -367,7 +384,7 @@ def test_daemon_that_cannot_mount_says_why(storage: Path, tmp_path: Path) -> Non
 def test_user_without_the_device_or_fusermount3_is_told_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """[S6.11]"""
+    """[S6.11] A mount that cannot be made says what is missing."""
     device = Path("/dev/fuse")
     mode = device.stat().st_mode & 0o777
     monkeypatch.setenv("PATH", "/nowhere")
@@ -381,14 +398,14 @@ def test_user_without_the_device_or_fusermount3_is_told_so(
 
 
 def test_fusermount3_that_is_missing_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """[S6.11]"""
+    """[S6.11] A mount that cannot be made says what is missing."""
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
     monkeypatch.setenv("PATH", "/nowhere")
     assert "install fuse3" in str(obstacle(allow_other=False))
 
 
 def test_container_without_the_capability_is_told_so(storage: Path, tmp_path: Path) -> None:
-    """[S6.11]"""
+    """[S6.11] A mount that cannot be made says what is missing."""
     (tmp_path / "m").mkdir()
     command = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin",
                *BLOBFS, "mount", str(storage), str(tmp_path / "m")]  # fmt: skip
@@ -400,7 +417,7 @@ def test_container_without_the_capability_is_told_so(storage: Path, tmp_path: Pa
 @pytest.mark.skipif(os.geteuid() != 0, reason="asks as another user")
 @pytest.mark.parametrize("mode", [0o755, 0o1777], ids=["not writable", "sticky"])
 def test_mount_point_of_another_user_is_refused(mode: int) -> None:
-    """[S6.11]"""
+    """[S6.11] A mount point of the user's own."""
     with TemporaryDirectory() as place:
         theirs, own = Path(place, "theirs"), Path(place, "own")
         for directory in (theirs, own):
@@ -435,7 +452,9 @@ umount "$0"
 
 @pytest.mark.alone
 def test_log_that_goes_nowhere_is_told_at_the_mount(storage: Path, tmp_path: Path) -> None:
-    """[S6.12]"""
+    """[S6.12] A mount whose log nobody keeps, or whose Redis does not answer, is made all the same,
+    and says so on stderr.
+    """
     place = tmp_path / "m"
     place.mkdir()
     command = ["unshare", "--mount", "sh", "-c", _NO_LOG, str(place), *BLOBFS, "mount",
@@ -448,7 +467,9 @@ def test_log_that_goes_nowhere_is_told_at_the_mount(storage: Path, tmp_path: Pat
 
 
 def test_redis_that_is_down_is_told_at_the_mount(storage: Path, tmp_path: Path) -> None:
-    """[S6.12]"""
+    """[S6.12] A mount whose log nobody keeps, or whose Redis does not answer, is made all the same,
+    and says so on stderr.
+    """
     place, log = tmp_path / "m", tmp_path / "log"
     place.mkdir()
     address = f"127.0.0.1:{free_port()}"
@@ -465,7 +486,9 @@ def test_redis_that_is_down_is_told_at_the_mount(storage: Path, tmp_path: Path) 
 def test_daemon_that_fails_unexpectedly_says_why(
     tmp_path: Path,
 ) -> None:
-    """[S6.1]"""
+    """[S6.1] `blobfs mount` returns when the mount answers, or prints why not and exits 1, within
+    30 s.
+    """
     log_file = tmp_path / "log"
     script = (
         "import logging; from blobfs.host.daemon import daemonize\n"
@@ -482,7 +505,9 @@ def test_daemon_that_fails_unexpectedly_says_why(
 
 
 def test_daemon_that_is_killed_is_told_of() -> None:
-    """[S6.1]"""
+    """[S6.1] `blobfs mount` returns when the mount answers, or prints why not and exits 1, within
+    30 s.
+    """
     script = (
         "import os; from blobfs.host.daemon import daemonize\n"
         "daemonize(lambda ready: os.kill(os.getpid(), 9))"
@@ -494,7 +519,9 @@ def test_daemon_that_is_killed_is_told_of() -> None:
 
 
 def test_pid_file_that_cannot_be_written_leaves_no_mount(storage: Path, tmp_path: Path) -> None:
-    """[S6.1]"""
+    """[S6.1] `blobfs mount` returns when the mount answers, or prints why not and exits 1, within
+    30 s.
+    """
     place = tmp_path / "m"
     place.mkdir()
     done = run("mount", storage, place, "--pid-file", tmp_path / "nowhere/pid")
@@ -507,7 +534,9 @@ def test_pid_file_that_cannot_be_written_leaves_no_mount(storage: Path, tmp_path
 def test_interrupted_mount_is_whole_or_not_there(
     storage: Path, tmp_path: Path, after_s: float
 ) -> None:
-    """[S6.1] As by ^C, which goes to all of the terminal's processes."""
+    """[S6.1] `blobfs mount` returns when the mount answers, or prints why not and exits 1, within
+    30 s. As by ^C, which goes to all of the terminal's processes.
+    """
     place = tmp_path / "m"
     place.mkdir()
     with subprocess.Popen(

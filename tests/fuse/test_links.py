@@ -44,7 +44,9 @@ def _moved_by(mount: MountedRegistry) -> int:
 def test_ln_links_a_layer_in_another_repository_and_moves_no_bytes(
     shared: MountedRegistry, repository: Path, other: Path
 ) -> None:
-    """[S7.11]"""
+    """[S7.11] `ln` of a file of one repository's `_layers` into another's, under the same name,
+    links the blob there: no bytes move.
+    """
     content = random.Random(4).randbytes(32 * 2**20)
     digest = put_layer(repository, content)
     data = Path(f"{shared.storage}{paths.blob_data(digest)}")
@@ -62,14 +64,17 @@ def test_ln_links_a_layer_in_another_repository_and_moves_no_bytes(
 
 
 def test_linked_layer_is_the_same_file(repository: Path, other: Path) -> None:
-    """[S7.11] [S3.1]"""
+    """[S7.11] `ln` of a file of one repository's `_layers` into another's, under the same name,
+    links the blob there: no bytes move.
+    [S3.1] A blob has one inode in the whole mount, whichever repository it is reached through.
+    """
     digest = put_layer(repository, CONTENT)
     os.link(layer(repository, digest), layer(other, digest))
     assert layer(repository, digest).samefile(layer(other, digest))
 
 
 def test_layer_keeps_its_name(repository: Path, other: Path) -> None:
-    """[S7.11]"""
+    """[S7.11] Under the same name."""
     digest = put_layer(repository, CONTENT)
     for name in (Digest.of(b"another").encoded, "layer.tar"):
         with failing_with(errno.EINVAL):
@@ -84,7 +89,9 @@ def test_layer_that_is_there_is_not_linked_again(repository: Path) -> None:
 
 
 def test_upload_is_not_linked_as_a_layer(repository: Path, other: Path) -> None:
-    """[S9.3] Its receipt is."""
+    """[S9.3] Everything else that would change something is EPERM: files elsewhere, new directories
+    in a repository, devices, other links. Its receipt is.
+    """
     file = upload(repository, "layer.tar")
     with file.open("wb", buffering=0) as opened:
         opened.write(CONTENT)
@@ -95,7 +102,7 @@ def test_upload_is_not_linked_as_a_layer(repository: Path, other: Path) -> None:
 
 
 def test_ln_puts_a_manifest_into_another_repository(repository: Path, other: Path) -> None:
-    """[S8.7]"""
+    """[S8.7] `ln` of a revision into another repository puts it there."""
     blob = put_layer(repository, CONTENT)
     manifest = put_manifest(repository, image(blob))
     os.link(layer(repository, blob), layer(other, blob))
@@ -104,7 +111,7 @@ def test_ln_puts_a_manifest_into_another_repository(repository: Path, other: Pat
 
 
 def test_manifest_is_not_linked_without_its_blobs(repository: Path, other: Path) -> None:
-    """[S8.7]"""
+    """[S8.7] Is checked like any manifest."""
     manifest = put_manifest(repository, image(put_layer(repository, CONTENT)))
     with failing_with(errno.EINVAL):
         os.link(revision(repository, manifest), revision(other, manifest))
@@ -112,7 +119,12 @@ def test_manifest_is_not_linked_without_its_blobs(repository: Path, other: Path)
 
 
 def test_cp_links_a_repository_into_another(repository: Path, other: Path) -> None:
-    """[S7.11] [S8.7] [S8.5] Layers, then manifests, then tags."""
+    """[S7.11] `ln` of a file of one repository's `_layers` into another's, under the same name,
+    links the blob there.
+    [S8.7] `ln` of a revision into another repository puts it there.
+    [S8.5] `ln -s ../revisions/<algorithm>/<hex> tags/<tag>` tags. Layers, then manifests, then
+    tags.
+    """
     blob = put_layer(repository, CONTENT)
     manifest = put_manifest(repository, image(blob), "v1")
     for part, options in (

@@ -44,7 +44,7 @@ def _plant(storage: Path, count: int) -> list[str]:
 def test_directory_is_listed_as_it_was_when_it_was_opened(
     layout: Layout, storage: Path, mount: MountedRegistry
 ) -> None:
-    """[S5.3]"""
+    """[S5.3] Each name that is there all the time is told once, whatever else comes or goes."""
     before = _plant(storage, 3000)
     with os.scandir(mount.path / APP / "_layers/sha256") as entries:
         seen = [next(entries).name]
@@ -57,7 +57,7 @@ def test_directory_is_listed_as_it_was_when_it_was_opened(
 
 
 def test_rewinding_lists_anew(layout: Layout, mount: MountedRegistry) -> None:
-    """[S5.3]"""
+    """[S5.3] A directory that is being listed is listed as it was when it was opened."""
     libc = ctypes.CDLL(None)
     libc.opendir.restype = ctypes.c_void_p
     for call in (libc.readdir64, libc.rewinddir, libc.closedir):
@@ -87,7 +87,7 @@ def test_dot_and_dot_dot_are_listed_with_their_numbers(
 
 
 def test_control_files_are_found_but_not_listed(layout: Layout, mount: MountedRegistry) -> None:
-    """[S1.5]"""
+    """[S1.5] `.blobfs` is found by name and never listed."""
     layout.layer(b"x")
     assert os.listdir(mount.path) == ["team"]
     control = {
@@ -100,7 +100,9 @@ def test_control_files_are_found_but_not_listed(layout: Layout, mount: MountedRe
 
 
 def test_empty_repository_has_its_directories(storage: Path, mount: MountedRegistry) -> None:
-    """[S1.2]"""
+    """[S1.2] `_layers/sha256`, `_manifests/revisions/sha256`, `_manifests/tags` and
+    `_manifests/history` are there even while they are empty.
+    """
     Path(f"{storage}{paths.uploads(APP)}").mkdir(parents=True)
     repository = mount.path / APP
     found = {str(path.relative_to(repository)) for path in repository.rglob("*")}

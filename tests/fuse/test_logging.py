@@ -15,7 +15,9 @@ pytestmark = pytest.mark.fuse
 
 
 def test_signals_change_how_much_is_logged(mount: MountedRegistry) -> None:
-    """[S17.13] [S17.12]"""
+    """[S17.13] SIGUSR1 has more logged, SIGUSR2 less, one level each.
+    [S17.12] What programs meet every day, such as ENOENT, is logged at `debug` only.
+    """
 
     def meets_what_is_met_every_day() -> int:
         """How many lines of the log are about that."""
@@ -35,7 +37,9 @@ def test_signals_change_how_much_is_logged(mount: MountedRegistry) -> None:
 def test_failure_is_one_object_with_its_fields(
     layout: Layout, storage: Path, tmp_path: Path
 ) -> None:
-    """[S17.11]"""
+    """[S17.11] With `--log-format json` a line is an object with `time`, `level`, `logger`,
+    `message`.
+    """
     digest = layout.layer(b"x")
     layout.driver.delete(f"/docker/registry/v2/blobs/sha256/{digest.encoded[:2]}")
     with mounted(storage, tmp_path, "--log-format", "json") as mount:

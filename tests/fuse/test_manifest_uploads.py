@@ -41,7 +41,9 @@ def blob(repository: Path) -> Digest:
 def test_manifest_is_stored_as_it_is_and_tagged(
     repository: Path, blob: Digest, media_type: str
 ) -> None:
-    """[S8.2] [S8.3]"""
+    """[S8.2] The bytes are stored as they are.
+    [S8.3] If the file's name is a tag, the manifest is tagged with it.
+    """
     content = manifest(media_type, blob, blob) + b"\n \n"
     (_uploads(repository) / "v1").write_bytes(content)
     digest = Digest.of(content)
@@ -52,7 +54,7 @@ def test_manifest_is_stored_as_it_is_and_tagged(
 
 @pytest.mark.parametrize("media_type", [DOCKER_LIST, OCI_INDEX])
 def test_index_is_put_after_its_manifests(repository: Path, blob: Digest, media_type: str) -> None:
-    """[S8.2]"""
+    """[S8.2] All that it refers to must be linked in the repository."""
     child = put_manifest(repository, image(blob))
     content = manifest(media_type, child)
     (_uploads(repository) / "v1").write_bytes(content)
@@ -60,7 +62,7 @@ def test_index_is_put_after_its_manifests(repository: Path, blob: Digest, media_
 
 
 def test_digest_as_the_name_is_no_tag(repository: Path, blob: Digest) -> None:
-    """[S8.3]"""
+    """[S8.3] A digest as the name is held to, and is no tag."""
     put_manifest(repository, image(blob))
     assert os.listdir(repository / "_manifests/tags") == []
     assert os.listdir(repository / "_manifests/revisions/sha256") == [
@@ -69,7 +71,7 @@ def test_digest_as_the_name_is_no_tag(repository: Path, blob: Digest) -> None:
 
 
 def test_reason_names_a_file_whose_name_is_not_utf_8(repository: Path) -> None:
-    """[S8.2]"""
+    """[S8.2] Else EINVAL, with the reason in the log and in `user.blobfs.state`."""
     file = _uploads(repository) / os.fsdecode(b"caf\xe9")
     with failing_with(errno.EINVAL):
         file.write_bytes(b"no manifest")
@@ -77,21 +79,21 @@ def test_reason_names_a_file_whose_name_is_not_utf_8(repository: Path) -> None:
 
 
 def test_other_digest_as_the_name_is_refused(repository: Path, blob: Digest) -> None:
-    """[S8.3]"""
+    """[S8.3] A digest as the name is held to."""
     with failing_with(errno.EBADMSG):
         (_uploads(repository) / str(UNKNOWN)).write_bytes(image(blob))
     assert os.listdir(repository / "_manifests/revisions/sha256") == []
 
 
 def test_name_that_is_no_tag_tags_nothing(repository: Path, blob: Digest) -> None:
-    """[S8.3]"""
+    """[S8.3] If the file's name is a tag, the manifest is tagged with it."""
     (_uploads(repository) / ".hidden").write_bytes(image(blob))
     assert os.listdir(repository / "_manifests/tags") == []
     assert revision(repository, Digest.of(image(blob))).exists()
 
 
 def test_mv_of_a_receipt_tags(repository: Path, blob: Digest) -> None:
-    """[S8.3]"""
+    """[S8.3] `mv` of a committed one to another tag moves the tag that its file has made."""
     file = _uploads(repository) / str(Digest.of(image(blob)))
     file.write_bytes(image(blob))
     file.rename(_uploads(repository) / "v1")
@@ -99,7 +101,7 @@ def test_mv_of_a_receipt_tags(repository: Path, blob: Digest) -> None:
 
 
 def test_mv_of_a_receipt_takes_its_tag_along(repository: Path, blob: Digest) -> None:
-    """[S8.3]"""
+    """[S8.3] `mv` of a committed one to another tag moves the tag that its file has made."""
     (_uploads(repository) / "v1").write_bytes(image(blob))
     shell("mv", _uploads(repository) / "v1", _uploads(repository) / "v2")
     assert os.listdir(repository / "_manifests/tags") == ["v2"]
@@ -109,7 +111,9 @@ def test_mv_of_a_receipt_takes_its_tag_along(repository: Path, blob: Digest) -> 
 def test_mv_of_a_receipt_to_what_is_no_tag_leaves_its_tag(
     repository: Path, blob: Digest, name: str
 ) -> None:
-    """[S8.3] As editors do with what they are about to replace."""
+    """[S8.3] `mv` of a committed one to another tag moves the tag that its file has made. As
+    editors do with what they are about to replace.
+    """
     name = str(Digest.of(image(blob))) if ":" in name else name
     (_uploads(repository) / "v1").write_bytes(image(blob))
     (_uploads(repository) / "v1").rename(_uploads(repository) / name)
@@ -117,7 +121,7 @@ def test_mv_of_a_receipt_to_what_is_no_tag_leaves_its_tag(
 
 
 def test_mv_leaves_a_tag_that_was_there_before_or_has_moved(repository: Path, blob: Digest) -> None:
-    """[S8.3]"""
+    """[S8.3] One that was there before stays."""
     first = put_manifest(repository, image(blob))
     for name in ("old", "moved"):
         if name == "old":
@@ -151,7 +155,9 @@ PROGRAMS = {
 def test_program_leaves_no_tag_but_the_one_it_was_told(
     repository: Path, blob: Digest, tmp_path: Path, commands: list[list[str]]
 ) -> None:
-    """[S8.3]"""
+    """[S8.3] Nor is a name that programs give to a file until it is finished, or to what they
+    replace.
+    """
     new = tmp_path / "new"
     new.write_bytes(image(blob))
     for command in commands:
@@ -167,7 +173,9 @@ def test_program_leaves_no_tag_but_the_one_it_was_told(
     ["sedAb12Cd", "v1.1a2b3c4d.partial", "v1.part", "v1.tmp", "v1.TMP", "v1.swp", "tmp.0aB1cD2eF3"],
 )
 def test_name_of_an_unfinished_file_is_no_tag(repository: Path, blob: Digest, name: str) -> None:
-    """[S8.3]"""
+    """[S8.3] Nor is a name that programs give to a file until it is finished, or to what they
+    replace.
+    """
     (_uploads(repository) / name).write_bytes(image(blob))
     assert os.listdir(repository / "_manifests/tags") == []
     assert state(_uploads(repository) / name) == "committed"
@@ -176,7 +184,7 @@ def test_name_of_an_unfinished_file_is_no_tag(repository: Path, blob: Digest, na
 
 @pytest.mark.parametrize("name", ["4913", "sed", "sed-4.9", "tmp", "partial", "v1.partial.2"])
 def test_name_that_only_looks_like_one_is_a_tag(repository: Path, blob: Digest, name: str) -> None:
-    """[S8.3]"""
+    """[S8.3] If the file's name is a tag, the manifest is tagged with it."""
     (_uploads(repository) / name).write_bytes(image(blob))
     assert os.listdir(repository / "_manifests/tags") == [name]
 
@@ -190,7 +198,7 @@ def _foreign(url: str) -> bytes:
 
 
 def test_foreign_layer_need_not_be_here(repository: Path, blob: Digest) -> None:
-    """[S8.2]"""
+    """[S8.2] The config and the layers of an image, but for those with URLs, as layers."""
     put_manifest(repository, _foreign("https://example.com/layer"), "v1")
     assert _tag(repository, "v1").exists()
 
@@ -218,7 +226,12 @@ def test_foreign_layer_need_not_be_here(repository: Path, blob: Digest) -> None:
 def test_what_is_no_manifest_here_is_refused(
     shared: MountedRegistry, repository: Path, blob: Digest, content: bytes, reason: str
 ) -> None:
-    """[S8.2] [S8.4] [S7.1]"""
+    """[S8.2] Else EINVAL, with the reason in the log and in `user.blobfs.state`.
+    [S8.4] A manifest that was not put stays in memory, to be corrected, until it is removed or the
+    mount ends.
+    [S7.1] What goes wrong is an errno of the call that can carry it and one log line with the
+    repository, the upload and the reason.
+    """
     file = _uploads(repository) / "v1"
     with failing_with(errno.EINVAL):
         file.write_bytes(content)
@@ -235,7 +248,7 @@ def test_what_is_no_manifest_here_is_refused(
 
 
 def test_cp_says_that_it_is_no_manifest(repository: Path, tmp_path: Path) -> None:
-    """[S8.2]"""
+    """[S8.2] Else EINVAL, with the reason in the log and in `user.blobfs.state`."""
     (tmp_path / "m").write_bytes(b"not JSON")
     file = _uploads(repository) / "v1"
     done = shell("cp", tmp_path / "m", file)
@@ -243,7 +256,9 @@ def test_cp_says_that_it_is_no_manifest(repository: Path, tmp_path: Path) -> Non
 
 
 def test_refused_manifest_is_put_once_what_it_lacked_is_there(repository: Path) -> None:
-    """[S8.4]"""
+    """[S8.4] A manifest that was not put stays in memory, to be corrected, until it is removed or
+    the mount ends.
+    """
     file = _uploads(repository) / "v1"
     content = image(Digest.of(b"late"))
     with failing_with(errno.EINVAL):
@@ -254,7 +269,9 @@ def test_refused_manifest_is_put_once_what_it_lacked_is_there(repository: Path) 
 
 
 def test_manifest_is_corrected_in_place(repository: Path, blob: Digest) -> None:
-    """[S8.4]"""
+    """[S8.4] A manifest that was not put stays in memory, to be corrected, until it is removed or
+    the mount ends.
+    """
     file = _uploads(repository) / "v1"
     with failing_with(errno.EINVAL):
         file.write_bytes(image(blob)[:-1])
@@ -264,7 +281,7 @@ def test_manifest_is_corrected_in_place(repository: Path, blob: Digest) -> None:
 
 
 def test_refused_manifest_ends_with_the_mount(storage: Path, tmp_path: Path) -> None:
-    """[S8.4]"""
+    """[S8.4] Until it is removed or the mount ends."""
     with mounted(storage, tmp_path) as mount:
         put_layer_in = mount.path / "app"
         put_layer_in.mkdir()
@@ -276,7 +293,7 @@ def test_refused_manifest_ends_with_the_mount(storage: Path, tmp_path: Path) -> 
 
 
 def test_refused_manifest_is_removed(repository: Path) -> None:
-    """[S8.4]"""
+    """[S8.4] Until it is removed or the mount ends."""
     file = _uploads(repository) / "v1"
     with failing_with(errno.EINVAL):
         file.write_bytes(b"not JSON")
@@ -285,7 +302,7 @@ def test_refused_manifest_is_removed(repository: Path) -> None:
 
 
 def test_largest_manifest_is_of_4_mib(repository: Path, blob: Digest) -> None:
-    """[S8.2]"""
+    """[S8.2] More than 4 MiB are EFBIG."""
     content = image(blob)
     content += b" " * (4 * 2**20 - len(content))
     put_manifest(repository, content, "v1")
@@ -312,7 +329,12 @@ def _push(layout: Path, repository: Path, tag: str) -> None:
 
 @pytest.mark.registry
 def test_image_that_was_pushed_by_cp_is_pulled_from_a_registry(tmp_path: Path) -> None:
-    """[S7.1] [S8.2] [S8.3] And unpacked, by programs that never heard of us."""
+    """[S7.1] A close that returns 0 to whoever has the last descriptor means: verified, durable,
+    linked.
+    [S8.2] A file written to `_manifests/_uploads/` is put as a manifest at its last close.
+    [S8.3] If the file's name is a tag, the manifest is tagged with it. And unpacked, by programs
+    that never heard of us.
+    """
     layout = test_images.small()
     pulled = tmp_path / "pulled"
     with (
@@ -333,7 +355,7 @@ def test_image_that_was_pushed_by_cp_is_pulled_from_a_registry(tmp_path: Path) -
 
 
 def test_layers_of_a_refused_manifest_stay(repository: Path, blob: Digest) -> None:
-    """[S8.2]"""
+    """[S8.2] Else EINVAL, with the reason in the log and in `user.blobfs.state`."""
     with failing_with(errno.EINVAL):
         (_uploads(repository) / "v1").write_bytes(image(blob, UNKNOWN))
     assert layers(repository) == {blob.encoded: b"a layer"}

@@ -54,7 +54,7 @@ def _everything(root: Path) -> dict[str, tuple[int, ...]]:
 def test_every_field_of_stat_is_the_same_after_a_remount(
     registry: DockerRegistry, tmp_path: Path
 ) -> None:
-    """[S3.2]"""
+    """[S3.2] Every field of `stat` is the same after a remount and on another host."""
     with mounted(registry.root, tmp_path) as mount:
         before = _everything(mount.path)
     with mounted(registry.root, tmp_path) as mount:
@@ -66,7 +66,7 @@ def test_every_field_of_stat_is_the_same_after_a_remount(
 def test_times_of_a_blob_are_when_it_was_stored(
     layout: Layout, storage: Path, mount: MountedRegistry
 ) -> None:
-    """[S3.2]"""
+    """[S3.2] mtime, ctime and atime of a blob are when its bytes were stored."""
     digest = layout.layer(b"x")
     os.utime(f"{storage}{paths.blob_data(digest)}", ns=(1, 1_234_567_890_123_456_789))
     st = (mount.path / APP / "_layers/sha256" / digest.encoded).stat()
@@ -75,7 +75,9 @@ def test_times_of_a_blob_are_when_it_was_stored(
 
 @mount_test
 def test_blob_is_one_inode_however_it_is_reached(layout: Layout, mount: MountedRegistry) -> None:
-    """[S3.1]"""
+    """[S3.1] A blob has one inode in the whole mount, whichever repository it is reached through,
+    and a link count of 2.
+    """
     digest = layout.layer(b"x")
     layout.layer(b"x", OTHER)
     layout.revision(b"x")
@@ -90,7 +92,9 @@ def test_blob_is_one_inode_however_it_is_reached(layout: Layout, mount: MountedR
 def test_blob_pushed_by_another_algorithm_is_the_same_file(
     layout: Layout, mount: MountedRegistry
 ) -> None:
-    """[S1.7]"""
+    """[S1.7] A link to a digest of another algorithm is followed, and logged: a blob pushed as
+    `sha512:…` is the same file as the `sha256:…` it is stored under.
+    """
     digest = layout.layer(b"x")
     alias = Digest.of(b"x", "sha512")
     layout.link(paths.layers(APP), alias, str(digest).encode())
@@ -104,7 +108,7 @@ def test_blob_pushed_by_another_algorithm_is_the_same_file(
 def test_link_counts_are_two_for_blobs_and_one_for_directories(
     layout: Layout, mount: MountedRegistry
 ) -> None:
-    """[S3.1]"""
+    """[S3.1] Directories have a link count of 1."""
     digest = layout.layer(b"x")
     layers = mount.path / APP / "_layers/sha256"
     assert (layers / digest.encoded).stat().st_nlink == 2
@@ -113,7 +117,7 @@ def test_link_counts_are_two_for_blobs_and_one_for_directories(
 
 @mount_test
 def test_modes_and_owner_are_the_mounting_user_s(layout: Layout, mount: MountedRegistry) -> None:
-    """[S3.4]"""
+    """[S3.4] Everything belongs to `--uid` and `--gid`, by default whoever mounts."""
     layers = mount.path / APP / "_layers/sha256"
     blob = layers / layout.layer(b"x" * 1025).encoded
     assert stat.filemode(blob.stat().st_mode) == "-r--r--r--"
@@ -124,7 +128,7 @@ def test_modes_and_owner_are_the_mounting_user_s(layout: Layout, mount: MountedR
 
 @mount_test
 def test_umask_and_owner_are_as_told(layout: Layout, storage: Path, tmp_path: Path) -> None:
-    """[S3.4]"""
+    """[S3.4] Blobs have mode 0444, directories 0755, less `--umask`."""
     digest = layout.layer(b"x")
     options = ("--umask", "027", "--uid", "12", "--gid", "34")
     with mounted(storage, tmp_path, *options) as mount:
@@ -136,7 +140,9 @@ def test_umask_and_owner_are_as_told(layout: Layout, storage: Path, tmp_path: Pa
 
 @mount_test
 def test_extended_attributes_of_a_layer(layout: Layout, mount: MountedRegistry) -> None:
-    """[S3.5] The repositories are those it was reached through."""
+    """[S3.5] `user.blobfs.repository`, up to 64 repositories through which this mount has reached
+    the blob, with commas. The repositories are those it was reached through.
+    """
     media_type = "application/vnd.oci.image.manifest.v1+json"
     digest = layout.layer(b"x")
     layout.layer(b"x", OTHER)
@@ -156,7 +162,7 @@ def test_extended_attributes_of_a_layer(layout: Layout, mount: MountedRegistry) 
 def test_extended_attributes_of_a_manifest_and_a_tag(
     layout: Layout, mount: MountedRegistry
 ) -> None:
-    """[S3.5]"""
+    """[S3.5] Through a tag they are its revision's; the symlink itself has none."""
     media_type = "application/vnd.docker.distribution.manifest.v2+json"
     digest = layout.layer(b"x")
     revision = layout.revision(manifest(media_type, digest, digest))
@@ -182,7 +188,7 @@ def test_extended_attributes_of_a_manifest_and_a_tag(
 def test_unknown_extended_attribute(
     layout: Layout, mount: MountedRegistry, name: str, number: int
 ) -> None:
-    """[S3.5]"""
+    """[S3.5] Any other `user.` attribute is ENODATA, all other kinds EOPNOTSUPP."""
     blob = mount.path / APP / "_layers/sha256" / layout.layer(b"x").encoded
     with failing_with(number):
         os.getxattr(blob, name)
@@ -190,7 +196,7 @@ def test_unknown_extended_attribute(
 
 @mount_test
 def test_room_is_the_storage_s(storage: Path, mount: MountedRegistry) -> None:
-    """[S3.6]"""
+    """[S3.6] `df` shows the storage's own room."""
     ours, theirs = os.statvfs(mount.path), os.statvfs(storage)
     assert ours.f_blocks * ours.f_frsize == theirs.f_blocks * theirs.f_frsize
     assert ours.f_namemax == 255
@@ -198,7 +204,7 @@ def test_room_is_the_storage_s(storage: Path, mount: MountedRegistry) -> None:
 
 @mount_test
 def test_tag_has_the_time_it_was_set(layout: Layout, storage: Path, mount: MountedRegistry) -> None:
-    """[S3.2]"""
+    """[S3.2] Of a tag when it was set."""
     tag = Tag("v1")
     layout.tag(layout.revision(b"{}"), tag)
     os.utime(f"{storage}{paths.tag_current_link(APP, tag)}", ns=(5, 5))
@@ -236,7 +242,7 @@ def _remember(table: InodeTable, parent: Inode, node: File | Directory, name: st
 
 
 def test_numbers_of_files_and_directories_are_disjoint() -> None:
-    """[S3.3]"""
+    """[S3.3] Directories and other files take their numbers from disjoint ranges."""
     table, root = _table()
     files = {_remember(table, root, _Blob(f"sha256:{i}"), f"f{i}").number for i in range(500)}
     directories = {_remember(table, root, _directory(f"/{i}"), f"d{i}").number for i in range(500)}
@@ -245,7 +251,9 @@ def test_numbers_of_files_and_directories_are_disjoint() -> None:
 
 
 def test_two_nodes_never_share_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """[S3.3] With a hash that always collides."""
+    """[S3.3] Two that would get the same one do not: the later gets the next that is free. With a
+    hash that always collides.
+    """
     monkeypatch.setattr("blobfs.fuse.inodes.hashed", lambda _key: 7)
     table, root = _table()
     inodes = [_remember(table, root, _Blob(key), key) for key in ("a", "b", "c")]
@@ -262,7 +270,7 @@ def _broken(path: str, kind: Kind) -> Child:
 def test_node_that_is_broken_for_a_moment_is_the_right_one_after_its_next_lookup(
     broken_first: bool,
 ) -> None:
-    """[S4.2]"""
+    """[S4.2] It is listed all the same, with its type, and everything beside it goes on working."""
     table, root = _table()
     good = Child.of("/d", _directory("/d"))
     children = (good, _broken("/d", Kind.DIRECTORY))
@@ -273,7 +281,7 @@ def test_node_that_is_broken_for_a_moment_is_the_right_one_after_its_next_lookup
 
 
 def test_use_of_a_broken_node_fails_as_its_lookup_did() -> None:
-    """[S4.1]"""
+    """[S4.1] Looking it up is EIO."""
     table, root = _table()
     number = table.remember(root, _broken("/x", Kind.SYMLINK)).number
     for kind in (Symlink, File, Directory, MutableDirectory):

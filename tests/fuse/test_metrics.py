@@ -67,12 +67,12 @@ def _samples(metric: Metric, suffix: str, *labels: str) -> Samples:
 
 
 def test_every_metric_of_the_readme_is_exported_and_no_other(metrics: dict[str, Metric]) -> None:
-    """[S18.4]"""
+    """[S18.4] Every metric of the table in docs/METRICS.md is exported, and no other."""
     assert metrics.keys() == documented().keys()
 
 
 def test_labels_are_those_of_the_readme(metrics: dict[str, Metric]) -> None:
-    """[S18.4]"""
+    """[S18.4] Every metric of the table in docs/METRICS.md is exported, and no other."""
     labels = {
         name: set(metric.samples[0].labels) - {"le"}
         for name, metric in metrics.items()
@@ -82,7 +82,7 @@ def test_labels_are_those_of_the_readme(metrics: dict[str, Metric]) -> None:
 
 
 def test_requests_are_counted_by_operation_and_errno(metrics: dict[str, Metric]) -> None:
-    """[S18.4]"""
+    """[S18.4] Those of what happened have counted it."""
     counts = _samples(metrics["blobfs_fuse_requests_total"], "_total", "op", "errno")
     done = {operation for operation, result in counts if result == "OK"}
     assert done >= {
@@ -94,7 +94,7 @@ def test_requests_are_counted_by_operation_and_errno(metrics: dict[str, Metric])
 
 
 def test_histogram_has_every_request(metrics: dict[str, Metric]) -> None:
-    """[S18.4]"""
+    """[S18.4] Those of what happened have counted it."""
     counts = _samples(metrics["blobfs_fuse_requests_total"], "_total", "op", "errno")
     timed = _samples(metrics["blobfs_fuse_seconds"], "_count", "op")
     assert sum(timed.values()) == sum(counts.values()) > 50
@@ -103,7 +103,7 @@ def test_histogram_has_every_request(metrics: dict[str, Metric]) -> None:
 
 
 def test_what_the_storage_did_is_timed(metrics: dict[str, Metric]) -> None:
-    """[S18.4]"""
+    """[S18.4] Those of what happened have counted it."""
     seconds = metrics["blobfs_storage_action_seconds"]
     counts = _samples(seconds, "_count", "driver", "action")
     assert {driver for driver, _ in counts} == {"filesystem"}
@@ -114,7 +114,7 @@ def test_what_the_storage_did_is_timed(metrics: dict[str, Metric]) -> None:
 
 
 def test_bytes_are_counted(metrics: dict[str, Metric]) -> None:
-    """[S18.4]"""
+    """[S18.4] Those of what happened have counted it."""
     [read] = metrics["blobfs_read_bytes_total"].samples
     [written] = metrics["blobfs_written_bytes_total"].samples
     manifest = len(image(Digest.of(CONFIG), Digest.of(LAYER)))
@@ -123,13 +123,13 @@ def test_bytes_are_counted(metrics: dict[str, Metric]) -> None:
 
 
 def test_uploads_are_counted_by_state(metrics: dict[str, Metric]) -> None:
-    """[S18.4]"""
+    """[S18.4] Those of what happened have counted it."""
     states = _samples(metrics["blobfs_uploads"], "", "state")
     assert states == {("open",): 0, ("failed",): 1, ("committed",): 3}
 
 
 def test_open_files_are_counted(toured: MountedRegistry) -> None:
-    """[S18.4]"""
+    """[S18.4] Those of what happened have counted it."""
     manifest = toured.path / APP / "_manifests/tags/v1"
 
     def handles() -> Samples:
@@ -141,7 +141,7 @@ def test_open_files_are_counted(toured: MountedRegistry) -> None:
 
 
 def test_stats_tell_how_long_things_took(toured: MountedRegistry) -> None:
-    """[S18.5]"""
+    """[S18.5] `p50` and `p99` of how long it took, in seconds."""
     stats = toured.control("stats.json")
     for timing in (stats["requests"]["write"], stats["storage"]["filesystem"]["writer.move_to"]):
         assert timing["count"] > 0

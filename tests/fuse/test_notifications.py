@@ -68,7 +68,7 @@ def made(mount: MountedRegistry, name: str) -> Path:
 def test_what_is_done_is_told(
     storage: Path, tmp_path: Path, options: tuple[str, ...], receiver: Receiver
 ) -> None:
-    """[S15.1]."""
+    """[S15.1] Told are, each once it is done and durable, never before."""
     with mounted(storage, tmp_path, *options) as mount:
         app, other = made(mount, "app"), made(mount, "other")
         blob = put_layer(app, b"layer")
@@ -95,7 +95,7 @@ def test_what_is_done_is_told(
 def test_a_read_is_told_where_that_is_wanted(
     storage: Path, tmp_path: Path, port: int, receiver: Receiver
 ) -> None:
-    """[S15.2]."""
+    """[S15.2] One for each opening of a layer or manifest."""
     with mounted(storage, tmp_path, *configured(tmp_path, port, pulls=True)) as mount:
         app = made(mount, "app")
         blob = put_layer(app, b"layer")
@@ -110,7 +110,7 @@ def test_a_read_is_told_where_that_is_wanted(
 def test_reads_are_not_told_otherwise(
     storage: Path, tmp_path: Path, options: tuple[str, ...], receiver: Receiver
 ) -> None:
-    """[S15.2]."""
+    """[S15.2] Reads are told (`pull`) only with `pulls: true` in `notifications.events`."""
     with mounted(storage, tmp_path, *options) as mount:
         app = made(mount, "app")
         first = put_layer(app, b"first")
@@ -123,7 +123,9 @@ def test_reads_are_not_told_otherwise(
 def test_what_was_closed_is_told_after_kill_9(
     storage: Path, tmp_path: Path, options: tuple[str, ...], port: int
 ) -> None:
-    """[S15.3]."""
+    """[S15.3] What a program was told to be done is then in a queue in `--state-dir`, durable, and
+    survives a crash of the daemon or the machine.
+    """
     with mounted(storage, tmp_path, *options) as mount:
         app = made(mount, "app")
         digests = [put_layer(app, f"layer {number}".encode()) for number in range(20)]
@@ -136,7 +138,7 @@ def test_what_was_closed_is_told_after_kill_9(
 def test_a_program_waits_for_no_endpoint(
     storage: Path, tmp_path: Path, options: tuple[str, ...], receiver: Receiver
 ) -> None:
-    """[S15.4] [S15.7]."""
+    """[S15.4] Holds up neither the mount nor other endpoints. [S15.7] For 2 s at the most."""
     receiver.answers.clear()
     with ExitStack() as stack:
         mount = stack.enter_context(mounted(storage, tmp_path, *options))
@@ -151,7 +153,9 @@ def test_a_program_waits_for_no_endpoint(
 
 
 def test_no_secret_is_shown(storage: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
-    """[S15.8]."""
+    """[S15.8] What may be secret, which is any URL, header or password, is in no log, no error and
+    no file of `.blobfs`.
+    """
     with mounted(storage, tmp_path, *options, "--log-level", "debug") as mount:
         put_layer(made(mount, "app"), b"layer")
         eventually(lambda: "are delayed" in mount.log.read_text())
@@ -163,7 +167,7 @@ def test_no_secret_is_shown(storage: Path, tmp_path: Path, options: tuple[str, .
 
 
 def test_a_mistake_in_the_configuration_is_told(storage: Path, tmp_path: Path) -> None:
-    """[S15.8]."""
+    """[S15.8] A mistake in the file is told by its key."""
     config = tmp_path / "config.yml"
     config.write_text("notifications: {endpoints: [{name: a, url: hidden}]}")
     (tmp_path / "mnt").mkdir()
@@ -181,7 +185,9 @@ def test_a_mistake_in_the_configuration_is_told(storage: Path, tmp_path: Path) -
 def test_an_endpoint_that_was_down_gets_everything_in_order(
     storage: Path, tmp_path: Path, options: tuple[str, ...], port: int
 ) -> None:
-    """[S15.3] [S15.4]."""
+    """[S15.3] Every endpoint gets it at least once, in the order in which it was done.
+    [S15.4] Anything else, or none within `timeout`, is tried again for as long as it takes.
+    """
     numbers = count()
     with mounted(storage, tmp_path, *options) as mount:
         done = uploads_in(mount, while_=lambda: next(numbers) < 20)
@@ -192,7 +198,9 @@ def test_an_endpoint_that_was_down_gets_everything_in_order(
 def test_an_endpoint_that_was_down_for_a_minute_gets_everything_in_order(
     storage: Path, tmp_path: Path, options: tuple[str, ...], port: int
 ) -> None:
-    """[S15.3] [S15.4]."""
+    """[S15.3] Every endpoint gets it at least once, in the order in which it was done.
+    [S15.4] Anything else, or none within `timeout`, is tried again for as long as it takes.
+    """
     with mounted(storage, tmp_path, *options) as mount:
         up_at = time.monotonic() + 60
         done = uploads_in(mount, while_=lambda: time.monotonic() < up_at)

@@ -213,7 +213,7 @@ def _has_open(process: int, path: Path) -> bool:
 
 
 def test_others_that_may_not_be_looked_into_are_no_holders(upload: Path, opened_at: int) -> None:
-    """[S7.22] There always are some."""
+    """[S7.22] Another process does not. There always are some."""
     with holding(upload) as opener, idle():
         assert not _report_to_nobody(opener, upload, opened_at).held_elsewhere
 
@@ -221,7 +221,9 @@ def test_others_that_may_not_be_looked_into_are_no_holders(upload: Path, opened_
 def test_younger_descendant_that_may_not_be_looked_into_is_a_holder(
     upload: Path, opened_at: int
 ) -> None:
-    """[S7.22] A shell of another user that a child has returned to."""
+    """[S7.22] A younger descendant that the daemon may not look into counts as a holder, another
+    process does not. A shell of another user that a child has returned to.
+    """
     with idle():
         assert _report_to_nobody(os.getpid(), upload, opened_at).held_elsewhere
         assert not _report_to_nobody(os.getpid(), upload, _ticks_now() + 100).held_elsewhere
@@ -258,7 +260,10 @@ def crowded() -> Iterator[int]:
 def test_many_descriptors_that_are_older_hide_no_holder(
     upload: Path, crowded: int, opener: str
 ) -> None:
-    """[S7.22] One of the opener's family is listed, and no more."""
+    """[S7.22] Another descriptor is looked for in the process that opened the file, in its
+    descendants, and in processes that were started after the opening. One of the opener's family is
+    listed, and no more.
+    """
     eventually(lambda: _ticks_now() > _start_of(crowded))
     opened_at = _ticks_now()
     scanner = OpenFileScanner(deadline_s=0.5)
@@ -274,7 +279,7 @@ def _start_of(process: int) -> int:
 
 
 def test_more_descriptors_than_time_are_no_other_holder(upload: Path, crowded: int) -> None:
-    """[S7.22]"""
+    """[S7.22] Without an answer there is no other holder."""
     scanner = OpenFileScanner(deadline_s=0.05)
     with idle() as opener:
         began = time.monotonic()
@@ -285,7 +290,7 @@ def test_more_descriptors_than_time_are_no_other_holder(upload: Path, crowded: i
 def test_no_answer_in_time_is_no_other_holder(
     upload: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """[S7.22]"""
+    """[S7.22] Without an answer there is no other holder."""
     answer = threading.Event()
     monkeypatch.setattr(os, "listdir", lambda path: answer.wait() and [])
     with idle() as opener:
@@ -298,7 +303,9 @@ def test_no_answer_in_time_is_no_other_holder(
 
 
 def test_searches_that_hang_are_bounded(upload: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """[S7.22] Who finds no thread for a search has no answer; each hangs at another process."""
+    """[S7.22] Up to 8 run at a time. Who finds no thread for a search has no answer; each hangs at
+    another process.
+    """
     answer, at_once = threading.Event(), os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: answer.wait() and at_once(path))
     scanner = OpenFileScanner(max_threads=2, deadline_s=0.05)
@@ -349,7 +356,9 @@ def hung_in_execve(tmp_path: Path) -> Iterator[int]:
 
 @pytest.mark.fuse
 def test_process_that_hangs_in_execve_hides_no_holder(upload: Path, tmp_path: Path) -> None:
-    """[S7.22] One search waits there, where Linux makes it; later ones pass the process by."""
+    """[S7.22] A process that hangs in execve(2) is passed by. One search waits there, where Linux
+    makes it; later ones pass the process by.
+    """
     scanner = OpenFileScanner()
     before = threading.active_count()
     with hung_in_execve(tmp_path), idle() as opener:
@@ -421,7 +430,9 @@ def test_close_by_execve_is_answered_at_once(mount: MountedRegistry) -> None:
 
 @pytest.mark.fuse
 def test_descriptor_in_another_process_is_known_by_its_inode(mount: MountedRegistry) -> None:
-    """[S7.1] So the last close of one tells what is wrong, whoever has its namesake open."""
+    """[S7.1] What goes wrong is an errno of the call that can carry it. So the last close of one
+    tells what is wrong, whoever has its namesake open.
+    """
     wrong = f"sha256:{'0' * 64}"
     for name in ("app", "web"):
         (mount.path / name).mkdir()

@@ -51,7 +51,9 @@ def test_upload_shows(app: Path) -> None:
 
 
 def test_committed_layer_shows(app: Path) -> None:
-    """[S7.18]"""
+    """[S7.18] What was closed before a lookup or a listing of the repository is committed before
+    that is answered.
+    """
     put_layer(app, b"a layer")
     assert layer(app, LAYER).read_bytes() == b"a layer"
     assert os.listdir(app / "_layers/sha256") == [LAYER.encoded]
@@ -77,7 +79,7 @@ def test_linked_layer_shows(root: Path, app: Path) -> None:
 
 
 def test_deleted_layer_is_gone(app: Path) -> None:
-    """[S9.1]"""
+    """[S9.1] With it, the repository's link goes."""
     put_layer(app, b"a layer")
     assert layer(app, LAYER).read_bytes() == b"a layer"
     layer(app, LAYER).unlink()
@@ -88,7 +90,7 @@ def test_deleted_layer_is_gone(app: Path) -> None:
 
 
 def test_first_layer_of_another_algorithm_shows(app: Path) -> None:
-    """[S1.7]"""
+    """[S1.7] A link to a digest of another algorithm is followed, and logged."""
     digest = Digest.of(b"a layer", "sha512")
     assert not layer(app, digest).exists()
     put_layer(app, b"a layer", "sha512")
@@ -97,7 +99,7 @@ def test_first_layer_of_another_algorithm_shows(app: Path) -> None:
 
 
 def test_manifest_its_tag_and_its_history_show(app: Path) -> None:
-    """[S8.3]"""
+    """[S8.3] If the file's name is a tag, the manifest is tagged with it."""
     put_layer(app, b"a layer")
     history = app / "_manifests/history/v1/sha256"
     assert not history.exists()
@@ -109,7 +111,9 @@ def test_manifest_its_tag_and_its_history_show(app: Path) -> None:
 
 
 def test_moved_tag_leads_to_the_other_revision(app: Path) -> None:
-    """[S8.5] [S8.6]"""
+    """[S8.5] `ln -sfn` and `mv` retag.
+    [S8.6] Who reads a tag while it is moved sees the old or the new revision, never none.
+    """
     put_layer(app, b"a layer")
     tag, following = app / "_manifests/tags/v1", app / "_manifests/tags/next"
     history = app / "_manifests/history/v1/sha256"
@@ -127,7 +131,7 @@ def test_moved_tag_leads_to_the_other_revision(app: Path) -> None:
 
 
 def test_removed_repository_is_gone(root: Path, app: Path) -> None:
-    """[S8.1]"""
+    """[S8.1] `rmdir` of an empty one works."""
     (app / "below").mkdir()
     assert "below" in os.listdir(app)
     (app / "below").rmdir()
@@ -140,7 +144,7 @@ def test_removed_repository_is_gone(root: Path, app: Path) -> None:
 
 
 def test_growing_upload_shows_its_size(app: Path) -> None:
-    """[S7.7]"""
+    """[S7.7] Reading it meanwhile works."""
     with upload(app, "new").open("wb", buffering=0) as opened:
         for size in range(1, 4):
             opened.write(b"x")

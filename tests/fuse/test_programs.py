@@ -141,7 +141,15 @@ def _cases() -> list[ParameterSet]:
 def test_program_gets_what_the_table_says(
     row: Row, size: str, repository: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """[S7.1] [S7.2] [S7.3] [S7.5] [S7.6]"""
+    """[S7.1] A close that returns 0 to whoever has the last descriptor means: verified, durable,
+    linked.
+    [S7.2] Bytes that hash to it are committed at the close, or the fsync, after which they do.
+    [S7.3] An empty file is never committed that way.
+    [S7.5] An open upload is gone on with by `>>`, `dd oflag=append conv=notrunc`, `rsync --append`
+    and the like.
+    [S7.6] Writes may leave gaps, which are zeros, and go over what was written; then all of it is
+    read again at the commit.
+    """
     for program in PROGRAMS & set(row.command.split()):
         if shutil.which(program) is None:
             cannot(f"{program} is not installed")

@@ -28,24 +28,24 @@ def _data(storage: Path, digest: Digest) -> Path:
 
 
 def test_blob_reads_back_whole(layout: Layout, mount: MountedRegistry) -> None:
-    """[S2.1]"""
+    """[S2.1] A file's bytes are the blob's."""
     assert _layer(mount, layout.layer(CONTENT)).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("offset", [0, 1, 4095, 2**20, len(CONTENT) - 1, len(CONTENT), 2**40])
 def test_blob_reads_from_anywhere(layout: Layout, mount: MountedRegistry, offset: int) -> None:
-    """[S2.1]"""
+    """[S2.1] A file's bytes are the blob's."""
     with _layer(mount, layout.layer(CONTENT)).open("rb", buffering=0) as file:
         assert os.pread(file.fileno(), 5000, offset) == CONTENT[offset : offset + 5000]
 
 
 def test_empty_blob_is_an_empty_file(layout: Layout, mount: MountedRegistry) -> None:
-    """[S2.1]"""
+    """[S2.1] A file's bytes are the blob's."""
     assert _layer(mount, layout.layer(b"")).read_bytes() == b""
 
 
 def test_mapped_blob_has_its_bytes(layout: Layout, mount: MountedRegistry) -> None:
-    """[S2.1]"""
+    """[S2.1] A file's bytes are the blob's."""
     with (
         _layer(mount, layout.layer(CONTENT)).open("rb") as file,
         mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped,
@@ -59,7 +59,7 @@ def test_mapped_blob_has_its_bytes(layout: Layout, mount: MountedRegistry) -> No
 def test_blob_cannot_be_opened_to_change_it(
     layout: Layout, mount: MountedRegistry, flags: int
 ) -> None:
-    """[S2.2]"""
+    """[S2.2] Blobs and manifests never change: to open one for writing is EROFS."""
     with failing_with(errno.EROFS):
         os.open(_layer(mount, layout.layer(b"x")), flags)
 
@@ -68,7 +68,9 @@ def test_blob_cannot_be_opened_to_change_it(
 def test_every_change_of_a_blob_or_manifest_is_refused(
     layout: Layout, mount: MountedRegistry, kind: str
 ) -> None:
-    """[S2.2]"""
+    """[S2.2] Blobs and manifests never change: to open one for writing is EROFS, and so is to
+    change its mode or times.
+    """
     digest = layout.revision(image(layout.layer(b"x")))
     layout.link(paths.layers(APP), digest)
     blob = mount.path / APP / kind / digest.algorithm / digest.encoded
@@ -88,7 +90,9 @@ def test_every_change_of_a_blob_or_manifest_is_refused(
 def test_blob_that_is_cut_short_while_open_is_an_error(
     layout: Layout, storage: Path, mount: MountedRegistry
 ) -> None:
-    """[S2.3]"""
+    """[S2.3] A blob that is shorter than it was when it was looked up reads as EIO, never as a
+    clean end of file.
+    """
     digest = layout.layer(CONTENT)
     with _layer(mount, digest).open("rb", buffering=0) as file:
         os.truncate(_data(storage, digest), 2**20)
@@ -100,7 +104,9 @@ def test_blob_that_is_cut_short_while_open_is_an_error(
 def test_blob_that_is_gone_is_an_error_and_its_link_too_is_nothing(
     layout: Layout, storage: Path, mount: MountedRegistry
 ) -> None:
-    """[S2.4]"""
+    """[S2.4] A blob that is gone when it is opened is looked up again: ENOENT without a link, EIO
+    with one (but 4.5).
+    """
     digest = layout.layer(CONTENT)
     layout.revision(image(digest))  # else its link is what a garbage collection has left
     blob = _layer(mount, digest)
@@ -116,7 +122,9 @@ def test_blob_that_is_gone_is_an_error_and_its_link_too_is_nothing(
 def test_blob_that_was_stored_anew_is_read_anew(
     layout: Layout, storage: Path, mount: MountedRegistry
 ) -> None:
-    """[S2.4] Torn when it was looked up, repaired since."""
+    """[S2.4] A blob that is gone when it is opened is looked up again. Torn when it was looked up,
+    repaired since.
+    """
     digest = layout.layer(CONTENT)
     os.truncate(_data(storage, digest), 100)
     blob = _layer(mount, digest)
@@ -129,7 +137,7 @@ def test_blob_that_was_stored_anew_is_read_anew(
 def test_wrong_bytes_are_an_error_until_they_are_stored_anew(
     layout: Layout, storage: Path, tmp_path: Path, mode: str
 ) -> None:
-    """[S2.5]"""
+    """[S2.5] So is every later one until it is stored anew."""
     digest = layout.layer(CONTENT)
     with _data(storage, digest).open("r+b") as data:
         data.seek(1000)
@@ -148,7 +156,9 @@ def test_wrong_bytes_are_an_error_until_they_are_stored_anew(
 def test_good_blob_is_hashed_again_only_with_verify_always(
     layout: Layout, storage: Path, tmp_path: Path, mode: str, told: bool
 ) -> None:
-    """[S2.5] Bytes that rot behind a good verdict, without a trace in the blob's times."""
+    """[S2.5] A blob found good is not hashed again. Bytes that rot behind a good verdict, without a
+    trace in the blob's times.
+    """
     digest = layout.layer(CONTENT)
     data = _data(storage, digest)
     stored = data.stat()
@@ -167,7 +177,9 @@ def test_good_blob_is_hashed_again_only_with_verify_always(
 
 
 def test_second_read_asks_the_daemon_for_nothing(layout: Layout, mount: MountedRegistry) -> None:
-    """[S2.6] Also through another repository."""
+    """[S2.6] What was read once comes from the page cache the next time, whichever repository it is
+    read through. Also through another repository.
+    """
     other = RepositoryName("other/one")
     digest = layout.layer(CONTENT)
     layout.layer(CONTENT, other)
@@ -191,7 +203,7 @@ def test_open_files_stay_readable_while_their_blob_is_deleted(
 def test_storage_that_is_moved_away_works_again_once_it_is_back(
     layout: Layout, storage: Path, mount: MountedRegistry
 ) -> None:
-    """[S4.3]"""
+    """[S4.3] The mount stays, and works again when the storage does."""
     digest = layout.layer(CONTENT)
     kept = storage / "docker"
     kept.rename(storage / "elsewhere")

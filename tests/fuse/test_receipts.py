@@ -29,13 +29,15 @@ def receipt(repository: Path) -> Path:
 
 
 def test_receipt_has_the_bytes_of_the_blob(receipt: Path) -> None:
-    """[S7.9]"""
+    """[S7.9] A hard link of the blob, with its inode, size, times and link count."""
     assert receipt.read_bytes() == CONTENT
     assert receipt.stat().st_size == len(CONTENT)
 
 
 def test_receipt_tells_what_it_has_become(receipt: Path) -> None:
-    """[S7.13]"""
+    """[S7.13] `user.blobfs.digest` and `user.blobfs.size` are what was declared, and what it has
+    once it is committed.
+    """
     found = {name: os.getxattr(receipt, name).decode() for name in os.listxattr(receipt)}
     assert {"user.blobfs.media_type", "user.blobfs.repository"} < found.keys()
     del found["user.blobfs.media_type"], found["user.blobfs.repository"]
@@ -47,7 +49,9 @@ def test_receipt_tells_what_it_has_become(receipt: Path) -> None:
 
 
 def test_receipt_is_changed_without_changing_the_blob(repository: Path, receipt: Path) -> None:
-    """[S7.9]"""
+    """[S7.9] `chmod`, `chown` and `touch` succeed and change nothing; `mv` in the directory and
+    `rm` leave the blob alone.
+    """
     blob = layer(repository, DIGEST)
     before = blob.stat()
     receipt.chmod(0o600)
@@ -63,7 +67,9 @@ def test_receipt_is_changed_without_changing_the_blob(repository: Path, receipt:
 
 @pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_WRONLY | os.O_APPEND, os.O_RDWR])
 def test_receipt_cannot_be_written(receipt: Path, flags: int) -> None:
-    """[S7.9]"""
+    """[S7.9] To append to it, or to write through a descriptor that outlived the commit, is
+    EROFS.
+    """
     with failing_with(errno.EROFS):
         os.open(receipt, flags)
     with failing_with(errno.EROFS):
@@ -71,7 +77,9 @@ def test_receipt_cannot_be_written(receipt: Path, flags: int) -> None:
 
 
 def test_descriptor_that_outlives_the_commit_cannot_write(repository: Path) -> None:
-    """[S7.9]"""
+    """[S7.9] To append to it, or to write through a descriptor that outlived the commit, is
+    EROFS.
+    """
     with upload(repository, DIGEST).open("wb", buffering=0) as file:
         file.write(CONTENT)
         os.fsync(file.fileno())
@@ -84,21 +92,23 @@ def test_descriptor_that_outlives_the_commit_cannot_write(repository: Path) -> N
 
 
 def test_receipt_is_replaced_by_a_new_upload(repository: Path, receipt: Path) -> None:
-    """[S7.9]"""
+    """[S7.9] `>` begins a new upload."""
     receipt.write_bytes(b"another")
     assert os.getxattr(receipt, "user.blobfs.digest").decode() == str(Digest.of(b"another"))
     assert set(layers(repository).values()) == {CONTENT, b"another"}
 
 
 def test_receipt_is_not_renamed_to_another_digest(repository: Path, receipt: Path) -> None:
-    """[S7.2]"""
+    """[S7.2] Other bytes are EBADMSG at the last close, or at the rename, and nothing appears in
+    `_layers`.
+    """
     with failing_with(errno.EBADMSG):
         os.rename(receipt, upload(repository, Digest.of(b"another")))
     assert receipt.exists()
 
 
 def test_receipt_goes_after_its_time(storage: Path, tmp_path: Path) -> None:
-    """[S7.9]"""
+    """[S7.9] After the commit the name stays for `--receipt-ttl` (1 h)."""
     with mounted(storage, tmp_path, "--receipt-ttl", "0.2") as mount:
         (mount.path / "app").mkdir()
         put = upload(mount.path / "app", "layer.tar")
@@ -109,7 +119,9 @@ def test_receipt_goes_after_its_time(storage: Path, tmp_path: Path) -> None:
 
 
 def test_receipts_end_with_the_mount(storage: Path, tmp_path: Path) -> None:
-    """[S7.9] They are this mount's, not the storage's."""
+    """[S7.9] After the commit the name stays for `--receipt-ttl` (1 h). They are this mount's, not
+    the storage's.
+    """
     with mounted(storage, tmp_path) as mount:
         (mount.path / "app").mkdir()
         upload(mount.path / "app", "layer.tar").write_bytes(CONTENT)
@@ -119,7 +131,9 @@ def test_receipts_end_with_the_mount(storage: Path, tmp_path: Path) -> None:
 
 
 def test_upload_tells_what_was_declared_and_how_it_goes(repository: Path) -> None:
-    """[S7.13]"""
+    """[S7.13] `user.blobfs.state` is `open`, `committed` or `failed: <reason>`;
+    `user.blobfs.digest` and `user.blobfs.size` are what was declared.
+    """
     file = upload(repository, DIGEST)
     with file.open("wb", buffering=0) as opened:
         os.setxattr(file, "user.blobfs.size", b"5000000")
@@ -141,7 +155,7 @@ def _uploads(mount: MountedRegistry, repository: Path) -> list[dict[str, object]
 
 
 def test_uploads_are_told_until_they_end(shared: MountedRegistry, repository: Path) -> None:
-    """[S7.13]"""
+    """[S7.13] `.blobfs/uploads.json` lists every upload that has not ended."""
     with upload(repository, "layer.tar").open("wb", buffering=0) as opened:
         opened.write(CONTENT)
         [told] = _uploads(shared, repository)
@@ -152,7 +166,7 @@ def test_uploads_are_told_until_they_end(shared: MountedRegistry, repository: Pa
 
 
 def test_uploads_of_others_are_told(layout: Layout, storage: Path, mount: MountedRegistry) -> None:
-    """[S7.13]"""
+    """[S7.13] `.blobfs/uploads.json` lists every upload that has not ended."""
     place = "/docker/registry/v2/repositories/team/app/_uploads/1-2-3"
     layout.put(f"{place}/data", b"begun")
     layout.put(f"{place}/startedat", b"2024-02-29T12:00:00Z")
@@ -172,7 +186,9 @@ def test_uploads_of_others_are_told(layout: Layout, storage: Path, mount: Mounte
 def test_directories_take_what_copying_programs_set(
     shared: MountedRegistry, repository: Path, below: str
 ) -> None:
-    """[S7.14]"""
+    """[S7.14] Owner, mode and times can be set on uploads, receipts, tags and directories, as
+    copying programs do.
+    """
     put_layer(repository, CONTENT)  # so that the storage has the repository, and its times
     directory = repository / below
     directory.chmod(0o700)
@@ -184,7 +200,7 @@ def test_directories_take_what_copying_programs_set(
 
 
 def test_upload_shows_its_mtime_alone(repository: Path) -> None:
-    """[S7.14]"""
+    """[S7.14] Only an upload's mtime shows."""
     with upload(repository, "layer.tar").open("wb", buffering=0) as opened:
         opened.write(CONTENT)
         os.fchmod(opened.fileno(), 0o600)
@@ -203,7 +219,9 @@ def _but_mode(path: Path) -> tuple[float, ...]:
 
 
 def test_receipt_is_a_hard_link_of_the_blob(repository: Path, receipt: Path) -> None:
-    """[S7.9] It is counted and copied once."""
+    """[S7.9] A hard link of the blob, with its inode, size, times and link count, so that `du`,
+    `tar` and `rsync -aH` count and copy it once. It is counted and copied once.
+    """
     blob = layer(repository, DIGEST)
     assert _but_mode(receipt) == _but_mode(blob)
     assert receipt.stat().st_nlink > 1
@@ -214,7 +232,7 @@ def test_receipt_is_a_hard_link_of_the_blob(repository: Path, receipt: Path) -> 
 def test_rsync_copies_a_receipt_as_a_hard_link(
     repository: Path, receipt: Path, tmp_path: Path
 ) -> None:
-    """[S7.9]"""
+    """[S7.9] A hard link of the blob, with its inode, size, times and link count."""
     done = shell("rsync", "-aH", f"{repository}/", tmp_path / "copy")
     assert (done.returncode, done.stderr) == (0, "")
     copies = [layer(tmp_path / "copy", DIGEST), upload(tmp_path / "copy", receipt.name)]
@@ -222,7 +240,7 @@ def test_rsync_copies_a_receipt_as_a_hard_link(
 
 
 def test_descriptor_that_outlives_the_commit_reads_the_blob(repository: Path) -> None:
-    """[S7.9]"""
+    """[S7.9] A descriptor that outlived the commit shows the inode number that the upload had."""
     file = upload(repository, DIGEST)
     with file.open("w+b", buffering=0) as opened:
         opened.write(CONTENT)
@@ -233,7 +251,9 @@ def test_descriptor_that_outlives_the_commit_reads_the_blob(repository: Path) ->
 
 
 def test_blob_is_not_changed_once_its_receipt_is_gone(repository: Path, receipt: Path) -> None:
-    """[S2.2]"""
+    """[S2.2] Blobs and manifests never change: to open one for writing is EROFS, and so is to
+    change its mode or times (but for the time that a receipt is a name of it: see S7.9).
+    """
     receipt.unlink()
     blob = layer(repository, DIGEST)
     assert (blob.stat().st_mode, blob.stat().st_nlink) == (0o100444, 2)
@@ -242,14 +262,14 @@ def test_blob_is_not_changed_once_its_receipt_is_gone(repository: Path, receipt:
 
 
 def test_write_to_the_layer_of_a_receipt_leaves_both(repository: Path, receipt: Path) -> None:
-    """[S2.2]"""
+    """[S2.2] Blobs and manifests never change: to open one for writing is EROFS."""
     with failing_with(errno.EROFS):
         layer(repository, DIGEST).open("wb")
     assert receipt.read_bytes() == CONTENT
 
 
 def test_receipt_goes_with_the_link_of_its_layer(storage: Path, tmp_path: Path) -> None:
-    """[S7.9]"""
+    """[S7.9] Or until the layer is removed."""
     with mounted(storage, tmp_path, "--allow-delete") as mount:
         (mount.path / "app").mkdir()
         put = upload(mount.path / "app", "layer.tar")
@@ -260,7 +280,7 @@ def test_receipt_goes_with_the_link_of_its_layer(storage: Path, tmp_path: Path) 
 
 
 def test_reason_of_a_failed_upload_outlives_the_mount(storage: Path, tmp_path: Path) -> None:
-    """[S7.13]"""
+    """[S7.13] The reason is stored with the upload, and a later mount shows it."""
     with mounted(storage, tmp_path) as mount:
         (mount.path / "app").mkdir()
         file = upload(mount.path / "app", DIGEST)
@@ -276,7 +296,10 @@ def test_reason_of_a_failed_upload_outlives_the_mount(storage: Path, tmp_path: P
 
 
 def test_daemon_that_is_told_to_end_seals_what_is_open(storage: Path, tmp_path: Path) -> None:
-    """[S7.5] [S6.3]"""
+    """[S7.5] An open upload is gone on with by `>>`, `dd oflag=append conv=notrunc`, `rsync
+    --append` and the like, in this mount or after a crash or a remount.
+    [S6.3] SIGTERM and SIGINT unmount.
+    """
     place = tmp_path / "place"
     place.mkdir()
     with subprocess.Popen([*BLOBFS, "mount", "--foreground", storage, place]) as process:
@@ -297,7 +320,9 @@ def test_daemon_that_is_told_to_end_seals_what_is_open(storage: Path, tmp_path: 
 
 
 def test_every_close_after_a_failed_one_fails_alike(repository: Path) -> None:
-    """[S7.2] Whoever closes last is told."""
+    """[S7.2] Other bytes are EBADMSG at the last close, or at the rename, and nothing appears in
+    `_layers`. Whoever closes last is told.
+    """
     file = upload(repository, DIGEST)
     opened = os.open(file, os.O_WRONLY | os.O_CREAT)
     duplicate = os.dup(opened)
@@ -308,7 +333,11 @@ def test_every_close_after_a_failed_one_fails_alike(repository: Path) -> None:
 
 
 def test_copying_programs_find_nothing_to_complain_of(repository: Path, tmp_path: Path) -> None:
-    """[S7.9] [S7.14]"""
+    """[S7.9] `mv` in the directory and `rm` leave the blob alone, so that `rsync`, `install` and
+    `mv` work.
+    [S7.14] Owner, mode and times can be set on uploads, receipts, tags and directories, as copying
+    programs do.
+    """
     source = tmp_path / "layer.tar"
     source.write_bytes(CONTENT)
     target = repository / "_uploads"

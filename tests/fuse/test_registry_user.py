@@ -58,7 +58,9 @@ def _request(
 def test_registry_pushes_and_deletes_where_a_mount_of_root_has_written(
     mount: MountedRegistry, registry: DockerRegistry
 ) -> None:
-    """[S5.5] Tags, repositories, uploads, blobs and their directories."""
+    """[S5.5] So a registry that runs as a user of its own can go on and delete, where a mount by
+    root has written. Tags, repositories, uploads, blobs and their directories.
+    """
     app = mount.path / "app"
     [revision] = (app / "_manifests/revisions/sha256").iterdir()
     os.symlink(f"../revisions/sha256/{revision.name}", app / "_manifests/tags/v2")
@@ -81,7 +83,9 @@ def test_registry_pushes_and_deletes_where_a_mount_of_root_has_written(
 def test_everything_in_the_storage_belongs_to_the_registry(
     mount: MountedRegistry, registry: DockerRegistry
 ) -> None:
-    """[S5.5]"""
+    """[S5.5] What the mount stores has the owner, the group and the mode of the directory that it
+    is put in, whoever runs the mount.
+    """
     (mount.path / "other").mkdir()
     (mount.path / "other/_uploads/file").write_bytes(b"content")
     [layer] = (mount.path / "other/_layers/sha256").iterdir()

@@ -30,14 +30,14 @@ BLOB = f"{APP}/_layers/sha256/{Digest.of(b'far away').encoded}"
 
 
 def test_blob_is_read(mount: MountedRegistry) -> None:
-    """[S2.1]"""
+    """[S2.1] A file's bytes are the blob's."""
     assert (mount.path / BLOB).read_bytes() == b"far away"
 
 
 def test_storage_that_dies_is_an_error_until_it_is_back(
     mount: MountedRegistry, remote: Remote
 ) -> None:
-    """[S4.3]"""
+    """[S4.3] A storage that becomes unreadable is EIO for what needs it."""
     assert (mount.path / BLOB).exists()
     remote.die()
     for path in (BLOB, APP):
@@ -52,7 +52,7 @@ def test_storage_that_dies_is_an_error_until_it_is_back(
 
 
 def test_storage_that_hangs_holds_up_nothing_else(mount: MountedRegistry, remote: Remote) -> None:
-    """[S4.3]"""
+    """[S4.3] One that does not answer holds up nothing that does not need it."""
     remote.process.send_signal(signal.SIGSTOP)
     with subprocess.Popen(["cat", mount.path / BLOB], stdout=subprocess.PIPE) as waiting:
         try:
@@ -67,7 +67,9 @@ def test_storage_that_hangs_holds_up_nothing_else(mount: MountedRegistry, remote
 def test_mount_tells_of_itself_while_the_storage_hangs(
     mount: MountedRegistry, remote: Remote
 ) -> None:
-    """[S18.1]"""
+    """[S18.1] All but `uploads.json` and the first read of `health.json` answer at once, also while
+    the storage does not.
+    """
     names = set(os.listdir(mount.path / ".blobfs")) - {"uploads.json", "errors"}
     remote.process.send_signal(signal.SIGSTOP)
     with subprocess.Popen(["cat", mount.path / BLOB], stdout=subprocess.PIPE) as waiting:
@@ -81,7 +83,9 @@ def test_mount_tells_of_itself_while_the_storage_hangs(
 
 
 def test_requests_that_hang_are_told_of(mount: MountedRegistry, remote: Remote) -> None:
-    """[S18.2]"""
+    """[S18.2] `requests.json` has the oldest 200 requests of the kernel that are not answered, the
+    oldest first.
+    """
     remote.process.send_signal(signal.SIGSTOP)
     with subprocess.Popen(["cat", mount.path / BLOB], stdout=subprocess.PIPE):
         try:

@@ -74,7 +74,7 @@ def test_damaged_tag_is_a_symlink_that_cannot_be_read(
 def test_damaged_tag_is_replaced_by_ln_and_mv_and_removed_by_rm(
     storage: Path, tags: Path, damage: Callable[[Path], None]
 ) -> None:
-    """[S8.8]"""
+    """[S8.8] `ln -sfn`, `mv`, `rm` and a manifest that is put replace or remove a damaged tag."""
     damage(storage / CURRENT[1:])
     done = shell("ln", "-sfn", TARGET, tags / LATEST)
     assert (done.returncode, done.stderr) == (0, "")
@@ -91,7 +91,7 @@ def test_damaged_tag_is_replaced_by_ln_and_mv_and_removed_by_rm(
 
 
 def test_damaged_tag_is_replaced_by_a_manifest_that_is_put(storage: Path, tags: Path) -> None:
-    """[S8.8]"""
+    """[S8.8] `ln -sfn`, `mv`, `rm` and a manifest that is put replace or remove a damaged tag."""
     _empty(storage / CURRENT[1:])
     (tags.parent / "_uploads" / LATEST).write_bytes(IMAGE)
     assert os.readlink(tags / LATEST) == TARGET
@@ -101,7 +101,7 @@ def test_damaged_tag_is_replaced_by_a_manifest_that_is_put(storage: Path, tags: 
 def test_damaged_layer_and_manifest_are_removed_and_put_anew(
     allowing: MountedRegistry, storage: Path, damage: Callable[[Path], None]
 ) -> None:
-    """[S8.8]"""
+    """[S8.8] With `--allow-delete` `rm` removes a damaged layer or manifest."""
     repository = allowing.path / APP
     for links, digest, file in (
         (paths.layers(APP), LAYER, layer(repository, LAYER)),
@@ -120,7 +120,7 @@ def test_damaged_layer_and_manifest_are_removed_and_put_anew(
 def test_link_without_a_blob_is_removed(
     allowing: MountedRegistry, storage: Path, layout: Layout
 ) -> None:
-    """[S8.8]"""
+    """[S8.8] With `--allow-delete` `rm` removes a damaged layer or manifest."""
     layout.driver.delete(paths.blob_data(LAYER).removesuffix("/data"))
     file = layer(allowing.path / APP, LAYER)
     with failing_with(errno.EIO):
@@ -133,7 +133,7 @@ def test_link_without_a_blob_is_removed(
 def test_damaged_layer_is_an_error_where_it_cannot_be_removed(
     layout: Layout, mount: MountedRegistry
 ) -> None:
-    """[S4.1]"""
+    """[S4.1] Looking it up is EIO, with one warning that names it."""
     digest = layout.link(paths.layers(APP), Digest.of(b"lost"))
     with failing_with(errno.EIO):
         layer(mount.path / APP, digest).lstat()
@@ -142,7 +142,7 @@ def test_damaged_layer_is_an_error_where_it_cannot_be_removed(
 def test_tag_that_stands_for_a_damaged_manifest_is_moved(
     allowing: MountedRegistry, layout: Layout, tags: Path
 ) -> None:
-    """[S8.8]"""
+    """[S8.8] A change does not need what it replaces to be readable."""
     other = layout.revision(image(LAYER, LAYER))
     layout.tag(other, Tag("v1"))
     layout.driver.delete(paths.blob_data(other).removesuffix("/data"))

@@ -31,7 +31,7 @@ CONTENT = random.Random(5).randbytes(1000)
 
 
 def test_made_repository_has_what_one_needs_to_fill_it(repository: Path) -> None:
-    """[S8.1]"""
+    """[S8.1] `mkdir` makes an empty repository."""
     assert sorted(os.listdir(repository)) == ["_layers", "_manifests", "_uploads"]
     assert os.listdir(repository / "_uploads") == []
     assert os.listdir(repository / "_layers/sha256") == []
@@ -40,7 +40,9 @@ def test_made_repository_has_what_one_needs_to_fill_it(repository: Path) -> None
 
 
 def test_made_repository_is_nowhere_else_until_it_is_filled(storage: Path, tmp_path: Path) -> None:
-    """[S8.1]"""
+    """[S8.1] `mkdir` makes an empty repository: in this mount only, until something is stored in
+    it.
+    """
     with mounted(storage, tmp_path) as mount, mounted(storage, tmp_path) as other:
         (mount.path / "app").mkdir()
         assert os.listdir(other.path) == []
@@ -54,7 +56,7 @@ def test_made_repository_is_nowhere_else_until_it_is_filled(storage: Path, tmp_p
     "name", ["App", "-app", "app-", "_blobs", "a b", ".hidden", "é", "x" * 256]
 )
 def test_name_that_no_repository_has_is_not_made(repository: Path, name: str) -> None:
-    """[S8.1]"""
+    """[S8.1] A name that no repository can have is EINVAL."""
     with failing_with(errno.ENAMETOOLONG if len(name) > 255 else errno.EINVAL):
         (repository / name).mkdir()
 
@@ -65,7 +67,7 @@ def test_repository_that_is_there_is_not_made_again(repository: Path) -> None:
 
 
 def test_empty_repository_is_removed(shared: MountedRegistry, repository: Path) -> None:
-    """[S8.1] Also where the storage knows of it."""
+    """[S8.1] `rmdir` of an empty one works. Also where the storage knows of it."""
     repository.rmdir()
     assert not repository.exists()
     assert repository.name not in os.listdir(repository.parent)
@@ -74,7 +76,9 @@ def test_empty_repository_is_removed(shared: MountedRegistry, repository: Path) 
 def test_repository_that_uploads_went_through_is_removed(
     shared: MountedRegistry, repository: Path
 ) -> None:
-    """[S8.1] Directories that are left in the storage, and empty, do not count."""
+    """[S8.1] `rmdir` of an empty one works. Directories that are left in the storage, and empty, do
+    not count.
+    """
     file = upload(repository, Digest.of(CONTENT))
     with failing_with(errno.EBADMSG):
         file.write_bytes(b"other")
@@ -106,7 +110,7 @@ def _with_another_below(repository: Path) -> None:
 def test_repository_that_has_something_is_not_removed(
     repository: Path, fill: Callable[[Path], None]
 ) -> None:
-    """[S8.1]"""
+    """[S8.1] `rmdir` of an empty one works, of any other is ENOTEMPTY."""
     fill(repository)
     with failing_with(errno.ENOTEMPTY):
         repository.rmdir()
@@ -126,7 +130,7 @@ def stocked(layout: Layout) -> tuple[Digest, Digest]:
 def test_nothing_is_deleted_unasked(
     stocked: tuple[Digest, Digest], mount: MountedRegistry, kind: str
 ) -> None:
-    """[S9.1]"""
+    """[S9.1] `rm` of a file in `_layers` or `revisions` is EPERM without `--allow-delete`."""
     directory = mount.path / APP / kind / "sha256"
     [name] = os.listdir(directory)
     with failing_with(errno.EPERM):
@@ -137,7 +141,7 @@ def test_nothing_is_deleted_unasked(
 def test_layer_is_deleted_from_the_repository_alone(
     layout: Layout, storage: Path, tmp_path: Path
 ) -> None:
-    """[S9.1]"""
+    """[S9.1] With it, the repository's link goes, and the blob stays until garbage is collected."""
     digest = layout.layer(CONTENT)
     layout.layer(CONTENT, RepositoryName("other"))
     with mounted(storage, tmp_path, "--allow-delete") as mount:
@@ -155,7 +159,7 @@ def test_layer_is_deleted_from_the_repository_alone(
 def test_tag_of_a_deleted_manifest_leads_nowhere(
     stocked: tuple[Digest, Digest], storage: Path, tmp_path: Path
 ) -> None:
-    """[S9.1]"""
+    """[S9.1] A tag of a deleted revision leads nowhere."""
     with mounted(storage, tmp_path, "--allow-delete") as mount:
         tag = mount.path / APP / "_manifests/tags" / LATEST
         assert tag.read_bytes() == image(stocked[0])
@@ -167,7 +171,7 @@ def test_tag_of_a_deleted_manifest_leads_nowhere(
 
 
 def test_deleted_layer_is_put_anew(layout: Layout, storage: Path, tmp_path: Path) -> None:
-    """[S9.1]"""
+    """[S9.1] The blob stays until garbage is collected."""
     digest = layout.layer(CONTENT)
     with mounted(storage, tmp_path, "--allow-delete") as mount:
         layer(mount.path / APP, digest).unlink()
@@ -203,7 +207,9 @@ def _changes(root: Path, stocked: tuple[Digest, Digest]) -> list[Callable[[], ob
 def test_read_only_mount_is_never_changed(
     stocked: tuple[Digest, Digest], storage: Path, tmp_path: Path
 ) -> None:
-    """[S9.2]"""
+    """[S9.2] With `--read-only` every change is EROFS; together with `--allow-delete` it is
+    refused.
+    """
     with mounted(storage, tmp_path, "--read-only") as mount:
         for change in _changes(mount.path, stocked):
             with failing_with(errno.EROFS):
@@ -224,21 +230,23 @@ def filled(repository: Path) -> Path:
 
 @pytest.mark.parametrize("place", [*PLACES, "", "..", "../..", "../../.blobfs"])
 def test_files_are_made_only_where_they_are_uploaded(filled: Path, place: str) -> None:
-    """[S9.3]"""
+    """[S9.3] Everything else that would change something is EPERM."""
     with failing_with(errno.EPERM):
         (filled / place / "new").touch()
 
 
 @pytest.mark.parametrize("place", [*PLACES, "_uploads", "_manifests/_uploads", "../../.blobfs"])
 def test_directories_are_made_only_as_repositories(filled: Path, place: str) -> None:
-    """[S9.3]"""
+    """[S9.3] Everything else that would change something is EPERM."""
     with failing_with(errno.EPERM):
         (filled / place / "new").mkdir()
 
 
 @pytest.mark.parametrize("place", [*PLACES[:-1], "_manifests/history"])
 def test_directories_of_a_repository_stay(filled: Path, place: str) -> None:
-    """[S8.12]"""
+    """[S8.12] `rmdir` of a directory that a repository always has (`_layers`, `_layers/sha256`,
+    `_manifests` and so on) is ENOTEMPTY.
+    """
     with failing_with(errno.ENOTEMPTY):
         (filled / place).rmdir()
 
@@ -247,13 +255,13 @@ def test_directories_of_a_repository_stay(filled: Path, place: str) -> None:
 def test_empty_directory_of_a_repository_is_there_after_its_rmdir(
     repository: Path, place: str
 ) -> None:
-    """[S8.12]"""
+    """[S8.12] Or succeeds if it holds nothing, and is there again as long as the repository is."""
     (repository / place).rmdir()
     assert (repository / place).is_dir()
 
 
 def test_rm_r_of_an_empty_repository_removes_it(repository: Path) -> None:
-    """[S8.12]"""
+    """[S8.12] So `rm -r` of a repository removes its uploads and tags."""
     (repository / "below/it").mkdir(parents=True)
     done = shell("rm", "-r", repository)
     assert (done.returncode, done.stderr) == (0, "")
@@ -261,7 +269,9 @@ def test_rm_r_of_an_empty_repository_removes_it(repository: Path) -> None:
 
 
 def test_rm_r_removes_all_where_deleting_is_allowed(storage: Path, tmp_path: Path) -> None:
-    """[S8.12] But for the blobs, which wait for a garbage collection."""
+    """[S8.12] With `--allow-delete` its layers, its manifests and itself. But for the blobs, which
+    wait for a garbage collection.
+    """
     with mounted(storage, tmp_path, "--allow-delete") as mount:
         repository = mount.path / "team/app"
         repository.mkdir(parents=True)
@@ -279,7 +289,7 @@ def test_rm_r_removes_all_where_deleting_is_allowed(storage: Path, tmp_path: Pat
 
 
 def test_rm_r_says_what_it_may_not_delete(filled: Path) -> None:
-    """[S8.12]"""
+    """[S8.12] Without, it says for each layer and manifest that it cannot, and those stay."""
     done = shell("rm", "-rf", filled)
     assert done.returncode == 1
     for kind in ("_layers", "_manifests/revisions"):
@@ -289,7 +299,9 @@ def test_rm_r_says_what_it_may_not_delete(filled: Path) -> None:
 
 
 def test_cp_r_of_a_repository_fails_and_stores_nothing(storage: Path, tmp_path: Path) -> None:
-    """[S8.13]"""
+    """[S8.13] `cp -r` of a repository fails, and says where: layers and manifests come through
+    `_uploads` or `ln` only.
+    """
     with mounted(storage, tmp_path) as mount:
         (mount.path / "app").mkdir()
         put_manifest(mount.path / "app", image(put_layer(mount.path / "app", CONTENT)), "v1")
@@ -305,7 +317,9 @@ def test_cp_r_of_a_repository_fails_and_stores_nothing(storage: Path, tmp_path: 
 
 
 def test_directory_above_made_ones_is_no_repository(repository: Path) -> None:
-    """[S8.10]"""
+    """[S8.10] A directory that `mkdir` made is a repository while no other was made below it, so
+    `mkdir -p team/app` makes one repository.
+    """
     below = repository / "team/app"
     below.mkdir(parents=True)
     assert os.listdir(repository) == ["team"]
@@ -317,7 +331,9 @@ def test_directory_above_made_ones_is_no_repository(repository: Path) -> None:
 
 
 def test_repository_that_is_used_is_one_whatever_is_made_below_it(repository: Path) -> None:
-    """[S8.10] Before anything is stored, and after."""
+    """[S8.10] `team` is one too if it has an upload, if something is stored in it, or after `mkdir
+    team/_uploads`. Before anything is stored, and after.
+    """
     open_upload = upload(repository, "open")
     open_upload.touch()
     (repository / "below").mkdir()
@@ -331,7 +347,9 @@ def test_repository_that_is_used_is_one_whatever_is_made_below_it(repository: Pa
 
 
 def test_digest_finds_what_is_called_so(filled: Path) -> None:
-    """[S8.11] It is not listed, and leads to nothing where there is nothing."""
+    """[S8.11] `_layers/<algorithm>:<hex>` is found, but not listed: a symlink to
+    `<algorithm>/<hex>`. It is not listed, and leads to nothing where there is nothing.
+    """
     [revision_name] = os.listdir(filled / "_manifests/revisions/sha256")
     for directory, name in (
         (filled / "_layers", Digest.of(CONTENT).encoded),
@@ -351,13 +369,13 @@ def test_digest_finds_what_is_called_so(filled: Path) -> None:
 @pytest.mark.parametrize("place", ["", "..", "_uploads", "_layers/sha256"])
 @pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR])
 def test_devices_pipes_and_sockets_are_not_made(filled: Path, place: str, kind: int) -> None:
-    """[S9.3]"""
+    """[S9.3] Everything else that would change something is EPERM."""
     with failing_with(errno.EPERM):
         os.mknod(filled / place / "new", kind | 0o644, os.makedev(1, 3))
 
 
 def test_other_links_and_names_are_not_made(shared: MountedRegistry, filled: Path) -> None:
-    """[S9.3]"""
+    """[S9.3] Everything else that would change something is EPERM."""
     blob = layer(filled, Digest.of(CONTENT))
     version = shared.path / ".blobfs/version"
     changes: list[Callable[[], object]] = [

@@ -32,7 +32,9 @@ def _by_environment(url: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> t
 def test_password_of_the_cache_is_shown_nowhere(
     storage: Path, layout: Layout, tmp_path: Path, given: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """[S15.8]"""
+    """[S15.8] What may be secret, which is any URL, header or password, is in no log, no error and
+    no file of `.blobfs`.
+    """
     assert callable(given)
     layers = [layout.layer(bytes([number])) for number in range(5)]
     address = f"127.0.0.1:{free_port()}"  # where nobody listens

@@ -104,7 +104,10 @@ async def test_other_failure_of_a_read_ends_the_session() -> None:
 
 @pytest.mark.fuse
 def test_killed_readers_stop_nothing(storage: Path, tmp_path: Path) -> None:
-    """[S4.11] A page over HTTP is asked for, as it makes no request of the kernel."""
+    """[S4.11] A program that is killed while it waits for the mount delays nothing else: neither
+    other programs, nor pages over HTTP. A page over HTTP is asked for, as it makes no request of
+    the kernel.
+    """
     port = free_port()
     no_caches = ("--entry-timeout", "0", "--negative-timeout", "0", "--tag-timeout", "0")
     with mounted(storage, tmp_path, "--http", str(port), *no_caches) as mount:

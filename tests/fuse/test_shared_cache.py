@@ -62,7 +62,7 @@ class Mount:
 def test_what_the_registry_looked_up_a_mount_is_told(
     registry: CachedRegistry, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    """[S14.1]"""
+    """[S14.1] Only a registry keeps no time."""
     registry.size_told()
     with Mount.of(registry, redis_server, tmp_path) as first:
         before = first.actions()
@@ -79,7 +79,7 @@ def test_what_the_registry_looked_up_a_mount_is_told(
 def test_what_a_mount_looked_up_the_registry_is_told(
     registry: CachedRegistry, redis_server: RedisServer, client: Redis, tmp_path: Path
 ) -> None:
-    """[S14.1]"""
+    """[S14.1] Who looks up a layer that is remembered asks the storage for nothing."""
 
     def asked() -> int:
         before = storage_actions(registry.debug_address)
@@ -97,7 +97,9 @@ def test_what_a_mount_looked_up_the_registry_is_told(
 def test_delete_in_a_mount_is_seen_by_all(
     registry: CachedRegistry, redis_server: RedisServer, client: Redis, tmp_path: Path
 ) -> None:
-    """[S14.2] Also by those who have the same blob in another repository."""
+    """[S14.2] What a mount deletes is a miss at once, for all that share the Redis. Also by those
+    who have the same blob in another repository.
+    """
     with (
         Mount.of(registry, redis_server, tmp_path) as one,
         Mount.of(registry, redis_server, tmp_path) as two,
@@ -148,7 +150,7 @@ def test_truth_comes_back_whatever_becomes_of_a_key(
     tmp_path: Path,
     damage: Callable[[Redis, bytes], object],
 ) -> None:
-    """[S14.3]"""
+    """[S14.3] An entry that is damaged, expired or evicted is a miss."""
     with Mount.of(registry, redis_server, tmp_path) as mount:
         stored = mount.layer.stat()
         keys = [key for key in client.scan_iter() if registry.digest.encoded.encode() in key]

@@ -101,7 +101,7 @@ def client(served: DockerRegistry, app: Path) -> Client:
 def test_upload_of_a_registry_is_listed_under_its_uuid(
     mount: MountedRegistry, app: Path, client: Client
 ) -> None:
-    """[S7.12]"""
+    """[S7.12] Uploads of registries and of other mounts are listed, the former under their uuid."""
     client.add(client.begin(), FIRST)
     [stored] = stored_uploads(mount, app)
     assert os.listdir(app / "_uploads") == [stored.name]
@@ -111,7 +111,9 @@ def test_upload_of_a_registry_is_listed_under_its_uuid(
 def test_upload_of_a_registry_is_gone_on_with_here(
     mount: MountedRegistry, app: Path, client: Client
 ) -> None:
-    """[S7.12]"""
+    """[S7.12] Uploads of registries and of other mounts are listed, the former under their uuid,
+    and can be gone on with.
+    """
     client.add(client.begin(), FIRST)
     [stored] = stored_uploads(mount, app)
     file = upload(app, stored.name)
@@ -124,7 +126,7 @@ def test_upload_of_a_registry_is_gone_on_with_here(
 def test_upload_begun_here_is_gone_on_with_over_http(
     mount: MountedRegistry, app: Path, client: Client
 ) -> None:
-    """[S7.12]"""
+    """[S7.12] One begun here can be gone on with over HTTP."""
     with failing_with(errno.EBADMSG):
         upload(app, DIGEST).write_bytes(FIRST)
     [stored] = stored_uploads(mount, app)
@@ -137,7 +139,9 @@ def test_upload_begun_here_is_gone_on_with_over_http(
 def test_upload_that_a_registry_commits_is_stale_for_who_has_it_open_here(
     mount: MountedRegistry, app: Path, client: Client
 ) -> None:
-    """[S7.20]"""
+    """[S7.20] An upload that another mount or a registry has committed or removed is ESTALE for
+    whoever has it open here.
+    """
     place = client.add(client.begin(), CONTENT)
     [stored] = stored_uploads(mount, app)
     file = os.open(upload(app, stored.name), os.O_WRONLY)
@@ -156,7 +160,9 @@ def test_upload_that_a_registry_commits_is_stale_for_who_has_it_open_here(
 def test_what_a_registry_is_uploading_is_left_alone(
     mount: MountedRegistry, app: Path, client: Client
 ) -> None:
-    """[S7.12] While we list, upload, rename, and remove what is ours."""
+    """[S7.12] What another writes meanwhile is not touched. While we list, upload, rename, and
+    remove what is ours.
+    """
     place = client.add(client.begin(), FIRST)
     [stored] = stored_uploads(mount, app)
 
@@ -183,7 +189,9 @@ def test_what_a_registry_is_uploading_is_left_alone(
 def test_blob_that_was_committed_here_is_served(
     served: DockerRegistry, app: Path, client: Client
 ) -> None:
-    """[S7.1]"""
+    """[S7.1] A close that returns 0 to whoever has the last descriptor means: verified, durable,
+    linked.
+    """
     upload(app, "layer.tar").write_bytes(CONTENT)
     connection = http.client.HTTPConnection(served.address, timeout=10)
     connection.request("GET", f"/v2/{app.name}/blobs/{DIGEST}")

@@ -198,7 +198,14 @@ def watched(
 
 
 def test_file_system_that_hangs(storage: Path, tmp_path: Path) -> None:
-    """[S4.3] [S4.7] [S4.10] [S6.13] [S18.1]"""
+    """[S4.3] One that does not answer holds up nothing that does not need it.
+    [S4.7] One more is EIO at once, and the log names its user and operation.
+    [S4.10] Who asks for another new name of a directory in which a lookup hangs waits with it,
+    until that ends at its deadline.
+    [S6.13] A signal ends the daemon within 10 s, also while the storage does not answer.
+    [S18.1] All but `uploads.json` and the first read of `health.json` answer at once, also while
+    the storage does not.
+    """
     digest = lay_out_below(storage, b"far away")
     with (
         Stoppable(storage, tmp_path / "far") as far,
@@ -216,7 +223,9 @@ def test_file_system_that_hangs(storage: Path, tmp_path: Path) -> None:
 
 
 def test_part_of_the_storage_that_hangs(storage: Path, tmp_path: Path) -> None:
-    """[S4.9] [S6.13]"""
+    """[S4.9] If that one does not answer, the mount goes on with everything else.
+    [S6.13] A signal ends the daemon within 10 s, also while the storage does not answer.
+    """
     digest = lay_out_below(storage, b"far away")
     blobs = storage / "docker/registry/v2/blobs"
     blobs.rename(tmp_path / "blobs")
@@ -238,7 +247,12 @@ def _delaying(kind: Kind) -> Callable[[Request], Delay | None]:
 
 @pytest.mark.s3
 def test_bucket_and_its_disk_cache_that_hang(ceph: S3Server, tmp_path: Path) -> None:
-    """[S4.3] [S4.7] [S6.13] [S14.7]"""
+    """[S4.3] One that does not answer holds up nothing that does not need it.
+    [S4.7] The requests that wait for the storage are bounded.
+    [S6.13] A signal ends the daemon within 10 s, also while the storage does not answer.
+    [S14.7] A Redis that is stopped, paused, emptied, full or in error fails nothing and delays no
+    request by more than 50 ms for each hundred digests.
+    """
     driver = InMemoryDriver()
     digest = lay_out(driver, bytes(2**20))
     with ExitStack() as opened:
@@ -270,7 +284,11 @@ def test_bucket_and_its_disk_cache_that_hang(ceph: S3Server, tmp_path: Path) -> 
 
 
 def test_cache_and_notification_queue_that_hang(storage: Path, tmp_path: Path) -> None:
-    """[S4.3] [S6.13] [S14.7]"""
+    """[S4.3] One that does not answer holds up nothing that does not need it.
+    [S6.13] A signal ends the daemon within 10 s, also while the storage does not answer.
+    [S14.7] A Redis that is stopped, paused, emptied, full or in error fails nothing and delays no
+    request by more than 50 ms for each hundred digests.
+    """
     digest = lay_out_below(storage, b"near")
     config = tmp_path / "config.yml"
     endpoint = {"name": "nobody", "url": "http://127.0.0.1:9/", "timeout": "1s", "threshold": 1}
@@ -304,7 +322,7 @@ def test_cache_and_notification_queue_that_hang(storage: Path, tmp_path: Path) -
 
 
 def test_mount_without_trouble_ends_at_once(storage: Path, tmp_path: Path) -> None:
-    """[S6.3]"""
+    """[S6.3] SIGTERM and SIGINT unmount."""
     digest = lay_out_below(storage, b"near")
     with watched(storage, tmp_path, digest) as mount:
         began = time.monotonic()

@@ -63,7 +63,7 @@ def _service(storage: Path, place: Path, **environment: str) -> Iterator[subproc
 def test_is_told_when_the_mount_answers_and_when_it_ends(
     systemd: Systemd, storage: Path, tmp_path: Path
 ) -> None:
-    """[S17.14]"""
+    """[S17.14] systemd is told when the mount answers (`Type=notify`)."""
     place = tmp_path / "m"
     with _service(storage, place, NOTIFY_SOCKET=systemd.address) as process:
         assert systemd.next() == {
@@ -81,7 +81,7 @@ def test_is_told_when_the_mount_answers_and_when_it_ends(
 def test_watchdog_hears_of_the_event_loop_until_it_hangs(
     systemd: Systemd, storage: Path, tmp_path: Path
 ) -> None:
-    """[S17.14]"""
+    """[S17.14] That its event loop goes on (`WatchdogSec`)."""
     variables = {"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "100000"}
     with _service(storage, tmp_path / "m", **variables) as process:
         told = [systemd.next() for _ in range(6)]
@@ -94,7 +94,7 @@ def test_watchdog_hears_of_the_event_loop_until_it_hangs(
 def test_watchdog_of_another_process_is_not_ours(
     systemd: Systemd, storage: Path, tmp_path: Path
 ) -> None:
-    """[S17.14]"""
+    """[S17.14] That its event loop goes on (`WatchdogSec`)."""
     variables = {
         "NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "50000", "WATCHDOG_PID": "1",
     }  # fmt: skip
@@ -107,7 +107,9 @@ def test_watchdog_of_another_process_is_not_ours(
 def test_daemon_tells_which_process_it_is(
     systemd: Systemd, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """[S17.14]"""
+    """[S17.14] systemd is told when the mount answers (`Type=notify`), that its event loop goes on
+    (`WatchdogSec`), and that it ends.
+    """
     monkeypatch.setenv("NOTIFY_SOCKET", systemd.address)
     (tmp_path / "m").mkdir()
     assert run("mount", storage, tmp_path / "m", "--pid-file", tmp_path / "pid").returncode == 0
@@ -117,7 +119,9 @@ def test_daemon_tells_which_process_it_is(
 
 
 def test_systemd_that_is_not_there_is_no_trouble(storage: Path, tmp_path: Path) -> None:
-    """[S17.14]"""
+    """[S17.14] systemd is told when the mount answers (`Type=notify`), that its event loop goes on
+    (`WatchdogSec`), and that it ends.
+    """
     place = tmp_path / "m"
     with _service(storage, place, NOTIFY_SOCKET=str(tmp_path / "nobody")) as process:
         eventually((place / ".blobfs").exists)

@@ -38,7 +38,7 @@ def second(repository: Path) -> Digest:
 
 
 def test_ln_tags(tags: Path, first: Digest) -> None:
-    """[S8.5]"""
+    """[S8.5] `ln -s ../revisions/<algorithm>/<hex> tags/<tag>` tags."""
     assert shell("ln", "-s", _target(first), tags / "v1").returncode == 0
     assert os.readlink(tags / "v1") == _target(first)
     assert (tags / "v1").read_bytes() == image(Digest.of(b"first"))
@@ -46,7 +46,7 @@ def test_ln_tags(tags: Path, first: Digest) -> None:
 
 
 def test_ln_does_not_replace_a_tag_unasked(tags: Path, first: Digest, second: Digest) -> None:
-    """[S8.5]"""
+    """[S8.5] `ln -s ../revisions/<algorithm>/<hex> tags/<tag>` tags."""
     (tags / "v1").symlink_to(_target(first))
     with failing_with(errno.EEXIST):
         (tags / "v1").symlink_to(_target(second))
@@ -54,7 +54,7 @@ def test_ln_does_not_replace_a_tag_unasked(tags: Path, first: Digest, second: Di
 
 
 def test_ln_sfn_moves_a_tag(repository: Path, tags: Path, first: Digest, second: Digest) -> None:
-    """[S8.5]"""
+    """[S8.5] `ln -sfn` and `mv` retag."""
     (tags / "v1").symlink_to(_target(first))
     done = shell("ln", "-sfn", _target(second), tags / "v1")
     assert (done.returncode, done.stderr) == (0, "")
@@ -65,7 +65,7 @@ def test_ln_sfn_moves_a_tag(repository: Path, tags: Path, first: Digest, second:
 
 
 def test_mv_moves_a_tag_over_another(tags: Path, first: Digest, second: Digest) -> None:
-    """[S8.5]"""
+    """[S8.5] `ln -sfn` and `mv` retag."""
     (tags / "v1").symlink_to(_target(first))
     (tags / "v2").symlink_to(_target(second))
     os.rename(tags / "v2", tags / "v1")
@@ -74,7 +74,7 @@ def test_mv_moves_a_tag_over_another(tags: Path, first: Digest, second: Digest) 
 
 
 def test_rm_untags_and_forgets_the_history(repository: Path, tags: Path, first: Digest) -> None:
-    """[S8.5]"""
+    """[S8.5] `rm` untags, and forgets the history."""
     (tags / "v1").symlink_to(_target(first))
     (tags / "v1").unlink()
     assert os.listdir(tags) == os.listdir(repository / "_manifests/history") == []
@@ -83,7 +83,7 @@ def test_rm_untags_and_forgets_the_history(repository: Path, tags: Path, first: 
 
 
 def test_unknown_revision_is_not_tagged(tags: Path) -> None:
-    """[S8.5]"""
+    """[S8.5] ENOENT for an unknown revision."""
     with failing_with(errno.ENOENT):
         (tags / "v1").symlink_to(_target(Digest.of(b"unknown")))
     assert os.listdir(tags) == []
@@ -105,14 +105,16 @@ def test_unknown_revision_is_not_tagged(tags: Path) -> None:
 def test_what_is_no_revision_of_the_repository_is_not_tagged(
     tags: Path, first: Digest, target: str
 ) -> None:
-    """[S8.5]"""
+    """[S8.5] EINVAL for what is neither a revision of the repository nor a tag."""
     with failing_with(errno.EINVAL):
         (tags / "v1").symlink_to(target.format(encoded=first.encoded))
     assert os.listdir(tags) == []
 
 
 def test_ln_to_a_tag_beside_it_tags(tags: Path, first: Digest, second: Digest) -> None:
-    """[S8.9] What it stands for is copied, and does not follow the other tag."""
+    """[S8.9] `ln -s <tag> tags/<new tag>` tags what the first tag stands for now (ENOENT for an
+    unknown tag). What it stands for is copied, and does not follow the other tag.
+    """
     (tags / "v1").symlink_to(_target(first))
     done = shell("ln", "-s", "v1", tags / "latest")
     assert (done.returncode, done.stderr) == (0, "")
@@ -127,7 +129,7 @@ def test_ln_to_a_tag_beside_it_tags(tags: Path, first: Digest, second: Digest) -
 
 @pytest.mark.parametrize("name", [".hidden", "-v1", "a b", "é", "v1\n", "x" * 129, "sha256:00"])
 def test_what_is_no_tag_is_not_made(tags: Path, first: Digest, name: str) -> None:
-    """[S8.5]"""
+    """[S8.5] EINVAL for what is neither a revision of the repository nor a tag."""
     with failing_with(errno.EINVAL):
         (tags / name).symlink_to(_target(first))
     (tags / "v1").symlink_to(_target(first))
@@ -144,7 +146,7 @@ def test_tag_is_not_moved_to_another_directory(repository: Path, tags: Path, fir
 
 
 def test_manifest_put_under_a_tag_moves_it(repository: Path, tags: Path, first: Digest) -> None:
-    """[S8.3]"""
+    """[S8.3] If the file's name is a tag, the manifest is tagged with it."""
     (tags / "v1").symlink_to(_target(first))
     second = put_manifest(repository, image(put_layer(repository, b"second")), "v1")
     assert os.readlink(tags / "v1") == _target(second)
@@ -167,7 +169,9 @@ print(count)
 def test_readers_of_a_moving_tag_never_miss_it(
     tags: Path, first: Digest, second: Digest, tmp_path: Path
 ) -> None:
-    """[S8.6] By ln -sfn, by mv, and by a manifest that is put, while four read."""
+    """[S8.6] Who reads a tag while it is moved sees the old or the new revision, never none. By ln
+    -sfn, by mv, and by a manifest that is put, while four read.
+    """
     (tags / "v1").symlink_to(_target(first))
     stop = tmp_path / "stop"
     readers = [

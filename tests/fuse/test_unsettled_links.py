@@ -53,7 +53,9 @@ def uncached(storage: Path, tmp_path: Path, layout: Layout) -> Iterator[MountedR
 def test_readers_beside_a_registry_that_writes_links_meet_no_error(
     uncached: MountedRegistry, storage: Path
 ) -> None:
-    """[S5.4]"""
+    """[S5.4] A link that is too short and younger than 2 s is read again for up to 50 ms before it
+    counts as damaged.
+    """
     root = storage / paths.repository(APP)[1:]
     repository = uncached.path / APP
     tag = repository / "_manifests/tags" / LATEST
@@ -74,7 +76,7 @@ def test_readers_beside_a_registry_that_writes_links_meet_no_error(
 def test_mount_answers_while_a_short_link_is_waited_for(
     uncached: MountedRegistry, storage: Path
 ) -> None:
-    """[S5.4] 40 links take at least 2 s of waiting, in threads."""
+    """[S5.4] No other request waits for that. 40 links take at least 2 s of waiting, in threads."""
     versions = 0
     for number in range(40):
         link = storage / paths.tag_current_link(APP, LATEST).replace(LATEST, f"v{number}")[1:]

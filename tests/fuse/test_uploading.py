@@ -71,7 +71,7 @@ def test_write_that_has_to_save_all_is_for_a_thread(monkeypatch: pytest.MonkeyPa
 
 
 async def test_commit_that_takes_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """[S7.18]"""
+    """[S7.18] Unless the commit takes longer than 5 s."""
     monkeypatch.setattr("blobfs.fuse.upload_dispatcher._ORDINARY_COMMIT_S", 0.05)
     uploads = Uploads().at("/a/_uploads", Registry(InMemoryDriver()).repository("a").uploads)
     threads = StorageThreads(inline=False, limit=1)

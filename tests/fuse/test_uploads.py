@@ -40,7 +40,11 @@ def _refused(repository: Path, content: bytes) -> Path:
 def test_cp_of_other_bytes_than_declared_says_so_and_publishes_nothing(
     repository: Path, tmp_path: Path, content: bytes
 ) -> None:
-    """[S7.2] [S7.1]"""
+    """[S7.2] Other bytes are EBADMSG at the last close, or at the rename, and nothing appears in
+    `_layers`.
+    [S7.1] What goes wrong is an errno of the call that can carry it and one log line with the
+    repository, the upload and the reason.
+    """
     source = tmp_path / "source"
     source.write_bytes(content)
     file = upload(repository, OTHER)
@@ -64,7 +68,9 @@ def test_failed_commit_is_one_line_of_the_log(shared: MountedRegistry, repositor
 def test_refused_upload_is_committed_once_it_is_replaced(
     repository: Path, tmp_path: Path, content: bytes
 ) -> None:
-    """[S7.2]"""
+    """[S7.2] Bytes that hash to it are committed at the close, or the fsync, after which they
+    do.
+    """
     file = upload(repository, Digest.of(content))
     with failing_with(errno.EBADMSG):
         file.write_bytes(b"a mistake")
@@ -74,7 +80,9 @@ def test_refused_upload_is_committed_once_it_is_replaced(
 
 
 def test_refused_upload_is_committed_once_it_is_completed(repository: Path) -> None:
-    """[S7.5]"""
+    """[S7.5] An open upload is gone on with by `>>`, `dd oflag=append conv=notrunc`, `rsync
+    --append` and the like.
+    """
     file = upload(repository, Digest.of(LARGE))
     with failing_with(errno.EBADMSG):
         file.write_bytes(LARGE[:-1])
@@ -84,7 +92,9 @@ def test_refused_upload_is_committed_once_it_is_completed(repository: Path) -> N
 
 
 def test_refused_upload_is_committed_once_it_is_declared_rightly(repository: Path) -> None:
-    """[S7.2]"""
+    """[S7.2] Bytes that hash to it are committed at the close, or the fsync, after which they
+    do.
+    """
     file = _refused(repository, LARGE)
     os.setxattr(file, "user.blobfs.digest", str(Digest.of(LARGE)).encode())
     assert state(file) == "committed"
@@ -96,7 +106,7 @@ def test_refused_upload_is_committed_once_it_is_declared_rightly(repository: Pat
 def test_digest_is_declared_by_an_attribute(
     repository: Path, content: bytes, algorithm: str
 ) -> None:
-    """[S7.2]"""
+    """[S7.2] By the attribute `user.blobfs.digest`."""
     file = upload(repository, "layer.tar")
     with file.open("wb", buffering=0) as opened:
         digest = Digest.of(content, algorithm)
@@ -111,7 +121,9 @@ def test_digest_is_declared_by_an_attribute(
 def test_other_bytes_than_an_attribute_declared_are_refused(
     repository: Path, content: bytes
 ) -> None:
-    """[S7.2]"""
+    """[S7.2] Other bytes are EBADMSG at the last close, or at the rename, and nothing appears in
+    `_layers`.
+    """
     file = upload(repository, "layer.tar")
     file.touch()
     os.setxattr(file, "user.blobfs.digest", str(OTHER).encode())
@@ -123,7 +135,7 @@ def test_other_bytes_than_an_attribute_declared_are_refused(
 
 @both
 def test_other_size_than_declared_is_refused(repository: Path, content: bytes) -> None:
-    """[S7.2]"""
+    """[S7.2] A size by `user.blobfs.size`."""
     file = upload(repository, Digest.of(content))
     with failing_with(errno.EBADMSG), file.open("wb", buffering=0) as opened:
         os.setxattr(opened.fileno(), "user.blobfs.size", str(len(content) + 1).encode())
@@ -157,7 +169,9 @@ def test_what_declares_nothing_is_refused(
 def test_rename_onto_a_layer_declares_and_commits(
     repository: Path, content: bytes, algorithm: str
 ) -> None:
-    """[S7.2] Of an upload that is still open, as its program was stopped."""
+    """[S7.2] By a rename onto `../_layers/<algorithm>/<hex>`. Of an upload that is still open, as
+    its program was stopped.
+    """
     file = _refused(repository, content)
     digest = Digest.of(content, algorithm)
     put_layer(repository, b"another", algorithm)  # so that there is a directory for them
@@ -169,7 +183,7 @@ def test_rename_onto_a_layer_declares_and_commits(
 
 @both
 def test_rename_onto_another_layer_is_refused(repository: Path, content: bytes) -> None:
-    """[S7.2]"""
+    """[S7.2] Other bytes are EBADMSG at the last close, or at the rename."""
     file = _refused(repository, content)
     with failing_with(errno.EBADMSG):
         os.rename(file, layer(repository, Digest.of(b"another still")))
@@ -181,7 +195,9 @@ def test_rename_onto_another_layer_is_refused(repository: Path, content: bytes) 
     "name", ["user.mine", "user.blobfs.state", "user.blobfs.media_type", "user.blobfs.repository"]
 )
 def test_attribute_that_declares_nothing_is_taken_and_dropped(repository: Path, name: str) -> None:
-    """[S7.25] As ``cp -a``, ``rsync -X`` and ``tar --xattrs`` set them, on uploads and receipts."""
+    """[S7.25] Other `user.` attributes than those of S7.13 are taken and dropped, on uploads and
+    receipts. As ``cp -a``, ``rsync -X`` and ``tar --xattrs`` set them, on uploads and receipts.
+    """
     file = upload(repository, "layer.tar")
     with file.open("wb", buffering=0) as opened:
         os.setxattr(opened.fileno(), name, b"x")
@@ -192,7 +208,9 @@ def test_attribute_that_declares_nothing_is_taken_and_dropped(repository: Path, 
 
 
 def test_attributes_of_a_receipt_can_be_set_to_what_they_are_and_removed(repository: Path) -> None:
-    """[S7.25] As ``rsync -X`` does; they show as before."""
+    """[S7.25] Other `user.` attributes than those of S7.13 are taken and dropped, on uploads and
+    receipts. As ``rsync -X`` does; they show as before.
+    """
     file = upload(repository, "layer.tar")
     file.write_bytes(SMALL)
     shown = {name: os.getxattr(file, name) for name in os.listxattr(file)}
@@ -206,7 +224,7 @@ def test_attributes_of_a_receipt_can_be_set_to_what_they_are_and_removed(reposit
 
 
 def test_declaration_cannot_be_removed(repository: Path) -> None:
-    """[S7.25]"""
+    """[S7.25] What is declared of an open upload cannot be removed (EPERM)."""
     file = _refused(repository, SMALL)
     os.removexattr(file, "user.blobfs.state")
     with failing_with(errno.EPERM):
@@ -216,7 +234,7 @@ def test_declaration_cannot_be_removed(repository: Path) -> None:
 
 
 def test_mknod_of_a_regular_file_begins_an_upload(repository: Path) -> None:
-    """[S7.25]"""
+    """[S7.25] `mknod` of a regular file begins an upload."""
     file = upload(repository, "layer.tar")
     os.mknod(file, stat.S_IFREG | 0o600)
     with failing_with(errno.EEXIST):
@@ -231,7 +249,9 @@ def test_mknod_of_a_regular_file_begins_an_upload(repository: Path) -> None:
 
 
 def test_receipt_is_renamed_onto_its_own_layer(repository: Path) -> None:
-    """[S7.9] Both are names of one file, for which rename(2) does nothing."""
+    """[S7.9] A rename onto the layer that it is changes nothing, as rename(2) has it for two names
+    of one file. Both are names of one file, for which rename(2) does nothing.
+    """
     file = upload(repository, "layer.tar")
     file.write_bytes(SMALL)
     with failing_with(errno.EBADMSG):
@@ -242,7 +262,7 @@ def test_receipt_is_renamed_onto_its_own_layer(repository: Path) -> None:
 
 
 def test_rename_in_the_directory_declares_and_commits(repository: Path) -> None:
-    """[S7.2] [S7.11]"""
+    """[S7.2] A digest is declared by the name. [S7.11] `mv` within `_uploads` renames."""
     file = _refused(repository, LARGE)
     os.rename(file, upload(repository, Digest.of(LARGE)))
     assert state(upload(repository, Digest.of(LARGE))) == "committed"
@@ -250,7 +270,7 @@ def test_rename_in_the_directory_declares_and_commits(repository: Path) -> None:
 
 
 def test_second_writer_is_refused_and_a_reader_is_not(repository: Path) -> None:
-    """[S7.7]"""
+    """[S7.7] One opening at a time writes an upload: another is EBUSY."""
     file = upload(repository, "layer.tar")
     with file.open("wb", buffering=0) as opened:
         opened.write(LARGE)
@@ -264,7 +284,9 @@ def test_second_writer_is_refused_and_a_reader_is_not(repository: Path) -> None:
 
 
 def test_fsync_makes_it_known_to_the_storage(shared: MountedRegistry, repository: Path) -> None:
-    """[S7.8] In distribution's files, from which anybody can resume it."""
+    """[S7.8] `fsync` makes what was written durable, resumable by anybody, after a crash too. In
+    distribution's files, from which anybody can resume it.
+    """
     with upload(repository, "layer.tar").open("wb", buffering=0) as opened:
         opened.write(SMALL)
         os.fsync(opened.fileno())
@@ -279,7 +301,9 @@ def test_fsync_makes_it_known_to_the_storage(shared: MountedRegistry, repository
 def test_rm_leaves_nothing_in_the_storage(
     shared: MountedRegistry, repository: Path, content: bytes, is_written: bool
 ) -> None:
-    """[S7.10]"""
+    """[S7.10] `rm` of an open upload removes all of it from the storage, also while it is
+    written.
+    """
     if is_written:
         file = upload(repository, "layer.tar")
         with file.open("wb", buffering=0) as opened:
@@ -297,7 +321,7 @@ def test_rm_leaves_nothing_in_the_storage(
 
 
 def test_rename_keeps_what_an_open_upload_has(repository: Path) -> None:
-    """[S7.11]"""
+    """[S7.11] `mv` within `_uploads` renames."""
     file, renamed = _refused(repository, LARGE), upload(repository, "renamed")
     os.rename(file, renamed)
     assert renamed.read_bytes() == LARGE
@@ -305,7 +329,7 @@ def test_rename_keeps_what_an_open_upload_has(repository: Path) -> None:
 
 
 def test_upload_is_renamed_while_it_is_written(repository: Path) -> None:
-    """[S7.11]"""
+    """[S7.11] `mv` within `_uploads` renames."""
     file, renamed = upload(repository, "layer.tar"), upload(repository, "renamed")
     with file.open("wb", buffering=0) as opened:
         opened.write(LARGE[:1000])
@@ -316,7 +340,7 @@ def test_upload_is_renamed_while_it_is_written(repository: Path) -> None:
 
 
 def test_rename_does_not_replace_what_is_being_written(repository: Path) -> None:
-    """[S7.7]"""
+    """[S7.7] One opening at a time writes an upload: another is EBUSY."""
     file, other = _refused(repository, SMALL), upload(repository, "other")
     with other.open("wb", buffering=0) as opened:
         opened.write(LARGE)
@@ -328,7 +352,7 @@ def test_rename_does_not_replace_what_is_being_written(repository: Path) -> None
 
 @pytest.mark.parametrize("below", ["_manifests/_uploads", "_manifests/tags", "", "../elsewhere"])
 def test_rename_to_any_other_directory_is_not_possible(repository: Path, below: str) -> None:
-    """[S7.11]"""
+    """[S7.11] To any other directory it copies (EXDEV)."""
     (repository.parent / "elsewhere").mkdir(exist_ok=True)
     file = _refused(repository, SMALL)
     with failing_with(errno.EXDEV):
@@ -337,7 +361,7 @@ def test_rename_to_any_other_directory_is_not_possible(repository: Path, below: 
 
 
 def test_mv_to_another_repository_copies(repository: Path) -> None:
-    """[S7.11]"""
+    """[S7.11] To any other directory it copies (EXDEV)."""
     other = repository.parent / f"{repository.name}-too"
     other.mkdir()
     upload(repository, "layer.tar").write_bytes(LARGE)
@@ -361,7 +385,9 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedRegistry]
 def test_commit_that_takes_too_long_is_stopped_and_can_be_gone_on_with(
     hasty: MountedRegistry,
 ) -> None:
-    """[S7.15] Zeros are hashed for several seconds; each close gets further."""
+    """[S7.15] A commit that takes longer than `--upload-deadline` (5 min) answers EIO, and stops if
+    it hashes or copies. Zeros are hashed for several seconds; each close gets further.
+    """
     file = upload(hasty.path / "slow", "layer.tar")
     with failing_with(errno.EIO), file.open("wb", buffering=0) as opened:
         opened.truncate(4 * 2**30)
@@ -387,7 +413,9 @@ def test_commit_that_takes_too_long_is_stopped_and_can_be_gone_on_with(
 
 
 def test_upload_that_is_too_large_and_not_declared_is_refused(hasty: MountedRegistry) -> None:
-    """[S7.24]"""
+    """[S7.24] An upload with neither digest nor size declared has at most `--max-upload` bytes (64
+    GiB): a write or a truncation beyond that is EFBIG, and so is each close after it.
+    """
     file = upload(hasty.path / "slow", "too-large")
     with failing_with(errno.EFBIG), file.open("wb", buffering=0) as opened:
         with failing_with(errno.EFBIG):
@@ -401,7 +429,11 @@ def test_upload_that_is_too_large_and_not_declared_is_refused(hasty: MountedRegi
 
 
 def test_what_a_commit_of_hours_does_not_hold_up(storage: Path, tmp_path: Path) -> None:
-    """[S6.3] [S7.10] [S7.15] A removal, and the end of the mount, which leaves the upload."""
+    """[S6.3] SIGTERM and SIGINT unmount.
+    [S7.10] `rm` of an open upload removes all of it from the storage, also while it is written.
+    [S7.15] `rm` of the upload and the end of the mount (SIGTERM, SIGINT) stop it likewise; the
+    mount ends within 10 s. A removal, and the end of the mount, which leaves the upload.
+    """
     place = tmp_path / "m"
     place.mkdir()
     mount = MountedRegistry(storage, place, tmp_path / "log")
@@ -441,7 +473,7 @@ def _committing(file: Path) -> Iterator[subprocess.Popen[bytes]]:
 def test_blob_of_another_size_is_replaced_and_shows_it_at_once(
     layout: Layout, storage: Path, mount: MountedRegistry
 ) -> None:
-    """[S7.17]"""
+    """[S7.17] One of another size, which a crash has left, is replaced."""
     digest = layout.layer(LARGE)
     data = Path(f"{storage}{paths.blob_data(digest)}")
     os.truncate(data, 100)
@@ -453,7 +485,7 @@ def test_blob_of_another_size_is_replaced_and_shows_it_at_once(
 
 
 def test_blob_of_the_right_size_is_kept(shared: MountedRegistry, repository: Path) -> None:
-    """[S7.17]"""
+    """[S7.17] A blob that is there with the right size is kept."""
     digest = put_layer(repository, LARGE[:-5])
     data = Path(f"{shared.storage}{paths.blob_data(digest)}")
     before = data.stat()
@@ -465,7 +497,9 @@ def test_blob_of_the_right_size_is_kept(shared: MountedRegistry, repository: Pat
 
 @both
 def test_what_cp_has_closed_is_there(repository: Path, tmp_path: Path, content: bytes) -> None:
-    """[S7.18] Neither looked up nor listed too early, again and again."""
+    """[S7.18] What was closed before a lookup or a listing of the repository is committed before
+    that is answered. Neither looked up nor listed too early, again and again.
+    """
     source = tmp_path / "source"
     for number in range(10):
         source.write_bytes(content + str(number).encode())

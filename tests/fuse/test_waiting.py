@@ -60,7 +60,9 @@ def bounds() -> Bounds:
 async def test_no_more_requests_of_one_user_and_operation_wait_than_may(
     nursery: trio.Nursery, bounds: Bounds
 ) -> None:
-    """[S4.7]"""
+    """[S4.7] The requests that wait for the storage are bounded: 1,024 of one user and operation
+    (256 writes).
+    """
     waiting = Waiting(nursery, bounds)
     for _ in range(3):
         await waiting.begin("lookup", 1000)
@@ -77,7 +79,7 @@ async def test_no_more_requests_of_one_user_and_operation_wait_than_may(
 async def test_no_more_requests_of_one_user_or_of_all_wait_than_may(
     nursery: trio.Nursery, bounds: Bounds
 ) -> None:
-    """[S4.7]"""
+    """[S4.7] 2,048 of one user, 3,584 in all."""
     waiting = Waiting(nursery, bounds)
     for name in ("lookup", "lookup", "lookup", "read", "read"):
         await waiting.begin(name, 1000)
@@ -100,7 +102,7 @@ async def test_fewer_writes_wait_as_each_holds_its_bytes(
 
 
 async def test_close_is_never_refused(nursery: trio.Nursery, bounds: Bounds) -> None:
-    """[S4.7]"""
+    """[S4.7] A close is never refused."""
     waiting = Waiting(nursery, bounds)
     for _ in range(9):
         await waiting.begin("flush", 1000)
@@ -160,7 +162,7 @@ def _hanging(nursery: trio.Nursery, places: ThreadPlaces) -> Iterator[Hanging]:
 
 
 async def test_one_user_leaves_places_in_threads_to_others(nursery: trio.Nursery) -> None:
-    """[S4.8]"""
+    """[S4.8] The calls of one user leave threads to those of others."""
     with _hanging(nursery, ThreadPlaces(6, reserve=2, hangs_after_s=60)) as hanging:
         await hanging.add(1000, 10)
         assert hanging.begun == [1000] * 4
@@ -181,7 +183,9 @@ async def test_user_with_the_fewest_calls_is_next(nursery: trio.Nursery) -> None
 async def test_call_that_hangs_gives_its_place_to_another_up_to_a_bound(
     nursery: trio.Nursery,
 ) -> None:
-    """[S4.8]"""
+    """[S4.8] One that hangs gives its place to another call after 0.25 s, up to 213 threads of one
+    user and 320 in all.
+    """
     places = ThreadPlaces(2, reserve=0, hangs_after_s=0.05, most=9)
     with _hanging(nursery, places) as hanging:
         await hanging.add(1000, 20)
@@ -206,7 +210,7 @@ async def test_place_is_free_again_when_its_call_has_ended(nursery: trio.Nursery
 
 
 async def test_shared_call_is_made_once_for_all_who_ask_meanwhile(nursery: trio.Nursery) -> None:
-    """[S18.6]"""
+    """[S18.6] Programs that open `uploads.json` at the same time share one walk of the storage."""
     threads = StorageThreads(inline=True)
     may_end = threading.Event()
     calls: list[int] = []
@@ -231,7 +235,9 @@ async def test_shared_call_is_made_once_for_all_who_ask_meanwhile(nursery: trio.
 
 
 def test_requests_in_flight_are_told_of_up_to_a_bound() -> None:
-    """[S18.2]"""
+    """[S18.2] `requests.json` has the oldest 200 requests of the kernel that are not answered, the
+    oldest first.
+    """
     requests = Requests(opener=lambda _: 1000)
     for number in range(1, 501):
         requests.begin(OPERATIONS["read"], (number, 1))
@@ -243,7 +249,7 @@ def test_requests_in_flight_are_told_of_up_to_a_bound() -> None:
 
 
 def test_request_names_the_program_that_waits() -> None:
-    """[S18.2]"""
+    """[S18.2] The user, the process and its program as far as the kernel tells them."""
     requests = Requests()
     request: Request = requests.begin(OPERATIONS["lookup"], ("x", _Context(1000, os.getpid())))
     [found] = requests.in_flight()

@@ -53,7 +53,9 @@ def test_check_that_fails_raises_its_error() -> None:
 
 
 def test_file_system_that_hangs_is_reported_at_the_deadline() -> None:
-    """[S6.10]"""
+    """[S6.10] `mount` and every command that reads a storage give up within 30 s if the storage
+    does not answer their checks.
+    """
     with pytest.raises(MountRefused) as caught:
         Preflight("/storage", _ignore, limit_s=0.1).run(threading.Event().wait)
     assert str(caught.value) == (
@@ -62,7 +64,9 @@ def test_file_system_that_hangs_is_reported_at_the_deadline() -> None:
 
 
 def test_checks_share_one_deadline() -> None:
-    """[S6.10]"""
+    """[S6.10] `mount` and every command that reads a storage give up within 30 s if the storage
+    does not answer their checks.
+    """
     checks = Preflight("/storage", _ignore, limit_s=0.1)
     with pytest.raises(MountRefused):
         checks.run(threading.Event().wait)
@@ -73,7 +77,7 @@ def test_checks_share_one_deadline() -> None:
 
 
 def test_endpoint_that_does_not_answer_is_reported_at_the_deadline(silent: str) -> None:
-    """[S6.10]"""
+    """[S6.10] The error names the endpoint and the failed requests."""
     with pytest.raises(MountRefused) as caught:
         Preflight(silent, _ignore, limit_s=1.0).run(partial(open_registry, silent))
     endpoint = silent.partition("regionendpoint=")[2].partition("&")[0]
@@ -84,7 +88,7 @@ def test_endpoint_that_does_not_answer_is_reported_at_the_deadline(silent: str) 
 
 
 def test_host_that_cannot_be_reached_is_reported_at_once() -> None:
-    """[S6.10]"""
+    """[S6.10] An S3 endpoint that refuses connections or has no address is an error at once."""
     began = time.monotonic()
     done = run("ls", _storage(free_port()))
     assert time.monotonic() - began < 5
@@ -97,7 +101,7 @@ def test_host_that_cannot_be_reached_is_reported_at_once() -> None:
 
 
 def test_host_without_an_address_is_reported_at_once() -> None:
-    """[S6.10]"""
+    """[S6.10] An S3 endpoint that refuses connections or has no address is an error at once."""
     began = time.monotonic()
     done = run("ls", "s3://bucket?regionendpoint=http://host.invalid&region=us-east-1")
     assert time.monotonic() - began < 5
@@ -105,7 +109,7 @@ def test_host_without_an_address_is_reported_at_once() -> None:
 
 
 def test_wait_is_told_on_a_terminal(silent: str, tmp_path: Path) -> None:
-    """[S6.10]"""
+    """[S6.10] On a terminal a line says after 2 s what is waited for."""
     typed = tmp_path / "typescript"
     command = f"{' '.join(BLOBFS)} ls '{silent}'"
     with subprocess.Popen(
@@ -122,7 +126,9 @@ def test_wait_is_told_on_a_terminal(silent: str, tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.alone
 def test_commands_end_within_30_s(silent: str, tmp_path: Path) -> None:
-    """[S6.10]"""
+    """[S6.10] `mount` and every command that reads a storage give up within 30 s if the storage
+    does not answer their checks.
+    """
     place = tmp_path / "m"
     place.mkdir()
     arguments: dict[str, list[str | Path]] = {

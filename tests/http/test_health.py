@@ -41,12 +41,12 @@ def _health(storage: Storage, *, limit_s: float = 5.0, kept_s: float = 0.0) -> H
 
 
 async def test_well_is_no_failures(storage: Storage) -> None:
-    """[S17.8]"""
+    """[S17.8] `/readyz` is 200 and `{}` if the storage answers."""
     assert await _health(storage).failures() == {}
 
 
 async def test_failure_has_its_reason_until_it_is_over(storage: Storage) -> None:
-    """[S17.8]"""
+    """[S17.8] Else 503 and what fails, with the reason."""
     health = _health(storage)
     storage.reason = "no route to S3"
     assert await health.failures() == {"storage": "no route to S3"}
@@ -63,7 +63,7 @@ async def test_bug_in_a_check_is_logged_and_tells_nothing_else(
 
 
 async def test_answer_is_kept_for_a_while(storage: Storage) -> None:
-    """[S17.8]"""
+    """[S17.8] An answer is good for 1 s."""
     health = _health(storage, kept_s=60)
     for _ in range(3):
         await health.failures()
@@ -71,7 +71,7 @@ async def test_answer_is_kept_for_a_while(storage: Storage) -> None:
 
 
 async def test_storage_that_hangs_is_asked_once_and_waited_for_once(storage: Storage) -> None:
-    """[S17.8]"""
+    """[S17.8] A storage that hangs is asked once."""
     health = _health(storage, limit_s=0.1)
     storage.goes_on.clear()
     assert "no answer" in (await health.failures())["storage"]
@@ -81,7 +81,7 @@ async def test_storage_that_hangs_is_asked_once_and_waited_for_once(storage: Sto
 
 
 async def test_many_wait_for_one_answer(storage: Storage, nursery: trio.Nursery) -> None:
-    """[S17.8]"""
+    """[S17.8] A storage that hangs is asked once."""
     health = _health(storage)
     storage.goes_on.clear()
     for _ in range(10):
@@ -93,7 +93,7 @@ async def test_many_wait_for_one_answer(storage: Storage, nursery: trio.Nursery)
 
 
 async def test_storage_that_hung_is_well_again_once_it_answers(storage: Storage) -> None:
-    """[S17.8]"""
+    """[S17.8] `/readyz` is 200 and `{}` if the storage answers."""
     health = _health(storage, limit_s=0.05)
     storage.goes_on.clear()
     assert await health.failures()
@@ -104,7 +104,7 @@ async def test_storage_that_hung_is_well_again_once_it_answers(storage: Storage)
 
 
 async def test_snapshot_tells_what_is_known_and_waits_for_nothing(storage: Storage) -> None:
-    """[S17.9]"""
+    """[S17.9] `.blobfs/health.json` has what was last found out about that."""
     health = _health(storage)
     storage.goes_on.clear()
     unknown = {"status": "unknown", "failures": {}, "seconds_ago": {"storage": None}}
@@ -118,7 +118,7 @@ async def test_snapshot_tells_what_is_known_and_waits_for_nothing(storage: Stora
 
 
 async def test_reading_a_snapshot_has_the_storage_asked_anew(storage: Storage) -> None:
-    """[S17.9]"""
+    """[S17.9] To read it has it asked anew."""
     health = _health(storage)
     storage.reason = "down"
     with trio.fail_after(5):
@@ -128,7 +128,7 @@ async def test_reading_a_snapshot_has_the_storage_asked_anew(storage: Storage) -
 
 
 def test_first_report_waits_for_the_first_answer(storage: Storage) -> None:
-    """[S17.9]"""
+    """[S17.9] The first read waits for the answer, 5 s at the most."""
     health = _health(storage)
     storage.reason = "down"
     assert health.is_unknown
@@ -137,7 +137,7 @@ def test_first_report_waits_for_the_first_answer(storage: Storage) -> None:
 
 
 def test_first_report_waits_no_longer_than_an_answer_may_take(storage: Storage) -> None:
-    """[S17.9]"""
+    """[S17.9] The first read waits for the answer, 5 s at the most."""
     health = _health(storage, limit_s=0.05)
     storage.goes_on.clear()
     assert health.report()["status"] == "failing"
@@ -145,7 +145,7 @@ def test_first_report_waits_no_longer_than_an_answer_may_take(storage: Storage) 
 
 
 async def test_storage_is_called_as_a_registry_calls_it() -> None:
-    """[S17.8]"""
+    """[S17.8] As a registry says it."""
     with Registry(CheckedDriver(InMemoryDriver())) as registry:
         health = Health.of_storage(registry)
         assert await health.failures() == {}

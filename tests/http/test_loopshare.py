@@ -17,7 +17,7 @@ def _work() -> float:
 
 
 async def test_one_that_comes_alone_does_not_wait() -> None:
-    """[S17.6]"""
+    """[S17.6] Who asks without end waits, and the mount does not."""
     share = RateLimiter(0.1)
     began = trio.current_time()
     assert await share.run(_work) == 0.005
@@ -25,7 +25,7 @@ async def test_one_that_comes_alone_does_not_wait() -> None:
 
 
 async def test_many_together_have_their_share_and_no_more(nursery: trio.Nursery) -> None:
-    """[S17.6]"""
+    """[S17.6] Metrics and tasks may have a tenth of the event loop's time."""
     share = RateLimiter(0.1)
     held_s = 0.0
 

@@ -93,7 +93,9 @@ async def test_pages_are_served(nursery: trio.Nursery) -> None:
 async def test_page_that_fails_is_500_and_the_next_one_works(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """[S17.3]"""
+    """[S17.3] Whatever is asked there, and whatever goes wrong with it, the mount goes on, and so
+    do other answers.
+    """
     served = await _serve_in(nursery)
     assert (await trio.to_thread.run_sync(get, served.port, "/broken")).status == 500
     assert (await trio.to_thread.run_sync(get, served.port, "/")).status == 200
@@ -119,7 +121,9 @@ async def test_what_is_no_request_harms_nobody_else(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """[S17.3]"""
+    """[S17.3] Whatever is asked there, and whatever goes wrong with it, the mount goes on, and so
+    do other answers.
+    """
     monkeypatch.setattr(server, "_STALL_S", 0.1)
     served = await _serve_in(nursery)
     answer = await trio.to_thread.run_sync(said_to, served.port, request_)
@@ -143,7 +147,7 @@ async def test_no_other_protocol_is_gone_over_to(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """[S17.1]"""
+    """[S17.1] It speaks HTTP/1.1; what asks for another protocol is answered in that."""
     monkeypatch.setattr(server, "_IDLE_S", 0.05)
     served = await _serve_in(nursery)
     request = b"GET / HTTP/1.1\r\nHost: x\r\n" + upgrade
@@ -153,7 +157,7 @@ async def test_no_other_protocol_is_gone_over_to(
 
 
 async def test_http_2_is_refused(nursery: trio.Nursery) -> None:
-    """[S17.1]"""
+    """[S17.1] It speaks HTTP/1.1; what asks for another protocol is answered in that."""
     served = await _serve_in(nursery)
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
     answer = await trio.to_thread.run_sync(said_to, served.port, preface)
@@ -180,7 +184,7 @@ def uncollected() -> Iterator[None]:
 async def test_connection_leaves_nothing_in_memory(
     nursery: trio.Nursery, path: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """[S17.4]"""
+    """[S17.4] So it is when its client leaves."""
     monkeypatch.setattr(server, "_IDLE_S", 0.1)
     monkeypatch.setattr(server, "_STALL_S", 0.1)
     served = await _serve_in(nursery)
@@ -195,7 +199,7 @@ async def test_connection_leaves_nothing_in_memory(
 async def test_connection_without_a_request_is_closed(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """[S17.4]"""
+    """[S17.4] A request has to come within 5 s."""
     monkeypatch.setattr(server, "_IDLE_S", 0.05)
     served = await _serve_in(nursery)
     async with await _connected(served.port, b"GET / HTTP/1.1\r\nHo") as stream:
@@ -206,7 +210,7 @@ async def test_connection_without_a_request_is_closed(
 async def test_more_connections_than_there_may_be_wait(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """[S17.4]"""
+    """[S17.4] There are 64 connections at a time, and the next wait."""
     monkeypatch.setattr(server, "_MAX_CONNECTIONS", 1)
     served = await _serve_in(nursery)
     request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -224,7 +228,7 @@ async def test_more_connections_than_there_may_be_wait(
 async def test_client_that_leaves_gives_its_place_to_the_next(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """[S17.4]"""
+    """[S17.4] So it is when its client leaves."""
     monkeypatch.setattr(server, "_MAX_CONNECTIONS", 1)
     served = await _serve_in(nursery)
     gone = await _connected(served.port, b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -237,7 +241,7 @@ async def test_client_that_leaves_gives_its_place_to_the_next(
 async def test_client_that_takes_nothing_is_dropped(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """[S17.4]"""
+    """[S17.4] Each part of an answer to be taken within 60 s, else the connection is closed."""
     monkeypatch.setattr(server, "_STALL_S", 0.1)
     monkeypatch.setattr(server, "_MAX_CONNECTIONS", 1)
     served = await _serve_in(nursery)
@@ -257,7 +261,7 @@ async def test_client_that_takes_nothing_is_dropped(
 async def test_end_waits_for_nobody_longer_than_a_second(
     nursery: trio.Nursery, request_: bytes
 ) -> None:
-    """[S17.5]"""
+    """[S17.5] Waits up to a second for answers that have begun, and for nothing else."""
     served = await _serve_in(nursery)
     before = nursery.child_tasks
     async with await _connected(served.port, request_):
@@ -273,7 +277,9 @@ async def _until_taken(port: int) -> None:
 
 
 async def test_end_lets_an_answer_that_has_begun_be_given(nursery: trio.Nursery) -> None:
-    """[S17.5]"""
+    """[S17.5] The mount's end waits up to a second for answers that have begun, and for nothing
+    else.
+    """
     served = await _serve_in(nursery)
     async with await _connected(served.port, b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n") as stream:
         await _until_taken(served.port)

@@ -65,7 +65,9 @@ def test_events_arrive_in_order(tmp_path: Path, receiver: Receiver) -> None:
 
 
 def test_events_wait_for_an_endpoint_that_is_down(tmp_path: Path) -> None:
-    """[S15.3] [S15.4]."""
+    """[S15.3] Every endpoint gets it at least once, in the order in which it was done.
+    [S15.4] Anything else, or none within `timeout`, is tried again for as long as it takes.
+    """
     port = free_port()
     with broadcasting(tmp_path, endpoint(f"http://127.0.0.1:{port}/")) as broadcaster:
         tell(broadcaster, MANY)
@@ -76,7 +78,7 @@ def test_events_wait_for_an_endpoint_that_is_down(tmp_path: Path) -> None:
 
 
 def test_what_is_refused_is_posted_again(tmp_path: Path, receiver: Receiver) -> None:
-    """[S15.4]."""
+    """[S15.4] Anything else, or none within `timeout`, is tried again for as long as it takes."""
     receiver.status = 503
     with broadcasting(tmp_path, endpoint(receiver.url)) as broadcaster:
         tell(broadcaster, ["a", "b"])
@@ -87,7 +89,7 @@ def test_what_is_refused_is_posted_again(tmp_path: Path, receiver: Receiver) -> 
 
 
 def test_the_threshold_comes_before_the_backoff(tmp_path: Path, receiver: Receiver) -> None:
-    """[S15.4]."""
+    """[S15.4] `threshold` times at once, then every `backoff`."""
     receiver.status = 500
     patient = Endpoint("a", receiver.url, threshold=3, backoff_s=60)
     with broadcasting(tmp_path, patient) as broadcaster:
@@ -98,7 +100,7 @@ def test_the_threshold_comes_before_the_backoff(tmp_path: Path, receiver: Receiv
 
 
 def test_a_redirection_is_acceptance(tmp_path: Path, receiver: Receiver) -> None:
-    """[S15.4]."""
+    """[S15.4] No redirection is followed."""
     with Receiver.serving() as other:
         receiver.status, receiver.location = 307, other.url
         with broadcasting(tmp_path, endpoint(receiver.url)) as broadcaster:
@@ -110,7 +112,7 @@ def test_a_redirection_is_acceptance(tmp_path: Path, receiver: Receiver) -> None
 def test_what_is_accepted_is_not_posted_again_whatever_follows(
     tmp_path: Path, receiver: Receiver
 ) -> None:
-    """[S15.4]."""
+    """[S15.4] An answer of 2xx or 3xx is acceptance, whatever becomes of its body."""
     receiver.finishes = False
     with broadcasting(tmp_path, endpoint(receiver.url, timeout_s=0.1)) as broadcaster:
         tell(broadcaster, ["a", "b"])
@@ -122,7 +124,7 @@ def test_what_is_accepted_is_not_posted_again_whatever_follows(
 def test_nobody_waits_for_an_endpoint_that_does_not_answer(
     tmp_path: Path, receiver: Receiver
 ) -> None:
-    """[S15.4]."""
+    """[S15.4] Holds up neither the mount nor other endpoints."""
     with Receiver.serving() as hanging:
         hanging.answers.clear()
         dead = endpoint(hanging.url, "dead", timeout_s=30.0)
@@ -145,7 +147,9 @@ def test_an_answer_that_takes_too_long_is_none(tmp_path: Path, receiver: Receive
 
 
 def test_what_is_left_at_the_end_is_sent_by_the_next(tmp_path: Path) -> None:
-    """[S15.3] [S15.7]."""
+    """[S15.3] What a program was told to be done is then in a queue in `--state-dir`.
+    [S15.7] The next mount sends the rest.
+    """
     port = free_port()
     there = endpoint(f"http://127.0.0.1:{port}/")
     with broadcasting(tmp_path, there) as broadcaster:
@@ -156,14 +160,14 @@ def test_what_is_left_at_the_end_is_sent_by_the_next(tmp_path: Path) -> None:
 
 
 def test_the_end_sends_what_is_accepted(tmp_path: Path, receiver: Receiver) -> None:
-    """[S15.7]."""
+    """[S15.7] The mount's end sends what waits as long as that is accepted, for 2 s at the most."""
     with broadcasting(tmp_path, endpoint(receiver.url)) as broadcaster:
         tell(broadcaster, ["a", "b"])
     assert receiver.told() == pushes(["a", "b"])
 
 
 def test_the_end_does_not_wait_for_what_fails(tmp_path: Path, receiver: Receiver) -> None:
-    """[S15.7]."""
+    """[S15.7] For 2 s at the most."""
     receiver.status = 500
     with ExitStack() as stack:
         late = Endpoint("a", receiver.url, threshold=1, backoff_s=60)
@@ -176,7 +180,7 @@ def test_the_end_does_not_wait_for_what_fails(tmp_path: Path, receiver: Receiver
 
 
 def test_one_mount_sends_at_a_time(tmp_path: Path, receiver: Receiver) -> None:
-    """[S15.5]."""
+    """[S15.5] One of them sends at a time."""
     there = endpoint(receiver.url)
     receiver.status = 500
     with broadcasting(tmp_path, there) as other, ExitStack() as first:
@@ -191,7 +195,7 @@ def test_one_mount_sends_at_a_time(tmp_path: Path, receiver: Receiver) -> None:
 
 
 def test_another_mount_takes_over(tmp_path: Path, receiver: Receiver) -> None:
-    """[S15.5]."""
+    """[S15.5] Another goes on when that one ends."""
     there = endpoint(receiver.url)
     with ExitStack() as first:
         broadcaster = first.enter_context(broadcasting(tmp_path, there))
@@ -219,7 +223,7 @@ def test_endpoints_get_what_they_do_not_ignore(tmp_path: Path, receiver: Receive
 
 
 def test_pulls_are_heard_only_if_they_are_wanted(tmp_path: Path, receiver: Receiver) -> None:
-    """[S15.2]."""
+    """[S15.2] Reads are told (`pull`) only with `pulls: true` in `notifications.events`."""
     with broadcasting(tmp_path, endpoint(receiver.url)) as broadcaster:
         assert Action.PULL not in broadcaster.actions
     with broadcasting(tmp_path, endpoint(receiver.url), pulls=True) as broadcaster:
@@ -243,7 +247,9 @@ def test_headers_are_those_of_the_configuration(tmp_path: Path, receiver: Receiv
 
 
 def test_no_secret_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """[S15.8]."""
+    """[S15.8] What may be secret, which is any URL, header or password, is in no log, no error and
+    no file of `.blobfs`.
+    """
     caplog.set_level(logging.DEBUG)
     url = f"http://user:secret@127.0.0.1:{free_port()}/secret?key=secret"
     secretive = endpoint(url, headers=(("Authorization", "Bearer secret"),), threshold=1)
@@ -257,7 +263,7 @@ def test_no_secret_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
 def test_a_failure_is_logged_once(
     tmp_path: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """[S15.4]."""
+    """[S15.4] That is one warning."""
     caplog.set_level(logging.INFO, "blobfs")
     receiver.status = 503
     with broadcasting(tmp_path, endpoint(receiver.url)) as broadcaster:
@@ -274,7 +280,7 @@ def test_a_failure_is_logged_once(
 def test_what_cannot_be_kept_is_counted_and_hurts_nobody(
     tmp_path: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """[S15.3]."""
+    """[S15.3] The program's work succeeds, and the event is lost: a warning and a count say so."""
     before = counted("Lost", "a")
     with broadcasting(tmp_path, endpoint(receiver.url)) as broadcaster:
         with unwritable(tmp_path / "queue.db"):
@@ -300,7 +306,9 @@ def test_what_waits_is_exported(tmp_path: Path) -> None:
 def test_pulls_that_cannot_be_written_wait(
     tmp_path: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """[S15.3]: and keep nothing else waiting."""
+    """[S15.3] A pull then waits in memory until there are too many, or the mount ends. And keep
+    nothing else waiting.
+    """
     receiver.status = 500
     with broadcasting(tmp_path, endpoint(receiver.url), pulls=True) as broadcaster:
         tell(broadcaster, ["first"])
@@ -314,7 +322,7 @@ def test_pulls_that_cannot_be_written_wait(
 
 
 def test_pulls_are_written_while_their_endpoint_is_down(tmp_path: Path) -> None:
-    """[S15.2]."""
+    """[S15.2] These wait up to a second in memory to be written."""
     there = endpoint(f"http://127.0.0.1:{free_port()}/", "down")
     with broadcasting(tmp_path, there, pulls=True) as broadcaster:
         tell(broadcaster, ["a"])
@@ -326,7 +334,7 @@ def test_pulls_are_written_while_their_endpoint_is_down(tmp_path: Path) -> None:
 def test_pulls_that_are_too_many_are_lost_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """[S15.3]."""
+    """[S15.3] A pull then waits in memory until there are too many, or the mount ends."""
     before = counted("Lost", "a")
     there = endpoint(f"http://127.0.0.1:{free_port()}/")
     with (
@@ -354,7 +362,7 @@ def test_sending_goes_on_after_what_nobody_has_thought_of(
 
 
 def test_a_storage_has_one_queue(tmp_path: Path) -> None:
-    """[S15.5]."""
+    """[S15.5] Mounts of one storage with the same `--state-dir` have one queue."""
     (tmp_path / "storage").mkdir()
     (tmp_path / "link").symlink_to("storage")
     one = queue_path(tmp_path, str(tmp_path / "storage"))
@@ -363,7 +371,7 @@ def test_a_storage_has_one_queue(tmp_path: Path) -> None:
 
 
 def test_a_bucket_has_one_queue_whatever_its_keys(tmp_path: Path) -> None:
-    """[S15.5]."""
+    """[S15.5] Mounts of one storage with the same `--state-dir` have one queue."""
     bucket = "s3://bucket/prefix?regionendpoint=http://{}&region=us-east-1"
     one = queue_path(tmp_path, bucket.format("here"))
     assert queue_path(tmp_path, bucket.format("here") + "&chunksize=10485760") == one

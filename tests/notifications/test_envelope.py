@@ -20,7 +20,9 @@ def written(event: Event, base_url: str | None = None) -> dict[str, Any]:
 
 
 def test_there_is_no_request_and_no_actor() -> None:
-    """[S15.1]."""
+    """[S15.1] `request`, which has the user agent only, as there is no HTTP, and `actor`, which is
+    empty, as nobody logs in.
+    """
     document = written(push("a"))
     assert document["request"] == {"useragent": f"blobfs/{version('blobfs')}"}
     assert document["actor"] == {}
@@ -52,7 +54,7 @@ def test_every_event_has_an_id_and_every_mount_one() -> None:
 def test_a_url_is_below_the_host_of_the_configuration(
     base_url: str | None, expected: str | None
 ) -> None:
-    """[S15.1]."""
+    """[S15.1] `target.url` is there if the file has an `http.host`."""
     event = push("a")
     target = written(event, base_url)["target"]
     digest = target["digest"]

@@ -48,7 +48,9 @@ def test_what_was_removed_is_gone(tmp_path: Path) -> None:
 
 
 def test_what_was_put_survives_kill_9(tmp_path: Path) -> None:
-    """[S15.3]."""
+    """[S15.3] What a program was told to be done is then in a queue in `--state-dir`, durable, and
+    survives a crash of the daemon or the machine.
+    """
     command = [sys.executable, "-c", PUT_AND_DIE, str(tmp_path / "q.db")]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     with EnvelopeQueue.opened(tmp_path / "q.db") as queue:
@@ -101,7 +103,7 @@ def test_what_was_put_soon_is_kept_until_it_can_be_written(tmp_path: Path) -> No
 def test_what_cannot_be_written_at_the_end_is_lost_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """[S15.3]."""
+    """[S15.3] The program's work succeeds, and the event is lost: a warning and a count say so."""
     before = _counted("Lost", "late")
     queue = EnvelopeQueue.opened(tmp_path / "q.db")
     queue.put_soon([Addressed("late", b"1"), Addressed("late", b"2")])
@@ -141,7 +143,7 @@ def test_memory_is_bounded_too(tmp_path: Path) -> None:
 
 
 def test_the_oldest_gives_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """[S15.6]."""
+    """[S15.6] Then the oldest give way: a warning, and a count."""
     caplog.set_level(logging.WARNING)
     before = _counted("Dropped", "full")
     with EnvelopeQueue.opened(tmp_path / "q.db", 4 * 2**20) as queue:
@@ -192,5 +194,5 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
 
 
 def test_a_month_of_events_has_room() -> None:
-    """[S15.6]."""
+    """[S15.6] 256 MiB may wait, some 200,000 events."""
     assert MAX_BYTES == 256 * 2**20

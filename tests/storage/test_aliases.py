@@ -39,7 +39,7 @@ def repository(driver: StorageDriver, layout: Layout, opened: list[str]) -> Repo
 
 
 def test_blob_of_other_bytes_is_not_found_by_its_alias(repository: Repository) -> None:
-    """[S4.6]"""
+    """[S4.6] The first lookup reads the whole blob, and other bytes are EIO."""
     layers = repository.layers
     for look in (layers.stat, layers.stat_now, layers.open, layers.get):
         with pytest.raises(DigestMismatch, match=WRONG.encoded):
@@ -48,14 +48,14 @@ def test_blob_of_other_bytes_is_not_found_by_its_alias(repository: Repository) -
 
 
 def test_blob_is_hashed_once_by_its_alias(repository: Repository, opened: list[str]) -> None:
-    """[S4.6]"""
+    """[S4.6] The first lookup reads the whole blob."""
     for _ in range(3):
         assert repository.layers.stat(NAME).digest == DIGEST
     assert opened.count(paths.blob_data(DIGEST)) == 1
 
 
 def test_wrong_alias_is_not_believed_from_a_cache(driver: StorageDriver, layout: Layout) -> None:
-    """[S4.6]"""
+    """[S4.6] Other bytes are EIO."""
     cache = MemoryCache()
     cache.set_many({WRONG: Descriptor(layout.layer(CONTENT), len(CONTENT), mtime_ns=1)}, APP)
     with pytest.raises(DigestMismatch):
@@ -72,7 +72,9 @@ def test_alias_that_was_committed_is_known(repository: Repository, opened: list[
 
 
 def test_media_type_of_an_alias_is_the_blob_s(layout: Layout, repository: Repository) -> None:
-    """[S3.5] Whichever of the digests the manifest has."""
+    """[S3.5] `user.blobfs.media_type`, as a manifest of the repository has it. Whichever of the
+    digests the manifest has.
+    """
     document: Json = {"schemaVersion": 2, "config": descriptor(NAME), "layers": []}
     layout.revision(as_bytes(document))
     described = repository.media_types.describe(repository.layers.stat(NAME).digest)

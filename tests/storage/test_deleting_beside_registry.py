@@ -40,7 +40,9 @@ def _delete(root: Path, digest: str, cache: str = "none") -> None:
 
 
 def test_registry_that_remembers_in_memory_loses_what_is_pushed_again(tmp_path: Path) -> None:
-    """[S9.4]"""
+    """[S9.4] It takes a removed layer for stored: a push of the same layer links nothing, and after
+    the registry's restart pulls are 404.
+    """
     root = tmp_path / "storage"
     with DockerRegistry.serving(root, cache="inmemory") as registry:
         layer = _pushed(registry.address)
@@ -55,7 +57,7 @@ def test_registry_that_remembers_in_memory_loses_what_is_pushed_again(tmp_path: 
 
 
 def test_registry_that_remembers_nothing_has_what_is_pushed_again(tmp_path: Path) -> None:
-    """[S9.4]"""
+    """[S9.4] Or remove the key from its configuration."""
     root = tmp_path / "storage"
     with DockerRegistry.serving(root) as registry:
         layer = _pushed(registry.address)
@@ -69,7 +71,7 @@ def test_registry_that_remembers_nothing_has_what_is_pushed_again(tmp_path: Path
 def test_registry_that_shares_a_redis_has_what_is_pushed_again(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    """[S9.4]"""
+    """[S9.4] Share a Redis with it (14)."""
     with closing(redis_server.client()) as client:
         client.flushall()  # another test's registry may have had the layer
     with CachedRegistry.serving(tmp_path, redis_server) as registry:

@@ -81,7 +81,9 @@ def _forgetting_times(cache: DescriptorCache, digest: Digest = DIGEST) -> None:
 def test_what_was_looked_up_is_not_asked_again(
     layout: Layout, app: Repository, other_app: Repository, asked: AskedDriver
 ) -> None:
-    """[S14.1]"""
+    """[S14.1] Who looks up a layer that is remembered asks the storage for nothing, neither its
+    link nor its blob.
+    """
     layout.layer(CONTENT)
     expected = other_app.layers.stat(DIGEST)
     for _ in range(2):
@@ -104,7 +106,9 @@ def test_alias_is_remembered_under_both_its_names(
 def test_name_that_was_deleted_does_not_come_back_with_the_other(
     layout: Layout, app: Repository, cache: DescriptorCache
 ) -> None:
-    """[S14.2] It does in distribution."""
+    """[S14.2] A layer that was pushed as `sha512` has two names, and loses one without the other.
+    It does in distribution.
+    """
     _push_alias(layout)
     app.layers.stat(DIGEST)
     app.layers.delete(DIGEST)
@@ -150,7 +154,7 @@ def test_one_repository_is_not_told_what_another_has(layout: Layout, registry: R
 
 
 def test_revision_is_no_layer_and_a_layer_no_revision(layout: Layout, app: Repository) -> None:
-    """[S14.5]"""
+    """[S14.5] A revision is not taken for a layer, nor a layer for a revision."""
     revision, layer = layout.revision(b"{}"), layout.layer(CONTENT)
     revisions = app.manifests.links
     for links, digest in ((revisions, revision), (app.layers, layer)):
@@ -175,7 +179,7 @@ def test_only_the_link_of_a_revision_is_looked_at(
 def test_of_what_a_registry_looked_up_only_the_time_is_asked(
     layout: Layout, app: Repository, cache: DescriptorCache, asked: AskedDriver
 ) -> None:
-    """[S14.1]"""
+    """[S14.1] Only a registry keeps no time: for that the blob is asked once."""
     layout.layer(CONTENT)
     expected = app.layers.stat(DIGEST).mtime_ns
     _forgetting_times(cache)
@@ -204,7 +208,9 @@ def test_blob_that_is_gone_when_its_time_is_asked_is_forgotten(
 def test_blob_that_is_not_what_was_remembered_is_forgotten(
     layout: Layout, app: Repository, registry: Registry, content: bytes | None
 ) -> None:
-    """[S14.3]"""
+    """[S14.3] One whose blob is gone or has another size is forgotten when the blob is opened or
+    read.
+    """
     layout.layer(CONTENT)
     known = app.layers.stat(DIGEST)
     layout.driver.delete(BLOB)
@@ -224,7 +230,9 @@ def test_blob_that_is_not_what_was_remembered_is_forgotten(
 def test_blob_that_was_found_gone_is_gone_under_its_other_name_too(
     layout: Layout, app: Repository, registry: Registry, *, is_listed: bool
 ) -> None:
-    """[S14.3]"""
+    """[S14.3] One whose blob is gone or has another size is forgotten when the blob is opened or
+    read.
+    """
     _push_alias(layout)
     known = app.layers.stat(ALIAS)
     layout.driver.delete(BLOB)
@@ -260,7 +268,7 @@ def test_blob_whose_bytes_are_wrong_is_forgotten(
 def test_writers_are_told_what_the_storage_has(
     layout: Layout, app: Repository, registry: Registry
 ) -> None:
-    """[S14.4]"""
+    """[S14.4] Whoever writes asks the storage: uploads, links, manifests, tags."""
     layout.layer(CONTENT)
     known = app.layers.stat(DIGEST)
     layout.driver.delete(LINK)
@@ -279,7 +287,9 @@ def test_writers_are_told_what_the_storage_has(
 def test_blob_that_is_only_remembered_is_stored_again(
     layout: Layout, app: Repository, registry: Registry
 ) -> None:
-    """[S14.4] distribution up to 3.1.1 did not store it, and said it had."""
+    """[S14.4] A layer is remembered once it is linked. distribution up to 3.1.1 did not store it,
+    and said it had.
+    """
     layout.layer(CONTENT)
     app.layers.stat(DIGEST)
     layout.driver.delete(BLOB)
@@ -292,7 +302,7 @@ def test_blob_that_is_only_remembered_is_stored_again(
 def test_delete_is_seen_by_all_at_once(
     layout: Layout, app: Repository, other_app: Repository
 ) -> None:
-    """[S14.2]"""
+    """[S14.2] What a mount deletes is a miss at once, for all that share the Redis."""
     layout.layer(CONTENT)
     other_app.layers.stat(DIGEST)
     app.layers.delete(DIGEST)
@@ -304,7 +314,9 @@ def test_delete_is_seen_by_all_at_once(
 def test_what_was_deleted_does_not_come_back_with_another_repository(
     layout: Layout, app: Repository, registry: Registry
 ) -> None:
-    """[S14.2] It did in distribution before 3.1.0, which cleared the blob only."""
+    """[S14.2] Stays one, whoever else has the blob. It did in distribution before 3.1.0, which
+    cleared the blob only.
+    """
     for repository in (APP, OTHER):
         layout.layer(CONTENT, repository)
         registry.repository(repository).layers.stat(DIGEST)
@@ -363,7 +375,7 @@ def test_delete_during_a_lookup_is_not_undone_by_it(
     known: str,
     at: str,
 ) -> None:
-    """[S14.2]"""
+    """[S14.2] Whatever the mount was looking up meanwhile."""
     layout.layer(CONTENT)
     app, cache = registry.repository(APP), registry.blobs.descriptors.cache
     if known != "nothing":
@@ -402,7 +414,9 @@ def test_delete_while_the_cache_is_told_is_not_undone(
 def test_listing_asks_the_storage_only_for_what_is_not_remembered(
     layout: Layout, app: Repository, other_app: Repository, asked: AskedDriver
 ) -> None:
-    """[S14.1]"""
+    """[S14.1] A listing asks for a hundred at once, and the storage for those that are not
+    remembered.
+    """
     digests = [layout.layer(b"%d" % number) for number in range(250)]
     other_app.layers.prefetch(digests[:200])
     app.layers.prefetch(digests)
@@ -451,7 +465,9 @@ def test_listing_leaves_out_what_has_no_link(
     cache: DescriptorCache,
     remember: Callable[[DescriptorCache], None],
 ) -> None:
-    """[S14.6] A commit, and a registry, remember a layer without its time."""
+    """[S14.6] A listing leaves out what has no link, whether or not the layer is remembered. A
+    commit, and a registry, remember a layer without its time.
+    """
     layout.layer(CONTENT)
     app.layers.stat(DIGEST)
     remember(cache)
@@ -465,7 +481,9 @@ def test_listing_leaves_out_what_has_no_link(
 def test_listing_does_not_take_a_broken_link_for_what_was_remembered_without_a_time(
     layout: Layout, app: Repository, cache: DescriptorCache
 ) -> None:
-    """[S4.1]"""
+    """[S4.1] A link whose blob is missing, is a directory, or is empty although its digest is not
+    that of nothing: looking it up is EIO.
+    """
     layout.layer(CONTENT)
     app.layers.stat(DIGEST)
     _forgetting_times(cache)
@@ -498,7 +516,7 @@ def test_listing_takes_a_round_trip_to_ask_and_one_to_tell(
 def test_commit_is_remembered_once_it_is_linked_and_before_its_upload_is_gone(
     app: Repository, asked: AskedDriver, cache: DescriptorCache
 ) -> None:
-    """[S14.4]"""
+    """[S14.4] A layer is remembered once it is linked."""
     known: dict[str, bool] = {}
 
     def note(path: str) -> None:

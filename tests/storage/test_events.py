@@ -51,13 +51,13 @@ def put(repository: Repository, payload: bytes, name: str) -> Digest:
 
 
 def test_a_commit_is_a_push(repository: Repository, heard: Heard) -> None:
-    """[S15.1]."""
+    """[S15.1] A blob that is committed (`push`)."""
     descriptor = committed(repository, b"layer")
     assert heard.events == [Event(Action.PUSH, APP, descriptor)]
 
 
 def test_a_commit_is_told_once_it_can_be_read(driver: StorageDriver) -> None:
-    """[S15.1]."""
+    """[S15.1] Told are, each once it is done and durable, never before."""
     found = []
 
     class Reader(Heard):
@@ -71,7 +71,7 @@ def test_a_commit_is_told_once_it_can_be_read(driver: StorageDriver) -> None:
 
 
 def test_a_commit_that_fails_is_not_told(repository: Repository, heard: Heard) -> None:
-    """[S15.1]."""
+    """[S15.1] Each once it is done and durable, never before."""
     writer = repository.uploads.create(digest=Digest.of(b"other"))
     writer.write(b"layer")
     with pytest.raises(BlobfsError):
@@ -82,7 +82,7 @@ def test_a_commit_that_fails_is_not_told(repository: Repository, heard: Heard) -
 def test_a_mount_names_where_it_is_from(
     driver: StorageDriver, repository: Repository, heard: Heard
 ) -> None:
-    """[S15.1]."""
+    """[S15.1] With a repository as `fromRepository` through which this mount has reached it."""
     layer = committed(repository, b"layer")
     heard.events.clear()
     Repository(driver, BlobStore(driver), OTHER, heard).layers.mount(
@@ -102,7 +102,7 @@ def test_a_mount_from_nowhere_is_a_push(
 def test_a_manifest_is_pushed_with_its_tag(
     repository: Repository, layout: Layout, heard: Heard
 ) -> None:
-    """[S15.1]."""
+    """[S15.1] A manifest that is put or tagged (`push`, with the tag)."""
     config = layout.layer(b"{}")
     payload = image(config)
     digest = put(repository, payload, "v1")
@@ -134,7 +134,7 @@ def test_a_manifest_that_is_linked_elsewhere_is_pushed(
 
 
 def test_a_tag_that_is_set_is_a_push(repository: Repository, layout: Layout, heard: Heard) -> None:
-    """[S15.1]."""
+    """[S15.1] A manifest that is put or tagged (`push`, with the tag)."""
     payload = image(layout.layer(b"{}"))
     digest = layout.revision(payload)
     repository.tags.tag(V2, digest)
@@ -164,7 +164,7 @@ def test_a_tag_that_is_renamed_is_set_and_deleted(
 
 
 def test_deletes_are_told(repository: Repository, layout: Layout, heard: Heard) -> None:
-    """[S15.1]."""
+    """[S15.1] A layer, manifest or tag that is removed (`delete`)."""
     layer = layout.layer(b"layer")
     manifest = layout.revision(image(layer))
     layout.tag(manifest, V1)
@@ -191,7 +191,7 @@ def test_what_is_not_there_is_not_told(repository: Repository, heard: Heard) -> 
 def test_a_pull_is_of_a_blob_or_of_a_manifest(
     repository: Repository, layout: Layout, heard: Heard
 ) -> None:
-    """[S15.2]."""
+    """[S15.2] One for each opening of a layer or manifest."""
     layer = layout.layer(b"layer")
     payload = image(layer)
     manifest = layout.revision(payload)

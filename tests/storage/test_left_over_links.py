@@ -48,20 +48,20 @@ def _counted() -> float:
 
 
 def test_link_that_no_manifest_names_is_not_shown_and_counted(app: Repository) -> None:
-    """[S4.5]"""
+    """[S4.5] It is not listed, and ENOENT by its name; a metric counts it."""
     before = _counted()
     assert not _is_shown(app)
     assert _counted() > before
 
 
 def test_link_that_a_manifest_names_is_damage(app: Repository, layout: Layout) -> None:
-    """[S4.5]"""
+    """[S4.5] It is damage (S4.1) if a manifest names it."""
     layout.revision(image(layout.layer(b"{}"), GONE))
     assert _is_shown(app)
 
 
 def test_alias_of_a_blob_that_is_gone_is_not_shown(app: Repository, layout: Layout) -> None:
-    """[S4.5]"""
+    """[S4.5] It is not listed, and ENOENT by its name; a metric counts it."""
     layout.link(paths.layers(APP), ALIAS, str(GONE).encode())
     assert not _is_shown(app, ALIAS)
 
@@ -70,7 +70,7 @@ def test_alias_of_a_blob_that_is_gone_is_not_shown(app: Repository, layout: Layo
 def test_alias_of_a_blob_that_a_manifest_names_is_damage(
     app: Repository, layout: Layout, named: Digest
 ) -> None:
-    """[S4.5]"""
+    """[S4.5] It is damage (S4.1) if a manifest names it."""
     layout.link(paths.layers(APP), ALIAS, str(GONE).encode())
     layout.revision(image(layout.layer(b"{}"), named))
     assert _is_shown(app, ALIAS)
@@ -95,25 +95,25 @@ def test_alias_of_a_blob_that_is_there_is_listed(app: Repository, layout: Layout
 def test_manifest_of_any_form_names_its_digests(
     app: Repository, layout: Layout, payload: bytes
 ) -> None:
-    """[S4.5]"""
+    """[S4.5] It is damage (S4.1) if a manifest names it."""
     layout.revision(payload)
     assert _is_shown(app)
 
 
 def test_manifest_that_is_missing_may_name_anything(app: Repository, layout: Layout) -> None:
-    """[S4.5]"""
+    """[S4.5] A manifest of the repository cannot be read."""
     layout.link(paths.revisions(APP), Digest.of(b"a manifest that is gone"))
     assert _is_shown(app)
 
 
 def test_manifest_of_another_repository_names_nothing_here(app: Repository, layout: Layout) -> None:
-    """[S4.5]"""
+    """[S4.5] No manifest of the repository names."""
     layout.revision(image(GONE, GONE), RepositoryName("another"))
     assert not _is_shown(app)
 
 
 def test_blob_that_is_a_directory_is_damage(app: Repository, layout: Layout) -> None:
-    """[S4.1]"""
+    """[S4.1] A link whose blob is missing, is a directory."""
     layout.put(f"{paths.blob_data(GONE)}/stray")
     with pytest.raises(Exception, match="is a directory"):
         app.layers.stat(GONE)
@@ -128,7 +128,7 @@ def test_layer_that_is_pushed_again_is_shown_at_once(app: Repository, layout: La
 def test_manifests_are_read_only_once_and_only_when_a_link_dangles(
     app: Repository, layout: Layout, asked: AskedDriver
 ) -> None:
-    """[S4.5]"""
+    """[S4.5] The manifests are read only then, each once."""
     revisions = [layout.revision(image(Digest.of(b"%d" % n))) for n in range(5)]
     manifests = {paths.blob_data(revision) for revision in revisions}
     app.layers.stat(Digest.of(b"kept"))

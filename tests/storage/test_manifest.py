@@ -214,7 +214,7 @@ def test_other_schema_versions_are_refused_in_a_short_line(version: Json) -> Non
 
 
 def test_schema_1_is_read_and_not_to_be_stored() -> None:
-    """[S8.15]"""
+    """[S8.15] One of docker's schema 1 is read, but not put."""
     payload = as_bytes(SCHEMA_1)
     parsed = Manifest.parse(payload)
     assert parsed.media_type == SIGNED_SCHEMA_1
@@ -289,7 +289,9 @@ def test_size_that_is_no_integer_is_refused(size: Json) -> None:
 
 @pytest.mark.parametrize("size", [-1, 0, 2**63 - 1, None])
 def test_size_may_be_any_integer(size: int | None) -> None:
-    """[S8.15] Registries do not look at it."""
+    """[S8.15] Without layers or sizes, in Latin-1, with its keys in capitals. Registries do not
+    look at it.
+    """
     assert Manifest.to_be_stored(of_layer(size=size)).references[1].size == (size or 0)
 
 

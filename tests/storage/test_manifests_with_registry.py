@@ -165,7 +165,9 @@ def verdicts(bench: Bench) -> list[tuple[Odd, Verdict, Verdict]]:
 def test_blobfs_stores_what_a_registry_stores_but_for_named_differences(
     verdicts: list[tuple[Odd, Verdict, Verdict]],
 ) -> None:
-    """[S8.2]"""
+    """[S8.2] It must be of one of the four media types and such that docker-registry 2.8 and
+    distribution 3 can read it.
+    """
     differences: Counter[str] = Counter()
     unnamed = []
     for odd, theirs, ours in verdicts:
@@ -186,7 +188,9 @@ def test_blobfs_stores_what_a_registry_stores_but_for_named_differences(
 def test_blobfs_reads_what_a_registry_reads_but_for_named_differences(
     verdicts: list[tuple[Odd, Verdict, Verdict]],
 ) -> None:
-    """[S8.15] Under the same media type."""
+    """[S8.15] A stored manifest is whatever docker-registry 2.8 can read, with the same media type.
+    Under the same media type.
+    """
     different = [
         (odd, theirs, ours)
         for odd, theirs, ours in verdicts
@@ -207,7 +211,9 @@ def test_blobfs_reads_what_a_registry_reads_but_for_named_differences(
 def test_registry_reads_and_collects_what_blobfs_has_stored(
     bench: Bench, verdicts: list[tuple[Odd, Verdict, Verdict]], tmp_path: Path
 ) -> None:
-    """[S8.14]"""
+    """[S8.14] A manifest that a registry could not read, such as one with a number for an
+    annotation, is never stored.
+    """
     assert any(ours.stored for _, _, ours in verdicts)
     storage = {"filesystem": {"rootdirectory": str(bench.ours_at)}}
     config = tmp_path / "config.yml"

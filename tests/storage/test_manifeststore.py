@@ -70,7 +70,9 @@ def test_manifest_that_is_not_linked_is_unknown(layout: Layout, repository: Repo
 def test_manifest_that_is_linked_as_a_layer_is_a_revision(
     layout: Layout, repository: Repository
 ) -> None:
-    """[S8.16]"""
+    """[S8.16] A manifest that an old registry has linked as a layer is found in `revisions` by its
+    digest, and not listed there.
+    """
     digest = layout.layer(image(CONFIG))
     links = repository.manifests.links
     assert repository.manifests.payload(digest) == image(CONFIG)
@@ -82,7 +84,9 @@ def test_manifest_that_is_linked_as_a_layer_is_a_revision(
 def test_revision_that_is_linked_as_a_layer_is_deleted(
     layout: Layout, repository: Repository
 ) -> None:
-    """[S8.16] A layer that is no manifest is not."""
+    """[S8.16] A manifest that an old registry has linked as a layer is found in `revisions` by its
+    digest, and not listed there. A layer that is no manifest is not.
+    """
     digest, layer = layout.layer(image(CONFIG)), layout.layer(b"layer")
     repository.manifests.links.delete(digest)
     with pytest.raises(BlobUnknown):

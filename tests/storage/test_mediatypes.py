@@ -57,7 +57,7 @@ def is_manifest(path: str) -> bool:
 
 
 def test_manifests_are_read_side_by_side(remote: RemoteDriver) -> None:
-    """[S13.19]"""
+    """[S13.19] Manifests are read 32 side by side."""
     layers = stored(remote, 32)
     together = Barrier(16)
 
@@ -70,7 +70,7 @@ def test_manifests_are_read_side_by_side(remote: RemoteDriver) -> None:
 
 
 def test_blob_of_a_known_manifest_is_described_while_others_are_read(remote: RemoteDriver) -> None:
-    """[S3.7]"""
+    """[S3.7] A blob whose manifest was read is answered at once."""
     layers = stored(remote, 1)
     media_types = Registry(remote).repository(APP).media_types
     assert media_types.describe(layers[0])
@@ -92,7 +92,9 @@ def test_blob_of_a_known_manifest_is_described_while_others_are_read(remote: Rem
 
 
 def test_failure_keeps_what_was_read(remote: RemoteDriver) -> None:
-    """[S3.7]"""
+    """[S3.7] After EIO or a time-out the next call goes on with the manifests that were not read
+    yet.
+    """
     stored(remote, 300)
     media_types = Registry(remote).repository(APP).media_types
     opened: list[str] = []
@@ -123,7 +125,9 @@ def test_reading_ends_once_the_blob_is_described(remote: RemoteDriver) -> None:
 
 
 def test_manifest_is_read_once_for_all_repositories(remote: RemoteDriver) -> None:
-    """[S3.7]"""
+    """[S3.7] For `user.blobfs.media_type` each manifest is read once, whichever repository it is
+    in.
+    """
     layers = stored(remote, 3)
     stored(remote, 3, OTHER)
     registry = Registry(remote)
@@ -164,7 +168,9 @@ def test_event_loop_reads_no_manifest(remote: RemoteDriver) -> None:
 
 
 def test_blob_linked_after_its_manifest_was_read_is_described(remote: RemoteDriver) -> None:
-    """[S3.7]"""
+    """[S3.7] Of blobs that manifests refer to and that are no layers, 64 MiB are kept for all
+    repositories (1.4 million references).
+    """
     late = Digest.of(b"late")
     Layout(remote).revision(image(CONFIG, late))
     media_types = Registry(remote).repository(APP).media_types

@@ -91,7 +91,9 @@ def listings(counted: "Counter[Kind]") -> int:
 def test_names_of_uploads_take_a_request_for_each_record(
     proxy: S3Proxy, repository: Repository
 ) -> None:
-    """[S13.18]"""
+    """[S13.18] One request more is made for each upload that blobfs has begun and whose record is
+    new or has changed.
+    """
     uploads = Uploads().at(f"/{APP}/_uploads", repository.uploads)
     with proxy.counting() as counted:
         assert len(uploads.names()) == STALE
@@ -106,7 +108,9 @@ def test_names_of_uploads_take_a_request_for_each_record(
 def test_record_is_read_again_only_if_it_has_changed(
     ceph: S3Server, proxy: S3Proxy, filled: str, registry: Registry
 ) -> None:
-    """[S13.18]"""
+    """[S13.18] One request more is made for each upload that blobfs has begun and whose record is
+    new or has changed.
+    """
     assert len(upload_states(registry, Uploads())) == STALE
     with proxy.counting() as counted:
         assert len(upload_states(registry, Uploads())) == STALE
@@ -124,7 +128,7 @@ def test_record_is_read_again_only_if_it_has_changed(
 def test_sizes_of_uploads_take_two_requests_for_each_that_has_parts(
     proxy: S3Proxy, repository: Repository
 ) -> None:
-    """[S13.18]"""
+    """[S13.18] Two for the size of each that has parts, 32 side by side."""
     uploads = Uploads().at(f"/{APP}/_uploads", repository.uploads)
     names = [name for name in uploads.names() if name.startswith("u")]
     with proxy.counting() as counted:
@@ -137,7 +141,7 @@ def test_sizes_of_uploads_take_two_requests_for_each_that_has_parts(
 
 
 def test_report_of_uploads_takes_few_requests(proxy: S3Proxy, registry: Registry) -> None:
-    """[S13.18]"""
+    """[S13.18] Uploads are listed a thousand files a request."""
     with proxy.counting() as counted:
         found = [*of_repository(registry.repository(APP)), *lost(registry)]
     assert len(found) == STALE
@@ -150,7 +154,7 @@ def test_report_of_uploads_takes_few_requests(proxy: S3Proxy, registry: Registry
 def test_media_types_take_two_requests_for_each_manifest(
     proxy: S3Proxy, repository: Repository
 ) -> None:
-    """[S13.19]"""
+    """[S13.19] Manifests are read 32 side by side."""
     describe = repository.media_types.describe
     with proxy.counting() as counted:
         assert describe(Digest.of(b"unknown")) is None

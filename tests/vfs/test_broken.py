@@ -184,7 +184,9 @@ def test_broken_tag_is_a_symlink_that_the_kernel_does_not_keep(storage: Storage)
 
 @pytest.mark.parametrize("break_it", [how for how, _ in LINKS.values()], ids=LINKS)
 def test_broken_tag_is_replaced_and_removed(storage: Storage, break_it: Break) -> None:
-    """[S8.8] By ln -s and mv over it, and by rm."""
+    """[S8.8] `ln -sfn`, `mv`, `rm` and a manifest that is put replace or remove a damaged tag. By
+    ln -s and mv over it, and by rm.
+    """
     tags = directory(root_of(storage.driver), "/team/app/_manifests/tags")
     assert isinstance(tags, MutableDirectory)
     target = f"../revisions/sha256/{GOOD.encoded}"
@@ -207,7 +209,7 @@ def test_broken_tag_is_replaced_and_removed(storage: Storage, break_it: Break) -
 def test_broken_layer_or_revision_is_removed_where_deleting_is_allowed(
     storage: Storage, link_set: str, break_it: Break, error: type[BlobfsError]
 ) -> None:
-    """[S8.8]"""
+    """[S8.8] With `--allow-delete` `rm` removes a damaged layer or manifest."""
     break_it(storage, paths.link(link_set, BROKEN))
     links = directory(tree_of(storage.driver, allow_delete=True).root(), SHOWN_AT[link_set])
     assert isinstance(links, MutableDirectory)
@@ -221,7 +223,7 @@ def test_broken_layer_or_revision_is_removed_where_deleting_is_allowed(
 
 @pytest.mark.parametrize("break_it", [how for how, _ in LINKS.values()], ids=LINKS)
 def test_broken_history_is_mended_by_the_next_tagging(storage: Storage, break_it: Break) -> None:
-    """[S8.8]"""
+    """[S8.8] The history of a tag goes with it, or is mended as its entries are written again."""
     link = paths.link(INDEX, GOOD)
     break_it(storage, link)
     tags = directory(root_of(storage.driver), "/team/app/_manifests/tags")

@@ -61,7 +61,9 @@ def closing(opened: OpenUpload) -> Iterator[Future[None]]:
 def test_removal_stops_a_commit(
     driver: StorageDriver, opened: OpenUpload, closing: Future[None]
 ) -> None:
-    """[S7.10] [S7.15]"""
+    """[S7.10] `rm` of an open upload removes all of it from the storage, also while it is written.
+    [S7.15] `rm` of the upload and the end of the mount (SIGTERM, SIGINT) stop it likewise.
+    """
     opened.upload.cancel()
     with pytest.raises(Interrupted, match="removed"):
         closing.result()
@@ -73,7 +75,7 @@ def test_removal_stops_a_commit(
 def test_end_of_the_mount_stops_a_commit_and_keeps_the_upload(
     driver: StorageDriver, uploads: Uploads, opened: OpenUpload, closing: Future[None]
 ) -> None:
-    """[S7.15]"""
+    """[S7.15] `rm` of the upload and the end of the mount (SIGTERM, SIGINT) stop it likewise."""
     uploads.suspend()
     with pytest.raises(Interrupted):
         closing.result()
@@ -85,7 +87,7 @@ def test_end_of_the_mount_stops_a_commit_and_keeps_the_upload(
 def test_upload_can_be_read_and_not_be_written_during_its_commit(
     opened: OpenUpload, closing: Future[None]
 ) -> None:
-    """[S7.15]"""
+    """[S7.15] Meanwhile the upload can be read, another opening for writing is EBUSY."""
     assert opened.upload.read_at(HOURS - 2, 10) == bytes(2)
     with pytest.raises(Busy):
         OpenUpload(opened.upload, truncate=False)
@@ -97,7 +99,9 @@ def test_upload_can_be_read_and_not_be_written_during_its_commit(
 def test_size_has_a_bound_unless_it_is_declared(
     driver: StorageDriver, uploads: Uploads, declared: int | None
 ) -> None:
-    """[S7.24]"""
+    """[S7.24] An upload with neither digest nor size declared has at most `--max-upload` bytes (64
+    GiB).
+    """
     found = uploads.at(f"/{APP}/_uploads", Registry(driver).repository(APP).uploads)
     upload = found.begin("some")
     upload.declare(size=declared)
@@ -114,7 +118,9 @@ def test_size_has_a_bound_unless_it_is_declared(
 
 
 def test_directory_of_delayed_updates(driver: StorageDriver, uploads: Uploads) -> None:
-    """[S7.26]"""
+    """[S7.26] `mkdir` of `.~tmp~` makes the directory in which `rsync --delay-updates` keeps files
+    until all have arrived.
+    """
     found = uploads.at(f"/{APP}/_uploads", Registry(driver).repository(APP).uploads)
     opened = OpenUpload(found.begin(".some.AbCdEf"), truncate=False)
     opened.write(0, SMALL)

@@ -77,7 +77,9 @@ def test_whole_upload_that_was_not_hashed_is_committed_by_an_opening(
     leave: Callable[[OpenUpload], None],
     finish: Callable[[OpenUpload], None],
 ) -> None:
-    """[S7.23]"""
+    """[S7.23] An upload that is complete under its declared digest is committed by the next close
+    or `fsync` of an opening that writes nothing (`: >> U/D`).
+    """
     name = _leave_unhashed(driver, LARGE, leave)
     upload = _mount(driver).get(name)
     finish(OpenUpload(upload, truncate=False))
@@ -86,7 +88,9 @@ def test_whole_upload_that_was_not_hashed_is_committed_by_an_opening(
 
 
 def test_upload_that_is_not_whole_is_hashed_once(driver: StorageDriver) -> None:
-    """[S7.23]"""
+    """[S7.23] An upload that is complete under its declared digest is committed by the next close
+    or `fsync` of an opening that writes nothing (`: >> U/D`).
+    """
     name = _leave_unhashed(driver, LARGE[:-1], _be_killed)
     upload = _mount(driver).get(name)
     opened = OpenUpload(upload, truncate=False)
@@ -100,7 +104,7 @@ def test_upload_that_is_not_whole_is_hashed_once(driver: StorageDriver) -> None:
 def test_whole_upload_that_was_not_hashed_is_committed_once_it_is_called_right(
     driver: StorageDriver,
 ) -> None:
-    """[S7.23]"""
+    """[S7.23] Also where a crash or a kill has left bytes that nobody has hashed."""
     uploads = _mount(driver)
     opened = OpenUpload(uploads.begin("layer.tar"), truncate=False)
     opened.write(1000, LARGE[1000:])
@@ -112,7 +116,7 @@ def test_whole_upload_that_was_not_hashed_is_committed_once_it_is_called_right(
 
 
 def test_reason_is_kept_until_the_upload_is_gone_on_with(driver: StorageDriver) -> None:
-    """[S7.13]"""
+    """[S7.13] The reason is stored with the upload, and a later mount shows it."""
     opened = OpenUpload(_mount(driver).begin(str(DIGEST)), truncate=False)
     opened.write(0, LARGE[:1000])
     with pytest.raises(ContentMismatch) as caught:
@@ -127,7 +131,7 @@ def test_reason_is_kept_until_the_upload_is_gone_on_with(driver: StorageDriver) 
 
 
 def test_upload_that_has_failed_and_that_another_removes_is_gone(driver: StorageDriver) -> None:
-    """[S7.12]"""
+    """[S7.12] What another writes meanwhile is not touched."""
     uploads = _mount(driver)
     opened = OpenUpload(uploads.begin(str(DIGEST)), truncate=False)
     opened.write(0, b"other bytes")

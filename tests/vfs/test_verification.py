@@ -206,7 +206,10 @@ def test_reader_goes_on_where_the_one_before_stopped(verify: Verify, stored: byt
 def test_reader_uses_what_the_one_before_read_out_of_sequence(
     verify: Verify, stored: bytes
 ) -> None:
-    """[S2.5] The kernel has cached those bytes, and does not ask for them again."""
+    """[S2.5] With `--verify first` the last read of a blob that is read from its start to its end
+    is EIO if the bytes do not hash to its name. The kernel has cached those bytes, and does not ask
+    for them again.
+    """
     verification = Verification(verify)
     with opened(verification, stored) as first:
         first.read_at(0, 10)
@@ -257,7 +260,10 @@ class EndReadMeanwhile(BytesReader):
 
 
 def test_read_without_waiting_does_not_outrun_the_verdict() -> None:
-    """[S2.5] One of the reads fails if the end is read while another one is under way."""
+    """[S2.5] With `--verify first` the last read of a blob that is read from its start to its end
+    is EIO if the bytes do not hash to its name. One of the reads fails if the end is read while
+    another one is under way.
+    """
     verification = Verification(Verify.FIRST)
     descriptor = Descriptor(Digest.of(GOOD), len(GOOD), mtime_ns=1)
     stored = EndReadMeanwhile(WRONG)

@@ -46,7 +46,7 @@ def refuse(files: UploadSet, name: str, size: int) -> None:
 def test_latest_files_of_a_repository_stay_and_older_ones_go(
     registry: Registry, uploads: Uploads
 ) -> None:
-    """[S8.4]"""
+    """[S8.4] Of one repository the latest 8 MiB of such files stay."""
     files = files_of(registry, uploads, "a")
     for number in range(5):
         refuse(files, f"wrong{number}", 4 * MIB)
@@ -56,7 +56,7 @@ def test_latest_files_of_a_repository_stay_and_older_ones_go(
 
 
 def test_dropped_file_that_is_still_looked_at_is_gone(registry: Registry, uploads: Uploads) -> None:
-    """[S8.4]"""
+    """[S8.4] The oldest are gone first, as by `rm`."""
     files = files_of(registry, uploads, "a")
     refuse(files, "wrong", 4 * MIB)
     held = files.get("wrong")
@@ -69,7 +69,9 @@ def test_dropped_file_that_is_still_looked_at_is_gone(registry: Registry, upload
 def test_files_of_all_repositories_give_way_to_a_manifest_that_is_put(
     registry: Registry, uploads: Uploads
 ) -> None:
-    """[S8.4]"""
+    """[S8.4] Of one repository the latest 8 MiB of such files stay, and those of all repositories
+    give way to a manifest that is being written.
+    """
     for number in range(20):
         refuse(files_of(registry, uploads, f"r{number}"), "wrong", 4 * MIB)
     put(files_of(registry, uploads, "good"), "v1", index())
@@ -79,7 +81,9 @@ def test_files_of_all_repositories_give_way_to_a_manifest_that_is_put(
 
 
 def test_file_that_is_corrected_is_put(registry: Registry, uploads: Uploads) -> None:
-    """[S8.4]"""
+    """[S8.4] A manifest that was not put stays in memory, to be corrected, until it is removed or
+    the mount ends.
+    """
     files = files_of(registry, uploads, "a")
     refuse(files, "v1", 1000)
     opened = OpenUpload(files.get("v1"), truncate=True)

@@ -44,7 +44,9 @@ def _permit(client: Redis, *keys: str, commands: tuple[str, ...] = ()) -> None:
 
 
 def test_blob_is_remembered_without_its_time(restricted: RedisCache) -> None:
-    """[S14.8]"""
+    """[S14.8] A Redis that refuses `blobfs::mtime::*`, as an ACL for a registry's keys does, is
+    used without these keys.
+    """
     restricted.set(BLOB.digest, BLOB, ONE)
     assert restricted.stat(BLOB.digest, ONE) == replace(BLOB, mtime_ns=None)
     assert restricted.stat(BLOB.digest, OTHER) is None
@@ -53,7 +55,7 @@ def test_blob_is_remembered_without_its_time(restricted: RedisCache) -> None:
 def test_clear_takes_from_the_registry_what_it_has(
     restricted: RedisCache, redis_cache: RedisCache, redis_client: Redis
 ) -> None:
-    """[S14.8]"""
+    """[S14.8] Deletes clear the registry's keys all the same."""
     redis_cache.set(BLOB.digest, BLOB, ONE)
     restricted.clear(BLOB.digest, ONE)
     assert not redis_client.exists(
@@ -76,7 +78,7 @@ def test_refusal_is_remembered_and_logged_once(
     redis_client: Redis,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """[S14.8]"""
+    """[S14.8] One warning in the log says so."""
     redis_client.acl_log_reset()
     with caplog.at_level(logging.WARNING, "blobfs.cache.redis.cache"):
         for blob in (BLOB, described(b"another")):

@@ -59,7 +59,10 @@ def store(moto_place: S3Place, proxy: S3Proxy, options: S3Options) -> Iterator[S
 def test_answer_that_is_not_of_s3_is_an_error(
     proxy: S3Proxy, store: S3Driver, false: Refuse, call: Callable[[S3Driver], object]
 ) -> None:
-    """[S13.14]"""
+    """[S13.14] An answer that is not one of S3 (an empty body, a log-in page, a 404 of a proxy),
+    for another range, or of another length or version than was asked for, is made again, and then
+    EIO.
+    """
     proxy.faults = always(false)
     with pytest.raises(StorageUnavailable) as caught:
         call(store)
@@ -79,7 +82,7 @@ def test_missing_object_is_missing_though_no_header_names_the_request(
 def test_copy_that_is_not_confirmed_keeps_its_source(
     proxy: S3Proxy, store: S3Driver, path: str
 ) -> None:
-    """[S13.14]"""
+    """[S13.14] An upload or a copy is complete when the object is there with its size."""
     store.put_content("/d/big", bytes(MIN_PART + 1))
     empty = Refuse(200, "", b"<CopyPartResult></CopyPartResult>")
     proxy.faults = always(empty, only={Kind.COPY, Kind.COPY_PART})
@@ -103,7 +106,7 @@ def test_copy_that_is_not_confirmed_keeps_its_source(
 def test_upload_whose_completion_did_nothing_is_not_committed(
     proxy: S3Proxy, store: S3Driver, answer: Refuse
 ) -> None:
-    """[S13.14]"""
+    """[S13.14] An upload or a copy is complete when the object is there with its size."""
     writer = store.create("/d/b")
     writer.write(bytes(MIN_PART + 10))
     proxy.faults = always(answer, only={Kind.COMPLETE_UPLOAD})
@@ -133,7 +136,7 @@ def _ranged(said: str, body: bytes, etag: str = ETAG) -> Refuse:
 def test_part_of_another_range_or_object_is_not_taken(
     proxy: S3Proxy, store: S3Driver, answer: Refuse, error: type[BlobfsError]
 ) -> None:
-    """[S13.14]"""
+    """[S13.14] For another range, or of another length or version than was asked for."""
     with store.open("/d/a") as reader:
         proxy.faults = always(answer, only={Kind.GET})
         with pytest.raises(error):
@@ -161,7 +164,9 @@ def test_deletion_of_many_has_the_checksum_that_every_server_takes(
 
 
 def test_refused_list_of_uploads_hides_no_upload(proxy: S3Proxy, store: S3Driver) -> None:
-    """[S13.15]"""
+    """[S13.15] Without the right to list multipart uploads an upload shows with the size that its
+    objects have.
+    """
     proxy.faults = always(Refuse(403, "AccessDenied"), only={Kind.LIST_UPLOADS, Kind.LIST_PARTS})
     assert store.stat_unfinished("/d/a").size == len(b"content")
     with pytest.raises(PathNotFound):
@@ -171,7 +176,7 @@ def test_refused_list_of_uploads_hides_no_upload(proxy: S3Proxy, store: S3Driver
 def test_keys_that_may_not_write_are_known_by_an_upload_that_is_not_there(
     proxy: S3Proxy, store: S3Driver
 ) -> None:
-    """[S6.9]"""
+    """[S6.9] The mount asks for an upload that does not exist, and stores nothing."""
     refused = Refuse(403, "AccessDenied")
     assert store.write_refusal("/d/b") is None
     proxy.faults = always(refused, only={Kind.ABORT_UPLOAD, Kind.PUT_PART})

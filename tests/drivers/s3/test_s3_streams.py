@@ -223,7 +223,9 @@ def test_copy_in_parts_moves_the_content(place: S3Place) -> None:
 
 
 def test_part_that_another_writer_has_sent_anew_is_disturbed(store: S3Driver) -> None:
-    """[S13.16] A hash state of what was there before does not count."""
+    """[S13.16] Of an upload in parts that somebody else has written too, a hash state counts only
+    for the parts that it was saved for. A hash state of what was there before does not count.
+    """
     first = store.create("/d/a")
     _write(first, 0, 2 * PART)
     first.flush()
@@ -239,7 +241,7 @@ def test_part_that_another_writer_has_sent_anew_is_disturbed(store: S3Driver) ->
 
 
 def test_part_that_another_writer_has_sent_and_not_flushed_is_disturbed(store: S3Driver) -> None:
-    """[S13.16]"""
+    """[S13.16] All others are hashed anew, or the upload goes back to where it is certain."""
     first = store.create("/d/a")
     _write(first, 0, 2 * PART)
     first.flush()

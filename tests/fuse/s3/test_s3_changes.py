@@ -88,7 +88,9 @@ def _target(repository: Path, tag: str) -> str:
 
 
 def test_own_changes_are_seen_at_once(repository: Path) -> None:
-    """[S13.1]"""
+    """[S13.1] What this mount changes it sees at once, and everybody else who asks the bucket, such
+    as a registry.
+    """
     tags = repository / "_manifests/tags"
     one, two = (_put_image(repository, "", content) for content in (b"one", b"two"))
     for _ in range(3):
@@ -111,7 +113,7 @@ def test_own_changes_are_seen_at_once(repository: Path) -> None:
 
 
 def test_deletes(repository: Path) -> None:
-    """[S9.1]"""
+    """[S9.1] With it, the repository's link goes."""
     digest = put_layer(repository, b"to be deleted")
     assert layers(repository) == {digest.encoded: b"to be deleted"}
     layer(repository, digest).unlink()
@@ -127,7 +129,7 @@ def test_deletes(repository: Path) -> None:
 def test_damaged_tag_and_layer_are_replaced_and_removed(
     bucket: Bucket, repository: Path, there: Path
 ) -> None:
-    """[S8.8]"""
+    """[S8.8] A change does not need what it replaces to be readable."""
     name = RepositoryName(repository.name)
     manifest = _put_image(repository, "v1", b"layer")
     tag = there / "_manifests/tags/v1"
@@ -157,7 +159,7 @@ def test_damaged_tag_and_layer_are_replaced_and_removed(
 
 
 def test_repositories_are_made_and_removed(shared: MountedRegistry) -> None:
-    """[S8.1]"""
+    """[S8.1] `mkdir` makes an empty repository."""
     path = shared.path / "new/name"
     path.mkdir(parents=True)
     assert "name" in os.listdir(shared.path / "new")
@@ -178,7 +180,9 @@ def test_repositories_are_made_and_removed(shared: MountedRegistry) -> None:
 def test_link_into_another_repository_moves_no_bytes(
     repository: Path, shared: MountedRegistry, proxy: S3Proxy
 ) -> None:
-    """[S7.11]"""
+    """[S7.11] `ln` of a file of one repository's `_layers` into another's, under the same name,
+    links the blob there: no bytes move.
+    """
     content = random.Random(2).randbytes(2 * CHUNK + 3)
     digest = put_layer(repository, content)
     target = shared.path / f"{repository.name}-too"
@@ -195,7 +199,10 @@ def test_link_into_another_repository_moves_no_bytes(
 
 
 def test_pushes_of_a_registry_show(served: S3Registry, repository: Path, there: Path) -> None:
-    """[S13.2] A repository that appears, a tag that moves, and what is deleted."""
+    """[S13.2] So a repository, tag, layer or upload that somebody else has made, moved or removed
+    shows within two of these times, by default 2 s. A repository that appears, a tag that moves,
+    and what is deleted.
+    """
     address, name = served.registry.address, repository.name
     assert os.listdir(repository / "_manifests/tags") == []
     assert not there.exists()
@@ -217,7 +224,9 @@ def test_pushes_of_a_registry_show(served: S3Registry, repository: Path, there: 
 def test_changes_of_another_mount_show(
     repository: Path, there: Path, other: MountedRegistry
 ) -> None:
-    """[S13.2]"""
+    """[S13.2] So a repository, tag, layer or upload that somebody else has made, moved or removed
+    shows within two of these times, by default 2 s.
+    """
     assert not there.exists()
     assert repository.name not in os.listdir(other.path)
     one = _put_image(repository, "v1", b"one")
@@ -234,7 +243,9 @@ def test_changes_of_another_mount_show(
 
 
 def test_deletes_of_a_registry_show(served: S3Registry, repository: Path) -> None:
-    """[S13.2]"""
+    """[S13.2] So a repository, tag, layer or upload that somebody else has made, moved or removed
+    shows within two of these times, by default 2 s.
+    """
     digest = put_layer(repository, b"soon gone")
     assert layers(repository) == {digest.encoded: b"soon gone"}
     delete_blob(served.registry.address, repository.name, str(digest))
@@ -242,7 +253,9 @@ def test_deletes_of_a_registry_show(served: S3Registry, repository: Path) -> Non
 
 
 def test_what_is_pushed_here_is_pulled_at_once(served: S3Registry, repository: Path) -> None:
-    """[S13.1]"""
+    """[S13.1] What this mount changes it sees at once, and everybody else who asks the bucket, such
+    as a registry.
+    """
     for tag in ("v1", "v2"):
         digest = _put_image(repository, "latest", tag.encode())
         url = f"{served.registry.url}/v2/{repository.name}/manifests/latest"
@@ -251,7 +264,9 @@ def test_what_is_pushed_here_is_pulled_at_once(served: S3Registry, repository: P
 
 
 def test_moved_tag_is_followed_once_what_is_kept_has_run_out(repository: Path, there: Path) -> None:
-    """[S13.2] The first lines of the table, with 0.5 s for 1 s."""
+    """[S13.2] Names, listings and tags are kept for `--tag-timeout`, or for ten times as long as it
+    took to list them if that is longer. The first lines of the table, with 0.5 s for 1 s.
+    """
     one = _put_image(repository, "v1", b"one")
     _soon(lambda: _target(there, "v1") == one.encoded)
     time.sleep(0.6)
@@ -265,7 +280,9 @@ def test_moved_tag_is_followed_once_what_is_kept_has_run_out(repository: Path, t
 
 
 def test_removed_layer_may_be_read_where_its_name_was_kept(repository: Path, there: Path) -> None:
-    """[S13.2] [S13.3] The last lines."""
+    """[S13.2] The kernel keeps what it was told for as long again.
+    [S13.3] A blob's size and time are kept for `--entry-timeout`. The last lines.
+    """
     digest, stays = put_layer(repository, b"kept"), put_layer(repository, b"stays")
     _soon(there.exists)
     assert layer(there, digest).read_bytes() == b"kept"
@@ -276,7 +293,9 @@ def test_removed_layer_may_be_read_where_its_name_was_kept(repository: Path, the
 
 
 def test_repository_goes_with_what_was_last_in_it(repository: Path, there: Path) -> None:
-    """[S13.4]"""
+    """[S13.4] A directory is there as long as something is stored below it: a repository goes with
+    what was last in it.
+    """
     digest = put_layer(repository, b"alone")
     _soon(there.exists)
     layer(repository, digest).unlink()

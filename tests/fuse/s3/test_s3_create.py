@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.s3, pytest.mark.registry]
 def test_created_registry_is_there_after_a_remount_and_for_a_registry(
     bucket: Bucket, tmp_path: Path
 ) -> None:
-    """[S6.8]"""
+    """[S6.8] `--create` begins a registry that is there after a remount."""
     (tmp_path / "refused").mkdir()
     assert "--create" in run("mount", bucket.url, tmp_path / "refused").stderr
     for options in (["--create"], [], ["--create"]):

@@ -63,7 +63,9 @@ def _repair(bucket: Bucket, digest: Digest, content: bytes) -> None:
 def test_blob_that_changes_while_it_is_read_is_an_error(
     bucket: Bucket, repository: Path, change: str
 ) -> None:
-    """[S13.10]"""
+    """[S13.10] A blob that is removed or replaced while it is read, or was since it was looked up,
+    is EIO.
+    """
     content = random.Random(change).randbytes(SIZE)
     digest = put_layer(repository, content)
     file = layer(repository, digest)
@@ -88,7 +90,10 @@ def test_blob_that_changes_while_it_is_read_is_an_error(
 def test_blob_that_was_changed_before_it_is_read_is_an_error(
     bucket: Bucket, repository: Path, change: str
 ) -> None:
-    """[S13.3] [S13.10] Its size is remembered."""
+    """[S13.3] A blob's size and time are kept for `--entry-timeout`.
+    [S13.10] A blob that is removed or replaced while it is read, or was since it was looked up, is
+    EIO. Its size is remembered.
+    """
     content = random.Random(change).randbytes(SIZE)
     digest = put_layer(repository, content)
     file = layer(repository, digest)
@@ -101,7 +106,9 @@ def test_blob_that_was_changed_before_it_is_read_is_an_error(
 
 
 def test_damaged_link_and_missing_blob_hide_nothing_else(bucket: Bucket, repository: Path) -> None:
-    """[S4.1] [S4.2]"""
+    """[S4.1] Looking it up is EIO, with one warning that names it.
+    [S4.2] Everything beside it goes on working.
+    """
     good, bad, lost = (Digest.of(content) for content in (b"good", b"bad", b"lost"))
     for digest, content in ((good, b"good"), (bad, b"bad")):
         bucket.put(paths.blob_data(digest), content)

@@ -100,7 +100,9 @@ def _read(file: Path) -> bytes | None:
 def test_what_stumbles_is_asked_again(
     bucket: Bucket, proxy: S3Proxy, repository: Path, tmp_path: Path, fault: Fault
 ) -> None:
-    """[S13.11] One request in ten."""
+    """[S13.11] A request that fails for a moment, or whose answer breaks off, is made again, up to
+    five times. One request in ten.
+    """
     contents = [_bytes(f"{fault} {number}") for number in range(6)]
     files = [_stored(bucket, repository, content) for content in contents[:3]]
     proxy.faults = at_random(fault, rate=0.1, seed=4)
@@ -124,7 +126,10 @@ def test_what_stumbles_is_asked_again(
 def test_flipped_bits_never_end_a_read_cleanly(
     bucket: Bucket, proxy: S3Proxy, repository: Path
 ) -> None:
-    """[S2.5] [S13.11]"""
+    """[S2.5] With `--verify first` the last read of a blob that is read from its start to its end
+    is EIO if the bytes do not hash to its name.
+    [S13.11] A request that fails for a moment, or whose answer breaks off, is made again.
+    """
     contents = [_bytes(f"flipped {number}") for number in range(12)]
     files = [_stored(bucket, repository, content) for content in contents]
     proxy.faults = at_random(Damage.FLIP_BIT, rate=0.04, seed=2, only={Kind.GET})
@@ -142,7 +147,9 @@ def test_flipped_bits_never_end_a_read_cleanly(
 def test_server_that_stops_for_a_while(
     bucket: Bucket, proxy: S3Proxy, repository: Path, tmp_path: Path
 ) -> None:
-    """[S13.11] Reads and uploads that were under way end well, or can be gone on with."""
+    """[S13.11] The mount goes on, and works again when the bucket does. Reads and uploads that were
+    under way end well, or can be gone on with.
+    """
     content, other = _bytes("before", 5 * CHUNK), _bytes("after", 5 * CHUNK)
     file, written = _stored(bucket, repository, content), upload(repository, Digest.of(other))
     (tmp_path / "other").write_bytes(other)
@@ -165,7 +172,7 @@ def test_server_that_stops_for_a_while(
 def test_refused_credentials_are_an_error_until_they_are_good(
     bucket: Bucket, proxy: S3Proxy, repository: Path
 ) -> None:
-    """[S13.11]"""
+    """[S13.11] Then it is EIO, or EACCES where the keys are refused, for who needed it."""
     content, other = _bytes("refused", 6 * CHUNK), _bytes("refused too")
     file = _stored(bucket, repository, content)
     with file.open("rb", buffering=0) as opened:
@@ -206,7 +213,10 @@ WRITING = [
 def test_close_that_returned_0_has_committed_and_another_is_done_again(
     bucket: Bucket, proxy: S3Proxy, repository: Path, tmp_path: Path, kind: Kind
 ) -> None:
-    """[S7.1] [S13.11] Whatever kind of request fails."""
+    """[S7.1] A close that returns 0 to whoever has the last descriptor means: verified, durable,
+    linked.
+    [S13.11] What had no answer may have been done. Whatever kind of request fails.
+    """
     contents = [_bytes((kind, number)) for number in range(2)]
     digests = [Digest.of(content) for content in contents]
     everything = {d.encoded: content for d, content in zip(digests, contents, strict=True)}
@@ -227,7 +237,7 @@ def test_close_that_returned_0_has_committed_and_another_is_done_again(
 def test_slow_request_holds_up_nothing_else(
     bucket: Bucket, proxy: S3Proxy, repository: Path
 ) -> None:
-    """[S4.3]"""
+    """[S4.3] One that does not answer holds up nothing that does not need it."""
     slow, quick = _bytes("slow"), _bytes("quick")
     file = _stored(bucket, repository, slow)
     key = paths.blob_data(Digest.of(slow))
@@ -259,7 +269,10 @@ def layers_but(repository: Path, name: str) -> list[bytes]:
 def test_completion_whose_answer_is_lost_is_a_completion(
     proxy: S3Proxy, bucket: Bucket, repository: Path, is_declared: bool
 ) -> None:
-    """[S7.1] [S13.11]"""
+    """[S7.1] A close that returns 0 to whoever has the last descriptor means: verified, durable,
+    linked.
+    [S13.11] What had no answer may have been done.
+    """
     content = _bytes(("lost", is_declared))
     proxy.faults = nth(1, Lose(), only={Kind.COMPLETE_UPLOAD})
     file = upload(repository, Digest.of(content) if is_declared else "layer.tar")

@@ -51,7 +51,12 @@ def _sha256(file: Path) -> str:
 
 
 def test_tree_is_that_of_the_registry(pushed: MountedRegistry) -> None:
-    """[S1.1] [S1.2] [S1.5]"""
+    """[S1.1] A directory shows `_layers`, `_manifests` and `_uploads` if the storage has any of the
+    three below it.
+    [S1.2] `_layers/sha256`, `_manifests/revisions/sha256`, `_manifests/tags` and
+    `_manifests/history` are there even while they are empty.
+    [S1.5] `.blobfs` is found by name and never listed.
+    """
     assert sorted(os.listdir(pushed.path)) == ["library", "team"]
     assert sorted(os.listdir(pushed.path / "library")) == ["multi", "small"]
     assert sorted(os.listdir(pushed.path / "team/app")) == [
@@ -62,7 +67,7 @@ def test_tree_is_that_of_the_registry(pushed: MountedRegistry) -> None:
 
 
 def test_every_blob_hashes_to_its_name(pushed: MountedRegistry) -> None:
-    """[S2.1]"""
+    """[S2.1] A file's bytes are the blob's."""
     names = {name for name, _ in TAGS}
     files = [
         file
@@ -78,7 +83,9 @@ def test_every_blob_hashes_to_its_name(pushed: MountedRegistry) -> None:
 def test_tags_and_layers_are_those_that_skopeo_sees(
     pushed: MountedRegistry, s3_registry: S3Registry, name: str, tag: str
 ) -> None:
-    """[S1.4] [S1.3]"""
+    """[S1.4] A tag is a symlink to its current revision.
+    [S1.3] A blob is found in a repository only through that repository's link.
+    """
     manifest = inspect(s3_registry.registry.address, name, tag)
     link = pushed.path / name / "_manifests/tags" / tag
     digits = manifest.digest.removeprefix("sha256:")
@@ -93,7 +100,9 @@ def test_tags_and_layers_are_those_that_skopeo_sees(
 
 
 def test_walk_and_stat_of_all(pushed: MountedRegistry) -> None:
-    """[S3.1]"""
+    """[S3.1] A blob has one inode in the whole mount, whichever repository it is reached through,
+    and a link count of 2.
+    """
     done = shell("find", pushed.path, "-printf", "%y %s\n")
     assert (done.returncode, done.stderr) == (0, "")
     assert "d 0" in done.stdout
@@ -117,7 +126,9 @@ def test_cat_prints_what_is_in_a_bucket(s3_registry: S3Registry) -> None:
 
 
 def test_bucket_that_is_not_there_is_told(ceph: S3Server, tmp_path: Path) -> None:
-    """[S6.1]"""
+    """[S6.1] `blobfs mount` returns when the mount answers, or prints why not and exits 1, within
+    30 s.
+    """
     done = run("mount", ceph.storage_url("no-such-bucket-here"), tmp_path)
     assert done.returncode == 1
     assert "no-such-bucket-here does not exist" in done.stderr
@@ -136,7 +147,11 @@ def served(
 def test_image_that_was_copied_in_is_pulled(
     served: S3Registry, repository: Path, tmp_path: Path, is_declared: bool
 ) -> None:
-    """[S7.1] [S8.2] [S8.3] By cp alone."""
+    """[S7.1] A close that returns 0 to whoever has the last descriptor means: verified, durable,
+    linked.
+    [S8.2] A file written to `_manifests/_uploads/` is put as a manifest at its last close.
+    [S8.3] If the file's name is a tag, the manifest is tagged with it. By cp alone.
+    """
     layout = images.small()
     index = json.loads((layout / "index.json").read_bytes())
     manifest = _blob(layout, index["manifests"][0]["digest"])

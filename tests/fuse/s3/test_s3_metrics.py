@@ -45,7 +45,7 @@ def _value(mount: MountedRegistry, name: str) -> float:
 
 
 def test_requests_to_s3_are_counted_by_operation_and_status(used: MountedRegistry) -> None:
-    """[S18.4]"""
+    """[S18.4] Those of what happened have counted it."""
     samples = _metric(used, "blobfs_s3_requests_total").samples
     counted = {(s.labels["operation"], s.labels["status"]): s.value for s in samples}
     assert counted["CreateMultipartUpload", "200"] == 1
@@ -55,7 +55,7 @@ def test_requests_to_s3_are_counted_by_operation_and_status(used: MountedRegistr
 
 
 def test_what_s3_did_is_timed(used: MountedRegistry) -> None:
-    """[S18.4]"""
+    """[S18.4] Those of what happened have counted it."""
     samples = _metric(used, "blobfs_storage_action_seconds").samples
     counted = {
         sample.labels["action"]: sample.value
@@ -67,7 +67,7 @@ def test_what_s3_did_is_timed(used: MountedRegistry) -> None:
 
 
 def test_reading_ahead_is_counted(used: MountedRegistry) -> None:
-    """[S18.4]"""
+    """[S18.4] Those of what happened have counted it."""
     parts = _value(used, "blobfs_readahead_hits_total") + _value(
         used, "blobfs_readahead_waits_total"
     )
@@ -77,7 +77,7 @@ def test_reading_ahead_is_counted(used: MountedRegistry) -> None:
 
 
 def test_cache_on_disk_is_counted(used: MountedRegistry) -> None:
-    """[S18.4]"""
+    """[S18.4] Those of what happened have counted it."""
     assert _value(used, "blobfs_disk_cache_misses_total") > 0
     eventually(lambda: _value(used, "blobfs_disk_cache_stored_total") == 1)
     assert _value(used, "blobfs_disk_cache_held_bytes") >= len(LAYER)

@@ -44,7 +44,9 @@ def _ids(bucket: Bucket, repository: Path) -> set[str]:
 def test_upload_of_a_registry_is_gone_on_with_here(
     bucket: Bucket, repository: Path, client: Client, sizes: tuple[int, ...]
 ) -> None:
-    """[S7.12]"""
+    """[S7.12] Uploads of registries and of other mounts are listed, the former under their uuid,
+    and can be gone on with.
+    """
     content = random.Random(str(sizes)).randbytes(sum(sizes) + 3 * 2**20)
     place, sent = client.begin(), 0
     for size in sizes:
@@ -64,7 +66,9 @@ def test_upload_of_a_registry_is_gone_on_with_here(
 def test_upload_of_a_registry_is_not_touched_by_looking(
     bucket: Bucket, repository: Path, client: Client
 ) -> None:
-    """[S7.12] [S13.6]"""
+    """[S7.12] What another writes meanwhile is not touched.
+    [S13.6] Until then has a size only: EOPNOTSUPP.
+    """
     content = random.Random(3).randbytes(2 * CHUNK + 70)
     place = client.add(client.begin(), content[:-10])
     [name] = _ids(bucket, repository)
@@ -109,7 +113,9 @@ def waiting(repository: Path) -> Callable[[bytes], Path]:
 def test_upload_begun_here_is_gone_on_with_by_a_registry_where_a_part_ends(
     bucket: Bucket, repository: Path, client: Client, waiting: Callable[[bytes], Path]
 ) -> None:
-    """[S13.9]"""
+    """[S13.9] A registry goes on with one that is not declared and ends where a part does
+    (`chunksize`, 8 MiB by default).
+    """
     content = random.Random(5).randbytes(CHUNK + 5)
     waiting(content[:CHUNK])
     [name] = _ids(bucket, repository)
@@ -122,7 +128,7 @@ def test_upload_begun_here_is_gone_on_with_by_a_registry_where_a_part_ends(
 def test_upload_begun_here_is_refused_by_a_registry_elsewhere_and_does_no_harm(
     bucket: Bucket, repository: Path, client: Client, waiting: Callable[[bytes], Path], size: int
 ) -> None:
-    """[S13.9]"""
+    """[S13.9] Refuses all others (404), which does them no harm."""
     content = random.Random(size).randbytes(size)
     file = waiting(content)
     [name] = _ids(bucket, repository)

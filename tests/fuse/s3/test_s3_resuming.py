@@ -102,7 +102,14 @@ def begun(bucket: Bucket) -> Iterator[list[Begun]]:
 def test_daemon_ends_while_programs_write(
     bucket: Bucket, tmp_path: Path, begun: list[Begun], end: str
 ) -> None:
-    """[S7.5] [S7.8] [S10.1] [S13.8] Killed after a sync, or by SIGTERM without one."""
+    """[S7.5] An open upload is gone on with by `>>`, `dd oflag=append conv=notrunc`, `rsync
+    --append` and the like, in this mount or after a crash or a remount.
+    [S7.8] `fsync` makes what was written durable, resumable by anybody, after a crash too.
+    [S10.1] A crash of the daemon or the machine, at any moment, leaves of each upload the committed
+    blob, or the upload with what was last synced.
+    [S13.8] A crash of the daemon leaves each upload as it was at its last close or `fsync`, or 30 s
+    before its last write, whichever is later. Killed after a sync, or by SIGTERM without one.
+    """
     with Daemon.serving(bucket.url, tmp_path) as daemon:
         app = daemon.path / "app"
         app.mkdir()
@@ -124,7 +131,12 @@ def test_daemon_ends_while_programs_write(
 def test_another_mount_goes_on_with_what_was_closed(
     repository: Path, bucket: Bucket, tmp_path: Path, begun: list[Begun]
 ) -> None:
-    """[S7.5] [S7.12] [S13.9]"""
+    """[S7.5] In this mount or after a crash or a remount.
+    [S7.12] Uploads of registries and of other mounts are listed, the former under their uuid, and
+    can be gone on with.
+    [S13.9] An upload that another mount has closed or synced shows with its size, and can be gone
+    on with.
+    """
     for each in begun:
         file = upload(repository, each.name)
         file.touch()
@@ -152,7 +164,10 @@ def _cp(target: Path, source: Path) -> list[str | Path]:
 def test_killed_cp_publishes_nothing_and_is_gone_on_with(
     repository: Path, bucket: Bucket, tmp_path: Path, begun: list[Begun]
 ) -> None:
-    """[S7.4] [S7.5]"""
+    """[S7.4] A program that is killed publishes nothing but what it had declared and completed.
+    [S7.5] An open upload is gone on with by `>>`, `dd oflag=append conv=notrunc`, `rsync --append`
+    and the like.
+    """
     for number, each in enumerate(begun):
         file = upload(repository, each.name)
         copies = partial(_cp, file)
@@ -166,7 +181,9 @@ def test_killed_cp_publishes_nothing_and_is_gone_on_with(
 
 
 def test_upload_that_the_storage_forgot_begins_anew(repository: Path, bucket: Bucket) -> None:
-    """[S10.1] As a rule of the bucket that aborts old multipart uploads has it."""
+    """[S10.1] Or, if it was never synced, perhaps nothing. As a rule of the bucket that aborts old
+    multipart uploads has it.
+    """
     content = random.Random(9).randbytes(SIZE)
     file = upload(repository, Digest.of(content))
     with failing_with(errno.EBADMSG):
@@ -185,7 +202,9 @@ def test_upload_that_the_storage_forgot_begins_anew(repository: Path, bucket: Bu
 def test_sync_that_fails_halfway_takes_nothing_of_the_last_one(
     bucket: Bucket, tmp_path: Path, name: str, more: int
 ) -> None:
-    """[S13.8] Neither do parts that went after it."""
+    """[S13.8] A crash of the daemon leaves each upload as it was at its last close or `fsync`, or
+    30 s before its last write, whichever is later. Neither do parts that went after it.
+    """
     synced = CHUNK + 3_000_000
 
     def refuse_states(request: Request) -> Fault | None:
@@ -216,7 +235,9 @@ def test_sync_that_fails_halfway_takes_nothing_of_the_last_one(
 def test_upload_that_nobody_syncs_keeps_all_but_thirty_seconds(
     bucket: Bucket, tmp_path: Path
 ) -> None:
-    """[S13.8]"""
+    """[S13.8] A crash of the daemon leaves each upload as it was at its last close or `fsync`, or
+    30 s before its last write, whichever is later.
+    """
     begun = Begun("layer.tar", _bytes(), 6 * 2**20)
     with Daemon.serving(bucket.url, tmp_path) as daemon:
         (daemon.path / "app").mkdir()

@@ -44,7 +44,10 @@ def _readable(bucket: Bucket) -> Iterator[None]:
 
 
 def test_keys_that_list_and_get_mount_read_only(bucket: Bucket, tmp_path: Path) -> None:
-    """[S6.9] [S13.15] An upload that somebody else has begun shows and stops nothing."""
+    """[S6.9] A bucket is mounted in the same way if the keys may neither abort nor put a part.
+    [S13.15] Reading takes the rights to list the bucket and to get objects. An upload that somebody
+    else has begun shows and stops nothing.
+    """
     upload = str(uuid.uuid4())
     bucket.put(paths.blob_data(DIGEST), CONTENT)
     bucket.put(paths.link(paths.layers(APP), DIGEST), str(DIGEST).encode())

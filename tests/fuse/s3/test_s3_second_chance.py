@@ -29,7 +29,9 @@ def proxy(bucket: Bucket) -> Iterator[S3Proxy]:
 def test_flipped_bit_fails_one_read_and_not_the_next(
     bucket: Bucket, proxy: S3Proxy, tmp_path: Path
 ) -> None:
-    """[S13.12]"""
+    """[S13.12] With `--verify`, which is on here, bytes that came wrong over the network end a read
+    of the whole blob with EIO, and the next one fetches them anew.
+    """
     digest = Digest.of(CONTENT)
     files = {
         paths.blob_data(digest): CONTENT,

@@ -42,7 +42,11 @@ def _written(source: Path, content: bytes) -> Digest:
 def test_cp_stores_the_blob(
     repository: Path, bucket: Bucket, source: Path, size: int, is_declared: bool
 ) -> None:
-    """[S7.1] [S7.2] [S7.3]"""
+    """[S7.1] A close that returns 0 to whoever has the last descriptor means: verified, durable,
+    linked.
+    [S7.2] Bytes that hash to it are committed at the close, or the fsync, after which they do.
+    [S7.3] Without a declared digest, the last close commits under the digest that the bytes have.
+    """
     content = _bytes((size, is_declared), size)
     digest = _written(source, content)
     done = shell("cp", source, upload(repository, digest if is_declared else "layer.tar"))
@@ -53,7 +57,7 @@ def test_cp_stores_the_blob(
 
 
 def test_empty_blob_is_stored_where_it_is_declared(repository: Path, bucket: Bucket) -> None:
-    """[S7.3]"""
+    """[S7.3] The empty blob has to be declared."""
     digest = Digest.of(b"")
     for name in (str(digest), "layer.tar"):
         assert shell("cp", "/dev/null", upload(repository, name)).returncode == 0
@@ -67,7 +71,9 @@ def test_empty_blob_is_stored_where_it_is_declared(repository: Path, bucket: Buc
 def test_other_bytes_than_declared_are_never_there(
     repository: Path, bucket: Bucket, source: Path, size: int
 ) -> None:
-    """[S7.2] And give way to the right ones."""
+    """[S7.2] Other bytes are EBADMSG at the last close, or at the rename, and nothing appears in
+    `_layers`. And give way to the right ones.
+    """
     content = _bytes(("wrong", size), size)
     digest = Digest.of(content)
     _written(source, content[:-1] + bytes([content[-1] ^ 1]))
@@ -103,7 +109,9 @@ def test_other_bytes_than_declared_are_never_there(
 def test_program_stores_the_blob(
     repository: Path, bucket: Bucket, source: Path, command: str, is_declared: bool
 ) -> None:
-    """[S7.1]"""
+    """[S7.1] A close that returns 0 to whoever has the last descriptor means: verified, durable,
+    linked.
+    """
     content = _bytes((command, is_declared), LARGE)
     digest = _written(source, content)
     file = upload(repository, digest if is_declared else "layer.tar")
@@ -119,7 +127,9 @@ def test_program_stores_the_blob(
 def test_closed_upload_is_gone_on_with(
     repository: Path, bucket: Bucket, source: Path, command: str, size: int
 ) -> None:
-    """[S7.5]"""
+    """[S7.5] An open upload is gone on with by `>>`, `dd oflag=append conv=notrunc`, `rsync
+    --append` and the like.
+    """
     content = _bytes((command, size), LARGE)
     digest = _written(source, content)
     file = upload(repository, digest)
@@ -132,7 +142,10 @@ def test_closed_upload_is_gone_on_with(
 
 
 def test_declared_blob_is_not_there_before_it_is_right(repository: Path, bucket: Bucket) -> None:
-    """[S7.2] [S13.7] It grows under its own key, where nobody sees it."""
+    """[S7.2] Nothing appears in `_layers`.
+    [S13.7] The blob of a declared `sha256:` digest grows under its own key. It grows under its own
+    key, where nobody sees it.
+    """
     content = _bytes("growing", LARGE)
     digest = Digest.of(content)
     with upload(repository, digest).open("wb", buffering=0) as opened:
@@ -152,7 +165,9 @@ def test_declared_blob_is_not_there_before_it_is_right(repository: Path, bucket:
 def test_rm_leaves_nothing_in_the_bucket(
     repository: Path, bucket: Bucket, size: int, is_written: bool, is_declared: bool
 ) -> None:
-    """[S7.10]"""
+    """[S7.10] `rm` of an open upload removes all of it from the storage, also while it is
+    written.
+    """
     content = _bytes((size, is_written, is_declared), size)
     file = upload(repository, OTHER if is_declared else "layer.tar")
     file.touch()
@@ -174,7 +189,7 @@ def test_rm_leaves_nothing_in_the_bucket(
 
 
 def test_what_was_written_is_not_written_again(repository: Path, bucket: Bucket) -> None:
-    """[S13.5] But from the start."""
+    """[S13.5] What was written cannot be written again, nor cut: EINVAL. But from the start."""
     file, content = upload(repository, "layer.tar"), _bytes("rewritten", LARGE)
     with failing_with(errno.EINVAL), file.open("wb", buffering=0) as opened:
         opened.write(content)
@@ -190,7 +205,9 @@ def test_what_was_written_is_not_written_again(repository: Path, bucket: Bucket)
 
 
 def test_upload_is_read_once_it_is_complete(repository: Path) -> None:
-    """[S13.6]"""
+    """[S13.6] An upload of more than 1 MiB, and any that was closed or synced, can be read once it
+    is complete, and until then has a size only: EOPNOTSUPP.
+    """
     file, content = upload(repository, "layer.tar"), _bytes("read", LARGE)
     with file.open("wb", buffering=0) as opened:
         opened.write(content[:1000])
@@ -209,7 +226,7 @@ def test_upload_is_read_once_it_is_complete(repository: Path) -> None:
 
 
 def test_directories_have_no_times(repository: Path) -> None:
-    """[S13.4]"""
+    """[S13.4] It has no times: it says 1970."""
     upload(repository, "layer.tar").write_bytes(b"layer")
     assert (repository / "_layers").stat().st_mtime == 0
     assert next((repository / "_layers/sha256").iterdir()).stat().st_mtime > 10**9

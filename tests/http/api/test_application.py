@@ -58,7 +58,9 @@ async def site(nursery: trio.Nursery) -> Site:
 
 
 async def test_metrics_are_in_prometheus_form(site: Site) -> None:
-    """[S17.1]"""
+    """[S17.1] `--http HOST:PORT` serves `/metrics`, `/healthz`, `/readyz` and `/debug/tasks` to
+    whoever can connect.
+    """
     answer = await site.get("/metrics")
     assert answer.media_type.startswith("text/plain; version=0.0.4")
     [family] = plain(answer.text)
@@ -66,7 +68,9 @@ async def test_metrics_are_in_prometheus_form(site: Site) -> None:
 
 
 async def test_metrics_are_openmetrics_for_who_asks_for_that(site: Site) -> None:
-    """[S17.1]"""
+    """[S17.1] `--http HOST:PORT` serves `/metrics`, `/healthz`, `/readyz` and `/debug/tasks` to
+    whoever can connect.
+    """
     answer = await site.get("/metrics", "application/openmetrics-text;version=1.0.0")
     assert answer.media_type.startswith("application/openmetrics-text; version=1.0.0")
     [family] = openmetrics(answer.text)  # type: ignore[no-untyped-call]
@@ -83,26 +87,26 @@ async def test_metrics_are_plain_for_who_asks_for_no_version(
 
 
 async def test_alive_while_the_storage_fails(site: Site) -> None:
-    """[S17.7]"""
+    """[S17.7] `/healthz` is 200 as long as the mount answers at all, whatever its storage does."""
     site.storage_fails = True
     assert (await site.get("/healthz")).status == 200
 
 
 async def test_ready_is_an_empty_map(site: Site) -> None:
-    """[S17.8]"""
+    """[S17.8] `/readyz` is 200 and `{}` if the storage answers."""
     answer = await site.get("/readyz")
     assert (answer.status, answer.json()) == (200, {})
 
 
 async def test_not_ready_is_503_with_the_reason(site: Site) -> None:
-    """[S17.8]"""
+    """[S17.8] Else 503 and what fails, with the reason."""
     site.storage_fails = True
     answer = await site.get("/readyz")
     assert (answer.status, answer.json()) == (503, {"storagedriver_s3": "S3 is down"})
 
 
 async def test_tasks_are_text_for_people(site: Site) -> None:
-    """[S17.10]"""
+    """[S17.10] Where the tasks and threads are that do something: as text."""
     answer = await site.get("/debug/tasks")
     assert answer.media_type.startswith("text/plain")
     assert answer.text.startswith("1000 requests in flight\n  operation=read path=/team/app/")
@@ -110,7 +114,7 @@ async def test_tasks_are_text_for_people(site: Site) -> None:
 
 
 async def test_what_is_idle_is_told_of_on_request(site: Site) -> None:
-    """[S17.10]"""
+    """[S17.10] With `?all=1` the idle ones are there too."""
     with closing(ThreadPool("at-rest", 1)) as pool:
         pool.submit(int).result()
         everything = await site.get("/debug/tasks?all=1")
@@ -128,7 +132,7 @@ async def test_names_in_tasks_do_not_break_lines(
 
 
 async def test_tasks_are_json_for_programs(site: Site) -> None:
-    """[S17.10]"""
+    """[S17.10] As JSON for who accepts that."""
     document = (await site.get("/debug/tasks?all=1", "application/json")).json()
     assert document["requests"] == [READING]
     assert any("HttpServer.run" in task["name"] for task in document["tasks"])

@@ -81,7 +81,9 @@ def test_large_blob_comes_whole(address: str, layout: Layout) -> None:
 
 
 def test_large_blob_is_never_held_as_a_whole(address: str, layout: Layout) -> None:
-    """[S16.8]"""
+    """[S16.8] A client has 256 KiB of memory, and what the kernel holds for its connection, however
+    large the blob.
+    """
     path = blob_path(layout.layer(LARGE))
     tracemalloc.start()
     try:
@@ -103,7 +105,7 @@ def test_empty_blob_has_no_range(address: str, layout: Layout) -> None:
 
 
 def test_blob_has_the_media_type_of_a_manifest(address: str, layout: Layout) -> None:
-    """[S16.4]"""
+    """[S16.4] A blob's `Content-Type` is what a manifest of the repository says of it, as in 3."""
     digest = layout.layer(b"layer")
     path = blob_path(digest)
     assert ask(address, path).headers["content-type"] == OCTET_STREAM
@@ -112,7 +114,7 @@ def test_blob_has_the_media_type_of_a_manifest(address: str, layout: Layout) -> 
 
 
 def test_blob_of_another_repository_is_unknown(address: str, layout: Layout) -> None:
-    """[S16.5]"""
+    """[S16.5] A blob is found only through the repository's link, as in 1."""
     digest = layout.blob(b"linked nowhere")
     answer = ask(address, blob_path(digest))
     assert (answer.status, answer.code) == (404, "BLOB_UNKNOWN")
@@ -121,7 +123,7 @@ def test_blob_of_another_repository_is_unknown(address: str, layout: Layout) -> 
 def test_dangling_link_is_unknown_and_warned_of(
     address: str, layout: Layout, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """[S16.6]"""
+    """[S16.6] A link without its blob is BLOB_UNKNOWN, as it is to a registry, and a warning."""
     digest = layout.link(paths.layers(APP), Digest.of(b"gone"))
     layout.revision(image(digest))
     answer = ask(address, blob_path(digest))
@@ -132,7 +134,11 @@ def test_dangling_link_is_unknown_and_warned_of(
 def test_layer_that_a_garbage_collection_has_removed_is_unknown(
     address: str, layout: Layout, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """[S4.5] [S16.6] No manifest names it, so nothing is warned of."""
+    """[S4.5] A link in `_layers` whose blob is missing and that no manifest of the repository names
+    is what a registry's garbage collection has left.
+    [S16.6] A warning unless a garbage collection has left it (4). No manifest names it, so nothing
+    is warned of.
+    """
     digest = layout.link(paths.layers(APP), Digest.of(b"gone"))
     layout.revision(image(layout.layer(b"{}")))
     answer = ask(address, blob_path(digest))
@@ -144,7 +150,7 @@ def test_layer_that_a_garbage_collection_has_removed_is_unknown(
 def test_malformed_link_is_an_error_without_a_reason(
     address: str, layout: Layout, link: bytes
 ) -> None:
-    """[S16.6]"""
+    """[S16.6] What is broken otherwise, or a bug of ours, is 500, UNKNOWN."""
     digest = layout.link(paths.layers(APP), Digest.of(b"a"), link)
     answer = ask(address, blob_path(digest))
     assert (answer.status, answer.body) == (
@@ -156,7 +162,9 @@ def test_malformed_link_is_an_error_without_a_reason(
 def test_blob_that_is_cut_while_it_is_sent_breaks_the_connection(
     address: str, layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """[S16.7]"""
+    """[S16.7] A blob that turns out to be gone, short or unreadable after its first bytes were sent
+    ends the connection before its `Content-Length`, never as if it were whole.
+    """
     digest = layout.layer(LARGE)
     with stalled(address, blob_path(digest)) as client:
         os.truncate(tmp_path / paths.blob_data(digest)[1:], 2**20)
@@ -167,7 +175,9 @@ def test_blob_that_is_cut_while_it_is_sent_breaks_the_connection(
 
 
 def test_client_that_goes_leaves_nothing_open(address: str, layout: Layout) -> None:
-    """[S16.8]"""
+    """[S16.8] One that reads slowly, leaves, or waits for a storage that hangs holds up no other
+    and not the mount.
+    """
     digest = layout.layer(LARGE)
     with stalled(address, blob_path(digest)):
         wait_until(lambda: open_files(f"{digest.encoded}/data") == 1)
@@ -175,7 +185,9 @@ def test_client_that_goes_leaves_nothing_open(address: str, layout: Layout) -> N
 
 
 def test_clients_that_take_nothing_hold_up_nobody(address: str, layout: Layout) -> None:
-    """[S16.8]"""
+    """[S16.8] One that reads slowly, leaves, or waits for a storage that hangs holds up no other
+    and not the mount.
+    """
     path = blob_path(layout.layer(LARGE))
     with ExitStack() as clients:
         for _ in range(30):  # more than there are threads
@@ -200,7 +212,7 @@ def pulling(address: str, path: str, clients: int) -> Iterator[list[bytes]]:
 def test_as_many_pulls_as_connections_leave_room_for_other_pages(
     address: str, layout: Layout
 ) -> None:
-    """[S17.4]"""
+    """[S17.4] Answers of the registry API hold at most 48 of them."""
     with pulling(address, blob_path(layout.layer(LARGE)), 64) as statuses:
         began = time.monotonic()
         assert ask(address, "/healthz").status == 200
@@ -209,7 +221,9 @@ def test_as_many_pulls_as_connections_leave_room_for_other_pages(
 
 
 def test_one_pull_too_many_is_to_be_tried_again(address: str, layout: Layout) -> None:
-    """[S16.8]"""
+    """[S16.8] While 48 are being answered, the next is 429, TOOMANYREQUESTS, to be tried again
+    after a second.
+    """
     path = blob_path(layout.layer(LARGE))
     with pulling(address, path, 48):
         answer = ask(address, path)
@@ -233,7 +247,9 @@ class Troubled(DriverWrapper):
 
 
 def test_storage_that_hangs_for_one_holds_up_no_other() -> None:
-    """[S16.8]"""
+    """[S16.8] One that reads slowly, leaves, or waits for a storage that hangs holds up no other
+    and not the mount.
+    """
     driver, released = Troubled(), threading.Event()
     digest = Layout(driver).layer(b"layer")
     with serving(Registry(driver)) as address, closing(http.client.HTTPConnection(address)) as slow:
@@ -269,7 +285,7 @@ def test_end_does_not_wait_for_a_storage_that_hangs() -> None:
 def test_storage_that_fails_is_an_error_without_a_reason(
     trouble: Exception, status: int, code: str
 ) -> None:
-    """[S16.6]"""
+    """[S16.6] A storage that does not answer 503, UNAVAILABLE; the reason is in the log only."""
 
     def fail() -> None:
         raise trouble
@@ -286,7 +302,7 @@ def test_storage_that_fails_is_an_error_without_a_reason(
 def test_bug_is_an_error_of_the_specification_and_a_traceback_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """[S16.2]"""
+    """[S16.2] What is wrong with a request is told in the specification's JSON, by its code."""
 
     def fail() -> None:
         raise RuntimeError("a bug")
@@ -302,7 +318,7 @@ def test_bug_is_an_error_of_the_specification_and_a_traceback_in_the_log(
 
 
 def test_manifest_that_is_gone_while_it_is_read_is_unknown() -> None:
-    """[S16.2]"""
+    """[S16.2] What is wrong with a request is told in the specification's JSON, by its code."""
 
     class Vanishing(DriverWrapper):
         def open(self, path: str) -> FileReader:
@@ -338,7 +354,7 @@ class Hearing:
 
 
 def test_pulls_are_told(tmp_path: Path, layout: Layout) -> None:
-    """[S16.13]"""
+    """[S16.13] Blobs and manifests that are asked for are told as pulls (15)."""
     listener, digest = Hearing(), layout.layer(b"{}")
     layout.tag(layout.revision(image(digest)))
     with open_registry(str(tmp_path), listener=listener) as registry, serving(registry) as address:
@@ -351,7 +367,7 @@ def test_pulls_are_told(tmp_path: Path, layout: Layout) -> None:
 def test_docker_list_comes_as_its_default_image_to_who_takes_no_list(
     address: str, layout: Layout
 ) -> None:
-    """[S16.9]"""
+    """[S16.9] Any other client gets its image for linux/amd64."""
     child = layout.revision(manifest(DOCKER_MANIFEST, layout.layer(b"{}"), layout.layer(b"a")))
     platform: Json = {"architecture": "amd64", "os": "linux"}
     children = [descriptor(layout.layer(b"arm")), descriptor(child) | {"platform": platform}]
@@ -394,13 +410,15 @@ def test_docker_list_comes_as_its_default_image_to_who_takes_no_list(
 def test_hostile_request_is_refused(
     address: str, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """[S16.2]"""
+    """[S16.2] None of them reaches the storage."""
     assert ask(address, path).status in (400, 404)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_blob_is_answered_under_the_digest_that_was_asked_for(address: str, layout: Layout) -> None:
-    """[S16.14] With the media type that a manifest has for it."""
+    """[S16.14] A blob that is asked for by `sha512` has that digest in `Docker-Content-Digest` and
+    `ETag`. With the media type that a manifest has for it.
+    """
     name = Digest.of(b"aliased", "sha512")
     layout.link(paths.layers(APP), name, str(layout.layer(b"aliased")).encode())
     document: Json = {"schemaVersion": 2, "config": descriptor(name), "layers": []}
@@ -414,14 +432,14 @@ def test_blob_is_answered_under_the_digest_that_was_asked_for(address: str, layo
 
 
 def test_blob_of_other_bytes_is_not_served_by_its_alias(address: str, layout: Layout) -> None:
-    """[S4.6]"""
+    """[S4.6] The first lookup reads the whole blob, and other bytes are EIO."""
     wrong = Digest.of(b"what the name says", "sha512")
     layout.link(paths.layers(APP), wrong, str(layout.layer(b"another blob")).encode())
     assert ask(address, blob_path(wrong)).status == 500
 
 
 def test_repository_may_be_called_like_the_page_of_uploads(address: str, layout: Layout) -> None:
-    """[S16.1]"""
+    """[S16.1] Status, headers and body are those of docker-registry 2.8 on the same storage."""
     name = RepositoryName("x/blobs/uploads")
     digest = layout.layer(b"found", name)
     assert ask(address, f"/v2/{name}/blobs/{digest}").body == b"found"

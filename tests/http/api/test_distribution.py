@@ -123,7 +123,7 @@ def digests(image: Manifest) -> dict[str, str]:
 def test_answers_are_those_of_distribution(
     api: str, peer: str, digests: dict[str, str], request_: Asked
 ) -> None:
-    """[S16.1]"""
+    """[S16.1] Status, headers and body are those of docker-registry 2.8 on the same storage."""
     ours, theirs = request_.at(api, digests), request_.at(peer, digests)
     assert (ours.status, _told(ours), ours.body) == (theirs.status, _told(theirs), theirs.body)
 
@@ -190,7 +190,7 @@ DIFFERENCES = [
 def test_where_answers_differ_it_is_on_purpose(
     api: str, peer: str, digests: dict[str, str], different: tuple[Asked, int, int]
 ) -> None:
-    """[S16.14]"""
+    """[S16.14] A manifest goes to a client that sends no `Accept`, or `*/*`, as it is stored."""
     request_, *statuses = different
     ours, theirs = request_.at(api, digests), request_.at(peer, digests)
     sys.stdout.write(f"{request_}: {ours.status}, docker-registry {theirs.status}\n")
@@ -215,7 +215,7 @@ CODES = {
 def test_error_has_the_code_of_the_specification(
     api: str, digests: dict[str, str], request_: Asked
 ) -> None:
-    """[S16.2]"""
+    """[S16.2] What is wrong with a request is told in the specification's JSON, by its code."""
     assert request_.at(api, digests).code == CODES[request_]
 
 
@@ -224,14 +224,16 @@ def test_error_has_the_code_of_the_specification(
     "path", [LAYER, BY_TAG, f"{SMALL}/blobs/uploads/", f"{SMALL}/blobs/uploads/some"]
 )
 def test_nothing_can_be_written(api: str, digests: dict[str, str], method: str, path: str) -> None:
-    """[S16.3]"""
+    """[S16.3] Every other method is 405, UNSUPPORTED: `docker push` and its like fail."""
     answer = asked(path, method).at(api, digests)
     assert (answer.status, answer.code) == (405, "UNSUPPORTED")
     assert answer.headers["allow"] == "GET, HEAD"
 
 
 def test_base_is_found_without_its_slash(api: str, peer: str) -> None:
-    """[S16.1] Wherever the client says that it is."""
+    """[S16.1] Status, headers and body are those of docker-registry 2.8 on the same storage.
+    Wherever the client says that it is.
+    """
     ours, theirs = (ask(address, "/v2", Host="elsewhere") for address in (api, peer))
     assert ours.headers["location"] == theirs.headers["location"] == "/v2/"
 

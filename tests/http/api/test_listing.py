@@ -44,21 +44,25 @@ def pages(address: str, path: str, key: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("count", [1, 3, 5, 9, 10, 11])
 def test_pages_of_a_catalog_have_every_repository_once(address: str, count: int) -> None:
-    """[S16.10]"""
+    """[S16.10] `?n=` and `?last=` page through tags and repositories, with a `Link` to the next
+    page.
+    """
     found = pages(address, f"/v2/_catalog?n={count}", "repositories")
     assert found == [NAMES[start : start + count] for start in range(0, len(NAMES), count)]
 
 
 @pytest.mark.parametrize("last", ["", "0", "a", "a/0", "a/b/", "a/b/z", "a-", "b", "b/c/z", "zz"])
 def test_page_begins_after_a_name_that_need_not_be_there(address: str, last: str) -> None:
-    """[S16.10]"""
+    """[S16.10] `?n=` and `?last=` page through tags and repositories, with a `Link` to the next
+    page.
+    """
     [found] = pages(address, f"/v2/_catalog?last={last}", "repositories")
     assert found == [name for name in NAMES if name.split("/") > last.split("/")]
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 6])
 def test_pages_of_tags_have_every_tag_once(address: str, layout: Layout, count: int) -> None:
-    """[S16.10]"""
+    """[S16.10] Tags come in the order of their bytes."""
     tags = ["1.0", "1.10", "1.9", "Latest", "latest"]
     for tag in tags:
         layout.tag(Digest.of(b"{}"), Tag(tag))
@@ -70,7 +74,7 @@ def test_pages_of_tags_have_every_tag_once(address: str, layout: Layout, count: 
     "count", ["-1", "x", "%d9%a3", "1000000000999", "0" * 5000], ids=lambda count: count[:13]
 )
 def test_what_is_no_number_of_tags_is_refused(address: str, count: str) -> None:
-    """[S16.10]"""
+    """[S16.10] `?n=` and `?last=` page through tags and repositories."""
     answer = ask(address, f"/v2/{APP}/tags/list?n={count}")
     assert (answer.status, answer.code) == (400, "PAGINATION_NUMBER_INVALID")
 

@@ -30,13 +30,13 @@ def copy(address: str, image: str, target: Path) -> set[str]:
 def test_skopeo_copies_what_it_would_from_a_registry(
     api: str, registry: DockerRegistry, tmp_path: Path, image: str
 ) -> None:
-    """[S16.11]"""
+    """[S16.11] `skopeo copy`, `inspect` and `list-tags` work."""
     ours = copy(api, image, tmp_path / "ours")
     assert ours == copy(registry.address, image, tmp_path / "theirs")
 
 
 def test_skopeo_inspects(api: str, registry: DockerRegistry) -> None:
-    """[S16.11]"""
+    """[S16.11] `skopeo copy`, `inspect` and `list-tags` work."""
 
     def inspected(address: str) -> dict[str, object]:
         image = f"docker://{address}/library/small:v1"
@@ -47,13 +47,13 @@ def test_skopeo_inspects(api: str, registry: DockerRegistry) -> None:
 
 
 def test_skopeo_lists_tags(api: str) -> None:
-    """[S16.11]"""
+    """[S16.11] `skopeo copy`, `inspect` and `list-tags` work."""
     told = skopeo("list-tags", "--tls-verify=false", f"docker://{api}/library/small")
     assert json.loads(told)["Tags"] == ["v1", "v2"]
 
 
 def test_skopeo_is_refused_a_push(api: str, tmp_path: Path) -> None:
-    """[S16.3]"""
+    """[S16.3] Every other method is 405, UNSUPPORTED: `docker push` and its like fail."""
     copy(api, "library/small:v1", tmp_path / "image")
     target = f"docker://{api}/library/small:v3"
     with pytest.raises(ServiceFailed, match=r"uploading manifest .*: unsupported"):
@@ -61,7 +61,7 @@ def test_skopeo_is_refused_a_push(api: str, tmp_path: Path) -> None:
 
 
 def test_docker_registry_passes_it_on(api: str, image: Manifest, tmp_path: Path) -> None:
-    """[S16.11]"""
+    """[S16.11] So does a docker-registry as a pull-through cache (`proxy.remoteurl`)."""
     storage = {"filesystem": {"rootdirectory": str(tmp_path / "storage")}}
     proxy = {"remoteurl": f"http://{api}"}
     with serving_docker_registry(tmp_path, storage, proxy=proxy) as address:
@@ -72,7 +72,9 @@ def test_docker_registry_passes_it_on(api: str, image: Manifest, tmp_path: Path)
 
 @pytest.mark.s3
 def test_blob_is_fetched_from_the_bucket_itself(s3_registry: S3Registry, tmp_path: Path) -> None:
-    """[S16.12]"""
+    """[S16.12] With `--serve-redirect`, a `GET` of a blob in S3 is sent there (307), with a URL
+    that is good for 20 minutes and for that blob only.
+    """
     image = inspect(s3_registry.registry.address, "library/small", "v1")
     path = f"/v2/library/small/blobs/{image.blobs[1]}"
     with keys_of(s3_registry.server), open_registry(s3_registry.storage_url) as registry:
@@ -89,7 +91,7 @@ def test_blob_is_fetched_from_the_bucket_itself(s3_registry: S3Registry, tmp_pat
 
 
 def test_redirect_is_only_for_storage_that_has_urls(registry: DockerRegistry, layer: str) -> None:
-    """[S16.12]"""
+    """[S16.12] A `GET` of a blob in S3 is sent there (307)."""
     with (
         open_registry(str(registry.root)) as opened,
         serving(opened, ServeOptions(redirect=True)) as address,

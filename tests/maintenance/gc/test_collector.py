@@ -38,7 +38,7 @@ def aside(digest: Digest) -> str:
 
 
 def test_dead_image_is_deleted_and_the_tagged_one_stays(garbage: Garbage) -> None:
-    """`--delete` removes dead links, and their blobs once the grace has ended. [S19.28]"""
+    """[S19.28] `--delete` removes dead links at once, and their blobs after `--grace`."""
     layout = garbage.layout
     old_layer, new_layer = layout.layer(b"old"), layout.layer(b"new")
     old, new = layout.revision(image(old_layer)), layout.revision(image(new_layer))
@@ -72,7 +72,7 @@ def test_blob_waits_for_the_end_of_the_grace(garbage: Garbage) -> None:
 def test_blob_that_is_linked_during_the_settling_time_is_put_back(
     garbage: Garbage, link_set: str
 ) -> None:
-    """A blob that is needed again while a collection runs stays. [S19.29]"""
+    """[S19.29] A blob that a registry or a mount links while `gc` runs stays."""
     blob = garbage.layout.blob(image(garbage.layout.blob(b"config")))
     outcome = garbage.delete(wait=once(lambda: garbage.layout.link(link_set, blob)))
     assert garbage.has_blob(blob)
@@ -135,7 +135,9 @@ def test_directory_that_becomes_unreadable_keeps_all_blobs(garbage: Garbage) -> 
 
 
 def test_layer_of_a_manifest_that_is_stored_meanwhile_is_linked_again(garbage: Garbage) -> None:
-    """A link that a push needs while a collection runs is restored. [S19.30]"""
+    """[S19.30] A removed link that a new manifest or tag needs is restored by the same run, or by
+    each later one within `--grace`.
+    """
     layer = garbage.layout.layer(b"layer")
     options = later(grace_s=3600)
     outcome = garbage.delete(options, wait=once(lambda: garbage.layout.revision(image(layer))))
@@ -169,7 +171,7 @@ def test_tag_brings_an_image_back_with_its_layers_and_children(garbage: Garbage)
 
 
 def test_removed_links_are_cleared_in_the_cache(garbage: Garbage) -> None:
-    """With `--cache` registries learn from Redis that links and blobs are gone. [S19.31]"""
+    """[S19.31] With `--cache` Redis forgets what was removed."""
     layer = garbage.layout.layer(b"layer")
     garbage.cache.set(layer, Descriptor(layer, 5), APP)
     garbage.delete(later(grace_s=3600))
@@ -181,7 +183,7 @@ def test_removed_links_are_cleared_in_the_cache(garbage: Garbage) -> None:
 
 
 def test_interrupted_run_puts_blobs_back(garbage: Garbage) -> None:
-    """A run that was stopped leaves nothing half done, or the next one completes it. [S19.32]"""
+    """[S19.32] The next run completes or undoes what it has begun."""
     blob = garbage.layout.blob(b"of nobody")
 
     def interrupt(_seconds: float) -> None:
@@ -215,7 +217,9 @@ def approved(garbage: Garbage, file: Path, *kinds: str) -> PlanFile:
 
 
 def test_only_the_approved_part_of_a_plan_is_done(garbage: Garbage, tmp_path: Path) -> None:
-    """`--apply` deletes what the plan has, if it may still go. [S19.33]"""
+    """[S19.33] `--apply` deletes those entries of a plan that may still go, and lists those that
+    may not.
+    """
     stray = garbage.layout.blob(b"of nobody")
     layer = garbage.layout.layer(b"old")
     outcome = garbage.delete(approved=approved(garbage, tmp_path / "plan", "blob"))

@@ -30,7 +30,9 @@ def with_subject(subject: Digest, config: Digest) -> bytes:
 
 
 def test_unlinked_blob_is_dead_and_a_linked_one_lives(garbage: Garbage) -> None:
-    """A blob that a repository links lives, if a manifest names it or not. [S19.20]"""
+    """[S19.20] A blob that a repository links in `_layers` lives, if a manifest names it or not,
+    unless `--layers` removes the link.
+    """
     stray = garbage.layout.blob(b"of nobody")
     garbage.layout.layer(b"copied by a person")
     tagged(garbage.layout, b"of an image")
@@ -44,7 +46,7 @@ def test_unlinked_blob_is_dead_and_a_linked_one_lives(garbage: Garbage) -> None:
 
 
 def test_plan_changes_nothing(garbage: Garbage) -> None:
-    """Without `--delete` or `--apply` nothing is changed. [S19.21]"""
+    """[S19.21] Without `--delete` or `--apply` nothing in the storage is changed."""
     stray = garbage.layout.blob(b"of nobody")
     layer = garbage.layout.layer(b"old")
     garbage.planned()
@@ -53,7 +55,7 @@ def test_plan_changes_nothing(garbage: Garbage) -> None:
 
 
 def test_young_blobs_and_links_stay(garbage: Garbage) -> None:
-    """What was changed within `--age` stays. [S19.22]"""
+    """[S19.22] What was changed within `--age` stays."""
     garbage.layout.blob(b"of nobody")
     garbage.layout.layer(b"of an upload")
     garbage.layout.revision(image(garbage.layout.layer(b"config")))
@@ -85,7 +87,9 @@ def test_history_of_a_deleted_revision_is_dead_without_options(garbage: Garbage)
 
 
 def test_children_of_a_tagged_index_stay(garbage: Garbage) -> None:
-    """Children of kept indexes and referrers of kept manifests stay, of any depth. [S19.23]"""
+    """[S19.23] `--untagged` keeps the children of kept indexes, of any depth, and the referrers of
+    kept manifests.
+    """
     layout = garbage.layout
     child = layout.revision(image(layout.layer(b"amd64")))
     inner = layout.revision(index(child))
@@ -144,7 +148,7 @@ def test_digests_in_an_unknown_document_stay(garbage: Garbage) -> None:
 
 @pytest.mark.parametrize("key", ["digest", "blob", "in_place"])
 def test_blob_that_an_upload_names_stays(garbage: Garbage, key: str) -> None:
-    """What the record of an open upload names stays. [S19.24]"""
+    """[S19.24] A blob that the record of an open upload names stays."""
     blob = garbage.layout.blob(b"moved")
     record = json.dumps({key: str(blob)}).encode()
     garbage.layout.put(paths.upload_record(APP, "some-id"), record)
@@ -158,7 +162,7 @@ def test_tagged_digest_without_a_revision_stays(garbage: Garbage) -> None:
 
 
 def test_repository_with_a_missing_manifest_keeps_its_links(garbage: Garbage) -> None:
-    """A repository keeps all links if a link or a manifest of it cannot be read. [S19.25]"""
+    """[S19.25] A repository keeps all its links if a link or a manifest of it cannot be read."""
     garbage.layout.layer(b"perhaps of the missing manifest")
     garbage.layout.link(paths.revisions(APP), Digest.of(b"missing"))
     with garbage.collection().planned() as plan:
@@ -187,7 +191,9 @@ def test_repository_of_an_old_registry_keeps_its_links(garbage: Garbage) -> None
 
 
 def test_unreadable_directory_keeps_all_blobs(garbage: Garbage) -> None:
-    """No blob is deleted while a directory of links cannot be read. [S19.26]"""
+    """[S19.26] No blob is deleted while a directory or an alias that may link one cannot be
+    read.
+    """
     garbage.layout.blob(b"of nobody")
     repositories = Path(garbage.url) / paths.REPOSITORIES[1:]
     repositories.mkdir()
@@ -206,7 +212,7 @@ def test_damaged_alias_keeps_all_blobs(garbage: Garbage) -> None:
 
 
 def test_grace_spans_runs(garbage: Garbage) -> None:
-    """`--grace` begins when a run finds a blob without a link, also a dry one. [S19.27]"""
+    """[S19.27] `--grace` begins when a run finds that a blob has no link, also a dry run."""
     garbage.layout.blob(b"of nobody")
     dues = []
     for _ in range(2):

@@ -132,7 +132,9 @@ def test_repository_of_many_files_is_listed_in_parts(
 def test_blob_that_is_not_what_was_remembered_is_forgotten_when_it_is_read(
     store: S3Driver, driver: StorageDriver, content: bytes | None
 ) -> None:
-    """[S14.3] Opening it asks for nothing, so that only a read can tell."""
+    """[S14.3] One whose blob is gone or has another size is forgotten when the blob is opened or
+    read. Opening it asks for nothing, so that only a read can tell.
+    """
     blob, cache = paths.blob_data(DIGEST), MemoryCache()
     store.put_content(blob, b"content")
     store.put_content(LINK, str(DIGEST).encode())

@@ -83,7 +83,9 @@ def _unmounted(part: Path) -> None:
 def test_part_that_is_gone_is_an_error(
     registry: Registry, root: Path, loss: Loss, part: str, ask: Question
 ) -> None:
-    """[S4.4]"""
+    """[S4.4] So is a registry whose `docker/registry/v2`, `repositories` or `blobs` is missing, or
+    replaced by an empty directory, after it was there.
+    """
     loss(root / "docker/registry/v2" / part)
     with pytest.raises(StorageUnavailable, match="is gone from the storage"):
         ask(registry)
@@ -94,7 +96,9 @@ def test_part_that_is_gone_is_an_error(
 def test_registry_without_its_root_is_not_well_until_it_is_back(
     registry: Registry, root: Path
 ) -> None:
-    """[S4.4] [S17.8]"""
+    """[S4.4] `/readyz` and `.blobfs/health.json` say so.
+    [S17.8] Else 503 and what fails, with the reason.
+    """
     docker = root / "docker"
     docker.rename(root / "away")
     with pytest.raises(StorageUnavailable):
@@ -107,14 +111,16 @@ def test_registry_without_its_root_is_not_well_until_it_is_back(
 
 
 def test_registry_that_was_emptied_by_hand_is_empty(registry: Registry, root: Path) -> None:
-    """[S4.4] The directory is the same, so somebody has deleted what was in it."""
+    """[S4.4] A directory that is still the same may be empty. The directory is the same, so
+    somebody has deleted what was in it.
+    """
     shutil.rmtree(root / "docker/registry/v2/repositories/team")
     assert list(registry.enumerate()) == []
     registry.reach()
 
 
 def test_registry_that_never_held_anything_is_empty(root: Path) -> None:
-    """[S4.4]"""
+    """[S4.4] A directory that is still the same may be empty."""
     root.mkdir()
     with open_registry(str(root)) as registry:
         registry.reach()
@@ -135,7 +141,9 @@ def test_missing_name_in_a_registry_that_is_there_is_missing(registry: Registry)
 def test_links_without_any_blob_are_damage_from_the_start(
     root: Path, *, with_directory: bool
 ) -> None:
-    """[S4.5] Whatever was there before this mount: the blob store is not mounted."""
+    """[S4.5] The whole blob store is empty or missing. Whatever was there before this mount: the
+    blob store is not mounted.
+    """
     link = Path(f"{root}{paths.link(paths.layers(APP), DIGEST)}")
     link.parent.mkdir(parents=True)
     link.write_text(str(DIGEST))

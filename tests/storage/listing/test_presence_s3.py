@@ -73,7 +73,9 @@ def _stocked(store: S3Driver, registry: Registry) -> Layout:
 def test_bucket_that_was_emptied_is_an_error(
     store: S3Driver, registry: Registry, ask: Question
 ) -> None:
-    """[S13.13]"""
+    """[S13.13] A bucket that was deleted, or that has lost every key of the registry after there
+    were some, is EIO until there is one again.
+    """
     _stocked(store, registry)
     store.delete("/docker")
     with pytest.raises(StorageUnavailable, match="is gone from the storage"):
@@ -84,7 +86,9 @@ def test_bucket_that_was_emptied_is_an_error(
 def test_bucket_that_was_deleted_is_an_error(
     store: S3Driver, registry: Registry, ceph: S3Server, ask: Question
 ) -> None:
-    """[S13.13]"""
+    """[S13.13] A bucket that was deleted, or that has lost every key of the registry after there
+    were some, is EIO until there is one again.
+    """
     _stocked(store, registry)
     name = store._bucket.name
     ceph.remove_bucket(name)
@@ -96,7 +100,9 @@ def test_bucket_that_was_deleted_is_an_error(
 
 
 def test_bucket_that_is_back_is_shown(store: S3Driver, registry: Registry) -> None:
-    """[S13.13]"""
+    """[S13.13] A bucket that was deleted, or that has lost every key of the registry after there
+    were some, is EIO until there is one again.
+    """
     layout = _stocked(store, registry)
     store.delete("/docker")
     with pytest.raises(StorageUnavailable):
@@ -106,7 +112,9 @@ def test_bucket_that_is_back_is_shown(store: S3Driver, registry: Registry) -> No
 
 
 def test_empty_registry_is_empty(registry: Registry) -> None:
-    """[S13.13]"""
+    """[S13.13] A bucket that was deleted, or that has lost every key of the registry after there
+    were some, is EIO until there is one again.
+    """
     registry.reach()
     with pytest.raises(PathNotFound):
         registry.children("")
@@ -115,7 +123,9 @@ def test_empty_registry_is_empty(registry: Registry) -> None:
 def test_last_repository_that_somebody_removed_is_removed(
     store: S3Driver, registry: Registry
 ) -> None:
-    """[S13.4] Blobs are there still, so the registry is."""
+    """[S13.4] A directory is there as long as something is stored below it: a repository goes with
+    what was last in it. Blobs are there still, so the registry is.
+    """
     _stocked(store, registry)
     store.delete(paths.REPOSITORIES)
     with pytest.raises(PathNotFound):
@@ -123,7 +133,7 @@ def test_last_repository_that_somebody_removed_is_removed(
 
 
 def test_last_upload_that_was_removed_here_leaves_an_empty_registry(registry: Registry) -> None:
-    """[S13.13]"""
+    """[S13.13] The last repository may go while blobs are there: 13.4."""
     uploads = registry.repository(APP).uploads
     with uploads.create() as writer:
         writer.write(b"some")
@@ -140,7 +150,7 @@ def _remembering(store: S3Driver) -> Registry:
 
 
 def test_registry_that_is_whole_takes_no_request_more(store: S3Driver, proxy: S3Proxy) -> None:
-    """[S13.13]"""
+    """[S13.13] A registry that is whole takes no request more."""
     layout = Layout(store)
     digests = [layout.layer(b"%d" % number) for number in range(4)]
     counts = []
@@ -162,7 +172,9 @@ def test_registry_that_is_whole_takes_no_request_more(store: S3Driver, proxy: S3
 def test_left_over_links_of_an_object_store_take_few_requests(
     store: S3Driver, proxy: S3Proxy
 ) -> None:
-    """[S4.5] What a look at each takes, HEAD and LIST, and a few more for all of them."""
+    """[S4.5] The manifests are read only then, each once. What a look at each takes, HEAD and LIST,
+    and a few more for all of them.
+    """
     layout = Layout(store)
     layout.revision(image(layout.layer(b"{}"), layout.layer(b"kept")))
     for digest in GONE:
@@ -179,7 +191,7 @@ def test_left_over_links_of_an_object_store_take_few_requests(
 def test_dangling_link_in_an_object_store_that_a_manifest_names_is_damage(
     store: S3Driver,
 ) -> None:
-    """[S4.5]"""
+    """[S4.5] It is damage (S4.1) if a manifest names it."""
     layout = Layout(store)
     layout.revision(image(layout.layer(b"{}"), GONE[0]))
     layout.link(paths.layers(APP), GONE[0])
@@ -188,14 +200,16 @@ def test_dangling_link_in_an_object_store_that_a_manifest_names_is_damage(
 
 
 def test_links_of_an_object_store_without_any_blob_are_damage(store: S3Driver) -> None:
-    """[S4.5]"""
+    """[S4.5] The whole blob store is empty or missing."""
     Layout(store).link(paths.layers(RepositoryName("another")), GONE[0])
     with pytest.raises(LinkDangling):
         _remembering(store).repository("another").layers.stat(GONE[0])
 
 
 def test_blob_that_is_stored_again_here_is_found_at_once(store: S3Driver) -> None:
-    """[S13.1] Though it was remembered to be missing."""
+    """[S13.1] What this mount changes it sees at once, and everybody else who asks the bucket, such
+    as a registry. Though it was remembered to be missing.
+    """
     layout = Layout(store)
     layout.layer(b"kept")
     layout.link(paths.layers(APP), GONE[0])

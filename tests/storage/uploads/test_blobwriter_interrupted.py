@@ -54,7 +54,7 @@ def _unhashed(repository: Repository) -> BlobWriter:
 def test_interrupted_commit_goes_on_where_it_was_stopped(
     repository: Repository, troubled: TroubledDriver, driver: StorageDriver
 ) -> None:
-    """[S7.15]"""
+    """[S7.15] What was hashed is not hashed again by the next commit."""
     writer = _unhashed(repository)
     _stop_at(troubled, writer, "writer.read_at", 3)
     with pytest.raises(Interrupted, match="stopped by the test"):
@@ -71,7 +71,9 @@ def test_interrupted_commit_goes_on_where_it_was_stopped(
 def test_interrupted_copy_leaves_nothing(
     repository: Repository, troubled: TroubledDriver, driver: StorageDriver
 ) -> None:
-    """[S7.15] What a registry began is copied."""
+    """[S7.15] Stops if it hashes or copies: nothing is published. What a registry began is
+    copied.
+    """
     upload_id = begun(repository, SMALL)
     with suppress(PathNotFound):
         driver.delete(paths.upload_record(APP, upload_id))
@@ -86,7 +88,9 @@ def test_interrupted_copy_leaves_nothing(
 
 
 def test_interrupted_gap_keeps_what_was_written(driver: StorageDriver) -> None:
-    """[S7.15] Storage that only appends has to be sent the zeros."""
+    """[S7.15] Stops if it hashes or copies: nothing is published. Storage that only appends has to
+    be sent the zeros.
+    """
     troubled = TroubledDriver(driver, append_only=True)
     writer = Repository(troubled, BlobStore(troubled), APP).uploads.create()
     _stop_at(troubled, writer, "writer.write", 3)
@@ -103,7 +107,9 @@ def test_interruption_of_nothing_has_no_effect_later(repository: Repository) -> 
 
 
 def test_hole_is_hashed_without_being_read(tmp_path: Path) -> None:
-    """[S7.15] A program that reads itself counts what it reads."""
+    """[S7.15] Holes are hashed without being read. A program that reads itself counts what it
+    reads.
+    """
     driver = FilesystemDriver.below(tmp_path)
     writer = Repository(driver, BlobStore(driver), APP).uploads.create()
     writer.write(SMALL)

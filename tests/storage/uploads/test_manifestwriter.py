@@ -193,7 +193,9 @@ def test_index_of_a_manifest_that_is_missing_is_rejected(
 
 @pytest.mark.usefixtures("stocked")
 def test_index_of_layers_is_put(repository: Repository) -> None:
-    """[S8.2] A cache of BuildKit is one (moby/buildkit#2251)."""
+    """[S8.2] The children of an index as revisions or layers. A cache of BuildKit is one
+    (moby/buildkit#2251).
+    """
     payload = index(LAYER, CONFIG)
     assert repository.manifests.put(payload).digest == Digest.of(payload)
 
@@ -243,7 +245,9 @@ def test_foreign_layer_is_fetched_from_the_web(repository: Repository, url: str)
 
 @pytest.mark.usefixtures("stocked")
 def test_any_layer_with_urls_is_foreign(repository: Repository) -> None:
-    """[S8.2] Registries do not look for it."""
+    """[S8.2] The config and the layers of an image, but for those with URLs, as layers. Registries
+    do not look for it.
+    """
     urls: Json = ["https://example.com/far"]
     repository.manifests.put(_with_a_foreign_layer("application/x-layer", Digest.of(b"far"), urls))
 

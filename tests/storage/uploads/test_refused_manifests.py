@@ -97,7 +97,7 @@ def unprivileged() -> Iterator[Path]:
 def test_directory_without_rights_is_an_error_and_no_shorter_listing(
     unprivileged: Path, refused: str
 ) -> None:
-    """[S4.4]"""
+    """[S4.4] No shorter listing, no ENOENT."""
     with open_registry(str(unprivileged)) as registry:
         place = unprivileged / paths.ROOT[1:] / refused
         user = os.geteuid()

@@ -48,7 +48,9 @@ def writers(drivers: tuple[StorageDriver, StorageDriver]) -> tuple[BlobWriter, B
 def test_blob_that_another_mount_has_committed_is_never_written(
     driver: StorageDriver, writers: tuple[BlobWriter, BlobWriter], tmp_path: Path
 ) -> None:
-    """[S7.20] Nor by a descriptor whose own look came too early."""
+    """[S7.20] No mount writes into a committed blob. Nor by a descriptor whose own look came too
+    early.
+    """
     one, other = writers
     with (tmp_path / paths.upload_data(APP, one.id)[1:]).open("r+b") as kept:
         other.write(CONTENT[HALF:])
@@ -65,7 +67,9 @@ def test_blob_that_another_mount_has_committed_is_never_written(
 def test_mount_that_is_alone_moves_the_data(
     writers: tuple[BlobWriter, BlobWriter], tmp_path: Path
 ) -> None:
-    """[S7.20]"""
+    """[S7.20] It copies what another mount has open, and what a registry has begun, into the blob
+    instead of moving it there.
+    """
     one, other = writers
     before = (tmp_path / paths.upload_data(APP, one.id)[1:]).stat().st_ino
     one.close()
@@ -77,7 +81,9 @@ def test_mount_that_is_alone_moves_the_data(
 def test_upload_that_another_mount_went_on_with_is_not_written_over(
     driver: StorageDriver, writers: tuple[BlobWriter, BlobWriter]
 ) -> None:
-    """[S7.12]"""
+    """[S7.12] Where another mount or a registry has written since the file was opened here, a
+    write, an fsync and a close are EBUSY.
+    """
     one, other = writers
     other.write(CONTENT[HALF:])
     other.suspend()
@@ -95,7 +101,7 @@ def _write_over(driver: StorageDriver, upload_id: str) -> None:
 def test_bytes_that_were_changed_after_their_state_was_saved_are_hashed_again(
     driver: StorageDriver, writers: tuple[BlobWriter, BlobWriter]
 ) -> None:
-    """[S7.5]"""
+    """[S7.5] Otherwise the commit reads all of it."""
     one, other = writers
     other.close()
     one.close()
@@ -111,7 +117,9 @@ def test_bytes_that_were_changed_after_their_state_was_saved_are_hashed_again(
 def test_bytes_that_nobody_has_changed_are_not_hashed_again(
     driver: StorageDriver, writers: tuple[BlobWriter, BlobWriter]
 ) -> None:
-    """[S7.5]"""
+    """[S7.5] What was closed or synced is not read again, if nobody has written to the upload
+    since.
+    """
     for writer in writers:
         writer.close()
     troubled = TroubledDriver(driver)
@@ -126,7 +134,7 @@ def test_copy_of_bytes_that_change_meanwhile_is_no_blob(
     writers: tuple[BlobWriter, BlobWriter],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """[S7.20]"""
+    """[S7.20] The bytes that are copied are the bytes that are hashed."""
     driver, others = drivers
     _, other = writers
     other.write(CONTENT[HALF:])

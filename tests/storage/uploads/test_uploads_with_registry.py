@@ -127,7 +127,9 @@ def test_upload_begun_by_a_registry_is_completed_here(
 def test_hash_state_of_a_registry_is_not_believed(
     registry: DockerRegistry, repository: Repository
 ) -> None:
-    """[S7.5] A registry syncs neither the bytes nor the state, and tells of no later change."""
+    """[S7.5] A registry syncs neither the bytes nor the hash state that it saves. A registry syncs
+    neither the bytes nor the state, and tells of no later change.
+    """
     upload_id, _ = begin_there(registry, LARGE)
     spoil_the_start(registry, upload_id)
     with pytest.raises(ContentMismatch):
@@ -137,7 +139,9 @@ def test_hash_state_of_a_registry_is_not_believed(
 def test_upload_of_a_registry_is_copied_as_it_may_have_it_open(
     registry: DockerRegistry, repository: Repository
 ) -> None:
-    """[S7.20]"""
+    """[S7.20] It copies what another mount has open, and what a registry has begun, into the blob
+    instead of moving it there.
+    """
     upload_id, _ = begin_there(registry, LARGE)
     data = registry.root / paths.upload_data(APP, upload_id)[1:]
     with data.open("r+b") as open_elsewhere:
