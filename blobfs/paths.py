@@ -1,6 +1,6 @@
 """The ``docker/registry/v2`` layout, from names to paths and back. No I/O.
 
-Source of truth: distribution, ``registry/storage/paths.go``. A link file holds a digest::
+Source: distribution, ``registry/storage/paths.go``. A link file holds a digest::
 
     /docker/registry/v2/
       blobs/<algorithm>/<hex[:2]>/<hex>/data             layers, configs and manifests
@@ -12,7 +12,7 @@ Source of truth: distribution, ``registry/storage/paths.go``. A link file holds 
         _uploads/<id>/data                               received bytes
         _uploads/<id>/startedat                          start of the upload, RFC 3339
         _uploads/<id>/hashstates/<algorithm>/<offset>    state of the digester
-        _uploads/<id>/blobfs.json                        ours: record of the upload
+        _uploads/<id>/blobfs.json, _trash/<time>-<tag>   ours: an upload's record, a removed tag
 """
 
 from __future__ import annotations
@@ -116,6 +116,11 @@ def upload_hashstate(name: RepositoryName, upload_id: str, algorithm: str, offse
 def upload_record(name: RepositoryName, upload_id: str) -> str:
     """The file with blobfs's own record of the upload; a registry removes it with the rest."""
     return f"{upload(name, upload_id)}/blobfs.json"
+
+
+def trash(name: RepositoryName) -> str:
+    """The directory of the repository's removed tags; registries ignore it."""
+    return f"{REPOSITORIES}/{name}/_trash"
 
 
 class Kind(Enum):

@@ -16,6 +16,7 @@ from blobfs.cli.du_command import du
 from blobfs.cli.gc_command import gc
 from blobfs.cli.mounting import mount
 from blobfs.cli.opening import open_existing, progress
+from blobfs.cli.prune_command import prune, trash, undelete
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, Duration, Parsed
 from blobfs.cli.verify_command import verify
 from blobfs.errors import BlobfsError
@@ -61,6 +62,9 @@ def main() -> None:
 
 main.add_command(mount)
 main.add_command(du)
+main.add_command(prune)
+main.add_command(trash)
+main.add_command(undelete)
 main.add_command(verify)
 main.add_command(gc)
 

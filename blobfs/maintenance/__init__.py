@@ -7,5 +7,6 @@ it durably, looks again before and after, and undoes what turns out to be needed
 * ``verify`` runs ``checks``, looks again, and names the ``images`` that each fault hurts.
 * ``repair`` mends faults from the rest of the storage, or from another one.
 * ``gc`` deletes what nothing refers to, beside running registries.
+* ``retention`` says which tags go by rules; ``storage/tagtrash.py`` keeps them for a while.
 * ``usage`` computes the bytes of repositories, prefixes and tags, each blob once.
 """

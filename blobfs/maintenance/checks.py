@@ -292,6 +292,8 @@ def _other(path: str, kind: EntryKind) -> FaultKind | None:
         return _empty_directory(path)
     if kind is EntryKind.UNREADABLE:
         return FaultKind.UNREADABLE
+    if "/_trash/" in path:
+        return None
     is_aside = path.startswith(paths.BLOBS) and path.endswith("/data.aside")
     return FaultKind.BLOB_ASIDE if is_aside else FaultKind.STRAY
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,7 +16,7 @@ from blobfs.concurrency import guard
 from blobfs.drivers.base import Capacity, Closing, FileInfo, StorageDriver, Unfinished
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.factory import driver_for
-from blobfs.drivers.objectstore import ObjectStore
+from blobfs.drivers.objectstore import ObjectStore, is_below
 from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
 from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound, StorageUnavailable
 from blobfs.reference import RepositoryName, is_component
@@ -148,14 +149,19 @@ class Registry(Closing):
 
         Raises NotEmpty if there is a file in it, or in a repository below it.
         """
-        path = paths.repository(name)
+        path, trash = paths.repository(name), paths.trash(name)
         try:
-            if any(not info.is_dir for info in self._driver.walk(path)):
+            if any(
+                not info.is_dir and not is_below(info.path, trash)
+                for info in self._driver.walk(path)
+            ):
                 raise NotEmpty(
                     f"repository {name} has files; remove its tags, manifests and layers"
                 )
         except PathNotFound:
             return
+        with suppress(PathNotFound):
+            self._driver.delete(trash)  # a removed tag has no revision any more
         self._driver.prune(path)
 
     def stat(self, path: str) -> FileInfo | None:

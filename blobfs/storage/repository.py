@@ -15,6 +15,7 @@ from blobfs.storage.manifeststore import ManifestStore
 from blobfs.storage.mediatypes import MediaTypes
 from blobfs.storage.revisionstore import RevisionStore
 from blobfs.storage.tagstore import TagStore
+from blobfs.storage.tagtrash import TagTrash
 from blobfs.storage.uploads.manifestwriter import ManifestUploadStore
 from blobfs.storage.uploads.store import UploadStore
 
@@ -41,6 +42,7 @@ class Repository:
         self.layers = LayerStore(driver, blobs, name, LeftOvers(revisions, blobs).include, listener)
         self.manifests = ManifestStore(revisions, self.layers)
         self.tags = TagStore(driver, blobs, name, events)
+        self.trash = TagTrash(driver, self.tags, revisions)
         self.uploads = UploadStore(driver, blobs, self.layers, name)
         self.manifest_uploads = ManifestUploadStore(self.manifests, self.tags)
         self.media_types = MediaTypes(

@@ -1,0 +1,157 @@
+"""The commands ``blobfs prune``, ``trash`` and ``undelete``."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from blobfs.cli.opening import open_existing, progress
+from blobfs.cli.reports import BROKEN, Report, Row
+from blobfs.cli.types import FILE, JSON, Duration, Parsed
+from blobfs.config import retention_rules
+from blobfs.errors import Exists
+from blobfs.maintenance.retention import Rule, TagAge, expired
+from blobfs.reference import Reference, RepositoryName, Tag
+from blobfs.storage.registry import Registry
+from blobfs.storage.repository import Repository
+from blobfs.timestamps import format_seconds
+
+
+class _Pattern(click.ParamType[re.Pattern[str]]):
+    """A regular expression, for a whole name."""
+
+    name = "regex"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> re.Pattern[str]:
+        try:
+            return re.compile(str(value))
+        except re.error as exc:
+            self.fail(f"{value!r} is not a regular expression: {exc}", param, ctx)
+
+
+_PATTERN: Final = _Pattern()
+
+_KEPT: Final = "kept"
+"""The state of a tag that could not be removed."""
+
+
+@click.command()
+@click.argument("storage")
+@click.option("--repositories", type=_PATTERN, default=".*", help="Only repositories like this.")
+@click.option("--remove", type=_PATTERN, multiple=True, help="Remove tags like this only.")
+@click.option("--keep", type=_PATTERN, multiple=True, help="Keep tags like this always.")
+@click.option("--keep-last", type=click.IntRange(0), default=0, help="Keep the newest N.")
+@click.option("--keep-within", type=Duration(), default="0s", help="Keep those tagged since.")
+@click.option("--rules", type=FILE, help="Read rules from this YAML file.")
+@click.option("--delete", is_flag=True, help="Remove the tags; without it they are shown.")
+@JSON
+def prune(
+    storage: str,
+    *,
+    repositories: re.Pattern[str],
+    remove: tuple[re.Pattern[str], ...],
+    keep: tuple[re.Pattern[str], ...],
+    keep_last: int,
+    keep_within: float,
+    rules: Path | None,
+    delete: bool,
+    as_json: bool,
+) -> None:
+    """Remove old tags in STORAGE by rules; without --delete they are only shown.
+
+    All regular expressions are for whole names. Tags like --remove, or all tags if it is not
+    given, are removed, but for the newest of --keep-last, those of --keep-within, and those like
+    --keep. What one rule keeps no other removes. A tag is as old as its last change.
+
+    Removed tags are in the trash: blobfs undelete brings them back, until blobfs gc --untagged has
+    removed their manifests. gc frees the space. Exits with 1 if a tag could not be removed.
+    """
+    rule = Rule(repositories, remove, keep, keep_last, keep_within)
+    applied = [rule, *([] if rules is None else retention_rules.read(rules))]
+    if not any(each.removes for each in applied):
+        raise click.UsageError("give --remove, --keep-last, --keep-within or --rules")
+    rows: list[Row] = []
+    with open_existing(storage) as registry:
+        for repository, tag in _expired(registry, applied):
+            digest, state = _removed(repository, tag, delete=delete)
+            rows.append((repository.name, tag.name, _date(tag.tagged_ns), digest, state))
+    report = Report(("repository", "tag", "tagged", "digest", "state"), rows)
+    click.echo(report.as_json() if as_json else report.as_table())
+    if rows and not (delete or as_json):
+        click.echo("Nothing was removed; --delete removes these tags.", err=True)
+    if any(str(state).startswith(_KEPT) for *_, state in rows):
+        sys.exit(1)
+
+
+def _expired(registry: Registry, rules: Sequence[Rule]) -> Iterator[tuple[Repository, TagAge]]:
+    now_ns = time.time_ns()
+    for name in progress(registry.enumerate(), "Reading"):
+        repository = registry.repository(name)
+        tags = [TagAge(tag, repository.tags.mtime_ns(tag)) for tag in repository.tags.enumerate()]
+        for tag in sorted(expired(rules, name, tags, now_ns)):
+            yield repository, tag
+
+
+def _removed(repository: Repository, aged: TagAge, *, delete: bool) -> tuple[str | None, str]:
+    """Remove a tag if *delete*; returns its digest, and what became of it."""
+    tag = Tag(aged.name)
+    try:
+        digest = repository.tags.get(tag)
+        if not delete:
+            return str(digest), "to be removed"
+        repository.trash.put(tag, digest)
+    except (*BROKEN, Exists) as exc:
+        return None, f"{_KEPT}: {exc}"
+    return str(digest), "removed"
+
+
+def _date(ns: int) -> str | None:
+    return format_seconds(ns / 1e9) if ns else None
+
+
+@click.command()
+@click.argument("storage")
+@click.argument("repository", type=Parsed("repository", RepositoryName), required=False)
+@click.option("--empty", is_flag=True, help="Remove what is listed for good.")
+@JSON
+def trash(storage: str, repository: RepositoryName | None, *, empty: bool, as_json: bool) -> None:
+    """List the removed tags in STORAGE that blobfs prune has put into the trash.
+
+    The state is gone if a collection has removed the manifest: such a tag cannot be brought back.
+    """
+    rows: list[Row] = []
+    with open_existing(storage) as registry:
+        names = [repository] if repository else progress(registry.enumerate(), "Reading")
+        for name in names:
+            found = registry.repository(name).trash
+            for trashed in list(found.enumerate()):
+                state = "kept" if found.can_restore(trashed) else "gone"
+                removed = _date(trashed.removed_ns)
+                if empty:
+                    found.discard(trashed)
+                    state = "emptied"
+                rows.append((name, trashed.tag, removed, str(trashed.digest), state))
+    report = Report(("repository", "tag", "removed", "digest", "state"), rows)
+    click.echo(report.as_json() if as_json else report.as_table())
+
+
+@click.command()
+@click.argument("storage")
+@click.argument("reference", type=Parsed("repository:tag", Reference.parse))
+@click.option("--replace", is_flag=True, help="Replace a tag that exists.")
+def undelete(storage: str, reference: Reference, *, replace: bool) -> None:
+    """Bring back the tag REPOSITORY:TAG in STORAGE from the trash, with its history."""
+    if not isinstance(reference.target, Tag):
+        raise click.UsageError("give REPOSITORY:TAG; a digest has no trash")
+    with open_existing(storage) as registry:
+        found = registry.repository(reference.repository).trash
+        trashed = found.restore(reference.target, replace=replace)
+    click.echo(f"{reference} is {trashed.digest} again")
