@@ -10,7 +10,10 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
+from tests.support.failing_driver import TroubledDriver
 from tests.support.layout import Layout
+from tests.support.s3_proxy import S3Proxy
+from tests.support.s3_servers import S3Server
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +39,14 @@ def _driver(request: pytest.FixtureRequest) -> StorageDriver:
         return InMemoryDriver()
     directory: Path = request.getfixturevalue("tmp_path")
     return FilesystemDriver.below(directory)
+
+
+@pytest.fixture
+def troubled(driver: StorageDriver) -> TroubledDriver:
+    return TroubledDriver(driver)
+
+
+@pytest.fixture(scope="module")
+def proxy(ceph: S3Server) -> Iterator[S3Proxy]:
+    with S3Proxy.before(ceph.endpoint) as proxy:
+        yield proxy

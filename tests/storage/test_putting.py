@@ -34,11 +34,6 @@ LINK = paths.link(LAYERS, DIGEST)
 
 
 @pytest.fixture
-def troubled(driver: StorageDriver) -> TroubledDriver:
-    return TroubledDriver(driver)
-
-
-@pytest.fixture
 def blobs(troubled: TroubledDriver) -> BlobStore:
     return BlobStore(troubled)
 

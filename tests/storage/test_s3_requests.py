@@ -28,12 +28,6 @@ STALE, NAMED, UNFINISHED, MANIFESTS = 60, 20, 5, 40
 
 
 @pytest.fixture(scope="module")
-def proxy(ceph: S3Server) -> Iterator[S3Proxy]:
-    with S3Proxy.before(ceph.endpoint) as proxy:
-        yield proxy
-
-
-@pytest.fixture(scope="module")
 def filled(ceph: S3Server) -> Iterator[str]:
     """A bucket with stale uploads, most of a registry's, and manifests."""
     with ceph.bucket() as bucket:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.buckets import Bucket
+from tests.support.buckets import PREFIX, Bucket
 from tests.support.mounts import MountedRegistry, mounted
-from tests.support.s3_servers import S3Server
+from tests.support.s3_servers import S3Registry, S3Server, serving_registry
 
 QUICK = ("--create", "--tag-timeout", "0.5", "--negative-timeout", "0.5")
 
@@ -33,3 +33,13 @@ def repository(shared: MountedRegistry) -> Path:
     path = shared.path / str(uuid.uuid4())
     path.mkdir()
     return path
+
+
+@pytest.fixture(scope="module")
+def served(
+    ceph: S3Server, bucket: Bucket, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[S3Registry]:
+    """A registry that serves ``bucket``."""
+    directory = tmp_path_factory.mktemp("served")
+    with serving_registry(ceph, bucket.name, directory, PREFIX) as served:
+        yield served

@@ -16,25 +16,16 @@ from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.manifest import OCI_MANIFEST
 from tests.fuse.s3.conftest import QUICK
 from tests.support import images
-from tests.support.buckets import CHUNK, PREFIX, Bucket
+from tests.support.buckets import CHUNK, Bucket
 from tests.support.layout import image
 from tests.support.mounts import MountedRegistry, eventually, failing_with, mounted
 from tests.support.repositories import layer, layers, put_layer, put_manifest, revision, shell
 from tests.support.s3_faults import Kind
 from tests.support.s3_proxy import S3Proxy
-from tests.support.s3_servers import S3Registry, S3Server, serving_registry
+from tests.support.s3_servers import S3Registry, S3Server
 from tests.support.services import delete_blob, delete_manifest, inspect, push
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3, pytest.mark.registry]
-
-
-@pytest.fixture(scope="module")
-def served(
-    ceph: S3Server, bucket: Bucket, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[S3Registry]:
-    directory = tmp_path_factory.mktemp("served")
-    with serving_registry(ceph, bucket.name, directory, PREFIX) as served:
-        yield served
 
 
 @pytest.fixture(scope="module")

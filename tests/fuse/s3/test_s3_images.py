@@ -10,10 +10,9 @@ import pytest
 
 from blobfs.digest import Digest
 from tests.support import images
-from tests.support.buckets import PREFIX, Bucket
 from tests.support.mounts import BLOBFS, MountedRegistry, mounted, run
 from tests.support.repositories import shell
-from tests.support.s3_servers import S3Registry, S3Server, serving_registry
+from tests.support.s3_servers import S3Registry, S3Server
 from tests.support.services import inspect
 from tests.support.services import run as run_program
 
@@ -132,15 +131,6 @@ def test_bucket_that_is_not_there_is_told(ceph: S3Server, tmp_path: Path) -> Non
     done = run("mount", ceph.storage_url("no-such-bucket-here"), tmp_path)
     assert done.returncode == 1
     assert "no-such-bucket-here does not exist" in done.stderr
-
-
-@pytest.fixture(scope="module")
-def served(
-    ceph: S3Server, bucket: Bucket, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[S3Registry]:
-    directory = tmp_path_factory.mktemp("served")
-    with serving_registry(ceph, bucket.name, directory, PREFIX) as served:
-        yield served
 
 
 @pytest.mark.parametrize("is_declared", [True, False], ids=["declared", "undeclared"])

@@ -3,7 +3,7 @@
 import errno
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,19 +13,10 @@ from tests.fuse.test_shared_uploads import Client
 from tests.support.buckets import CHUNK, PREFIX, Bucket
 from tests.support.mounts import eventually, failing_with
 from tests.support.repositories import layer, layers, upload
-from tests.support.s3_servers import S3Registry, S3Server, serving_registry
+from tests.support.s3_servers import S3Registry
 from tests.support.writers import state
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3, pytest.mark.registry]
-
-
-@pytest.fixture(scope="module")
-def served(
-    ceph: S3Server, bucket: Bucket, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[S3Registry]:
-    directory = tmp_path_factory.mktemp("served")
-    with serving_registry(ceph, bucket.name, directory, PREFIX) as served:
-        yield served
 
 
 @pytest.fixture

@@ -25,12 +25,6 @@ DIGEST = Digest.of(b"content")
 LINK = paths.link(paths.layers(APP), DIGEST)
 
 
-@pytest.fixture(scope="module")
-def proxy(ceph: S3Server) -> Iterator[S3Proxy]:
-    with S3Proxy.before(ceph.endpoint) as proxy:
-        yield proxy
-
-
 @pytest.fixture
 def store(ceph: S3Server, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Driver]:
     for name, value in ceph.environment().items():

@@ -36,12 +36,6 @@ QUESTIONS: dict[str, Question] = {
 }
 
 
-@pytest.fixture(scope="module")
-def proxy(ceph: S3Server) -> Iterator[S3Proxy]:
-    with S3Proxy.before(ceph.endpoint) as proxy:
-        yield proxy
-
-
 @pytest.fixture
 def store(ceph: S3Server, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Driver]:
     """A driver over a bucket of its own, which somebody else may change through it."""

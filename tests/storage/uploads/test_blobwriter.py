@@ -38,16 +38,6 @@ each_size = pytest.mark.parametrize("content", [SMALL, LARGE], ids=["in memory",
 
 
 @pytest.fixture
-def troubled(driver: StorageDriver) -> TroubledDriver:
-    return TroubledDriver(driver)
-
-
-@pytest.fixture
-def repository(troubled: TroubledDriver) -> Repository:
-    return Repository(troubled, BlobStore(troubled), APP)
-
-
-@pytest.fixture
 def writer(repository: Repository) -> BlobWriter:
     return repository.uploads.create()
 

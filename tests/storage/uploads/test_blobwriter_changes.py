@@ -16,16 +16,6 @@ from tests.support.layout import APP, Layout
 from tests.support.uploads import LARGE, SMALL, begun, blob_content, states
 
 
-@pytest.fixture
-def troubled(driver: StorageDriver) -> TroubledDriver:
-    return TroubledDriver(driver)
-
-
-@pytest.fixture
-def repository(troubled: TroubledDriver) -> Repository:
-    return Repository(troubled, BlobStore(troubled), APP)
-
-
 @pytest.fixture(params=["in memory", "in storage"])
 def writer(request: pytest.FixtureRequest, repository: Repository) -> BlobWriter:
     writer = repository.uploads.create()

@@ -21,16 +21,6 @@ MIB = 2**20
 CONTENT = bytes(range(256)) * (8 * MIB // 256)
 
 
-@pytest.fixture
-def troubled(driver: StorageDriver) -> TroubledDriver:
-    return TroubledDriver(driver)
-
-
-@pytest.fixture
-def repository(troubled: TroubledDriver) -> Repository:
-    return Repository(troubled, BlobStore(troubled), APP)
-
-
 def _stop_at(troubled: TroubledDriver, writer: BlobWriter, method: str, number: int = 1) -> None:
     """Have *writer* interrupted before the call of that *number* of a driver's *method*."""
     before = len(troubled.methods(""))

@@ -39,16 +39,6 @@ def state_of(upload_id: str, content: bytes, *, algorithm: str = "sha256") -> tu
 
 
 @pytest.fixture
-def troubled(driver: StorageDriver) -> TroubledDriver:
-    return TroubledDriver(driver)
-
-
-@pytest.fixture
-def repository(troubled: TroubledDriver) -> Repository:
-    return Repository(troubled, BlobStore(troubled), APP)
-
-
-@pytest.fixture
 def another(driver: StorageDriver) -> Repository:
     """The same repository, as another process sees it."""
     return Repository(driver, BlobStore(driver), APP)

@@ -36,11 +36,6 @@ each_foreign = pytest.mark.parametrize("media_type", FOREIGN, ids=["docker", "OC
 
 
 @pytest.fixture
-def repository(driver: StorageDriver) -> Repository:
-    return Repository(driver, BlobStore(driver), APP)
-
-
-@pytest.fixture
 def other(driver: StorageDriver) -> Repository:
     return Repository(driver, BlobStore(driver), OTHER)
 

@@ -19,7 +19,6 @@ from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import ContentMismatch, UploadUnknown
 from blobfs.reference import Tag
-from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.manifest import OCI_MANIFEST
 from blobfs.storage.repository import Repository
 from blobfs.storage.uploads.blobwriter import BlobWriter
@@ -52,11 +51,6 @@ def driver(registry: DockerRegistry) -> Iterator[StorageDriver]:
     driver = CheckedDriver(FilesystemDriver.below(registry.root))
     yield driver
     driver.close()
-
-
-@pytest.fixture
-def repository(driver: StorageDriver) -> Repository:
-    return Repository(driver, BlobStore(driver), APP)
 
 
 def ask(registry: DockerRegistry, method: str, url: str, body: bytes = b"") -> Answer:

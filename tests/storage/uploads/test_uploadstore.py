@@ -19,11 +19,6 @@ from tests.support.uploads import LARGE, SMALL, UPLOADS, begun
 
 
 @pytest.fixture
-def repository(driver: StorageDriver) -> Repository:
-    return Repository(driver, BlobStore(driver), APP)
-
-
-@pytest.fixture
 def uploads(repository: Repository) -> UploadStore:
     return repository.uploads
 

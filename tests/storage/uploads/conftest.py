@@ -1,0 +1,13 @@
+"""Fixtures of the tests of uploads."""
+
+import pytest
+
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.repository import Repository
+from tests.support.failing_driver import TroubledDriver
+from tests.support.layout import APP
+
+
+@pytest.fixture
+def repository(troubled: TroubledDriver) -> Repository:
+    return Repository(troubled, BlobStore(troubled), APP)
