@@ -9,10 +9,12 @@ import pytest
 
 import blobfs
 from blobfs.cli import main
+from blobfs.config.key_table import ignored_keys, taken_keys
 
 PACKAGE = Path(blobfs.__file__).parent
 DOCUMENTS = [PACKAGE.parent / "README.md", *PACKAGE.rglob("*.md")]
 OPTIONS = PACKAGE / "docs" / "OPTIONS.md"
+CONFIG = PACKAGE / "docs" / "CONFIG.md"
 ARCHITECTURE = PACKAGE / "docs" / "ARCHITECTURE.md"
 
 
@@ -51,7 +53,7 @@ def test_table_of_options_has_every_option_of_mount_and_no_other() -> None:
         name
         for parameter in main.commands["mount"].params
         if isinstance(parameter, click.Option)
-        for name in parameter.opts
+        for name in parameter.opts + parameter.secondary_opts
     }
     _, table, _ = re.split("<!-- /?options -->", OPTIONS.read_text())
     rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
@@ -102,3 +104,9 @@ def test_architecture_names_only_locks_that_exist() -> None:
             code = (PACKAGE / module).read_text()
             assert f"class {owner}" in code, module
             assert f"self.{lock} = " in code, module
+
+
+@pytest.mark.parametrize(("name", "table"), [("taken", taken_keys()), ("ignored", ignored_keys())])
+def test_table_of_configuration_keys_is_that_of_the_code(name: str, table: str) -> None:
+    _, documented, _ = re.split(f"<!-- /?{name} -->\n", CONFIG.read_text())
+    assert documented == f"{table}\n", "run scripts/config_tables.py"

@@ -17,6 +17,7 @@ from blobfs.cli.gc_command import gc
 from blobfs.cli.mounting import mount
 from blobfs.cli.opening import open_existing, progress
 from blobfs.cli.prune_command import prune, trash, undelete
+from blobfs.cli.storage import Storage
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, Duration, Parsed
 from blobfs.cli.verify_command import verify
 from blobfs.errors import BlobfsError
@@ -55,7 +56,8 @@ def main() -> None:
     """Mount the storage of a Docker/OCI registry as a filesystem, or read it without a mount.
 
     STORAGE is the registry's root, which holds docker/registry/v2: a directory, as a path or
-    as file:///path, or s3://bucket/prefix, with options such as ?regionendpoint=…&region=….
+    as file:///path, or s3://bucket/prefix, with options such as ?regionendpoint=…&region=…. It
+    can also be the registry's configuration file, such as /etc/docker/registry/config.yml.
     Every option can be given as BLOBFS_<COMMAND>_<OPTION>.
     """
 
@@ -141,7 +143,8 @@ def cat(storage: str, reference: Reference) -> None:
 @click.option(
     "--older-than",
     type=Duration(),
-    help="List only uploads older than this, such as 12h.  [default: 7d with --abort]",
+    help="List only uploads older than this, such as 12h.  [default with --abort: 7d, or the age"
+    " of uploadpurging in the registry's file]",
 )
 @JSON
 def uploads(storage: str, *, abort: bool, older_than: float | None, as_json: bool) -> None:
@@ -150,9 +153,10 @@ def uploads(storage: str, *, abort: bool, older_than: float | None, as_json: boo
     An object store keeps, and bills, the parts of lost uploads; a crash may leave temporary files
     in a directory. Both are listed without a repository.
     """
+    given = Storage.of_argument(storage)
     if older_than is None:
-        older_than = 7 * 86400.0 if abort else 0.0
-    with open_existing(storage) as registry:
+        older_than = given.purge_age_s if abort else 0.0
+    with given.open() as registry:
         repositories = progress(registry.enumerate(), "Reading")
         found = [
             *(u for name in repositories for u in of_repository(registry.repository(name))),
@@ -164,3 +168,25 @@ def uploads(storage: str, *, abort: bool, older_than: float | None, as_json: boo
                 upload.remove()
     report = reports.uploads(listed)
     click.echo(report.as_json() if as_json else report.as_table())
+
+
+@main.group("config")
+def config_() -> None:
+    """Look at a registry's configuration file."""
+
+
+@config_.command("show")
+@click.argument("storage")
+@JSON
+def config_show(storage: str, *, as_json: bool) -> None:
+    """Print the keys of the registry's configuration that are in force for STORAGE.
+
+    Each has its origin: a line of the file, a variable, or the default. Secrets are masked.
+    """
+    from blobfs.config.report import ConfigReport  # noqa: PLC0415  (PyYAML is slow to import)
+
+    report = ConfigReport.of(Storage.of_argument(storage).configuration())
+    if as_json:
+        click.echo(report.as_json())
+    else:
+        click.echo(report.as_table() if sys.stdout.isatty() else report.as_yaml())

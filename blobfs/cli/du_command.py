@@ -16,6 +16,7 @@ import click
 
 from blobfs.cli.opening import take_inventory
 from blobfs.cli.reports import Report, Row, human_size
+from blobfs.cli.storage import Storage
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, STATE
 from blobfs.errors import RepositoryUnknown
 from blobfs.inventory.inventory import Inventory
@@ -61,7 +62,7 @@ def du(
     bytes counts the blobs that a line links; freed those that nothing else links, so what its
     removal frees; shared the rest. On a terminal, a tree with bars shows the shares of the total.
     """
-    with take_inventory(storage, state) as inventory:
+    with take_inventory(Storage.of_argument(storage), state) as inventory:
         found = usage.of_storage(inventory)
         lines = sorted(_lines(found, prefixes), key=_ORDERS[order])
         if tags:

@@ -12,11 +12,12 @@ from typing import Final
 import click
 
 from blobfs.cache.factory import redis_failure, strict_cache_for
-from blobfs.cli.opening import Counts, open_existing
+from blobfs.cli.opening import Counts
 from blobfs.cli.reports import Report, Row
+from blobfs.cli.storage import Storage
 from blobfs.cli.types import FILE, HUMAN, JSON, LONG_HELP, Duration
 from blobfs.config.settings import default_state
-from blobfs.drivers.factory import key_of
+from blobfs.drivers.location import Location
 from blobfs.errors import MountRefused
 from blobfs.inventory.rows import unpack
 from blobfs.inventory.scanning import close_all
@@ -69,7 +70,11 @@ _NO_REPOSITORY: Final = "(unlinked)"
     help="Journal, the same for all runs.  [default: a file in /var/lib/blobfs or"
     " ~/.local/state/blobfs]",
 )
-@click.option("--cache", metavar="URL", help="Redis in which registries cache descriptors.")
+@click.option(
+    "--cache",
+    metavar="URL",
+    help="Redis in which registries cache descriptors.  [default: that of the registry's file]",
+)
 @HUMAN
 @JSON
 def gc(
@@ -102,7 +107,9 @@ def gc(
     """
     if plan_file and (delete or apply_file):
         raise click.UsageError("--plan is for a run that deletes nothing")
-    open_existing(storage).close()
+    given = Storage.of_argument(storage)
+    given.open().close()
+    cache = cache or given.redis
     if cache is not None and (failure := redis_failure(cache)):
         raise MountRefused(f"--cache: {failure}; start it, or give the right URL")
     options = Options(layers, untagged, age, grace, settle)
@@ -111,7 +118,7 @@ def gc(
     try:
         with closing(strict_cache_for(cache)) as clears:
             collection = Collection(
-                storage, state or _default_state(storage), options, clears,
+                given.location, state or _default_state(given.location), options, clears,
                 Feedback(counts.add, _wait),
             )  # fmt: skip
             if delete or approved is not None:
@@ -131,10 +138,10 @@ def gc(
         sys.exit(_NOT_DONE)
 
 
-def _default_state(storage: str) -> Path:
+def _default_state(storage: Location) -> Path:
     directory = default_state()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return directory / f"gc-{key_of(storage)}.db"
+    return directory / f"gc-{storage.key}.db"
 
 
 def _wait(seconds: float) -> None:

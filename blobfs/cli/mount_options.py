@@ -41,6 +41,12 @@ def _flag(name: str, text: str) -> click.Option:
     return _Option([name], help=text, is_flag=True)
 
 
+def _switch(name: str, text: str, key: str) -> click.Option:
+    """Return a flag and its opposite; without both the registry's file decides by *key*."""
+    names = f"--{name}/--no-{name}"
+    return _option(names, text, default=None, show_default=f"off, or {key} of the registry's file")
+
+
 def _count(
     name: str, text: str, default: int, *, least: int = 0, most: int | None = None
 ) -> click.Option:
@@ -70,17 +76,19 @@ SECTIONS: Final[dict[str, list[click.Option]]] = {
     "The mount": [
         _flag("--create", "Create an empty registry if there is none."),
         _flag("--foreground", "Stay in the foreground and log to stderr."),
-        _flag("--read-only", "Refuse every change (EROFS)."),
-        _flag(
-            "--allow-delete",
+        _switch("read-only", "Refuse every change (EROFS).", "maintenance.readonly"),
+        _switch(
+            "allow-delete",
             "Let rm remove layers and manifests. Restart a registry with blobdescriptor: inmemory"
             " after that.",
+            "delete.enabled",
         ),
         _flag("--expose-blobs", "Show /_blobs, without access checks."),
         _option("--pid-file", "File for the daemon's pid.", type=FILE),
         _option(
             "--config",
-            "A registry's config.yml; the mount uses its Redis and its notification endpoints.",
+            "A registry's config.yml beside STORAGE: its Redis, its notification endpoints, and"
+            " defaults of options. STORAGE can be that file, too.",
             type=FILE,
         ),
         _option(
@@ -117,7 +125,7 @@ SECTIONS: Final[dict[str, list[click.Option]]] = {
             "Cache of blob descriptors; give a Redis with a password by BLOBFS_MOUNT_CACHE.",
             metavar="none|memory|redis://HOST",
             callback=_without_password,
-            show_default="memory, or the cache of --config",
+            show_default="memory, or the cache of the registry's file",
         ),
         _count("--read-memory", "Memory for prefetched data in MiB (S3).", 256),
         _count("--read-part", "Largest read request in MiB (S3).", 16, least=1, most=1024),
@@ -162,13 +170,13 @@ SECTIONS: Final[dict[str, list[click.Option]]] = {
             "--log-level",
             "Lowest level to log; SIGUSR1 logs more, SIGUSR2 less.",
             type=click.Choice(LEVELS),
-            default="info",
+            show_default="info, or log.level of the registry's file",
         ),
         _option(
             "--log-format",
             "Format of a log line.",
             type=click.Choice(["text", "json"]),
-            default="text",
+            show_default="text, or log.formatter of the registry's file",
         ),
     ],
 }

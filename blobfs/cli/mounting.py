@@ -16,12 +16,14 @@ import click
 from blobfs import logs
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.factory import cache_for
+from blobfs.cli.mount_defaults import with_defaults
 from blobfs.cli.mount_options import SECTIONS, MountCommand
-from blobfs.cli.notices import Notice, cache_notice, echo_if_terminal, show
+from blobfs.cli.notices import Notice, cache_notice, show
 from blobfs.cli.services import MountServices
+from blobfs.cli.storage import Storage
 from blobfs.cli.types import PATH
 from blobfs.config.settings import Settings
-from blobfs.drivers.factory import is_s3, local_root
+from blobfs.drivers.location import Location
 from blobfs.errors import MountRefused
 from blobfs.fuse.attributes import AttributeMapper, Timeouts
 from blobfs.fuse.mount import MountOptions, serve
@@ -50,19 +52,19 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
     """
     if options["read_only"] and options["allow_delete"]:
         raise MountRefused("--read-only refuses what --allow-delete allows; give one of them")
-    root = local_root(storage)
-    checks = Preflight(storage, echo_if_terminal)
-    place = checks.run(partial(_check_directories, root, mountpoint, create=options["create"]))
-    _check_cache(options["cache_dir"], storage, place)
+    given = Storage.resolve(storage, options["config"])
+    options = with_defaults(options, given)
+    root, checks = given.location.root, given.checks
+    place = checks.run(partial(_check_directories, given, mountpoint, create=options["create"]))
+    _check_cache(options["cache_dir"], given.location, place)
     unwritable = None
     if root is not None and not options["read_only"]:
         unwritable = checks.run(partial(preflight.unwritable, root))
     options["read_only"] = options["read_only"] or unwritable is not None
-    options["verify"] = options["verify"] or ("first" if is_s3(storage) else "none")
-    settings = Settings(storage if root is None else str(root), place, **options)
+    settings = Settings(given.location, place, **options)
     logs.configure(settings.logging, to_stderr=settings.foreground)
     signals.ignore_until_followed()
-    services = checks.run(partial(MountServices.of, settings))
+    services = checks.run(partial(MountServices.of, settings, given.config))
     notices = list(services.notices())
     if unwritable is not None:
         notices.append(Notice(logging.WARNING, f"{unwritable}: the mount is read-only"))
@@ -75,20 +77,21 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
         click.echo(f"{settings.source} is mounted at {mountpoint}")
 
 
-def _check_directories(root: Path | None, mountpoint: Path, *, create: bool) -> Path:
+def _check_directories(given: Storage, mountpoint: Path, *, create: bool) -> Path:
     """Check both directories; returns the absolute mount point. Raises MountRefused."""
+    root = given.location.root
     if root is not None:
         if create:
             preflight.create_storage(root)
-        preflight.check_storage(root, _OR_CREATE)
+        preflight.check_storage(root, _OR_CREATE + given.advice)
     return preflight.check_mountpoint(mountpoint, root)
 
 
-def _check_cache(directory: Path | None, storage: str, mountpoint: Path) -> None:
+def _check_cache(directory: Path | None, location: Location, mountpoint: Path) -> None:
     if directory is None:
         return
-    if not is_s3(storage):
-        raise MountRefused(f"--cache-dir is for s3 only, and {storage} is no s3://bucket/prefix")
+    if location.bucket is None:
+        raise MountRefused(f"--cache-dir is for s3 only, and {location} is no s3://bucket/prefix")
     if directory.is_relative_to(mountpoint):
         raise MountRefused(f"--cache-dir {directory} is in the mount; give another directory")
 
@@ -119,7 +122,7 @@ def _serve(
 
 def _opened(settings: Settings, cache: DescriptorCache, listener: Listener) -> Registry:
     registry = open_registry(settings.storage, settings.remote, cache, listener)
-    if not is_s3(settings.storage):
+    if settings.storage.bucket is None:
         return registry
     if not settings.create:
         preflight.check_registry(registry, settings.storage, _OR_CREATE)

@@ -37,7 +37,12 @@ def show(notice: Notice, *, on_terminal: bool) -> None:
     """Log a message; print it on stderr too if *on_terminal*."""
     log.log(notice.level, "%s", notice.text)
     if on_terminal:
-        click.echo(logs.printable(notice.text), err=True)
+        echo(notice.text)
+
+
+def echo(sentence: str) -> None:
+    """Print *sentence* on stderr."""
+    click.echo(logs.printable(sentence), err=True)
 
 
 def cache_notice(cache: str) -> Notice | None:

@@ -1,42 +1,25 @@
-"""Opening a storage for a command, with a deadline, and with progress on a terminal."""
+"""Opening a storage for a command, and progress on a terminal."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import click
 
-from blobfs.cli.notices import echo_if_terminal
-from blobfs.drivers.factory import is_s3, local_root
-from blobfs.host import preflight
-from blobfs.host.preflight import Preflight
+from blobfs.cli.storage import Storage
 from blobfs.inventory.inventory import Inventory
-from blobfs.storage.registry import Registry, open_registry
+from blobfs.storage.registry import Registry
 
 T = TypeVar("T")
 
 
 def open_existing(storage: str) -> Registry:
-    """Open the registry at *storage*; raises MountRefused if there is none or it does not answer.
-
-    A message on the terminal says what it waits for.
-    """
-    return Preflight(storage, echo_if_terminal).run(partial(_existing, storage))
-
-
-def _existing(storage: str) -> Registry:
-    root = local_root(storage)
-    if root is not None:
-        preflight.check_storage(root)
-    registry = open_registry(storage)
-    if is_s3(storage):
-        preflight.check_registry(registry, storage)
-    return registry
+    """Open the registry of STORAGE, which must exist; raises MountRefused."""
+    return Storage.of_argument(storage).open()
 
 
 def hash_blobs(inventory: Inventory) -> None:
@@ -48,12 +31,14 @@ def hash_blobs(inventory: Inventory) -> None:
         counts.end()
 
 
-def take_inventory(storage: str, state: Path | None, *, every_link: bool = False) -> Inventory:
+def take_inventory(given: Storage, state: Path | None, *, every_link: bool = False) -> Inventory:
     """Take the inventory of an existing registry; the counts of what was read are shown."""
-    open_existing(storage).close()
+    given.open().close()
     counts = Counts()
     try:
-        return Inventory.taken(storage, state=state, every_link=every_link, progress=counts.add)
+        return Inventory.taken(
+            given.location, state=state, every_link=every_link, progress=counts.add
+        )
     finally:
         counts.end()
 

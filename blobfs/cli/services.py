@@ -7,13 +7,11 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from blobfs import logs, metrics
 from blobfs.cli.notices import UNLOGGED, Notice, deletes_notice
 from blobfs.config.settings import Settings
-from blobfs.drivers.factory import is_s3
 from blobfs.errors import MountRefused
 from blobfs.fuse.mount import Task
 from blobfs.fuse.readonly_operations import ReadOnlyOperations
@@ -37,15 +35,15 @@ class MountServices:
     socket: socket.socket | None
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """Read the configuration and bind the HTTP socket; raises MountRefused."""
+    def of(cls, settings: Settings, config: RegistryConfig | None) -> Self:
+        """Bind the HTTP socket; raises MountRefused."""
         if settings.serve and settings.http is None:
             raise MountRefused("--serve needs an address: add --http PORT")
-        if settings.serve_redirect and not (settings.serve and is_s3(settings.storage)):
+        if settings.serve_redirect and not (settings.serve and settings.storage.bucket):
             raise MountRefused("--serve-redirect is for --serve of an s3://bucket/prefix")
         return cls(
             settings,
-            None if settings.config is None else _read(settings.config, settings.storage),
+            config,
             Supervisor.from_environment(),
             None if settings.http is None else _open_listener(settings.http),
         )
@@ -60,11 +58,13 @@ class MountServices:
         """Yield the messages for the user; raises MountRefused."""
         if logs.is_discarded():
             yield Notice(logging.INFO, UNLOGGED)
-        for sentence in () if self.config is None else self.config.misspelt:
+        for sentence in () if self.config is None else self.config.warnings:
             yield Notice(logging.WARNING, sentence)
         if self.settings.allow_delete and not self.settings.read_only:
-            configured = None if self.config is None else self.config.cache
-            notice = deletes_notice(self.settings.config, configured, self.cache)
+            file, configured = (
+                (self.config.file, self.config.cache) if self.config else (None, None)
+            )
+            notice = deletes_notice(file, configured, self.cache)
             if notice is not None:
                 yield notice
 
@@ -104,11 +104,3 @@ def _open_listener(address: str) -> socket.socket:
     from blobfs.http.server import open_listener  # noqa: PLC0415
 
     return open_listener(address)
-
-
-def _read(file: Path, storage: str) -> RegistryConfig:
-    from blobfs.config.registry_config import check_storage, read_config  # noqa: PLC0415
-
-    config = read_config(file)
-    check_storage(file, config, storage)
-    return config

@@ -13,6 +13,7 @@ from typing import Final
 import click
 
 from blobfs.cli.opening import hash_blobs, progress, take_inventory
+from blobfs.cli.storage import Storage
 from blobfs.cli.types import DIRECTORY, JSON, STATE, Parsed
 from blobfs.errors import BlobfsError
 from blobfs.inventory.scanning import Hashed, opened
@@ -74,10 +75,12 @@ def verify(
     """
     wanted = _repairs(kinds, quarantine, source)
 
+    given = Storage.of_argument(storage)
+    theirs = None if source is None else Storage.of_argument(source).location
     intact: list[Hashed] = []  # a look after a repair does not hash them again
 
     def look() -> Verification:
-        with take_inventory(storage, state, every_link=links) as inventory:
+        with take_inventory(given, state, every_link=links) as inventory:
             if content:
                 inventory.journal.add_hashed(intact)
                 hash_blobs(inventory)
@@ -86,10 +89,10 @@ def verify(
 
     found = look()
     repairer = Repairer(
-        opened(storage),
-        SecondLook(opened(storage)).confirms,
+        opened(given.location),
+        SecondLook(opened(given.location)).confirms,
         quarantine,
-        None if source is None else opened(source),
+        None if theirs is None else opened(theirs),
     )
     repairs = repairer.plan(found.faults, wanted)
     tried: set[str] = set()

@@ -1,78 +1,203 @@
-"""Notifications, descriptor cache and storage from a registry's configuration file.
+"""A registry's configuration file, translated to the options of blobfs.
 
-Source of truth: distribution 2.8.3 and 3.1.1, ``configuration/configuration.go``. Other sections
-are ignored, and so are the environment variables that override the file for a registry.
-``notifications.events.pulls`` is our own key.
+Source of truth: distribution 2.8.3 and 3.1.1, ``configuration/configuration.go``.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlsplit
 
-from blobfs.config import yaml_file
-from blobfs.config.registry_keys import misspelt
-from blobfs.config.yaml_file import Section
-from blobfs.drivers.factory import is_s3, local_root
-from blobfs.drivers.s3.options import S3Options
+from blobfs.config import environment, yaml_file
+from blobfs.config.known_keys import unknown
+from blobfs.config.model import S3, EndpointSection, Model
+from blobfs.config.redis_url import redis_url
+from blobfs.config.schema import Loader, Origins, fields_of
+from blobfs.config.yaml_file import Value
+from blobfs.drivers.location import Location
+from blobfs.drivers.s3.options import MAX_STREAMS, Credentials, S3OptionInvalid, S3Options
 from blobfs.errors import MountRefused
 from blobfs.notifications.options import Endpoint, NotificationOptions
-from blobfs.storage.events import Action
 
-_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
-_ADDRESS: Final = re.compile(r"(?P<host>[^][:/?#@,\s]*|\[[0-9A-Fa-f:.%]+\]):(?P<port>[0-9]{1,5})")
-_LOGIN: Final = ("username", "password")
+_NO_DRIVERS: Final = {"cache", "delete", "maintenance", "redirect", "tag"}
+_S3_NAMES: Final = ("s3", "s3aws", "s3goamz")
+_ROOT: Final = "storage.filesystem.rootdirectory"
+_ROOT_VARIABLE: Final = "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY"
+_BESIDE: Final = "give the storage as STORAGE, and the file as --config"
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryConfig:
-    """The settings that blobfs uses.
+    """The settings that blobfs uses; immutable, and no ``repr`` shows a secret.
 
-    *cache* is an argument of ``cache_for``, and can contain a password. *storage* is a key of the
-    file and the registry's storage, a directory or ``s3://bucket/prefix``; None if the file names
-    none. *misspelt* has a message for each key that is probably misspelt.
+    *model* has all keys that blobfs takes, *origins* those that were given. *drivers* has the names
+    of the storage drivers. *cache* is an argument of ``cache_for``, and can contain a password.
+    *warnings* has a message for each key and variable that a registry ignores.
     """
 
+    file: Path
+    model: Model = field(repr=False)
+    origins: Origins
+    drivers: tuple[str, ...]
     notifications: NotificationOptions
     cache: str | None = field(repr=False)
-    storage: tuple[str, str] | None = None
-    misspelt: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
+    @property
+    def driver(self) -> str | None:
+        """The name of the storage driver, if there is exactly one."""
+        return self.drivers[0] if len(self.drivers) == 1 else None
 
-def read_config(path: Path) -> RegistryConfig:
-    """Read the file at *path*; raises MountRefused."""
-    root = yaml_file.read(path)
-    return RegistryConfig(
-        _notifications(root), _cache(root), _storage(root.section("storage")), tuple(misspelt(root))
-    )
+    @property
+    def log_level(self) -> str:
+        """The value of ``--log-level`` that the file stands for; ``""`` without one."""
+        is_given = "log.level" in self.origins
+        level = self.model.log.level if is_given else self.model.loglevel
+        return {"warn": "warning"}.get(level, level)
 
+    @property
+    def log_format(self) -> str:
+        """The value of ``--log-format`` that the file stands for; ``""`` without one."""
+        if "log.formatter" not in self.origins:
+            return ""
+        return "text" if self.model.log.formatter == "text" else "json"
 
-def check_storage(file: Path, config: RegistryConfig, storage: str) -> None:
-    """Raise MountRefused if *config*, read from *file*, names a storage other than *storage*."""
-    if config.storage is None:
-        return
-    key, theirs = config.storage
-    root = local_root(storage)
-    if is_s3(storage):
-        ours = str(S3Options.parse(storage))
-        is_same = ours == theirs
-    else:
-        ours = str(root or storage)
-        is_same = root is not None and _is_same_directory(ours, theirs)
-    if not is_same:
-        raise MountRefused(
-            f"{file}: {key} is {theirs}, and STORAGE is {ours}: give {theirs} as STORAGE, or give"
-            f" --config a copy of the file without {key}, or with the path that it has on this"
-            " host (a container has paths of its own)"
+    def location(self) -> Location:
+        """Return the storage; raises MountRefused if there is no driver for it."""
+        if self.driver == "filesystem":
+            return Location(root=self._root())
+        if self.driver in _S3_NAMES:
+            return Location(bucket=_bucket(self.driver, self.model, self.origins))
+        raise self._no_driver()
+
+    def _root(self) -> Path:
+        root = self.model.storage.filesystem.rootdirectory
+        if not root.startswith("/") or "\0" in root:
+            raise self.origins.refusal(
+                _ROOT,
+                "must be absolute: a relative path depends on the registry's working directory;"
+                f" set {_ROOT_VARIABLE} to the directory",
+            )
+        return Path(root)
+
+    def _no_driver(self) -> MountRefused:
+        if not self.drivers:
+            return self.origins.refusal("storage", f"names no driver; add one, or {_BESIDE}")
+        if len(self.drivers) > 1:
+            names = ", ".join(self.drivers)
+            return self.origins.refusal(
+                "storage",
+                f"must have one driver, and has {names}; REGISTRY_STORAGE=DRIVER replaces the"
+                " whole section by one",
+            )
+        key = f"storage.{self.drivers[0]}"
+        if self.driver == "inmemory":
+            return self.origins.refusal(key, "is in the memory of the registry's process")
+        return self.origins.refusal(
+            key, f"cannot be used: blobfs has the drivers filesystem and {', '.join(_S3_NAMES)}"
+        )
+
+    @property
+    def root_advice(self) -> str:
+        """The end of a message about a missing directory: the reason why it may be missing."""
+        if self.driver != "filesystem":
+            return ""
+        origin = self.origins.get(_ROOT, self.origins.file)
+        return (
+            f"; {origin} has {_ROOT}: if that is a path in the registry's container, set"
+            f" {_ROOT_VARIABLE} to the directory on this host"
         )
 
 
-def _is_same_directory(one: str, other: str) -> bool:
+def read_config(path: Path, variables: Mapping[str, str] | None = None) -> RegistryConfig:
+    """Read the file at *path*, overridden by ``REGISTRY_…`` *variables*; raises MountRefused."""
+    root = yaml_file.read(path)
+    ignored = list(environment.override(root, variables or {}))
+    return _translated(path, root, [*ignored, *_unknown(path, root)])
+
+
+def config_of(location: Location) -> RegistryConfig:
+    """Return the configuration that has only the storage *location*."""
+    if location.bucket is None:
+        driver, given = "filesystem", {"rootdirectory": str(location)}
+    else:
+        bucket = location.bucket
+        driver = "s3"
+        given = {"bucket": bucket.bucket, "rootdirectory": bucket.root, **bucket.given}
+    parameters = Value({name: Value(text, "STORAGE") for name, text in given.items()}, "STORAGE")
+    storage = Value({driver: parameters}, "STORAGE")
+    return _translated(Path(), Value({"storage": storage}, "STORAGE"), [])
+
+
+def _translated(path: Path, root: Value, warnings: list[str]) -> RegistryConfig:
+    loader = Loader(str(path))
+    model = loader.load(Model, root)
+    storage = (root.mapping or {}).get("storage", Value(None)).mapping or {}
+    drivers = tuple(name for name in storage if name not in _NO_DRIVERS)
+    for name in drivers:
+        loader.origins.setdefault(f"storage.{name}", storage[name].origin)
+    return RegistryConfig(
+        path,
+        model,
+        loader.origins,
+        drivers,
+        _notifications(model, loader.origins),
+        _cache(model, loader.origins),
+        tuple(warnings),
+    )
+
+
+def _unknown(path: Path, root: Value) -> Iterator[str]:
+    """Yield a message for each key that is probably misspelt, and one for all others."""
+    others = []
+    for origin, name, similar in unknown(root):
+        if similar:
+            yield f"{origin}: {name} is not known; {similar} is: correct or remove it"
+        else:
+            others.append(f"{name} ({origin.rpartition(':')[2]})")
+    if others:
+        yield f"{path}: keys that no registry has are ignored: {', '.join(others)}"
+
+
+def check_storage(config: RegistryConfig, location: Location) -> None:
+    """Raise MountRefused if *config* names a storage other than *location*."""
+    named = _named_storage(config)
+    if named is None:
+        return
+    key, theirs = named
+    is_same = str(location) == theirs or (
+        location.root is not None and _is_same_directory(location.root, theirs)
+    )
+    if not is_same:
+        raise config.origins.refusal(
+            key,
+            f"is {theirs}, and STORAGE is {location}: give {theirs} as STORAGE, or give --config a"
+            f" copy of the file without {key}, or with the path that it has on this host"
+            " (a container has paths of its own)",
+        )
+
+
+def _named_storage(config: RegistryConfig) -> tuple[str, str] | None:
+    """Return the key and the storage that the file names; None if it names none."""
+    root = config.model.storage.filesystem.rootdirectory
+    if _ROOT in config.origins and root.startswith("/"):
+        return _ROOT, root
+    for name in _S3_NAMES:
+        given: S3 = getattr(config.model.storage, name)
+        if given.bucket:
+            return f"storage.{name}.bucket", str(S3Options(given.bucket, _prefix(given)))
+    return None
+
+
+def _prefix(given: S3) -> str:
+    return given.rootdirectory.strip("/")
+
+
+def _is_same_directory(one: Path, other: str) -> bool:
     """True if both paths lead to one directory, also through symlinks and bind mounts."""
     try:
         return os.path.realpath(one) == os.path.realpath(other) or os.path.samefile(one, other)
@@ -80,63 +205,78 @@ def _is_same_directory(one: str, other: str) -> bool:
         return False
 
 
-def _storage(storage: Section) -> tuple[str, str] | None:
-    directory = storage.section("filesystem").text("rootdirectory")
-    if directory.startswith("/"):  # a relative path depends on the registry's working directory
-        return "storage.filesystem.rootdirectory", directory
-    for name in ("s3", "s3aws"):
-        section = storage.section(name)
-        if bucket := section.text("bucket"):
-            root = section.text("rootdirectory").strip("/")
-            return f"storage.{name}.bucket", f"s3://{bucket}/{root}".rstrip("/")
-    return None
+def _bucket(driver: str, model: Model, origins: Origins) -> S3Options:
+    given: S3 = getattr(model.storage, driver)
+    if not given.bucket:
+        raise origins.refusal(f"storage.{driver}.bucket", "is missing")
+    parameters = {
+        each.name: _parameter(getattr(given, each.name))
+        for each in fields_of(S3)
+        if f"storage.{driver}.{each.name}" in origins
+        and not (each.key and each.key.is_secret)
+        and each.name not in {"bucket", "rootdirectory"}
+    }
+    if not given.encrypt:  # a registry ignores it then
+        parameters.pop("keyid", None)
+    if given.multipartcopymaxconcurrency > MAX_STREAMS:
+        parameters["multipartcopymaxconcurrency"] = str(MAX_STREAMS)
+    try:
+        return S3Options.of(
+            given.bucket, _prefix(given), parameters, _credentials(driver, given, origins)
+        )
+    except S3OptionInvalid as exc:
+        raise origins.refusal(f"storage.{driver}.{exc.option}", exc.expected) from None
 
 
-def _notifications(root: Section) -> NotificationOptions:
-    section = root.section("notifications")
-    events = section.section("events")
+def _parameter(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _credentials(driver: str, given: S3, origins: Origins) -> Credentials | None:
+    """Return the keys; None unless there are both, as in a registry."""
+    for name in ("accesskey", "secretkey", "sessiontoken"):
+        text = getattr(given, name)
+        if not (text.isascii() and text.isprintable()) or " " in text:
+            raise origins.refusal(f"storage.{driver}.{name}", "must be printable, without spaces")
+    if not (given.accesskey and given.secretkey):
+        return None
+    return Credentials(given.accesskey, given.secretkey, given.sessiontoken or None)
+
+
+def _notifications(model: Model, origins: Origins) -> NotificationOptions:
     endpoints: dict[str, Endpoint] = {}
-    for given in section.sections("endpoints"):
-        if given.flag("disabled"):
+    for i, given in enumerate(model.notifications.endpoints):
+        if given.disabled:
             continue
-        endpoint = _endpoint(given)
+        key = f"notifications.endpoints[{i}]"
+        endpoint = _endpoint(given, key, origins)
         if endpoint.name in endpoints:
-            raise given.refusal("name", "is used by another endpoint; choose another name")
+            raise origins.refusal(f"{key}.name", "is used by another endpoint; choose another name")
         endpoints[endpoint.name] = endpoint
     return NotificationOptions(
         tuple(endpoints.values()),
-        include_references=events.flag("includereferences"),
-        pulls=events.flag("pulls"),
-        base_url=_base_url(root.section("http").text("host")),
+        include_references=model.notifications.events.includereferences,
+        pulls=model.notifications.events.pulls,
+        base_url=model.http.host if _is_http(model.http.host) else None,  # as in a registry
     )
 
 
-def _endpoint(given: Section) -> Endpoint:
-    """Read an endpoint, with distribution's defaults."""
-    ignore = given.section("ignore")
-    actions = frozenset(ignore.texts("actions"))
-    if not actions <= set(Action):
-        raise ignore.refusal("actions", f"can be {', '.join(Action)}")
-    name = given.text("name")
-    if not name:
-        raise given.refusal("name", "is missing: the queue of the endpoint needs it")
+def _endpoint(given: EndpointSection, key: str, origins: Origins) -> Endpoint:
+    """Translate an endpoint, with distribution's defaults for zeros, too."""
+    if not given.name:
+        raise origins.refusal(f"{key}.name", "is missing: the queue of the endpoint needs it")
+    if not _is_http(given.url):
+        raise origins.refusal(f"{key}.url", "must be http://host[:port]/path or https://…")
     return Endpoint(
-        name,
-        _url(given),
-        tuple(_headers(given.section("headers"))),
-        given.seconds("timeout") or 1.0,
-        given.number("threshold") or 10,
-        given.seconds("backoff") or 1.0,
-        frozenset(given.texts("ignoredmediatypes") + ignore.texts("mediatypes")),
-        actions,
+        given.name,
+        given.url,
+        tuple(given.headers),
+        float(given.timeout) or 1.0,
+        given.threshold or 10,
+        float(given.backoff) or 1.0,
+        frozenset(given.ignoredmediatypes + given.ignore.mediatypes),
+        frozenset(given.ignore.actions),
     )
-
-
-def _url(given: Section) -> str:
-    url = given.text("url")
-    if not _is_http(url):
-        raise given.refusal("url", "must be http://host[:port]/path or https://…")
-    return url
 
 
 def _is_http(url: str) -> bool:
@@ -147,98 +287,10 @@ def _is_http(url: str) -> bool:
         return False
 
 
-def _headers(given: Section) -> Iterator[tuple[str, str]]:
-    for name in given.names():
-        if not _HEADER.fullmatch(name):
-            raise given.refusal("", "must have valid names of HTTP headers")
-        for value in given.texts(name):
-            if not (value.isascii() and value.isprintable()):
-                raise given.refusal(name, "must be a list of printable texts")
-            yield name, value
-
-
-def _base_url(host: str) -> str | None:
-    return host if _is_http(host) else None  # a registry ignores an invalid one, too
-
-
-def _cache(root: Section) -> str | None:
-    cache = root.section("storage").section("cache")
-    match cache.text("blobdescriptor") or cache.text("layerinfo"):
-        case "":
-            return None
+def _cache(model: Model, origins: Origins) -> str | None:
+    match model.storage.cache.blobdescriptor or model.storage.cache.layerinfo:
         case "inmemory":
             return "memory"
         case "redis":
-            return _redis_url(root.section("redis"))
-        case _:
-            raise cache.refusal("blobdescriptor", "must be redis or inmemory")
-
-
-def _redis_url(redis: Section) -> str:
-    """Return the URL of the Redis that distribution connects to, from the keys of 2.8 or of 3.
-
-    As in go-redis's ``NewUniversalClient``, one address is a server, and several are nodes of
-    a cluster, or sentinels if ``mastername`` is given. An address with a leading slash is a socket.
-    """
-    addresses = _redis_addresses(redis)
-    master = redis.text("mastername")
-    options = _redis_tls(redis.section("tls"))
-    login = _redis_login(redis.text("username"), redis.text("password"))
-    database = redis.number("db")
-    if addresses[0].startswith("/"):
-        if len(addresses) > 1 or master or options is not None:
-            raise redis.refusal("addrs", "can be one socket only, without mastername and tls")
-        return f"unix://{login}{quote(addresses[0])}?db={database}"
-    scheme = "redis" if options is None else "rediss"
-    given = options or []
-    place = str(database)
-    if master:
-        scheme += "+sentinel"
-        place = f"{quote(master, safe='')}/{database}"
-        watchers = [(f"sentinel_{key}", redis.text(f"sentinel{key}")) for key in _LOGIN]
-        given += [(name, value) for name, value in watchers if value]
-    elif len(addresses) > 1:
-        scheme, place = f"{scheme}+cluster", ""
-    query = f"?{urlencode(given)}" if given else ""
-    return f"{scheme}://{login}{','.join(addresses)}/{place}{query}"
-
-
-def _redis_addresses(redis: Section) -> list[str]:
-    """Read ``addrs`` of distribution 3, or ``addr`` of 2.8."""
-    old, new = redis.text("addr"), redis.texts("addrs")
-    if old and new and new != [old]:
-        raise redis.refusal(
-            "addr", "is not the server of addrs: keep addr for distribution 2.8, addrs for 3"
-        )
-    key, addresses = ("addrs", new) if new else ("addr", [old])
-    return [_redis_address(redis, key, address) for address in addresses]
-
-
-def _redis_address(redis: Section, key: str, address: str) -> str:
-    if address.startswith("/"):
-        return address
-    found = _ADDRESS.fullmatch(address)
-    if found is None or not 0 < int(found["port"]) < 2**16:
-        raise redis.refusal(key, "must be host:port")
-    return f"{found['host'] or 'localhost'}:{found['port']}"
-
-
-def _redis_login(username: str, password: str) -> str:
-    if not (username or password):
-        return ""
-    return f"{quote(username, safe='')}:{quote(password, safe='')}@"
-
-
-def _redis_tls(tls: Section) -> list[tuple[str, str]] | None:
-    """Return the TLS options of the URL; None for a connection without TLS.
-
-    As in distribution 3, any of the files turns TLS on, and a certificate without a key, or a key
-    without a certificate, is ignored.
-    """
-    certificate, key, authorities = tls.text("certificate"), tls.text("key"), tls.texts("rootcas")
-    if not (tls.flag("enabled") or certificate or key or authorities):
-        return None
-    options = [("ssl_ca_certs", path) for path in authorities]
-    if certificate and key:
-        options += [("ssl_certfile", certificate), ("ssl_keyfile", key)]
-    return options
+            return redis_url(model.redis, origins)
+    return None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from blobfs.drivers.factory import is_s3
+from blobfs.drivers.location import Location
 from blobfs.drivers.prefetch.driver import ReadAheadOptions
 from blobfs.logs import LogSettings
 from blobfs.storage.diskcache.cache import CacheOptions
@@ -17,7 +17,7 @@ from blobfs.storage.registry import RemoteOptions
 class Settings:
     """The options of ``blobfs mount``, with defaults applied; durations are in seconds."""
 
-    storage: str
+    storage: Location
     mountpoint: Path
     create: bool
     foreground: bool
@@ -69,7 +69,7 @@ class Settings:
     @property
     def source(self) -> str:
         """The storage as df(1) shows it: without the options of a URL."""
-        return self.storage.partition("?")[0] if is_s3(self.storage) else self.storage
+        return str(self.storage)
 
     @property
     def remote(self) -> RemoteOptions:
@@ -98,11 +98,9 @@ class Settings:
 
     def public(self, cache: str) -> dict[str, object]:
         """Return all options and the *cache* in use, without secrets."""
-        shown: dict[str, object] = {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in asdict(self).items()
-        }
-        return shown | {"cache": _without_secrets(cache)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        shown = {n: str(value) if isinstance(value, Path) else value for n, value in values.items()}
+        return shown | {"storage": self.storage.url, "cache": _without_secrets(cache)}
 
 
 def _without_secrets(url: str) -> str:

@@ -1,12 +1,13 @@
-"""A configuration file in YAML, with errors that name the key.
+"""YAML as a tree of values, each with its origin.
 
-Each error is MountRefused. Its text never contains a value, because any value may be a secret.
+Scalars stay text until the schema converts them: a password may be ``0123``. Each error is
+MountRefused. Its text never contains a value, because any value may be a secret.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -20,23 +21,61 @@ _NOT_YAML: Final = (
     *(ValueError, OverflowError, LookupError, AttributeError),  # PyYAML raises them for `!!int foo`
 )
 _RESOLVED_TAGS: Final = {"tag:yaml.org,2002:merge", "tag:yaml.org,2002:null"}
+_NULL: Final = "tag:yaml.org,2002:null"
+_TEXT: Final = "tag:yaml.org,2002:str"
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")  # YAML allows "\ud800", which has no UTF-8 form
 
-_UNITS_S: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-_NUMBER: Final = re.compile(r"[0-9]{1,9}")
-_QUANTITY: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|m|s|us|µs|ns)")
-_LONGEST_S: Final = 24 * 3600.0
-_TRUE: Final = {"true", "yes", "on", "y"}
-_FALSE: Final = {"false", "no", "off", "n", ""}
+Content = str | list["Value"] | dict[str, "Value"] | None
 
 
-def read(path: Path) -> Section:
+@dataclass(slots=True)
+class Value:
+    """A node of the tree: a text, a list or a mapping; None for null.
+
+    *origin* is ``file:line``, or the name of an environment variable. It is empty for a mapping
+    that such a variable has created on its way to a key.
+    """
+
+    content: Content = field(repr=False)
+    origin: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """True for null and for an empty text, which count as missing."""
+        return self.content is None or self.content == ""
+
+    @property
+    def mapping(self) -> dict[str, Value] | None:
+        """The mapping, which is empty for an empty value; None for another kind."""
+        if self.is_empty:
+            return {}
+        return self.content if isinstance(self.content, dict) else None
+
+    @property
+    def items(self) -> list[Value] | None:
+        """The list, which is empty for an empty value; None for another kind."""
+        if self.is_empty:
+            return []
+        return self.content if isinstance(self.content, list) else None
+
+    @property
+    def text(self) -> str | None:
+        """The text; None for another kind, and for a text without a UTF-8 form."""
+        if self.content is None:
+            return ""
+        is_text = isinstance(self.content, str) and not _SURROGATE.search(self.content)
+        return str(self.content) if is_text else None
+
+
+def read(path: Path) -> Value:
     """Read the file at *path*; raises MountRefused."""
     try:
-        return Section(path, "", yaml.load(path.read_bytes(), _Loader))  # noqa: S506  (a SafeLoader)
+        content = path.read_bytes()
     except OSError as exc:
         raise MountRefused(f"{path}: {exc.strerror}") from None
+    try:
+        return _value(content, f"{path}:")
     except yaml.MarkedYAMLError as exc:
         where = f" in line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
         raise MountRefused(f"{path} is not YAML{where}") from None
@@ -44,8 +83,22 @@ def read(path: Path) -> Section:
         raise MountRefused(f"{path} is not YAML") from None
 
 
+def parse(text: str, origin: str) -> Value:
+    """Parse the value of the environment variable *origin*; raises MountRefused."""
+    try:
+        return _value(text, origin)
+    except _NOT_YAML:
+        raise MountRefused(f"{origin} is not YAML; quote the value") from None
+
+
+def dump(value: object) -> str:
+    """Return a scalar, or a list of scalars, in YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML loader that leaves numbers, dates and booleans as text: a password may be 0123."""
+    """YAML loader that leaves numbers, dates and booleans as text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's attribute)
         first: [(tag, form) for tag, form in resolvers if tag in _RESOLVED_TAGS]
@@ -53,88 +106,44 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-class Section:
-    """The mapping at the key *name* of the file. An empty value counts as a missing one."""
+def _value(content: str | bytes, origin: str) -> Value:
+    loader = _Loader(content)
+    try:
+        node = loader.get_single_node()
+        return _Converter(loader, origin).convert(node) if node else Value(None, origin)
+    finally:
+        loader.dispose()
 
-    def __init__(self, file: Path, name: str, value: object) -> None:
-        self._file = file
-        self._name = name
-        if value in (None, ""):
-            value = {}
-        if not isinstance(value, Mapping):
-            raise self.refusal("", "must be a mapping")
-        self._values = value
 
-    def refusal(self, key: str, why: str) -> MountRefused:
-        """Return the error for a wrong value of *key*."""
-        return MountRefused(self.remark(key, why))
+class _Converter:
+    """Converts nodes of PyYAML to values. Aliases of a node share its content."""
 
-    def remark(self, key: str, text: str) -> str:
-        """Return a message: the file, the full name of *key*, and *text*."""
-        return f"{self._file}: {self._full_name(key) or 'the configuration'} {text}"
+    def __init__(self, loader: _Loader, origin: str) -> None:
+        self._loader = loader
+        self._origin = origin
+        self._contents: dict[yaml.Node, Content] = {}
 
-    def _full_name(self, key: str) -> str:
-        return f"{self._name}.{key}".strip(".")
+    def convert(self, node: yaml.Node, key: yaml.Node | None = None) -> Value:
+        """Convert *node*, whose line is that of its *key* in a mapping."""
+        if node not in self._contents:
+            self._contents[node] = self._content(node)
+        line = (key or node).start_mark.line + 1
+        origin = f"{self._origin}{line}" if self._origin.endswith(":") else self._origin
+        return Value(self._contents[node], origin)
 
-    def section(self, key: str) -> Section:
-        """Return the mapping at *key*."""
-        return Section(self._file, self._full_name(key), self._values.get(key))
+    def _content(self, node: yaml.Node) -> Content:
+        match node:
+            case yaml.MappingNode():
+                self._loader.flatten_mapping(node)
+                return {_text(key): self.convert(value, key) for key, value in node.value}
+            case yaml.SequenceNode():
+                return [self.convert(item) for item in node.value]
+        if node.tag not in (_NULL, _TEXT):
+            self._loader.construct_object(node)  # raises for `!!int foo`
+        return None if node.tag == _NULL else str(node.value)
 
-    def sections(self, key: str) -> list[Section]:
-        """Return the list of mappings at *key*."""
-        name = self._full_name(key)
-        return [Section(self._file, f"{name}[{i}]", v) for i, v in enumerate(self._list(key))]
 
-    def names(self) -> list[str]:
-        """Return the keys."""
-        return [str(key) for key in self._values]
-
-    def texts(self, key: str) -> list[str]:
-        """Return the list of texts at *key*."""
-        texts = [value for value in self._list(key) if isinstance(value, str)]
-        if len(texts) < len(self._list(key)):
-            raise self.refusal(key, "must be a list of texts")
-        return texts
-
-    def _list(self, key: str) -> list[object]:
-        value = self._values.get(key)
-        if value in (None, ""):
-            return []
-        if not isinstance(value, list):
-            raise self.refusal(key, "must be a list")
-        return value
-
-    def text(self, key: str) -> str:
-        """Return the text at *key*, by default an empty one."""
-        value = self._values.get(key)
-        if value is None:
-            return ""
-        if not isinstance(value, str) or _SURROGATE.search(value):
-            raise self.refusal(key, "must be a text")
-        return value
-
-    def flag(self, key: str) -> bool:
-        """True if *key* is true; false is the default."""
-        text = self.text(key).lower()
-        if text not in _TRUE | _FALSE:
-            raise self.refusal(key, "must be true or false")
-        return text in _TRUE
-
-    def number(self, key: str) -> int:
-        """Return the number at *key*, by default 0."""
-        text = self.text(key) or "0"
-        if not _NUMBER.fullmatch(text):
-            raise self.refusal(key, "must be a number")
-        return int(text)
-
-    def seconds(self, key: str) -> float:
-        """Read a duration in Go's form, by default 0; a bare number is in nanoseconds."""
-        text = self.text(key)
-        if text.isascii() and text.isdecimal():
-            text = f"{text}ns"
-        if _QUANTITY.sub("", text):
-            raise self.refusal(key, "must be a duration such as 500ms or 1m30s")
-        total_s = sum(float(found[1]) * _UNITS_S[found[2]] for found in _QUANTITY.finditer(text))
-        if total_s > _LONGEST_S:
-            raise self.refusal(key, "must be 24h at most")
-        return total_s
+def _text(node: yaml.Node) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        raise yaml.constructor.ConstructorError(None, None, "a key is no text", node.start_mark)
+    return str(node.value)

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from blobfs import metrics, paths
 from blobfs.concurrency import ThreadCall
-from blobfs.drivers.factory import endpoint_of, is_s3
+from blobfs.drivers.location import Location
 from blobfs.errors import MountRefused
 from blobfs.mountinfo import mount_at
 from blobfs.storage.registry import Registry
@@ -36,18 +36,22 @@ class Preflight:
     """
 
     def __init__(
-        self, storage: str, waiting: Callable[[str], None], limit_s: float = DEADLINE_S
+        self, storage: str | Location, waiting: Callable[[str], None], limit_s: float = DEADLINE_S
     ) -> None:
-        self._storage = storage
+        self._location = Location.of(storage)
         self._waiting = waiting
         self._limit_s = limit_s
         self._end = time.monotonic() + limit_s
+
+    def about(self, location: Location) -> None:
+        """Name *location* in messages from now on."""
+        self._location = location
 
     def run(self, check: Callable[[], T]) -> T:
         """Return what *check* returns; raises what it raises, and MountRefused at the deadline."""
         call = ThreadCall("preflight", check)
         if not call.has_ended(min(_QUIET_S, self._left_s)):
-            self._waiting(f"waiting for {endpoint_of(self._storage)} …")
+            self._waiting(f"waiting for {self._location.address} …")
         if not call.has_ended(self._left_s):
             raise MountRefused(self._no_answer())
         return call.result(0)
@@ -57,8 +61,8 @@ class Preflight:
         return self._end - time.monotonic()
 
     def _no_answer(self) -> str:
-        text = f"{endpoint_of(self._storage)} did not answer within {self._limit_s:g} s"
-        if not is_s3(self._storage):
+        text = f"{self._location.address} did not answer within {self._limit_s:g} s"
+        if self._location.bucket is None:
             return f"{text}: the file system hangs; findmnt shows its mount"
         failures = ", ".join(_failed_requests())
         why = failures or "it accepts connections, or drops them, and does not reply"
@@ -115,14 +119,14 @@ def unwritable(root: Path) -> str | None:
     return None
 
 
-def check_registry(registry: Registry, storage: str, otherwise: str = "") -> None:
+def check_registry(registry: Registry, location: Location, otherwise: str = "") -> None:
     """Raise MountRefused unless an object store holds a registry; see ``check_storage``.
 
     Raises AccessDenied, StorageUnavailable.
     """
     if not registry.exists():
         raise MountRefused(
-            f"{storage.partition('?')[0]} is no registry: it has no {paths.ROOT[1:]};"
+            f"{location} is no registry: it has no {paths.ROOT[1:]};"
             f" give the prefix that holds it{otherwise}"
         )
 

@@ -13,6 +13,7 @@ from typing import Final, Protocol, Self, TypeVar
 
 from blobfs.concurrency import ThreadPool
 from blobfs.drivers.base import Closing
+from blobfs.drivers.location import Location
 from blobfs.inventory.journal import Journal
 from blobfs.inventory.scanning import hash_blobs, opened, read_links, read_manifests, scan
 from blobfs.inventory.spans import divide
@@ -66,17 +67,17 @@ class Workers:
 class Inventory(Closing):
     """The content of a storage, as a pass has found it. It owns the journal, and closes it.
 
-    *storage* is the URL. ``journal.db`` answers questions in SQL.
+    ``journal.db`` answers questions in SQL.
     """
 
-    def __init__(self, storage: str, journal: Journal) -> None:
+    def __init__(self, storage: Location, journal: Journal) -> None:
         self.storage = storage
         self.journal = journal
 
     @classmethod
     def taken(
         cls,
-        storage: str,
+        storage: str | Location,
         *,
         state: Path | None = None,
         workers: Workers | None = None,
@@ -89,9 +90,10 @@ class Inventory(Closing):
         default. With *every_link* the content of each link is read also if its path and its size
         show it. Raises StorageUnavailable, AccessDenied, and MountRefused for an unfit *state*.
         """
-        inventory = cls(storage, Journal.opened(state, storage))
+        location = Location.of(storage)
+        inventory = cls(location, Journal.opened(state, location.url))
         try:
-            with nullcontext(workers) if workers else threads(storage) as used:
+            with nullcontext(workers) if workers else threads(location) as used:
                 inventory._read(used, progress, every_link=every_link)
         except BaseException:
             inventory.close()
@@ -118,7 +120,7 @@ class Inventory(Closing):
     def _read(self, workers: Workers, progress: Progress, *, every_link: bool) -> None:
         journal = self.journal
         if not journal.is_under_way:
-            journal.begin(self.storage, divide(opened(self.storage)))
+            journal.begin(self.storage.url, divide(opened(self.storage)))
         self._scan(workers, progress)
         links = journal.unread_links(every=every_link)
         read = partial(read_links, self.storage)
@@ -144,7 +146,7 @@ class Inventory(Closing):
 
 
 @contextmanager
-def threads(storage: str) -> Iterator[Workers]:
+def threads(storage: Location) -> Iterator[Workers]:
     """Yield threads of this process, as many as suit *storage*."""
     jobs = _LOCAL_JOBS if opened(storage).is_local else _REMOTE_JOBS
     with closing(ThreadPool("inventory", jobs)) as threads:

@@ -15,6 +15,7 @@ from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.factory import driver_for
+from blobfs.drivers.location import Location
 from blobfs.errors import (
     AccessDenied,
     Corrupt,
@@ -42,11 +43,11 @@ class Step:
     rest: Span | None
 
 
-_drivers: Final[dict[str, StorageDriver]] = {}
-"""The drivers of this process, by the storage's URL; tasks share them."""
+_drivers: Final[dict[Location, StorageDriver]] = {}
+"""The drivers of this process; tasks share them."""
 
 
-def opened(storage: str) -> StorageDriver:
+def opened(storage: Location) -> StorageDriver:
     """Return this process's driver of *storage*, which stays open until ``close_all``.
 
     Raises MountRefused, PathNotFound, AccessDenied, StorageUnavailable.
@@ -66,7 +67,7 @@ def close_all() -> None:
         _drivers.popitem()[1].close()
 
 
-def scan(storage: str, numbered: tuple[int, Span]) -> Step:
+def scan(storage: Location, numbered: tuple[int, Span]) -> Step:
     """Read the next entries of a span; raises StorageUnavailable."""
     _, span = numbered
     driver = opened(storage)
@@ -92,7 +93,7 @@ def read_link_at(driver: StorageDriver, path: str) -> Target:
         return Target(None, f"link {path} cannot be read: access is denied")
 
 
-def read_links(storage: str, links: Sequence[tuple[int, str]]) -> list[Target]:
+def read_links(storage: Location, links: Sequence[tuple[int, str]]) -> list[Target]:
     """Read each link file of *links*, which are numbered paths; raises StorageUnavailable."""
     driver = opened(storage)
     return [read_link_at(driver, path) for _, path in links]
@@ -135,7 +136,7 @@ class ManifestRow:
     references: Sequence[ReferenceRow] = ()
 
 
-def read_manifests(storage: str, digests: Sequence[bytes]) -> list[ManifestRow]:
+def read_manifests(storage: Location, digests: Sequence[bytes]) -> list[ManifestRow]:
     """Read each manifest of *digests*; raises StorageUnavailable."""
     driver = opened(storage)
     return [read_manifest(driver, unpack(each)) for each in digests]
@@ -171,7 +172,7 @@ class Hashed(NamedTuple):
     fault: str | None
 
 
-def hash_blobs(storage: str, blobs: Sequence[tuple[bytes, int]]) -> list[Hashed]:
+def hash_blobs(storage: Location, blobs: Sequence[tuple[bytes, int]]) -> list[Hashed]:
     """Read and hash each of *blobs*, digests and sizes; raises StorageUnavailable."""
     driver = opened(storage)
     return [Hashed(digest, _hash_fault(driver, unpack(digest))) for digest, _ in blobs]

@@ -10,7 +10,7 @@ from typing import IO, Final, Self
 
 from blobfs.digest import Digest
 from blobfs.drivers.base import Closing
-from blobfs.drivers.factory import key_of
+from blobfs.drivers.location import Location
 from blobfs.errors import MountRefused, StorageUnavailable
 from blobfs.notifications.envelope import EnvelopeWriter
 from blobfs.notifications.options import NotificationOptions
@@ -24,9 +24,9 @@ _GRACE_S: Final = 2.0
 """Time to send the rest of the queue at the end of a mount."""
 
 
-def queue_path(state_dir: Path, storage: str) -> Path:
+def queue_path(state_dir: Path, storage: str | Location) -> Path:
     """Return the path of the queue that all mounts of *storage* on this machine share."""
-    return state_dir / f"notifications-{key_of(storage)}.db"
+    return state_dir / f"notifications-{Location.of(storage).key}.db"
 
 
 class Broadcaster(Closing):

@@ -16,6 +16,7 @@ from blobfs.concurrency import guard
 from blobfs.drivers.base import Capacity, Closing, FileInfo, StorageDriver, Unfinished
 from blobfs.drivers.checked import CheckedDriver
 from blobfs.drivers.factory import driver_for
+from blobfs.drivers.location import Location
 from blobfs.drivers.objectstore import ObjectStore, is_below
 from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
 from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound, StorageUnavailable
@@ -203,7 +204,7 @@ class RemoteOptions:
 
 
 def open_registry(
-    storage: str,
+    storage: str | Location,
     remote: RemoteOptions | None = None,
     cache: DescriptorCache | None = None,
     listener: Listener = NULL_LISTENER,

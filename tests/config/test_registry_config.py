@@ -1,5 +1,6 @@
 """What is read in a registry's configuration file, and how a mistake in it is told."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from blobfs.cache.redis.options import Address, RedisOptions
 from blobfs.config.registry_config import RegistryConfig, check_storage, read_config
+from blobfs.drivers.location import Location
 from blobfs.errors import MountRefused
 from blobfs.notifications.options import Endpoint, NotificationOptions
 
@@ -49,7 +51,8 @@ def read(tmp_path: Path, text: str) -> RegistryConfig:
 def refusal(tmp_path: Path, text: str) -> str:
     with pytest.raises(MountRefused) as caught:
         read(tmp_path, text)
-    return str(caught.value).removeprefix(str(tmp_path / "config.yml")).lstrip(": ")
+    told = str(caught.value).removeprefix(str(tmp_path / "config.yml"))
+    return re.sub(r"^:\d+(?=:)", "", told).lstrip(": ")
 
 
 def endpoint(text: str) -> str:
@@ -163,7 +166,8 @@ def test_redis_of_distribution_3_is_read(tmp_path: Path, text: str, options: Red
 
 
 def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
-    assert read(tmp_path, "") == RegistryConfig(NotificationOptions(), None)
+    found = read(tmp_path, "")
+    assert (found.notifications, found.cache, found.warnings) == (NotificationOptions(), None, ())
 
 
 @pytest.mark.parametrize(
@@ -307,16 +311,16 @@ def test_misspelt_key_is_told_with_the_nearest(tmp_path: Path, text: str, told: 
     """[S15.9] A key of the file that is not known but like a known one is a warning, with that one,
     at the mount and in the log.
     """
-    sentences = read(tmp_path, text).misspelt
+    sentences = read(tmp_path, text).warnings
     assert any(told in sentence for sentence in sentences), sentences
-    assert all(sentence.startswith(f"{tmp_path / 'config.yml'}: ") for sentence in sentences)
+    assert all(sentence.startswith(f"{tmp_path / 'config.yml'}:1: ") for sentence in sentences)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         FULL,
-        "x-common: {}\nlog: {levle: debug}\nauth: {htpaswd: {}}",
+        "x-common: {}\nmiddleware: {storge: []}\nauth: {htpaswd: {}}",
         "storage: {gcs: {bukket: a}, swift: {}, tag: {concurrencylimit: 1}}",
         "redis: {addrs: [], maxretries: 1, pool: {maxidle: 1}}",
     ],
@@ -324,11 +328,11 @@ def test_misspelt_key_is_told_with_the_nearest(tmp_path: Path, text: str, told: 
 )
 def test_other_keys_are_not_told_of(tmp_path: Path, text: str) -> None:
     """[S15.9] A key of the file that is not known but like a known one is a warning."""
-    assert read(tmp_path, text).misspelt == ()
+    assert read(tmp_path, text).warnings == ()
 
 
 def _checked(tmp_path: Path, text: str, storage: str) -> None:
-    check_storage(tmp_path / "config.yml", read(tmp_path, f"storage: {text}"), storage)
+    check_storage(read(tmp_path, f"storage: {text}"), Location.of(storage))
 
 
 def test_storage_of_the_file_may_be_reached_by_another_path(tmp_path: Path) -> None:

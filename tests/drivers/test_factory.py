@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from blobfs.drivers.factory import driver_for, local_root
+from blobfs.drivers.factory import driver_for
+from blobfs.drivers.location import local_root
 from blobfs.errors import MountRefused, PathNotFound
 
 

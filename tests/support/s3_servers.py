@@ -137,9 +137,12 @@ class S3Registry:
 
 @contextmanager
 def serving_registry(
-    server: S3Server, bucket: str, directory: Path, prefix: str = ""
+    server: S3Server, bucket: str, directory: Path, prefix: str = "", **more: object
 ) -> Iterator[S3Registry]:
-    """Serve what is below *prefix* in a bucket; configuration and log lie in *directory*."""
+    """Serve what is below *prefix* in a bucket; configuration and log lie in *directory*.
+
+    *more* are parameters of the driver.
+    """
     parameters = {
         "accesskey": server.access_key,
         "secretkey": server.secret_key,
@@ -149,6 +152,7 @@ def serving_registry(
         "rootdirectory": f"/{prefix}",
         "secure": False,
         "v4auth": True,
+        **more,
     }
     with DockerRegistry.serving_s3(parameters, directory) as registry:
         yield S3Registry(registry, server, bucket, server.storage_url(bucket, prefix))

@@ -67,11 +67,12 @@ def free_port() -> int:
 class DockerRegistry:
     """A docker-registry that keeps what it is given below *root*, and listens at *address*.
 
-    *root* is a directory, or a path in an S3 bucket.
+    *root* is a directory, or a path in an S3 bucket. *config* is its configuration file.
     """
 
     root: Path
     address: str
+    config: Path
 
     @property
     def url(self) -> str:
@@ -83,7 +84,7 @@ class DockerRegistry:
         cls,
         root: Path,
         *,
-        cache: Literal["inmemory"] | None = None,
+        cache: Literal["inmemory", "redis"] | None = None,
         user: str = "",
         **settings: object,
     ) -> Iterator[Self]:
@@ -99,43 +100,64 @@ class DockerRegistry:
         storage: dict[str, object] = {"filesystem": {"rootdirectory": str(root)}}
         if cache is not None:
             storage["cache"] = {"blobdescriptor": cache}
-        registry = cls(root, f"127.0.0.1:{free_port()}")
-        with _serving(registry, storage, root, settings, user):
+        registry = cls(root, f"127.0.0.1:{free_port()}", _beside(root, "yml"))
+        with _serving(registry, storage, settings, user):
             yield registry
 
     @classmethod
     @contextmanager
-    def serving_s3(cls, parameters: Mapping[str, object], directory: Path) -> Iterator[Self]:
+    def serving_s3(
+        cls, parameters: Mapping[str, object], directory: Path, **settings: object
+    ) -> Iterator[Self]:
         """Serve an S3 bucket, by the parameters of the registry's own S3 driver.
 
-        Its configuration and log lie in *directory*.
+        Its configuration and log lie in *directory*; *settings* are as for ``serving``.
         """
         root = Path("/", str(parameters["rootdirectory"]))
-        registry = cls(root, f"127.0.0.1:{free_port()}")
-        with _serving(registry, {"s3": parameters}, directory / "registry", {}):
+        config = directory / "registry.yml"
+        registry = cls(root, f"127.0.0.1:{free_port()}", config)
+        with _serving(registry, {"s3": parameters}, settings):
             yield registry
+
+    @classmethod
+    @contextmanager
+    def configured(
+        cls, root: Path, config: Path, variables: Mapping[str, str], log_path: Path
+    ) -> Iterator[Self]:
+        """Serve *root* by somebody's *config* and *variables*, which say so."""
+        registry = cls(root, f"127.0.0.1:{free_port()}", config)
+        environment = {**_environment(), **variables, "REGISTRY_HTTP_ADDR": registry.address}
+        command = ("docker-registry", "serve", config)
+        with serving(command, registry.address, "/v2/", log_path, environment):
+            yield registry
+
+
+def _beside(root: Path, suffix: str) -> Path:
+    return root.with_name(f"{root.name}.{suffix}")
+
+
+def _environment() -> dict[str, str]:
+    # Variables override the file; somebody's registry may be configured by them.
+    return {k: v for k, v in os.environ.items() if not k.startswith(("REGISTRY_", "AWS_"))}
 
 
 @contextmanager
 def _serving(
     registry: DockerRegistry,
     storage: Mapping[str, object],
-    beside: Path,
     settings: Mapping[str, object],
     user: str = "",
 ) -> Iterator[None]:
-    config = beside.with_name(beside.name + ".yml")
+    config = registry.config
     config.write_text(_config(registry, storage, settings))
     config.chmod(0o600)  # it may have keys
-    # Its variables override the file; somebody's registry may be configured by them.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("REGISTRY_", "AWS_"))}
     command: tuple[str | Path, ...] = ("docker-registry", "serve", config)
     if user:
         shutil.chown(config, user)
         shutil.chown(registry.root, user)
         command = ("runuser", "-u", user, "--", *command)
-    log_path = beside.with_name(beside.name + ".log")
-    with serving(command, registry.address, "/v2/", log_path, environment):
+    log_path = config.with_suffix(".log")
+    with serving(command, registry.address, "/v2/", log_path, _environment()):
         yield
 
 

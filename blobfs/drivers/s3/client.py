@@ -25,7 +25,7 @@ from botocore.parsers import ResponseParserError
 from blobfs import metrics
 from blobfs.concurrency import ThreadPool
 from blobfs.drivers.s3.answers import NOT_S3, UNCONFIRMED, check_answers
-from blobfs.drivers.s3.options import S3Options
+from blobfs.drivers.s3.options import Credentials, S3Options
 from blobfs.errors import (
     AccessDenied,
     BlobfsError,
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 _CONNECT_S: Final = 5.0
 _ANSWER_S: Final = 15.0
+
+_NO_KEYS: Final = Credentials("", "")
+"""Without keys boto3 looks for credentials."""
 
 
 class Bucket(NamedTuple):
@@ -75,11 +78,14 @@ def client_for(options: S3Options) -> S3Client:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         use_dualstack_endpoint=options.dual_stack,
+        use_fips_endpoint=options.fips,
+        user_agent_extra=options.user_agent,
         s3={
             "addressing_style": options.addressing_style,
             "use_accelerate_endpoint": options.accelerate,
         },
     )
+    keys = options.credentials or _NO_KEYS
     try:
         session = boto3.Session(profile_name=options.profile)
         region = options.region or session.region_name or "us-east-1"
@@ -87,6 +93,10 @@ def client_for(options: S3Options) -> S3Client:
             "s3",
             region_name=region,
             endpoint_url=options.endpoint,
+            use_ssl=options.use_tls,
+            aws_access_key_id=keys.access_key or None,
+            aws_secret_access_key=keys.secret_key or None,
+            aws_session_token=keys.session_token,
             verify=(options.ca_bundle or None) if options.verify_tls else False,
             config=config,
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from blobfs.cache.base import DescriptorCache
+from blobfs.drivers.location import Location
 from blobfs.inventory.inventory import Inventory, Progress, threads
 from blobfs.inventory.journal import Journal
 from blobfs.maintenance.gc.ledger import Freed, Ledger
@@ -83,21 +84,21 @@ class Collection:
 
     def __init__(
         self,
-        storage: str,
+        storage: str | Location,
         state: Path,
         options: Options,
         cache: DescriptorCache,
         feedback: Feedback | None = None,
     ) -> None:
-        self._storage = storage
+        self._storage = Location.of(storage)
         self._state = state
         self._options = options
         self._feedback = feedback or Feedback()
-        self._target = Target(storage, cache)
+        self._target = Target(self._storage, cache)
 
     def look_again(self) -> None:
         """Restore the links that earlier runs have removed, and that are needed now."""
-        with Journal.opened(self._state, self._storage) as journal:
+        with Journal.opened(self._state, self._storage.url) as journal:
             ledger = Ledger(journal)
             unlinking = self._unlinking(ledger, self._options.rules(time.time()))
             for repository in ledger.repositories():

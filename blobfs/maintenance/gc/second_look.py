@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from blobfs import paths
+from blobfs.drivers.location import Location
 from blobfs.errors import AccessDenied, NotAFile, PathNotFound
 from blobfs.inventory.inventory import Workers
 from blobfs.inventory.rows import LinkKind, Rows
@@ -25,7 +26,9 @@ class SecondLook:
     unreadable: str | None = None
 
 
-def look(storage: str, digests: set[bytes], manifests: Manifests, workers: Workers) -> SecondLook:
+def look(
+    storage: Location, digests: set[bytes], manifests: Manifests, workers: Workers
+) -> SecondLook:
     """List all repositories for links to *digests*; raises StorageUnavailable.
 
     A registry with a stale cache may store a manifest without a link to its layer. So manifests
@@ -47,7 +50,7 @@ def look(storage: str, digests: set[bytes], manifests: Manifests, workers: Worke
     return found
 
 
-def _steps(storage: str, workers: Workers) -> Iterable[Step]:
+def _steps(storage: Location, workers: Workers) -> Iterable[Step]:
     """Yield the rows of all repositories."""
     spans = of_repositories(opened(storage))
     waiting = deque[tuple[int, Span]]((0, span) for span in spans)
@@ -59,7 +62,7 @@ def _steps(storage: str, workers: Workers) -> Iterable[Step]:
 
 
 def _add_links(
-    storage: str, rows: Rows, digests: set[bytes], found: SecondLook, new: set[bytes]
+    storage: Location, rows: Rows, digests: set[bytes], found: SecondLook, new: set[bytes]
 ) -> None:
     driver = opened(storage)
     for row in rows.links:
@@ -71,7 +74,7 @@ def _add_links(
             new.add(target.digest)
 
 
-def _add_uploads(storage: str, rows: Rows, digests: set[bytes], found: SecondLook) -> None:
+def _add_uploads(storage: Location, rows: Rows, digests: set[bytes], found: SecondLook) -> None:
     driver = opened(storage)
     for repository, upload, name, *_ in rows.upload_files:
         if name == "blobfs.json":

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from blobfs.digest import Digest
+from blobfs.drivers.location import Location
 from blobfs.errors import DigestInvalid
 from blobfs.inventory.inventory import Workers
 from blobfs.inventory.rows import pack, unpack
@@ -38,7 +39,7 @@ class Sweep:
 
     def __init__(
         self,
-        storage: str,
+        storage: Location,
         target: Target,
         ledger: Ledger,
         manifests: Manifests,

@@ -10,6 +10,7 @@ from blobfs.cache.base import DescriptorCache
 from blobfs.concurrency import PARALLEL
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.location import Location
 from blobfs.errors import BlobUnknown, PathNotFound
 from blobfs.inventory.rows import LinkKind, unpack
 from blobfs.inventory.scanning import opened
@@ -32,7 +33,7 @@ class Target:
     A change of the storage comes before the clear, so a registry that looks again finds the change.
     """
 
-    def __init__(self, storage: str, cache: DescriptorCache) -> None:
+    def __init__(self, storage: Location, cache: DescriptorCache) -> None:
         self.driver: StorageDriver = with_presence(opened(storage))
         self._cache = cache
         self._blobs = BlobStore(self.driver)

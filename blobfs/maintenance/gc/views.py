@@ -8,6 +8,7 @@ from typing import Final
 from blobfs import paths
 from blobfs.digest import CANONICAL
 from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.location import Location
 from blobfs.inventory.journal import Journal
 from blobfs.inventory.rows import LinkKind, LinkRow, OtherRow, Rows, Target, link_path, unpack
 from blobfs.inventory.scanning import opened, read_link_at, read_manifests, scan
@@ -30,7 +31,7 @@ _UNREADABLE: Final = "SELECT path FROM other WHERE kind = ?"
 class Manifests:
     """The references in manifests. Those that the journal does not have are read and added."""
 
-    def __init__(self, storage: str, journal: Journal) -> None:
+    def __init__(self, storage: Location, journal: Journal) -> None:
         self._storage = storage
         self._journal = journal
 
@@ -56,7 +57,7 @@ class Manifests:
 class Views:
     """Makes the views of repositories. *rules* decide if manifests are needed."""
 
-    def __init__(self, storage: str, journal: Journal, rules: Rules) -> None:
+    def __init__(self, storage: Location, journal: Journal, rules: Rules) -> None:
         self._storage = storage
         self._journal = journal
         self._rules = rules
@@ -115,7 +116,7 @@ def _add_problems(view: RepositoryView, unreadable: Iterable[str]) -> None:
     view.problems += [f"{printable(path)} cannot be read" for path in unreadable]
 
 
-def _rows_of(storage: str, name: str) -> Rows:
+def _rows_of(storage: Location, name: str) -> Rows:
     """Return the rows of the links of one repository, without those of repositories below it."""
     found = Rows()
     for part in ("_layers", "_manifests"):
