@@ -8,7 +8,9 @@ from typing import Final
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
-from blobfs.errors import BlobUnknown, DigestMismatch, Stale
+from blobfs.errors import BlobUnknown, DigestMismatch, Invalid, Stale
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 from blobfs.vfs.links import digest_named
@@ -93,6 +95,18 @@ class BlobFile(File):
     def invalidate(self) -> None:
         self.blobs.registry.blobs.invalidate(self.descriptor.digest)
         self.blobs.verification.invalidate(self.descriptor)
+
+    def source(self, digest: Digest) -> LinkedBlobStore | BlobStore:
+        """Return the store that has the blob under *digest*, for ``ln``; see ``Linkable``.
+
+        Raises Invalid if none has.
+        """
+        for repository in self.repositories:
+            if digest in repository.layers.existing([digest]):
+                return repository.layers  # *digest* may be of another algorithm
+        if digest == self.descriptor.digest:
+            return self.blobs.registry.blobs
+        raise Invalid(f"blob {self.descriptor.digest} cannot be called {digest}")
 
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         names: dict[str, Callable[[], str]] = {
