@@ -13,6 +13,7 @@ from blobfs.digest import Digest
 from blobfs.reference import RepositoryName
 from blobfs.storage.registry import open_registry
 from tests.support.s3_servers import S3Server
+from tests.support.uploads import append
 
 APP = RepositoryName("team/app")
 PART = bytes(5 * 2**20)
@@ -34,7 +35,7 @@ def begin(storage: str, name: str, content: bytes, digest: Digest | None = None)
         open_registry(storage) as registry,
         registry.repository(APP).uploads.create(name=name, digest=digest) as writer,
     ):
-        writer.write(content)
+        append(writer, content)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from tests.support.uploads import (
     LARGE,
     SMALL,
     UPLOADS,
+    append,
     begun,
     blob_content,
     broken_links,
@@ -45,7 +46,7 @@ def writer(repository: Repository) -> BlobWriter:
 def test_small_blob_costs_the_storage_no_upload(
     troubled: TroubledDriver, writer: BlobWriter
 ) -> None:
-    writer.write(SMALL)
+    append(writer, SMALL)
     writer.commit()
     assert [call for call in troubled.calls if "_uploads" in call.path] == []
 
@@ -56,7 +57,7 @@ def test_writer_goes_with_the_last_reference_to_it(repository: Repository, conte
     gc.disable()
     try:
         writer = repository.uploads.create()
-        writer.write(content)
+        append(writer, content)
         writer.close()
         gone = weakref.ref(writer)
         del writer
@@ -66,8 +67,8 @@ def test_writer_goes_with_the_last_reference_to_it(repository: Repository, conte
 
 
 def test_content_stays_in_memory_up_to_the_bound(driver: StorageDriver, writer: BlobWriter) -> None:
-    writer.write(bytes(IN_MEMORY - 1))
-    writer.write(b"1")
+    append(writer, bytes(IN_MEMORY - 1))
+    append(writer, b"1")
     assert not writer.is_stored
     assert files_below(driver, UPLOADS) == set()
 
@@ -75,8 +76,8 @@ def test_content_stays_in_memory_up_to_the_bound(driver: StorageDriver, writer: 
 def test_upload_shows_in_the_storage_beyond_the_bound(
     driver: StorageDriver, writer: BlobWriter
 ) -> None:
-    writer.write(bytes(IN_MEMORY))
-    writer.write(b"1")
+    append(writer, bytes(IN_MEMORY))
+    append(writer, b"1")
     assert writer.is_stored
     assert files_below(driver, UPLOADS) == {f"{writer.id}/data", f"{writer.id}/startedat"}
 
@@ -84,7 +85,7 @@ def test_upload_shows_in_the_storage_beyond_the_bound(
 def test_closed_small_upload_shows_in_the_storage(
     driver: StorageDriver, writer: BlobWriter
 ) -> None:
-    writer.write(SMALL)
+    append(writer, SMALL)
     writer.close()
     assert driver.get_content(paths.upload_data(APP, writer.id)) == SMALL
 
@@ -93,7 +94,7 @@ def test_closed_small_upload_shows_in_the_storage(
 def test_undeclared_blob_gets_the_digest_that_it_has(
     driver: StorageDriver, writer: BlobWriter, content: bytes
 ) -> None:
-    writer.write(content)
+    append(writer, content)
     descriptor = writer.commit()
     assert (descriptor.digest, descriptor.size) == (Digest.of(content), len(content))
     assert blob_content(driver, descriptor.digest) == content
@@ -106,7 +107,7 @@ def test_declared_blob_is_linked_under_its_digest(
 ) -> None:
     digest = Digest.of(content, algorithm)
     with repository.uploads.create(digest=digest, size=len(content)) as writer:
-        writer.write(content)
+        append(writer, content)
         writer.commit()
     assert repository.layers.resolve(digest) == Digest.of(content)
 
@@ -117,7 +118,7 @@ def test_blob_declared_as_sha512_has_two_links_that_hold_the_canonical_digest(
 ) -> None:
     alias, canonical = Digest.of(content, "sha512"), Digest.of(content)
     with repository.uploads.create(digest=alias) as writer:
-        writer.write(content)
+        append(writer, content)
         assert writer.commit().digest == canonical
     links = {paths.link(LAYERS, digest) for digest in (alias, canonical)}
     assert {f"{LAYERS}/{path}" for path in files_below(driver, LAYERS)} == links
@@ -127,7 +128,7 @@ def test_blob_declared_as_sha512_has_two_links_that_hold_the_canonical_digest(
 def test_digest_given_to_the_commit_is_what_counts(
     repository: Repository, writer: BlobWriter
 ) -> None:
-    writer.write(SMALL)
+    append(writer, SMALL)
     writer.commit(Digest.of(SMALL, "sha384"))
     assert repository.layers.resolve(Digest.of(SMALL, "sha384")) == Digest.of(SMALL)
 
@@ -135,7 +136,7 @@ def test_digest_given_to_the_commit_is_what_counts(
 def test_committed_blob_is_linked_in_its_repository_alone(
     driver: StorageDriver, writer: BlobWriter
 ) -> None:
-    writer.write(SMALL)
+    append(writer, SMALL)
     digest = writer.commit().digest
     other = Repository(driver, BlobStore(driver), RepositoryName("other"))
     with pytest.raises(BlobUnknown):
@@ -146,7 +147,7 @@ def test_committed_blob_is_linked_in_its_repository_alone(
 def test_commit_leaves_nothing_of_the_upload(
     driver: StorageDriver, writer: BlobWriter, content: bytes
 ) -> None:
-    writer.write(content)
+    append(writer, content)
     writer.commit()
     assert files_below(driver, UPLOADS) == set()
 
@@ -154,7 +155,7 @@ def test_commit_leaves_nothing_of_the_upload(
 def test_large_blob_is_moved_into_place_and_not_copied(
     troubled: TroubledDriver, writer: BlobWriter
 ) -> None:
-    writer.write(LARGE)
+    append(writer, LARGE)
     writer.commit()
     assert "writer.move_to" in troubled.methods("/data")
     assert not {"open", "read_at", "writer.read_at"} & set(troubled.methods("/data"))
@@ -188,7 +189,7 @@ def test_mismatch_publishes_nothing(
     begin: Callable[[Repository], BlobWriter],
 ) -> None:
     with begin(repository) as writer:
-        writer.write(content)
+        append(writer, content)
         with pytest.raises(ContentMismatch):
             writer.commit()
     assert files_below(driver, paths.BLOBS) == set()
@@ -205,10 +206,10 @@ def test_upload_with_a_mismatch_can_be_completed(
 ) -> None:
     whole = content + b"the end"
     with begin(repository) as writer:
-        writer.write(content)
+        append(writer, content)
         with pytest.raises(ContentMismatch):
             writer.commit()
-        writer.write(b"the end")
+        append(writer, b"the end")
         writer.declare(UploadRecord(digest=Digest.of(whole), size=len(whole)))
         writer.commit()
     assert blob_content(driver, Digest.of(whole)) == whole
@@ -217,7 +218,7 @@ def test_upload_with_a_mismatch_can_be_completed(
 def test_mismatch_with_the_digest_given_to_the_commit_is_no_declaration(
     writer: BlobWriter,
 ) -> None:
-    writer.write(SMALL)
+    append(writer, SMALL)
     with pytest.raises(ContentMismatch):
         writer.commit(EMPTY)
     assert writer.commit().digest == Digest.of(SMALL)
@@ -225,7 +226,7 @@ def test_mismatch_with_the_digest_given_to_the_commit_is_no_declaration(
 
 def test_mismatch_names_the_upload(repository: Repository) -> None:
     with repository.uploads.create(name="layer.tar", digest=EMPTY) as writer:
-        writer.write(SMALL)
+        append(writer, SMALL)
         with pytest.raises(ContentMismatch, match=f"{APP}.*layer.tar.*{EMPTY}"):
             writer.commit()
 
@@ -250,7 +251,7 @@ def test_blob_that_is_there_is_kept(
     digest = Digest.of(content)
     driver.put_content(paths.blob_data(digest), content)
     before = driver.stat(paths.blob_data(digest))
-    writer.write(content)
+    append(writer, content)
     writer.commit()
     assert driver.stat(paths.blob_data(digest)) == before
     assert "move" not in troubled.methods("/data")
@@ -263,21 +264,21 @@ def test_blob_of_another_size_is_replaced(
     driver: StorageDriver, writer: BlobWriter, content: bytes, torn: bytes
 ) -> None:
     driver.put_content(paths.blob_data(Digest.of(content)), torn)
-    writer.write(content)
+    append(writer, content)
     writer.commit()
     assert blob_content(driver, Digest.of(content)) == content
 
 
 def test_damaged_link_is_written_anew(driver: StorageDriver, writer: BlobWriter) -> None:
     driver.put_content(paths.link(LAYERS, Digest.of(SMALL)), b"")
-    writer.write(SMALL)
+    append(writer, SMALL)
     writer.commit()
     assert broken_links(driver) == []
 
 
 @each_size
 def test_cancel_leaves_nothing(driver: StorageDriver, writer: BlobWriter, content: bytes) -> None:
-    writer.write(content)
+    append(writer, content)
     writer.cancel()
     assert files_below(driver, paths.ROOT) == set()
 
@@ -285,7 +286,7 @@ def test_cancel_leaves_nothing(driver: StorageDriver, writer: BlobWriter, conten
 def test_cancel_of_a_suspended_upload_leaves_nothing(
     driver: StorageDriver, writer: BlobWriter
 ) -> None:
-    writer.write(SMALL)
+    append(writer, SMALL)
     writer.suspend()
     writer.cancel()
     assert files_below(driver, paths.ROOT) == set()
@@ -303,13 +304,13 @@ def test_cancel_of_a_resumed_upload_leaves_nothing(
 def test_nothing_but_close_can_be_done_after_the_end(
     writer: BlobWriter, content: bytes, end: str
 ) -> None:
-    writer.write(content)
+    append(writer, content)
     getattr(writer, end)()
     acts: list[Callable[[], object]] = [
         writer.commit,
         writer.cancel,
         writer.suspend,
-        lambda: writer.write(b"late"),
+        lambda: append(writer, b"late"),
         lambda: writer.truncate(0),
         lambda: writer.read_at(0, 1),
         lambda: writer.declare(UploadRecord("late")),
@@ -331,28 +332,28 @@ def test_upload_begins_now(writer: BlobWriter) -> None:
 def test_matches_as_soon_as_the_declared_bytes_are_there(repository: Repository) -> None:
     writer = repository.uploads.create(digest=Digest.of(b"whole"))
     assert not writer.matches()
-    writer.write(b"who")
+    append(writer, b"who")
     assert not writer.matches()
-    writer.write(b"le")
+    append(writer, b"le")
     assert writer.matches()
-    writer.write(b"!")
+    append(writer, b"!")
     assert not writer.matches()
 
 
 def test_what_was_not_declared_never_matches(writer: BlobWriter) -> None:
-    writer.write(SMALL)
+    append(writer, SMALL)
     assert not writer.matches()
 
 
 def test_bytes_of_another_size_than_declared_do_not_match(repository: Repository) -> None:
     writer = repository.uploads.create(digest=Digest.of(SMALL), size=1)
-    writer.write(SMALL)
+    append(writer, SMALL)
     assert not writer.matches()
 
 
 @each_size
 def test_read_at_shows_what_was_received(writer: BlobWriter, content: bytes) -> None:
-    writer.write(content)
+    append(writer, content)
     assert writer.read_at(0, 10) == content[:10]
     assert writer.read_at(len(content) - 5, 10) == content[-5:]
     assert writer.read_at(len(content), 10) == b""
@@ -361,7 +362,7 @@ def test_read_at_shows_what_was_received(writer: BlobWriter, content: bytes) -> 
 def test_declaration_is_kept_with_a_stored_upload(
     repository: Repository, writer: BlobWriter
 ) -> None:
-    writer.write(SMALL)
+    append(writer, SMALL)
     writer.suspend()
     record = UploadRecord("layer.tar", Digest.of(SMALL), len(SMALL))
     writer.declare(record)
@@ -373,12 +374,12 @@ def test_declaration_is_kept_until_the_upload_is_stored(
 ) -> None:
     record = UploadRecord("layer.tar", Digest.of(SMALL, "sha512"), len(SMALL))
     writer.declare(record)
-    writer.write(SMALL)
+    append(writer, SMALL)
     writer.close()
     assert replace(repository.uploads.record(writer.id), fingerprint="") == record
 
 
 def test_digest_may_be_declared_after_the_bytes(writer: BlobWriter) -> None:
-    writer.write(LARGE)
+    append(writer, LARGE)
     writer.declare(UploadRecord(digest=Digest.of(LARGE, "sha512")))
     assert writer.commit().digest == Digest.of(LARGE)

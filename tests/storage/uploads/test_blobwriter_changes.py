@@ -13,13 +13,13 @@ from blobfs.storage.uploads.buffer import IN_MEMORY
 from tests.storage.uploads.test_blobwriter_resume import state_of
 from tests.support.failing_driver import Call, TroubledDriver
 from tests.support.layout import APP, Layout
-from tests.support.uploads import LARGE, SMALL, begun, blob_content, states
+from tests.support.uploads import LARGE, SMALL, append, begun, blob_content, states
 
 
 @pytest.fixture(params=["in memory", "in storage"])
 def writer(request: pytest.FixtureRequest, repository: Repository) -> BlobWriter:
     writer = repository.uploads.create()
-    writer.write(b"0123456789")
+    append(writer, b"0123456789")
     if request.param == "in storage":
         writer.suspend()
     return writer
@@ -68,7 +68,7 @@ def test_truncated_bytes_are_committed(
 
 def test_upload_can_start_again(writer: BlobWriter) -> None:
     writer.truncate(0)
-    writer.write(b"anew")
+    append(writer, b"anew")
     assert writer.commit().digest == Digest.of(b"anew")
 
 
@@ -97,7 +97,7 @@ def test_gap_too_long_to_be_hashed_at_once_is_hashed_by_the_commit(writer: BlobW
 def test_bytes_after_a_gap_still_match_what_was_declared(repository: Repository) -> None:
     expected = LARGE + bytes(5) + b"end"
     writer = repository.uploads.create(digest=Digest.of(expected))
-    writer.write(LARGE)
+    append(writer, LARGE)
     writer.write_at(len(LARGE) + 5, b"end")
     assert writer.matches()
 
@@ -155,7 +155,7 @@ def test_states_of_what_does_not_change_stay(
 
 def test_append_only_storage_refuses_a_rewrite(append_only: Repository) -> None:
     writer = append_only.uploads.create()
-    writer.write(LARGE)
+    append(writer, LARGE)
     with pytest.raises(AppendOnly):
         writer.write_at(0, b"!")
 
@@ -163,10 +163,10 @@ def test_append_only_storage_refuses_a_rewrite(append_only: Repository) -> None:
 @pytest.mark.parametrize("change", ["rewrite", "truncate"])
 def test_refused_change_takes_nothing_from_the_upload(append_only: Repository, change: str) -> None:
     writer = append_only.uploads.create(digest=Digest.of(LARGE + b"end"))
-    writer.write(LARGE)
+    append(writer, LARGE)
     with pytest.raises(AppendOnly):
         writer.write_at(0, b"!") if change == "rewrite" else writer.truncate(5)
-    writer.write(b"end")
+    append(writer, b"end")
     assert writer.matches()
     assert writer.commit().digest == Digest.of(LARGE + b"end")
 
@@ -175,7 +175,7 @@ def test_refused_change_leaves_the_saved_states(
     driver: StorageDriver, append_only: Repository
 ) -> None:
     writer = append_only.uploads.create()
-    writer.write(LARGE)
+    append(writer, LARGE)
     writer.suspend()
     with pytest.raises(AppendOnly):
         writer.write_at(0, b"!")
@@ -184,23 +184,23 @@ def test_refused_change_leaves_the_saved_states(
 
 def test_append_only_storage_can_fill_a_gap(append_only: Repository) -> None:
     writer = append_only.uploads.create()
-    writer.write(LARGE)
+    append(writer, LARGE)
     writer.write_at(len(LARGE) + 2**20 + 5, b"end")
     assert writer.commit().digest == Digest.of(LARGE + bytes(2**20 + 5) + b"end")
 
 
 def test_append_only_storage_can_start_again(append_only: Repository) -> None:
     writer = append_only.uploads.create()
-    writer.write(LARGE)
+    append(writer, LARGE)
     writer.truncate(0)
-    writer.write(b"anew")
+    append(writer, b"anew")
     assert writer.commit().digest == Digest.of(b"anew")
 
 
 def test_gap_that_fails_half_way_can_be_gone_on_with(driver: StorageDriver) -> None:
     troubled = TroubledDriver(driver, append_only=True)
     writer = Repository(troubled, BlobStore(troubled), APP).uploads.create()
-    writer.write(LARGE)
+    append(writer, LARGE)
     troubled.fail_at = len(troubled.calls) + 2
     end = len(LARGE) + 2 * 2**20
     with pytest.raises(StorageUnavailable):

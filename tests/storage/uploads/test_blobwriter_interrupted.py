@@ -15,7 +15,7 @@ from blobfs.storage.repository import Repository
 from blobfs.storage.uploads.blobwriter import BlobWriter
 from tests.support.failing_driver import Call, TroubledDriver
 from tests.support.layout import APP
-from tests.support.uploads import SMALL, begun, blob_content, states
+from tests.support.uploads import SMALL, append, begun, blob_content, states
 
 MIB = 2**20
 CONTENT = bytes(range(256)) * (8 * MIB // 256)
@@ -102,9 +102,9 @@ def test_hole_is_hashed_without_being_read(tmp_path: Path) -> None:
     """
     driver = FilesystemDriver.below(tmp_path)
     writer = Repository(driver, BlobStore(driver), APP).uploads.create()
-    writer.write(SMALL)
+    append(writer, SMALL)
     writer.truncate(100 * MIB)
-    writer.write(SMALL)
+    append(writer, SMALL)
     writer.truncate(200 * MIB + 5)
     before = _read_by_this_process()
     descriptor = writer.commit()

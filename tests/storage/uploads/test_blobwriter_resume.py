@@ -19,6 +19,7 @@ from tests.support.layout import APP, Layout
 from tests.support.uploads import (
     LARGE,
     SMALL,
+    append,
     begun,
     blob_content,
     broken_links,
@@ -56,7 +57,7 @@ def test_resumed_upload_has_what_was_received(
 def test_resumed_upload_is_as_it_was_declared(repository: Repository, another: Repository) -> None:
     digest = Digest.of(WHOLE)
     with repository.uploads.create(name="layer.tar", digest=digest, size=len(WHOLE)) as writer:
-        writer.write(SMALL)
+        append(writer, SMALL)
     resumed = another.uploads.resume(writer.id)
     declared = UploadRecord("layer.tar", digest, len(WHOLE))
     assert replace(resumed.record, fingerprint="") == declared
@@ -70,7 +71,7 @@ def test_resumed_upload_goes_on_where_it_stopped(
     driver: StorageDriver, repository: Repository, another: Repository
 ) -> None:
     writer = another.uploads.resume(begun(repository))
-    writer.write(b" and more")
+    append(writer, b" and more")
     assert writer.commit().digest == Digest.of(WHOLE)
     assert blob_content(driver, Digest.of(WHOLE)) == WHOLE
 
@@ -83,7 +84,7 @@ def test_resumed_upload_is_committed_without_reading_it(
     upload_id = begun(repository, digest=digest)
     troubled.calls.clear()
     writer = repository.uploads.resume(upload_id)
-    writer.write(b" and more")
+    append(writer, b" and more")
     assert writer.matches()
     writer.commit()
     assert not READS & set(troubled.methods("/data"))
@@ -93,9 +94,9 @@ def test_suspended_upload_goes_on_in_the_same_writer(
     troubled: TroubledDriver, repository: Repository
 ) -> None:
     writer = repository.uploads.create()
-    writer.write(SMALL)
+    append(writer, SMALL)
     writer.suspend()
-    writer.write(b" and more")
+    append(writer, b" and more")
     assert writer.commit().digest == Digest.of(WHOLE)
     assert not READS & set(troubled.methods("/data"))
 
@@ -104,7 +105,7 @@ def test_suspended_upload_can_be_resumed_by_another_while_its_writer_is_open(
     repository: Repository, another: Repository
 ) -> None:
     writer = repository.uploads.create()
-    writer.write(SMALL)
+    append(writer, SMALL)
     writer.suspend()
     assert another.uploads.resume(writer.id).size == len(SMALL)
 
@@ -113,7 +114,7 @@ def test_second_suspension_without_a_write_asks_nothing_of_the_storage(
     troubled: TroubledDriver, repository: Repository
 ) -> None:
     writer = repository.uploads.create()
-    writer.write(SMALL)
+    append(writer, SMALL)
     writer.suspend()
     troubled.calls.clear()
     writer.suspend()
@@ -151,7 +152,7 @@ def test_suspension_saves_the_state_after_the_bytes_are_durable(
 def test_only_the_latest_state_is_kept(driver: StorageDriver, repository: Repository) -> None:
     writer = repository.uploads.create(digest=Digest.of(WHOLE, "sha512"))
     for size in (0, 5, 9):
-        writer.write(bytes(size - writer.size))
+        append(writer, bytes(size - writer.size))
         writer.suspend()
     assert states(driver, writer.id, "sha256") == {"9"}
     assert states(driver, writer.id, "sha512") == {"9"}
@@ -204,7 +205,7 @@ def test_upload_whose_state_is_no_use_is_read_again(
     upload_id = begun(repository, digest=Digest.of(WHOLE))
     spoil(layout, state_of(upload_id, SMALL)[0])
     writer = repository.uploads.resume(upload_id)
-    writer.write(b" and more")
+    append(writer, b" and more")
     assert not writer.matches()
     assert writer.commit().digest == Digest.of(WHOLE)
 
@@ -238,7 +239,7 @@ def test_state_of_bytes_that_a_crash_took_is_never_trusted(
     layout.put(*state_of(upload_id, SMALL + b"lost"))
     layout.driver.delete(state_of(upload_id, SMALL)[0])  # so that none is saved meanwhile
     with repository.uploads.resume(upload_id) as writer:
-        writer.write(b" and more")
+        append(writer, b" and more")
     resumed = repository.uploads.resume(upload_id)
     assert resumed.commit().digest == Digest.of(WHOLE)
 
@@ -248,7 +249,7 @@ def test_data_cut_short_by_a_crash_are_gone_on_with(layout: Layout, repository: 
     layout.put(paths.upload_data(APP, upload_id), SMALL[:5])
     writer = repository.uploads.resume(upload_id)
     assert writer.size == 5
-    writer.write(WHOLE[5:])
+    append(writer, WHOLE[5:])
     assert writer.commit().digest == Digest.of(WHOLE)
 
 
@@ -258,7 +259,7 @@ def test_upload_that_never_got_a_byte_can_be_resumed(
     layout.put(paths.upload_startedat(APP, "begun"), b"2024-02-29T12:00:00Z")
     with repository.uploads.resume("begun") as writer:
         assert writer.size == 0
-        writer.write(SMALL)
+        append(writer, SMALL)
         assert writer.commit().digest == Digest.of(SMALL)
 
 
@@ -303,14 +304,14 @@ def test_complete_upload_can_be_read(complete: BlobWriter) -> None:
 
 def test_complete_upload_takes_no_more(complete: BlobWriter) -> None:
     with pytest.raises(ReadOnly):
-        complete.write(b"more")
+        append(complete, b"more")
     with pytest.raises(ReadOnly):
         complete.truncate(1)
 
 
 def test_complete_upload_can_be_started_again(driver: StorageDriver, complete: BlobWriter) -> None:
     complete.truncate(0)
-    complete.write(SMALL)
+    append(complete, SMALL)
     complete.commit()
     assert blob_content(driver, Digest.of(SMALL)) == SMALL
     assert files_below(driver, paths.uploads(APP)) == set()
@@ -361,7 +362,7 @@ def test_complete_upload_whose_blob_was_torn_has_received_nothing(
     layout.put(paths.blob_data(Digest.of(SMALL)), b"")
     writer = repository.uploads.resume(complete.id)
     assert writer.size == repository.uploads.stat(complete.id).size == 0
-    writer.write(SMALL)
+    append(writer, SMALL)
     writer.commit()
     assert repository.layers.get(Digest.of(SMALL)) == SMALL
 
@@ -372,7 +373,7 @@ def test_upload_whose_data_were_removed_is_not_begun_anew(
     writer = repository.uploads.resume(begun(repository))
     layout.driver.delete(paths.upload_data(APP, writer.id))
     with pytest.raises(Stale):
-        writer.write(b" and more")
+        append(writer, b" and more")
     assert files_below(driver, paths.BLOBS) == set()
 
 
@@ -382,7 +383,7 @@ def test_upload_that_another_writer_went_on_with_is_not_written(
     writer = repository.uploads.resume(begun(repository))
     layout.put(paths.upload_data(APP, writer.id), WHOLE)
     with pytest.raises((Busy, Stale)):
-        writer.write(b" and other")
+        append(writer, b" and other")
     assert another.uploads.resume(writer.id).commit().digest == Digest.of(WHOLE)
 
 
@@ -391,7 +392,7 @@ def test_upload_that_another_writer_added_to_is_not_published(
     driver: StorageDriver, layout: Layout, repository: Repository
 ) -> None:
     writer = repository.uploads.resume(begun(repository))
-    writer.write(b" and more")
+    append(writer, b" and more")
     with layout.driver.append(paths.upload_data(APP, writer.id)) as other:
         other.rewrite(0, bytes(100))
     with pytest.raises((ContentMismatch, Busy)):
