@@ -33,7 +33,7 @@ def _taken(cls: type, section: str) -> Iterator[str]:
             yield from _taken(each.type, name)
         else:
             version = _VERSIONS.get(each.key.only, each.key.only)
-            default = _default(getattr(defaults, each.name))
+            default = _default(getattr(defaults, each.attribute))
             secret = "; secret" if each.key.is_secret else ""
             yield f"| `{name}` | {version} | {default} | {each.key.use}{secret} |"
 

@@ -210,7 +210,7 @@ def _bucket(driver: str, model: Model, origins: Origins) -> S3Options:
     if not given.bucket:
         raise origins.refusal(f"storage.{driver}.bucket", "is missing")
     parameters = {
-        each.name: _parameter(getattr(given, each.name))
+        each.name: _parameter(getattr(given, each.attribute))
         for each in fields_of(S3)
         if f"storage.{driver}.{each.name}" in origins
         and not (each.key and each.key.is_secret)

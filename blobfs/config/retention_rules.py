@@ -13,58 +13,90 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from blobfs.config import yaml_file
-from blobfs.config.yaml_file import Section
+from blobfs.config.schema import Loader, Origins, fields_of, taken
+from blobfs.config.yaml_file import Value
 from blobfs.maintenance.retention import Rule
 
-_KEYS: Final = ("repositories", "remove", "keep", "keep-last", "keep-within")
 _DURATION: Final = re.compile(r"(\d{1,6})([smhdw])")
 _UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSection:
+    """A rule."""
+
+    repositories: str = taken(".*", "the repositories")
+    remove: tuple[str, ...] = taken((), "the tags to remove")
+    keep: tuple[str, ...] = taken((), "the tags to keep")
+    keep_last: int = taken(0, "the newest tags to keep")
+    keep_within: str = taken("", "the age of tags to keep")
+
+
+@dataclass(frozen=True, slots=True)
+class RulesFile:
+    """The file."""
+
+    rules: tuple[RuleSection, ...] = ()
 
 
 def read(path: Path) -> list[Rule]:
     """Read the rules in the file at *path*; raises MountRefused."""
     root = yaml_file.read(path)
-    _refuse_unknown(root, ("rules",))
-    rules = [_rule(section) for section in root.sections("rules")]
+    loader = Loader(str(path))
+    file = loader.load(RulesFile, root)
+    _refuse_unknown(root, loader.origins)
+    rules = [_rule(rule, f"rules[{i}]", loader.origins) for i, rule in enumerate(file.rules)]
     if not any(rule.removes for rule in rules):
-        raise root.refusal("rules", "say what to keep only: add remove, keep-last or keep-within")
+        raise loader.origins.refusal(
+            "rules", "say what to keep only: add remove, keep-last or keep-within"
+        )
     return rules
 
 
-def _rule(section: Section) -> Rule:
-    _refuse_unknown(section, _KEYS)
+def _refuse_unknown(root: Value, origins: Origins) -> None:
+    """Raise MountRefused for a misspelt key: tags would go that it should have kept."""
+    for origin, name, key, known in _keys(root):
+        if key not in known:
+            origins[name] = origin
+            raise origins.refusal(name, f"is not known; a rule has {', '.join(known)}")
+
+
+def _keys(root: Value) -> Iterator[tuple[str, str, str, list[str]]]:
+    """Yield the origin, full name and name of each key, and the names that are known there."""
+    for key, value in (root.mapping or {}).items():
+        yield value.origin, key, key, ["rules"]
+        for i, rule in enumerate(value.items or ()):
+            known = [field.name for field in fields_of(RuleSection)]
+            for name, below in (rule.mapping or {}).items():
+                yield below.origin, f"rules[{i}].{name}", name, known
+
+
+def _rule(rule: RuleSection, name: str, origins: Origins) -> Rule:
+    def patterns(key: str, texts: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
+        try:
+            return tuple(re.compile(text) for text in texts)
+        except re.error as exc:
+            raise origins.refusal(f"{name}.{key}", f"is not a regular expression: {exc}") from None
+
     return Rule(
-        _pattern(section, "repositories", section.text("repositories") or ".*"),
-        tuple(_pattern(section, "remove", text) for text in section.texts("remove")),
-        tuple(_pattern(section, "keep", text) for text in section.texts("keep")),
-        section.number("keep-last"),
-        _seconds(section),
+        patterns("repositories", (rule.repositories,))[0],
+        patterns("remove", rule.remove),
+        patterns("keep", rule.keep),
+        rule.keep_last,
+        _seconds(rule.keep_within, f"{name}.keep-within", origins),
     )
 
 
-def _refuse_unknown(section: Section, known: tuple[str, ...]) -> None:
-    """Raise MountRefused for a misspelt key: tags would go that it should have kept."""
-    for key in section.names():
-        if key not in known:
-            raise section.refusal(key, f"is not known; a rule has {', '.join(known)}")
-
-
-def _pattern(section: Section, key: str, text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as exc:
-        raise section.refusal(key, f"is not a regular expression: {exc}") from None
-
-
-def _seconds(section: Section) -> float:
-    text = section.text("keep-within")
+def _seconds(text: str, name: str, origins: Origins) -> float:
     if not text:
         return 0.0
     found = _DURATION.fullmatch(text)
     if found is None:
-        raise section.refusal("keep-within", "must be a duration such as 12h, 90d or 8w")
+        raise origins.refusal(name, "must be a duration such as 12h, 90d or 8w")
     return float(found[1]) * _UNITS_S[found[2]]

@@ -61,9 +61,10 @@ def taken(default: object, use: str, **properties: Any) -> Any:  # noqa: ANN401 
 
 
 class Field(NamedTuple):
-    """A field of a section."""
+    """A field of a section; a key is called ``keep-last`` if its attribute is ``keep_last``."""
 
     name: str
+    attribute: str
     type: Any
     key: Key | None
 
@@ -72,7 +73,8 @@ def fields_of(cls: type) -> Iterator[Field]:
     """Yield the fields of a section, in the order of their declaration."""
     types = get_type_hints(cls)
     for each in fields(cls):
-        yield Field(each.name, types[each.name], each.metadata.get("key"))
+        name = each.name.replace("_", "-")
+        yield Field(name, each.name, types[each.name], each.metadata.get("key"))
 
 
 def item_section(kind: Any) -> type | None:  # noqa: ANN401  (an annotation)
@@ -124,7 +126,7 @@ class Loader:
             if found is not None and not found.is_empty:
                 full = f"{name}.{each.name}".strip(".")
                 self.origins[full] = found.origin
-                given[each.name] = self._converted(each, found, full)
+                given[each.attribute] = self._converted(each, found, full)
         return cls(**given)
 
     def _converted(self, each: Field, value: Value, name: str) -> object:
@@ -237,7 +239,7 @@ def entries(loaded: object, origins: Mapping[str, str], name: str = "") -> Itera
     """Yield the keys of the section *loaded* and of the sections in it."""
     for each in fields_of(type(loaded)):
         full = f"{name}.{each.name}".strip(".")
-        value: Any = getattr(loaded, each.name)
+        value: Any = getattr(loaded, each.attribute)
         if is_dataclass(value):
             yield from entries(value, origins, full)
         elif item_section(each.type) is not None:
