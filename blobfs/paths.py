@@ -185,6 +185,15 @@ def parse(path: str) -> Place:
     raise PathInvalid(f"not a file of the registry's layout: {path}")
 
 
+def digest_of_blob(path: str) -> Digest | None:
+    """Return the digest of the blob whose data file has *path*; None for another path."""
+    match = _PATTERNS[Kind.BLOB_DATA].fullmatch(path)
+    try:
+        return None if match is None else Digest(match["algorithm"], match["hex"])
+    except DigestInvalid:
+        return None
+
+
 def _place(kind: Kind, part: dict[str, str]) -> Place:
     algorithm = part.get("algorithm")
     return Place(

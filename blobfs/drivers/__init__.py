@@ -3,13 +3,14 @@
 blobfs works on the storage of a registry that may run at the same time, and that other programs
 back up, collect and move. The storage code above needs one small set of operations with the same
 behaviour on every backend: read a range, replace a small file, append to an upload, rename, list.
-``base`` defines it after the contract of distribution's drivers; ``objectstore`` adds flat
-listings. A suite in ``tests/drivers`` checks every driver and every wrapper against it.
+``base`` defines it after the contract of distribution's drivers. ``resumable`` and ``objectstore``
+add the operations of some backends only: unfinished files, flat listings. A suite in
+``tests/drivers`` checks every driver and every wrapper against it.
 
 Drivers: ``filesystem`` (with ``localfile``, ``openat2``, ``submounts``, ``ownership``,
 ``temporaries`` and ``filelock``), ``s3`` and ``inmemory``. Features are wrappers, so that each
-driver stays small: ``checked`` validates paths, ``measured`` records durations, ``prefetch``
-fetches ahead. ``factory`` creates a driver from a storage's URL.
+driver stays small: ``base_driver`` validates paths and records durations, ``prefetch`` fetches
+ahead. ``factory`` creates a driver from a storage's URL.
 
 Invariants:
 

@@ -11,21 +11,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
-from blobfs.errors import AccessDenied, AppendOnly, PathNotFound, Unsupported
+from blobfs.errors import AppendOnly, PathNotFound, Unsupported
 
 
 class FileInfo(NamedTuple):
     """A path's attributes. *size* is in bytes, and 0 for a directory.
 
-    *mtime_ns* is in nanoseconds since the epoch, and 0 if the backend does not know it.
+    *mtime_ns* is in nanoseconds since the epoch, and 0 if the backend does not know it. *identity*
+    is that of a stored directory: another directory at its path has another. It is None for a file,
+    and if the backend does not store directories.
     """
 
     path: str
     size: int
     is_dir: bool
     mtime_ns: int
+    identity: object = None
 
 
 class DirEntry(NamedTuple):
@@ -213,26 +216,21 @@ class FileWriter(Closing):
         """Make the written bytes durable for a later ``append``; they need not be readable."""
 
 
-class Unfinished(NamedTuple):
-    """An unfinished file: a multipart upload of an object store, or a temporary file.
-
-    *began* is in seconds since the epoch.
-    """
-
-    path: str
-    token: str
-    began: float
-
-
 class StorageDriver(ABC):
     """Stores files by absolute path. Thread-safe.
 
     Directories are created with their files, and may remain after their last file. A path is ``/``
     or components of ``[A-Za-z0-9._-]+``, each after a slash, neither ``.`` nor ``..``;
-    ``CheckedDriver`` checks this for all drivers. *name* is distribution's name of the driver.
+    ``BaseDriver`` checks this for all drivers. *name* is distribution's name of the driver.
     """
 
     name: str
+
+    is_local: bool
+    """True if calls are short enough for an event loop (microseconds).
+
+    On an event loop a call that may take longer raises TakesLong, without a change.
+    """
 
     is_object_store: bool = False
     """True if a file is an object, which is replaced atomically as a whole.
@@ -241,46 +239,16 @@ class StorageDriver(ABC):
     directory exists as long as files are below it.
     """
 
-    @property
-    @abstractmethod
-    def is_local(self) -> bool:
-        """True if calls are short enough for an event loop (microseconds).
-
-        On an event loop a call that may take longer raises TakesLong, without a change.
-        """
-
-    def confirm(self) -> None:
-        """Check by a request that the storage answers; raises AccessDenied, StorageUnavailable."""
-        self.stat_now("/")
-
-    def write_refusal(self, path: str) -> str | None:
-        """The reason why *path* may not be written, or None; checked without writing."""
-        return None
-
-    def identity(self, path: str) -> object:
-        """The identity of the directory at *path*; another directory there has another.
-
-        None if the backend does not store directories. Raises PathNotFound.
-        """
-        return None
-
     @abstractmethod
     def stat(self, path: str) -> FileInfo:
-        """The attributes of a file or directory; raises PathNotFound."""
+        """The attributes of a file or directory; raises PathNotFound.
 
-    def stat_now(self, path: str) -> FileInfo:
-        """``stat`` of a file in the storage itself, never from a cache, for writers.
-
-        Raises PathNotFound, and may raise it for a directory.
+        For ``/`` it checks that the storage answers; raises AccessDenied, StorageUnavailable.
         """
-        return self.stat(path)
 
-    def prefetch(self, paths: Sequence[str]) -> None:  # noqa: B027  (where a stat is cheap)
-        """Load the attributes of *paths* into a cache, by fewer requests than by ``stat``."""
-
-    def is_known_to_hold(self, path: str, content: bytes) -> bool:
-        """True if a cache shows, without a request, that the file's content is *content*."""
-        return False
+    def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
+        """``stat`` of each path, in their order; None for a missing one."""
+        return [stat_or_none(self, path) for path in paths]
 
     @abstractmethod
     def listdir(self, path: str) -> Iterator[DirEntry]:
@@ -291,26 +259,20 @@ class StorageDriver(ABC):
         """
 
     @abstractmethod
-    def open(self, path: str) -> FileReader:
-        """Open a file to read it; raises PathNotFound, NotAFile."""
+    def open(self, path: str, size: int | None = None) -> FileReader:
+        """Open a file to read it; raises PathNotFound, NotAFile.
 
-    def open_of_size(self, path: str, size: int) -> FileReader:
-        """``open`` a file whose *size* in bytes is known.
-
-        If opening costs a request, it is omitted, and reading raises PathNotFound, FileChanged.
+        *size* in bytes is given if it is known. If opening costs a request, it is omitted then, and
+        reading raises PathNotFound, FileChanged.
         """
-        return self.open(path)
 
-    def redirect_url(self, path: str) -> str | None:
-        """A presigned URL by which any client may fetch the file for a limited time.
+    def read_at(self, path: str, offset: int, size: int) -> bytes:
+        """Read up to *size* bytes from *offset*; short or empty only at the end.
 
-        The file need not exist. None if the backend has no such URLs. The URL is a secret: it must
-        not be logged.
+        Raises PathNotFound, NotAFile.
         """
-        return None
-
-    def invalidate(self, path: str) -> None:  # noqa: B027  (most have no cache)
-        """Invalidate the cached bytes of a file, as they were wrong."""
+        with self.open(path) as reader:
+            return reader.read_at(offset, size)
 
     @abstractmethod
     def put_content(self, path: str, content: bytes) -> None:
@@ -344,17 +306,6 @@ class StorageDriver(ABC):
         With the *token* of that writer, no other writer's bytes are continued.
         """
 
-    def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
-        """The attributes of the file that ``append`` would continue; raises PathNotFound."""
-        return self.stat(path)
-
-    def unfinished(self, path: str) -> Iterator[Unfinished]:
-        """List the unfinished files, hidden elsewhere, whose paths begin with *path*."""
-        return iter(())
-
-    def abandon(self, unfinished: Unfinished) -> None:  # noqa: B027  (there is none)
-        """Remove a file that ``unfinished`` listed; a missing one is no error."""
-
     @abstractmethod
     def move(self, source: str, target: str) -> None:
         """Rename a file, replacing *target*; a failure changes neither.
@@ -376,63 +327,26 @@ class StorageDriver(ABC):
         A missing directory is no error. A file that is created meanwhile is never lost.
         """
 
-    @abstractmethod
-    def capacity(self) -> Capacity | None:
-        """The backend's capacity; None if it has no known bound."""
-
     def close(self) -> None:  # noqa: B027  (most drivers hold nothing)
         """Release the driver's resources; it is not used again."""
 
-    def get_content(self, path: str) -> bytes:
-        """Read a small file as a whole; raises PathNotFound, NotAFile."""
-        with self.open(path) as reader:
-            return b"".join(reader.chunks())
 
-    def read_at(self, path: str, offset: int, size: int) -> bytes:
-        """Read up to *size* bytes from *offset*; short or empty only at the end.
+@runtime_checkable
+class Bounded(Protocol):
+    """A driver whose storage may have a known bound."""
 
-        Raises PathNotFound, NotAFile.
-        """
-        with self.open(path) as reader:
-            return reader.read_at(offset, size)
+    def capacity(self) -> Capacity | None:
+        """The storage's capacity; None if it has no known bound."""
 
-    def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
-        """``stat`` of each path, in their order; None for a missing one."""
-        return [self._stat_or_none(path) for path in paths]
 
-    def _stat_or_none(self, path: str) -> FileInfo | None:
-        try:
-            return self.stat(path)
-        except PathNotFound:
-            return None
+def capacity_of(driver: StorageDriver) -> Capacity | None:
+    """The capacity of a driver's storage; None if it has no known bound."""
+    return driver.capacity() if isinstance(driver, Bounded) else None
 
-    def walk(self, path: str) -> Iterator[FileInfo]:
-        """List all files and directories below *path*, a directory before its children.
 
-        A file that is created or removed meanwhile may or may not be listed. Files without
-        permission are omitted. Raises PathNotFound.
-        """
-        pending = [self._children(path)]
-        while pending:
-            child = next(pending[-1], None)
-            if child is None:
-                pending.pop()
-            elif (info := self._stat_if_allowed(child)) is not None:
-                yield info
-                if info.is_dir:
-                    pending.append(self._children(child, missing_ok=True))
-
-    def _stat_if_allowed(self, path: str) -> FileInfo | None:
-        try:
-            return self._stat_or_none(path)
-        except AccessDenied:
-            return None
-
-    def _children(self, path: str, *, missing_ok: bool = False) -> Iterator[str]:
-        base = path.rstrip("/")
-        try:
-            return iter(sorted(f"{base}/{entry.name}" for entry in self.listdir(path)))
-        except PathNotFound:
-            if missing_ok:
-                return iter(())
-            raise
+def stat_or_none(driver: StorageDriver, path: str) -> FileInfo | None:
+    """The attributes of a path; None for a missing one."""
+    try:
+        return driver.stat(path)
+    except PathNotFound:
+        return None

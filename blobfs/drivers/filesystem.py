@@ -14,15 +14,16 @@ from typing import Final
 from blobfs.concurrency import refuse_to_take_long
 from blobfs.drivers import openat2, ownership
 from blobfs.drivers.base import (
+    Bounded,
     Capacity,
     DirEntry,
     FileInfo,
     FileReader,
     FileWriter,
     StorageDriver,
-    Unfinished,
 )
 from blobfs.drivers.localfile import LocalReader, LocalWriter, os_errors, size_of_file
+from blobfs.drivers.resumable import ResumableUploads, Unfinished
 from blobfs.drivers.submounts import Submounts, is_on_local
 from blobfs.drivers.temporaries import (
     closed_on_failure,
@@ -54,7 +55,7 @@ _DISCONNECTED: Final = {errno.ENOTCONN, errno.ESTALE}
 _NO_DIRECTORY: Final = {errno.ENOENT, errno.ENOTDIR}
 
 
-class FilesystemDriver(StorageDriver):
+class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
     """Stores the path ``/a/b`` as the file ``<root>/a/b``, and never leaves *root*. Thread-safe.
 
     It follows no symlink below *root*: a path through one raises AccessDenied.
@@ -80,7 +81,7 @@ class FilesystemDriver(StorageDriver):
         if is_local and open_below is not openat2.openat2:  # the other opener may enter any mount
             self._submounts.refresh()
             is_local = not self._submounts.has_any
-        self._is_local = is_local
+        self.is_local = is_local
 
     @classmethod
     def below(cls, root: Path) -> FilesystemDriver:
@@ -93,27 +94,15 @@ class FilesystemDriver(StorageDriver):
             with closed_on_failure(fd):
                 return cls(root, fd, openat2.opener(fd), is_local=is_on_local(fd))
 
-    @property
-    def is_local(self) -> bool:
-        return self._is_local
-
     def stat(self, path: str) -> FileInfo:
-        st = self._fstat(path)
-        is_dir = stat.S_ISDIR(st.st_mode)
-        return FileInfo(path, 0 if is_dir else st.st_size, is_dir, st.st_mtime_ns)
-
-    def identity(self, path: str) -> object:
-        st = self._fstat(path)
-        return st.st_dev, st.st_ino
-
-    def _fstat(self, path: str) -> os.stat_result:
-        with os_errors(path), owned_fd(self._open(path, os.O_PATH)) as fd:
-            return os.fstat(fd)
-
-    def confirm(self) -> None:
-        with os_errors(str(self._root)):
-            self._follow_root()
-            os.close(self._open("/", os.O_PATH))
+        with os_errors(path if path != "/" else str(self._root)):
+            if path == "/":
+                self._follow_root()
+            with owned_fd(self._open(path, os.O_PATH)) as fd:
+                st = os.fstat(fd)
+        if stat.S_ISDIR(st.st_mode):
+            return FileInfo(path, 0, True, st.st_mtime_ns, (st.st_dev, st.st_ino))
+        return FileInfo(path, st.st_size, False, st.st_mtime_ns)
 
     def listdir(self, path: str) -> Iterator[DirEntry]:
         entries = self._entries(path)
@@ -134,7 +123,7 @@ class FilesystemDriver(StorageDriver):
             yield DirEntry(".", is_dir=True)
             yield from children
 
-    def open(self, path: str) -> FileReader:
+    def open(self, path: str, size: int | None = None) -> FileReader:
         with os_errors(path):
             fd = self._open(path, _READ)
             return LocalReader.of(path, fd, is_local=self._stays_local(path))
@@ -219,6 +208,9 @@ class FilesystemDriver(StorageDriver):
         except PathNotFound:
             pass
 
+    def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
+        return self.stat(path)
+
     def unfinished(self, path: str) -> Iterator[Unfinished]:
         """List the temporary files of blobfs and of distribution below *path*."""
         pending = [path]
@@ -244,7 +236,7 @@ class FilesystemDriver(StorageDriver):
         except PathNotFound:
             pass
 
-    def capacity(self) -> Capacity | None:
+    def capacity(self) -> Capacity:
         with os_errors(str(self._root)):
             st = os.fstatvfs(self._root_fd)
         block = st.f_frsize
@@ -277,7 +269,7 @@ class FilesystemDriver(StorageDriver):
 
     def _reach(self, below: str, flags: int) -> int:
         """Open *below*, relative to the root; raises TakesLong if it may block an event loop."""
-        if self._is_local and self._open_below is openat2.openat2:
+        if self.is_local and self._open_below is openat2.openat2:
             try:
                 return openat2.openat2(self._root_fd, below, flags, 0, openat2.NO_XDEV)
             except OSError as exc:
@@ -294,7 +286,7 @@ class FilesystemDriver(StorageDriver):
 
     def _stays_local(self, path: str) -> bool:
         """True if calls are short for *path*, which this thread has opened."""
-        return self._is_local and not self._submounts.are_remote(path)
+        return self.is_local and not self._submounts.are_remote(path)
 
     def _follow_root(self) -> bool:
         """Open the directory at the root's path if it is another one; True if it is.

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from blobfs.concurrency import guard
 from blobfs.drivers.base import (
     BytesReader,
-    Capacity,
     DirEntry,
     FileInfo,
     FileReader,
@@ -36,14 +35,11 @@ class InMemoryDriver(StorageDriver):
     """
 
     name = "inmemory"
+    is_local = True
 
     def __init__(self) -> None:
         self._lock = guard()
         self._root: _Directory = {}
-
-    @property
-    def is_local(self) -> bool:
-        return True
 
     def stat(self, path: str) -> FileInfo:
         with self._lock:
@@ -60,7 +56,7 @@ class InMemoryDriver(StorageDriver):
             children = [DirEntry(name, isinstance(n, dict)) for name, n in directory.items()]
         return iter(children)
 
-    def open(self, path: str) -> FileReader:
+    def open(self, path: str, size: int | None = None) -> FileReader:
         with self._lock:
             return BytesReader(self._file(path).content)
 
@@ -109,9 +105,6 @@ class InMemoryDriver(StorageDriver):
                 return self._find(path) is file
             except PathNotFound:
                 return False
-
-    def capacity(self) -> Capacity | None:
-        return None
 
     def _find(self, path: str) -> _File | _Directory:
         node: _File | _Directory = self._root

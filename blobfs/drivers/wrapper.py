@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from blobfs.drivers.base import (
-    Capacity,
     DirEntry,
     FileInfo,
     FileReader,
     FileWriter,
     StorageDriver,
-    Unfinished,
 )
+from blobfs.drivers.resumable import ResumableUploads, Unfinished, uploads_of
 
 
 class DriverWrapper(StorageDriver):
@@ -21,57 +19,21 @@ class DriverWrapper(StorageDriver):
 
     def __init__(self, driver: StorageDriver) -> None:
         self.name = driver.name
+        self.is_local = driver.is_local
         self.is_object_store = driver.is_object_store
         self._driver = driver
-
-    @property
-    def is_local(self) -> bool:
-        return self._driver.is_local
-
-    def confirm(self) -> None:
-        self._driver.confirm()
-
-    def write_refusal(self, path: str) -> str | None:
-        return self._driver.write_refusal(path)
-
-    def identity(self, path: str) -> object:
-        return self._driver.identity(path)
 
     def stat(self, path: str) -> FileInfo:
         return self._driver.stat(path)
 
-    def stat_now(self, path: str) -> FileInfo:
-        return self._driver.stat_now(path)
-
     def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
         return self._driver.stat_many(paths)
-
-    def prefetch(self, paths: Sequence[str]) -> None:
-        self._driver.prefetch(paths)
-
-    def is_known_to_hold(self, path: str, content: bytes) -> bool:
-        return self._driver.is_known_to_hold(path, content)
 
     def listdir(self, path: str) -> Iterator[DirEntry]:
         return self._driver.listdir(path)
 
-    def walk(self, path: str) -> Iterator[FileInfo]:
-        return self._driver.walk(path)
-
-    def open(self, path: str) -> FileReader:
-        return self._driver.open(path)
-
-    def open_of_size(self, path: str, size: int) -> FileReader:
-        return self._driver.open_of_size(path, size)
-
-    def redirect_url(self, path: str) -> str | None:
-        return self._driver.redirect_url(path)
-
-    def invalidate(self, path: str) -> None:
-        self._driver.invalidate(path)
-
-    def get_content(self, path: str) -> bytes:
-        return self._driver.get_content(path)
+    def open(self, path: str, size: int | None = None) -> FileReader:
+        return self._driver.open(path, size)
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
         return self._driver.read_at(path, offset, size)
@@ -91,15 +53,6 @@ class DriverWrapper(StorageDriver):
     def append(self, path: str, token: str = "") -> FileWriter:
         return self._driver.append(path, token)
 
-    def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
-        return self._driver.stat_unfinished(path, token)
-
-    def unfinished(self, path: str) -> Iterator[Unfinished]:
-        return self._driver.unfinished(path)
-
-    def abandon(self, unfinished: Unfinished) -> None:
-        self._driver.abandon(unfinished)
-
     def move(self, source: str, target: str) -> None:
         self._driver.move(source, target)
 
@@ -109,60 +62,25 @@ class DriverWrapper(StorageDriver):
     def prune(self, path: str) -> None:
         self._driver.prune(path)
 
-    def capacity(self) -> Capacity | None:
-        return self._driver.capacity()
-
     def close(self) -> None:
         self._driver.close()
 
 
-class InvalidatingDriver(DriverWrapper):
-    """Base of wrappers that cache an object store's metadata: reports every change of a path."""
+class ResumableWrapper(DriverWrapper, ResumableUploads):
+    """DriverWrapper that forwards the resumable uploads of the wrapped driver too."""
 
-    @abstractmethod
-    def changed(self, path: str) -> None:
-        """Invalidate the cached state of *path* and of all below it, which may have changed."""
+    def __init__(self, driver: StorageDriver) -> None:
+        super().__init__(driver)
+        self._uploads = uploads_of(driver)
 
-    def put_content(self, path: str, content: bytes) -> None:
-        try:
-            super().put_content(path, content)
-        finally:
-            self.changed(path)
+    def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
+        return self._uploads.stat_unfinished(path, token)
 
-    def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
-        try:
-            super().put_immutable(path, chunks)
-        finally:
-            self.changed(path)
+    def unfinished(self, path: str) -> Iterator[Unfinished]:
+        return self._uploads.unfinished(path)
 
-    def create(self, path: str) -> FileWriter:
-        writer = super().create(path)
-        self.changed(path)
-        return _InvalidatingWriter(writer, lambda: self.changed(path))
-
-    def append(self, path: str, token: str = "") -> FileWriter:
-        writer = super().append(path, token)
-        self.changed(path)
-        return _InvalidatingWriter(writer, lambda: self.changed(path))
-
-    def move(self, source: str, target: str) -> None:
-        try:
-            super().move(source, target)
-        finally:
-            self.changed(source)
-            self.changed(target)
-
-    def delete(self, path: str) -> None:
-        try:
-            super().delete(path)
-        finally:
-            self.changed(path)
-
-    def prune(self, path: str) -> None:
-        try:
-            super().prune(path)
-        finally:
-            self.changed(path)
+    def abandon(self, unfinished: Unfinished) -> None:
+        self._uploads.abandon(unfinished)
 
 
 class ReaderWrapper(FileReader):
@@ -242,35 +160,3 @@ class WriterWrapper(FileWriter):
 
     def close(self) -> None:
         self._writer.close()
-
-
-class _InvalidatingWriter(WriterWrapper):
-    """Calls *changed* after each call that may change a stored file."""
-
-    def __init__(self, writer: FileWriter, changed: Callable[[], None]) -> None:
-        super().__init__(writer)
-        self._changed = changed
-
-    def flush(self) -> None:
-        try:
-            super().flush()
-        finally:
-            self._changed()
-
-    def commit(self) -> None:
-        try:
-            super().commit()
-        finally:
-            self._changed()
-
-    def cancel(self) -> None:
-        try:
-            super().cancel()
-        finally:
-            self._changed()
-
-    def close(self) -> None:
-        try:
-            super().close()
-        finally:
-            self._changed()

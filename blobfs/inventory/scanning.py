@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.factory import driver_for
+from blobfs.drivers.factory import concrete_driver_for
 from blobfs.drivers.location import Location
 from blobfs.errors import (
     AccessDenied,
@@ -54,7 +54,7 @@ def opened(storage: Location) -> StorageDriver:
     """
     driver = _drivers.get(storage)
     if driver is None:
-        ours = driver_for(storage)
+        ours = concrete_driver_for(storage)
         driver = _drivers.setdefault(storage, ours)
         if driver is not ours:  # another thread was faster
             ours.close()

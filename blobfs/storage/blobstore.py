@@ -10,6 +10,7 @@ from blobfs.cache.base import DescriptorCache
 from blobfs.cache.memory import NoCache
 from blobfs.digest import ALGORITHMS, Descriptor, Digest, Digester
 from blobfs.drivers.base import FileInfo, FileReader, StorageDriver
+from blobfs.drivers.objectstore import remote_of
 from blobfs.errors import (
     AccessDenied,
     BlobDamaged,
@@ -22,7 +23,7 @@ from blobfs.errors import (
 )
 from blobfs.storage.aliases import Alias, Aliases
 from blobfs.storage.descriptors import BlobDescriptorService, CachedBlobStatter
-from blobfs.storage.invalidatingreader import InvalidatingReader
+from blobfs.storage.listing.base import metadata_of
 
 MAX_CONTENT: Final = 4 * 2**20
 """The largest content in bytes that is read into memory; distribution's limit of a manifest."""
@@ -39,9 +40,13 @@ class BlobStore:
 
     def __init__(self, driver: StorageDriver, cache: DescriptorCache | None = None) -> None:
         self._driver = driver
+        self.metadata = metadata_of(driver)
         self.descriptors = BlobDescriptorService(cache or NoCache())
         self.aliases = Aliases()
         self._statter = CachedBlobStatter(self.descriptors, self.stat_stored, self.stat_stored)
+        self._remote = remote_of(driver)
+        if self._remote is not None:
+            self._remote.watch(self._invalidate_changed)
 
     def stat(self, digest: Digest) -> Descriptor:
         """Return the descriptor of a blob; raises BlobUnknown, BlobDamaged."""
@@ -57,7 +62,7 @@ class BlobStore:
     def stat_now(self, digest: Digest) -> Descriptor:
         """Do the same as ``stat``, without any cache."""
         try:
-            return _descriptor(digest, self._driver.stat_now(paths.blob_data(digest)))
+            return _descriptor(digest, self.metadata.stat_now(paths.blob_data(digest)))
         except PathNotFound:
             raise BlobUnknown(digest) from None
 
@@ -67,12 +72,18 @@ class BlobStore:
 
     def prefetch_stored(self, digests: Sequence[Digest]) -> None:
         """Prepare a ``stat_stored`` of each digest, with few requests."""
-        self._driver.prefetch([paths.blob_data(digest) for digest in digests])
+        self.metadata.prefetch([paths.blob_data(digest) for digest in digests])
 
     def invalidate(self, digest: Digest) -> None:
         """Discard the cached descriptor and the prefetched bytes of a blob that is damaged."""
-        self._driver.invalidate(paths.blob_data(digest))
+        self.metadata.invalidate(paths.blob_data(digest))
         self.descriptors.invalidate(digest)
+
+    def _invalidate_changed(self, path: str) -> None:
+        """Discard the cached descriptor of a blob that a reader has found changed."""
+        digest = paths.digest_of_blob(path)
+        if digest is not None:
+            self.descriptors.invalidate(digest)
 
     def open_known(self, descriptor: Descriptor) -> FileReader:
         """Open a blob whose descriptor is known, which may save a request.
@@ -82,7 +93,7 @@ class BlobStore:
         """
         digest, size = descriptor.digest, descriptor.size
         try:
-            reader = self._driver.open_of_size(paths.blob_data(digest), size)
+            reader = self._driver.open(paths.blob_data(digest), size)
         except (PathNotFound, NotAFile):
             self.descriptors.invalidate(digest)
             raise Stale(f"blob {digest} is gone") from None
@@ -90,9 +101,7 @@ class BlobStore:
             reader.close()
             self.descriptors.invalidate(digest)
             raise Stale(f"blob {digest} has changed from {size} bytes")
-        if not self._driver.is_object_store:
-            return reader
-        return InvalidatingReader(reader, lambda: self.descriptors.invalidate(digest))
+        return reader
 
     def open(self, digest: Digest) -> FileReader:
         """Open the blob to read it; raises BlobUnknown."""
@@ -116,7 +125,7 @@ class BlobStore:
 
     def redirect_url(self, digest: Digest) -> str | None:
         """Return a temporary URL of the blob that needs no credentials; None if there is none."""
-        return self._driver.redirect_url(paths.blob_data(digest))
+        return None if self._remote is None else self._remote.redirect_url(paths.blob_data(digest))
 
     def get(self, digest: Digest) -> bytes:
         """Return the verified content of a small blob.

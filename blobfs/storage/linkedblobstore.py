@@ -50,6 +50,7 @@ class LinkedBlobStore:
         events: Events | None = None,
     ) -> None:
         self._driver = driver
+        self._metadata = blobs.metadata
         self._blobs = blobs
         self.link_set = link_set
         self.events = events or Events()
@@ -61,7 +62,7 @@ class LinkedBlobStore:
         ``sha512:…`` is stored as ``sha256:…``. Raises BlobUnknown, LinkInvalid.
         """
         path = paths.link(self.link_set, digest)
-        if self._driver.is_known_to_hold(path, str(digest).encode("ascii")):
+        if self._metadata.is_known_to_hold(path, str(digest).encode("ascii")):
             return digest
         try:
             target = read_link(self._driver, path)
@@ -98,7 +99,7 @@ class LinkedBlobStore:
         """Do the same as ``stat`` without any cache, for writers; raises the same errors."""
         if self._driver.is_object_store:  # elsewhere ``resolve`` reads the link itself
             try:
-                self._driver.stat_now(paths.link(self.link_set, digest))
+                self._metadata.stat_now(paths.link(self.link_set, digest))
             except PathNotFound:
                 raise BlobUnknown(digest) from None
         return self._described(digest, self._blobs.stat_now)

@@ -13,12 +13,19 @@ from blobfs import paths
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.memory import NoCache
 from blobfs.concurrency import guard
-from blobfs.drivers.base import Capacity, Closing, FileInfo, StorageDriver, Unfinished
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base import (
+    Capacity,
+    Closing,
+    FileInfo,
+    StorageDriver,
+    capacity_of,
+    stat_or_none,
+)
 from blobfs.drivers.factory import driver_for
 from blobfs.drivers.location import Location
-from blobfs.drivers.objectstore import ObjectStore, is_below
+from blobfs.drivers.objectstore import ObjectStore, remote_of
 from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
+from blobfs.drivers.resumable import Unfinished, uploads_of
 from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound, StorageUnavailable
 from blobfs.reference import RepositoryName, is_component
 from blobfs.storage.blobstore import BlobStore
@@ -48,6 +55,7 @@ class Registry(Closing):
         listener: Listener = NULL_LISTENER,
     ) -> None:
         self._driver = driver
+        self._uploads = uploads_of(driver)
         self._cache = cache or NoCache()
         self._listener = listener
         self._lock = guard()
@@ -76,12 +84,13 @@ class Registry(Closing):
 
     def reach(self) -> None:
         """Check that the storage answers; raises AccessDenied, StorageUnavailable."""
-        self._driver.confirm()
+        self._driver.stat("/")
 
     def write_refusal(self) -> str | None:
         """Return the reason why blobs cannot be stored, without storing one; None if unknown."""
+        remote = remote_of(self._driver)
         try:
-            return self._driver.write_refusal(f"{paths.BLOBS}/none")
+            return None if remote is None else remote.write_refusal(f"{paths.BLOBS}/none")
         except StorageUnavailable as exc:  # it may accept writes later
             log.debug("%s", exc)
             return None
@@ -151,36 +160,27 @@ class Registry(Closing):
         Raises NotEmpty if there is a file in it, or in a repository below it.
         """
         path, trash = paths.repository(name), paths.trash(name)
-        try:
-            if any(
-                not info.is_dir and not is_below(info.path, trash)
-                for info in self._driver.walk(path)
-            ):
-                raise NotEmpty(
-                    f"repository {name} has files; remove its tags, manifests and layers"
-                )
-        except PathNotFound:
-            return
+        if _has_files(self._driver, path, besides=trash):
+            raise NotEmpty(f"repository {name} has files; remove its tags, manifests and layers")
         with suppress(PathNotFound):
             self._driver.delete(trash)  # a removed tag has no revision any more
         self._driver.prune(path)
 
     def stat(self, path: str) -> FileInfo | None:
         """Return the attributes of a path of the layout; None if it is missing."""
-        [info] = self._driver.stat_many([path])
-        return info
+        return stat_or_none(self._driver, path)
 
     def unfinished(self) -> Iterator[Unfinished]:
         """The unfinished multipart uploads of an object store."""
-        return self._driver.unfinished(paths.ROOT)
+        return self._uploads.unfinished(paths.ROOT)
 
     def abandon(self, unfinished: Unfinished) -> None:
         """Abort an unfinished upload; a missing one is no error."""
-        self._driver.abandon(unfinished)
+        self._uploads.abandon(unfinished)
 
     def capacity(self) -> Capacity | None:
         """Return the size and the free space of the storage; None if it has no known limit."""
-        return self._driver.capacity()
+        return capacity_of(self._driver)
 
     def close(self) -> None:
         """Close the storage and the cache; the registry cannot be used again."""
@@ -218,7 +218,7 @@ def open_registry(
     driver = with_presence(driver_for(storage))
     if isinstance(driver, ObjectStore):
         driver = with_caching(driver, remote or RemoteOptions())
-    return Registry(CheckedDriver(driver), cache, listener)
+    return Registry(driver, cache, listener)
 
 
 def with_caching(store: ObjectStore, options: RemoteOptions) -> StorageDriver:
@@ -227,12 +227,30 @@ def with_caching(store: ObjectStore, options: RemoteOptions) -> StorageDriver:
     Raises MountRefused if the directory of the disk cache is unfit.
     """
     cached = store if options.cache is None else CachedDriver.opened(store, options.cache)
+    prefetching = ReadAheadDriver(cached, options.read_ahead)
     return ListedDriver(
-        ReadAheadDriver(cached, options.read_ahead),
+        prefetching,
         store,
+        prefetching.invalidate,
         name_ttl_s=options.name_ttl_s,
         content_ttl_s=options.content_ttl_s,
     )
+
+
+def _has_files(driver: StorageDriver, path: str, *, besides: str) -> bool:
+    """True if a file is below a directory, and not below *besides*; False if it is missing."""
+    pending = [path]
+    while pending:
+        above = pending.pop()
+        try:
+            entries = list(driver.listdir(above))
+        except PathNotFound:
+            continue
+        if not all(entry.is_dir for entry in entries):
+            return True
+        below = (f"{above}/{entry.name}" for entry in entries)
+        pending += (directory for directory in below if directory != besides)
+    return False
 
 
 def _is_name(text: str) -> bool:

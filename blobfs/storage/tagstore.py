@@ -26,6 +26,7 @@ class TagStore:
         events: Events | None = None,
     ) -> None:
         self._driver = driver
+        self._metadata = blobs.metadata
         self._blobs = blobs
         self.repository = repository
         self._events = events or Events()
@@ -35,7 +36,7 @@ class TagStore:
         path = paths.tag_current_link(self.repository, tag)
         if self._driver.is_object_store:
             for digest in self.history(tag).list_unchecked(CANONICAL):
-                if self._driver.is_known_to_hold(path, str(digest).encode("ascii")):
+                if self._metadata.is_known_to_hold(path, str(digest).encode("ascii")):
                     return digest
         try:
             return read_link(self._driver, path)

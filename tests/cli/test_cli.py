@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from tests.support.layout import APP, Layout, image
 from tests.support.mounts import BLOBFS, run
@@ -28,7 +28,7 @@ def test_ls_shows_repositories_as_a_table(registry: DockerRegistry) -> None:
 
 
 def test_ls_of_damage_ends_with_1(tmp_path: Path) -> None:
-    layout = Layout(CheckedDriver(FilesystemDriver.below(tmp_path)))
+    layout = Layout(BaseDriver(FilesystemDriver.below(tmp_path)))
     layout.tag(layout.revision(image(layout.blob(b"{}"))))
     done = run("ls", tmp_path, APP)
     assert done.returncode == 1

@@ -7,7 +7,7 @@ import pytest
 from blobfs import paths
 from blobfs.cli import image_report
 from blobfs.digest import Digest
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import RepositoryUnknown, TagUnknown
 from blobfs.reference import Reference
@@ -30,7 +30,7 @@ CONFIG: dict[str, Json] = {
 
 @pytest.fixture
 def layout() -> Layout:
-    return Layout(CheckedDriver(InMemoryDriver()))
+    return Layout(BaseDriver(InMemoryDriver()))
 
 
 def put(layout: Layout, config: Json = CONFIG, layers: int = 2) -> Digest:

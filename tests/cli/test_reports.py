@@ -10,7 +10,7 @@ from blobfs import paths
 from blobfs.cli import reports
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import (
     AccessDenied,
@@ -42,7 +42,7 @@ def at_once(items: Iterable[T], label: str) -> Iterator[T]:
 
 @pytest.fixture
 def driver() -> StorageDriver:
-    return CheckedDriver(InMemoryDriver())
+    return BaseDriver(InMemoryDriver())
 
 
 @pytest.fixture

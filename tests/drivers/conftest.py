@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver, with_base
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
-from blobfs.drivers.measured import measured
 from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
 from blobfs.drivers.s3.driver import S3Driver
 from blobfs.drivers.s3.options import S3Options
@@ -66,7 +65,7 @@ def _driving(kind: str, directory: Path, request: pytest.FixtureRequest) -> Iter
     place: S3Place = request.getfixturevalue(f"{server}_place")
     options = place.options()
     store = place.driver(options)
-    driver = CheckedDriver(store) if wrappers else store
+    driver = with_base(store) if wrappers else store
     yield driver
     place.take_down(driver, options)
 
@@ -112,7 +111,7 @@ def store(place: S3Place, options: S3Options) -> Iterator[S3Driver]:
 
 @pytest.fixture(params=["inmemory", "filesystem"])
 def checked_driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StorageDriver]:
-    driver = CheckedDriver(_driver(request.param, tmp_path))
+    driver = BaseDriver(_driver(request.param, tmp_path))
     yield driver
     _take_down(driver)
 
@@ -129,9 +128,9 @@ def no_descriptor_left_open() -> Iterator[None]:
 def _driver(kind: str, directory: Path) -> StorageDriver:
     match kind.split():
         case ["checked", inner]:
-            return CheckedDriver(_driver(inner, directory))
+            return with_base(_driver(inner, directory))
         case ["measured", inner]:
-            return measured(_driver(inner, directory))
+            return with_base(_driver(inner, directory))
         case ["readahead", inner]:
             return ReadAheadDriver(_driver(inner, directory), ReadAheadOptions())
         case ["filesystem"]:

@@ -6,6 +6,7 @@ import pytest
 
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import NotADirectory, NotAFile, PathNotFound
+from tests.support.files import content_of, walk
 
 Act = Callable[[StorageDriver, str], object]
 
@@ -13,7 +14,7 @@ Act = Callable[[StorageDriver, str], object]
 def test_move_takes_the_content_along(driver: StorageDriver) -> None:
     driver.put_content("/d/a", b"content")
     driver.move("/d/a", "/e/b")
-    assert driver.get_content("/e/b") == b"content"
+    assert content_of(driver, "/e/b") == b"content"
 
 
 def test_move_leaves_no_source(driver: StorageDriver) -> None:
@@ -28,27 +29,27 @@ def test_move_of_what_a_writer_committed(driver: StorageDriver) -> None:
         writer.write(b"content")
         writer.commit()
     driver.move("/a", "/b/c/d")
-    assert driver.get_content("/b/c/d") == b"content"
+    assert content_of(driver, "/b/c/d") == b"content"
 
 
 def test_move_replaces_the_target(driver: StorageDriver) -> None:
     driver.put_content("/a", b"new")
     driver.put_content("/b", b"old and longer")
     driver.move("/a", "/b")
-    assert driver.get_content("/b") == b"new"
+    assert content_of(driver, "/b") == b"new"
 
 
 def test_move_leaves_siblings_that_share_a_prefix(driver: StorageDriver) -> None:
     driver.put_content("/d/a", b"moved")
     driver.put_content("/d/ab", b"sibling")
     driver.move("/d/a", "/d/b")
-    assert driver.get_content("/d/ab") == b"sibling"
+    assert content_of(driver, "/d/ab") == b"sibling"
 
 
 def test_move_onto_itself_changes_nothing(driver: StorageDriver) -> None:
     driver.put_content("/a", b"content")
     driver.move("/a", "/a")
-    assert driver.get_content("/a") == b"content"
+    assert content_of(driver, "/a") == b"content"
 
 
 @pytest.mark.parametrize("source", ["/nowhere", "/nowhere/at/all", "/d/nowhere", "/d/file/below"])
@@ -63,7 +64,7 @@ def test_move_of_a_missing_file_leaves_the_target(driver: StorageDriver) -> None
     driver.put_content("/target", b"kept")
     with pytest.raises(PathNotFound):
         driver.move("/nowhere", "/target")
-    assert driver.get_content("/target") == b"kept"
+    assert content_of(driver, "/target") == b"kept"
 
 
 def test_move_of_a_missing_file_makes_no_directory(driver: StorageDriver) -> None:
@@ -98,15 +99,15 @@ def _assert_refused_move_leaves_both_alone(driver: StorageDriver, source: str, t
         driver.put_content(path, content)
     with pytest.raises((NotADirectory, NotAFile)):
         driver.move(source, target)
-    files = [info.path for info in driver.walk("/") if not info.is_dir]
-    assert {path: driver.get_content(path) for path in files} == contents
+    files = [info.path for info in walk(driver, "/") if not info.is_dir]
+    assert {path: content_of(driver, path) for path in files} == contents
 
 
 @pytest.mark.parametrize(
     "act",
     [
         lambda driver, path: driver.open(path),
-        lambda driver, path: driver.get_content(path),
+        content_of,
         lambda driver, path: driver.read_at(path, 0, 1),
         lambda driver, path: driver.append(path),
         lambda driver, path: driver.move(path, "/new"),
@@ -168,14 +169,14 @@ def test_refused_change_leaves_what_is_there(
     driver_with_directories.put_content("/d/a", b"kept")
     with pytest.raises((NotAFile, NotADirectory)):
         act(driver_with_directories, path)
-    assert {info.path for info in driver_with_directories.walk("/")} == {"/d", "/d/a"}
+    assert {info.path for info in walk(driver_with_directories, "/")} == {"/d", "/d/a"}
 
 
 def test_delete_removes_a_file(driver: StorageDriver) -> None:
     driver.put_content("/d/a", b"")
     driver.delete("/d/a")
     with pytest.raises(PathNotFound):
-        driver.get_content("/d/a")
+        content_of(driver, "/d/a")
 
 
 def test_deleted_file_is_no_longer_listed(driver: StorageDriver) -> None:
@@ -189,7 +190,7 @@ def test_deleted_file_can_be_made_again(driver: StorageDriver) -> None:
     driver.put_content("/a", b"old")
     driver.delete("/a")
     driver.put_content("/a", b"new")
-    assert driver.get_content("/a") == b"new"
+    assert content_of(driver, "/a") == b"new"
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/nowhere/at/all", "/d/nowhere", "/d/file/below"])
@@ -211,7 +212,7 @@ def test_delete_of_a_directory_leaves_the_one_above(driver: StorageDriver) -> No
     driver.put_content("/d/e/a", b"")
     driver.put_content("/d/f", b"kept")
     driver.delete("/d/e")
-    assert driver.get_content("/d/f") == b"kept"
+    assert content_of(driver, "/d/f") == b"kept"
 
 
 @pytest.mark.parametrize("deleted", ["/d/a", "/d/e"], ids=["file", "directory"])
@@ -219,7 +220,7 @@ def test_delete_leaves_siblings_that_share_a_prefix(driver: StorageDriver, delet
     for path in ("/d/a", "/d/ab", "/d/a-b", "/d/e/f", "/d/ee", "/d/e-e/f"):
         driver.put_content(path, b"")
     driver.delete(deleted)
-    files = {info.path for info in driver.walk("/") if not info.is_dir}
+    files = {info.path for info in walk(driver, "/") if not info.is_dir}
     expected = {"/d/a", "/d/ab", "/d/a-b", "/d/e/f", "/d/ee", "/d/e-e/f"} - {deleted, "/d/e/f"}
     assert files == expected | ({"/d/e/f"} if deleted == "/d/a" else set())
 
@@ -228,14 +229,14 @@ def test_deleted_directory_can_become_a_file(driver: StorageDriver) -> None:
     driver.put_content("/d/e/a", b"")
     driver.delete("/d")
     driver.put_content("/d", b"file")
-    assert driver.get_content("/d") == b"file"
+    assert content_of(driver, "/d") == b"file"
 
 
 def test_deleted_file_can_become_a_directory(driver: StorageDriver) -> None:
     driver.put_content("/d", b"file")
     driver.delete("/d")
     driver.put_content("/d/a", b"below")
-    assert driver.get_content("/d/a") == b"below"
+    assert content_of(driver, "/d/a") == b"below"
 
 
 def test_delete_of_a_file_being_written_is_not_undone_by_its_writer(driver: StorageDriver) -> None:

@@ -7,6 +7,7 @@ from threading import Barrier, Event
 
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import PathNotFound
+from tests.support.files import content_of, walk
 
 THREADS = 8
 
@@ -67,7 +68,7 @@ def test_streams_written_side_by_side_do_not_mix(driver: StorageDriver) -> None:
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(write, range(32)))
-    assert all(driver.get_content(f"/d/{number}") == content(number) for number in range(32))
+    assert all(content_of(driver, f"/d/{number}") == content(number) for number in range(32))
 
 
 def test_readers_never_see_a_part_of_what_is_put(driver: StorageDriver) -> None:
@@ -84,7 +85,7 @@ def test_readers_never_see_a_part_of_what_is_put(driver: StorageDriver) -> None:
 
     def read() -> None:
         while not finished.is_set():
-            assert driver.get_content("/a") in contents
+            assert content_of(driver, "/a") in contents
 
     _at_once(put, read, read)
 
@@ -92,7 +93,7 @@ def test_readers_never_see_a_part_of_what_is_put(driver: StorageDriver) -> None:
 def test_writers_of_one_path_leave_the_content_of_one(driver: StorageDriver) -> None:
     contents = [bytes([number]) * 10_000 for number in range(THREADS)]
     _at_once(*(lambda c=content: driver.put_content("/a", c) for content in contents))
-    assert driver.get_content("/a") in contents
+    assert content_of(driver, "/a") in contents
 
 
 def test_new_directories_can_be_made_by_all_at_once(driver: StorageDriver) -> None:
@@ -101,7 +102,7 @@ def test_new_directories_can_be_made_by_all_at_once(driver: StorageDriver) -> No
             driver.put_content(f"/new{'/d' * depth}/{number}", b"")
 
     _at_once(*(lambda n=number: put(n) for number in range(THREADS)))
-    files = [info for info in driver.walk("/") if not info.is_dir]
+    files = [info for info in walk(driver, "/") if not info.is_dir]
     assert len(files) == 10 * THREADS
 
 
@@ -111,7 +112,7 @@ def test_moves_to_one_target_leave_one_of_the_sources(driver: StorageDriver) -> 
     _at_once(
         *(lambda n=number: driver.move(f"/source/{n}", "/target") for number in range(THREADS))
     )
-    assert driver.get_content("/target") in {bytes([number]) for number in range(THREADS)}
+    assert content_of(driver, "/target") in {bytes([number]) for number in range(THREADS)}
     assert driver.stat_many([f"/source/{number}" for number in range(THREADS)]) == [None] * THREADS
 
 
@@ -144,7 +145,7 @@ def test_listing_a_directory_that_others_change_does_not_fail(driver: StorageDri
 
     def read() -> None:
         while not finished.is_set():
-            walked = {info.path for info in driver.walk("/d")}
+            walked = {info.path for info in walk(driver, "/d")}
             assert {f"/d/kept-{number}" for number in range(20)} <= walked
 
     _at_once(change, read)

@@ -7,6 +7,7 @@ import pytest
 
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import PathNotFound
+from tests.support.files import content_of
 
 CONTENTS = {
     "no bytes": b"",
@@ -49,7 +50,7 @@ each_range = pytest.mark.parametrize(
 @each_content
 def test_get_content_returns_what_put_content_stored(driver: StorageDriver, content: bytes) -> None:
     driver.put_content("/a/b", content)
-    assert driver.get_content("/a/b") == content
+    assert content_of(driver, "/a/b") == content
 
 
 @each_content
@@ -88,31 +89,31 @@ def test_chunks_return_what_a_writer_committed(driver: StorageDriver, content: b
 )
 def test_every_well_formed_path_can_hold_a_file(driver: StorageDriver, path: str) -> None:
     driver.put_content(path, b"here")
-    assert driver.get_content(path) == b"here"
+    assert content_of(driver, path) == b"here"
 
 
 def test_paths_that_differ_in_case_are_different_files(driver: StorageDriver) -> None:
     driver.put_content("/a", b"lower")
     driver.put_content("/A", b"upper")
-    assert driver.get_content("/a") == b"lower"
+    assert content_of(driver, "/a") == b"lower"
 
 
 def test_put_content_truncates_a_longer_file(driver: StorageDriver) -> None:
     driver.put_content("/a", b"longer")
     driver.put_content("/a", b"short")
-    assert driver.get_content("/a") == b"short"
+    assert content_of(driver, "/a") == b"short"
 
 
 def test_put_content_again_and_again_leaves_the_last_content(driver: StorageDriver) -> None:
     for size in range(20, 0, -1):
         driver.put_content("/a", bytes([size]) * size)
-    assert driver.get_content("/a") == b"\x01"
+    assert content_of(driver, "/a") == b"\x01"
 
 
 def test_put_content_shrinks_a_file_from_4096_bytes_to_2048(driver: StorageDriver) -> None:
     driver.put_content("/a", b"a" * 4096)
     driver.put_content("/a", b"b" * 2048)
-    assert driver.get_content("/a") == b"b" * 2048
+    assert content_of(driver, "/a") == b"b" * 2048
 
 
 def test_put_content_replaces_what_a_writer_committed(driver: StorageDriver) -> None:
@@ -120,7 +121,7 @@ def test_put_content_replaces_what_a_writer_committed(driver: StorageDriver) -> 
         writer.write(b"stream")
         writer.commit()
     driver.put_content("/a", b"put")
-    assert driver.get_content("/a") == b"put"
+    assert content_of(driver, "/a") == b"put"
 
 
 @each_range
@@ -145,7 +146,7 @@ def test_reader_of_a_known_size_is_short_only_past_the_end(
     driver: StorageDriver, offset: int, size: int, expected: bytes
 ) -> None:
     driver.put_content("/a", DIGITS)
-    with driver.open_of_size("/a", 10) as reader:
+    with driver.open("/a", 10) as reader:
         assert reader.size == 10
         assert reader.read_at(offset, size) == expected
 
@@ -153,7 +154,7 @@ def test_reader_of_a_known_size_is_short_only_past_the_end(
 @each_content
 def test_chunks_of_a_known_size_are_the_content(driver: StorageDriver, content: bytes) -> None:
     driver.put_content("/a/b", content)
-    with driver.open_of_size("/a/b", len(content)) as reader:
+    with driver.open("/a/b", len(content)) as reader:
         assert b"".join(reader.chunks()) == content
 
 
@@ -214,10 +215,10 @@ def test_closing_a_reader_twice_does_no_harm(driver: StorageDriver) -> None:
     "read",
     [
         lambda driver, path: driver.open(path),
-        lambda driver, path: driver.get_content(path),
+        content_of,
         lambda driver, path: driver.read_at(path, 0, 1),
         lambda driver, path: driver.read_at(path, 64, 1),
-        lambda driver, path: driver.open_of_size(path, 3).read_at(0, 3),
+        lambda driver, path: driver.open(path, 3).read_at(0, 3),
     ],
     ids=["open", "get_content", "read_at the start", "read_at an offset", "open_of_size"],
 )

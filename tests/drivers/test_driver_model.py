@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from blobfs.drivers.base import FileWriter, StorageDriver
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import NotADirectory, NotAFile, PathNotFound
@@ -65,8 +65,8 @@ class DirectoriesModel(DriverModel):
     def new_drivers(self) -> list[StorageDriver]:
         self.directory = tempfile.TemporaryDirectory(prefix="blobfs-model-")
         return [
-            CheckedDriver(InMemoryDriver()),
-            CheckedDriver(FilesystemDriver.below(Path(self.directory.name))),
+            BaseDriver(InMemoryDriver()),
+            BaseDriver(FilesystemDriver.below(Path(self.directory.name))),
         ]
 
     def teardown(self) -> None:

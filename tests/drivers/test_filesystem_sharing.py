@@ -11,7 +11,9 @@ import pytest
 
 from blobfs.drivers.base import FileWriter, StorageDriver
 from blobfs.drivers.filesystem import FilesystemDriver
+from blobfs.drivers.resumable import uploads_of
 from blobfs.errors import AccessDenied, Busy, Stale
+from tests.support.files import content_of
 
 each_change = pytest.mark.parametrize(
     "change",
@@ -54,7 +56,7 @@ def test_file_that_another_has_moved_is_never_changed(
     with pytest.raises(Stale):
         change(writer)
     writer.close()
-    assert driver.get_content("/blob") == b"content"
+    assert content_of(driver, "/blob") == b"content"
 
 
 @each_change
@@ -68,7 +70,7 @@ def test_file_that_another_has_replaced_is_never_changed(
     (tmp_path / "uploads/data").write_bytes(b"content")
     with pytest.raises(Stale):
         change(writer)
-    assert driver.get_content("/uploads/data") == b"content"
+    assert content_of(driver, "/uploads/data") == b"content"
 
 
 @pytest.mark.parametrize("change", ["write", "rewrite", "truncate", "move_to"])
@@ -83,7 +85,7 @@ def test_file_that_another_has_written_is_not_changed(
     act = {"write": (b"!",), "rewrite": (0, b"!"), "truncate": (0,), "move_to": ("/b",)}[change]
     with pytest.raises(Busy):
         getattr(writer, change)(*act)
-    assert driver.get_content("/uploads/data") == b"content of another"
+    assert content_of(driver, "/uploads/data") == b"content of another"
 
 
 def test_fingerprint_is_kept_by_a_writer_that_changes_nothing(
@@ -120,7 +122,7 @@ def test_file_that_another_writer_has_open_is_not_moved(
     assert not (tmp_path / "blob").exists()
     writer.write(b" and more")  # it is as it was
     assert writer.move_to("/blob")
-    assert driver.get_content("/blob") == b"content and more"
+    assert content_of(driver, "/blob") == b"content and more"
 
 
 def test_moved_file_is_for_nobody_to_write(writer: FileWriter, tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ def test_put_immutable_file_is_for_nobody_to_write(driver: StorageDriver, tmp_pa
     driver.put_immutable("/d/blob", [b"con", b"tent"])
     assert (tmp_path / "d/blob").stat().st_mode & 0o777 == 0o444
     driver.put_immutable("/d/blob", [b"other"])
-    assert driver.get_content("/d/blob") == b"other"
+    assert content_of(driver, "/d/blob") == b"other"
 
 
 def test_file_that_cannot_be_moved_stays_writable(
@@ -187,7 +189,7 @@ def test_writer_does_not_move_to_another_disk(driver: StorageDriver, writer: Fil
     assert not writer.move_to("/blobs/b")
     writer.write(b" and more")
     writer.commit()
-    assert driver.get_content("/uploads/data") == b"content and more"
+    assert content_of(driver, "/uploads/data") == b"content and more"
 
 
 def test_move_to_another_disk_copies(
@@ -221,10 +223,10 @@ def test_what_a_crash_has_left_is_found_and_removed(driver: StorageDriver, tmp_p
     """[S10.2] `blobfs uploads` lists them, without a repository, and `--abort` removes them."""
     left = _left_by_a_crash(tmp_path / "d/e")
     driver.put_content("/d/e/data", b"content")
-    [found] = driver.unfinished("/d")
+    [found] = uploads_of(driver).unfinished("/d")
     assert found.path == "/d/e/" + left.name
-    driver.abandon(found)
-    driver.abandon(found)
+    uploads_of(driver).abandon(found)
+    uploads_of(driver).abandon(found)
     assert os.listdir(tmp_path / "d/e") == ["data"]
 
 
@@ -235,12 +237,12 @@ def test_temporary_file_of_a_writer_at_work_is_not_removed(
 
     def chunks() -> Iterator[bytes]:
         yield b"con"
-        [found] = driver.unfinished("/")
-        driver.abandon(found)
+        [found] = uploads_of(driver).unfinished("/")
+        uploads_of(driver).abandon(found)
         yield b"tent"
 
     driver.put_immutable("/d/b", chunks())
-    assert driver.get_content("/d/b") == b"content"
+    assert content_of(driver, "/d/b") == b"content"
 
 
 def test_old_temporary_file_keeps_no_directory_from_being_pruned(

@@ -7,8 +7,9 @@ from operator import methodcaller
 
 import pytest
 
-from blobfs.drivers.base import DirEntry, FileInfo, FileWriter, Unfinished
+from blobfs.drivers.base import DirEntry, FileInfo, FileWriter
 from blobfs.drivers.objectstore import ListedFile
+from blobfs.drivers.resumable import Unfinished
 from blobfs.drivers.s3.driver import S3Driver
 from blobfs.drivers.s3.options import S3Options
 from blobfs.errors import (
@@ -19,6 +20,7 @@ from blobfs.errors import (
     Stale,
     Unsupported,
 )
+from tests.support.files import content_of, walk
 from tests.support.s3_prefixes import S3Place
 
 pytestmark = pytest.mark.s3
@@ -43,16 +45,16 @@ def test_file_is_what_it_was_until_it_is_committed(store: S3Driver) -> None:
     store.put_content("/d/a", b"old")
     with _written(store) as writer:
         writer.flush()
-        assert store.get_content("/d/a") == b"old"
+        assert content_of(store, "/d/a") == b"old"
         writer.commit()
-    assert store.get_content("/d/a") == b"new"
+    assert content_of(store, "/d/a") == b"new"
 
 
 def test_nobody_sees_what_is_not_committed(store: S3Driver) -> None:
     store.put_content("/d/other", b"")
     _written(store).close()
     assert [entry.name for entry in store.listdir("/d")] == ["other"]
-    assert [info.path for info in store.walk("/")] == ["/d", "/d/other"]
+    assert [info.path for info in walk(store, "/")] == ["/d", "/d/other"]
     assert _listed(store, "/") == [["/d/other"]]
     assert store.stat_many(["/d/a"]) == [None]
 
@@ -62,7 +64,7 @@ def test_cancelled_file_is_what_it_was(store: S3Driver) -> None:
     writer = _written(store)
     writer.flush()
     writer.cancel()
-    assert store.get_content("/d/a") == b"old"
+    assert content_of(store, "/d/a") == b"old"
 
 
 @pytest.mark.parametrize("end", ["commit", "cancel"])
@@ -105,8 +107,8 @@ def test_object_with_the_key_of_a_directory_hides_nothing(
     assert store.stat("/d") == FileInfo("/d", 0, True, 0)
     assert sorted(store.listdir("/")) == [DirEntry("d", True), DirEntry("d-e", False)]
     assert list(store.listdir("/d")) == [DirEntry("a", False)]
-    assert [info.path for info in store.walk("/")] == ["/d-e", "/d", "/d/a"]
-    assert (store.get_content("/d"), store.get_content("/d/a")) == (b"beside", b"below")
+    assert [info.path for info in walk(store, "/")] == ["/d-e", "/d", "/d/a"]
+    assert (content_of(store, "/d"), content_of(store, "/d/a")) == (b"beside", b"below")
 
 
 def test_directory_is_one_where_a_page_ends_before_what_is_below(
@@ -134,7 +136,7 @@ def test_token_tells_writers_of_one_path_apart(store: S3Driver) -> None:
     with store.append("/d/a", writers[1].token) as resumed:
         resumed.write(b" and on")
         resumed.commit()
-    assert store.get_content("/d/a") == b"second and on"
+    assert content_of(store, "/d/a") == b"second and on"
     assert [store.stat_unfinished("/d/a", writers[at].token).size for at in (0, 2)] == [5, 5]
 
 
@@ -172,7 +174,7 @@ def test_writers_of_one_path_side_by_side_leave_the_content_of_one(store: S3Driv
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(write, contents))
-    assert store.get_content("/d/a") in contents
+    assert content_of(store, "/d/a") in contents
 
 
 # Reading by a size that is known
@@ -181,23 +183,23 @@ def test_writers_of_one_path_side_by_side_leave_the_content_of_one(store: S3Driv
 def test_reading_tells_when_the_size_is_another(store: S3Driver) -> None:
     store.put_content("/a", b"0123456789")
     for size in (9, 11, 100):
-        with store.open_of_size("/a", size) as reader, pytest.raises(FileChanged):
+        with store.open("/a", size) as reader, pytest.raises(FileChanged):
             reader.read_at(0, 5)
 
 
 def test_reading_behind_what_was_cut_tells_it(store: S3Driver) -> None:
     store.put_content("/a", b"0123")
-    with store.open_of_size("/a", 10) as reader, pytest.raises(FileChanged):
+    with store.open("/a", 10) as reader, pytest.raises(FileChanged):
         reader.read_at(8, 2)
 
 
 @pytest.mark.parametrize("content", [b"9876543210", b"", b"01234567890"])
 def test_reading_on_tells_when_the_file_was_replaced(store: S3Driver, content: bytes) -> None:
     store.put_content("/a", b"0123456789")
-    for reader in (store.open_of_size("/a", 10), store.open("/a")):
+    for reader in (store.open("/a", 10), store.open("/a")):
         assert reader.read_at(0, 2) == b"01"
     store.put_content("/a", content)
-    with store.open_of_size("/a", 10) as other:
+    with store.open("/a", 10) as other:
         readers = [reader, other] if len(content) != 10 else [reader]
         for changed in readers:
             with pytest.raises(FileChanged):
@@ -252,8 +254,8 @@ def test_names_that_share_a_beginning_are_kept_apart(store: S3Driver) -> None:
     assert {entry.name for entry in store.listdir("/d/a")} == {"below"}
     store.delete("/d/a")
     left = [name for name in NAMES if name not in ("/d/a", "/d/a/below")]
-    assert {info.path for info in store.walk("/") if not info.is_dir} == set(left)
-    assert all(store.get_content(name) == name.encode() for name in left)
+    assert {info.path for info in walk(store, "/") if not info.is_dir} == set(left)
+    assert all(content_of(store, name) == name.encode() for name in left)
     store.delete("/d")
     assert {entry.name for entry in store.listdir("/")} == {"d-e", "d.e", "de"}
 

@@ -3,6 +3,7 @@
 import pytest
 
 from blobfs.drivers.base import StorageDriver
+from tests.support.files import content_of, walk
 
 
 def _emptied(driver: StorageDriver, *files: str) -> None:
@@ -13,7 +14,7 @@ def _emptied(driver: StorageDriver, *files: str) -> None:
 
 
 def _files(driver: StorageDriver) -> set[str]:
-    return {info.path for info in driver.walk("/") if not info.is_dir}
+    return {info.path for info in walk(driver, "/") if not info.is_dir}
 
 
 def test_prune_removes_an_emptied_directory(driver: StorageDriver) -> None:
@@ -63,14 +64,14 @@ def test_prune_of_a_missing_directory_does_nothing(driver: StorageDriver, path: 
 def test_prune_of_a_file_leaves_it(driver: StorageDriver) -> None:
     driver.put_content("/d/a", b"content")
     driver.prune("/d/a")
-    assert driver.get_content("/d/a") == b"content"
+    assert content_of(driver, "/d/a") == b"content"
 
 
 def test_pruned_directory_can_be_filled_again(driver: StorageDriver) -> None:
     _emptied(driver, "/d/e/a")
     driver.prune("/d")
     driver.put_content("/d/e/a", b"content")
-    assert driver.get_content("/d/e/a") == b"content"
+    assert content_of(driver, "/d/e/a") == b"content"
 
 
 def test_prune_leaves_a_file_that_is_being_written(driver: StorageDriver) -> None:
@@ -78,4 +79,4 @@ def test_prune_leaves_a_file_that_is_being_written(driver: StorageDriver) -> Non
         driver.prune("/d")
         writer.write(b"content")
         writer.commit()
-    assert driver.get_content("/d/a") == b"content"
+    assert content_of(driver, "/d/a") == b"content"

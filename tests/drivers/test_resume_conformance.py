@@ -5,7 +5,9 @@ from operator import methodcaller
 import pytest
 
 from blobfs.drivers.base import FileWriter, StorageDriver
+from blobfs.drivers.resumable import uploads_of
 from blobfs.errors import AppendOnly, PathNotFound, WriterClosed
+from tests.support.files import content_of
 
 
 def _written(driver: StorageDriver, content: bytes = b"0123456789") -> FileWriter:
@@ -16,7 +18,7 @@ def _written(driver: StorageDriver, content: bytes = b"0123456789") -> FileWrite
 
 def _committed(driver: StorageDriver, writer: FileWriter) -> bytes:
     writer.commit()
-    return driver.get_content("/d/a")
+    return content_of(driver, "/d/a")
 
 
 def test_flush_leaves_what_was_written_to_a_later_append(driver: StorageDriver) -> None:
@@ -59,26 +61,26 @@ def test_nothing_can_be_done_after_the_end(driver: StorageDriver, end: str, act:
 
 def test_unfinished_file_is_told_of_with_its_size(driver: StorageDriver) -> None:
     _written(driver).close()
-    info = driver.stat_unfinished("/d/a")
+    info = uploads_of(driver).stat_unfinished("/d/a")
     assert (info.path, info.size, info.is_dir) == ("/d/a", 10, False)
 
 
 def test_finished_file_is_told_of_too(driver: StorageDriver) -> None:
     driver.put_content("/d/a", b"content")
-    assert driver.stat_unfinished("/d/a") == driver.stat("/d/a")
+    assert uploads_of(driver).stat_unfinished("/d/a") == driver.stat("/d/a")
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/nowhere/at/all", "/d/nowhere", "/d/file/below"])
 def test_unfinished_file_that_is_missing_is_not_found(driver: StorageDriver, path: str) -> None:
     driver.put_content("/d/file", b"")
     with pytest.raises(PathNotFound) as caught:
-        driver.stat_unfinished(path)
+        uploads_of(driver).stat_unfinished(path)
     assert caught.value.path == path
 
 
 def test_telling_of_an_unfinished_file_changes_nothing(driver: StorageDriver) -> None:
     _written(driver).close()
-    driver.stat_unfinished("/d/a")
+    uploads_of(driver).stat_unfinished("/d/a")
     with driver.append("/d/a") as writer:
         assert _committed(driver, writer) == b"0123456789"
 
@@ -87,7 +89,7 @@ def test_writer_goes_on_by_its_token(driver: StorageDriver) -> None:
     with _written(driver) as first:
         first.flush()
         token = first.token
-    assert driver.stat_unfinished("/d/a", token).size == 10
+    assert uploads_of(driver).stat_unfinished("/d/a", token).size == 10
     with driver.append("/d/a", token) as writer:
         assert writer.size == 10
         writer.write(b"end")
@@ -138,4 +140,4 @@ def test_commit_over_a_file_replaces_it(driver: StorageDriver) -> None:
     writer = _written(driver)
     writer.flush()
     writer.commit()
-    assert driver.get_content("/d/a") == b"0123456789"
+    assert content_of(driver, "/d/a") == b"0123456789"

@@ -7,6 +7,7 @@ import pytest
 
 from blobfs.drivers.base import FileWriter, StorageDriver
 from blobfs.errors import WriterClosed
+from tests.support.files import content_of
 
 each_end = pytest.mark.parametrize(
     "end",
@@ -29,7 +30,7 @@ def _written(driver: StorageDriver, content: bytes = b"0123456789") -> FileWrite
 
 def _committed(driver: StorageDriver, writer: FileWriter) -> bytes:
     writer.commit()
-    return driver.get_content("/d/a")
+    return content_of(driver, "/d/a")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from blobfs.drivers.base import FileWriter, StorageDriver
 from blobfs.errors import NotFound, PathNotFound, WriterClosed
+from tests.support.files import content_of
 
 each_end = pytest.mark.parametrize(
     "end",
@@ -31,13 +32,13 @@ def test_commit_makes_the_file_readable(driver: StorageDriver) -> None:
         writer.write(b"one")
         writer.write(b"two")
         writer.commit()
-    assert driver.get_content("/d/e/a") == b"onetwo"
+    assert content_of(driver, "/d/e/a") == b"onetwo"
 
 
 def test_commit_without_a_write_makes_an_empty_file(driver: StorageDriver) -> None:
     with driver.create("/a") as writer:
         writer.commit()
-    assert driver.get_content("/a") == b""
+    assert content_of(driver, "/a") == b""
 
 
 def test_commit_makes_the_file_known_with_its_size(driver: StorageDriver) -> None:
@@ -77,7 +78,7 @@ def test_commit_over_a_longer_file_leaves_none_of_it(driver: StorageDriver) -> N
     with driver.create("/a") as writer:
         writer.write(b"short")
         writer.commit()
-    assert driver.get_content("/a") == b"short"
+    assert content_of(driver, "/a") == b"short"
 
 
 def test_size_counts_what_is_only_buffered(driver: StorageDriver) -> None:
@@ -131,7 +132,7 @@ def test_refused_write_adds_nothing(driver: StorageDriver) -> None:
     writer.commit()
     with pytest.raises(WriterClosed):
         writer.write(b"late")
-    assert driver.get_content("/a") == b"content"
+    assert content_of(driver, "/a") == b"content"
 
 
 def test_leaving_the_with_block_closes_the_writer(driver: StorageDriver) -> None:
@@ -183,7 +184,7 @@ def test_cancel_leaves_the_siblings(driver: StorageDriver) -> None:
     driver.put_content("/d/ab", b"sibling")
     with driver.create("/d/a") as writer:
         writer.cancel()
-    assert driver.get_content("/d/ab") == b"sibling"
+    assert content_of(driver, "/d/ab") == b"sibling"
 
 
 def test_cancel_when_the_file_is_gone_does_no_harm(driver: StorageDriver) -> None:
@@ -205,7 +206,7 @@ def test_stream_goes_on_after_each_close(driver: StorageDriver, size: int) -> No
             assert writer.size == (number + 1) * size
     with driver.append("/d/a") as writer:
         writer.commit()
-    assert driver.get_content("/d/a") == b"".join(parts)
+    assert content_of(driver, "/d/a") == b"".join(parts)
 
 
 def test_closing_without_a_write_changes_nothing(driver: StorageDriver) -> None:
@@ -214,7 +215,7 @@ def test_closing_without_a_write_changes_nothing(driver: StorageDriver) -> None:
     driver.append("/a").close()
     with driver.append("/a") as writer:
         writer.commit()
-    assert driver.get_content("/a") == b"first"
+    assert content_of(driver, "/a") == b"first"
 
 
 @each_empty_file
@@ -225,7 +226,7 @@ def test_append_goes_on_with_an_empty_file(
     with driver.append("/a") as writer:
         writer.write(b"content")
         writer.commit()
-    assert driver.get_content("/a") == b"content"
+    assert content_of(driver, "/a") == b"content"
 
 
 @each_empty_file
@@ -253,6 +254,6 @@ def test_append_to_a_missing_file_makes_none(driver: StorageDriver) -> None:
 
 def _content_if_any(driver: StorageDriver, path: str) -> bytes | None:
     try:
-        return driver.get_content(path)
+        return content_of(driver, path)
     except NotFound:
         return None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from tests.support.layout import Layout
 from tests.support.mounts import MountedRegistry, mounted
@@ -25,7 +25,7 @@ def storage(tmp_path: Path) -> Path:
 @pytest.fixture
 def layout(storage: Path) -> Iterator[Layout]:
     """Lays out what ``storage`` holds."""
-    driver = CheckedDriver(FilesystemDriver.below(storage))
+    driver = BaseDriver(FilesystemDriver.below(storage))
     yield Layout(driver)
     driver.close()
 

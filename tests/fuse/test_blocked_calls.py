@@ -13,7 +13,7 @@ import trio
 from blobfs.concurrency import refuse_to_take_long
 from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader, FileWriter, StorageDriver
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.drivers.wrapper import DriverWrapper, ReaderWrapper, WriterWrapper
 from blobfs.fuse.attributes import AttributeMapper
@@ -42,14 +42,10 @@ class BlockingDriver(DriverWrapper):
 
     def __init__(self, driver: StorageDriver, *, is_local: bool) -> None:
         super().__init__(driver)
-        self._local = is_local
+        self.is_local = is_local
         self.blocked = ""
         self.hangs = threading.Event()
         self._over = threading.Event()
-
-    @property
-    def is_local(self) -> bool:
-        return self._local
 
     def let_go(self) -> None:
         """End the call that hangs."""
@@ -64,12 +60,9 @@ class BlockingDriver(DriverWrapper):
         self.hangs.set()
         self._over.wait()
 
-    def open(self, path: str) -> FileReader:
+    def open(self, path: str, size: int | None = None) -> FileReader:
         self.meet("open")
-        return _Reader(super().open(path), self)
-
-    def open_of_size(self, path: str, size: int) -> FileReader:
-        return self.open(path)
+        return _Reader(super().open(path, size), self)
 
     def create(self, path: str) -> FileWriter:
         self.meet("create")
@@ -140,9 +133,7 @@ class Mount:
             layer = layout.layer(LAYER + name.encode(), repository)
             revision = layout.revision(image(layer, layer), repository)
             layout.tag(revision, Tag("v1"), repository)
-        tree = Tree(
-            Registry(CheckedDriver(self.driver)), Verification(Verify.NONE), allow_delete=True
-        )
+        tree = Tree(Registry(BaseDriver(self.driver)), Verification(Verify.NONE), allow_delete=True)
         self.operations = Operations(tree, StorageThreads(inline=is_local), AttributeMapper())
 
     async def walk(self, path: str) -> pyfuse3.InodeT:

@@ -9,7 +9,7 @@ import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.reference import Tag
 from tests.support.layout import APP, LATEST, Layout, image
@@ -172,7 +172,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedRegistry]
     """A mount with one of each directory, for looking up names."""
     place = tmp_path_factory.mktemp("names")
     (place / "storage").mkdir()
-    driver = CheckedDriver(FilesystemDriver.below(place / "storage"))
+    driver = BaseDriver(FilesystemDriver.below(place / "storage"))
     layout = Layout(driver)
     layout.tag(layout.revision(layout.layer(b"x").encoded.encode()))
     driver.close()

@@ -18,11 +18,12 @@ import pytest
 
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.reference import RepositoryName, Tag
 from tests.support.buckets import Bucket
+from tests.support.files import content_of, walk
 from tests.support.layout import Layout
 from tests.support.mounts import MountedRegistry, eventually, run
 from tests.support.redis_server import RedisServer
@@ -92,7 +93,7 @@ def lay_out(driver: StorageDriver, content: bytes) -> Digest:
 
 def lay_out_below(storage: Path, content: bytes) -> Digest:
     """Do the same in a directory."""
-    with closing(CheckedDriver(FilesystemDriver.below(storage))) as driver:
+    with closing(BaseDriver(FilesystemDriver.below(storage))) as driver:
         return lay_out(driver, content)
 
 
@@ -257,9 +258,9 @@ def test_bucket_and_its_disk_cache_that_hang(ceph: S3Server, tmp_path: Path) -> 
     digest = lay_out(driver, bytes(2**20))
     with ExitStack() as opened:
         bucket = opened.enter_context(Bucket.made(ceph))
-        for info in driver.walk("/"):
+        for info in walk(driver, "/"):
             if not info.is_dir:
-                bucket.put(info.path, driver.get_content(info.path))
+                bucket.put(info.path, content_of(driver, info.path))
         cache = opened.enter_context(Stoppable(tmp_path / "disk", tmp_path / "cache"))
         proxy = opened.enter_context(S3Proxy.before(ceph.endpoint))
         options = ("--cache-dir", str(cache.path))

@@ -6,7 +6,7 @@ from threading import Event
 import pytest
 import trio
 
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import StorageUnavailable
 from blobfs.http.health import Check, Health
@@ -146,7 +146,7 @@ def test_first_report_waits_no_longer_than_an_answer_may_take(storage: Storage) 
 
 async def test_storage_is_called_as_a_registry_calls_it() -> None:
     """[S17.8] As a registry says it."""
-    with Registry(CheckedDriver(InMemoryDriver())) as registry:
+    with Registry(BaseDriver(InMemoryDriver())) as registry:
         health = Health.of_storage(registry)
         assert await health.failures() == {}
         assert health.snapshot()["seconds_ago"].keys() == {"storagedriver_inmemory"}  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from tests.support.failing_driver import TroubledDriver
@@ -24,7 +24,7 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["inmemory", "filesystem"])
 def driver(request: pytest.FixtureRequest) -> Iterator[StorageDriver]:
-    driver = CheckedDriver(_driver(request))
+    driver = BaseDriver(_driver(request))
     yield driver
     driver.close()
 

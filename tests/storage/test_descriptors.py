@@ -22,6 +22,7 @@ from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 from tests.support.counting_driver import AskedDriver, nothing
+from tests.support.files import content_of
 from tests.support.layout import APP, Layout, image
 from tests.support.redis_server import RedisServer
 from tests.support.uploads import append
@@ -297,7 +298,7 @@ def test_blob_that_is_only_remembered_is_stored_again(
     with app.uploads.create() as writer:
         append(writer, CONTENT)
         writer.commit(DIGEST)
-    assert layout.driver.get_content(BLOB) == CONTENT
+    assert content_of(layout.driver, BLOB) == CONTENT
 
 
 def test_delete_is_seen_by_all_at_once(

@@ -11,7 +11,7 @@ import pytest
 from blobfs.concurrency import TakesLong, waiting
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import LinkInvalid, PathNotFound
 from blobfs.storage.linkfiles import read_link, write_link
@@ -29,7 +29,7 @@ def link(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[StorageDriver]:
-    driver = CheckedDriver(FilesystemDriver.below(tmp_path))
+    driver = BaseDriver(FilesystemDriver.below(tmp_path))
     yield driver
     driver.close()
 

@@ -1,6 +1,6 @@
 """The reading of manifests for media types: side by side, each once, without a lost result."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event
 
@@ -28,9 +28,9 @@ WAIT_S = 20.0
 class RemoteDriver(WatchedDriver):
     """A driver whose calls are made in threads."""
 
-    @property
-    def is_local(self) -> bool:
-        return False
+    def __init__(self, driver: StorageDriver, on_open: Callable[[str], object]) -> None:
+        super().__init__(driver, on_open)
+        self.is_local = False
 
 
 def nothing(path: str) -> None:

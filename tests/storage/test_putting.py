@@ -22,6 +22,7 @@ from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.linkfiles import read_link
 from tests.support.failing_driver import TroubledDriver
+from tests.support.files import content_of
 from tests.support.layout import APP, EMPTY, Layout
 from tests.support.uploads import broken_links, files_below
 
@@ -115,7 +116,7 @@ def test_copy_of_other_bytes_leaves_nothing(driver: StorageDriver, blobs: BlobSt
 
 def test_link_is_exactly_the_digest(driver: StorageDriver, links: LinkedBlobStore) -> None:
     links.link(DIGEST, DIGEST)
-    assert driver.get_content(LINK) == str(DIGEST).encode()
+    assert content_of(driver, LINK) == str(DIGEST).encode()
 
 
 def test_link_under_an_alias_holds_the_canonical_digest(
@@ -123,7 +124,7 @@ def test_link_under_an_alias_holds_the_canonical_digest(
 ) -> None:
     layout.blob(CONTENT)
     links.link(ALIAS, DIGEST)
-    assert driver.get_content(paths.link(LAYERS, ALIAS)) == str(DIGEST).encode()
+    assert content_of(driver, paths.link(LAYERS, ALIAS)) == str(DIGEST).encode()
     assert links.get(ALIAS) == CONTENT
 
 

@@ -6,10 +6,9 @@ import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base import StorageDriver, capacity_of
 from blobfs.drivers.inmemory import InMemoryDriver
-from blobfs.errors import MountRefused, NameInvalid, PathNotFound
+from blobfs.errors import MountRefused, NameInvalid, PathInvalid, PathNotFound
 from blobfs.reference import RepositoryName
 from blobfs.storage.registry import Registry, open_registry
 from tests.support.layout import APP, Layout
@@ -191,7 +190,7 @@ def test_stat_is_of_a_path_of_the_layout(layout: Layout, registry: Registry) -> 
 
 
 def test_capacity_is_the_driver_s(driver: StorageDriver, registry: Registry) -> None:
-    told, asked = registry.capacity(), driver.capacity()
+    told, asked = registry.capacity(), capacity_of(driver)
     assert (told and told.size) == (asked and asked.size)
     assert registry.is_local == driver.is_local
 
@@ -244,5 +243,5 @@ def test_every_driver_is_checked(
 ) -> None:
     (tmp_path / "directory").mkdir()
     monkeypatch.chdir(tmp_path)
-    with open_registry(storage) as registry:
-        assert isinstance(registry._driver, CheckedDriver)
+    with open_registry(storage) as registry, pytest.raises(PathInvalid):
+        registry.stat("/a/../b")

@@ -13,6 +13,7 @@ from blobfs.reference import Tag
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.tagstore import TagStore
 from tests.support.failing_driver import Crash, TroubledDriver
+from tests.support.files import content_of
 from tests.support.layout import APP, LATEST, Layout
 from tests.support.uploads import files_below
 
@@ -49,7 +50,7 @@ def _empty(driver: StorageDriver) -> None:
 
 def test_tag_is_laid_out_as_a_registry_does(driver: StorageDriver, tags: TagStore) -> None:
     tags.tag(LATEST, NEW)
-    files = {path: driver.get_content(f"{TAGS}/{path}") for path in files_below(driver, TAGS)}
+    files = {path: content_of(driver, f"{TAGS}/{path}") for path in files_below(driver, TAGS)}
     assert files == {
         "latest/current/link": str(NEW).encode(),
         f"latest/index/sha256/{NEW.encoded}/link": str(NEW).encode(),

@@ -26,18 +26,14 @@ class AskedDriver(DriverWrapper):
         self._note(path)
         return super().stat(path)
 
-    def stat_now(self, path: str) -> FileInfo:
-        self._note(path)
-        return super().stat_now(path)
-
     def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
         for path in paths:
             self._note(path)
         return super().stat_many(paths)
 
-    def open(self, path: str) -> FileReader:
+    def open(self, path: str, size: int | None = None) -> FileReader:
         self._note(path)
-        return super().open(path)
+        return super().open(path, size)
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
         self._note(path)

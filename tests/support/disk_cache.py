@@ -33,12 +33,12 @@ class Cached:
 
     def read(self, path: str, *, step: int = 100 * KIB) -> bytes:
         """The whole blob, in pieces."""
-        with self.driver.open_of_size(path, self.remote.stat(path).size) as reader:
+        with self.driver.open(path, self.remote.stat(path).size) as reader:
             return b"".join(reader.chunks(step))
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
         """A part of it, with a reader of its own."""
-        with self.driver.open_of_size(path, self.remote.stat(path).size) as reader:
+        with self.driver.open(path, self.remote.stat(path).size) as reader:
             return reader.read_at(offset, size)
 
     def count(self, name: str) -> int:

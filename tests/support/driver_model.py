@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import BlobfsError, NotAFile, PathNotFound
+from tests.support.files import content_of, walk
 
 PATHS = ["/a", "/b", "/d", "/d/a", "/d/b", "/d/e", "/d/e/a", "/d/ee", "/d.e/a", "/f/g/h"]
 DIRECTORIES = ["/d", "/d/e", "/d.e", "/f", "/f/g"]
@@ -110,13 +111,13 @@ class DriverModel(RuleBasedStateMachine):
     @invariant()
     def every_file_has_its_content(self) -> None:
         for driver in self.drivers:
-            assert {path: driver.get_content(path) for path in self.files} == self.files
+            assert {path: content_of(driver, path) for path in self.files} == self.files
 
     @invariant()
     def every_walk_finds_the_files_and_no_others(self) -> None:
         expected = {path: len(content) for path, content in self.files.items()}
         for driver in self.drivers:
-            walked = {info.path: info.size for info in driver.walk("/") if not info.is_dir}
+            walked = {info.path: info.size for info in walk(driver, "/") if not info.is_dir}
             assert walked == expected
 
     @invariant()

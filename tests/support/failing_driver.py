@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from blobfs.drivers.base import (
-    Capacity,
     DirEntry,
     FileInfo,
     FileReader,
@@ -45,6 +44,7 @@ class TroubledDriver(StorageDriver):
         append_only: bool = False,
     ) -> None:
         self.name = driver.name
+        self.is_local = driver.is_local
         self.calls: list[Call] = []
         self.on_call: Callable[[Call], object] = bool
         self.fail_at = fail_at
@@ -81,10 +81,6 @@ class TroubledDriver(StorageDriver):
         self.failed = True
         raise Crash if self._crash else StorageUnavailable(f"{path}: as the test has it")
 
-    @property
-    def is_local(self) -> bool:
-        return self._driver.is_local
-
     def stat(self, path: str) -> FileInfo:
         with self.noting("stat", path):
             return self._driver.stat(path)
@@ -97,9 +93,9 @@ class TroubledDriver(StorageDriver):
         with self.noting("listdir", path):
             return self._driver.listdir(path)
 
-    def open(self, path: str) -> FileReader:
+    def open(self, path: str, size: int | None = None) -> FileReader:
         with self.noting("open", path):
-            return self._driver.open(path)
+            return self._driver.open(path, size)
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
         with self.noting("read_at", path):
@@ -128,9 +124,6 @@ class TroubledDriver(StorageDriver):
     def prune(self, path: str) -> None:
         with self.noting("prune", path):
             self._driver.prune(path)
-
-    def capacity(self) -> Capacity | None:
-        return self._driver.capacity()
 
     def close(self) -> None:
         self._driver.close()

@@ -25,6 +25,8 @@ Answer = Callable[[int, bytes], bytes]
 class RemoteDriver(InMemoryDriver):
     """Each read of a reader is a request, and *answer* makes of the data what it returns."""
 
+    is_local = False
+
     def __init__(self) -> None:
         super().__init__()
         self.requests: list[tuple[int, int]] = []  # offset and size
@@ -34,12 +36,8 @@ class RemoteDriver(InMemoryDriver):
         self.answer: Answer = lambda _offset, data: data
         self._changed = Condition()
 
-    @property
-    def is_local(self) -> bool:
-        return False
-
-    def open(self, path: str) -> FileReader:
-        return _RemoteReader(self, super().open(path))
+    def open(self, path: str, size: int | None = None) -> FileReader:
+        return _RemoteReader(self, super().open(path, size))
 
     def offsets(self) -> list[int]:
         """Where requests were made, the first first."""

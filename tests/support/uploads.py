@@ -11,6 +11,7 @@ from blobfs.storage.linkfiles import read_link
 from blobfs.storage.repository import Repository
 from blobfs.storage.uploads.base import ContentWriter
 from blobfs.storage.uploads.buffer import IN_MEMORY
+from tests.support.files import content_of, walk
 from tests.support.layout import APP
 
 SMALL: Final = b"what the blob holds"
@@ -26,7 +27,9 @@ def append(writer: ContentWriter, data: bytes) -> None:
 def files_below(driver: StorageDriver, path: str) -> set[str]:
     """The files below a directory, which need not be there, by their paths from it."""
     try:
-        return {info.path.removeprefix(f"{path}/") for info in driver.walk(path) if not info.is_dir}
+        return {
+            info.path.removeprefix(f"{path}/") for info in walk(driver, path) if not info.is_dir
+        }
     except PathNotFound:
         return set()
 
@@ -45,7 +48,7 @@ def begun(repository: Repository, content: bytes = SMALL, *, digest: Digest | No
 
 def blob_content(driver: StorageDriver, digest: Digest) -> bytes | None:
     try:
-        return driver.get_content(paths.blob_data(digest))
+        return content_of(driver, paths.blob_data(digest))
     except PathNotFound:
         return None
 

@@ -17,17 +17,9 @@ class WatchedDriver(DriverWrapper):
         self.on_open = on_open
         self.closed = False
 
-    def open(self, path: str) -> FileReader:
+    def open(self, path: str, size: int | None = None) -> FileReader:
         self.on_open(path)
-        return super().open(path)
-
-    def open_of_size(self, path: str, size: int) -> FileReader:
-        self.on_open(path)
-        return super().open_of_size(path, size)
-
-    def get_content(self, path: str) -> bytes:
-        self.on_open(path)
-        return super().get_content(path)
+        return super().open(path, size)
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
         self.on_open(path)

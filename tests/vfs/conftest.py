@@ -5,7 +5,7 @@ import os
 import pytest
 
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.vfs.nodes import Directory
 from tests.support.layout import Layout
@@ -20,7 +20,7 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def driver() -> StorageDriver:
-    return CheckedDriver(InMemoryDriver())
+    return BaseDriver(InMemoryDriver())
 
 
 @pytest.fixture

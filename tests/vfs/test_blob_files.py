@@ -11,7 +11,7 @@ from blobfs.cache.base import DescriptorCache
 from blobfs.cache.memory import MemoryCache, NoCache
 from blobfs.digest import OCTET_STREAM, Digest
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import BlobDamaged, DigestMismatch, Stale
 from blobfs.reference import RepositoryName
@@ -51,7 +51,7 @@ def stored(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def local(stored: Path) -> Iterator[StorageDriver]:
-    driver = CheckedDriver(FilesystemDriver.below(stored))
+    driver = BaseDriver(FilesystemDriver.below(stored))
     yield driver
     driver.close()
 

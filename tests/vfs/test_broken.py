@@ -8,7 +8,7 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import (
     AccessDenied,
@@ -43,7 +43,7 @@ class Storage:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._unreadable: set[str] = set()
-        self.driver = WatchedDriver(CheckedDriver(FilesystemDriver.below(path)), self._open)
+        self.driver = WatchedDriver(BaseDriver(FilesystemDriver.below(path)), self._open)
         self.layout = Layout(self.driver)
 
     def make_directory(self, path: str) -> None:

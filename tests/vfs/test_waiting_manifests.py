@@ -2,7 +2,7 @@
 
 import pytest
 
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import ManifestRejected, UploadUnknown
 from blobfs.storage.registry import Registry
@@ -16,7 +16,7 @@ ALONE = OpenersReport(opener_killed=False, held_elsewhere=False)
 
 @pytest.fixture
 def registry() -> Registry:
-    return Registry(CheckedDriver(InMemoryDriver()))
+    return Registry(BaseDriver(InMemoryDriver()))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import NotFound
 from blobfs.reference import RepositoryName
@@ -191,7 +191,7 @@ def test_names_that_change_are_kept_for_a_short_time(stocked: Directory) -> None
     ids=lambda path: path[:48],
 )
 def test_time_is_that_of_what_is_stored(tmp_path: Path, path: str, stored: str) -> None:
-    driver = CheckedDriver(FilesystemDriver.below(tmp_path))
+    driver = BaseDriver(FilesystemDriver.below(tmp_path))
     stock(Layout(driver))
     os.utime(tmp_path / stored[1:], ns=(1, 1_234_567_890_123_456_789))
     shown = tree_of(driver, expose_blobs=True).root()
@@ -201,7 +201,7 @@ def test_time_is_that_of_what_is_stored(tmp_path: Path, path: str, stored: str) 
 
 
 def test_directory_that_is_not_stored_has_the_time_of_the_one_above(tmp_path: Path) -> None:
-    driver = CheckedDriver(FilesystemDriver.below(tmp_path))
+    driver = BaseDriver(FilesystemDriver.below(tmp_path))
     Layout(driver).layer(b"layer")
     os.utime(tmp_path / paths.repository(APP)[1:], ns=(1, 1_234_567_890_123_456_789))
     root = tree_of(driver).root()

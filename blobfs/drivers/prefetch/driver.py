@@ -38,7 +38,7 @@ class ReadAheadDriver(DriverWrapper):
 
     Handles share a file by its path and size until the path, or one above it, is changed through
     this driver. While a writer of a path exists, each handle of it fetches for itself.
-    ``get_content`` and ``read_at`` go to the wrapped driver. Owns the threads of the fetcher.
+    ``read_at`` goes to the wrapped driver. Owns the threads of the fetcher.
     Thread-safe: the lock of the ``PartStore`` guards all state.
     """
 
@@ -65,23 +65,19 @@ class ReadAheadDriver(DriverWrapper):
                 "held_bytes": self._store.held_bytes,
             }
 
-    def open(self, path: str) -> FileReader:
+    def open(self, path: str, size: int | None = None) -> FileReader:
         changes = self._changes
-        return self._reader(path, self._driver.open(path), changes)
-
-    def open_of_size(self, path: str, size: int) -> FileReader:
-        changes = self._changes
-        return self._reader(path, self._driver.open_of_size(path, size), changes)
-
-    def _reader(self, path: str, reader: FileReader, changes: int) -> FileReader:
+        reader = self._driver.open(path, size)
         with self._store.lock:
             is_shared = changes == self._changes and path not in self._writers.values()
             file = self._store.join(path, reader.size, shared=is_shared)
         return _Reader(self._prefetcher, self._fetcher, Handle(file, Source(reader), Cursor()))
 
     def invalidate(self, path: str) -> None:
-        self._invalidate(path)
-        super().invalidate(path)
+        """Discard the fetched bytes of *path* and of all below it."""
+        with self._store.lock:
+            self._changes += 1
+            self._store.invalidate(path)
 
     def put_content(self, path: str, content: bytes) -> None:
         with self._changing(path):
@@ -119,16 +115,11 @@ class ReadAheadDriver(DriverWrapper):
     @contextmanager
     def _changing(self, path: str) -> Iterator[None]:
         """Drop the parts of *path* and below it, before the block and after it."""
-        self._invalidate(path)
+        self.invalidate(path)
         try:
             yield
         finally:
-            self._invalidate(path)
-
-    def _invalidate(self, path: str) -> None:
-        with self._store.lock:
-            self._changes += 1
-            self._store.invalidate(path)
+            self.invalidate(path)
 
 
 class _Reader(FileReader):

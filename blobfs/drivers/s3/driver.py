@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
 
 from blobfs.concurrency import ThreadPool
-from blobfs.drivers.base import Capacity, DirEntry, FileInfo, FileReader, FileWriter, Unfinished
+from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter
 from blobfs.drivers.objectstore import ListedFile, ObjectStore, Page, is_below
+from blobfs.drivers.resumable import Unfinished
 from blobfs.drivers.s3.client import (
     Bucket,
     check_size,
@@ -24,7 +24,7 @@ from blobfs.drivers.s3.client import (
 from blobfs.drivers.s3.multipart import MultipartUpload, unfinished
 from blobfs.drivers.s3.options import S3Options
 from blobfs.drivers.s3.reach import connecting_once
-from blobfs.drivers.s3.reader import S3Reader, get_part, get_whole
+from blobfs.drivers.s3.reader import S3Reader, get_part
 from blobfs.drivers.s3.writer import MultipartWriter
 from blobfs.errors import (
     AccessDenied,
@@ -49,7 +49,8 @@ _REDIRECT_S: Final = 1200
 class S3Driver(ObjectStore):
     """Stores the path ``/a/b`` as the object ``<root>/a/b``.
 
-    Owns the client and the pool of threads of its bucket. Thread-safe: it has no other state.
+    Owns the client and the pool of threads of its bucket. Thread-safe: its other state is the list
+    of watchers, to which one append adds.
     """
 
     name = "s3"
@@ -57,6 +58,7 @@ class S3Driver(ObjectStore):
     def __init__(self, options: S3Options) -> None:
         pool = ThreadPool("s3", options.streams)
         self._bucket = Bucket(client_for(options), options, pool)
+        self._watchers: list[Callable[[str], None]] = []
 
     @classmethod
     def reached(cls, options: S3Options) -> S3Driver:
@@ -64,18 +66,18 @@ class S3Driver(ObjectStore):
         driver = cls(options)
         try:
             with connecting_once(driver._bucket.client):
-                driver.confirm()
+                driver.stat("/")
         except (AccessDenied, StorageUnavailable) as exc:
             driver.close()
             raise MountRefused(f"{options} {_advice(exc, options)}") from None
         return driver
 
-    @property
-    def is_local(self) -> bool:
-        return False
+    def watch(self, changed: Callable[[str], None]) -> None:
+        self._watchers.append(changed)
 
-    def confirm(self) -> None:
-        next(self.pages("/", limit=1))
+    def _changed(self, path: str) -> None:
+        for changed in self._watchers:
+            changed(path)
 
     def write_refusal(self, path: str) -> str | None:
         # A request for a missing upload always fails; the error code shows the permission.
@@ -99,26 +101,21 @@ class S3Driver(ObjectStore):
         return FileInfo(path, found.size, False, found.mtime_ns)
 
     def _is_directory(self, path: str) -> bool:
-        return path == "/" or any(page.files for page in self.pages(path, limit=2))
-
-    def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
-        return self._each(self.stat, paths)
+        if path == "/":
+            next(self.pages(path, limit=1))  # raises an error if the bucket does not answer
+            return True
+        return any(page.files for page in self.pages(path, limit=2))
 
     def stat_files(self, paths: Sequence[str]) -> list[FileInfo | None]:
-        return self._each(self.stat_now, paths)
-
-    def _each(self, stat: Callable[[str], FileInfo], paths: Sequence[str]) -> list[FileInfo | None]:
-        """Call *stat* for each path in parallel; None for a missing one."""
-
-        def stat_or_none(path: str) -> FileInfo | None:
-            try:
-                return stat(path)
-            except PathNotFound:
-                return None
-
         if len(paths) == 1:
-            return [stat_or_none(paths[0])]
-        return list(self._bucket.pool.map(stat_or_none, paths))
+            return [self._stat_file_or_none(paths[0])]
+        return list(self._bucket.pool.map(self._stat_file_or_none, paths))
+
+    def _stat_file_or_none(self, path: str) -> FileInfo | None:
+        try:
+            return self.stat_now(path)
+        except PathNotFound:
+            return None
 
     def pages(self, path: str, *, limit: int = 1000, after: str = "") -> Iterator[Page]:
         options = self._bucket.options
@@ -174,29 +171,19 @@ class S3Driver(ObjectStore):
             yield from (DirEntry(name, is_dir=False) for name in certain)
             files -= certain
 
-    def walk(self, path: str) -> Iterator[FileInfo]:
-        files = (file for page in self.pages(path) for file in page.files)
-        first = next(files, None)
-        if first is None and path != "/":
-            raise PathNotFound(path)
-        if first is None:
-            return iter(())
-        return _with_directories(path, _without_shadowed(chain([first], files)))
-
-    def open(self, path: str) -> FileReader:
+    def open(self, path: str, size: int | None = None) -> FileReader:
+        if size is not None:
+            return S3Reader(self._bucket, path, size, "", self._changed)
         try:
             found = head_object(self._bucket, path)
         except PathNotFound:
             self._refuse_directory(path)
             raise
-        return S3Reader(self._bucket, path, found.size, found.etag)
+        return S3Reader(self._bucket, path, found.size, found.etag, self._changed)
 
     def _refuse_directory(self, path: str) -> None:
         if self._is_directory(path):
             raise NotAFile(f"not a file: {path}")
-
-    def open_of_size(self, path: str, size: int) -> FileReader:
-        return S3Reader(self._bucket, path, size)
 
     def redirect_url(self, path: str) -> str | None:
         options = self._bucket.options
@@ -208,13 +195,6 @@ class S3Driver(ObjectStore):
                 Params={"Bucket": options.bucket, "Key": options.key(path)},
                 ExpiresIn=_REDIRECT_S,
             )
-
-    def get_content(self, path: str) -> bytes:
-        try:
-            return get_whole(self._bucket, path).content
-        except PathNotFound:
-            self._refuse_directory(path)
-            raise
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
         if size <= 0:
@@ -333,9 +313,6 @@ class S3Driver(ObjectStore):
         upload.abort()
         remove_object(self._bucket, upload.tail)
 
-    def capacity(self) -> Capacity | None:
-        return None
-
     def close(self) -> None:
         self._bucket.pool.close()
         self._bucket.client.close()
@@ -370,29 +347,3 @@ def _is_hidden(key: str) -> bool:
     """True if the key is that of a tail, or of a directory marker that some programs create."""
     name = key.rpartition("/")[2]
     return not name or _TAIL.fullmatch(name) is not None
-
-
-def _without_shadowed(files: Iterator[ListedFile]) -> Iterator[ListedFile]:
-    """Drop the files whose key is also that of a directory; *files* are sorted by key."""
-    held: OrderedDict[str, ListedFile] = OrderedDict()  # keys below them may follow
-    for file in files:
-        above = file.path
-        while above := above.rpartition("/")[0]:
-            held.pop(above, None)
-        while held and f"{next(iter(held))}/" < file.path:
-            yield held.popitem(last=False)[1]
-        held[file.path] = file
-    yield from held.values()
-
-
-def _with_directories(top: str, files: Iterator[ListedFile]) -> Iterator[FileInfo]:
-    """Yield each file, and before it the directories above it that are new."""
-    base = top.rstrip("/")
-    above: list[str] = []
-    for file in files:
-        names = file.path[len(base) + 1 :].split("/")[:-1]
-        for depth in range(1, len(names) + 1):
-            if names[:depth] != above[:depth]:
-                yield FileInfo("/".join([base, *names[:depth]]), 0, True, 0)
-        above = names
-        yield FileInfo(file.path, file.size, False, file.mtime_ns)

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
-from blobfs.drivers.base import Unfinished
+from blobfs.drivers.resumable import Unfinished
 from blobfs.drivers.s3.client import Bucket, check_size, head_object, nanoseconds, s3_errors
 from blobfs.drivers.s3.options import MIN_PART
 from blobfs.errors import PathNotFound, StorageUnavailable

@@ -6,7 +6,7 @@ import random
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import md5
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +15,7 @@ from botocore.exceptions import HTTPClientError, IncompleteReadError
 from blobfs.concurrency import guard
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.s3.client import Bucket, s3_errors
-from blobfs.errors import FileChanged, StorageUnavailable
+from blobfs.errors import FileChanged, PathNotFound, StorageUnavailable
 
 _ATTEMPTS: Final = 5
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -23,7 +23,7 @@ _SMALL: Final = 2**20  # bytes whose MD5 takes little time
 _BACKOFF_S: Final = 0.1  # doubles with each attempt; each wait is a random part of it
 
 
-class Part(NamedTuple):
+class ObjectRange(NamedTuple):
     """A range of an object's bytes; *size* (in bytes) and *etag* are those of the whole object."""
 
     content: bytes
@@ -35,15 +35,18 @@ class S3Reader(FileReader):
     """Reads an object of *size* bytes; each ``read_at`` is one request.
 
     ``read_at`` raises FileChanged if the ETag differs from that of the first read, or the size from
-    *size*, and PathNotFound if the object is gone. Thread-safe: the lock guards the ETag, as the
-    first reads may run in parallel.
+    *size*, and PathNotFound if the object is gone; before that it calls *changed* with the path.
+    Thread-safe: the lock guards the ETag, as the first reads may run in parallel.
     """
 
-    def __init__(self, bucket: Bucket, path: str, size: int, etag: str = "") -> None:
+    def __init__(
+        self, bucket: Bucket, path: str, size: int, etag: str, changed: Callable[[str], None]
+    ) -> None:
         self._bucket = bucket
         self._path = path
         self._size = size
         self._etag = etag
+        self._changed = changed
         self._lock = guard()
 
     @property
@@ -54,6 +57,13 @@ class S3Reader(FileReader):
         size = min(size, self._size - offset)
         if size <= 0:
             return b""
+        try:
+            return self._read_at(offset, size)
+        except (FileChanged, PathNotFound):
+            self._changed(self._path)
+            raise
+
+    def _read_at(self, offset: int, size: int) -> bytes:
         part = get_part(self._bucket, self._path, offset, size, self._etag)
         if part.size != self._size:
             raise FileChanged(f"{self._path} has {part.size} bytes now, not {self._size}")
@@ -67,7 +77,7 @@ class S3Reader(FileReader):
         """Do nothing: a reader holds no resource."""
 
 
-def get_part(bucket: Bucket, path: str, offset: int, size: int, etag: str = "") -> Part:
+def get_part(bucket: Bucket, path: str, offset: int, size: int, etag: str = "") -> ObjectRange:
     """Read up to *size* bytes from *offset*; with *etag*, only from the object that has it.
 
     Raises PathNotFound, and FileChanged for another ETag or an *offset* at or past the end.
@@ -82,14 +92,14 @@ def get_part(bucket: Bucket, path: str, offset: int, size: int, etag: str = "") 
     return part
 
 
-def get_whole(bucket: Bucket, path: str) -> Part:
+def get_whole(bucket: Bucket, path: str) -> ObjectRange:
     """Read a small object as a whole; raises PathNotFound."""
     return _get(bucket, path, {}, None)
 
 
 def _get(
     bucket: Bucket, path: str, headers: Mapping[str, str], wanted: tuple[int, int] | None
-) -> Part:
+) -> ObjectRange:
     """Request until a complete answer for the range *wanted* (offset and size) arrives.
 
     A small whole object is compared with its ETag if that has the form of an MD5. After a mismatch
@@ -113,7 +123,7 @@ def _get(
     )
 
 
-def _received(answer: Mapping[str, Any], wanted: tuple[int, int] | None) -> Part | None:
+def _received(answer: Mapping[str, Any], wanted: tuple[int, int] | None) -> ObjectRange | None:
     """Read the requested bytes of an answer; None if it is truncated or has another range."""
     body, etag = answer["Body"], answer["ETag"]
     try:
@@ -125,7 +135,7 @@ def _received(answer: Mapping[str, Any], wanted: tuple[int, int] | None) -> Part
         content = _read(body, end)
         if len(content) < end < sys.maxsize:
             return None
-        return Part(content[offset:], answer.get("ContentLength", len(content)), etag)
+        return ObjectRange(content[offset:], answer.get("ContentLength", len(content)), etag)
     except (HTTPClientError, IncompleteReadError, OSError):
         return None
     finally:
@@ -134,7 +144,7 @@ def _received(answer: Mapping[str, Any], wanted: tuple[int, int] | None) -> Part
 
 def _received_range(
     content: bytes, etag: str, content_range: str, wanted: tuple[int, int] | None
-) -> Part | None:
+) -> ObjectRange | None:
     found = _CONTENT_RANGE.fullmatch(content_range)
     if found is None or wanted is None:
         return None
@@ -142,7 +152,7 @@ def _received_range(
     offset, end = wanted[0], min(sum(wanted), size)
     if (first, last + 1, len(content)) != (offset, end, end - offset):
         return None
-    return Part(content, size, etag)
+    return ObjectRange(content, size, etag)
 
 
 def _read(body: Any, size: int) -> bytes:  # noqa: ANN401  (boto3's answers)
@@ -156,7 +166,7 @@ def _read(body: Any, size: int) -> bytes:  # noqa: ANN401  (boto3's answers)
     return bytes(content)
 
 
-def _differs_from_etag(part: Part) -> bool:
+def _differs_from_etag(part: ObjectRange) -> bool:
     etag = part.etag.strip('"')
     return (
         len(part.content) == part.size

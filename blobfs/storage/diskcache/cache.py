@@ -12,7 +12,7 @@ from blobfs.concurrency import guard
 from blobfs.digest import Descriptor
 from blobfs.drivers.base import FileReader, StorageDriver
 from blobfs.drivers.wrapper import DriverWrapper
-from blobfs.errors import DigestMismatch, MountRefused, PathInvalid
+from blobfs.errors import DigestMismatch, MountRefused
 from blobfs.logs import about
 from blobfs.storage.diskcache.downloads import Download, Downloads, IdleLimits
 from blobfs.storage.diskcache.entries import Entries
@@ -172,28 +172,16 @@ class CachedDriver(DriverWrapper):
         """Return the cache's counters."""
         return self._cache.stats()
 
-    def open(self, path: str) -> FileReader:
-        return self._cached(path, self._driver.open(path))
-
-    def open_of_size(self, path: str, size: int) -> FileReader:
-        return self._cached(path, self._driver.open_of_size(path, size))
+    def open(self, path: str, size: int | None = None) -> FileReader:
+        reader = self._driver.open(path, size)
+        digest = paths.digest_of_blob(path)
+        if digest is None:
+            return reader
+        return _Reader(reader, Descriptor(digest, reader.size), self._cache)
 
     def close(self) -> None:
         self._cache.close()
         super().close()
-
-    def _cached(self, path: str, reader: FileReader) -> FileReader:
-        if not path.startswith(f"{paths.BLOBS}/"):
-            return reader
-        try:
-            digest = paths.parse(path).digest
-        except PathInvalid:
-            return reader
-        return (
-            reader
-            if digest is None
-            else _Reader(reader, Descriptor(digest, reader.size), self._cache)
-        )
 
 
 class _Reader(FileReader):

@@ -16,8 +16,9 @@ from typing import Final, Literal, NamedTuple
 
 from blobfs import paths
 from blobfs.concurrency import SingleFlight, guard
-from blobfs.drivers.base import DirEntry, FileInfo, Unfinished
+from blobfs.drivers.base import DirEntry, FileInfo
 from blobfs.drivers.objectstore import ListedFile, ObjectStore, is_below
+from blobfs.drivers.resumable import Unfinished
 from blobfs.errors import AccessDenied, PathNotFound
 
 _MAX_FILES: Final = 200_000

@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import md5
 
 from blobfs import paths
-from blobfs.drivers.base import DirEntry, FileInfo, FileReader, StorageDriver
-from blobfs.drivers.objectstore import ObjectStore
-from blobfs.drivers.wrapper import InvalidatingDriver
+from blobfs.drivers.base import DirEntry, FileInfo, FileWriter, StorageDriver, stat_or_none
+from blobfs.drivers.objectstore import ObjectStore, RemoteStorage
+from blobfs.drivers.wrapper import ResumableWrapper, WriterWrapper
 from blobfs.errors import PathNotFound
-from blobfs.storage.invalidatingreader import InvalidatingReader
+from blobfs.storage.listing.base import MetadataCache
 from blobfs.storage.listing.blob_stats import BlobStats
 from blobfs.storage.listing.cache import ListingCache, is_listed
 
 
-class ListedDriver(InvalidatingDriver):
+def _nothing_is_held(path: str) -> None:
+    """Do nothing."""
+
+
+class ListedDriver(ResumableWrapper, MetadataCache, RemoteStorage):
     """Metadata cache over *driver*, which is *store* or a wrapper of it.
 
     Listings are valid for *name_ttl_s* seconds, attributes of blobs for *content_ttl_s*. Changes
-    through this driver are visible at once. Thread-safe.
+    through this driver are visible at once. *discard* discards the bytes of a path that *driver*
+    holds. Thread-safe.
     """
 
     def __init__(
-        self, driver: StorageDriver, store: ObjectStore, *, name_ttl_s: float, content_ttl_s: float
+        self,
+        driver: StorageDriver,
+        store: ObjectStore,
+        discard: Callable[[str], None] = _nothing_is_held,
+        *,
+        name_ttl_s: float,
+        content_ttl_s: float,
     ) -> None:
         super().__init__(driver)
-        self._store = store
+        self._store = self._uploads = store
+        self._discard = discard
         self._listings = ListingCache(store, name_ttl_s)
         self._blobs = BlobStats(store, paths.BLOBS, content_ttl_s, name_ttl_s)
+        store.watch(self._changed)
 
-    def changed(self, path: str) -> None:
+    def _changed(self, path: str) -> None:
+        """Invalidate the cached state of *path* and of all below it, which may have changed."""
         if is_listed(path):
             self._listings.invalidate(path)
         else:
             self._blobs.invalidate(path)
+
+    @contextmanager
+    def _changing(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._changed(path)
 
     def stat(self, path: str) -> FileInfo:
         if is_listed(path):
@@ -47,9 +69,9 @@ class ListedDriver(InvalidatingDriver):
 
     def stat_now(self, path: str) -> FileInfo:
         if not _is_blob(path):
-            return self._driver.stat_now(path)
+            return self._store.stat_now(path)
         self._blobs.invalidate(path)
-        info = self._driver.stat_now(path)
+        info = self._store.stat_now(path)
         self._blobs.put([info])
         return info
 
@@ -60,7 +82,7 @@ class ListedDriver(InvalidatingDriver):
             path for path, info in found.items() if info is None and self._is_unknown_blob(path)
         ]
         found.update(zip(blobs, self._store.stat_files(blobs), strict=True))
-        return [found[path] if _is_blob(path) else self._stat_or_none(path) for path in paths]
+        return [found[path] if _is_blob(path) else stat_or_none(self, path) for path in paths]
 
     def _is_unknown_blob(self, path: str) -> bool:
         """True if *path* is a blob's that was not missing a moment ago."""
@@ -71,13 +93,6 @@ class ListedDriver(InvalidatingDriver):
         if blobs:
             self._blobs.prefetch(blobs)
 
-    def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
-        if not token and is_listed(path):
-            token = self._listings.unfinished(path)
-            if not token:
-                return self.stat(path)
-        return self._driver.stat_unfinished(path, token)
-
     def is_known_to_hold(self, path: str, content: bytes) -> bool:
         listing = self._listings.known(path) if is_listed(path) else None
         file = listing.files.get(path) if listing is not None else None
@@ -87,28 +102,91 @@ class ListedDriver(InvalidatingDriver):
             and file.etag == md5(content, usedforsecurity=False).hexdigest()
         )
 
+    def invalidate(self, path: str) -> None:
+        self._discard(path)
+
     def listdir(self, path: str) -> Iterator[DirEntry]:
         if is_listed(path):
             return self._listings.of_children(path).listdir(path)
         return self._driver.listdir(path)
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
-        self._refuse_missing(path)
-        return self._driver.read_at(path, offset, size)
-
-    def get_content(self, path: str) -> bytes:
-        self._refuse_missing(path)
-        return self._driver.get_content(path)
-
-    def _refuse_missing(self, path: str) -> None:
         listing = self._listings.known(path) if is_listed(path) else None
         if listing is not None:
-            listing.stat(path)
+            listing.stat(path)  # raises PathNotFound
+        return self._driver.read_at(path, offset, size)
 
-    def open_of_size(self, path: str, size: int) -> FileReader:
-        return InvalidatingReader(
-            self._driver.open_of_size(path, size), lambda: self._blobs.invalidate(path)
-        )
+    def stat_unfinished(self, path: str, token: str = "") -> FileInfo:
+        if not token and is_listed(path):
+            token = self._listings.unfinished(path)
+            if not token:
+                return self.stat(path)
+        return self._store.stat_unfinished(path, token)
+
+    def put_content(self, path: str, content: bytes) -> None:
+        with self._changing(path):
+            self._driver.put_content(path, content)
+
+    def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
+        with self._changing(path):
+            self._driver.put_immutable(path, chunks)
+
+    def create(self, path: str) -> FileWriter:
+        return self._watched(path, self._driver.create(path))
+
+    def append(self, path: str, token: str = "") -> FileWriter:
+        return self._watched(path, self._driver.append(path, token))
+
+    def _watched(self, path: str, writer: FileWriter) -> FileWriter:
+        self._changed(path)
+        return _InvalidatingWriter(writer, lambda: self._changed(path))
+
+    def move(self, source: str, target: str) -> None:
+        with self._changing(source), self._changing(target):
+            self._driver.move(source, target)
+
+    def delete(self, path: str) -> None:
+        with self._changing(path):
+            self._driver.delete(path)
+
+    def prune(self, path: str) -> None:
+        with self._changing(path):
+            self._driver.prune(path)
+
+    def write_refusal(self, path: str) -> str | None:
+        return self._store.write_refusal(path)
+
+    def redirect_url(self, path: str) -> str | None:
+        return self._store.redirect_url(path)
+
+    def watch(self, changed: Callable[[str], None]) -> None:
+        self._store.watch(changed)
+
+
+class _InvalidatingWriter(WriterWrapper):
+    """Calls *changed* after each call that may change a stored file."""
+
+    def __init__(self, writer: FileWriter, changed: Callable[[], None]) -> None:
+        super().__init__(writer)
+        self._changed = changed
+
+    def flush(self) -> None:
+        self._end(self._writer.flush)
+
+    def commit(self) -> None:
+        self._end(self._writer.commit)
+
+    def cancel(self) -> None:
+        self._end(self._writer.cancel)
+
+    def close(self) -> None:
+        self._end(self._writer.close)
+
+    def _end(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        finally:
+            self._changed()
 
 
 def _is_blob(path: str) -> bool:

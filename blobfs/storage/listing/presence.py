@@ -12,16 +12,22 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import Final, TypeVar, TypeVarTuple
+from typing import Final
 
 from blobfs import paths
-from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter, StorageDriver
+from blobfs.drivers.base import (
+    Bounded,
+    Capacity,
+    DirEntry,
+    FileInfo,
+    FileReader,
+    FileWriter,
+    StorageDriver,
+    capacity_of,
+)
 from blobfs.drivers.objectstore import ObjectStore, Page, is_below
-from blobfs.drivers.wrapper import DriverWrapper
+from blobfs.drivers.wrapper import ResumableWrapper
 from blobfs.errors import PathNotFound, StorageUnavailable
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 _PARTS: Final = (paths.REPOSITORIES, paths.BLOBS)
 
@@ -33,23 +39,19 @@ def with_presence(driver: StorageDriver) -> StorageDriver:
     return PresenceDriver(driver)
 
 
-class _ConfirmingDriver(DriverWrapper):
+class _ConfirmingDriver(ResumableWrapper):
     """Driver wrapper that confirms the absence of each missing path in reading calls."""
 
     @abstractmethod
     def confirm_absence(self, *missing: str) -> None:
         """Raise StorageUnavailable if the paths are missing because the registry is gone."""
 
+    @abstractmethod
     def note_presence(self, path: str) -> None:
         """Note that *path* exists."""
 
-    def stat(self, path: str) -> FileInfo:
-        info = self._confirmed(self._driver.stat, path)
-        self.note_presence(path)
-        return info
-
     def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:
-        return self._confirmed_each(super().stat_many(paths), paths)
+        return self._confirmed_each(self._driver.stat_many(paths), paths)
 
     def _confirmed_each(
         self, infos: list[FileInfo | None], paths: Sequence[str]
@@ -62,7 +64,11 @@ class _ConfirmingDriver(DriverWrapper):
         return infos
 
     def listdir(self, path: str) -> Iterator[DirEntry]:
-        entries = self._confirmed(self._driver.listdir, path)
+        try:
+            entries = self._driver.listdir(path)
+        except PathNotFound:
+            self.confirm_absence(path)
+            raise
         first = next(entries, None)
         if first is None:
             self.confirm_absence(path)
@@ -70,31 +76,22 @@ class _ConfirmingDriver(DriverWrapper):
         self.note_presence(f"{path}/{first.name}")
         return chain((first,), entries)
 
-    def walk(self, path: str) -> Iterator[FileInfo]:
+    def open(self, path: str, size: int | None = None) -> FileReader:
         try:
-            yield from super().walk(path)
+            return self._driver.open(path, size)
         except PathNotFound:
             self.confirm_absence(path)
             raise
-
-    def open(self, path: str) -> FileReader:
-        return self._confirmed(self._driver.open, path)
-
-    def get_content(self, path: str) -> bytes:
-        return self._confirmed(self._driver.get_content, path)
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
-        return self._confirmed(self._driver.read_at, path, offset, size)
-
-    def _confirmed(self, call: Callable[[str, *Ts], T], path: str, *args: *Ts) -> T:
         try:
-            return call(path, *args)
+            return self._driver.read_at(path, offset, size)
         except PathNotFound:
             self.confirm_absence(path)
             raise
 
 
-class PresenceDriver(_ConfirmingDriver):
+class PresenceDriver(_ConfirmingDriver, Bounded):
     """Driver wrapper for directories, which detects the loss of ``repositories`` or ``blobs``.
 
     The ``identity`` of each directory is kept since it was first found. The directory is lost if
@@ -110,17 +107,23 @@ class PresenceDriver(_ConfirmingDriver):
         super().__init__(driver)
         self._identities: dict[str, object] = {}
 
-    def confirm(self) -> None:
-        super().confirm()
-        self.confirm_absence(paths.ROOT)
+    def stat(self, path: str) -> FileInfo:
+        try:
+            info = self._driver.stat(path)
+        except PathNotFound:
+            self.confirm_absence(path)
+            raise
+        if path == "/":
+            self.confirm_absence(paths.ROOT)
+        elif len(self._identities) < len(_PARTS):
+            self.note_presence(path)
+        return info
 
     def note_presence(self, path: str) -> None:
-        if len(self._identities) == len(_PARTS):
-            return
         for part in _PARTS:
             if part not in self._identities and is_below(path, part):
                 with suppress(PathNotFound):  # it was removed just now
-                    self._identities[part] = self.identity(part)
+                    self._identities[part] = self._driver.stat(part).identity
 
     def confirm_absence(self, *missing: str) -> None:
         for part, known in tuple(self._identities.items()):
@@ -131,7 +134,7 @@ class PresenceDriver(_ConfirmingDriver):
 
     def _confirm_part(self, part: str, known: object) -> None:
         try:
-            found = self._driver.identity(part)
+            found = self._driver.stat(part).identity
             if found == known:
                 return
             is_empty = next(self._driver.listdir(part), None) is None
@@ -140,9 +143,6 @@ class PresenceDriver(_ConfirmingDriver):
         if is_empty:
             raise _gone(part)
         self._identities[part] = found
-
-    def stat_now(self, path: str) -> FileInfo:
-        return self._confirmed(self._driver.stat_now, path)
 
     def put_content(self, path: str, content: bytes) -> None:
         self.confirm_absence(path)
@@ -159,6 +159,9 @@ class PresenceDriver(_ConfirmingDriver):
     def move(self, source: str, target: str) -> None:
         self.confirm_absence(source, target)
         self._driver.move(source, target)
+
+    def capacity(self) -> Capacity | None:
+        return capacity_of(self._driver)
 
 
 class PresenceObjectStore(_ConfirmingDriver, ObjectStore):
@@ -180,8 +183,17 @@ class PresenceObjectStore(_ConfirmingDriver, ObjectStore):
         self._held = False
         self._held_blobs = False
 
-    def confirm(self) -> None:
-        self._look_for_keys()
+    def stat(self, path: str) -> FileInfo:
+        if path == "/":
+            self._look_for_keys()
+            return FileInfo(path, 0, True, 0)
+        try:
+            info = self._store.stat(path)
+        except PathNotFound:
+            self.confirm_absence(path)
+            raise
+        self.note_presence(path)
+        return info
 
     def note_presence(self, path: str) -> None:
         if "/_uploads/" not in path:  # a cancelled upload is no loss
@@ -209,12 +221,24 @@ class PresenceObjectStore(_ConfirmingDriver, ObjectStore):
                 self.confirm_absence(path)
             yield page
 
+    def stat_now(self, path: str) -> FileInfo:
+        return self._store.stat_now(path)
+
     def stat_files(self, paths: Sequence[str]) -> list[FileInfo | None]:
         return self._confirmed_each(self._store.stat_files(paths), paths)
 
     def delete(self, path: str) -> None:
         self._held = False
-        super().delete(path)
+        self._store.delete(path)
+
+    def write_refusal(self, path: str) -> str | None:
+        return self._store.write_refusal(path)
+
+    def redirect_url(self, path: str) -> str | None:
+        return self._store.redirect_url(path)
+
+    def watch(self, changed: Callable[[str], None]) -> None:
+        self._store.watch(changed)
 
 
 def _gone(part: str) -> StorageUnavailable:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from blobfs import paths
-from blobfs.drivers.base import Unfinished
+from blobfs.drivers.resumable import Unfinished
 from blobfs.errors import BlobfsError, NotFound, PathInvalid
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository

@@ -135,6 +135,7 @@ class UploadFiles:
         self._repository = repository
         self.upload_id = upload_id
         self.data = paths.upload_data(repository, upload_id)
+        self.record_path = paths.upload_record(repository, upload_id)
 
     def label(self, record: UploadRecord) -> str:
         """Return the upload's name for people: its path below the repositories."""
@@ -179,21 +180,14 @@ class UploadFiles:
 
     def record_content(self) -> bytes:
         """Read the content of the record's file; empty if the file is missing."""
-        path = paths.upload_record(self._repository, self.upload_id)
         try:
-            return self._driver.read_at(path, 0, _LONGER_THAN_A_RECORD)
+            return self._driver.read_at(self.record_path, 0, _LONGER_THAN_A_RECORD)
         except (PathNotFound, NotAFile):
             return b""
 
-    def is_record(self, content: bytes) -> bool:
-        """True if a cached listing shows that the record's file has *content*; asks nothing."""
-        path = paths.upload_record(self._repository, self.upload_id)
-        return self._driver.is_known_to_hold(path, content)
-
     def put_record(self, record: UploadRecord) -> None:
         """Replace the record, durably."""
-        path = paths.upload_record(self._repository, self.upload_id)
-        self._driver.put_content(path, record.to_json())
+        self._driver.put_content(self.record_path, record.to_json())
 
     def save_state(self, digester: Digester) -> None:
         """Save the digester's state, from which blobfs or a registry can continue hashing."""

@@ -13,6 +13,7 @@ from typing import ClassVar
 from blobfs import paths
 from blobfs.digest import CANONICAL, Digester
 from blobfs.drivers.base import FileInfo, FileReader, FileWriter, StorageDriver
+from blobfs.drivers.resumable import uploads_of
 from blobfs.errors import AppendOnly, BlobfsError, Busy, PathNotFound, Stale, Unsupported
 from blobfs.storage.uploads.digests import DigesterSet
 from blobfs.storage.uploads.metadata import UploadFiles, UploadRecord
@@ -260,6 +261,7 @@ class MultipartStaging(Staging):
 
     def __init__(self, driver: StorageDriver, files: UploadFiles, record: UploadRecord) -> None:
         super().__init__(driver, files, record)
+        self._uploads = uploads_of(driver)
         self._token = record.token
         self._is_complete = False
         if record.target_digest is not None:
@@ -274,7 +276,7 @@ class MultipartStaging(Staging):
             if in_place and not token:
                 break  # an object at the path is not this upload's
             try:
-                info = self._driver.stat_unfinished(self._path, token)
+                info = self._uploads.stat_unfinished(self._path, token)
             except PathNotFound:
                 continue  # it was completed
             # ``cut_unhashed`` removes the bytes after the last state.

@@ -114,10 +114,10 @@ class UploadStore:
         files = self._files(upload_id)
         with self._lock:
             known = self._records.get(upload_id, b"")
-        if known and files.is_record(known):
+        if known and self._blobs.metadata.is_known_to_hold(files.record_path, known):
             return UploadRecord.of_json(known)
         content = files.record_content()
-        if files.is_record(content):
+        if self._blobs.metadata.is_known_to_hold(files.record_path, content):
             with self._lock:
                 self._records[upload_id] = content
                 if len(self._records) > _MAX_RECORDS:

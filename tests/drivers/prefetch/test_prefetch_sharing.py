@@ -36,7 +36,7 @@ def driver(remote: RemoteDriver) -> Iterator[ReadAheadDriver]:
 def test_second_handle_asks_for_nothing_that_is_held(
     remote: RemoteDriver, driver: ReadAheadDriver
 ) -> None:
-    with driver.open("/d/a") as one, driver.open_of_size("/d/a", len(CONTENT)) as other:
+    with driver.open("/d/a") as one, driver.open("/d/a", len(CONTENT)) as other:
         for offset in range(0, len(CONTENT), KIB):
             read_checked(one, offset, offset + KIB)
             if offset >= 128 * KIB:
@@ -186,7 +186,7 @@ def test_wrapped_readers_are_closed_once_nothing_is_fetched_with_them(
 def test_whole_contents_are_asked_of_the_wrapped_driver(
     remote: RemoteDriver, driver: ReadAheadDriver
 ) -> None:
-    assert driver.get_content("/d/a") == CONTENT
+    assert driver.read_at("/d/a", 0, len(CONTENT)) == CONTENT
     assert driver.read_at("/d/a", 5, 3) == CONTENT[5:8]
     assert driver.stats()["requests"] == 0
     assert not driver.is_local

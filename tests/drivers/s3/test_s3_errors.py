@@ -11,6 +11,7 @@ import pytest
 from blobfs.drivers.s3.driver import S3Driver
 from blobfs.drivers.s3.options import S3Options
 from blobfs.errors import AccessDenied, BlobfsError, MountRefused, StorageUnavailable
+from tests.support.files import content_of, walk
 from tests.support.s3_faults import EXPIRED_TOKEN, always, no_faults
 from tests.support.s3_prefixes import S3Place, keys_of
 from tests.support.s3_servers import S3Server
@@ -21,9 +22,9 @@ pytestmark = [pytest.mark.s3, pytest.mark.usefixtures("no_waits")]
 CALLS: dict[str, Callable[[S3Driver], object]] = {
     "stat": lambda store: store.stat("/d/a"),
     "listdir": lambda store: store.listdir("/d"),
-    "walk": lambda store: list(store.walk("/d")),
-    "get_content": lambda store: store.get_content("/d/a"),
-    "open_of_size": lambda store: store.open_of_size("/d/a", 1).read_at(0, 1),
+    "walk": lambda store: list(walk(store, "/d")),
+    "get_content": lambda store: content_of(store, "/d/a"),
+    "open_of_size": lambda store: store.open("/d/a", 1).read_at(0, 1),
     "put_content": lambda store: store.put_content("/d/a", b"content"),
     "create": lambda store: store.create("/d/a").flush(),
     "append": lambda store: store.append("/d/a"),
@@ -112,7 +113,7 @@ def test_user_without_keys_is_told_so(ceph_place: S3Place, monkeypatch: pytest.M
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with _store(ceph_place, replace(ceph_place.server, access_key="", secret_key="")) as store:
         with pytest.raises(AccessDenied, match="credentials"):
-            store.get_content("/d/a")
+            content_of(store, "/d/a")
         with pytest.raises(AccessDenied, match="credentials"):
             store.put_content("/d/a", b"content")
 

@@ -9,6 +9,7 @@ from blobfs.drivers.base import FileReader
 from blobfs.drivers.s3.driver import S3Driver
 from blobfs.drivers.s3.options import MIN_PART, S3Options
 from blobfs.errors import AccessDenied, StorageUnavailable
+from tests.support.files import content_of, walk
 from tests.support.s3_faults import (
     EXPIRED_TOKEN,
     SLOW_DOWN,
@@ -81,7 +82,7 @@ def test_streams_come_right_when_one_request_in_ten_fails(
     for path in paths:
         _write(store, path, CONTENT)
     store.move("/d/0", "/d/2")
-    assert [info.path for info in store.walk("/")] == ["/d", "/d/1", "/d/2"]
+    assert [info.path for info in walk(store, "/")] == ["/d", "/d/1", "/d/2"]
     for path in ("/d/1", "/d/2"):
         with store.open(path) as reader:
             assert _read(reader) == CONTENT
@@ -94,7 +95,7 @@ def test_file_is_there_when_the_answer_to_its_completion_is_lost(
 ) -> None:
     proxy.faults = nth(1, fault, only={Kind.COMPLETE_UPLOAD})
     _write(store, "/d/a", CONTENT)
-    assert store.get_content("/d/a") == CONTENT
+    assert content_of(store, "/d/a") == CONTENT
 
 
 @each_lost_answer
@@ -103,7 +104,7 @@ def test_upload_whose_beginning_was_not_heard_of_can_be_removed(
 ) -> None:
     proxy.faults = nth(1, fault, only={Kind.CREATE_UPLOAD})
     _write(store, "/d/a", CONTENT)
-    assert store.get_content("/d/a") == CONTENT
+    assert content_of(store, "/d/a") == CONTENT
     assert place.uploads(options) == ["d/a"]
     store.delete("/d")
     assert (place.keys(options), place.uploads(options)) == ([], [])
@@ -122,7 +123,7 @@ def test_part_that_failed_is_sent_again(proxy: S3Proxy, store: S3Driver, again: 
         writer.flush()
         assert store.stat_unfinished("/d/a", writer.token).size == len(CONTENT)
     writer.commit()
-    assert store.get_content("/d/a") == CONTENT
+    assert content_of(store, "/d/a") == CONTENT
 
 
 def test_write_that_is_taken_at_once_asks_nobody(proxy: S3Proxy, store: S3Driver) -> None:
@@ -148,7 +149,7 @@ def test_write_that_failed_tells_by_its_size_how_much_is_kept(
     proxy.faults = no_faults
     writer.write(CONTENT[writer.size :])
     writer.commit()
-    assert store.get_content("/d/a") == CONTENT
+    assert content_of(store, "/d/a") == CONTENT
 
 
 def test_tail_that_was_not_kept_is_kept_by_the_next_flush(proxy: S3Proxy, store: S3Driver) -> None:
@@ -171,11 +172,11 @@ def test_nothing_is_committed_half(proxy: S3Proxy, store: S3Driver) -> None:
         proxy.faults = always(EXPIRED_TOKEN, only={kind})
         with pytest.raises(AccessDenied):
             writer.commit()
-        assert store.get_content("/d/a") == b"old"
+        assert content_of(store, "/d/a") == b"old"
     proxy.faults = no_faults
     writer.write(b"and more")
     writer.commit()
-    assert store.get_content("/d/a") == CONTENT + b"and more"
+    assert content_of(store, "/d/a") == CONTENT + b"and more"
 
 
 @pytest.mark.parametrize("size", [10, PART + 10], ids=["small", "large"])
@@ -192,7 +193,7 @@ def test_what_followed_a_failed_commit_is_kept(proxy: S3Proxy, store: S3Driver, 
     with store.append("/d/a", writer.token) as resumed:
         assert resumed.size == size + 5
         resumed.commit()
-    assert store.get_content("/d/a") == CONTENT[: size + 5]
+    assert content_of(store, "/d/a") == CONTENT[: size + 5]
 
 
 def test_commit_is_done_though_the_tail_cannot_be_removed(proxy: S3Proxy, store: S3Driver) -> None:
@@ -202,7 +203,7 @@ def test_commit_is_done_though_the_tail_cannot_be_removed(proxy: S3Proxy, store:
     proxy.faults = always(EXPIRED_TOKEN, only={Kind.DELETE})
     writer.commit()
     proxy.faults = no_faults
-    assert store.get_content("/d/a") == b"content"
+    assert content_of(store, "/d/a") == b"content"
     assert [entry.name for entry in store.listdir("/d")] == ["a"]
 
 
@@ -230,7 +231,7 @@ def test_move_that_fails_leaves_both_alone(place: S3Place, proxy: S3Proxy, kind:
     with pytest.raises(AccessDenied):
         store.move("/d/a", "/d/b")
     proxy.faults = no_faults
-    assert (store.get_content("/d/a"), store.get_content("/d/b")) == (CONTENT, b"old")
+    assert (content_of(store, "/d/a"), content_of(store, "/d/b")) == (CONTENT, b"old")
     assert place.uploads(options) == []
     place.take_down(store, options)
 
@@ -249,7 +250,7 @@ def test_reading_that_always_breaks_off_fails(proxy: S3Proxy, store: S3Driver) -
     with store.open("/d/a") as reader, pytest.raises(StorageUnavailable):
         reader.read_at(0, CHUNK)
     with pytest.raises(StorageUnavailable):
-        store.get_content("/d/a")
+        content_of(store, "/d/a")
 
 
 @pytest.mark.parametrize("fault", [SLOW_DOWN, Damage.CUT_ANSWER], ids=["refused", "cut off"])
@@ -259,7 +260,7 @@ def test_listing_that_always_fails_fails(proxy: S3Proxy, store: S3Driver, fault:
     with pytest.raises(StorageUnavailable):
         store.listdir("/d")
     with pytest.raises(StorageUnavailable):
-        next(store.walk("/d"))
+        next(walk(store, "/d"))
     with pytest.raises(StorageUnavailable):
         store.delete("/d")
     proxy.faults = no_faults
@@ -273,7 +274,7 @@ def test_deletion_that_is_refused_leaves_the_files(proxy: S3Proxy, store: S3Driv
     with pytest.raises(AccessDenied):
         store.delete("/d")
     proxy.faults = no_faults
-    assert [info.path for info in store.walk("/d")] == ["/d/a", "/d/b"]
+    assert [info.path for info in walk(store, "/d")] == ["/d/a", "/d/b"]
 
 
 def test_server_that_comes_back_is_spoken_to_again(proxy: S3Proxy, store: S3Driver) -> None:
@@ -285,13 +286,13 @@ def test_server_that_comes_back_is_spoken_to_again(proxy: S3Proxy, store: S3Driv
         with pytest.raises(StorageUnavailable):
             store.stat("/d")
     writer.commit()
-    assert store.get_content("/d/a") == CONTENT[: PART + 1]
+    assert content_of(store, "/d/a") == CONTENT[: PART + 1]
 
 
 def test_small_file_whose_bit_flipped_is_asked_for_again(proxy: S3Proxy, store: S3Driver) -> None:
     store.put_content("/d/link", b"sha256:0123")
     reads: list[Callable[[], bytes]] = [
-        lambda: store.get_content("/d/link"),
+        lambda: content_of(store, "/d/link"),
         lambda: store.read_at("/d/link", 0, 256),
     ]
     for read in reads:
@@ -306,4 +307,4 @@ def test_tail_whose_bit_flipped_is_asked_for_again(proxy: S3Proxy, store: S3Driv
     proxy.faults = nth(1, Damage.FLIP_BIT, only={Kind.GET})
     with store.append("/d/a", writer.token) as writer:
         writer.commit()
-    assert store.get_content("/d/a") == content
+    assert content_of(store, "/d/a") == content

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import with_base
+from blobfs.drivers.resumable import uploads_of
 from tests.support.driver_model import DriverModel, Errors, contents, paths
 from tests.support.s3_prefixes import S3Place
 
@@ -22,7 +23,7 @@ class S3Model(DriverModel):
         super().__init__()
 
     def new_drivers(self) -> list[StorageDriver]:
-        return [CheckedDriver(self.place.driver(self.options))]
+        return [with_base(self.place.driver(self.options))]
 
     def teardown(self) -> None:
         self.place.take_down(self.drivers[0], self.options)
@@ -53,7 +54,7 @@ class S3Model(DriverModel):
                 for part in parts:
                     writer.write(part)
                     writer.flush()
-                assert driver.stat_unfinished(path, writer.token).size == writer.size
+                assert uploads_of(driver).stat_unfinished(path, writer.token).size == writer.size
                 writer.commit()
 
         if self.all_do(write, self.refusals(path)):

@@ -10,6 +10,7 @@ from blobfs.drivers.s3.driver import S3Driver
 from blobfs.drivers.s3.options import MIN_PART, S3Options
 from blobfs.drivers.s3.writer import MultipartWriter
 from blobfs.errors import AppendOnly, StorageUnavailable
+from tests.support.files import content_of
 from tests.support.s3_prefixes import S3Place
 
 pytestmark = pytest.mark.s3
@@ -33,7 +34,7 @@ def _write(writer: FileWriter, start: int, end: int) -> None:
 def _assert_committed(store: S3Driver, writer: FileWriter, size: int) -> None:
     writer.commit()
     assert store.stat("/d/a").size == size
-    assert store.get_content("/d/a") == CONTENT[:size]
+    assert content_of(store, "/d/a") == CONTENT[:size]
 
 
 def _new_upload(place: S3Place, options: S3Options, parts: dict[int, bytes]) -> str:
@@ -217,7 +218,7 @@ def test_copy_in_parts_moves_the_content(place: S3Place) -> None:
     store = place.driver(options)
     store.put_content("/d/a", CONTENT[: 2 * PART + 10])
     store.move("/d/a", "/d/b")
-    assert store.get_content("/d/b") == CONTENT[: 2 * PART + 10]
+    assert content_of(store, "/d/b") == CONTENT[: 2 * PART + 10]
     assert store.stat_many(["/d/a"]) == [None]
     place.take_down(store, options)
 

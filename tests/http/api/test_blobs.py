@@ -240,10 +240,11 @@ class Troubled(DriverWrapper):
         self.before_open: Callable[[], object] = lambda: None
         self.asked = threading.Event()
 
-    def open_of_size(self, path: str, size: int) -> FileReader:
-        self.asked.set()
-        self.before_open()
-        return super().open_of_size(path, size)
+    def open(self, path: str, size: int | None = None) -> FileReader:
+        if size is not None:
+            self.asked.set()
+            self.before_open()
+        return super().open(path, size)
 
 
 def test_storage_that_hangs_for_one_holds_up_no_other() -> None:
@@ -321,7 +322,7 @@ def test_manifest_that_is_gone_while_it_is_read_is_unknown() -> None:
     """[S16.2] What is wrong with a request is told in the specification's JSON, by its code."""
 
     class Vanishing(DriverWrapper):
-        def open(self, path: str) -> FileReader:
+        def open(self, path: str, size: int | None = None) -> FileReader:
             raise Stale(path)
 
     driver = InMemoryDriver()

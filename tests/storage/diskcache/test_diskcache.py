@@ -156,7 +156,7 @@ def test_reading_ahead_fills_it_and_reads_from_it(tmp_path: Path) -> None:
             caching(tmp_path, remote) as cached,
             closing(ReadAheadDriver(cached.driver, options)) as driver,
         ):
-            with driver.open_of_size(path, len(blob)) as reader:
+            with driver.open(path, len(blob)) as reader:
                 assert b"".join(reader.chunks(128 * KIB)) == blob
             cached.remote.until(cached.entry(path).exists)
         asked.append(len(remote.requests))

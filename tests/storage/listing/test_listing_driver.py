@@ -7,7 +7,6 @@ import pytest
 from blobfs import paths
 from blobfs.cache.memory import MemoryCache
 from blobfs.digest import Digest
-from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.s3.driver import S3Driver
 from blobfs.drivers.s3.options import S3Options
 from blobfs.errors import FileChanged, PathNotFound
@@ -37,12 +36,12 @@ def store(ceph: S3Server, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.fixture
-def driver(store: S3Driver) -> StorageDriver:
+def driver(store: S3Driver) -> ListedDriver:
     return ListedDriver(store, store, name_ttl_s=600, content_ttl_s=600)
 
 
 def test_one_request_tells_of_a_whole_repository(
-    proxy: S3Proxy, store: S3Driver, driver: StorageDriver
+    proxy: S3Proxy, store: S3Driver, driver: ListedDriver
 ) -> None:
     tag = paths.tag_current_link(APP, Tag("v1"))
     for path in (LINK, tag):
@@ -58,7 +57,7 @@ def test_one_request_tells_of_a_whole_repository(
     assert counted == {Kind.LIST: 1}
 
 
-def test_what_was_changed_through_it_is_seen_at_once(driver: StorageDriver) -> None:
+def test_what_was_changed_through_it_is_seen_at_once(driver: ListedDriver) -> None:
     with pytest.raises(PathNotFound):
         driver.stat(LINK)
     driver.put_content(LINK, b"1234")
@@ -75,7 +74,7 @@ def test_what_was_changed_through_it_is_seen_at_once(driver: StorageDriver) -> N
 
 
 def test_what_others_change_is_seen_by_who_asks_the_storage(
-    store: S3Driver, driver: StorageDriver
+    store: S3Driver, driver: ListedDriver
 ) -> None:
     path = paths.blob_data(DIGEST)
     store.put_content(path, b"content")
@@ -85,7 +84,7 @@ def test_what_others_change_is_seen_by_who_asks_the_storage(
     assert driver.stat_now(path).size == 4
 
 
-def test_blob_that_is_missing_is_not_remembered(store: S3Driver, driver: StorageDriver) -> None:
+def test_blob_that_is_missing_is_not_remembered(store: S3Driver, driver: ListedDriver) -> None:
     path = paths.blob_data(DIGEST)
     with pytest.raises(PathNotFound):
         driver.stat(path)
@@ -94,7 +93,7 @@ def test_blob_that_is_missing_is_not_remembered(store: S3Driver, driver: Storage
 
 
 def test_many_blobs_are_told_of_by_pages(
-    proxy: S3Proxy, store: S3Driver, driver: StorageDriver
+    proxy: S3Proxy, store: S3Driver, driver: ListedDriver
 ) -> None:
     blobs = [paths.blob_data(Digest.of(b"%d" % number)) for number in range(40)]
     for path in blobs:
@@ -108,7 +107,7 @@ def test_many_blobs_are_told_of_by_pages(
 
 
 def test_repository_of_many_files_is_listed_in_parts(
-    proxy: S3Proxy, store: S3Driver, driver: StorageDriver
+    proxy: S3Proxy, store: S3Driver, driver: ListedDriver
 ) -> None:
     links = [paths.link(paths.layers(APP), Digest.of(b"%d" % n)) for n in range(1_001)]
     for link in links:
@@ -124,7 +123,7 @@ def test_repository_of_many_files_is_listed_in_parts(
 
 @pytest.mark.parametrize("content", [None, b"another size"], ids=["gone", "of another size"])
 def test_blob_that_is_not_what_was_remembered_is_forgotten_when_it_is_read(
-    store: S3Driver, driver: StorageDriver, content: bytes | None
+    store: S3Driver, driver: ListedDriver, content: bytes | None
 ) -> None:
     """[S14.3] One whose blob is gone or has another size is forgotten when the blob is opened or
     read. Opening it asks for nothing, so that only a read can tell.

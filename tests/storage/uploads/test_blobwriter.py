@@ -21,6 +21,7 @@ from blobfs.storage.uploads.blobwriter import BlobWriter
 from blobfs.storage.uploads.buffer import IN_MEMORY
 from blobfs.storage.uploads.metadata import UploadRecord
 from tests.support.failing_driver import TroubledDriver
+from tests.support.files import content_of
 from tests.support.layout import APP, EMPTY
 from tests.support.uploads import (
     LARGE,
@@ -87,7 +88,7 @@ def test_closed_small_upload_shows_in_the_storage(
 ) -> None:
     append(writer, SMALL)
     writer.close()
-    assert driver.get_content(paths.upload_data(APP, writer.id)) == SMALL
+    assert content_of(driver, paths.upload_data(APP, writer.id)) == SMALL
 
 
 @each_size

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from blobfs.digest import ALGORITHMS, Digest
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import ContentMismatch
@@ -35,8 +35,8 @@ class UploadModel(RuleBasedStateMachine):
         super().__init__()
         self.directory = tempfile.TemporaryDirectory(prefix="blobfs-model-")
         self.drivers: list[StorageDriver] = [
-            CheckedDriver(InMemoryDriver()),
-            CheckedDriver(FilesystemDriver.below(Path(self.directory.name))),
+            BaseDriver(InMemoryDriver()),
+            BaseDriver(FilesystemDriver.below(Path(self.directory.name))),
         ]
         self.repositories = [Repository(d, BlobStore(d), APP) for d in self.drivers]
         self.begin()

@@ -15,6 +15,7 @@ from blobfs.storage.repository import Repository
 from blobfs.storage.uploads.blobwriter import BlobWriter
 from blobfs.storage.uploads.metadata import UploadRecord
 from tests.support.failing_driver import Call, TroubledDriver
+from tests.support.files import content_of
 from tests.support.layout import APP, Layout
 from tests.support.uploads import (
     LARGE,
@@ -137,7 +138,7 @@ def test_suspension_saves_a_state_that_digests_on(
     driver: StorageDriver, repository: Repository
 ) -> None:
     path, state = state_of(begun(repository), SMALL)
-    assert driver.get_content(path) == state
+    assert content_of(driver, path) == state
 
 
 def test_suspension_saves_the_state_after_the_bytes_are_durable(
@@ -167,7 +168,7 @@ def _empty_state(layout: Layout, path: str) -> None:
 
 
 def _truncated_state(layout: Layout, path: str) -> None:
-    layout.put(path, layout.driver.get_content(path)[:-1])
+    layout.put(path, content_of(layout.driver, path)[:-1])
 
 
 def _random_state(layout: Layout, path: str) -> None:

@@ -21,6 +21,7 @@ from blobfs.storage.blobstore import MAX_CONTENT, BlobStore
 from blobfs.storage.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from blobfs.storage.repository import Repository
 from tests.support.failing_driver import TroubledDriver
+from tests.support.files import content_of
 from tests.support.layout import APP, Json, Layout, as_bytes, descriptor, image, index, manifest
 from tests.support.uploads import broken_links, files_below
 
@@ -84,7 +85,7 @@ def test_index_may_have_indexes_and_none_at_all(stocked: Layout, repository: Rep
 def test_manifest_is_stored_byte_for_byte(driver: StorageDriver, repository: Repository) -> None:
     payload = b"\n  " + image(CONFIG, LAYER).replace(b", ", b" ,\t") + b"\n\n"
     digest = repository.manifests.put(payload).digest
-    assert driver.get_content(paths.blob_data(digest)) == payload
+    assert content_of(driver, paths.blob_data(digest)) == payload
 
 
 @pytest.mark.usefixtures("stocked")

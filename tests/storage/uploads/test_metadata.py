@@ -16,6 +16,7 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import Corrupt, UploadUnknown
 from blobfs.storage.uploads.metadata import UploadFiles, UploadRecord, is_file_name
+from tests.support.files import content_of
 from tests.support.layout import APP, EMPTY, Json, Layout, as_bytes
 from tests.support.uploads import states
 
@@ -45,7 +46,7 @@ def test_start_is_written_as_a_registry_writes_it(
 ) -> None:
     moment = datetime(2024, 2, 29, 14, 0, 1, 999_999, timezone(timedelta(hours=2)))
     files.begin(moment, UploadRecord())
-    assert driver.get_content(STARTED_AT) == b"2024-02-29T12:00:01Z"
+    assert content_of(driver, STARTED_AT) == b"2024-02-29T12:00:01Z"
 
 
 def test_upload_of_which_nothing_is_to_be_kept_has_no_record(

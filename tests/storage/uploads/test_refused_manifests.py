@@ -10,7 +10,7 @@ import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import AccessDenied
 from blobfs.reference import RepositoryName, Tag
@@ -24,8 +24,8 @@ GOOD, REFUSED = Digest.of(b"good"), Digest.of(b"refused")
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Registry]:
     """A good layer and a refused one, a refused blob, and a refused tag."""
-    with Registry(CheckedDriver(FilesystemDriver.below(tmp_path))) as registry:
-        layout = Layout(CheckedDriver(FilesystemDriver.below(tmp_path)))
+    with Registry(BaseDriver(FilesystemDriver.below(tmp_path))) as registry:
+        layout = Layout(BaseDriver(FilesystemDriver.below(tmp_path)))
         layout.layer(b"good")
         layout.tag(GOOD)
         for path in (
@@ -82,7 +82,7 @@ def unprivileged() -> Iterator[Path]:
     """A registry's root, which this process may read with the rights that files give it."""
     with TemporaryDirectory() as place:
         Path(place).chmod(0o755)
-        driver = CheckedDriver(FilesystemDriver.below(Path(place)))
+        driver = BaseDriver(FilesystemDriver.below(Path(place)))
         for name in (APP, RepositoryName("other")):
             Layout(driver).layer(b"layer", name)
         driver.close()

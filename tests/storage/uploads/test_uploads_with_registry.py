@@ -15,7 +15,7 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import ContentMismatch, UploadUnknown
 from blobfs.reference import Tag
@@ -48,7 +48,7 @@ def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
 
 @pytest.fixture
 def driver(registry: DockerRegistry) -> Iterator[StorageDriver]:
-    driver = CheckedDriver(FilesystemDriver.below(registry.root))
+    driver = BaseDriver(FilesystemDriver.below(registry.root))
     yield driver
     driver.close()
 
