@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from blobfs.digest import Digest
-from blobfs.drivers.checked import CheckedDriver
+from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from tests.support.layout import APP, Layout, image
 from tests.support.mounts import run
@@ -19,7 +19,7 @@ def storage(tmp_path: Path) -> Path:
     """A storage with an image that no tag leads to, and a blob without a link."""
     root = tmp_path / "storage"
     root.mkdir()
-    layout = Layout(CheckedDriver(FilesystemDriver.below(root)))
+    layout = Layout(BaseDriver(FilesystemDriver.below(root)))
     layout.revision(image(layout.layer(b"config")))
     layout.blob(b"of nobody")
     return root

@@ -89,7 +89,7 @@ class Target:
         """Delete a blob that was set aside, and return its size; 0 if it is gone already."""
         aside = aside_of(digest)
         try:
-            size = self.driver.stat_now(aside).size
+            size = self._blobs.metadata.stat_now(aside).size
             self.driver.delete(aside)
         except PathNotFound:
             size = 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from blobfs.drivers.base import FileInfo, StorageDriver
+from blobfs.drivers.objectstore import ObjectStore
 
 
 @runtime_checkable
@@ -29,10 +30,10 @@ class MetadataCache(Protocol):
 
 
 class _Uncached:
-    """The metadata of a driver whose calls are cheap: nothing is cached."""
+    """The metadata of a driver without a cache."""
 
     def __init__(self, driver: StorageDriver) -> None:
-        self.stat_now = driver.stat
+        self.stat_now = driver.stat_now if isinstance(driver, ObjectStore) else driver.stat
 
     def prefetch(self, paths: Sequence[str]) -> None:
         """Do nothing."""
