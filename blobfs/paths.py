@@ -33,6 +33,9 @@ REPOSITORIES: Final = f"{ROOT}/repositories"
 CREATED: Final = f"{REPOSITORIES}/.blobfs"
 """An empty object that marks an empty registry in an object store; registries ignore it."""
 
+TRASH: Final = "_trash"
+"""The directory of a repository's removed tags; registries ignore it."""
+
 MARKERS: Final = ("_layers", "_manifests", "_uploads")
 """A directory with one of these children is a repository."""
 
@@ -119,8 +122,8 @@ def upload_record(name: RepositoryName, upload_id: str) -> str:
 
 
 def trash(name: RepositoryName) -> str:
-    """The directory of the repository's removed tags; registries ignore it."""
-    return f"{REPOSITORIES}/{name}/_trash"
+    """The directory of the repository's removed tags."""
+    return f"{REPOSITORIES}/{name}/{TRASH}"
 
 
 class Kind(Enum):

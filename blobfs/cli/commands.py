@@ -17,7 +17,9 @@ from blobfs.cli.gc_command import gc
 from blobfs.cli.mounting import mount
 from blobfs.cli.opening import open_existing, progress
 from blobfs.cli.prune_command import prune, trash, undelete
+from blobfs.cli.stat_command import stat
 from blobfs.cli.storage import Storage
+from blobfs.cli.tag_command import rm, tag, untag
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, Duration, Parsed
 from blobfs.cli.verify_command import verify
 from blobfs.errors import BlobfsError
@@ -30,7 +32,7 @@ _CONTEXT: Final = {
     "max_content_width": 100,
     "help_option_names": ["-h", "--help"],
 }
-_ALIASES: Final = {"unmount": "umount"}
+_ALIASES: Final = {"unmount": "umount", "tags": "ls"}
 
 
 class _Group(click.Group):
@@ -63,12 +65,8 @@ def main() -> None:
 
 
 main.add_command(mount)
-main.add_command(du)
-main.add_command(prune)
-main.add_command(trash)
-main.add_command(undelete)
-main.add_command(verify)
-main.add_command(gc)
+for _command in (stat, tag, untag, rm, du, verify, gc, prune, trash, undelete):
+    main.add_command(_command)
 
 
 @main.command()

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
+from blobfs.cache.base import DescriptorCache
 from blobfs.cache.factory import is_redis
 from blobfs.cli.notices import echo, echo_if_terminal
 from blobfs.drivers.location import Location, local_root
@@ -83,14 +84,14 @@ class Storage(NamedTuple):
 
         return self.config or config_of(self.location)
 
-    def open(self) -> Registry:
-        """Open the registry, which must exist; raises MountRefused."""
-        return self.checks.run(self._opened)
+    def open(self, cache: DescriptorCache | None = None) -> Registry:
+        """Open the registry, which must exist; raises MountRefused. It closes *cache*."""
+        return self.checks.run(partial(self._opened, cache))
 
-    def _opened(self) -> Registry:
+    def _opened(self, cache: DescriptorCache | None) -> Registry:
         if self.location.root is not None:
             preflight.check_storage(self.location.root, self.advice)
-        registry = open_registry(self.location)
+        registry = open_registry(self.location, cache=cache)
         if self.location.bucket is not None:
             preflight.check_registry(registry, self.location)
         return registry

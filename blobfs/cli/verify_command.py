@@ -68,7 +68,7 @@ def verify(
     space. A registry may go on writing meanwhile.
 
     --repair relink writes lost links again; unlink removes those whose blob is gone and that no
-    manifest needs, and empty directories; quarantine moves damaged blobs to a directory; fetch
+    manifest needs, and empty repositories; quarantine moves damaged blobs to a directory; fetch
     copies missing ones from the storage of --repair-from. The storage is checked again afterwards.
 
     Exits with 1 if there is damage.

@@ -299,19 +299,11 @@ def _other(path: str, kind: EntryKind) -> FaultKind | None:
 
 
 def _empty_directory(path: str) -> FaultKind | None:
-    last = path.rpartition("/")[2]
-    if last in {"data", "link"}:
+    """Return the fault; None for what a registry leaves behind when it deletes a file."""
+    if path.rpartition("/")[2] in {"data", "link"}:
         return FaultKind.STRAY
-    if not path.startswith(paths.REPOSITORIES):
-        return None  # a removed blob leaves its directory
-    if "/_" not in path[len(paths.REPOSITORIES) :]:
-        return FaultKind.REPOSITORY_EMPTY
-    if len(last) >= _SHORTEST_HASH and "/_uploads/" not in path:
-        return FaultKind.LINK_LOST
-    return None  # a registry leaves empty directories behind
-
-
-_SHORTEST_HASH: Final = 64
+    below = path.removeprefix(paths.REPOSITORIES)
+    return FaultKind.REPOSITORY_EMPTY if below != path and "/_" not in below else None
 
 
 def _is_name(text: str) -> bool:

@@ -38,7 +38,6 @@ class FaultKind(StrEnum):
     LINK_INVALID = "link-invalid"
     LINK_ELSEWHERE = "link-elsewhere"
     LINK_LEFT_OVER = "link-left-over"
-    LINK_LOST = "link-lost"
     MANIFEST_MISSING = "manifest-missing"
     MANIFEST_INVALID = "manifest-invalid"
     CHILD_MISSING = "child-missing"
@@ -82,7 +81,6 @@ _MEANINGS: Final = {
     FaultKind.LINK_LEFT_OVER: _Meaning(
         _LEFTOVER, "the link's blob is gone, and no manifest needs it"
     ),
-    FaultKind.LINK_LOST: _Meaning(_LEFTOVER, "the directory of a link has none"),
     FaultKind.MANIFEST_MISSING: _Meaning(_DAMAGE, "the manifest is linked, and it is not stored"),
     FaultKind.MANIFEST_INVALID: _Meaning(_DAMAGE, "the manifest cannot be read"),
     FaultKind.CHILD_MISSING: _Meaning(_DAMAGE, "an index names a manifest that is missing"),

@@ -31,7 +31,7 @@ class RepairKind(StrEnum):
     """Write the link of a stored blob that a path, a tag or a manifest of the repository names."""
 
     UNLINK = "unlink"
-    """Remove a link whose blob is gone and that no manifest needs, and directories without one."""
+    """Remove a link whose blob is gone and that no manifest needs, and empty repositories."""
 
     QUARANTINE = "quarantine"
     """Move the bytes of a damaged blob to the directory of ``--quarantine``."""
@@ -47,7 +47,6 @@ _KINDS: Final = {
     FaultKind.TAG_DANGLING: RepairKind.RELINK,
     FaultKind.TAG_HISTORY: RepairKind.RELINK,
     FaultKind.LINK_LEFT_OVER: RepairKind.UNLINK,
-    FaultKind.LINK_LOST: RepairKind.UNLINK,
     FaultKind.REPOSITORY_EMPTY: RepairKind.UNLINK,
     FaultKind.BLOB_EMPTY: RepairKind.QUARANTINE,
     FaultKind.BLOB_SIZE: RepairKind.QUARANTINE,

@@ -114,7 +114,7 @@ class SecondLook:
             case FaultKind.MANIFEST_INVALID:
                 digest = Digest.parse(fault.digest)
                 return read_manifest(self._driver, digest).fault is not None
-            case FaultKind.LINK_LOST | FaultKind.REPOSITORY_EMPTY:
+            case FaultKind.REPOSITORY_EMPTY:
                 return self._is_empty(fault.place)
         present = all(self._exists(path, or_directory=True) for path in fault.present)
         return present and not any(map(self._exists, fault.absent))

@@ -26,7 +26,15 @@ from blobfs.drivers.location import Location
 from blobfs.drivers.objectstore import ObjectStore, remote_of
 from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
 from blobfs.drivers.resumable import Unfinished, uploads_of
-from blobfs.errors import AccessDenied, NameInvalid, NotEmpty, PathNotFound, StorageUnavailable
+from blobfs.errors import (
+    AccessDenied,
+    BlobUnknown,
+    NameInvalid,
+    NotEmpty,
+    PathNotFound,
+    StorageUnavailable,
+    TagUnknown,
+)
 from blobfs.reference import RepositoryName, is_component
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.diskcache.cache import CachedDriver, CacheOptions
@@ -153,6 +161,25 @@ class Registry(Closing):
                 depth = below.count("/") + 1
                 if _is_name(below) and below.split("/") >= last[:depth]:
                     pending.append(below)
+
+    def remove(self, name: RepositoryName) -> None:
+        """Remove a repository with its tags, manifests, links and uploads; those below it stay.
+
+        Tags go first, so that no tag names a missing manifest. A missing repository is no error.
+        """
+        repository = self.repository(name)
+        for tag in list(repository.tags.list_unchecked()):
+            with suppress(TagUnknown):
+                repository.tags.untag(tag)
+        for links in (repository.manifests.links, repository.layers):
+            for algorithm in links.algorithms():
+                for digest in list(links.list_unchecked(algorithm)):
+                    with suppress(BlobUnknown):
+                        links.delete(digest)
+        for part in (*paths.MARKERS, paths.TRASH):
+            with suppress(PathNotFound):
+                self._driver.delete(f"{paths.repository(name)}/{part}")
+        self._driver.prune(paths.repository(name))
 
     def remove_empty(self, name: RepositoryName) -> None:
         """Remove the empty directories of a repository; a missing one is no error.

@@ -134,7 +134,7 @@ PLANTED: dict[str, tuple[Plant, set[FaultKind]]] = {
         lambda s: s.write(f"{BLOB_A}/{'ab' * 32}/data.aside"), {FaultKind.BLOB_ASIDE}),
     "link is missing": (
         lambda s: removed(s.link(paths.layers(A), s.layers[0])),
-        {FaultKind.BLOB_UNLINKED, FaultKind.LINK_LOST}),
+        {FaultKind.BLOB_UNLINKED}),
     "link is empty": (
         lambda s: truncated(s.link(paths.layers(A), s.layers[0])),
         {FaultKind.LINK_INVALID}),
@@ -172,10 +172,10 @@ PLANTED: dict[str, tuple[Plant, set[FaultKind]]] = {
         {FaultKind.MANIFEST_MISSING, FaultKind.CHILD_MISSING}),
     "revision is missing": (
         lambda s: removed(s.link(paths.revisions(A), s.v1)),
-        {FaultKind.TAG_DANGLING, FaultKind.SUBJECT_MISSING, FaultKind.LINK_LOST}),
+        {FaultKind.TAG_DANGLING, FaultKind.SUBJECT_MISSING}),
     "revision of an index's child is missing": (
         lambda s: removed(s.link(paths.revisions(A), s.children[0])),
-        {FaultKind.BLOB_UNLINKED, FaultKind.LINK_LOST}),
+        {FaultKind.BLOB_UNLINKED}),
     "manifest is cut": (
         lambda s: os.truncate(s.data(s.v1), 20),
         {FaultKind.MANIFEST_INVALID}),
@@ -195,7 +195,7 @@ PLANTED: dict[str, tuple[Plant, set[FaultKind]]] = {
         lambda s: removed(s.file(paths.tag_current_link(A, V1))), {FaultKind.TAG_UNSET}),
     "tag without its history": (
         lambda s: removed(s.link(paths.tag_index(A, V1), s.v1)),
-        {FaultKind.TAG_HISTORY, FaultKind.LINK_LOST}),
+        {FaultKind.TAG_HISTORY}),
     "tag with an invalid name": (
         lambda s: s.write(f"{paths.tags(A)}/-v/current/link", str(s.v1).encode()),
         {FaultKind.STRAY}),

@@ -1,0 +1,45 @@
+"""The command ``blobfs stat``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from blobfs.cli import image_report
+from blobfs.cli.opening import open_existing
+from blobfs.cli.reports import Report, Row
+from blobfs.cli.types import HUMAN, JSON, LONG_HELP, Parsed
+from blobfs.reference import Reference
+
+
+@click.command(context_settings=LONG_HELP)
+@click.argument("storage")
+@click.argument("reference", type=Parsed("repository:tag|repository@digest", Reference.parse))
+@HUMAN
+@JSON
+def stat(storage: str, reference: Reference, *, human: bool, as_json: bool) -> None:
+    """Show a line for each platform of an image in STORAGE: created, size, layers, digest.
+
+    REFERENCE is REPOSITORY:TAG or REPOSITORY@DIGEST; blobfs show has more. Exits with 1 if a part
+    of the image is missing.
+    """
+    with open_existing(storage) as registry:
+        found = image_report.show(registry, reference)
+    rows: list[Row] = [
+        (
+            image.platform or "",
+            image.created,
+            image.size,
+            sum(step.digest is not None for step in image.steps),
+            found.media_type,
+            image.digest,
+            image.state,
+        )
+        for image in found.images
+    ]
+    columns = ("platform", "created", "bytes", "layers", "media type", "digest", "state")
+    report = Report(columns, rows)
+    click.echo(report.as_json() if as_json else report.as_table(human=human))
+    if found.is_damaged:
+        sys.exit(1)
