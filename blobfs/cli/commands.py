@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -20,12 +19,12 @@ from blobfs.cli.prune_command import prune, trash, undelete
 from blobfs.cli.stat_command import stat
 from blobfs.cli.storage import Storage
 from blobfs.cli.tag_command import rm, tag, untag
-from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, Duration, Parsed
+from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, Parsed
+from blobfs.cli.uploads_command import uploads
 from blobfs.cli.verify_command import verify
 from blobfs.errors import BlobfsError
 from blobfs.host.unmount import unmount
 from blobfs.reference import Reference, RepositoryName
-from blobfs.storage.uploads.inventory import lost, of_repository
 
 _CONTEXT: Final = {
     "auto_envvar_prefix": "BLOBFS",
@@ -65,7 +64,7 @@ def main() -> None:
 
 
 main.add_command(mount)
-for _command in (stat, tag, untag, rm, du, verify, gc, prune, trash, undelete):
+for _command in (stat, tag, untag, rm, du, verify, gc, prune, trash, undelete, uploads):
     main.add_command(_command)
 
 
@@ -133,39 +132,6 @@ def cat(storage: str, reference: Reference) -> None:
         for chunk in reports.content(registry, reference):
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
-
-
-@main.command()
-@click.argument("storage")
-@click.option("--abort", is_flag=True, help="Remove the listed uploads.")
-@click.option(
-    "--older-than",
-    type=Duration(),
-    help="List only uploads older than this, such as 12h.  [default with --abort: 7d, or the age"
-    " of uploadpurging in the registry's file]",
-)
-@JSON
-def uploads(storage: str, *, abort: bool, older_than: float | None, as_json: bool) -> None:
-    """List the unfinished uploads in STORAGE, and the remains of lost ones.
-
-    An object store keeps, and bills, the parts of lost uploads; a crash may leave temporary files
-    in a directory. Both are listed without a repository.
-    """
-    given = Storage.of_argument(storage)
-    if older_than is None:
-        older_than = given.purge_age_s if abort else 0.0
-    with given.open() as registry:
-        repositories = progress(registry.enumerate(), "Reading")
-        found = [
-            *(u for name in repositories for u in of_repository(registry.repository(name))),
-            *lost(registry),
-        ]
-        listed = [u for u in found if u.age(time.time()) >= older_than]
-        if abort:
-            for upload in progress(listed, "Removing"):
-                upload.remove()
-    report = reports.uploads(listed)
-    click.echo(report.as_json() if as_json else report.as_table())
 
 
 @main.group("config")

@@ -143,3 +143,58 @@ def test_temporary_file_of_a_crash_is_listed_and_removed(local: str) -> None:
     assert left.exists()
     assert found in listed(local, "--abort", "--older-than", "0s")
     assert not left.exists()
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["uploads", *map(str, arguments)])
+
+
+def test_list_is_the_default_command(local: str) -> None:
+    assert run("list", local).stdout == run(local).stdout
+
+
+def test_upload_is_shown_by_its_name_and_by_its_id(local: str) -> None:
+    found = json.loads(run("show", local, APP, "layer.tar", "--json").stdout)
+    assert (found["name"], found["bytes"]) == ("layer.tar", 4)
+    assert json.loads(run("show", local, APP, found["id"], "--json").stdout) == found
+
+
+def test_upload_is_committed_with_its_digest_only(local: str) -> None:
+    """[S19.46] `uploads commit` needs a digest."""
+    refused = run("commit", local, APP, "layer.tar")
+    assert (refused.exit_code, "give --digest" in refused.stderr) == (1, True)
+    wrong = run("commit", local, APP, "layer.tar", "--digest", Digest.of(b"other"))
+    assert wrong.exit_code == 1
+    done = run("commit", local, APP, "layer.tar", "--digest", Digest.of(b"half"))
+    assert done.exit_code == 0, done.output
+    assert listed(local) == []
+    with open_registry(local) as registry:
+        assert registry.repository(APP).layers.get(Digest.of(b"half")) == b"half"
+
+
+def test_declared_upload_is_committed(tmp_path: Path) -> None:
+    begin(str(tmp_path), "x", b"whole", Digest.of(b"whole"))
+    assert run("commit", tmp_path, APP, "x").exit_code == 0
+
+
+def test_cancelled_upload_is_gone(local: str) -> None:
+    assert run("cancel", local, APP, "layer.tar").exit_code == 0
+    assert listed(local) == []
+
+
+def test_name_of_two_uploads_is_refused(local: str) -> None:
+    begin(local, "layer.tar", b"again")
+    result = run("cancel", local, APP, "layer.tar")
+    assert (result.exit_code, "give one of" in result.stderr) == (1, True)
+    assert len(listed(local)) == 2
+
+
+@pytest.mark.parametrize("command", ["show", "commit", "cancel"])
+def test_unknown_upload_is_refused(local: str, command: str) -> None:
+    assert "unknown upload" in run(command, local, APP, "none").stderr
+
+
+def test_old_uploads_are_purged_and_young_ones_stay(local: str) -> None:
+    assert json.loads(run("purge", local, "--json").stdout) == []
+    assert len(json.loads(run("purge", local, "--json", "--older-than", "0s").stdout)) == 1
+    assert listed(local) == []
