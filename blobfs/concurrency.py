@@ -12,10 +12,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextvars import ContextVar
 from functools import partial
 from itertools import islice
 from types import TracebackType
@@ -104,6 +106,10 @@ def refuse_to_take_long() -> None:
     """Raise TakesLong if the call runs on the event loop."""
     if waiting.is_waiting:
         raise TakesLong
+
+
+call_began: ContextVar[float] = ContextVar("call_began", default=math.inf)
+"""The begin (monotonic) of a call that only reads, in its thread; later answers suit all of it."""
 
 
 class SingleFlight(Generic[K, T]):

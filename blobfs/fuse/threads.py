@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar, TypeVarTuple, cast
 
 import trio
 
-from blobfs.concurrency import TakesLong, waiting
+from blobfs.concurrency import TakesLong, call_began, waiting
 from blobfs.errors import BlobfsError, StorageTimeout
 from blobfs.fuse.waiting import Admission, ThreadPlaces
 
@@ -166,7 +166,11 @@ class StorageThreads:
 
     async def run_in_thread(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """Like ``run``, but never on the event loop."""
-        return await self._run_within(self._deadline_s, self._readers, call, *args)
+        outer = call_began.set(time.monotonic())
+        try:
+            return await self._run_within(self._deadline_s, self._readers, call, *args)
+        finally:
+            call_began.reset(outer)
 
     async def run_shared(self, key: object, call: Callable[[], T]) -> T:
         """Like ``run_in_thread``, but with one call at a time for a *key*, whose result all get."""

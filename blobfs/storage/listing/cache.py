@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final, Literal, NamedTuple
 
 from blobfs import paths
-from blobfs.concurrency import SingleFlight, guard
+from blobfs.concurrency import SingleFlight, call_began, guard
 from blobfs.drivers.base import DirEntry, FileInfo
 from blobfs.drivers.objectstore import ListedFile, ObjectStore, is_below
 from blobfs.drivers.resumable import Unfinished
@@ -27,13 +27,16 @@ _MAX_FILES: Final = 200_000
 _WORTH: Final = 10.0
 """The least lifetime of a listing, as a multiple of its duration, so that it can be used."""
 
+_FEW: Final = 2
+"""Keys in a request for one file; one key may be hidden."""
+
 _LARGE_FOR_S: Final = 300.0
 """The time for which a directory of more than one page is not tried as one page again."""
 
 
 class _Key(NamedTuple):
     root: str
-    extent: Literal["page", "whole", "children", "unfinished"]
+    extent: Literal["first", "page", "whole", "children", "unfinished"]
 
 
 class Listing:
@@ -43,6 +46,7 @@ class Listing:
         self.root = root
         self.is_complete = False
         self.has_children = False  # all children of the root
+        self.began = time.monotonic()
         self.until = 0.0
         self.files: dict[str, ListedFile] = {}
         self.unfinished: dict[str, Unfinished] = {}  # by path, the last one begun
@@ -52,6 +56,10 @@ class Listing:
     def cost(self) -> int:
         """The approximate memory, as a number of files."""
         return len(self.files) + len(self.unfinished) + len(self._children.get(self.root, ()))
+
+    def is_valid(self, now: float) -> bool:
+        """True within its lifetime, and for a call that began before it."""
+        return self.until > now or self.began >= call_began.get()
 
     def add(self, file: ListedFile) -> None:
         """Add a file and the directories above it."""
@@ -120,7 +128,7 @@ class ListingCache:
         with self._lock:
             for key in _keys_for(path):
                 found = self._kept.get(key)
-                if found is None or found.until <= now or not found.covers(path):
+                if found is None or not found.is_valid(now) or not found.covers(path):
                     continue
                 if found.is_complete or not whole:
                     return found
@@ -134,7 +142,7 @@ class ListingCache:
         scope = _scope_of(path)
         above, _, name = scope.rpartition("/")
         if name not in paths.MARKERS:
-            return self._page(path)
+            return self._page(path) if self._ttl_s else self._first(path)
         page = self._page_unless_large(above)
         if page is not None:
             return page
@@ -195,6 +203,18 @@ class ListingCache:
 
         return self._once(_Key(root, "page"), fetch)
 
+    def _first(self, root: str) -> Listing:
+        """List one file below *root*: enough for ``stat``, if a page would not be kept."""
+
+        def fetch(listing: Listing) -> None:
+            files = (file for page in self._store.pages(root, limit=_FEW) for file in page.files)
+            if (file := next(files, None)) is None:
+                listing.is_complete = True
+            else:
+                listing.add(file)
+
+        return self._once(_Key(root, "first"), fetch)
+
     def _whole(self, root: str) -> Listing:
         def fetch(listing: Listing) -> None:
             for page in self._store.pages(root):
@@ -223,13 +243,13 @@ class ListingCache:
     def _fetch(self, key: _Key, generation: int, fetch: Callable[[Listing], None]) -> Listing:
         with self._lock:
             kept = self._kept.get(key)
-            if kept is not None and kept.until > time.monotonic():
+            if kept is not None and kept.is_valid(time.monotonic()):
                 return kept
         listing = Listing(key.root)
-        began = time.monotonic()
         fetch(listing)
-        took = time.monotonic() - began
-        listing.until = began + took + (max(self._ttl_s, _WORTH * took) if self._ttl_s else 0.0)
+        took = time.monotonic() - listing.began
+        lifetime = max(self._ttl_s, _WORTH * took) if self._ttl_s else 0.0
+        listing.until = listing.began + took + lifetime
         self._keep(key, generation, listing)
         return listing
 

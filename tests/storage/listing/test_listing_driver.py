@@ -1,11 +1,15 @@
 """A driver that answers from listings: what it may remember, and what it must not."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
 from blobfs import paths
 from blobfs.cache.memory import MemoryCache
+from blobfs.concurrency import call_began
 from blobfs.digest import Digest
 from blobfs.drivers.s3.driver import S3Driver
 from blobfs.drivers.s3.options import S3Options
@@ -13,7 +17,8 @@ from blobfs.errors import FileChanged, PathNotFound
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.listing.driver import ListedDriver
 from blobfs.storage.registry import Registry
-from tests.support.s3_faults import Kind
+from tests.support.mounts import eventually
+from tests.support.s3_faults import Delay, Kind, always, no_faults
 from tests.support.s3_proxy import S3Proxy
 from tests.support.s3_servers import S3Server
 
@@ -38,6 +43,31 @@ def store(ceph: S3Server, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> It
 @pytest.fixture
 def driver(store: S3Driver) -> ListedDriver:
     return ListedDriver(store, store, name_ttl_s=600, content_ttl_s=600)
+
+
+@pytest.fixture
+def forgetful(store: S3Driver) -> ListedDriver:
+    """A driver whose listings are valid for no time, as with ``--tag-timeout 0``."""
+    return ListedDriver(store, store, name_ttl_s=0, content_ttl_s=0)
+
+
+@contextmanager
+def calling() -> Iterator[None]:
+    """One call of a reader, as the threads of a mount make it."""
+    outer = call_began.set(time.monotonic())
+    try:
+        yield
+    finally:
+        call_began.reset(outer)
+
+
+@contextmanager
+def slow_listings(proxy: S3Proxy) -> Iterator[None]:
+    proxy.faults = always(Delay(1), only=[Kind.LIST])
+    try:
+        yield
+    finally:
+        proxy.faults = no_faults
 
 
 def test_one_request_tells_of_a_whole_repository(
@@ -71,6 +101,61 @@ def test_what_was_changed_through_it_is_seen_at_once(driver: ListedDriver) -> No
     driver.delete(paths.repository(APP))
     with pytest.raises(PathNotFound):
         driver.stat(paths.repository(APP))
+
+
+def test_listing_under_way_answers_all_who_ask_for_it(
+    proxy: S3Proxy, store: S3Driver, forgetful: ListedDriver
+) -> None:
+    store.put_content(LINK, b"1234")
+    with proxy.counting() as counted, slow_listings(proxy), ThreadPoolExecutor(16) as readers:
+        assert {info.size for info in readers.map(forgetful.stat, [LINK] * 16)} == {4}
+    assert counted == {Kind.LIST: 1}
+
+
+def test_listing_under_way_answers_nobody_after_a_change(
+    proxy: S3Proxy, store: S3Driver, forgetful: ListedDriver
+) -> None:
+    """[S13.1] What this mount changes it sees at once, and everybody else who asks the bucket, such
+    as a registry. Though it was remembered to be missing.
+    """
+    store.put_content(LINK, b"1234")
+    with proxy.counting() as counted, slow_listings(proxy), ThreadPoolExecutor(1) as reader:
+        before = reader.submit(forgetful.stat, LINK)
+        eventually(lambda: counted[Kind.LIST] == 1)
+        forgetful.put_content(LINK, b"12")
+        assert not before.done()
+        assert forgetful.stat(LINK).size == 2
+        assert counted[Kind.LIST] == 2
+
+
+def test_call_uses_one_listing_for_all_that_it_looks_up(
+    proxy: S3Proxy, store: S3Driver, forgetful: ListedDriver
+) -> None:
+    store.put_content(LINK, str(DIGEST).encode())
+    for _ in range(2):  # each asks anew
+        with proxy.counting() as counted, calling():
+            found = forgetful.stat_many([paths.layers(APP), paths.uploads(APP), LINK])
+            assert [info is None for info in found] == [False, True, False]
+            assert forgetful.is_known_to_hold(LINK, str(DIGEST).encode())
+        assert counted == {Kind.LIST: 1}
+    with calling():
+        forgetful.stat(LINK)
+        forgetful.put_content(LINK, b"1234")
+        assert forgetful.stat(LINK).size == 4
+
+
+def test_directory_is_found_by_one_of_its_files(
+    proxy: S3Proxy, store: S3Driver, forgetful: ListedDriver
+) -> None:
+    for number in range(100):
+        store.put_content(f"{LINK}{number}", b"x")
+    proxy.forget()
+    for path in paths.REPOSITORIES, paths.repository(APP):
+        assert forgetful.stat(path).is_dir
+    with pytest.raises(PathNotFound):
+        forgetful.stat(paths.repository("missing"))
+    assert len(proxy.requests) == 3
+    assert sum(request.bytes for request in proxy.requests) < 3 * 2000
 
 
 def test_what_others_change_is_seen_by_who_asks_the_storage(
