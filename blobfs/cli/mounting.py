@@ -116,7 +116,7 @@ def _serve(
             settings.mountpoint,
             _mount_options(settings, settings.public(services.cache), health),
             partial(services.announce, announce),
-            partial(services.tasks, registry, health),
+            partial(services.tasks, registry, health, opened),
         )
 
 

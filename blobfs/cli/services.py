@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -13,6 +13,7 @@ from blobfs import logs, metrics
 from blobfs.cli.notices import UNLOGGED, Notice, deletes_notice
 from blobfs.config.settings import Settings
 from blobfs.errors import MountRefused
+from blobfs.fuse.activity import MountProbe
 from blobfs.fuse.mount import Task
 from blobfs.fuse.readonly_operations import ReadOnlyOperations
 from blobfs.host import signals
@@ -32,7 +33,7 @@ class MountServices:
     settings: Settings
     config: RegistryConfig | None
     supervisor: Supervisor
-    socket: socket.socket | None
+    listener: socket.socket | None
 
     @classmethod
     def of(cls, settings: Settings, config: RegistryConfig | None) -> Self:
@@ -84,19 +85,32 @@ class MountServices:
         self.supervisor.ready(f"{self.settings.source} is mounted at {self.settings.mountpoint}")
 
     def tasks(
-        self, registry: Registry, health: Health, operations: ReadOnlyOperations
+        self,
+        registry: Registry,
+        health: Health,
+        opened: ExitStack,
+        operations: ReadOnlyOperations,
     ) -> list[Task]:
-        """Return the tasks that run beside the request handlers."""
+        """Return the tasks that run beside the request handlers; *opened* ends HTTP."""
         tasks: list[Task] = [self.supervisor.attend, signals.follow]
-        if self.socket is not None:
+        listener = self.listener
+        if listener is not None:
             from blobfs.http.api.routes import ServeOptions, routes  # noqa: PLC0415
             from blobfs.http.app import application  # noqa: PLC0415
             from blobfs.http.server import HttpServer  # noqa: PLC0415
+            from blobfs.http.workers import Workers  # noqa: PLC0415
 
             options = ServeOptions(redirect=self.settings.serve_redirect)
-            api = routes(registry, options) if self.settings.serve else []
-            pages = application(metrics.REGISTRY, health, operations.requests, routes=api)
-            tasks.append(HttpServer(pages, self.socket).run)
+            workers = Workers()
+            api = routes(registry, workers, options) if self.settings.serve else []
+
+            async def start_http() -> None:
+                mount = MountProbe(operations.requests)
+                pages = application(metrics.REGISTRY, health, mount, routes=api)
+                opened.callback(workers.close)
+                opened.enter_context(HttpServer(pages, listener).running())
+
+            tasks.append(start_http)
         return tasks
 
 

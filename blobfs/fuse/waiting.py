@@ -110,7 +110,7 @@ class _Share:
 
 
 class ThreadPlaces:
-    """A limiter for ``trio.to_thread``: *limit* calls at a time, *limit* - *reserve* of one user.
+    """A limiter for the threads of trio: *limit* calls at a time, *limit* - *reserve* of one user.
 
     After *hangs_after_s* a call does not count any more, as its thread only waits. *most* bounds
     all threads. If several users wait, the user with the fewest running calls is next.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from typing import Any, Final, Protocol, TypeVar
 
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -12,24 +15,41 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from blobfs.http.health import Health
-from blobfs.http.loopshare import RateLimiter
-from blobfs.http.tasks import Activity, activity, as_text
+from blobfs.http.health import POLL_S, Health
+
+T = TypeVar("T")
+
+_MOUNT_S: Final = 5.0
+"""Time for the event loop of the mount to answer."""
+
+_PAUSES: Final = 9
+"""The pause after an expensive page, in multiples of its duration: these pages use a tenth of the
+time."""
+
+_MAX_PAUSE_S: Final = 1.0
 
 
-class InFlight(Protocol):
-    """The requests of a mount: ``len`` counts them, ``in_flight`` describes the oldest."""
+class Activity(Protocol):
+    """The activity of a mount: its requests, tasks and threads."""
 
-    def __len__(self) -> int: ...
+    def as_json(self) -> object: ...
 
-    def in_flight(self) -> Iterable[Mapping[str, object]]: ...
+    def as_text(self) -> str: ...
+
+
+class Mount(Protocol):
+    """The event loop of a mount, asked from another thread. A future may never have a result."""
+
+    def ping(self) -> Future[None]: ...
+
+    def activity(self, *, with_idle: bool) -> Future[Any]: ...
 
 
 def application(
-    metrics: Collector, health: Health, requests: InFlight, *, routes: Sequence[BaseRoute] = ()
+    metrics: Collector, health: Health, mount: Mount, *, routes: Sequence[BaseRoute] = ()
 ) -> Starlette:
     """Return the application: the pages of this module, and *routes*."""
-    pages = Pages(metrics, health, requests)
+    pages = Pages(metrics, health, mount)
     site = Starlette(
         routes=[
             Route("/metrics", pages.metrics),
@@ -38,55 +58,77 @@ def application(
             Route("/debug/tasks", pages.tasks),
             *routes,
         ],
-        exception_handlers={404: pages.missing},
+        exception_handlers={404: _missing},
     )
     site.router.redirect_slashes = False  # a redirect would go to the client's Host header
     return site
 
 
 class Pages:
-    """The pages, each a method. They run on the event loop; probes do not wait for longer pages."""
+    """The pages, each a method. Metrics and tasks take turns; probes do not wait for them."""
 
-    def __init__(self, metrics: Collector, health: Health, requests: InFlight) -> None:
+    def __init__(self, metrics: Collector, health: Health, mount: Mount) -> None:
         self._metrics = metrics
         self._health = health
-        self._requests = requests
-        self._probes = RateLimiter(0.05)
-        self._others = RateLimiter(0.1)
+        self._mount = mount
+        self._turns = asyncio.Lock()  # first come, first served
 
     async def metrics(self, request: Request) -> Response:
         """Serve the metrics in the format that the client asks for."""
         encode, media_type = _encoder(request.headers.get("accept", ""))
-        content = await self._others.run(encode, self._metrics)
+        async with self._turn():
+            content = encode(self._metrics)
         return Response(content, headers={"content-type": media_type})
 
     async def healthz(self, request: Request) -> Response:
-        """Serve an empty document, which shows that the event loop runs."""
-        await self._probes.turn()
+        """Serve an empty document, which shows that the event loop of the mount runs."""
+        try:
+            await _asked(self._mount.ping())
+        except TimeoutError:
+            return JSONResponse({"mount": f"no answer for {_MOUNT_S:g} s"}, status_code=503)
         return JSONResponse({})
 
     async def readyz(self, request: Request) -> Response:
         """Serve the failing checks with their reasons; 503 if there are some."""
-        await self._probes.turn()
-        failures = await self._health.failures()
+        self._health.begin()
+        while self._health.is_awaited:  # noqa: ASYNC110  (a thread ends it)
+            await asyncio.sleep(POLL_S)
+        failures = self._health.failures()
         return JSONResponse(failures, status_code=503 if failures else 200)
 
     async def tasks(self, request: Request) -> Response:
         """Serve requests, tasks and threads as text or JSON; with ``?all=1`` the idle ones too."""
         with_idle = request.query_params.get("all") == "1"
-        what = await self._others.run(self._activity, with_idle)
+        try:
+            async with self._turn():
+                activity: Activity = await _asked(self._mount.activity(with_idle=with_idle))
+        except TimeoutError:
+            text = f"the event loop of the mount does not answer for {_MOUNT_S:g} s\n"
+            return PlainTextResponse(text, status_code=503)
         if "application/json" in request.headers.get("accept", ""):
-            return JSONResponse(what)
-        return PlainTextResponse(as_text(what))
+            return JSONResponse(activity.as_json())
+        return PlainTextResponse(activity.as_text())
 
-    def _activity(self, with_idle: bool) -> Activity:
-        requests = self._requests
-        return activity(requests.in_flight(), len(requests), with_idle=with_idle)
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Wait for a turn; the next one begins after a pause."""
+        await self._turns.acquire()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            yield
+        finally:
+            pause_s = min(_PAUSES * (loop.time() - began), _MAX_PAUSE_S)
+            loop.call_later(pause_s, self._turns.release)
 
-    async def missing(self, request: Request, exc: Exception) -> Response:
-        """Serve a 404."""
-        await self._others.turn()
-        return PlainTextResponse("Not Found\n", status_code=404)
+
+async def _asked(answer: Future[T]) -> T:
+    async with asyncio.timeout(_MOUNT_S):
+        return await asyncio.wrap_future(answer)
+
+
+async def _missing(request: Request, exc: Exception) -> Response:
+    return PlainTextResponse("Not Found\n", status_code=404)
 
 
 def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:

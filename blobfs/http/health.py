@@ -10,15 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, Self
 
-import trio
-
 from blobfs.concurrency import guard, start_thread
 from blobfs.errors import BlobfsError, StorageUnavailable
 from blobfs.storage.registry import Registry
 
 log = logging.getLogger(__name__)
 
-_POLL_S: Final = 0.01
+POLL_S: Final = 0.01
+"""Interval at which those who wait for checks look at them; a thread may end at any time."""
 
 
 class Check:
@@ -105,13 +104,20 @@ class Health:
         """Return a check of the storage, with the name that a registry gives it."""
         return cls({f"storagedriver_{registry.driver_name}": Check(registry.reach)})
 
-    async def failures(self) -> dict[str, str]:
-        """Return the failing checks with their reasons; waits until all have ended or are late."""
-        self._begin()
-        # It polls: a run may end when there is no event loop any more.
-        while any(check.is_awaited for check in self._checks.values()):  # noqa: ASYNC110
-            await trio.sleep(_POLL_S)
-        return self._failures()
+    def begin(self) -> None:
+        """Start the checks whose last results are outdated."""
+        for check in self._checks.values():
+            check.begin()
+
+    @property
+    def is_awaited(self) -> bool:
+        """True if a check is running and not late."""
+        return any(check.is_awaited for check in self._checks.values())
+
+    def failures(self) -> dict[str, str]:
+        """Return the failing checks with their reasons, by the last results."""
+        failures = {name: check.failure for name, check in self._checks.items()}
+        return {name: reason for name, reason in failures.items() if reason}
 
     @property
     def is_unknown(self) -> bool:
@@ -120,27 +126,19 @@ class Health:
 
     def report(self) -> dict[str, object]:
         """Return ``snapshot``, after a wait in this thread for the first results."""
-        self._begin()
+        self.begin()
         while any(check.is_unknown and check.is_awaited for check in self._checks.values()):
-            time.sleep(_POLL_S)
+            time.sleep(POLL_S)
         return self.snapshot()
 
     def snapshot(self) -> dict[str, object]:
         """Return the last results without a wait, and start runs for the outdated ones."""
         status = "unknown" if self.is_unknown else "ok"
-        failures = self._failures()
+        failures = self.failures()
         ages = {name: check.age_s for name, check in self._checks.items()}
-        self._begin()
+        self.begin()
         return {
             "status": "failing" if failures else status,
             "failures": failures,
             "seconds_ago": {name: age and round(age, 3) for name, age in ages.items()},
         }
-
-    def _begin(self) -> None:
-        for check in self._checks.values():
-            check.begin()
-
-    def _failures(self) -> dict[str, str]:
-        failures = {name: check.failure for name, check in self._checks.items()}
-        return {name: reason for name, reason in failures.items() if reason}

@@ -1,28 +1,28 @@
-"""The HTTP server in the event loop of a mount; its failures do not end the mount.
+"""The HTTP server of a mount, in a thread with an event loop of its own.
 
-Hypercorn implements HTTP for each connection. Its own server is not used: it accepts connections
-without limit, so the mount could lack descriptors, and it waits for clients that read nothing.
+h11 implements the protocol; this module has the sockets, the time limits and the calls of the
+application. Servers for ASGI do not fit: they accept connections without limit, so the mount could
+lack descriptors, and they wait for clients that read nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import socket
-from typing import Final, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from functools import partial
+from typing import Any, Final
+from urllib.parse import unquote
 
 import h11
-import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.events import Event
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Scope
 
+from blobfs.concurrency import start_thread
 from blobfs.errors import MountRefused
 
 log = logging.getLogger(__name__)
@@ -42,136 +42,264 @@ _STALL_S: Final = 60
 
 _MAX_HEAD: Final = 16 * 2**10
 
+_RECEIVED: Final = 2**16
+"""Bytes received at once; a client that sends more while it is served has to wait."""
+
 _GRACE_S: Final = 1.0
 """Time for responses in progress at the end of the mount."""
 
-_CLOSED_S: Final = 0.1
-"""Time for a response after the client has closed; its failures are still logged."""
+_DISCARD_S: Final = 0.5
+"""Time for a client to stop sending, after an error."""
 
-_ACCEPT_INTERVAL_S: Final = 0.005
-"""Time for the mount between two new connections, which cost about 0.5 ms each."""
+_CANCELLED_S: Final = 0.5
+"""Time for cancelled responses to end."""
 
 _RETRY_S: Final = 0.1
 
 
-class _Http11(H11Protocol):
-    """HTTP/1.1 without upgrades: no websockets, and no HTTP/2, whose buffers hypercorn keeps."""
-
-    async def _check_protocol(self, event: h11.Request) -> None:
-        """Ignore every request for another protocol."""
-
-    async def _create_stream(self, request: h11.Request) -> None:
-        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
-        plain = h11.Request(
-            method=request.method,
-            target=request.target,
-            headers=headers,
-            http_version=request.http_version,
-        )
-        await super()._create_stream(plain)
-
-
-class _Connection(TCPServer):
-    """A client's connection; it ends when the client closes or stalls, at once if cancelled."""
-
-    def __init__(
-        self, app: AppWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream
-    ) -> None:
-        # It calls no method of SSLStream that SocketStream lacks.
-        super().__init__(app, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
-        self._life = trio.CancelScope()
-
-    async def run(self) -> None:
-        try:
-            with self._life:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_close_when_cancelled, self.stream)
-                    await super().run()
-                    self._life.cancel()
-        finally:
-            self._break_cycles()
-
-    def _break_cycles(self) -> None:
-        """Break reference cycles: a mount does not collect cycles that have lived for long."""
-        protocol = vars(self).pop("protocol", None)  # None if the client closed at once
-        if protocol is not None:
-            protocol.protocol.stream = None
-
-    async def protocol_send(self, event: Event) -> None:
-        self._life.deadline = trio.current_time() + _STALL_S
-        await super().protocol_send(event)
-
-    async def _read_data(self) -> None:
-        offered = self.protocol
-        offered.protocol = _Http11(
-            offered.app, offered.config, offered.context, offered.task_group, offered.state,
-            offered.ssl, offered.client, offered.server, offered.send,
-        )  # fmt: skip
-        await super()._read_data()
-        # The client has closed; hypercorn would wait for the idle timeout.
-        self._life.deadline = trio.current_time() + _CLOSED_S
-
-
-async def _close_when_cancelled(stream: trio.abc.AsyncResource) -> None:
-    """Close the stream, which ends a send that hypercorn shields from cancellation."""
-    try:
-        await trio.sleep_forever()
-    finally:
-        await trio.aclose_forcefully(stream)
-
-
 class HttpServer:
-    """Serves *application* on a listening socket, which it owns. Used on the event loop only."""
+    """Serves *application* on a listening socket, which it owns, in the thread ``blobfs-http``."""
 
     def __init__(self, application: ASGIApp, listener: socket.socket) -> None:
-        # Both types describe ASGI: one by mappings, one by a class for each message.
-        self._application = ASGIWrapper(cast(ASGIFramework, application))
+        self._application = application
         self._listener = listener
-        self._config = Config()
-        self._config.errorlog = log
-        self._config.include_server_header = False
-        self._config.keep_alive_timeout = _IDLE_S
-        self._config.h11_max_incomplete_size = _MAX_HEAD
-        self._context = WorkerContext(max_requests=None)
-        self._slots = trio.Semaphore(_MAX_CONNECTIONS)
-        self._connections: set[trio.CancelScope] = set()
+        self._connections: dict[asyncio.Task[None], _Connection] = {}
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Serve inside the block; responses in progress get _GRACE_S more. Used once."""
+        loop = asyncio.new_event_loop()
+        serving = loop.create_task(self._serve())
+        thread = start_thread("http", partial(self._run, loop, serving))
+        try:
+            yield
+        finally:
+            try:
+                loop.call_soon_threadsafe(serving.cancel)
+            except RuntimeError:
+                pass  # the server has failed, and its loop is closed
+            thread.join(_GRACE_S + 2 * _CANCELLED_S)
+
+    def _run(self, loop: asyncio.AbstractEventLoop, serving: asyncio.Task[None]) -> None:
+        try:
+            loop.run_until_complete(serving)
+        except asyncio.CancelledError:
+            pass
+        except Exception:
+            log.exception("the HTTP server failed; the mount goes on without it")
+        finally:
+            self._listener.close()
+            loop.close()
+
+    async def _serve(self) -> None:
+        log.info("listening for HTTP at %s, port %d", *self._listener.getsockname()[:2])
+        self._listener.setblocking(False)
+        self._listen()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self._pause()
+            self._listener.close()
+            for task, connection in self._connections.items():
+                connection.is_last = True
+                if connection.is_idle:
+                    task.cancel()
+            await self._wait_for_connections(_GRACE_S)
+            for task in self._connections:
+                task.cancel()
+            await self._wait_for_connections(_CANCELLED_S)
+
+    def _listen(self) -> None:
+        if self._listener.fileno() != -1:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _pause(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._listener)
+
+    def _accept(self) -> None:
+        try:
+            client, address = self._listener.accept()
+        except OSError as exc:  # the client has closed already, or no descriptors are left
+            log.debug("cannot accept a connection: %s", exc)
+            self._pause()
+            asyncio.get_running_loop().call_later(_RETRY_S, self._listen)
+            return
+        connection = _Connection(self._application, client, address)
+        task = asyncio.get_running_loop().create_task(connection.run())
+        self._connections[task] = connection
+        task.add_done_callback(self._close)
+        if len(self._connections) == _MAX_CONNECTIONS:
+            self._pause()
+
+    def _close(self, task: asyncio.Task[None]) -> None:
+        self._connections.pop(task).client.close()
+        self._listen()
+
+    async def _wait_for_connections(self, limit_s: float) -> None:
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=limit_s)
+
+
+class _Connection:
+    """The connection of a client, which ends when the client closes or stalls.
+
+    It is idle while it waits for a request. Once *is_last* is set, it serves no other request. The
+    server closes *client* after ``run``.
+    """
+
+    def __init__(self, application: ASGIApp, client: socket.socket, address: Any) -> None:  # noqa: ANN401
+        self.client = client
+        self.is_idle = True
+        self.is_last = False
+        self._application = application
+        self._address = address
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
+        self._receiving: asyncio.Task[bytes] | None = None
+        self._head = b""
+        self._has_body = True
 
     async def run(self) -> None:
-        """Serve until cancelled; responses in progress get _GRACE_S more."""
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._listener))
-        log.info("listening for HTTP at %s, port %d", *self._listener.getsockname()[:2])
-        async with listener, trio.open_nursery() as nursery:
-            try:
-                await self._accept(listener, nursery)
-            finally:
-                await self._context.terminated.set()  # this closes idle connections
-                for connection in self._connections:
-                    connection.deadline = trio.current_time() + _GRACE_S
-
-    async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
-        while True:
-            await self._slots.acquire()
-            try:
-                stream = await listener.accept()
-            except OSError as exc:  # the client has closed already, or no descriptors are left
-                self._slots.release()
-                log.debug("cannot accept a connection: %s", exc)
-                await trio.sleep(_RETRY_S)
-            else:
-                connection = trio.CancelScope(shield=True)
-                self._connections.add(connection)
-                nursery.start_soon(self._serve, stream, connection)
-                await trio.sleep(_ACCEPT_INTERVAL_S)
-
-    async def _serve(self, stream: trio.SocketStream, connection: trio.CancelScope) -> None:
+        """Serve the requests of the client."""
         try:
-            with connection:
-                await _Connection(self._application, self._config, self._context, stream)
+            self.client.setblocking(False)
+            self.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._serve()
+        except OSError:
+            pass  # the client has left, or stalls
         except Exception:
             log.exception("a connection is closed after an unexpected error")
         finally:
-            self._connections.remove(connection)
-            self._slots.release()
+            if self._receiving is not None:
+                self._receiving.cancel()
+                await asyncio.wait((self._receiving,))  # so that the selector does not keep it
+
+    async def _serve(self) -> None:
+        while True:
+            try:
+                request = await self._next_request()
+            except h11.RemoteProtocolError as exc:
+                async with asyncio.timeout(_STALL_S) as self._stall:
+                    await self._send_error(exc.error_status_hint)
+                break
+            if request is None:
+                return
+            self.is_idle = False
+            await self._respond(request)
+            self.is_idle = True
+            if self.is_last or self._http.our_state is not h11.DONE:
+                return
+            if self._http.their_state is not h11.DONE:
+                break
+            self._http.start_next_cycle()
+        await self._discard()  # the request is invalid, or its body has not ended
+
+    async def _next_request(self) -> h11.Request | None:
+        """Return the next request; None if the client closes, TimeoutError if it sends none."""
+        async with asyncio.timeout(_IDLE_S):
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                self._http.receive_data(await self._receive())
+        return event if isinstance(event, h11.Request) else None
+
+    async def _receive(self) -> bytes:
+        """Return the next bytes. After a cancellation the next call returns them."""
+        if self._receiving is None:
+            receiving = asyncio.get_running_loop().sock_recv(self.client, _RECEIVED)
+            self._receiving = asyncio.create_task(receiving)
+        data = await asyncio.shield(self._receiving)
+        self._receiving = None
+        return data
+
+    async def _discard(self) -> None:
+        """Discard what the client sends, as a close before that could discard the response."""
+        try:
+            self.client.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(_DISCARD_S):
+                while await self._receive():
+                    pass
+        except OSError:
+            pass
+
+    async def _respond(self, request: h11.Request) -> None:
+        """Call the application until it has responded, or the client has left or stalls."""
+        tasks = (
+            asyncio.create_task(self._call_application(request)),
+            asyncio.create_task(self._wait_until_left()),
+        )
+        async with asyncio.timeout(_STALL_S) as self._stall:
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+
+    async def _wait_until_left(self) -> None:
+        """Wait until the client has closed its sending side; discard the body of its request."""
+        try:
+            while (event := self._http.next_event()) is not h11.PAUSED:
+                if isinstance(event, h11.ConnectionClosed):
+                    return
+                if event is h11.NEED_DATA:
+                    self._http.receive_data(await self._receive())
+        except (OSError, h11.RemoteProtocolError):
+            return
+        await asyncio.get_running_loop().create_future()  # the next request waits
+
+    async def _call_application(self, request: h11.Request) -> None:
+        try:
+            await self._application(self._scope(request), _no_body, self._send)
+        except Exception:
+            log.exception("a request failed unexpectedly")
+        if self._http.our_state is h11.SEND_RESPONSE:
+            await self._send_error(500)
+
+    def _scope(self, request: h11.Request) -> Scope:
+        path, _, query = request.target.partition(b"?")
+        self._has_body = request.method != b"HEAD"
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": request.http_version.decode(),
+            "method": request.method.decode().upper(),
+            "scheme": "http",
+            "path": unquote(path.decode()),
+            "raw_path": path,
+            "query_string": query,
+            "root_path": "",
+            "headers": list(request.headers),
+            "client": self._address[:2],
+            "server": self.client.getsockname()[:2],
+        }
+
+    async def _send(self, message: Message) -> None:
+        """Send a message of ASGI; the head is sent with the first part of the body."""
+        if message["type"] == "http.response.start":
+            date = formatdate(usegmt=True).encode()
+            response = h11.Response(
+                status_code=message["status"], headers=[*message["headers"], (b"date", date)]
+            )
+            self._head = self._http.send(response) or b""
+            return
+        parts, self._head = [self._head], b""
+        if self._has_body and message.get("body"):
+            parts.append(self._http.send(h11.Data(data=message["body"])) or b"")
+        if not message.get("more_body"):
+            parts.append(self._http.send(h11.EndOfMessage()) or b"")
+        loop = asyncio.get_running_loop()
+        self._stall.reschedule(loop.time() + _STALL_S)
+        try:
+            await loop.sock_sendall(self.client, b"".join(filter(None, parts)))
+        except OSError:  # the client has left
+            raise asyncio.CancelledError from None
+
+    async def _send_error(self, status: int) -> None:
+        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body"})
+
+
+async def _no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 def open_listener(address: str) -> socket.socket:

@@ -1,16 +1,19 @@
 """The server beside a mount: what clients may do to it, and how it ends."""
 
+import asyncio
 import gc
+import http.client
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
+from weakref import WeakSet
 
+import h11
 import pytest
 import trio
-from hypercorn.protocol import ProtocolWrapper
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.protocol.http_stream import HTTPStream
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -40,12 +43,12 @@ async def _large(_: Request) -> Response:
 
 
 async def _never(_: Request) -> Response:
-    await trio.sleep_forever()
+    await asyncio.Event().wait()
     raise AssertionError
 
 
 async def _slow(_: Request) -> Response:
-    await trio.sleep(0.3)
+    await asyncio.sleep(0.3)
     return PlainTextResponse("at last")
 
 
@@ -60,8 +63,8 @@ async def _serve_in(nursery: trio.Nursery) -> Served:
     served = Served(listener.getsockname()[1], trio.CancelScope())
 
     async def run() -> None:
-        with served.life:
-            await HttpServer(application, listener).run()
+        with served.life, HttpServer(application, listener).running():
+            await trio.sleep_forever()
 
     nursery.start_soon(run)
     return served
@@ -101,6 +104,65 @@ async def test_page_that_fails_is_500_and_the_next_one_works(
     assert (await trio.to_thread.run_sync(get, served.port, "/")).status == 200
     [record] = caplog.records
     assert (record.name, record.levelname) == ("blobfs.http.server", "ERROR")
+
+
+async def test_requests_on_one_connection_are_answered_in_order(nursery: trio.Nursery) -> None:
+    served = await _serve_in(nursery)
+    asked = [b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n", b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n",
+             b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"]  # fmt: skip
+    answer = await trio.to_thread.run_sync(said_to, served.port, b"".join(asked))
+    assert answer.count(b"HTTP/1.1 200 ") == 3
+    assert answer.count(b"\r\ndate: ") == 3
+    assert [part.partition(b"HTTP/")[0] for part in answer.split(b"\r\n\r\n")[1:]] == [
+        b"at last", b"", b"hello",
+    ]  # fmt: skip
+
+
+async def test_client_that_asks_as_soon_as_it_is_answered_loses_no_request(
+    nursery: trio.Nursery,
+) -> None:
+    served = await _serve_in(nursery)
+
+    def ask_often() -> None:
+        with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=4)) as client:
+            for _ in range(300):
+                client.request("GET", "/")
+                assert client.getresponse().read() == b"hello"
+
+    await trio.to_thread.run_sync(ask_often)
+
+
+@pytest.mark.parametrize("size", [10, 2**22], ids=["small", "large"])
+async def test_body_of_a_request_is_ignored(nursery: trio.Nursery, size: int) -> None:
+    """A client that sends all of it before it reads gets its answer."""
+    served = await _serve_in(nursery)
+    head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
+    async with await _connected(served.port, head) as stream:
+        with trio.fail_after(5):
+            await stream.send_all(b"x" * size)
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 405 ")
+
+
+async def test_client_that_closes_its_sending_side_has_left(nursery: trio.Nursery) -> None:
+    """[S17.4] One that closes only its sending side has left."""
+    served = await _serve_in(nursery)
+    async with await _connected(served.port, b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n") as stream:
+        await stream.send_eof()
+        with trio.fail_after(4):
+            assert await stream.receive_some() == b""
+
+
+async def test_server_that_fails_is_logged_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """[S17.3] Whatever goes wrong with it, the mount goes on."""
+    listener = open_listener("0")
+    listener.close()
+    with HttpServer(Starlette(), listener).running():
+        with trio.fail_after(5):
+            while not caplog.records:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+    assert "the HTTP server failed; the mount goes on without it" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -164,10 +226,16 @@ async def test_http_2_is_refused(nursery: trio.Nursery) -> None:
     assert answer.startswith(b"HTTP/1.1 404 ")
 
 
-def _remains_of(served: Served) -> list[object]:
-    """What is in memory of its connections."""
-    kinds, server = (ProtocolWrapper, H11Protocol, HTTPStream), ("127.0.0.1", served.port)
-    return [it for it in gc.get_objects() if isinstance(it, kinds) and it.server == server]
+class _Watched(h11.Connection):
+    """The state of a connection, of which those in memory are known."""
+
+    made = 0
+    remaining: ClassVar[WeakSet[h11.Connection]] = WeakSet()
+
+    def __init__(self, role: type[h11.CLIENT | h11.SERVER], max_incomplete_event_size: int) -> None:
+        super().__init__(role, max_incomplete_event_size)
+        self.remaining.add(self)
+        type(self).made += 1
 
 
 @pytest.fixture
@@ -187,12 +255,11 @@ async def test_connection_leaves_nothing_in_memory(
     """[S17.4] So it is when its client leaves."""
     monkeypatch.setattr(server, "_IDLE_S", 0.1)
     monkeypatch.setattr(server, "_STALL_S", 0.1)
-    served = await _serve_in(nursery)
+    monkeypatch.setattr(h11, "Connection", _Watched)
+    served, before = await _serve_in(nursery), _Watched.made
     async with await _connected(served.port, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n"):
         with trio.fail_after(5):
-            while not _remains_of(served):  # noqa: ASYNC110
-                await trio.sleep(0.01)
-            while _remains_of(served):  # noqa: ASYNC110
+            while _Watched.made == before or _Watched.remaining:  # noqa: ASYNC110
                 await trio.sleep(0.01)
 
 

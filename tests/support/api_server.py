@@ -8,19 +8,20 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
-import trio
 from prometheus_client import CollectorRegistry
 
-from blobfs.fuse.requests import Requests
+from blobfs.fuse.activity import Activity
 from blobfs.http.api.routes import ServeOptions, routes
 from blobfs.http.app import application
 from blobfs.http.health import Health
 from blobfs.http.server import HttpServer, open_listener
+from blobfs.http.workers import Workers
 from blobfs.storage.registry import Registry
 from tests.support import services
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -28,24 +29,27 @@ def serving(registry: Registry, options: ServeOptions | None = None) -> Iterator
     """Serve *registry* inside the ``with`` block, at the address that is given, as a mount does."""
     listener = open_listener("127.0.0.1:0")
     host, port = listener.getsockname()
-    api = routes(registry, options or ServeOptions())
-    pages = application(CollectorRegistry(), Health({}), Requests(), routes=api)
-    server = HttpServer(pages, listener)
-    started: Future[tuple[trio.lowlevel.TrioToken, trio.CancelScope]] = Future()
-
-    async def serve() -> None:
-        with trio.CancelScope() as scope:
-            started.set_result((trio.lowlevel.current_trio_token(), scope))
-            await server.run()
-
-    thread = Thread(target=trio.run, args=(serve,))
-    thread.start()
-    token, scope = started.result(10)
-    try:
+    workers = Workers()
+    api = routes(registry, workers, options or ServeOptions())
+    pages = application(CollectorRegistry(), Health({}), RunningMount(), routes=api)
+    with HttpServer(pages, listener).running(), closing(workers):
         yield f"{host}:{port}"
-    finally:
-        token.run_sync_soon(scope.cancel)
-        thread.join()
+
+
+class RunningMount:
+    """A mount whose event loop answers at once, and that does nothing."""
+
+    def ping(self) -> Future[None]:
+        return _completed(None)
+
+    def activity(self, *, with_idle: bool) -> Future[Any]:
+        return _completed(Activity(0, [], [], []))
+
+
+def _completed(result: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
 
 
 @contextmanager

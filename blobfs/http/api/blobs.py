@@ -7,7 +7,6 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
-import anyio
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -26,9 +25,6 @@ log = logging.getLogger(__name__)
 
 _CHUNK: Final = 2**18
 """Bytes buffered for a client: enough for 0.8 GB/s, and a slow client takes them in time."""
-
-_CLOSING_S: Final = 1.0
-"""Time for the close of a reader at the end of a mount."""
 
 
 class Blobs:
@@ -126,7 +122,7 @@ class _BlobRange(Closing):
 
 
 class _StreamedResponse(Response):
-    """A response that sends a range of a blob until the client closes."""
+    """A response that sends a range of a blob."""
 
     def __init__(
         self, reading: _BlobRange, workers: Workers, status: HTTPStatus, headers: dict[str, str]
@@ -137,13 +133,9 @@ class _StreamedResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_cancel_once_gone, receive, tasks.cancel_scope)
-                await self._stream(send)
-                tasks.cancel_scope.cancel()
-        finally:
-            with anyio.move_on_after(_CLOSING_S, shield=True):
-                await self._workers.run(self._reading.close)
+            await self._stream(send)
+        finally:  # also once the server cancels it, because the client has left
+            self._workers.submit(self._reading.close)
 
     async def _stream(self, send: Send) -> None:
         start = {"status": self.status_code, "headers": self.raw_headers}
@@ -159,9 +151,3 @@ class _StreamedResponse(Response):
             log.warning("sending blob %s: %s", blob.digest, exc, extra=about(digest=blob.digest))
             return  # the response has no end, so the server breaks the connection
         await send({"type": "http.response.body"})
-
-
-async def _cancel_once_gone(receive: Receive, scope: anyio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()

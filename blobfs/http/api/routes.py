@@ -30,12 +30,8 @@ from blobfs.http.api.errors import (
 )
 from blobfs.http.api.listing import Listing
 from blobfs.http.api.manifests import Manifests
-from blobfs.http.loopshare import RateLimiter
 from blobfs.http.workers import Workers
 from blobfs.storage.registry import Registry
-
-_SHARE: Final = 0.25
-"""The share of the event loop's time for the beginnings of requests: about 500 a second."""
 
 _MAX_REQUESTS: Final = 48
 """Requests at a time. Health and metrics use the rest of the server's 64 connections."""
@@ -48,9 +44,8 @@ class ServeOptions:
     redirect: bool = False
 
 
-def routes(registry: Registry, options: ServeOptions) -> list[BaseRoute]:
-    """Return the routes below ``/v2/``, which only read."""
-    workers = Workers()
+def routes(registry: Registry, workers: Workers, options: ServeOptions) -> list[BaseRoute]:
+    """Return the routes below ``/v2/``, which only read; *workers* make the storage calls."""
     listing = Listing(registry, workers)
     manifests = Manifests(registry, workers)
     blobs = Blobs(registry, workers, redirect=options.redirect)
@@ -70,7 +65,7 @@ def routes(registry: Registry, options: ServeOptions) -> list[BaseRoute]:
     }
     around = [
         Middleware(_VersionHeader),
-        Middleware(_RateLimited, share=RateLimiter(_SHARE)),
+        Middleware(_Limited),
         Middleware(ExceptionMiddleware, handlers=handlers),
     ]
     below = Router(pages, redirect_slashes=False)
@@ -87,16 +82,14 @@ async def _no_upload(request: Request) -> Response:
     return error_response(ErrorCode.BLOB_UPLOAD_UNKNOWN)
 
 
-class _RateLimited:
-    """Middleware that limits the rate and the number of requests."""
+class _Limited:
+    """Middleware that limits the number of requests at a time."""
 
-    def __init__(self, app: ASGIApp, share: RateLimiter) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._share = share
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._share.turn()
         if self._running == _MAX_REQUESTS:
             headers = {"Retry-After": "1", "Connection": "close"}
             await error_response(ErrorCode.TOOMANYREQUESTS, headers=headers)(scope, receive, send)
