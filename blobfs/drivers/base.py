@@ -281,12 +281,17 @@ class StorageDriver(ABC):
         Raises NotAFile for a directory and NotADirectory below a file, except in an object store.
         """
 
-    def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
+    def put_immutable(self, path: str, chunks: Iterable[bytes], size: int | None = None) -> None:
         """``put_content`` of an immutable file of any length.
 
-        An exception of *chunks* is passed on, and nothing is changed.
+        If *size* is given, a file that has so many bytes is kept, and made durable; an object store
+        replaces it. An exception of *chunks* is passed on, and nothing is changed.
         """
-        self.put_content(path, b"".join(chunks))
+        info = None if size is None else stat_or_none(self, path)
+        if info is not None and not info.is_dir and info.size == size:
+            self.sync(path)
+        else:
+            self.put_content(path, b"".join(chunks))
 
     def sync(self, path: str) -> None:  # noqa: B027  (most backends are durable at once)
         """Make the file at *path*, of any writer, durable; raises PathNotFound."""

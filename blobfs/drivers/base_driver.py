@@ -124,8 +124,8 @@ class BaseDriver(StorageDriver, ResumableUploads, Bounded):
     def put_content(self, path: str, content: bytes) -> None:
         self._timer.run("put_content", self._driver.put_content, _checked(path), content)
 
-    def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
-        self._timer.run("put_immutable", self._driver.put_immutable, _checked(path), chunks)
+    def put_immutable(self, path: str, chunks: Iterable[bytes], size: int | None = None) -> None:
+        self._timer.run("put_immutable", self._driver.put_immutable, _checked(path), chunks, size)
 
     def sync(self, path: str) -> None:
         self._timer.run("sync", self._driver.sync, _checked(path))

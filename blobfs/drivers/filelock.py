@@ -17,17 +17,15 @@ _HELD_ELSEWHERE: Final = {errno.EAGAIN, errno.EACCES}
 _NO_LOCKS: Final = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
-def lock_shared(fd: int) -> bool:
-    """Take a shared lock on the file *fd*; False if another writer has an exclusive one."""
-    return _lock(fd, fcntl.F_RDLCK)
+SHARED: Final = fcntl.F_RDLCK
+EXCLUSIVE: Final = fcntl.F_WRLCK
 
 
-def lock_exclusive(fd: int) -> bool:
-    """Take an exclusive lock on the file *fd*; False, with nothing changed, if it is locked."""
-    return _lock(fd, fcntl.F_WRLCK)
+def lock(fd: int, kind: int) -> bool:
+    """Take a ``SHARED`` or ``EXCLUSIVE`` lock on the file *fd*.
 
-
-def _lock(fd: int, kind: int) -> bool:
+    False, with nothing changed, if another writer has an exclusive one, or any for ``EXCLUSIVE``.
+    """
     whole_file = struct.pack("hhqqi0q", kind, os.SEEK_SET, 0, 0, 0)
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, whole_file)

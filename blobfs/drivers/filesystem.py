@@ -135,15 +135,18 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
     def put_content(self, path: str, content: bytes) -> None:
         self._put(path, (content,), ownership.FILE)
 
-    def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
-        self._put(path, chunks, ownership.IMMUTABLE)
+    def put_immutable(self, path: str, chunks: Iterable[bytes], size: int | None = None) -> None:
+        self._put(path, chunks, ownership.IMMUTABLE, size)
 
-    def _put(self, path: str, chunks: Iterable[bytes], permissions: int) -> None:
+    def _put(
+        self, path: str, chunks: Iterable[bytes], permissions: int, size: int | None = None
+    ) -> None:
         parent, name = _split(path)
         with os_errors(path), self._made_directory(parent) as directory:
-            with replacing(name, directory, permissions) as fd:
-                for chunk in chunks:
-                    write_all(fd, chunk)
+            if size is None or not _sync_if_whole(name, directory, size):
+                with replacing(name, directory, permissions) as fd:
+                    for chunk in chunks:
+                        write_all(fd, chunk)
             os.fsync(directory)
 
     def sync(self, path: str) -> None:
@@ -323,38 +326,33 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
         The files that the block creates are synced before the parents: one commit of the file
         system's journal covers all of them, and the later syncs have nothing left to do.
         """
-        opened = self._open_or_make(path)
+        opened: list[int] = []
         try:
+            self._open_or_make(path, opened)
             yield opened[-1]
             for directory in opened[-2::-1]:
                 os.fsync(directory)
         finally:
-            _close_all(opened)
+            for directory in opened:
+                os.close(directory)
 
-    def _open_or_make(self, path: str) -> list[int]:
-        """Open the deepest existing directory above *path*, and those made below it, in order."""
+    def _open_or_make(self, path: str, opened: list[int]) -> None:
+        """Open the deepest existing directory of *path*, and make and open those below it."""
         self._follow_root()
-        opened, missing = list[int](), list[str]()
+        names = path.strip("/").split("/")
+        if ".." in names:
+            raise AccessDenied(f"{path}: leads out of the storage")
+        existing = len(names)
         try:
             while not opened:
                 try:
-                    opened.append(self._reach(path[1:] or ".", _DIRECTORY))
+                    opened.append(self._reach("/".join(names[:existing]) or ".", _DIRECTORY))
                 except FileNotFoundError:
-                    path, name = _split(path)
-                    missing.append(name)
-            while missing:
-                name, above = missing.pop(), opened[-1]
-                is_ours = _make_directory(name, above)
-                opened.append(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above))
-                if is_ours:
-                    ownership.adopt_directory(opened[-1], above)
+                    existing -= 1
+            for name in names[existing:]:
+                _make_below(name, opened)
         except NotADirectoryError:
-            _close_all(opened)
             raise NotADirectory(f"below a file: {path}") from None
-        except BaseException:
-            _close_all(opened)
-            raise
-        return opened
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -364,18 +362,36 @@ def _split(path: str) -> tuple[str, str]:
     return parent or "/", name
 
 
-def _close_all(fds: Iterable[int]) -> None:
-    for fd in fds:
-        os.close(fd)
+def _sync_if_whole(name: str, directory: int, size: int) -> bool:
+    """Make the file *name* durable if it has *size* bytes; False if it has not."""
+    try:
+        fd = os.open(name, _READ | os.O_NOFOLLOW, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    with owned_fd(fd):
+        st = os.fstat(fd)
+        is_whole = stat.S_ISREG(st.st_mode) and st.st_size == size
+        if is_whole:
+            os.fsync(fd)
+    return is_whole
 
 
-def _make_directory(name: str, above: int) -> bool:
-    """Make a directory; False if another program was faster."""
+def _make_below(name: str, opened: list[int]) -> None:
+    """Make the directory *name* in the last one of *opened*, and append it.
+
+    It gets the owner, group and mode of the directory above. One that is not empty is left
+    unchanged: a program that may write there has replaced the new one, and must not become the
+    owner of the other.
+    """
+    above = opened[-1]
     try:
         os.mkdir(name, dir_fd=above)
-    except FileExistsError:
-        return False
-    return True
+        is_ours = True
+    except FileExistsError:  # another program was faster
+        is_ours = False
+    opened.append(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above))
+    if is_ours and not os.listdir(opened[-1]):
+        ownership.adopt(opened[-1], above, ownership.DIRECTORY)
 
 
 def _create(name: str, directory: int) -> int:
@@ -390,7 +406,7 @@ def _create(name: str, directory: int) -> int:
             _unlink_file(name, directory)
             continue
         with closed_on_failure(fd):
-            ownership.adopt_file(fd, directory, ownership.FILE)
+            ownership.adopt(fd, directory, ownership.FILE)
         return fd
 
 

@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from blobfs.concurrency import reentrant_guard, refuse_to_take_long
 from blobfs.drivers.base import FileReader, FileWriter
-from blobfs.drivers.filelock import lock_exclusive, lock_shared
+from blobfs.drivers.filelock import EXCLUSIVE, SHARED, lock
 from blobfs.drivers.ownership import make_immutable, make_writable
 from blobfs.drivers.temporaries import closed_on_failure, unlink_if_there
 from blobfs.errors import (
@@ -326,7 +326,7 @@ class LocalWriter(FileWriter):
     def move_to(self, target: str) -> bool:
         self._check_open()
         with os_errors(self._path):
-            if not lock_exclusive(self._fd):
+            if not lock(self._fd, EXCLUSIVE):
                 return False
             mode = os.fstat(self._fd).st_mode
             moved = False
@@ -339,7 +339,7 @@ class LocalWriter(FileWriter):
             finally:
                 if not moved:
                     make_writable(self._fd, mode)
-                    lock_shared(self._fd)
+                    lock(self._fd, SHARED)
         if moved:
             self._close_files()
         return moved
@@ -398,5 +398,5 @@ def _is_hole(fd: int, offset: int, size: int) -> bool:
 
 
 def _lock_shared_or_busy(path: str, fd: int) -> None:
-    if not lock_shared(fd):
+    if not lock(fd, SHARED):
         raise Busy(f"{path} is being committed by another process")

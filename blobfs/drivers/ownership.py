@@ -17,30 +17,24 @@ FILE: Final = 0o666
 IMMUTABLE: Final = 0o444
 """The permissions that an immutable file inherits from its directory."""
 
-_DIRECTORY: Final = 0o2777  # with the set-group-ID bit
+DIRECTORY: Final = 0o2777
+"""The permissions that a directory inherits, with the set-group-ID bit."""
 
 _REFUSED: Final = {errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP}
 """Errors for users other than root, and of file systems without owners or modes."""
 
 
-def adopt_file(fd: int, directory: int, permissions: int) -> None:
-    """Give the new file *fd* the owner, group and mode (within *permissions*) of *directory*."""
+def adopt(fd: int, directory: int, permissions: int) -> None:
+    """Give the new file or directory *fd* the owner, group and mode of *directory*.
+
+    The mode is within *permissions*.
+    """
     above, new = os.fstat(directory), os.fstat(fd)
     if (new.st_uid, new.st_gid) != (above.st_uid, above.st_gid):
         _set_owner(fd, above)
     mode = above.st_mode & permissions
     if stat.S_IMODE(new.st_mode) != mode:  # chmod(2) may clear the set-group-ID bit
         _set_mode(fd, mode)
-
-
-def adopt_directory(fd: int, directory: int) -> None:
-    """Give the new directory *fd* the owner, group and mode of *directory*.
-
-    A directory that is not empty is left unchanged: a program that may write to *directory* has
-    replaced the new one, and must not become the owner of the other.
-    """
-    if not os.listdir(fd):
-        adopt_file(fd, directory, _DIRECTORY)
 
 
 def make_immutable(fd: int) -> None:

@@ -41,8 +41,8 @@ class DriverWrapper(StorageDriver):
     def put_content(self, path: str, content: bytes) -> None:
         self._driver.put_content(path, content)
 
-    def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
-        self._driver.put_immutable(path, chunks)
+    def put_immutable(self, path: str, chunks: Iterable[bytes], size: int | None = None) -> None:
+        self._driver.put_immutable(path, chunks, size)
 
     def sync(self, path: str) -> None:
         self._driver.sync(path)

@@ -166,8 +166,9 @@ class BlobStore:
 
     def put_as(self, digest: Digest, content: bytes) -> None:
         """Do the same as ``put``, for content whose digest is known."""
-        if not self.ensure_durable(digest, len(content)):
-            self._driver.put_immutable(paths.blob_data(digest), (content,))
+        size = len(content)
+        if not (self._driver.is_object_store and self.ensure_durable(digest, size)):
+            self._driver.put_immutable(paths.blob_data(digest), (content,), size)
 
     def copy(self, digest: Digest, chunks: Iterable[bytes]) -> None:
         """Store a blob of any size durably; raises DigestMismatch.

@@ -27,7 +27,7 @@ from blobfs.storage.aliases import Alias
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.descriptors import CachedBlobStatter
 from blobfs.storage.events import NULL_LISTENER, BlobEvents, Events, Listener
-from blobfs.storage.linkfiles import read_link, write_link
+from blobfs.storage.linkfiles import LONGER_THAN_A_LINK, read_link, write_link
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class LinkedBlobStore:
         path = paths.link(self.link_set, digest)
         if not self._driver.is_object_store:  # there a look first costs as much as the write
             try:
-                if read_link(self._driver, path) == target:
+                if self._driver.read_at(path, 0, LONGER_THAN_A_LINK) == str(target).encode("ascii"):
                     self._driver.sync(path)
                     return
             except BlobfsError:

@@ -15,7 +15,7 @@ from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import DigestInvalid, LinkInvalid, NotAFile
 
-_LONGER_THAN_A_LINK: Final = 256  # bytes; "sha512:" and its digits are 135
+LONGER_THAN_A_LINK: Final = 256  # bytes; "sha512:" and its digits are 135
 
 _YOUNG_NS: Final = 2 * 10**9
 """A short link that was changed within this time may be a write in progress."""
@@ -45,7 +45,7 @@ def read_link(driver: StorageDriver, path: str) -> Digest:
 
 def _content(driver: StorageDriver, path: str) -> bytes:
     try:
-        return driver.read_at(path, 0, _LONGER_THAN_A_LINK)
+        return driver.read_at(path, 0, LONGER_THAN_A_LINK)
     except NotAFile:
         raise LinkInvalid(f"link {path} is a directory") from None
 

@@ -25,11 +25,11 @@ from blobfs.logs import about
 from blobfs.storage.uploads.base import (
     ContentStore,
     ContentWriter,
-    StoredUploads,
     check_digest,
     check_length,
 )
 from blobfs.storage.uploads.metadata import MAX_REASON, UploadInfo, state_of
+from blobfs.storage.uploads.store import UploadStore
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Upload:
         return self.is_held or bool(self.reason)
 
     @property
-    def _stored(self) -> StoredUploads:
+    def _stored(self) -> UploadStore:
         """The store that has its bytes while nobody writes it; raises UploadUnknown."""
         if self._store.stored is None:
             raise UploadUnknown(self.path)
@@ -207,7 +207,7 @@ class Upload:
         if self.receipt is not None:
             raise ReadOnly(f"{self.path} is committed: replace it, or write another file")
         writer = self._resumed()
-        writer.forget_interruption()
+        writer.clear_interruption()
         if truncate:
             writer.truncate(0)
         self.is_open = True
@@ -286,9 +286,9 @@ class Upload:
                 return
             if self.is_open:
                 raise Busy(f"{self.path} is being written")
-            self._resumed()
+            writer = self._resumed()
             try:
-                self.commit(digest)
+                self.commit(writer, digest)
             finally:
                 self.release_writer()
 
@@ -298,9 +298,8 @@ class Upload:
         if digest is not None and found is not None and digest.algorithm == found.algorithm:
             check_digest(self.path, found, digest)
 
-    def commit(self, digest: Digest | None = None) -> None:
+    def commit(self, writer: ContentWriter, digest: Digest | None = None) -> None:
         """Publish it; a failure sets the reason, and makes the received bytes durable."""
-        writer = self._resumed()
         try:
             descriptor = writer.commit(digest)
         except BlobfsError as exc:
@@ -322,7 +321,7 @@ class Upload:
             return
         try:
             if self.writer.verify():
-                self.commit()
+                self.commit(self.writer)
         finally:
             self.release_writer()
 

@@ -151,7 +151,7 @@ class OpenUpload:
             if writer is None:
                 return
             if writer.matches() or (not self._written and writer.verify()):
-                self._commit()
+                self._commit(writer)
             else:
                 self.upload.make_durable()
 
@@ -166,21 +166,23 @@ class OpenUpload:
             if writer is None:
                 return
             if writer.matches():
-                self._commit()
+                self._commit(writer)
             elif self._written:
                 self._flush_unmatched(writer, search())
             elif writer.verify():  # an earlier opening or mount has written all of it
-                self._commit()
+                self._commit(writer)
 
     def _writer_to_finish(self) -> ContentWriter | None:
         """Return the writer, or None if nothing is to be done; raises an earlier write's error."""
-        if self.upload.receipt is not None or self.upload.is_gone:
+        upload = self.upload
+        if upload.receipt is not None or upload.is_gone:
             return None
         if self._failure is not None:
             raise self._failure
-        writer = self._writer()
-        writer.forget_interruption()
-        return writer
+        if upload.writer is None or upload.writer.is_over:
+            raise UploadUnknown(upload.path)
+        upload.writer.clear_interruption()
+        return upload.writer
 
     def _flush_unmatched(self, writer: ContentWriter, found: OpenersReport) -> None:
         if found.opener_killed and not self._opener_killed:
@@ -199,7 +201,7 @@ class OpenUpload:
                 self._refused = True
                 raise
         elif writer.size or writer.record.digest is not None:
-            self._commit()
+            self._commit(writer)
 
     def release(self) -> None:
         """End the opening after the last close; commit if no ``flush`` did.
@@ -211,10 +213,10 @@ class OpenUpload:
             upload.is_open = False
             if upload.is_gone or upload.writer is None:
                 return
-            upload.writer.forget_interruption()
+            upload.writer.clear_interruption()
             try:
                 if self._is_to_be_committed(upload.writer):
-                    upload.commit()
+                    upload.commit(upload.writer)
             finally:
                 upload.release_writer()
 
@@ -223,12 +225,9 @@ class OpenUpload:
             return False
         return self._written and not self._opener_killed and writer.size > 0
 
-    def _commit(self) -> None:
-        try:
-            self.upload.commit()
-        except BlobfsError:
-            self._refused = True
-            raise
+    def _commit(self, writer: ContentWriter) -> None:
+        self._refused = True  # it does not matter after a success
+        self.upload.commit(writer)
 
     def _writer(self) -> ContentWriter:
         upload = self.upload

@@ -318,7 +318,7 @@ class _Counts:
             self._is_counting = False
 
 
-class UploadState(TypedDict):
+class UploadEntry(TypedDict):
     """An entry of ``uploads.json``: *offset* in bytes, *age* in seconds, *started* in RFC 3339."""
 
     repository: str
@@ -330,7 +330,7 @@ class UploadState(TypedDict):
     state: str
 
 
-def upload_states(registry: Registry, uploads: Uploads) -> list[UploadState]:
+def upload_states(registry: Registry, uploads: Uploads) -> list[UploadEntry]:
     """Return the unfinished uploads of this mount, others and registries; walks everything."""
     ours = [upload for upload in uploads.kept() if upload.receipt is None]
     known = {upload.id for upload in ours}
@@ -343,7 +343,7 @@ def upload_states(registry: Registry, uploads: Uploads) -> list[UploadState]:
     return sorted(found, key=lambda state: (state["repository"], state["name"], state["uuid"]))
 
 
-def _state(upload: Upload) -> Iterator[UploadState]:
+def _state(upload: Upload) -> Iterator[UploadEntry]:
     """Yield the entry of *upload*; nothing if it has ended or the storage fails."""
     repository = upload.directory.removesuffix("/_uploads").removesuffix("/_manifests")[1:]
     try:
@@ -353,7 +353,7 @@ def _state(upload: Upload) -> Iterator[UploadState]:
     yield _entry((repository, upload.name, upload.id), size, began, upload.state)
 
 
-def _entry(key: tuple[str, str, str], size: int, began: float, state: str) -> UploadState:
+def _entry(key: tuple[str, str, str], size: int, began: float, state: str) -> UploadEntry:
     repository, name, upload_id = key
     return {
         "repository": repository,

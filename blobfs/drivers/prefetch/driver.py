@@ -83,9 +83,9 @@ class ReadAheadDriver(DriverWrapper):
         with self._changing(path):
             self._driver.put_content(path, content)
 
-    def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
+    def put_immutable(self, path: str, chunks: Iterable[bytes], size: int | None = None) -> None:
         with self._changing(path):
-            self._driver.put_immutable(path, chunks)
+            self._driver.put_immutable(path, chunks, size)
 
     def create(self, path: str) -> FileWriter:
         with self._changing(path):

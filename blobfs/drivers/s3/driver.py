@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
 
@@ -209,6 +209,9 @@ class S3Driver(ObjectStore):
 
     def put_content(self, path: str, content: bytes) -> None:
         put_object(self._bucket, path, content)
+
+    def put_immutable(self, path: str, chunks: Iterable[bytes], size: int | None = None) -> None:
+        self.put_content(path, b"".join(chunks))
 
     def create(self, path: str) -> FileWriter:
         return MultipartWriter(self._bucket, path)

@@ -148,9 +148,9 @@ class PresenceDriver(_ConfirmingDriver, Bounded):
         self.confirm_absence(path)
         self._driver.put_content(path, content)
 
-    def put_immutable(self, path: str, chunks: Iterable[bytes]) -> None:
+    def put_immutable(self, path: str, chunks: Iterable[bytes], size: int | None = None) -> None:
         self.confirm_absence(path)
-        self._driver.put_immutable(path, chunks)
+        self._driver.put_immutable(path, chunks, size)
 
     def create(self, path: str) -> FileWriter:
         self.confirm_absence(path)

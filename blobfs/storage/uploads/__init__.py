@@ -5,10 +5,10 @@ verified against the declared digest and published. The layout of a blob's uploa
 distribution (``_uploads/<id>/data``, ``startedat``, ``hashstates``), so that a registry can resume
 an upload of blobfs and the reverse. blobfs adds one file of its own: the record (``metadata``).
 
-* ``base`` has the contracts: ``ContentStore`` begins uploads, ``StoredUploads`` finds them in the
-  storage, ``ContentWriter`` receives one.
-* ``store`` and ``blobwriter`` implement them for blobs, ``manifestwriter`` the first and the last
-  for manifests. Manifests are small, so they stay in memory until they are complete.
+* ``base`` has the two contracts: ``ContentStore`` begins uploads, ``ContentWriter`` receives one.
+* ``store`` and ``blobwriter`` implement them for blobs, ``manifestwriter`` for manifests. Manifests
+  are small, so they stay in memory until they are complete; ``store`` also finds the uploads in the
+  storage.
 * ``buffer`` holds the bytes of a blob's upload: the first 1 MiB in memory, more in the storage. All
   uploads of the process share one budget of memory. A small blob thus costs the storage nothing but
   the blob itself.

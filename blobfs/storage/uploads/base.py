@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import Closing, FileReader
 from blobfs.errors import ContentMismatch
-from blobfs.storage.uploads.metadata import UploadInfo, UploadRecord
+from blobfs.storage.uploads.metadata import UploadRecord
+
+if TYPE_CHECKING:
+    from blobfs.storage.uploads.store import UploadStore
 
 
 def check_digest(label: str, found: Digest, declared: Digest) -> None:
@@ -48,9 +50,9 @@ class ContentWriter(Closing):
         """Number of bytes received."""
 
     @property
-    @abstractmethod
     def is_stored(self) -> bool:
         """True if the upload is in the storage."""
+        return False
 
     @property
     @abstractmethod
@@ -68,9 +70,10 @@ class ContentWriter(Closing):
         Raises AppendOnly if the storage cannot change written bytes, StorageFull, TooLarge.
         """
 
-    @abstractmethod
     def write_nowait(self, offset: int, data: bytes) -> bool:
         """Do the same as ``write_at`` if it needs no request to the storage, else return False."""
+        self.write_at(offset, data)
+        return True
 
     @abstractmethod
     def truncate(self, size: int) -> None:
@@ -95,10 +98,10 @@ class ContentWriter(Closing):
         """Make another thread that hashes, copies or fills with zeros raise Interrupted.
 
         Only this method may be called while another thread is in a method. If nothing is to be
-        stopped, it stops the next such work, unless ``forget_interruption`` is called before.
+        stopped, it stops the next such work, unless ``clear_interruption`` is called before.
         """
 
-    def forget_interruption(self) -> None:
+    def clear_interruption(self) -> None:
         """Cancel an ``interrupt`` that has stopped nothing yet."""
 
     @abstractmethod
@@ -127,8 +130,8 @@ class ContentStore(Protocol):
     """Begins uploads, and has the content of committed ones."""
 
     @property
-    def stored(self) -> StoredUploads | None:
-        """The uploads that are in the storage; None if none ever is."""
+    def stored(self) -> UploadStore | None:
+        """The store that has the uploads which nobody writes; None if none is ever stored."""
 
     def create(self, *, name: str = "", digest: Digest | None = None) -> ContentWriter:
         """Begin an upload."""
@@ -141,31 +144,3 @@ class ContentStore(Protocol):
 
     def rename_committed(self, digest: Digest, old: str, new: str) -> None:
         """Apply a rename of the committed upload from *old* to *new*; a tag may follow it."""
-
-
-class StoredUploads(Protocol):
-    """The uploads in the storage that nobody writes. Methods with an id raise UploadUnknown."""
-
-    def resume(self, upload_id: str) -> ContentWriter:
-        """Return a writer that continues the upload."""
-
-    def open(self, upload_id: str) -> FileReader:
-        """Open the received bytes for reading; raises Unsupported."""
-
-    def stat(self, upload_id: str) -> UploadInfo:
-        """Size and time of the upload."""
-
-    def started_at(self, upload_id: str) -> datetime:
-        """Time at which the upload began."""
-
-    def record(self, upload_id: str) -> UploadRecord:
-        """The upload's record: name, and declared digest and size; empty if it is missing."""
-
-    def records(self, upload_ids: Iterable[str]) -> Iterator[tuple[str, UploadRecord]]:
-        """The existing ones of *upload_ids* with their records; at most one request each."""
-
-    def discard(self, upload_id: str) -> None:
-        """Remove all files of the upload; a missing one is no error."""
-
-    def enumerate(self) -> Iterator[str]:
-        """The ids of all uploads, in no order."""

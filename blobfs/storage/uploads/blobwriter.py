@@ -71,37 +71,34 @@ class BlobWriter(ContentWriter):
 
     def resume(self) -> None:
         """Load the upload's data and hash states; called by ``UploadStore.resume`` only."""
-        staging = self._staging
+        staging, moved = self._staging, None
         try:
             size = staging.resume()
         except PathNotFound:
             moved = blob_of(self._blobs, staging.record)
             size = 0 if moved is None else moved.size  # 0: no bytes were received
-            self._placed = None if moved is None else moved.digest
-        if self._placed is not None:
-            staging.enter(UploadState.PLACED)
-            self._received.resume(size)
-            return
-        staging.enter(UploadState.DURABLE)
+        staging.enter(UploadState.DURABLE if moved is None else UploadState.PLACED)
         self._received.resume(size)
-        staging.drop_states_above(self.size)  # they cover bytes that a crash has lost
+        if moved is None:
+            staging.drop_states_above(self.size)  # they cover bytes that a crash has lost
+        else:
+            self._placed = moved.digest
 
     def declare(self, record: UploadRecord) -> None:
         self._check_open()
         ours = self._staging.record
+        moved_to = ours.moved_to or self._placed  # another digest must not hide the blob
         record = replace(
-            record,
-            moved_to=ours.moved_to or self._placed,  # another digest must not hide the blob
-            target_digest=ours.target_digest,
-            token=ours.token,
-            fingerprint=ours.fingerprint,
-            is_shared=ours.is_shared,
+            ours, name=record.name, digest=record.digest, size=record.size, reason=record.reason
         )
+        record = replace(record, moved_to=moved_to)
         if record == ours:
             return
         if ours.target_digest not in (None, record.digest):
             raise AppendOnly(f"upload {self.id} is for {ours.target_digest} only; write it anew")
-        self._staging.declare(record)
+        if self._staging.state.is_listed:
+            self._staging.files.put_record(record)
+        self._staging.record = record
         self._follow_declared(record)
 
     def _follow_declared(self, record: UploadRecord) -> None:
@@ -116,16 +113,14 @@ class BlobWriter(ContentWriter):
             self._checkpoint_at = time.monotonic() + self._staging.checkpoint_s
 
     def write_nowait(self, offset: int, data: bytes) -> bool:
-        state = self._staging.state
-        if (
-            state.is_placed
-            or state is UploadState.ENDED
-            or time.monotonic() > self._checkpoint_at
-            or not self._received.can_write_nowait(offset, len(data))
-        ):
-            return False
-        self._received.write_at(offset, data)
-        return True
+        is_possible = (
+            self._staging.state.is_writable
+            and time.monotonic() < self._checkpoint_at
+            and self._received.can_write_nowait(offset, len(data))
+        )
+        if is_possible:
+            self._received.write_at(offset, data)
+        return is_possible
 
     def truncate(self, size: int) -> None:
         if self._staging.state.is_placed and size == 0:
@@ -167,9 +162,10 @@ class BlobWriter(ContentWriter):
         return bool(self.matches())
 
     def interrupt(self, reason: str) -> None:
-        self._received.interruption.stop(f"{self._label}: {reason}")
+        label = self._staging.files.label(self._staging.record)
+        self._received.interruption.stop(f"{label}: {reason}")
 
-    def forget_interruption(self) -> None:
+    def clear_interruption(self) -> None:
         self._received.interruption.clear()
 
     def suspend(self) -> None:
@@ -200,7 +196,7 @@ class BlobWriter(ContentWriter):
 
     def _verify(self, declared: Digest | None) -> Digest:
         """Return the canonical digest of the received bytes; raises ContentMismatch."""
-        label = self._label
+        label = self._staging.files.label(self._staging.record)
         check_length(label, self._received.size, self._staging.record.size)
         if self._placed is not None and declared in (None, self._placed):
             return self._placed  # it was verified before
@@ -211,28 +207,27 @@ class BlobWriter(ContentWriter):
             check_digest(label, found, declared)
         return canonical
 
-    @property
-    def _label(self) -> str:
-        return self._staging.files.label(self._staging.record)
-
     def _digest(self, algorithm: str) -> Digest:
         """Return the digest of all received bytes; unhashed ones are read again."""
-        found = self._received.hash_all(algorithm, None if self._placed is None else self.read_at)
+        received = self._received
+        found = received.digests.of(algorithm, received.size) or received.hash_all(
+            algorithm, None if self._placed is None else self.read_at
+        )
         if found is None:
-            raise ContentMismatch(f"{self._label} ends before its {self.size} bytes do")
+            label = self._staging.files.label(self._staging.record)
+            raise ContentMismatch(f"{label} ends before its {self.size} bytes do")
         return found
 
     def _put_in_place(self, canonical: Digest) -> None:
         received, staging = self._received, self._staging
-        if received.is_in_memory:
-            self._blobs.put_as(canonical, received.content())
+        if staging.state is UploadState.IN_MEMORY:
+            self._blobs.put_as(canonical, bytes(received.content))
             return
         if self._blobs.ensure_durable(canonical, received.size):
             return  # the blob is not replaced, so its readers are not disturbed
         if (staging.record.moved_to or staging.record.digest) != canonical:
             staging.put_record(replace(staging.record, moved_to=canonical))
-        received.check_undisturbed()
-        source = staging.place(received.size, paths.blob_data(canonical))
+        source = received.place(paths.blob_data(canonical))
         if source is not None:
             with source:
                 self._copy(canonical, source)
@@ -275,7 +270,7 @@ class BlobWriter(ContentWriter):
 
     def _check_writable(self) -> None:
         staging = self._staging
-        if staging.state.is_placed or staging.state is UploadState.ENDED:
+        if not staging.state.is_writable:
             raise staging.state.refusal(staging.label)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from blobfs.concurrency import reentrant_guard
 from blobfs.digest import Digest
-from blobfs.drivers.base import FileWriter
+from blobfs.drivers.base import FileReader
 from blobfs.errors import AppendOnly, Busy, Interrupted
 from blobfs.storage.uploads.digests import DigesterSet
 from blobfs.storage.uploads.staging import Staging
@@ -121,17 +121,14 @@ class UploadBuffer:
         self.size = 0
         self._staging = staging
         self._started_at = started_at
-        self._content = bytearray()
+        self.content = bytearray()  # all bytes while they are in memory
         self._reservation = MemoryReservation()
+        self.release = self._reservation.release  # at the end of the upload
 
     @property
     def is_in_memory(self) -> bool:
         """True if the storage has nothing of the upload."""
         return self._staging.state is UploadState.IN_MEMORY
-
-    def content(self) -> bytes:
-        """Return all bytes, which are in memory."""
-        return bytes(self._content)
 
     def can_write_nowait(self, offset: int, size: int) -> bool:
         """True if ``write_at`` only appends to memory or to an open file, without a request."""
@@ -156,9 +153,9 @@ class UploadBuffer:
             return
         if offset < self.size:
             self._invalidate_after(offset)
-        self._content[offset : offset + len(data)] = data
+        self.content[offset : offset + len(data)] = data
         self.digests.update(offset, data)
-        self.size = len(self._content)
+        self.size = len(self.content)
 
     def _fits(self, size: int) -> bool:
         """True if *size* bytes stay in memory; else the bytes leave it."""
@@ -171,8 +168,8 @@ class UploadBuffer:
 
     def leave_memory(self) -> None:
         """Move the bytes to the storage."""
-        self._staging.begin(self._started_at, bytes(self._content))
-        self._content = bytearray()
+        self._staging.begin(self._started_at, bytes(self.content))
+        self.content = bytearray()
         self._reservation.release()
 
     def _write_staged(self, offset: int, data: bytes) -> None:
@@ -201,14 +198,15 @@ class UploadBuffer:
         elif size < self.size:
             if self.is_in_memory:
                 self._invalidate_after(size)
-                del self._content[size:]
+                del self.content[size:]
             else:
                 self._cut(size)
             self.size = size
 
     def _cut(self, size: int) -> None:
         try:
-            with self._changed_file() as file:
+            with self._rehash_if_busy():
+                file = self._staging.open_for_change(self.size)
                 file.truncate(self.size)  # raises AppendOnly before states are removed
                 self._invalidate_after(size)
                 file.truncate(size)
@@ -220,7 +218,7 @@ class UploadBuffer:
 
     def _extend(self, size: int) -> None:
         if self._fits(size):
-            self._content += bytes(size - len(self._content))
+            self.content += bytes(size - len(self.content))
         else:
             self._extend_staged(size)
         if size - self.size <= _HASHED_ZEROS:
@@ -230,8 +228,8 @@ class UploadBuffer:
 
     def _extend_staged(self, size: int) -> None:
         try:
-            with self._changed_file() as file:
-                file.truncate(size)
+            with self._rehash_if_busy():
+                self._staging.open_for_change(self.size).truncate(size)
         except AppendOnly:
             while self.size < size:
                 self.interruption.check()
@@ -240,7 +238,7 @@ class UploadBuffer:
     def read_at(self, offset: int, size: int) -> bytes:
         """Return up to *size* bytes from *offset*; raises Unsupported."""
         if self.is_in_memory:
-            return bytes(self._content[offset : offset + size])
+            return bytes(self.content[offset : offset + size])
         return self._staging.read_at(self.size, offset, size)
 
     def hash_all(
@@ -269,21 +267,20 @@ class UploadBuffer:
         """Make all bytes durable in the storage; raises Busy if another program wrote the data."""
         if self.is_in_memory:
             self.leave_memory()
-        self.check_undisturbed()
-        self._staging.suspend(self.size, self.digests)
-
-    def check_undisturbed(self) -> None:
-        """Raise Busy if another program wrote the data; then all of it will be hashed again."""
         if not self._staging.is_undisturbed(self.size):
             self.rehash()
             raise Busy(f"{self._staging.label} is being written by another program")
+        self._staging.suspend(self.size, self.digests)
+
+    def place(self, target: str) -> FileReader | None:
+        """Do the same as ``Staging.place``; after Busy all bytes are hashed again."""
+        with self._rehash_if_busy():
+            return self._staging.place(self.size, target)
 
     @contextmanager
-    def _changed_file(self) -> Iterator[FileWriter]:
-        """Open the file for a change; raises Busy if another program has changed it."""
-        file = self._staging.open_for_change(self.size)
+    def _rehash_if_busy(self) -> Iterator[None]:
         try:
-            yield file
+            yield
         except Busy:
             self.rehash()
             raise
@@ -297,7 +294,3 @@ class UploadBuffer:
         """Discard the hash states of more than *size* bytes, since later bytes are to change."""
         self._staging.drop_states_above(size)  # first: a registry that resumes trusts the states
         self.digests.discard_after(size)
-
-    def release(self) -> None:
-        """Return the memory to the budget."""
-        self._reservation.release()

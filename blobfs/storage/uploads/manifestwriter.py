@@ -172,10 +172,6 @@ class ManifestWriter(ContentWriter):
         return len(self._content)
 
     @property
-    def is_stored(self) -> bool:
-        return False
-
-    @property
     def is_over(self) -> bool:
         return self._is_over
 
@@ -190,10 +186,6 @@ class ManifestWriter(ContentWriter):
         self._check_open()
         WAITING.discard(self)
         self._content[offset:end] = data
-
-    def write_nowait(self, offset: int, data: bytes) -> bool:
-        self.write_at(offset, data)
-        return True
 
     def truncate(self, size: int) -> None:
         self._check_open()

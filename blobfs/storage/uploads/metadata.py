@@ -7,7 +7,7 @@ The formats of all but the record are distribution's: ``registry/storage/linkedb
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -136,6 +136,7 @@ class UploadFiles:
         self.upload_id = upload_id
         self.data = paths.upload_data(repository, upload_id)
         self.record_path = paths.upload_record(repository, upload_id)
+        self._startedat = paths.upload_startedat(repository, upload_id)
 
     def label(self, record: UploadRecord) -> str:
         """Return the upload's name for people: its path below the repositories."""
@@ -143,8 +144,8 @@ class UploadFiles:
 
     def begin(self, started_at: datetime, record: UploadRecord) -> None:
         """Write the time of the begin and the record; then the upload can be resumed."""
-        path = paths.upload_startedat(self._repository, self.upload_id)
-        self._driver.put_content(path, format_time(started_at.replace(microsecond=0)).encode())
+        moment = format_time(started_at.replace(microsecond=0))
+        self._driver.put_content(self._startedat, moment.encode())
         if record != UploadRecord():
             self.put_record(record)
 
@@ -153,25 +154,22 @@ class UploadFiles:
 
         If the file has no valid time, the file's own time is taken.
         """
-        path = paths.upload_startedat(self._repository, self.upload_id)
         try:
-            began = _moment(self._driver.read_at(path, 0, 64))
-            # A crash has cut the file, or another program is writing it.
-            return began or _from_seconds(self._driver.stat(path).mtime_ns // 10**9)
+            began = _moment(self._driver.read_at(self._startedat, 0, 64))
         except PathNotFound:
             raise UploadUnknown(self.upload_id) from None
         except NotAFile:
-            raise Corrupt(f"{path} is a directory") from None
+            raise Corrupt(f"{self._startedat} is a directory") from None
+        return began or self.made_at()  # a crash has cut the file, or another program writes it
 
     def made_at(self) -> datetime:
         """Modification time of the file ``startedat``; raises UploadUnknown."""
-        path = paths.upload_startedat(self._repository, self.upload_id)
         try:
-            info = self._driver.stat(path)
+            info = self._driver.stat(self._startedat)
         except PathNotFound:
             raise UploadUnknown(self.upload_id) from None
         if info.is_dir:
-            raise Corrupt(f"{path} is a directory")
+            raise Corrupt(f"{self._startedat} is a directory")
         return _from_seconds(info.mtime_ns // 10**9)
 
     def record(self) -> UploadRecord:
@@ -191,22 +189,21 @@ class UploadFiles:
 
     def save_state(self, digester: Digester) -> None:
         """Save the digester's state, from which blobfs or a registry can continue hashing."""
-        path = paths.upload_hashstate(
-            self._repository, self.upload_id, digester.algorithm, digester.size
-        )
+        path = self._state_path(digester.algorithm, digester.size)
         self._driver.put_content(path, digester.state())
 
     def load_state(self, algorithm: str, size: int) -> Digester:
         """Return a digester from the latest valid state of at most *size* bytes, or a new one."""
         for offset in sorted(self._offsets(algorithm), reverse=True):
-            path = paths.upload_hashstate(self._repository, self.upload_id, algorithm, offset)
-            if offset <= size:
-                try:
-                    digester = Digester.load(self._driver.read_at(path, 0, 256), algorithm)
-                except (HashStateInvalid, PathNotFound, NotAFile):
-                    continue
-                if digester.size == offset:
-                    return digester
+            if offset > size:
+                continue
+            try:
+                state = self._driver.read_at(self._state_path(algorithm, offset), 0, 256)
+                digester = Digester.load(state, algorithm)
+            except (HashStateInvalid, PathNotFound, NotAFile):
+                continue
+            if digester.size == offset:
+                return digester
         return Digester(algorithm)
 
     def hashed(self, algorithm: str, size: int) -> int:
@@ -215,19 +212,19 @@ class UploadFiles:
 
     def drop_states_below(self, algorithm: str, size: int) -> None:
         """Remove the algorithm's states of less than *size* bytes."""
-        for offset in list(self._offsets(algorithm)):
-            if offset < size:
-                self._drop_state(algorithm, offset)
+        self._drop_states(algorithm, lambda offset: offset < size)
 
     def drop_states_above(self, size: int) -> None:
         """Remove the states of more than *size* bytes, of every algorithm."""
         for algorithm in ALGORITHMS:
-            for offset in list(self._offsets(algorithm)):
-                if offset > size:
-                    self._drop_state(algorithm, offset)
+            self._drop_states(algorithm, lambda offset: offset > size)
 
-    def _drop_state(self, algorithm: str, offset: int) -> None:
-        self._delete(paths.upload_hashstate(self._repository, self.upload_id, algorithm, offset))
+    def _drop_states(self, algorithm: str, is_unwanted: Callable[[int], bool]) -> None:
+        for offset in filter(is_unwanted, self._offsets(algorithm)):
+            self._delete(self._state_path(algorithm, offset))
+
+    def _state_path(self, algorithm: str, offset: int) -> str:
+        return paths.upload_hashstate(self._repository, self.upload_id, algorithm, offset)
 
     def remove(self) -> None:
         """Remove all files of the upload; a missing upload is no error."""
@@ -239,15 +236,13 @@ class UploadFiles:
         except PathNotFound:
             pass
 
-    def _offsets(self, algorithm: str) -> Iterator[int]:
+    def _offsets(self, algorithm: str) -> list[int]:
         path = paths.upload_hashstates(self._repository, self.upload_id, algorithm)
         try:
-            entries = list(self._driver.listdir(path))
+            names = [entry.name for entry in self._driver.listdir(path)]
         except PathNotFound:
-            return
-        for entry in entries:
-            if entry.name.isdecimal() and str(int(entry.name)) == entry.name:
-                yield int(entry.name)
+            return []
+        return [int(name) for name in names if name.isdecimal() and str(int(name)) == name]
 
 
 def _moment(text: bytes) -> datetime | None:

@@ -147,12 +147,6 @@ class Staging(ABC):
         """False if another program has written the data since they were opened."""
         return True
 
-    def declare(self, record: UploadRecord) -> None:
-        """Replace the record, without a new description of the data."""
-        if self.state.is_listed:
-            self.files.put_record(record)
-        self.record = record
-
     def put_record(self, record: UploadRecord) -> None:
         """Store *record*; from then on the upload is listed and can be resumed."""
         fingerprint = "" if self._file is None else self._file.fingerprint
@@ -272,16 +266,13 @@ class MultipartStaging(Staging):
 
     def stat(self) -> FileInfo | None:
         in_place = self.record.target_digest is not None
-        for token in dict.fromkeys((self._token, "")):
-            if in_place and not token:
-                break  # an object at the path is not this upload's
-            try:
+        # Without a token, an object at the blob's path is not this upload's.
+        for token in dict.fromkeys(t for t in (self._token, "") if t or not in_place):
+            with suppress(PathNotFound):  # it was completed
                 info = self._uploads.stat_unfinished(self._path, token)
-            except PathNotFound:
-                continue  # it was completed
-            # ``cut_unhashed`` removes the bytes after the last state.
-            size = self.files.hashed(CANONICAL, info.size) if in_place else info.size
-            return info._replace(size=size)
+                # ``cut_unhashed`` removes the bytes after the last state.
+                size = self.files.hashed(CANONICAL, info.size) if in_place else info.size
+                return info._replace(size=size)
         return None
 
     def open_stored(self) -> FileReader:
@@ -294,10 +285,8 @@ class MultipartStaging(Staging):
 
     def discard(self) -> None:
         if self.record.target_digest is not None and self._token:
-            try:
+            with suppress(PathNotFound):  # it was completed, and is a blob
                 self._append().cancel()
-            except PathNotFound:
-                pass  # it was completed, and is a blob
         super().discard()
 
     def begin(self, started_at: datetime, content: bytes) -> None:

@@ -11,7 +11,7 @@ class UploadState(Enum):
     """Progress of a blob's upload; the value has the states that may follow.
 
     An upload *is_listed* if the storage has its record, so that it can be resumed. It *is_placed*
-    once its bytes have become the blob, and only the link is missing.
+    once its bytes have become the blob, and only the link is missing. Before, it *is_writable*.
     """
 
     IN_MEMORY = "UNLISTED CHANGED DURABLE PLACED ENDED"  # the storage has nothing
@@ -26,6 +26,7 @@ class UploadState(Enum):
         self._following = frozenset(following.split())
         self.is_listed = self.name in {"CHANGED", "DURABLE", "PLACED"}
         self.is_placed = self.name in {"PLACED", "PLACED_UNLISTED"}
+        self.is_writable = not self.is_placed and self.name != "ENDED"
 
     def to(self, state: UploadState, label: str) -> UploadState:
         """Return *state* if it may follow; raises ``refusal``."""

@@ -32,8 +32,6 @@ T = TypeVar("T")
 _MAX_RECORDS: Final = 10_000
 """Maximum number of cached records of a repository, of about 300 bytes each."""
 
-_UNKNOWN: Final = UploadRecord()
-
 
 class UploadStore:
     """Begins, finds and resumes the blob uploads of a repository. Thread-safe.
@@ -185,8 +183,8 @@ class UploadStore:
     def _files(self, upload_id: str) -> UploadFiles:
         return UploadFiles(self._driver, self._repository, upload_id)
 
-    def _staging(self, upload_id: str, record: UploadRecord = _UNKNOWN) -> Staging:
-        return self._staging_of(self._driver, self._files(upload_id), record)
+    def _staging(self, upload_id: str, record: UploadRecord | None = None) -> Staging:
+        return self._staging_of(self._driver, self._files(upload_id), record or UploadRecord())
 
     def _writer(self, upload_id: str, started_at: datetime, record: UploadRecord) -> BlobWriter:
         staging = self._staging(upload_id, record)

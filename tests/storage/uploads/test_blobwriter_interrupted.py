@@ -93,7 +93,7 @@ def test_interrupted_gap_keeps_what_was_written(driver: StorageDriver) -> None:
 def test_interruption_of_nothing_has_no_effect_later(repository: Repository) -> None:
     writer = _unhashed(repository)
     writer.interrupt("nobody is at it")
-    writer.forget_interruption()
+    writer.clear_interruption()
     assert writer.commit().digest == Digest.of(CONTENT)
 
 
