@@ -109,7 +109,7 @@ def _serve(
         if not settings.read_only:
             settings = _read_only_if_refused(settings, checks.run(registry.write_refusal))
         announce = opened.enter_context(_pid_file(settings.pid_file, ready))
-        health = Health.of_storage(registry)
+        health = Health.of_storage(registry, services.health_files)
         opened.callback(end_in_time)  # runs first, so that the deadline covers all others
         serve(
             registry,

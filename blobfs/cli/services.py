@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -54,6 +54,11 @@ class MountServices:
         """The descriptor cache as ``cache_for`` takes it; it can contain a password."""
         configured = None if self.config is None else self.config.cache
         return self.settings.cache or configured or "memory"
+
+    @property
+    def health_files(self) -> Sequence[str]:
+        """The files whose existence makes the mount unready."""
+        return () if self.config is None else self.config.health_files
 
     def notices(self) -> Iterator[Notice]:
         """Yield the messages for the user; raises MountRefused."""

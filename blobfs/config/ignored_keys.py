@@ -30,6 +30,7 @@ class Ignored(NamedTuple):
 _NO_DRIVER: Final = "blobfs has no such driver, and refuses the file as STORAGE"
 _OWN_SERVER: Final = "the server of `--http` has its own options"
 _NO_LOGIN: Final = "blobfs checks no credentials; the modes of the mount and its place do"
+_OTHERS: Final = "`/readyz` says nothing about other servers"
 _OWN_CLIENT: Final = "blobfs has its own time limits and connections"
 
 IGNORED: Final = (
@@ -46,7 +47,9 @@ IGNORED: Final = (
     Ignored("storage", "azure.* gcs.*", _NO_DRIVER),
     Ignored("storage", "oss.* swift.*", _NO_DRIVER, "2.8"),
     Ignored("storage", "cos.* rados.*", _NO_DRIVER, "older"),
-    Ignored("storage.filesystem", "maxthreads", "blobfs bounds its own threads"),
+    Ignored(
+        "storage.filesystem", "maxthreads", "blobfs bounds its own threads, whatever the driver"
+    ),
     *(
         Ignored(f"storage.{driver}", names, why)
         for driver in ("s3", "s3aws", "s3goamz")
@@ -99,14 +102,18 @@ IGNORED: Final = (
         _OWN_CLIENT,
         "3",
     ),
-    Ignored("health.storagedriver", "enabled interval threshold", "`/readyz` asks the storage"),
-    Ignored("health.file[]", "file interval threshold", "`/readyz` is about the mount"),
+    Ignored(
+        "health.storagedriver",
+        "enabled interval threshold",
+        "`/readyz` asks the storage when it is asked, once a second at most",
+    ),
+    Ignored("health.file[]", "interval threshold", "`/readyz` looks when it is asked"),
     Ignored(
         "health.http[]",
         "uri headers.* statuscode timeout interval threshold",
-        "`/readyz` is about the mount",
+        _OTHERS,
     ),
-    Ignored("health.tcp[]", "addr timeout interval threshold", "`/readyz` is about the mount"),
+    Ignored("health.tcp[]", "addr timeout interval threshold", _OTHERS),
     Ignored(
         "proxy",
         "remoteurl username password ttl",

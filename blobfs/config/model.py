@@ -144,6 +144,20 @@ class Http:
 
 
 @dataclass(frozen=True, slots=True)
+class FileCheck:
+    """A file whose existence is a failure."""
+
+    file: str = taken("", "`/readyz` fails while this file exists")
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Health checks."""
+
+    file: tuple[FileCheck, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Events:
     """The content of events."""
 
@@ -218,5 +232,6 @@ class Model:
     )
     storage: Storage = Storage()
     http: Http = Http()
+    health: Health = Health()
     notifications: Notifications = Notifications()
     redis: Redis = Redis()

@@ -66,6 +66,11 @@ class RegistryConfig:
             return ""
         return "text" if self.model.log.formatter == "text" else "json"
 
+    @property
+    def health_files(self) -> tuple[str, ...]:
+        """The files whose existence makes a registry unhealthy."""
+        return tuple(check.file for check in self.model.health.file if check.file)
+
     def location(self) -> Location:
         """Return the storage; raises MountRefused if there is no driver for it."""
         if self.driver == "filesystem":

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Final, Self
 
 from blobfs.concurrency import guard, start_thread
-from blobfs.errors import BlobfsError, StorageUnavailable
+from blobfs.errors import BlobfsError, Exists, StorageUnavailable
 from blobfs.storage.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -100,9 +102,13 @@ class Health:
         self._checks = checks
 
     @classmethod
-    def of_storage(cls, registry: Registry) -> Self:
-        """Return a check of the storage, with the name that a registry gives it."""
-        return cls({f"storagedriver_{registry.driver_name}": Check(registry.reach)})
+    def of_storage(cls, registry: Registry, files: Iterable[str] = ()) -> Self:
+        """Return checks with the names that a registry gives them.
+
+        One is of the storage. Those of *files* fail while the file exists.
+        """
+        checks = {file: Check(partial(_check_absent, file)) for file in files}
+        return cls({f"storagedriver_{registry.driver_name}": Check(registry.reach), **checks})
 
     def begin(self) -> None:
         """Start the checks whose last results are outdated."""
@@ -142,3 +148,8 @@ class Health:
             "failures": failures,
             "seconds_ago": {name: age and round(age, 3) for name, age in ages.items()},
         }
+
+
+def _check_absent(file: str) -> None:
+    if Path(file).exists():
+        raise Exists("file exists")

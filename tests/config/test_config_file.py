@@ -260,7 +260,8 @@ TYPES = dict(_types(Model, ""))
 def _effects(found: RegistryConfig) -> list[object]:
     purging = found.model.storage.maintenance.uploadpurging.age
     location = found.location()
-    return [location, location.url, found.notifications, found.cache, purging, defaults(found)]
+    options = (purging, defaults(found), found.health_files)
+    return [location, location.url, found.notifications, found.cache, options]
 
 
 @pytest.mark.parametrize("key", [key for key in TAKEN if SPECIAL.get(key, "") is not None])
@@ -268,6 +269,7 @@ def test_key_that_is_taken_has_an_effect(tmp_path: Path, key: str) -> None:
     text = SPECIAL.get(key) or OTHER.get(TYPES[key], "true")
     full = FULL % DRIVERS["storage.s3" in key]
     variable = key.replace("notifications.events", "notifications.eventconfig")
+    variable = variable.replace("health.file", "health.filecheckers")
     name = "REGISTRY_" + variable.replace("[]", ".0").replace(".", "_").upper()
     before = _effects(config(tmp_path, full))
     after = config(tmp_path, full, {name: text})

@@ -1,6 +1,7 @@
 """Health checks: what they tell, and that one that hangs is nobody else's trouble."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -151,6 +152,18 @@ def test_first_report_waits_no_longer_than_an_answer_may_take(storage: Storage) 
     storage.goes_on.clear()
     assert health.report()["status"] == "failing"
     assert not health.is_unknown, "so the next one does not wait"
+
+
+def test_file_of_the_registry_s_configuration_makes_the_mount_unready(tmp_path: Path) -> None:
+    """[S17.15] `/readyz` also fails while a file of `health.file` in the registry's configuration
+    file exists.
+    """
+    file = tmp_path / "drain"
+    with Registry(BaseDriver(InMemoryDriver())) as registry:
+        assert Health.of_storage(registry, [str(file)]).report()["status"] == "ok"
+        file.touch()
+        failures = Health.of_storage(registry, [str(file)]).report()["failures"]
+    assert failures == {str(file): "file exists"}
 
 
 async def test_storage_is_called_as_a_registry_calls_it() -> None:

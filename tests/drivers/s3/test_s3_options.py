@@ -7,7 +7,7 @@ import pytest
 from botocore.awsrequest import AWSPreparedRequest
 
 from blobfs.drivers.s3.client import client_for
-from blobfs.drivers.s3.options import MIN_PART, S3Options
+from blobfs.drivers.s3.options import MIN_PART, Credentials, S3Options
 from blobfs.errors import MountRefused
 
 MIB = 2**20
@@ -62,6 +62,9 @@ def test_path_is_stored_below_the_prefix(root: str, path: str, key: str, prefix:
         ("cabundle=/etc/ca.pem", "ca_bundle", "/etc/ca.pem"),
         ("skipverify=true", "verify_tls", False),
         ("skipverify=0", "verify_tls", True),
+        ("secure=false", "use_tls", False),
+        ("usefipsendpoint=true", "fips", True),
+        ("useragent=a/1", "user_agent", "a/1"),
         ("chunksize=5242880", "chunk_size", MIN_PART),
         ("chunksize=5368709120", "chunk_size", 5 * 2**30),
         ("multipartcopychunksize=33554432", "copy_chunk_size", 32 * MIB),
@@ -171,6 +174,39 @@ def test_option_that_boto3_cannot_use_is_refused(
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     with pytest.raises(MountRefused, match=r"^s3://bucket: "):
         client_for(_parsed(query))
+
+
+def test_credentials_are_those_of_the_requests_and_in_no_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
+    options = S3Options.of("b", "", {"useragent": "a/1"}, Credentials("AKHUSH", "SKHUSH", "T"))
+    client = client_for(options)
+    sent: list[AWSPreparedRequest] = []
+
+    def stop(request: AWSPreparedRequest, **_: object) -> NoReturn:
+        sent.append(request)
+        raise _SentError(request)
+
+    client.meta.events.register("before-send.s3.HeadBucket", stop)
+    with pytest.raises(_SentError):
+        client.head_bucket(Bucket="b")
+    headers = {name: str(value) for name, value in sent[0].headers.items()}
+    assert "AKHUSH" in headers["Authorization"]
+    assert "a/1" in headers["User-Agent"]
+    assert "HUSH" not in f"{options!r} {options} {options.url} {options.credentials!r}"
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "s3://bucket",
+        "s3://bucket/some/where",
+        "s3://bucket?regionendpoint=http://s3.test:9000&region=r&forcepathstyle=true",
+    ],
+)
+def test_url_has_the_options_again(storage: str) -> None:
+    assert S3Options.parse(storage).url == storage
 
 
 class _SentError(Exception):
