@@ -1,6 +1,5 @@
 """What is fetched ahead, and with how many requests."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from threading import Lock
@@ -22,19 +21,6 @@ from tests.support.remote_driver import (
     read_checked,
     reading_ahead,
 )
-
-
-@pytest.fixture
-def remote() -> RemoteDriver:
-    remote = RemoteDriver()
-    remote.put_content("/d/a", CONTENT)
-    return remote
-
-
-@pytest.fixture
-def driver(remote: RemoteDriver) -> Iterator[ReadAheadDriver]:
-    with reading_ahead(remote, SMALL) as driver:
-        yield driver
 
 
 def _read_side_by_side(reader: FileReader, threads: int, size: int = KIB) -> None:

@@ -1,6 +1,6 @@
 """What handles share, how much memory they take, and what is left when they are closed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -18,19 +18,6 @@ from tests.support.remote_driver import (
     read_checked,
     reading_ahead,
 )
-
-
-@pytest.fixture
-def remote() -> RemoteDriver:
-    remote = RemoteDriver()
-    remote.put_content("/d/a", CONTENT)
-    return remote
-
-
-@pytest.fixture
-def driver(remote: RemoteDriver) -> Iterator[ReadAheadDriver]:
-    with reading_ahead(remote, SMALL) as driver:
-        yield driver
 
 
 def test_second_handle_asks_for_nothing_that_is_held(
