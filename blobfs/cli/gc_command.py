@@ -12,6 +12,7 @@ from typing import Final
 import click
 
 from blobfs.cache.factory import redis_failure, strict_cache_for
+from blobfs.cli.notices import echo
 from blobfs.cli.opening import Counts
 from blobfs.cli.reports import Report, Row
 from blobfs.cli.storage import Storage
@@ -33,6 +34,12 @@ _NOT_DONE: Final = 1
 
 _NO_REPOSITORY: Final = "(unlinked)"
 """The name in the table for blobs whose repository is not known."""
+
+_IN_MEMORY: Final = (
+    "the registry caches descriptors in its memory (storage.cache.blobdescriptor: inmemory), so it"
+    " accepts pushes that refer to deleted blobs; restart it after gc has removed links, or make it"
+    " read-only until --grace has passed and it was restarted"
+)
 
 
 @click.command("gc", context_settings=LONG_HELP)
@@ -112,6 +119,8 @@ def gc(
     cache = cache or given.redis
     if cache is not None and (failure := redis_failure(cache)):
         raise MountRefused(f"--cache: {failure}; start it, or give the right URL")
+    if given.config is not None and given.config.cache == "memory":
+        echo(_IN_MEMORY)
     options = Options(layers, untagged, age, grace, settle)
     approved = PlanFile.read(apply_file) if apply_file else None
     counts = Counts()
@@ -168,6 +177,8 @@ def _planned(plan: Plan, file: Path | None) -> tuple[Report, list[str]]:
     report = Report(
         ("repository", "kind", "count", "bytes", "when"), rows, _total(rows), len(notes)
     )
+    if empty := len(plan.empty_directories()):
+        notes.append(f"{empty} empty directories go too")
     return report, [*notes, "nothing was changed; --delete deletes"]
 
 

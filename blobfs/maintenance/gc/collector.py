@@ -14,6 +14,7 @@ from blobfs.cache.base import DescriptorCache
 from blobfs.drivers.location import Location
 from blobfs.inventory.inventory import Inventory, Progress, threads
 from blobfs.inventory.journal import Journal
+from blobfs.maintenance.gc.directories import remove
 from blobfs.maintenance.gc.ledger import Freed, Ledger
 from blobfs.maintenance.gc.plan import Approval, Plan
 from blobfs.maintenance.gc.planfile import Key, PlanFile
@@ -133,7 +134,10 @@ class Collection:
         with self.planned(None if approved is None else approved.approve) as plan:
             plan.ledger.forget_removed(began - self._options.grace_s)
             outcome = self._delete(plan)
-            if approved is not None:
+            if approved is None:
+                for directory in plan.empty_directories():
+                    remove(self._target.driver, directory)
+            else:
                 outcome.refused = approved.refused(plan)
             return outcome
 

@@ -15,6 +15,7 @@ from blobfs.inventory.inventory import Inventory
 from blobfs.inventory.rows import LinkKind, pack
 from blobfs.inventory.scanning import ReferenceKind, opened
 from blobfs.inventory.spans import EntryKind
+from blobfs.maintenance.gc.directories import empty_directories
 from blobfs.maintenance.gc.ledger import Ledger
 from blobfs.maintenance.gc.rules import (
     Link,
@@ -230,6 +231,10 @@ class Plan:
             (f"{paths.BLOBS}/*/data.aside", EntryKind.FILE),
         )
         return [path for (path,) in found]
+
+    def empty_directories(self) -> list[str]:
+        """Return the directories that ``directories.remove`` may remove."""
+        return empty_directories(self._inventory.journal, self.rules.before_ns)
 
     def exists(self, kind: str, repository: str, tag: str, digest: bytes) -> bool:
         """True if the pass has found that link or blob, planned or not."""

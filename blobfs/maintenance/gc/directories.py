@@ -1,0 +1,78 @@
+"""Empty directories of a local storage, which deleted links, blobs and repositories leave."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Final
+
+from blobfs import paths
+from blobfs.drivers.base import StorageDriver
+from blobfs.errors import AccessDenied, PathNotFound
+from blobfs.inventory.journal import Journal
+from blobfs.inventory.spans import EntryKind
+
+_EMPTY: Final = "SELECT path, mtime FROM other WHERE kind = ?"
+_FILES: Final = (
+    "SELECT EXISTS (SELECT 1 FROM link JOIN repository ON repository.id = repository"
+    " WHERE repository.name = :name) OR EXISTS (SELECT 1 FROM upload_file"
+    " JOIN repository ON repository.id = repository WHERE repository.name = :name)"
+    " OR EXISTS (SELECT 1 FROM other WHERE kind <> :empty AND substr(path, 1, :length) = :path)"
+)
+
+
+def empty_directories(journal: Journal, before_ns: int) -> list[str]:
+    """Return the empty directories that a pass has found, if they may be removed.
+
+    They were last changed before *before_ns*. The directories that make a repository are among them
+    only if it has no file, and no younger directory.
+    """
+    found: list[str] = []
+    repositories: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for path, mtime in journal.db.execute(_EMPTY, (EntryKind.EMPTY_DIRECTORY,)):
+        if path.startswith(f"{paths.REPOSITORIES}/"):
+            repositories[path.partition("/_")[0]].append((path, mtime))
+        elif mtime < before_ns:
+            found.append(path)
+    for repository, inside in repositories.items():
+        old = [path for path, mtime in inside if mtime < before_ns]
+        if len(old) == len(inside) and not _has_files(journal, repository):
+            found.append(repository)
+        else:
+            found += (path for path in old if path.count("/") > repository.count("/") + 2)
+    return found
+
+
+def _has_files(journal: Journal, directory: str) -> bool:
+    inside = f"{directory}/_"
+    name = directory.removeprefix(f"{paths.REPOSITORIES}/")
+    [[found]] = journal.db.execute(
+        _FILES,
+        {
+            "name": name,
+            "empty": EntryKind.EMPTY_DIRECTORY,
+            "path": inside,
+            "length": len(inside),
+        },
+    )
+    return bool(found)
+
+
+def remove(driver: StorageDriver, directory: str) -> None:
+    """Remove a directory that ``empty_directories`` has returned, unless it has a file by now.
+
+    Of a repository the directories that make it one go, and itself if there is none below it.
+    """
+    for path in _parts(driver, directory):
+        driver.prune(path)
+
+
+def _parts(driver: StorageDriver, directory: str) -> Iterator[str]:
+    try:
+        children = list(driver.listdir(directory))
+    except (PathNotFound, AccessDenied):
+        return
+    inner = [child.name for child in children if child.name.startswith("_")]
+    yield from (f"{directory}/{name}" for name in inner)
+    if len(inner) == len(children):
+        yield directory
