@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from blobfs.cli.commands import main
 from blobfs.digest import Digest
 from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
@@ -64,16 +66,18 @@ def test_repository_that_cannot_be_read_ends_with_1(storage: Path, tmp_path: Pat
     ("options", "message"),
     [
         (("--cache", "redis://127.0.0.1:1"), "--cache"),
-        (("--apply", "plan"), "plan:1: not an entry of a plan"),
-        (("--plan", "new", "--delete"), "deletes nothing"),
+        (("--apply", "{}"), "plan:1: not an entry of a plan"),
+        (("--plan", "{}", "--delete"), "deletes nothing"),
     ],
 )
 def test_unfit_options_are_refused(
     storage: Path, tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
-    (tmp_path / "plan").write_text("{}\n")
-    given = [tmp_path / text if text in {"plan", "new"} else text for text in options]
-    done = run("gc", storage, "--state", tmp_path / "state", *given)
-    assert done.returncode != 0
+    plan = tmp_path / "plan"
+    plan.write_text("{}\n")
+    given = [str(plan) if text == "{}" else text for text in options]
+    state = str(tmp_path / "state")
+    done = CliRunner().invoke(main, ["gc", str(storage), "--state", state, *given])
+    assert done.exit_code != 0
     assert message in done.stderr
     assert done.stdout == ""

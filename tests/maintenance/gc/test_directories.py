@@ -1,0 +1,56 @@
+"""Empty directories, which deleted links and repositories leave."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from blobfs import paths
+from tests.maintenance.gc.conftest import Garbage, later
+from tests.support.layout import APP, image
+
+
+@pytest.fixture
+def repositories(garbage: Garbage) -> Path:
+    return Path(garbage.url) / paths.REPOSITORIES[1:]
+
+
+def directories(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir()}
+
+
+def test_repository_without_files_goes(garbage: Garbage, repositories: Path) -> None:
+    """[S19.34] A directory that is empty for `--age` is removed, and a repository without files."""
+    garbage.layout.revision(image(garbage.layout.layer(b"old")))
+    (repositories / APP / "_uploads").mkdir()
+    for _ in range(3):
+        garbage.delete()
+    assert directories(Path(garbage.url)) == {"docker", "docker/registry", "docker/registry/v2"} | {
+        f"docker/registry/v2/{name}" for name in ("blobs", "repositories", "blobs/sha256")
+    }
+
+
+def test_repository_below_an_empty_one_stays(garbage: Garbage, repositories: Path) -> None:
+    (repositories / "team/_uploads").mkdir(parents=True)
+    manifest = garbage.layout.revision(image(garbage.layout.layer(b"used")))
+    garbage.layout.tag(manifest)
+    garbage.delete()
+    assert garbage.has_revision(manifest)
+    assert not (repositories / "team/_uploads").exists()
+
+
+def test_directories_of_a_used_repository_stay(garbage: Garbage, repositories: Path) -> None:
+    """An empty `_uploads` makes no difference to a registry, and its removal could hit a push."""
+    garbage.layout.tag(garbage.layout.revision(image(garbage.layout.layer(b"used"))))
+    (repositories / APP / "_uploads").mkdir()
+    garbage.delete()
+    assert (repositories / APP / "_uploads").exists()
+
+
+def test_young_directory_stays(garbage: Garbage, repositories: Path) -> None:
+    (repositories / "new/_uploads/begun").mkdir(parents=True)
+    (repositories / "new/_layers").mkdir()
+    os.utime(repositories / "new/_layers", (0, 0))
+    garbage.delete(later(age_s=60))
+    assert (repositories / "new/_uploads/begun").exists()
+    assert (repositories / "new/_layers").exists()
