@@ -118,8 +118,9 @@ class BaseDriver(StorageDriver, ResumableUploads, Bounded):
         return _BaseReader(reader, self._timer)
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
-        read, path, offset = self._driver.read_at, _checked(path), _checked_offset(offset)
-        return self._timer.run("read_at", read, path, offset, size)
+        if offset < 0:
+            raise _negative(offset)
+        return self._timer.run("read_at", self._driver.read_at, _checked(path), offset, size)
 
     def put_content(self, path: str, content: bytes) -> None:
         self._timer.run("put_content", self._driver.put_content, _checked(path), content)
@@ -202,12 +203,15 @@ class _BaseReader(ReaderWrapper):
         self._timer = timer
 
     def read_at(self, offset: int, size: int) -> bytes:
-        read = self._reader.read_at
-        return self._timer.run("reader.read_at", read, _checked_offset(offset), size)
+        if offset < 0:
+            raise _negative(offset)
+        return self._timer.run("reader.read_at", self._reader.read_at, offset, size)
 
     def read_nowait(self, offset: int, size: int) -> bytes | memoryview | None:
+        if offset < 0:
+            raise _negative(offset)
         read = self._reader.read_nowait
-        return self._timer.run_if_ready("reader.read_at", read, _checked_offset(offset), size)
+        return self._timer.run_if_ready("reader.read_at", read, offset, size)
 
 
 class _BaseWriter(WriterWrapper):
@@ -256,15 +260,19 @@ def with_base(driver: StorageDriver) -> BaseDriver:
 
 def _checked(path: str) -> str:
     if _PATH.fullmatch(path) is None:
-        raise PathInvalid(f"not a driver path: {path[:255]!r}")
+        raise _refusal(path)
     return path
 
 
 def _checked_or_root(path: str) -> str:
-    return path if path == "/" else _checked(path)
+    if path != "/" and _PATH.fullmatch(path) is None:
+        raise _refusal(path)
+    return path
 
 
-def _checked_offset(offset: int) -> int:
-    if offset < 0:
-        raise OffsetInvalid(f"negative offset: {offset}")
-    return offset
+def _refusal(path: str) -> PathInvalid:
+    return PathInvalid(f"not a driver path: {path[:255]!r}")
+
+
+def _negative(offset: int) -> OffsetInvalid:
+    return OffsetInvalid(f"negative offset: {offset}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -22,7 +21,18 @@ from blobfs.drivers.base import (
     FileWriter,
     StorageDriver,
 )
-from blobfs.drivers.localfile import LocalReader, LocalWriter, os_errors, size_of_file
+from blobfs.drivers.directories import (
+    DIRECTORY,
+    READ,
+    WRITE,
+    create_file,
+    make_below,
+    prune_tree,
+    remove_tree,
+    sync_if_whole,
+)
+from blobfs.drivers.localfile import LocalReader, LocalWriter
+from blobfs.drivers.oserrors import os_errors, raise_translated
 from blobfs.drivers.resumable import ResumableUploads, Unfinished
 from blobfs.drivers.submounts import Submounts, is_on_local
 from blobfs.drivers.temporaries import (
@@ -41,15 +51,6 @@ from blobfs.errors import (
     PathNotFound,
     StorageUnavailable,
 )
-
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
-
-# O_NONBLOCK: opening a FIFO in the storage must not block.
-_READ: Final = os.O_RDONLY | os.O_NONBLOCK
-_WRITE: Final = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW
-
-_ABANDONED_S: Final = 3600.0
-"""The age after which a temporary file is abandoned: one in use is renamed after milliseconds."""
 
 _DISCONNECTED: Final = {errno.ENOTCONN, errno.ESTALE}
 _NO_DIRECTORY: Final = {errno.ENOENT, errno.ENOTDIR}
@@ -90,16 +91,21 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
         Raises PathNotFound, AccessDenied, StorageUnavailable.
         """
         with os_errors(str(root)):
-            fd = os.open(root, _DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(root, DIRECTORY | os.O_CLOEXEC)
             with closed_on_failure(fd):
                 return cls(root, fd, openat2.opener(fd), is_local=is_on_local(fd))
 
     def stat(self, path: str) -> FileInfo:
-        with os_errors(path if path != "/" else str(self._root)):
+        try:
             if path == "/":
                 self._follow_root()
-            with owned_fd(self._open(path, os.O_PATH)) as fd:
+            fd = self._open(path, os.O_PATH)
+            try:
                 st = os.fstat(fd)
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            raise_translated(exc, path if path != "/" else str(self._root))
         if stat.S_ISDIR(st.st_mode):
             return FileInfo(path, 0, True, st.st_mtime_ns, (st.st_dev, st.st_ino))
         return FileInfo(path, st.st_size, False, st.st_mtime_ns)
@@ -125,12 +131,18 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
 
     def open(self, path: str, size: int | None = None) -> FileReader:
         with os_errors(path):
-            fd = self._open(path, _READ)
+            fd = self._open(path, READ)
             return LocalReader.of(path, fd, is_local=self._stays_local(path))
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
-        with os_errors(path), owned_fd(self._open(path, _READ)) as fd:
-            return os.pread(fd, size, offset)  # EISDIR, ESPIPE if it is not a regular file
+        try:
+            fd = self._open(path, READ)
+            try:
+                return os.pread(fd, size, offset)  # EISDIR, ESPIPE if it is not a regular file
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            raise_translated(exc, path)
 
     def put_content(self, path: str, content: bytes) -> None:
         self._put(path, (content,), ownership.FILE)
@@ -143,7 +155,7 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
     ) -> None:
         parent, name = _split(path)
         with os_errors(path), self._made_directory(parent) as directory:
-            if size is None or not _sync_if_whole(name, directory, size):
+            if size is None or not sync_if_whole(name, directory, size):
                 with replacing(name, directory, permissions) as fd:
                     for chunk in chunks:
                         write_all(fd, chunk)
@@ -152,20 +164,20 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
     def sync(self, path: str) -> None:
         parent, name = _split(path)
         with os_errors(path), self._directory(parent) as directory:
-            with owned_fd(os.open(name, _READ | os.O_NOFOLLOW, dir_fd=directory)) as fd:
+            with owned_fd(os.open(name, READ | os.O_NOFOLLOW, dir_fd=directory)) as fd:
                 os.fsync(fd)
             os.fsync(directory)
 
     def create(self, path: str) -> FileWriter:
         parent, name = _split(path)
         with os_errors(path), self._made_directory(parent) as directory:
-            fd = _create(name, directory)
+            fd = create_file(name, directory)
             return self._writer(path, fd, directory)
 
     def append(self, path: str, token: str = "") -> FileWriter:
         parent, name = _split(path)
         with os_errors(path), self._directory(parent) as directory:
-            fd = os.open(name, _WRITE, dir_fd=directory)
+            fd = os.open(name, WRITE, dir_fd=directory)
             return self._writer(path, fd, directory)
 
     def move(self, source: str, target: str) -> None:
@@ -200,14 +212,14 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
         parent, name = _split(path)
         with os_errors(path), self._directory(parent) as directory:
             os.stat(name, dir_fd=directory, follow_symlinks=False)
-            _remove(name, directory)
+            remove_tree(name, directory)
             os.fsync(directory)
 
     def prune(self, path: str) -> None:
         parent, name = _split(path)
         try:
             with os_errors(path), self._directory(parent) as directory:
-                _prune(name, directory)
+                prune_tree(name, directory)
         except PathNotFound:
             pass
 
@@ -307,7 +319,7 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
 
     def _open_root(self) -> None:
         try:
-            fd = os.open(self._root, _DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(self._root, DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             raise StorageUnavailable(
                 f"the storage's directory {self._root} is missing; restore or mount it there"
@@ -317,7 +329,7 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
 
     def _directory(self, path: str) -> owned_fd:
         self._follow_root()
-        return owned_fd(self._open(path, _DIRECTORY))
+        return owned_fd(self._open(path, DIRECTORY))
 
     @contextmanager
     def _made_directory(self, path: str) -> Iterator[int]:
@@ -346,11 +358,11 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
         try:
             while not opened:
                 try:
-                    opened.append(self._reach("/".join(names[:existing]) or ".", _DIRECTORY))
+                    opened.append(self._reach("/".join(names[:existing]) or ".", DIRECTORY))
                 except FileNotFoundError:
                     existing -= 1
             for name in names[existing:]:
-                _make_below(name, opened)
+                make_below(name, opened)
         except NotADirectoryError:
             raise NotADirectory(f"below a file: {path}") from None
 
@@ -360,108 +372,3 @@ def _split(path: str) -> tuple[str, str]:
     if name == "..":  # the opener refuses it in *parent*
         raise AccessDenied(f"{path}: leads out of the storage")
     return parent or "/", name
-
-
-def _sync_if_whole(name: str, directory: int, size: int) -> bool:
-    """Make the file *name* durable if it has *size* bytes; False if it has not."""
-    try:
-        fd = os.open(name, _READ | os.O_NOFOLLOW, dir_fd=directory)
-    except FileNotFoundError:
-        return False
-    with owned_fd(fd):
-        st = os.fstat(fd)
-        is_whole = stat.S_ISREG(st.st_mode) and st.st_size == size
-        if is_whole:
-            os.fsync(fd)
-    return is_whole
-
-
-def _make_below(name: str, opened: list[int]) -> None:
-    """Make the directory *name* in the last one of *opened*, and append it.
-
-    It gets the owner, group and mode of the directory above. One that is not empty is left
-    unchanged: a program that may write there has replaced the new one, and must not become the
-    owner of the other.
-    """
-    above = opened[-1]
-    try:
-        os.mkdir(name, dir_fd=above)
-        is_ours = True
-    except FileExistsError:  # another program was faster
-        is_ours = False
-    opened.append(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above))
-    if is_ours and not os.listdir(opened[-1]):
-        ownership.adopt(opened[-1], above, ownership.DIRECTORY)
-
-
-def _create(name: str, directory: int) -> int:
-    """Create a file, open for writing; an existing one is unlinked, not truncated.
-
-    The existing one may be about to become a blob, or have another name elsewhere.
-    """
-    while True:
-        try:
-            fd = os.open(name, _WRITE | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
-        except FileExistsError:
-            _unlink_file(name, directory)
-            continue
-        with closed_on_failure(fd):
-            ownership.adopt(fd, directory, ownership.FILE)
-        return fd
-
-
-def _unlink_file(name: str, directory: int) -> None:
-    try:
-        fd = os.open(name, _READ | os.O_NOFOLLOW, dir_fd=directory)
-    except FileNotFoundError:
-        return
-    with owned_fd(fd):
-        size_of_file(name, fd)  # raises NotAFile
-    unlink_if_there(name, directory)
-
-
-def _remove(name: str, directory: int) -> None:
-    """Remove a file, or a directory and everything below it; others may remove them as well."""
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass
-    except IsADirectoryError:
-        _remove_directory(name, directory, lambda child, fd: _remove(child.name, fd))
-
-
-def _prune(name: str, above: int) -> None:
-    """Remove the empty directories below *name*, then the directory itself if it is empty."""
-    try:
-        _remove_directory(name, above, _prune_child)
-    except OSError as exc:
-        if exc.errno != errno.ENOTEMPTY:
-            raise
-
-
-def _prune_child(child: os.DirEntry[str], directory: int) -> None:
-    if child.is_dir(follow_symlinks=False):
-        _prune(child.name, directory)
-    elif is_temporary(child.name) and _is_old(child):
-        remove_abandoned(child.name, directory)
-
-
-def _remove_directory(
-    name: str, above: int, remove_child: Callable[[os.DirEntry[str], int], None]
-) -> None:
-    """Call *remove_child* for each child, then rmdir(2); a missing directory is no error."""
-    try:
-        with owned_fd(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)) as fd:
-            with os.scandir(fd) as entries:
-                children = list(entries)
-            for child in children:
-                remove_child(child, fd)
-        os.rmdir(name, dir_fd=above)
-    except FileNotFoundError:
-        pass
-
-
-def _is_old(entry: os.DirEntry[str]) -> bool:
-    """True if the age shows that no registry is writing the file; registries take no locks."""
-    st = entry.stat(follow_symlinks=False)
-    return stat.S_ISREG(st.st_mode) and time.time() - st.st_mtime > _ABANDONED_S

@@ -1,4 +1,4 @@
-"""Readers and writers of local files, and the translation of their errors."""
+"""Readers and writers of local files."""
 
 from __future__ import annotations
 
@@ -8,74 +8,20 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import Final, Self
 
 from blobfs.concurrency import reentrant_guard, refuse_to_take_long
 from blobfs.drivers.base import FileReader, FileWriter
 from blobfs.drivers.filelock import EXCLUSIVE, SHARED, lock
+from blobfs.drivers.oserrors import os_errors, raise_translated
 from blobfs.drivers.ownership import make_immutable, make_writable
 from blobfs.drivers.temporaries import closed_on_failure, unlink_if_there
 from blobfs.errors import (
-    AccessDenied,
     Busy,
     NotAFile,
-    PathNotFound,
-    QuotaExceeded,
     Stale,
-    StorageFull,
-    StorageReadOnly,
-    StorageUnavailable,
-    TooLarge,
     WriterClosed,
 )
-
-_MISSING: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
-# ENXIO: a FIFO without a reader, or a socket; ESPIPE: a FIFO with one.
-_NOT_A_FILE: Final = {errno.EISDIR, errno.ENXIO, errno.ESPIPE}
-_REFUSED: Final = {
-    errno.EACCES: AccessDenied,
-    errno.EPERM: AccessDenied,
-    errno.EROFS: StorageReadOnly,
-}
-_OUT_OF_ROOM: Final = {
-    errno.ENOSPC: StorageFull,
-    errno.EDQUOT: QuotaExceeded,
-    errno.EFBIG: TooLarge,
-}
-_OUTSIDE: Final = {
-    errno.ELOOP: "a symlink; use a bind mount, as symlinks in a storage are not followed",
-    errno.EXDEV: "leads out of the storage",  # from openat2; callers of rename(2) handle its EXDEV
-}
-
-
-class os_errors:  # noqa: N801  (a context manager; @contextmanager costs a fifth of a stat)
-    """Translate an OSError about *path* into the errors of a driver."""
-
-    __slots__ = ("_path",)
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if not isinstance(exc, OSError):
-            return
-        if exc.errno in _MISSING:
-            raise PathNotFound(self._path) from None
-        if exc.errno in _NOT_A_FILE:
-            raise NotAFile(f"not a file: {self._path}") from None
-        if exc.errno in _REFUSED:
-            raise _REFUSED[exc.errno](f"{self._path}: {exc.strerror}") from None
-        if exc.errno in _OUTSIDE:
-            raise AccessDenied(f"{self._path}: {_OUTSIDE[exc.errno]}") from None
-        kind_of_ours = _OUT_OF_ROOM.get(exc.errno or 0, StorageUnavailable)
-        raise kind_of_ours(f"{self._path}: {exc.strerror}") from exc
-
 
 _WRITE_BACK: Final = 16 * 2**20
 """Bytes after which the kernel starts to write them to the disk, so that the last sync is short."""
@@ -171,8 +117,10 @@ class LocalReader(FileReader):
     def read_at(self, offset: int, size: int) -> bytes:
         if not self._is_local:
             refuse_to_take_long()
-        with os_errors(self._path):
+        try:
             return os.pread(self._fd, size, offset)
+        except OSError as exc:
+            raise_translated(exc, self._path)
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         return self.read_at(offset, size) if self._is_local else None

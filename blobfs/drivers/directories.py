@@ -1,0 +1,134 @@
+"""Changes of a directory's entries: create a file, remove and prune trees."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable
+from typing import Final
+
+from blobfs.drivers import ownership
+from blobfs.drivers.localfile import size_of_file
+from blobfs.drivers.temporaries import (
+    closed_on_failure,
+    is_temporary,
+    owned_fd,
+    remove_abandoned,
+    unlink_if_there,
+)
+
+DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
+
+# O_NONBLOCK: opening a FIFO in the storage must not block.
+READ: Final = os.O_RDONLY | os.O_NONBLOCK
+WRITE: Final = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW
+
+_ABANDONED_S: Final = 3600.0
+"""The age after which a temporary file is abandoned: one in use is renamed after milliseconds."""
+
+
+def sync_if_whole(name: str, directory: int, size: int) -> bool:
+    """Make the file *name* durable if it has *size* bytes; False if it has not."""
+    try:
+        fd = os.open(name, READ | os.O_NOFOLLOW, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    with owned_fd(fd):
+        st = os.fstat(fd)
+        is_whole = stat.S_ISREG(st.st_mode) and st.st_size == size
+        if is_whole:
+            os.fsync(fd)
+    return is_whole
+
+
+def make_below(name: str, opened: list[int]) -> None:
+    """Make the directory *name* in the last one of *opened*, and append it.
+
+    It gets the owner, group and mode of the directory above. One that is not empty is left
+    unchanged: a program that may write there has replaced the new one, and must not become the
+    owner of the other.
+    """
+    above = opened[-1]
+    try:
+        os.mkdir(name, dir_fd=above)
+        is_ours = True
+    except FileExistsError:  # another program was faster
+        is_ours = False
+    opened.append(os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=above))
+    if is_ours and not os.listdir(opened[-1]):
+        ownership.adopt(opened[-1], above, ownership.DIRECTORY)
+
+
+def create_file(name: str, directory: int) -> int:
+    """Create a file, open for writing; an existing one is unlinked, not truncated.
+
+    The existing one may be about to become a blob, or have another name elsewhere.
+    """
+    while True:
+        try:
+            fd = os.open(name, WRITE | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+        except FileExistsError:
+            _unlink_file(name, directory)
+            continue
+        with closed_on_failure(fd):
+            ownership.adopt(fd, directory, ownership.FILE)
+        return fd
+
+
+def _unlink_file(name: str, directory: int) -> None:
+    try:
+        fd = os.open(name, READ | os.O_NOFOLLOW, dir_fd=directory)
+    except FileNotFoundError:
+        return
+    with owned_fd(fd):
+        size_of_file(name, fd)  # raises NotAFile
+    unlink_if_there(name, directory)
+
+
+def remove_tree(name: str, directory: int) -> None:
+    """Remove a file, or a directory and everything below it; others may remove them as well."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        _remove_directory(name, directory, lambda child, fd: remove_tree(child.name, fd))
+
+
+def prune_tree(name: str, above: int) -> None:
+    """Remove the empty directories below *name*, then the directory itself if it is empty."""
+    try:
+        _remove_directory(name, above, _prune_child)
+    except OSError as exc:
+        if exc.errno != errno.ENOTEMPTY:
+            raise
+
+
+def _prune_child(child: os.DirEntry[str], directory: int) -> None:
+    if child.is_dir(follow_symlinks=False):
+        prune_tree(child.name, directory)
+    elif is_temporary(child.name) and _is_old(child):
+        remove_abandoned(child.name, directory)
+
+
+def _remove_directory(
+    name: str, above: int, remove_child: Callable[[os.DirEntry[str], int], None]
+) -> None:
+    """Call *remove_child* for each child, then rmdir(2); a missing directory is no error."""
+    try:
+        with owned_fd(os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=above)) as fd:
+            with os.scandir(fd) as entries:
+                children = list(entries)
+            for child in children:
+                remove_child(child, fd)
+        os.rmdir(name, dir_fd=above)
+    except FileNotFoundError:
+        pass
+
+
+def _is_old(entry: os.DirEntry[str]) -> bool:
+    """True if the age shows that no registry is writing the file; registries take no locks."""
+    st = entry.stat(follow_symlinks=False)
+    return stat.S_ISREG(st.st_mode) and time.time() - st.st_mtime > _ABANDONED_S
