@@ -208,8 +208,8 @@ def _deleted(outcome: Outcome) -> tuple[Report, list[str]]:
         ),
     ]
     report = Report(("repository", "kind", "count", "bytes"), rows, _total(rows), len(notes))
-    if outcome.next_due is not None:
-        notes.append(f"more blobs can go after {format_seconds(outcome.next_due)}; run gc again")
+    if outcome.due_at is not None:
+        notes.append(f"more blobs can go after {format_seconds(outcome.due_at)}; run gc again")
     return report, notes
 
 

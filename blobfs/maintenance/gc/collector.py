@@ -57,8 +57,8 @@ class Outcome:
     """The result of a run: removed links by repository and kind, and what became of the blobs.
 
     *skipped* has the reason for each repository that was left alone, *refused* the entries of an
-    approved plan that must stay, *blocked* the reason why no blob was deleted. *next_due* is the
-    time at which more blobs may be deleted. The last two may be None.
+    approved plan that must stay, *blocked* the reason why no blob was deleted. *due_at* is the
+    time at which all other blobs may be deleted. The last two may be None.
     """
 
     links: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -67,14 +67,14 @@ class Outcome:
     freed: list[Freed] = field(default_factory=list)
     left: set[bytes] = field(default_factory=set)
     blocked: str | None = None
-    next_due: float | None = None
+    due_at: float | None = None
 
     def merge(self, later: Outcome) -> None:
         """Add the outcome of a later pass of the same run."""
         self.links += later.links
         self.freed += later.freed
         self.skipped, self.refused, self.left = later.skipped, later.refused, later.left
-        self.blocked, self.next_due = later.blocked, later.next_due
+        self.blocked, self.due_at = later.blocked, later.due_at
 
 
 class Collection:
@@ -121,8 +121,8 @@ class Collection:
         ``Inventory.taken``.
         """
         outcome = self._run_once(approved)
-        if outcome.next_due is not None:
-            rest = max(outcome.next_due - time.time(), 0.0)
+        if outcome.due_at is not None:
+            rest = max(outcome.due_at - time.time(), 0.0)
             if wait or rest <= _SHORT_S:
                 self._feedback.wait(rest)
                 outcome.merge(self._run_once(approved))
@@ -149,6 +149,7 @@ class Collection:
         for repository, links in plan.links():
             for kind, number in unlinking.remove(repository, links).items():
                 outcome.links[repository, kind] += number
+        unlinked_at = time.time()
         changed = {repository for repository, _ in outcome.links}
 
         def settle() -> None:
@@ -165,7 +166,9 @@ class Collection:
         outcome.skipped |= unlinking.skipped
         outcome.freed, outcome.left = swept.freed, swept.left
         outcome.blocked = outcome.blocked or swept.refusal
-        outcome.next_due = plan.next_due(time.time())
+        outcome.due_at = plan.last_due(time.time())
+        if outcome.due_at is not None and changed:
+            outcome.due_at = max(outcome.due_at, unlinked_at + self._options.grace_s)
         return outcome
 
     def _unlinking(self, ledger: Ledger, rules: Rules) -> Unlinking:

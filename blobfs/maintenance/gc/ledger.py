@@ -28,8 +28,9 @@ _FORGET_LINKED: Final = (
     " OR EXISTS (SELECT 1 FROM link WHERE target = gc_unlinked.digest)"
 )
 _NOTE_UNLINKED: Final = (
-    "INSERT OR IGNORE INTO gc_unlinked SELECT digest, ?, coalesce("
-    " (SELECT repository FROM gc_removed WHERE target = blob.digest LIMIT 1), '')"
+    "INSERT OR IGNORE INTO gc_unlinked SELECT digest,"
+    " coalesce((SELECT max(at) FROM gc_removed WHERE target = blob.digest), ?),"
+    " coalesce((SELECT repository FROM gc_removed WHERE target = blob.digest LIMIT 1), '')"
     " FROM blob WHERE NOT EXISTS (SELECT 1 FROM link WHERE target = blob.digest)"
 )
 
@@ -62,7 +63,8 @@ class Ledger:
     def note_unlinked(self, now: float) -> None:
         """Start the grace of each blob that the last pass has found without a link.
 
-        The grace of a blob that has a link again, or is gone, ends.
+        If a run has removed the last link, the grace began then. The grace of a blob that has a
+        link again, or is gone, ends.
         """
         with self.journal.transaction() as db:
             db.execute(_FORGET_LINKED)

@@ -217,10 +217,10 @@ class Plan:
         )
         return dict(found)
 
-    def next_due(self, now: float) -> float | None:
-        """Return the time at which the grace of the next blob ends, or None."""
+    def last_due(self, now: float) -> float | None:
+        """Return the time at which the grace of the last blob ends, or None if there is none."""
         [found] = self._db.execute(
-            "SELECT min(due) FROM gc_plan WHERE kind = 'blob' AND (is_linked OR due > ?)", (now,)
+            "SELECT max(due) FROM gc_plan WHERE kind = 'blob' AND (is_linked OR due > ?)", (now,)
         ).fetchone()
         return found if isinstance(found, float) else None
 

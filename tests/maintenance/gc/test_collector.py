@@ -4,6 +4,7 @@ The wait for the settling time stands for the moment in which another program ac
 """
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -61,10 +62,17 @@ def test_blob_waits_for_the_end_of_the_grace(garbage: Garbage) -> None:
     outcome = garbage.delete(later(grace_s=3600))
     assert not garbage.has_layer(layer)
     assert garbage.has_blob(layer)
-    assert outcome.next_due is not None
+    assert outcome.due_at is not None
     garbage.delete(later(grace_s=3600))
     assert garbage.has_blob(layer)
     garbage.delete()
+    assert not garbage.has_blob(layer)
+
+
+def test_short_grace_ends_in_the_same_run(garbage: Garbage) -> None:
+    """[S19.28] In the same run if that is at most a minute or with `--wait`."""
+    layer = garbage.layout.layer(b"old")
+    garbage.delete(later(grace_s=0.2), wait=time.sleep)
     assert not garbage.has_blob(layer)
 
 

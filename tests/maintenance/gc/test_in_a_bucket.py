@@ -10,12 +10,16 @@ import pytest
 
 from blobfs import paths
 from blobfs.drivers.factory import driver_for
+from blobfs.drivers.location import Location
 from blobfs.inventory import scanning
+from blobfs.inventory.inventory import Inventory
 from blobfs.reference import RepositoryName
 from tests.maintenance.gc.conftest import AT_ONCE, Garbage, later
 from tests.support.files import walk
 from tests.support.layout import APP, Layout, image
+from tests.support.s3_faults import Kind
 from tests.support.s3_prefixes import keys_of
+from tests.support.s3_proxy import S3Proxy
 from tests.support.s3_servers import S3Server
 
 pytestmark = pytest.mark.s3
@@ -69,3 +73,24 @@ def test_slow_push_gets_its_link_back(garbage: Garbage) -> None:
     garbage.layout.tag(garbage.layout.revision(image(layer)))
     garbage.delete(later(grace_s=3600))
     assert garbage.has_layer(layer, APP)
+
+
+def test_plan_costs_the_requests_of_an_inventory(moto: S3Server, tmp_path: Path) -> None:
+    """One LIST for a thousand keys of a span, and one GET for a manifest."""
+    with ExitStack() as stack:
+        stack.enter_context(keys_of(moto))
+        proxy = stack.enter_context(S3Proxy.before(moto.endpoint))
+        url = moto.storage_url(stack.enter_context(moto.bucket())).replace(moto.endpoint, proxy.url)
+        layout = Layout(stack.enter_context(closing(driver_for(url))))
+        stack.callback(scanning.close_all)
+        for number in range(3):
+            name = RepositoryName(f"app{number}")
+            layout.revision(image(layout.layer(b"%d" % number, name)), name)
+        scanning.opened(Location.of(url))  # asks if the bucket answers
+        with proxy.counting() as expected, Inventory.taken(url, state=tmp_path / "inventory"):
+            pass
+        garbage = Garbage(url, tmp_path / "state", layout)
+        with proxy.counting() as counted:
+            assert len(garbage.planned()) == 12
+        assert counted == expected
+        assert counted[Kind.GET] == 3
