@@ -127,9 +127,10 @@ def read_config(path: Path, variables: Mapping[str, str] | None = None) -> Regis
 
 def config_of(location: Location) -> RegistryConfig:
     """Return the configuration that has only the storage *location*."""
-    if location.bucket is None:
-        driver, given = "filesystem", {"rootdirectory": str(location)}
-    else:
+    driver, given = "inmemory", dict[str, str]()
+    if location.root is not None:
+        driver, given = "filesystem", {"rootdirectory": str(location.root)}
+    if location.bucket is not None:
         bucket = location.bucket
         driver = "s3"
         given = {"bucket": bucket.bucket, "rootdirectory": bucket.root, **bucket.given}

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -12,12 +13,22 @@ from tests.support import images
 from tests.support.mounts import BLOBFS, mounted, run
 from tests.support.redis_server import RedisServer
 from tests.support.s3_servers import S3Registry, S3Server, serving_registry
-from tests.support.services import DockerRegistry, push
+from tests.support.services import DockerRegistry, free_port, push
 
 pytestmark = pytest.mark.registry
 
 DEBIAN = Path("/etc/docker/registry/config.yml")
-COMMANDS = ("ls", "show", "cat", "uploads")
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "ls": (),
+    "show": ("library/small:v1",),
+    "cat": ("library/small:v1",),
+    "uploads": (),
+    "du": (),
+    "verify": (),
+    "gc": ("--json", "--state", "{}/gc.db"),
+    "prune": ("--keep-last", "1"),
+    "trash": (),
+}
 CONTROL = ("config.json", "stats.json", "health.json", "requests.json", "errors", "metrics")
 
 
@@ -32,11 +43,11 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def _output(command: str, storage: Path | str) -> str:
-    reference = [] if command in ("ls", "uploads") else ["library/small:v1"]
-    done = run(command, storage, *reference)
+    with TemporaryDirectory() as directory:
+        arguments = (argument.format(directory) for argument in COMMANDS[command])
+        done = run(command, storage, *arguments)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +245,19 @@ def test_age_of_the_registry_s_purge_is_the_default(tmp_path: Path) -> None:
         )
         assert run("uploads", config, "--abort").returncode == 0
         assert upload.exists() is not is_removed
+
+
+def test_gc_clears_the_redis_of_the_registry(tmp_path: Path) -> None:
+    """[S20.3] `cache.blobdescriptor` of `--cache` of a mount and of `gc`."""
+    config = tmp_path / "config.yml"
+    (tmp_path / "storage/docker/registry/v2/repositories").mkdir(parents=True)
+    config.write_text(
+        f"storage: {{filesystem: {{rootdirectory: {tmp_path}/storage}},"
+        f" cache: {{blobdescriptor: redis}}}}\nredis: {{addr: '127.0.0.1:{free_port()}'}}"
+    )
+    done = run("gc", config)  # nobody listens there
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: --cache: ")
 
 
 def test_missing_directory_of_a_container_is_explained(tmp_path: Path) -> None:
