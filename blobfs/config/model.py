@@ -105,7 +105,7 @@ class Delete:
 class UploadPurging:
     """The removal of old uploads."""
 
-    age: Seconds = taken(_WEEK, "the default of `--older-than` in `blobfs uploads --abort`")
+    age: Seconds = taken(_WEEK, "the default of `--older-than` in `blobfs uploads purge`")
 
 
 @dataclass(frozen=True, slots=True)
