@@ -20,7 +20,7 @@ from blobfs.inventory.scanning import Hashed, opened
 from blobfs.logs import printable
 from blobfs.maintenance.faults import Fault, Severity
 from blobfs.maintenance.repair import Repair, Repairer, RepairKind
-from blobfs.maintenance.verify import SecondLook, Verification
+from blobfs.maintenance.verify import SETTLE_S, SecondLook, Verification
 from blobfs.maintenance.verify import verify as verify_storage
 from blobfs.reference import RepositoryName
 
@@ -85,7 +85,7 @@ def verify(
                 inventory.journal.add_hashed(intact)
                 hash_blobs(inventory)
                 intact[:] = inventory.journal.intact()
-            return verify_storage(inventory, repositories)
+            return verify_storage(inventory, repositories, settle_s=SETTLE_S)
 
     found = look()
     repairer = Repairer(

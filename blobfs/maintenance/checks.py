@@ -231,13 +231,17 @@ SELECT name FROM link JOIN repository ON repository.id = repository
 WHERE target = :digest AND kind = 1 LIMIT 3
 """
 _UNSET: Final = """
-SELECT DISTINCT name, history.tag
+SELECT name, history.tag, min(history.digest)
 FROM link AS history JOIN repository ON repository.id = history.repository
 WHERE history.kind = 3 AND NOT EXISTS (
     SELECT 1 FROM link WHERE link.repository = history.repository AND link.tag = history.tag
     AND link.kind = 2
 )
+GROUP BY name, history.tag
+HAVING max(history.mtime) < (SELECT (began - 3600) * 1e9 FROM pass)
 """
+"""A registry writes the history first, so a young tag may be about to get its current link."""
+
 _HISTORY: Final = """
 SELECT name, current.tag, current.target
 FROM link AS current JOIN repository ON repository.id = current.repository
@@ -255,9 +259,11 @@ def tags(db: Connection) -> Iterator[Fault]:
         detail = f"{unpack(target)}" + (f", a revision of {', '.join(owners)}" if owners else "")
         gone = (link_path(name, _REVISION, None, target), link_path(name, _LAYER, None, target))
         yield _of_tag(FaultKind.TAG_DANGLING, (name, tag, target), detail, *gone)
-    for name, tag in _rows(db, _UNSET):
+    for name, tag, past in _rows(db, _UNSET):
         current = (link_path(name, int(LinkKind.CURRENT), tag, None),)
-        yield Fault(FaultKind.TAG_UNSET, f"{name}:{tag}", "", name, absent=current)
+        history = (link_path(name, int(LinkKind.INDEX), tag, past),)
+        place = f"{name}:{tag}"
+        yield Fault(FaultKind.TAG_UNSET, place, "", name, present=history, absent=current)
     for name, tag, target in _rows(db, _HISTORY):
         entry = link_path(name, int(LinkKind.INDEX), tag, target)
         yield _of_tag(FaultKind.TAG_HISTORY, (name, tag, target), str(unpack(target)), entry)

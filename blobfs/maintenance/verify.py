@@ -39,11 +39,17 @@ class Verification:
         return any(fault.severity is Severity.DAMAGE for fault in self.faults)
 
 
-def verify(inventory: Inventory, repositories: Sequence[str] = ()) -> Verification:
+SETTLE_S: Final = 2.0
+"""Time before the last look at a fault: a registry deletes a manifest first, and then its tags."""
+
+
+def verify(
+    inventory: Inventory, repositories: Sequence[str] = (), *, settle_s: float = 0
+) -> Verification:
     """Check everything in *inventory*, or the *repositories* and the blobs that they need.
 
-    A fault is reported if a second look at the storage finds it too, because a registry may have
-    written between the first looks.
+    A registry may have written between the looks of the inventory. So a fault is reported if a
+    second look at the storage finds it too, and another one *settle_s* later.
     """
     db = inventory.journal.db
     now_ns = time.time_ns()
@@ -52,17 +58,20 @@ def verify(inventory: Inventory, repositories: Sequence[str] = ()) -> Verificati
     found = chain(found, orphans(db, young_ns))
     found = chain(found, open_uploads(db, now_ns - int(_STALE_S * 1e9), young_ns))
     look = SecondLook(opened(inventory.storage))
-    faults = [
-        _with_images(inventory, fault)
+    confirmed = [
+        fault
         for fault in found
         if _concerns(inventory, fault, repositories) and look.confirms(fault)
     ]
+    if confirmed and settle_s:
+        time.sleep(settle_s)
+        confirmed = list(filter(look.confirms, confirmed))
+    faults = [_with_images(inventory, fault) for fault in confirmed]
     faults.sort(key=lambda fault: (_ORDER.index(fault.severity), fault.kind, fault.place))
     return Verification(faults, dict(db.execute(_COUNTS)))
 
 
 _ORDER: Final = list(Severity)
-
 
 _COUNTS: Final = """
 SELECT 'repositories', count(*) FROM repository UNION ALL SELECT 'links', count(*) FROM link

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from blobfs.cli import verify_command
 from blobfs.drivers.factory import driver_for
 from blobfs.inventory import scanning
 from tests.support.layout import Layout
@@ -15,6 +16,11 @@ from tests.support.layout import Layout
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", os.fstat)
+
+
+@pytest.fixture(autouse=True)
+def _no_registry_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_command, "SETTLE_S", 0.0)
 
 
 @pytest.fixture
