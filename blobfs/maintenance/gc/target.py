@@ -37,15 +37,22 @@ class Target:
         self.driver: StorageDriver = with_presence(opened(storage))
         self._cache = cache
         self._blobs = BlobStore(self.driver)
+        # A listing of an object store may have fractions of a second, a HEAD has none.
+        self._precision_ns = 10**9 if self.driver.is_object_store else 1
 
     def unlink(self, repository: str, link: Link) -> None:
-        """Remove a link; a missing one is no error. The caller then calls ``clear``."""
+        """Remove a link, unless it is missing, or was written again since it was read.
+
+        The caller then calls ``clear``.
+        """
         if link.digest is None:
             raise ValueError("a tag's current link is never removed")
-        digest = unpack(link.digest)
+        digest, links = unpack(link.digest), self._links(repository, link)
         try:
-            self._links(repository, link).delete(digest)
-        except BlobUnknown:
+            info = self.driver.stat(paths.link(links.link_set, digest))
+            if abs(info.mtime_ns - link.mtime) < self._precision_ns:
+                links.delete(digest)
+        except (PathNotFound, BlobUnknown):
             pass
 
     def link(self, repository: str, link: Link) -> None:

@@ -183,8 +183,7 @@ class Collector:
 
     def collect_all(self) -> None:
         time.sleep(_AGE_S)
-        for _ in range(2):
-            self.collect()
+        self.collect()
 
 
 @contextmanager

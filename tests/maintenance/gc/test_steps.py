@@ -296,3 +296,19 @@ def test_link_that_is_needed_at_once_is_restored_before_the_settling_time(state:
 
     run.collect(store, lambda _seconds: seen.append(client.has_link()))
     assert seen[0]
+
+
+def test_link_that_is_written_again_before_its_removal_stays(state: Path) -> None:
+    """A client that pushes a layer again, and its manifest later, is not refused."""
+    calls = Run(state, 0, linked=True).collect()
+    moment = next(n for n, call in enumerate(calls, 1) if call.method == "delete") - 1
+    run = Run(state, 1, linked=True)
+    client = Client(run.layout, APP)
+    seen: list[bool] = []
+
+    def write(call: int) -> None:
+        if call == moment:
+            client.layout.link(paths.layers(APP), client.layer)
+
+    run.collect(write, lambda _seconds: seen.append(client.has_link()))
+    assert seen[0]
