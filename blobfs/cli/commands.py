@@ -31,6 +31,14 @@ _CONTEXT: Final = {
     "max_content_width": 100,
     "help_option_names": ["-h", "--help"],
 }
+_SECTIONS: Final = {
+    "Mounting": ("mount", "umount"),
+    "Looking": ("ls", "show", "stat", "cat", "config"),
+    "Changing": ("tag", "untag", "rm", "uploads"),
+    "Maintenance": ("du", "verify", "gc", "prune", "trash", "undelete"),
+}
+"""The commands in the help, by section; any other command is in the last one."""
+
 _ALIASES: Final = {"unmount": "umount", "tags": "ls"}
 
 
@@ -39,6 +47,16 @@ class _Group(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        in_sections = {name for names in _SECTIONS.values() for name in names}
+        left = tuple(name for name in self.list_commands(ctx) if name not in in_sections)
+        last = list(_SECTIONS)[-1]
+        for section, names in _SECTIONS.items():
+            shown = names + left if section == last else names
+            rows = [(name, self.commands[name].get_short_help_str(60)) for name in shown]
+            with formatter.section(section):
+                formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -68,7 +86,7 @@ for _command in (stat, tag, untag, rm, du, verify, gc, prune, trash, undelete, u
     main.add_command(_command)
 
 
-@main.command()
+@main.command(short_help="Unmount, and wait until the daemon has ended.")
 @click.argument("mountpoint", type=PATH)
 @click.option("--lazy", is_flag=True, help="Detach a mount that is in use; do not wait.")
 def umount(mountpoint: Path, *, lazy: bool) -> None:
@@ -83,7 +101,7 @@ _DAMAGED: Final = 1
 """The exit code of a report that shows damage."""
 
 
-@main.command("ls", context_settings=LONG_HELP)
+@main.command("ls", context_settings=LONG_HELP, short_help="List repositories, or the tags of one.")
 @click.argument("storage")
 @click.argument("repository", type=Parsed("repository", RepositoryName), required=False)
 @HUMAN
@@ -103,7 +121,7 @@ def list_(storage: str, repository: RepositoryName | None, *, human: bool, as_js
         sys.exit(_DAMAGED)
 
 
-@main.command(context_settings=LONG_HELP)
+@main.command(context_settings=LONG_HELP, short_help="Show an image with its platforms and layers.")
 @click.argument("storage")
 @click.argument("reference", type=Parsed("repository:tag|repository@digest", Reference.parse))
 @HUMAN
@@ -120,7 +138,7 @@ def show(storage: str, reference: Reference, *, human: bool, as_json: bool) -> N
         sys.exit(_DAMAGED)
 
 
-@main.command()
+@main.command(short_help="Print a blob or a manifest, verified.")
 @click.argument("storage")
 @click.argument("reference", type=Parsed("repository@digest|repository:tag", Reference.parse))
 def cat(storage: str, reference: Reference) -> None:
@@ -134,7 +152,7 @@ def cat(storage: str, reference: Reference) -> None:
         sys.stdout.buffer.flush()
 
 
-@main.group("config")
+@main.group("config", short_help="Show a registry's configuration.")
 def config_() -> None:
     """Look at a registry's configuration file."""
 

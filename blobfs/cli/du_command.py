@@ -33,7 +33,7 @@ _ORDERS: Final[dict[str, Callable[[Usage], Any]]] = {
 }
 
 
-@click.command(context_settings=LONG_HELP)
+@click.command(context_settings=LONG_HELP, short_help="Show disk usage, each blob once.")
 @click.argument("storage")
 @click.argument("prefixes", metavar="[PREFIX]...", nargs=-1)
 @click.option("--tags", is_flag=True, help="Show each tag of the repositories.")

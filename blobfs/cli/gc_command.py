@@ -42,7 +42,9 @@ _IN_MEMORY: Final = (
 )
 
 
-@click.command("gc", context_settings=LONG_HELP)
+@click.command(
+    "gc", context_settings=LONG_HELP, short_help="Delete what nothing refers to, beside registries."
+)
 @click.argument("storage")
 @click.option("--layers", is_flag=True, help="Remove links of layers that no manifest names.")
 @click.option("--untagged", is_flag=True, help="Remove manifests that no tag leads to.")

@@ -43,7 +43,7 @@ _KEPT: Final = "kept"
 """The state of a tag that could not be removed."""
 
 
-@click.command()
+@click.command(short_help="Remove old tags by rules.")
 @click.argument("storage")
 @click.option("--repositories", type=_PATTERN, default=".*", help="Only repositories like this.")
 @click.option("--remove", type=_PATTERN, multiple=True, help="Remove tags like this only.")
@@ -117,7 +117,7 @@ def _date(ns: int) -> str | None:
     return format_seconds(ns / 1e9) if ns else None
 
 
-@click.command()
+@click.command(short_help="List removed tags.")
 @click.argument("storage")
 @click.argument("repository", type=Parsed("repository", RepositoryName), required=False)
 @click.option("--empty", is_flag=True, help="Remove what is listed for good.")
@@ -143,7 +143,7 @@ def trash(storage: str, repository: RepositoryName | None, *, empty: bool, as_js
     click.echo(report.as_json() if as_json else report.as_table())
 
 
-@click.command()
+@click.command(short_help="Bring back a removed tag.")
 @click.argument("storage")
 @click.argument("reference", type=Parsed("repository:tag", Reference.parse))
 @click.option("--replace", is_flag=True, help="Replace a tag that exists.")

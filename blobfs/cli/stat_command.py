@@ -13,7 +13,7 @@ from blobfs.cli.types import HUMAN, JSON, LONG_HELP, Parsed
 from blobfs.reference import Reference
 
 
-@click.command(context_settings=LONG_HELP)
+@click.command(context_settings=LONG_HELP, short_help="Show a line for each platform of an image.")
 @click.argument("storage")
 @click.argument("reference", type=Parsed("repository:tag|repository@digest", Reference.parse))
 @HUMAN

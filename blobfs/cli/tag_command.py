@@ -19,7 +19,7 @@ from blobfs.storage.repository import Repository
 _REFERENCE: Final = Parsed("repository:tag|repository@digest", Reference.parse)
 
 
-@click.command()
+@click.command(short_help="Set a tag.")
 @click.argument("storage")
 @click.argument("reference", type=_REFERENCE)
 @click.argument("new", metavar="TAG", type=Parsed("tag", Tag))
@@ -40,7 +40,7 @@ def tag(storage: str, reference: Reference, new: Tag, *, replace: bool) -> None:
     click.echo(f"{reference.repository}:{new} is {digest}")
 
 
-@click.command()
+@click.command(short_help="Remove a tag; undelete brings it back.")
 @click.argument("storage")
 @click.argument("reference", metavar="REPOSITORY:TAG", type=_REFERENCE)
 def untag(storage: str, reference: Reference) -> None:
@@ -53,7 +53,7 @@ def untag(storage: str, reference: Reference) -> None:
     click.echo(f"{reference} is removed; its manifest stays until blobfs gc --untagged")
 
 
-@click.command()
+@click.command(short_help="Remove a tag, a manifest, or a repository.")
 @click.argument("storage")
 @click.argument("name", metavar="REPOSITORY|REPOSITORY:TAG|REPOSITORY@DIGEST")
 @click.option("-r", "--recursive", is_flag=True, help="Remove a whole repository.")

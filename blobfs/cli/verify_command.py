@@ -31,7 +31,7 @@ _IMAGES: Final = 3
 """Images named in a line of text."""
 
 
-@click.command()
+@click.command(short_help="Find and repair faults, and the images they hurt.")
 @click.argument("storage")
 @click.argument("repositories", type=Parsed("repository", RepositoryName), nargs=-1)
 @click.option("--links", is_flag=True, help="Read every link, also where its ETag is not its MD5.")
