@@ -52,6 +52,16 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
 
     Returns when the mount is ready. To end it: blobfs umount MOUNTPOINT.
     """
+    settings = start(storage, mountpoint, options)
+    if not settings.foreground:
+        click.echo(f"{settings.source} is mounted at {mountpoint}")
+
+
+def start(storage: str, mountpoint: Path, options: dict[str, Any]) -> Settings:
+    """Start the daemon of a mount, or serve in the foreground; raises MountRefused.
+
+    Returns when the mount is ready, or has ended if it is in the foreground.
+    """
     if options["read_only"] and options["allow_delete"]:
         raise MountRefused("--read-only refuses what --allow-delete allows; give one of them")
     given = Storage.resolve(storage, options["config"])
@@ -76,7 +86,7 @@ def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN4
         _serve(settings, services, checks, lambda: None)
     else:
         daemon.daemonize(lambda ready: _serve(settings, services, checks, ready))
-        click.echo(f"{settings.source} is mounted at {mountpoint}")
+    return settings
 
 
 def _check_directories(given: Storage, mountpoint: Path, *, create: bool) -> Path:
