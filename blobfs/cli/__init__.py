@@ -2,7 +2,8 @@
 
 ``commands`` has the commands; the largest of them, ``mount``, is in ``mounting``, and its options
 are in ``mount_options``. ``storage`` resolves STORAGE, which may be a registry's configuration
-file, and ``mount_defaults`` takes defaults of options from that file. ``services`` prepares
+file, and ``mount_defaults`` takes defaults of options from that file. ``mount_helper_command`` is
+the program that mount(8) runs. ``services`` prepares
 everything of a mount beside its storage: notifications, systemd, the HTTP socket. ``notices`` has
 the warnings at the start of a mount. ``reports`` and ``image_report`` collect what ``ls``, ``show``
 and ``uploads`` print, ``types`` has the types of options.
