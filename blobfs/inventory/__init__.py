@@ -1,21 +1,29 @@
-"""The inventory of a registry: what it stores, and what refers to what.
+"""The inventory of a storage: its blobs and links, and the references in its manifests.
 
-``verify``, ``gc``, ``prune`` and ``du`` ask the same questions of a storage. One pass answers them:
-it lists the blobs and the repositories, reads each manifest once, and writes what it finds into
-a SQLite file, the journal. The questions are then SQL.
+``verify``, ``gc`` and ``du`` need the same facts about a storage. One pass collects them: it lists
+the blobs and the repositories, reads each manifest once, and writes the results to a SQLite file,
+the journal. The commands then query the journal in SQL.
 
-* ``spans`` divides the storage into spans, ranges of sibling directories. A span is read in
-  steps of ten thousand files. A step is a task: a module-level function that takes the storage's
-  URL and a span, and returns rows. So tasks run in threads, in processes, or on a cluster.
-* ``scanning`` has the tasks, and ``rows`` the meaning of each path.
-* ``journal`` stores the rows of a step in the transaction that marks the step as done. A pass that
-  was stopped continues at its last step. Manifests never change, so a later pass reads new ones.
-* ``inventory`` runs the tasks on an executor and bounds those under way, and with them the memory.
+* ``spans`` divides the storage into spans. A span is a range of sibling directories, such as
+  ``blobs/sha256/00`` to ``07``. It is read in steps of up to ten thousand files.
+* ``scanning`` has the tasks of a pass: to read a step, links, manifests, or the bytes of blobs.
+  A task is a module-level function. Its arguments and its result can be pickled, so an executor
+  can run it in a thread, in a process, or on another machine.
+* ``rows`` has the rows of the journal, and makes them from the paths of a step.
+* ``journal`` is the SQLite file. It stores the rows of a step and the progress of its span in one
+  transaction. So a pass that was stopped continues after the last stored step. A manifest never
+  changes, so a later pass with the same journal reads only the manifests that are new.
+* ``inventory`` runs the tasks on an executor. The number of running tasks is limited, and so is
+  the memory.
 
-Sizes and times come from listings. On an object store the ETag of a link shows its content, so
-links are not read. SQLite sorts on disk, so memory does not grow with the storage.
+Sizes and times come from listings. On an object store the ETag of a link shows its content, so a
+pass reads only the current links of tags, aliases, and links of an unexpected size. The memory does
+not depend on the size of the storage: SQLite sorts on the disk.
 
-Nothing is left out silently: a directory or a manifest that could not be read is a row, and
-callers that delete must respect it. Other programs change the storage during the pass. It is no
-snapshot, and a caller that deletes looks again first.
+Invariants:
+
+* An object that could not be read has a row with the reason; it is not omitted. A caller that
+  deletes must check these rows.
+* An inventory is no snapshot, because other programs change the storage during the pass. A caller
+  that deletes must look at the storage again first.
 """

@@ -1,23 +1,30 @@
-"""Collection of garbage in a storage that registries use meanwhile.
+"""Garbage collection: deletes the links and blobs that nothing needs, while registries run.
 
-Age is not enough to make a deletion safe: a registry that receives a blob that exists does not
-write it again, it only links it. Nor is a look before the deletion: a registry looks at a blob, or
-at a link, and then writes the link or the manifest that needs it. So each deletion is noted in the
-journal, done so that it can be undone, and looked at again afterwards.
+The problem is a push during a collection. A registry looks for a blob or a link first, and writes
+the link or the manifest that needs it later. If the blob exists, the registry does not write it
+again, so the age of a blob does not show that nobody needs it. A check before the deletion does not
+help either: the registry may have looked before, and may write after the deletion. So each deletion
+is recorded in the journal first, can be undone, and is followed by a second look.
 
-1. *Links* (``unlinking``). ``rules`` finds those that nothing in their repository needs. They are
-   removed one repository at a time. A link that a new tag or manifest needs is restored, since its
-   blob is still there: at once, after the settling time, and by later runs until the grace ends.
-2. *Grace* (``ledger``). The journal knows since when a blob has no link. A push that had seen the
-   link ends meanwhile.
-3. *Sweep* (``sweeping``). Blobs whose grace has ended are set aside: renamed to ``data.aside``,
-   which registries ignore. After the settling time ``second_look`` lists all links again. A blob
-   that is needed is put back, and the others are deleted. A registry that receives a blob that is
-   set aside stores it anew.
+Two times bound a push. The settling time (``--settle``) is longer than a registry takes from its
+look at a blob to its link. The grace (``--grace``) is longer than a whole push takes.
 
-The settling time is longer than a registry takes between its look and its link. A link or
-directory that cannot be read may refer to any blob, so then no blob is deleted. A repository whose
-manifests cannot be read keeps all of its links.
+1. *Remove links* (``unlinking``). ``rules`` finds the links that nothing in their repository needs.
+   They are removed, one repository after the other. The blob of such a link still exists. So the
+   link is restored if a new tag or manifest needs it. This is checked right after the removal,
+   after the settling time, and by each run until the grace has ended.
+2. *Wait* (``ledger``). The grace of a blob begins when its last link is removed, or when a run first
+   finds it without a link. The journal has this time. A push that looked at the link before its
+   removal ends during the grace.
+3. *Delete blobs* (``sweeping``). Each blob without a link whose grace has ended is set aside: its
+   ``data`` is renamed to ``data.aside``, a name that registries ignore. After the settling time
+   ``second_look`` lists all links and reads new manifests. A blob that is needed gets its name
+   back, and the others are deleted. A registry that receives such a blob meanwhile stores it again.
 
-``plan`` has what goes, from the tables of one pass. ``collector`` runs the steps.
+A directory, an alias's link or an upload's record that cannot be read may name any blob, so then no
+blob is deleted. If a link or a manifest of a repository cannot be read, all links of the repository
+stay.
+
+``plan`` computes what can be deleted, as tables in the journal of a pass. ``collector`` runs
+the steps.
 """
