@@ -13,9 +13,9 @@ look at a blob to its link. The grace (``--grace``) is longer than a whole push 
    They are removed, one repository after the other. The blob of such a link still exists. So the
    link is restored if a new tag or manifest needs it. This is checked right after the removal,
    after the settling time, and by each run until the grace has ended.
-2. *Wait* (``ledger``). The grace of a blob begins when its last link is removed, or when a run first
-   finds it without a link. The journal has this time. A push that looked at the link before its
-   removal ends during the grace.
+2. *Wait* (``ledger``). The grace of a blob begins when its last link is removed, or when a run
+   first finds it without a link. The journal has this time. A push that looked at the link before
+   its removal ends during the grace.
 3. *Delete blobs* (``sweeping``). Each blob without a link whose grace has ended is set aside: its
    ``data`` is renamed to ``data.aside``, a name that registries ignore. After the settling time
    ``second_look`` lists all links and reads new manifests. A blob that is needed gets its name
