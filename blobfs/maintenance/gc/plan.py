@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from blobfs import paths
 from blobfs.digest import Digest
-from blobfs.errors import AccessDenied, DigestInvalid, NotAFile, PathNotFound
+from blobfs.errors import AccessDenied, DigestInvalid, NameInvalid, NotAFile, PathNotFound
 from blobfs.inventory.inventory import Inventory
 from blobfs.inventory.rows import LinkKind, pack
 from blobfs.inventory.scanning import ReferenceKind, opened
@@ -25,6 +25,7 @@ from blobfs.maintenance.gc.rules import (
     old_registry_problem,
 )
 from blobfs.maintenance.gc.views import Views
+from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import MAX_CONTENT
 from blobfs.storage.uploads.metadata import UploadRecord
 
@@ -246,7 +247,7 @@ class Plan:
         return found.fetchone() is not None
 
     def _add_links(self, view: RepositoryView, approve: Approval | None) -> None:
-        problem = next(iter(view.problems), None)
+        problem = _name_problem(view.name) or next(iter(view.problems), None)
         if problem is None and self.rules.need_manifests:
             problem = old_registry_problem(view)
         if problem is not None:
@@ -323,6 +324,14 @@ class Plan:
         ).fetchall()
         refused = [(number,) for *row, number in found if not approve(Entry(*row))]
         self._db.executemany("DELETE FROM gc_plan WHERE rowid = ?", refused)
+
+
+def _name_problem(name: str) -> str | None:
+    try:
+        RepositoryName(name)
+    except NameInvalid as exc:
+        return str(exc)
+    return None
 
 
 def _digests_in_path(path: str) -> Iterator[bytes]:

@@ -8,7 +8,6 @@ from collections import Counter, deque
 from collections.abc import Collection
 from functools import partial
 
-from blobfs.errors import NameInvalid
 from blobfs.inventory.rows import LinkKind
 from blobfs.logs import about
 from blobfs.maintenance.gc.ledger import Ledger
@@ -16,7 +15,6 @@ from blobfs.maintenance.gc.plan import KINDS
 from blobfs.maintenance.gc.rules import Rules, dead_links
 from blobfs.maintenance.gc.target import Target
 from blobfs.maintenance.gc.views import Views
-from blobfs.reference import RepositoryName
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +42,6 @@ class Unlinking:
 
         Raises StorageUnavailable, AccessDenied.
         """
-        if not _is_name(repository):
-            self.skipped[repository] = "its name is not valid"
-            return Counter()
         view = self._views.current(repository)
         if view.problems:
             self.skipped[repository] = view.problems[0]
@@ -82,11 +77,3 @@ class Unlinking:
         self._ledger.restored(repository, needed)
         self._target.clear(repository, removed)
         return Counter(KINDS[LinkKind(link.kind)] for link in needed)
-
-
-def _is_name(text: str) -> bool:
-    try:
-        RepositoryName(text)
-    except NameInvalid:
-        return False
-    return True

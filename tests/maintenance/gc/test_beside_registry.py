@@ -168,7 +168,8 @@ class Collector:
         done = subprocess.run(
             self.command, capture_output=True, text=True, timeout=120, check=False
         )
-        assert done.returncode == 0, done.stderr
+        # A registry writes a link in two steps, and may be stopped in between for long.
+        assert done.returncode == 0 or "holds nothing" in done.stderr, done.stderr
         self.runs += 1
         self.freed += sum(row["bytes"] for row in json.loads(done.stdout))
 

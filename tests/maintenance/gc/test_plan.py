@@ -238,3 +238,11 @@ def test_grace_begins_anew_for_a_blob_that_was_linked_meanwhile(garbage: Garbage
     assert first.due is not None
     assert second.due is not None
     assert second.due > first.due
+
+
+def test_repository_whose_name_is_invalid_keeps_its_links(garbage: Garbage) -> None:
+    layer = garbage.layout.blob(b"old")
+    garbage.layout.link(f"{paths.REPOSITORIES}/Team/_layers", layer)
+    with garbage.collection().planned() as plan:
+        assert not list(plan.entries())
+        assert list(plan.skipped) == ["Team"]
