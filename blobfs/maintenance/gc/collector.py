@@ -102,8 +102,7 @@ class Collection:
         with Journal.opened(self._state, self._storage.url) as journal:
             ledger = Ledger(journal)
             unlinking = self._unlinking(ledger, self._options.rules(time.time()))
-            for repository in ledger.repositories():
-                unlinking.look_again(repository)
+            unlinking.look_again(ledger.repositories())
 
     @contextmanager
     def planned(self, approve: Approval | None = None) -> Iterator[Plan]:
@@ -146,18 +145,14 @@ class Collection:
         ledger = plan.ledger
         unlinking = self._unlinking(ledger, plan.rules)
         due = plan.due(time.time())
-        for repository, links in plan.links():
-            for kind, number in unlinking.remove(repository, links).items():
-                outcome.links[repository, kind] += number
+        outcome.links += unlinking.remove(plan.links())
         unlinked_at = time.time()
         changed = {repository for repository, _ in outcome.links}
 
         def settle() -> None:
             if changed or ledger.aside():
                 self._feedback.wait(self._options.settle_s)
-            for repository in changed:
-                for kind, number in unlinking.look_again(repository).items():
-                    outcome.links[repository, kind] -= number
+            outcome.links.subtract(unlinking.look_again(changed))
 
         manifests = Manifests(self._storage, ledger.journal)
         with threads(self._storage) as workers:

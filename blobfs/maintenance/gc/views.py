@@ -80,13 +80,16 @@ class Views:
             self._complete(view)
             yield view
 
-    def current(self, name: str, removed: Sequence[Link] = ()) -> RepositoryView:
-        """Read a repository from the storage now, with the *removed* links as if they existed.
+    def read(self, name: str) -> Rows:
+        """Read the links of a repository from the storage now; raises StorageUnavailable.
 
-        Raises StorageUnavailable.
+        Several threads may do so at the same time.
         """
+        return _rows_of(self._storage, name)
+
+    def current(self, name: str, rows: Rows, removed: Sequence[Link] = ()) -> RepositoryView:
+        """Return the view of *rows*, with the *removed* links as if they existed."""
         view = RepositoryView(name)
-        rows = _rows_of(self._storage, name)
         _add_problems(view, (row.path for row in rows.others if row.kind == EntryKind.UNREADABLE))
         driver = opened(self._storage)
         for row in rows.links:
