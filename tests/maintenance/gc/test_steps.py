@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from blobfs import paths
-from blobfs.digest import Digest
+from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.drivers.location import Location
 from blobfs.inventory import inventory, scanning
@@ -312,3 +312,21 @@ def test_link_that_is_written_again_before_its_removal_stays(state: Path) -> Non
 
     run.collect(write, lambda _seconds: seen.append(client.has_link()))
     assert seen[0]
+
+
+def test_removed_links_are_cleared_before_the_next_look(state: Path) -> None:
+    """A push that was accepted by the cache is seen by the look."""
+    calls = Run(state, 0, linked=True).collect()
+    removals = [n for n, call in enumerate(calls, 1) if call.path.endswith("/link")]
+    last = max(n for n in removals if calls[n - 1].method == "delete")
+    run = Run(state, 1, linked=True)
+    layer = Digest.of(CONTENT)
+    run.garbage.cache.set(layer, Descriptor(layer, len(CONTENT)), APP)
+    seen: list[bool] = []
+
+    def look(call: int) -> None:
+        if call == last + 1:
+            seen.append(run.garbage.cache.stat(layer, APP) is None)
+
+    run.collect(look)
+    assert seen == [True]
