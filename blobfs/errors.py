@@ -17,12 +17,18 @@ StorageUnavailable: StorageTimeout StorageOverloaded
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 
 class BlobfsError(Exception):
     """Base of all exceptions of blobfs.
 
     No subclass is a frozen dataclass, because ``contextlib`` assigns ``__traceback__``.
     """
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        """Pickle the message and the attributes, not the arguments of ``__init__``."""
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class NotFound(BlobfsError):
@@ -235,3 +241,12 @@ class StorageTimeout(StorageUnavailable):
 
 class StorageOverloaded(StorageUnavailable):
     """Too many requests wait for the storage; this one was refused."""
+
+
+def _restored(
+    kind: type[BlobfsError], args: tuple[object, ...], attributes: Mapping[str, object]
+) -> BlobfsError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error

@@ -67,12 +67,17 @@ def _redis_missing() -> str | None:
     return _lacking("redis-server", "openssl")
 
 
+def _cluster_missing() -> str | None:
+    return None if importlib.util.find_spec("distributed") else "not installed: distributed"
+
+
 MISSING: dict[str, Callable[[], str | None]] = {
     "fuse": _fuse_missing,
     "registry": _registry_missing,
     "backup": _backup_missing,
     "s3": _s3_missing,
     "redis": _redis_missing,
+    "cluster": _cluster_missing,
 }
 
 

@@ -1,9 +1,13 @@
 """The hierarchy in the docstring of errors.py is the one of its classes."""
 
+import pickle
 from collections.abc import Iterator
 
+import pytest
+
 from blobfs import errors
-from blobfs.errors import BlobfsError
+from blobfs.drivers.s3.options import S3OptionInvalid
+from blobfs.errors import BlobfsError, MountRefused, PathNotFound
 
 
 def _listed() -> Iterator[tuple[str, str]]:
@@ -45,3 +49,11 @@ def test_path_not_found_tells_which() -> None:
 def test_unknown_blob_tells_which() -> None:
     error = errors.BlobUnknown("sha256:00")
     assert (error.digest, str(error)) == ("sha256:00", "unknown blob: sha256:00")
+
+
+@pytest.mark.parametrize(
+    "error", [PathNotFound("/a"), S3OptionInvalid("region", "must be so"), MountRefused("why")]
+)
+def test_error_of_another_process_is_the_same(error: BlobfsError) -> None:
+    loaded = pickle.loads(pickle.dumps(error))
+    assert (type(loaded), str(loaded), vars(loaded)) == (type(error), str(error), vars(error))

@@ -15,8 +15,8 @@ from typing import Any, Final
 import click
 
 from blobfs.cli.opening import take_inventory
+from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.reports import Report, Row, human_size
-from blobfs.cli.storage import Storage
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, STATE
 from blobfs.errors import RepositoryUnknown
 from blobfs.inventory.inventory import Inventory
@@ -44,6 +44,7 @@ _ORDERS: Final[dict[str, Callable[[Usage], Any]]] = {
 @HUMAN
 @JSON
 @STATE
+@reading_options
 def du(
     storage: str,
     prefixes: tuple[str, ...],
@@ -53,6 +54,7 @@ def du(
     human: bool,
     as_json: bool,
     state: Path | None,
+    reading: Reading,
 ) -> None:
     """Show the disk usage of the repositories in STORAGE, each blob once.
 
@@ -62,7 +64,8 @@ def du(
     bytes counts the blobs that a line links; freed those that nothing else links, so what its
     removal frees; shared the rest. On a terminal, a tree with bars shows the shares of the total.
     """
-    with take_inventory(Storage.of_argument(storage), state) as inventory:
+    given = reading.storage(storage)
+    with reading.workers(given) as workers, take_inventory(given, state, workers) as inventory:
         found = usage.of_storage(inventory)
         lines = sorted(_lines(found, prefixes), key=_ORDERS[order])
         if tags:

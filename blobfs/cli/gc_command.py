@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -14,8 +15,8 @@ import click
 from blobfs.cache.factory import redis_failure, strict_cache_for
 from blobfs.cli.notices import echo
 from blobfs.cli.opening import Counts
+from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.reports import Report, Row
-from blobfs.cli.storage import Storage
 from blobfs.cli.types import FILE, HUMAN, JSON, LONG_HELP, Duration
 from blobfs.config.settings import default_state
 from blobfs.drivers.location import Location
@@ -86,6 +87,7 @@ _IN_MEMORY: Final = (
 )
 @HUMAN
 @JSON
+@reading_options
 def gc(
     storage: str,
     *,
@@ -102,6 +104,7 @@ def gc(
     cache: str | None,
     human: bool,
     as_json: bool,
+    reading: Reading,
 ) -> None:
     """Delete what nothing refers to in STORAGE, while registries use it.
 
@@ -116,7 +119,7 @@ def gc(
     """
     if plan_file and (delete or apply_file):
         raise click.UsageError("--plan is for a run that deletes nothing")
-    given = Storage.of_argument(storage)
+    given = reading.storage(storage)
     given.open().close()
     cache = cache or given.redis
     if cache is not None and (failure := redis_failure(cache)):
@@ -127,9 +130,10 @@ def gc(
     approved = PlanFile.read(apply_file) if apply_file else None
     counts = Counts()
     try:
-        with closing(strict_cache_for(cache)) as clears:
+        with closing(strict_cache_for(cache)) as clears, reading.workers(given) as workers:
             collection = Collection(
-                given.location, state or _default_state(given.location), options, clears,
+                given.location, state or _default_state(given.location),
+                replace(options, workers=workers), clears,
                 Feedback(counts.add, _wait),
             )  # fmt: skip
             if delete or approved is not None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import click
 
 from blobfs.cli.storage import Storage
-from blobfs.inventory.inventory import Inventory
+from blobfs.inventory.inventory import Inventory, Workers
 from blobfs.storage.registry import Registry
 
 T = TypeVar("T")
@@ -22,22 +22,28 @@ def open_existing(storage: str) -> Registry:
     return Storage.of_argument(storage).open()
 
 
-def hash_blobs(inventory: Inventory) -> None:
+def hash_blobs(inventory: Inventory, workers: Workers | None) -> None:
     """Hash the blobs of *inventory*; the bytes that were read are shown."""
     counts = Counts(step=100 * 2**20)
     try:
-        inventory.hash_blobs(progress=counts.add)
+        inventory.hash_blobs(workers, counts.add)
     finally:
         counts.end()
 
 
-def take_inventory(given: Storage, state: Path | None, *, every_link: bool = False) -> Inventory:
+def take_inventory(
+    given: Storage, state: Path | None, workers: Workers | None, *, every_link: bool = False
+) -> Inventory:
     """Take the inventory of an existing registry; the counts of what was read are shown."""
     given.open().close()
     counts = Counts()
     try:
         return Inventory.taken(
-            given.location, state=state, every_link=every_link, progress=counts.add
+            given.location,
+            state=state,
+            workers=workers,
+            every_link=every_link,
+            progress=counts.add,
         )
     finally:
         counts.end()

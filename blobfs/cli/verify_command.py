@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from blobfs.cli.opening import hash_blobs, progress, take_inventory
-from blobfs.cli.storage import Storage
+from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.types import DIRECTORY, JSON, STATE, Parsed
 from blobfs.errors import BlobfsError
 from blobfs.inventory.scanning import Hashed, opened
@@ -48,6 +48,7 @@ _IMAGES: Final = 3
 @click.option("--repair-from", "source", metavar="STORAGE", help="Storage to fetch blobs from.")
 @JSON
 @STATE
+@reading_options
 def verify(
     storage: str,
     repositories: tuple[RepositoryName, ...],
@@ -60,6 +61,7 @@ def verify(
     source: str | None,
     as_json: bool,
     state: Path | None,
+    reading: Reading,
 ) -> None:
     """Check the links, tags, manifests and blobs in STORAGE, and all that they refer to.
 
@@ -75,31 +77,33 @@ def verify(
     """
     wanted = _repairs(kinds, quarantine, source)
 
-    given = Storage.of_argument(storage)
-    theirs = None if source is None else Storage.of_argument(source).location
+    given = reading.storage(storage)
+    theirs = None if source is None else reading.storage(source).location
     intact: list[Hashed] = []  # a look after a repair does not hash them again
 
-    def look() -> Verification:
-        with take_inventory(given, state, every_link=links) as inventory:
-            if content:
-                inventory.journal.add_hashed(intact)
-                hash_blobs(inventory)
-                intact[:] = inventory.journal.intact()
-            return verify_storage(inventory, repositories, settle_s=SETTLE_S)
+    with reading.workers(given) as workers:
 
-    found = look()
-    repairer = Repairer(
-        opened(given.location),
-        SecondLook(opened(given.location)).confirms,
-        quarantine,
-        None if theirs is None else opened(theirs),
-    )
-    repairs = repairer.plan(found.faults, wanted)
-    tried: set[str] = set()
-    while yes and not tried.issuperset(repair.text for repair in repairs):
-        tried |= _make(repairer, [repair for repair in repairs if repair.text not in tried])
-        found = look()  # what was repaired may show what else is wrong
+        def look() -> Verification:
+            with take_inventory(given, state, workers, every_link=links) as inventory:
+                if content:
+                    inventory.journal.add_hashed(intact)
+                    hash_blobs(inventory, workers)
+                    intact[:] = inventory.journal.intact()
+                return verify_storage(inventory, repositories, settle_s=SETTLE_S)
+
+        found = look()
+        repairer = Repairer(
+            opened(given.location),
+            SecondLook(opened(given.location)).confirms,
+            quarantine,
+            None if theirs is None else opened(theirs),
+        )
         repairs = repairer.plan(found.faults, wanted)
+        tried: set[str] = set()
+        while yes and not tried.issuperset(repair.text for repair in repairs):
+            tried |= _make(repairer, [repair for repair in repairs if repair.text not in tried])
+            found = look()  # what was repaired may show what else is wrong
+            repairs = repairer.plan(found.faults, wanted)
     click.echo(_as_json(found, repairs) if as_json else "\n".join(_as_text(found, repairs)))
     if found.is_damaged:
         sys.exit(_DAMAGED)

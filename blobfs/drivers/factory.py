@@ -7,6 +7,7 @@ from blobfs.drivers.base_driver import BaseDriver, with_base
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.drivers.location import Location
+from blobfs.drivers.rate_limit import with_limits
 
 
 def driver_for(storage: str | Location) -> BaseDriver:
@@ -20,6 +21,11 @@ def driver_for(storage: str | Location) -> BaseDriver:
 def concrete_driver_for(storage: str | Location) -> StorageDriver:
     """``driver_for`` without the ``BaseDriver``: nothing is checked, measured or hidden."""
     location = Location.of(storage)
+    driver = _unlimited(location)
+    return driver if location.limits is None else with_limits(driver, location.limits)
+
+
+def _unlimited(location: Location) -> StorageDriver:
     if location.root is not None:
         return FilesystemDriver.below(location.root)
     if location.bucket is None:

@@ -9,16 +9,22 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from blobfs.drivers.rate_limit import RateLimits
 from blobfs.drivers.s3.options import S3Options
 from blobfs.errors import MountRefused
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """The directory *root*, or the bucket *bucket*; memory without either. Immutable."""
+    """The directory *root*, or the bucket *bucket*; memory without either. Immutable.
+
+    The drivers of the location keep within *limits*. A pickled location has no credentials: who
+    loads it finds them in its environment.
+    """
 
     root: Path | None = None
     bucket: S3Options | None = None
+    limits: RateLimits | None = None
 
     @classmethod
     def of(cls, storage: str | Self) -> Self:

@@ -15,6 +15,7 @@ the journal. The commands then query the journal in SQL.
   changes, so a later pass with the same journal reads only the manifests that are new.
 * ``inventory`` runs the tasks on an executor. The number of running tasks is limited, and so is
   the memory.
+  ``cluster`` has the executor of a Dask cluster.
 
 Sizes and times come from listings. On an object store the ETag of a link shows its content, so a
 pass reads only the current links of tags, aliases, and links of an unexpected size. The memory does

@@ -1,6 +1,7 @@
 """The output of ``blobfs du``."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from blobfs.cli import main
 from blobfs.drivers.filesystem import FilesystemDriver
+from blobfs.inventory.scanning import close_all
 from blobfs.reference import RepositoryName, Tag
 from tests.support.layout import Layout, image
 
@@ -53,3 +55,13 @@ def test_directory_without_a_registry_is_an_error(tmp_path: Path) -> None:
     result = du(tmp_path / "none")
     assert result.exit_code == 1
     assert "does not exist" in result.stderr
+
+
+@pytest.mark.parametrize("limit", [("--tps", "200"), ("--bwlimit", "2K")], ids=lambda each: each[0])
+def test_limit_slows_a_command_down(storage: Path, limit: tuple[str, str]) -> None:
+    """[S19.52] `--bwlimit` bounds the bytes per second that a process reads and writes, `--tps` the
+    requests."""
+    began = time.monotonic()
+    assert du(storage, *limit).exit_code == 0
+    close_all()
+    assert time.monotonic() - began > 0.25

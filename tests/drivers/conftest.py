@@ -13,6 +13,7 @@ from blobfs.drivers.base_driver import BaseDriver, with_base
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
+from blobfs.drivers.rate_limit import RateLimits, with_limits
 from blobfs.drivers.s3.driver import S3Driver
 from blobfs.drivers.s3.options import S3Options
 from tests.support.s3_prefixes import S3Place
@@ -24,7 +25,7 @@ WITH_DIRECTORIES = [
     "checked inmemory",
     "checked filesystem",
     "readahead inmemory",
-    "measured filesystem",
+    "limited filesystem",
 ]
 OBJECT_STORES = [
     pytest.param(kind, marks=pytest.mark.s3)
@@ -129,8 +130,8 @@ def _driver(kind: str, directory: Path) -> StorageDriver:
     match kind.split():
         case ["checked", inner]:
             return with_base(_driver(inner, directory))
-        case ["measured", inner]:
-            return with_base(_driver(inner, directory))
+        case ["limited", inner]:
+            return with_limits(_driver(inner, directory), RateLimits(2**40, 10**6))
         case ["readahead", inner]:
             return ReadAheadDriver(_driver(inner, directory), ReadAheadOptions())
         case ["filesystem"]:

@@ -8,8 +8,9 @@ files, or from the machine's role.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -68,6 +69,8 @@ class S3Options:
     sixth is about 8 s after the first. *chunk_size* is the size of a multipart upload's parts.
     *root* is the prefix of all keys, without slashes at its ends. Without *credentials* boto3 looks
     for them. *given* has the options as they were given, without secrets.
+
+    Pickled options have no credentials, as the bytes may cross a network in clear text.
     """
 
     bucket: str
@@ -97,6 +100,10 @@ class S3Options:
     def __str__(self) -> str:
         """The storage's URL without its options."""
         return f"s3://{self.bucket}/{self.root}".rstrip("/")
+
+    def __reduce__(self) -> tuple[Callable[[], S3Options], tuple[()]]:
+        names = (each.name for each in fields(self) if each.name != "credentials")
+        return partial(S3Options, **{name: getattr(self, name) for name in names}), ()
 
     @classmethod
     def parse(cls, storage: str) -> S3Options:

@@ -12,7 +12,7 @@ from typing import Final
 
 from blobfs.cache.base import DescriptorCache
 from blobfs.drivers.location import Location
-from blobfs.inventory.inventory import Inventory, Progress, threads
+from blobfs.inventory.inventory import Inventory, Progress, Workers, threads
 from blobfs.inventory.journal import Journal
 from blobfs.maintenance.gc.directories import remove
 from blobfs.maintenance.gc.ledger import Freed, Ledger
@@ -38,13 +38,18 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of a collection; times are in seconds."""
+    """The options of a collection; times are in seconds.
+
+    *workers* take the inventory, by default threads. What is looked at again is read by threads of
+    this process, as another machine may remember older listings of a network's file system.
+    """
 
     layers: bool = False
     untagged: bool = False
     age_s: float = 86400.0
     grace_s: float = 3600.0
     settle_s: float = 10.0
+    workers: Workers | None = None
 
     def rules(self, now: float) -> Rules:
         """Return the rules of a pass that begins *now*."""
@@ -109,7 +114,10 @@ class Collection:
         """Take the inventory, and plan what goes; only what *approve* returns true for."""
         rules = self._options.rules(time.time())
         with Inventory.taken(
-            self._storage, state=self._state, progress=self._feedback.progress
+            self._storage,
+            state=self._state,
+            workers=self._options.workers,
+            progress=self._feedback.progress,
         ) as inventory:
             yield Plan.made(inventory, Ledger(inventory.journal), rules, approve)
 

@@ -1,16 +1,28 @@
 """What a storage URL may say of a bucket, and what is refused."""
 
+import pickle
+from dataclasses import replace
 from hashlib import sha256
 from typing import NoReturn
 
 import pytest
 from botocore.awsrequest import AWSPreparedRequest
 
+from blobfs.drivers.location import Location
 from blobfs.drivers.s3.client import client_for
 from blobfs.drivers.s3.options import MIN_PART, Credentials, S3Options
 from blobfs.errors import MountRefused
 
 MIB = 2**20
+
+
+def test_pickled_options_have_no_credentials() -> None:
+    keys = Credentials("the-access-key", "the-secret-key", "the-token")
+    given = {"region": "eu", "regionendpoint": "http://host", "encrypt": "true", "streams": "4"}
+    options = S3Options.of("bucket", "prefix", given, keys)
+    pickled = pickle.dumps(Location(bucket=options))
+    assert b"the-" not in pickled
+    assert pickle.loads(pickled) == Location(bucket=replace(options, credentials=None))
 
 
 def _parsed(query: str) -> S3Options:
