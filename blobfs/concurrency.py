@@ -16,7 +16,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextvars import ContextVar
 from functools import partial
 from itertools import islice
@@ -28,6 +28,9 @@ from blobfs.errors import StorageTimeout, StorageUnavailable
 A = TypeVar("A")
 K = TypeVar("K")
 T = TypeVar("T")
+
+_LOOK_S: Final = 0.1
+"""Interval at which a wait looks at ``stop_check``."""
 
 _QUEUED: Final = 128
 """Calls that one caller of ``map`` queues, so that two callers of thousands alternate."""
@@ -110,6 +113,19 @@ def refuse_to_take_long() -> None:
 
 call_began: ContextVar[float] = ContextVar("call_began", default=math.inf)
 """The begin (monotonic) of a call that only reads, in its thread; later answers suit all of it."""
+
+
+stop_check: ContextVar[Callable[[], None]] = ContextVar("stop_check", default=lambda: None)
+"""Raises an error once another thread has stopped the call that this thread makes."""
+
+
+def result_unless_stopped(future: Future[T]) -> T:
+    """Return or raise the result of *future*; raises the error of ``stop_check`` meanwhile."""
+    check = stop_check.get()
+    check()
+    while not wait((future,), _LOOK_S).done:
+        check()
+    return future.result()
 
 
 class SingleFlight(Generic[K, T]):

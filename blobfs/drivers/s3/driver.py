@@ -267,8 +267,9 @@ class S3Driver(ObjectStore):
 
     def _copy_in_parts(self, source: str, target: str, size: int) -> None:
         upload = MultipartUpload.begin(self._bucket, target)
+        parts = upload.copy_all(source, size)
         try:
-            upload.complete(upload.copy_all(source, size))
+            upload.complete(parts)
         except BaseException:
             upload.abort()
             raise

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from hashlib import md5, sha256
 from itertools import pairwise
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
+from blobfs.concurrency import result_unless_stopped
 from blobfs.drivers.resumable import Unfinished
 from blobfs.drivers.s3.client import Bucket, check_size, head_object, nanoseconds, s3_errors
 from blobfs.drivers.s3.options import MIN_PART
-from blobfs.errors import PathNotFound, StorageUnavailable
+from blobfs.errors import BlobfsError, PathNotFound, StorageUnavailable
 
 
 class UploadedPart(NamedTuple):
@@ -79,7 +82,10 @@ class MultipartUpload:
         return UploadedPart(number, answer["CopyPartResult"]["ETag"], size)
 
     def copy_all(self, source: str, size: int) -> list[UploadedPart]:
-        """Copy the whole object at *source* into parts, in parallel."""
+        """Copy the whole object at *source* into parts, in parallel.
+
+        After a failure, or a stop by ``stop_check``, the upload is aborted.
+        """
         options = self._bucket.options
         count = max(1, min(size // MIN_PART, -(-size // options.copy_chunk_size)))
         bounds = [size * number // count for number in range(count + 1)]
@@ -87,7 +93,19 @@ class MultipartUpload:
             self._bucket.pool.submit(partial(self.copy, number + 1, source, first, end - first))
             for number, (first, end) in enumerate(pairwise(bounds))
         ]
-        return [copied.result() for copied in copies]
+        try:
+            return [result_unless_stopped(copied) for copied in copies]
+        except BaseException:
+            for copied in copies:
+                if not copied.cancel() and not copied.done():
+                    copied.add_done_callback(self._abort_again)
+            self.abort()
+            raise
+
+    def _abort_again(self, _: Future[UploadedPart]) -> None:
+        """Abort after a copy that was under way: S3 may have stored its part after an abort."""
+        with suppress(BlobfsError):  # nobody waits for it
+            self.abort()
 
     def parts(self) -> list[UploadedPart]:
         """List the stored parts by number; raises PathNotFound if the upload has ended."""

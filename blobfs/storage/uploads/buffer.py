@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
 
-from blobfs.concurrency import reentrant_guard
+from blobfs.concurrency import reentrant_guard, stop_check
 from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import AppendOnly, Busy, Interrupted
@@ -102,6 +102,15 @@ class Interruption:
             reason, self._reason = self._reason, ""
             raise Interrupted(reason)
 
+    @contextmanager
+    def stops_driver(self) -> Iterator[None]:
+        """Stop the calls of the driver inside the block too, as far as they can be stopped."""
+        outer = stop_check.set(self.check)
+        try:
+            yield
+        finally:
+            stop_check.reset(outer)
+
     def checked(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the *chunks*, with a ``check`` before each."""
         for chunk in chunks:
@@ -117,7 +126,7 @@ class UploadBuffer:
 
     def __init__(self, staging: Staging, started_at: datetime) -> None:
         self.digests = DigesterSet(staging.load_state)
-        self.interruption = Interruption()  # stops ``hash_all`` and the filling of a gap
+        self.interruption = Interruption()  # stops hashing, filling of a gap and copying
         self.size = 0
         self._staging = staging
         self._started_at = started_at
@@ -274,7 +283,7 @@ class UploadBuffer:
 
     def place(self, target: str) -> FileReader | None:
         """Do the same as ``Staging.place``; after Busy all bytes are hashed again."""
-        with self._rehash_if_busy():
+        with self._rehash_if_busy(), self.interruption.stops_driver():
             return self._staging.place(self.size, target)
 
     @contextmanager

@@ -354,7 +354,8 @@ class MultipartStaging(Staging):
         was_listed = self.state.is_listed
         if was_listed:
             self._save_states(size, digests)
-        self.open(size).flush()  # after a failure it keeps the bytes that could not be sent
+        if not self._is_complete:
+            self.open(size).flush()  # after a failure it keeps the bytes that could not be sent
         self.put_record(self.record)
         if not was_listed:
             self._save_states(size, digests)

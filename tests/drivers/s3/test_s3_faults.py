@@ -1,19 +1,23 @@
 """What a driver makes of an S3 that fails now and then, refuses, or breaks off."""
 
 import random
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from blobfs.concurrency import stop_check
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.s3.driver import S3Driver
 from blobfs.drivers.s3.options import MIN_PART, S3Options
-from blobfs.errors import AccessDenied, StorageUnavailable
+from blobfs.errors import AccessDenied, Interrupted, StorageUnavailable
 from tests.support.files import content_of, walk
+from tests.support.mounts import eventually
 from tests.support.s3_faults import (
     EXPIRED_TOKEN,
     SLOW_DOWN,
     Damage,
+    Delay,
     Fault,
     Kind,
     Lose,
@@ -233,6 +237,35 @@ def test_move_that_fails_leaves_both_alone(place: S3Place, proxy: S3Proxy, kind:
     proxy.faults = no_faults
     assert (content_of(store, "/d/a"), content_of(store, "/d/b")) == (CONTENT, b"old")
     assert place.uploads(options) == []
+    place.take_down(store, options)
+
+
+def test_move_that_is_stopped_leaves_both_alone(place: S3Place, proxy: S3Proxy) -> None:
+    """The parts that the server copies meanwhile are removed too, once they are there."""
+    options = place.options(endpoint=proxy.url, copy_threshold=PART, copy_chunk_size=PART)
+    store = place.driver(options)
+    store.put_content("/d/a", CONTENT)
+    proxy.forget()
+    proxy.faults = always(Delay(1), only={Kind.COPY_PART})
+
+    def stop_after_the_first() -> None:
+        if proxy.requests and proxy.requests[-1].kind is Kind.COPY_PART:
+            raise Interrupted("stopped by the test")
+
+    outer = stop_check.set(stop_after_the_first)
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        store.move("/d/a", "/d/b")
+    stop_check.reset(outer)
+    assert time.monotonic() - began < 1
+    copied = {r.query for r in proxy.requests if r.kind is Kind.COPY_PART}
+
+    def aborted() -> list[int]:
+        return [r.status for r in proxy.requests if r.kind is Kind.ABORT_UPLOAD]
+
+    eventually(lambda: len(aborted()) == len(copied) + 1 and all(aborted()))
+    assert [entry.name for entry in store.listdir("/d")] == ["a"]
+    assert (content_of(store, "/d/a"), place.uploads(options)) == (CONTENT, [])
     place.take_down(store, options)
 
 

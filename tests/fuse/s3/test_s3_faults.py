@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -258,6 +259,49 @@ def test_slow_request_holds_up_nothing_else(
         with proxy.down():
             pass
         assert waiting.communicate(timeout=30)[0] == slow
+
+
+def test_commit_is_stopped_while_the_server_copies(
+    bucket: Bucket, proxy: S3Proxy, tmp_path: Path
+) -> None:
+    """[S7.15] A commit that takes longer than `--upload-deadline` (5 min) answers EIO, and stops if
+    it hashes or copies: nothing is published, the state tells the reason. `rm` of the upload and
+    the end of the mount (SIGTERM, SIGINT) stop it likewise. Then it can be committed.
+    """
+    content = _bytes("copied")
+    (tmp_path / "source").write_bytes(content)
+    url = f"{bucket.url_at(proxy.url)}&multipartcopythresholdsize=0&multipartcopychunksize={CHUNK}"
+    with mounted(url, tmp_path, *QUICK, "--upload-deadline", "2") as mount:
+        repository = mount.path / "copied"
+        repository.mkdir()
+        file = upload(repository, "layer.tar")
+        with _copying(proxy, tmp_path / "source", file) as program:
+            began = time.monotonic()
+            file.unlink()
+            assert program.wait(10) != 0
+            assert time.monotonic() - began < 1
+        assert bucket.keys("/docker/registry/v2/repositories/copied") == []
+        assert bucket.multipart_uploads() == []
+        with _copying(proxy, tmp_path / "source", file) as program:
+            assert program.wait(10) != 0
+        assert "took longer" in state(file)
+        assert bucket.multipart_uploads() == []
+        file.rename(layer(repository, Digest.of(content)))
+        assert layers(repository) == {Digest.of(content).encoded: content}
+    assert bucket.multipart_uploads() == []
+
+
+@contextmanager
+def _copying(proxy: S3Proxy, source: Path, file: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that waits for the server's copies of the parts of *file*."""
+    proxy.forget()
+    proxy.faults = always(Delay(60), only={Kind.COPY_PART})
+    with subprocess.Popen(["cp", source, file], stderr=subprocess.DEVNULL) as program:
+        eventually(lambda: any(request.fault for request in proxy.requests))
+        yield program
+    proxy.faults = no_faults
+    with proxy.down():
+        pass  # the copies end
 
 
 def layers_but(repository: Path, name: str) -> list[bytes]:
