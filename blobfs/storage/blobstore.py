@@ -149,9 +149,9 @@ class BlobStore:
         try:
             if self.stat_now(digest).size != size:
                 return False
-        except (BlobUnknown, BlobDamaged):
+            self.sync(digest)
+        except (BlobUnknown, BlobDamaged, PathNotFound):  # a collection may remove it meanwhile
             return False
-        self.sync(digest)
         return True
 
     def sync(self, digest: Digest) -> None:

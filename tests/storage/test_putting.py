@@ -1,14 +1,17 @@
 """What is put into the blob store and into link sets, and what it leaves when it fails."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import count
+from pathlib import Path
 
 import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.filesystem import FilesystemDriver
+from blobfs.drivers.wrapper import DriverWrapper
 from blobfs.errors import (
     BlobDamaged,
     BlobUnknown,
@@ -89,6 +92,21 @@ def test_blob_is_whole_if_it_has_its_size(
     if stored is not None:
         layout.put(DATA, stored)
     assert blobs.ensure_durable(DIGEST, len(CONTENT)) == whole
+
+
+class CollectedDriver(DriverWrapper):
+    """Removes a file before it is synced, as a collection may."""
+
+    def sync(self, path: str) -> None:
+        self.delete(path)
+        super().sync(path)
+
+
+def test_blob_that_is_collected_before_it_is_durable_is_stored_again(tmp_path: Path) -> None:
+    with closing(CollectedDriver(FilesystemDriver.below(tmp_path))) as driver:
+        blobs = BlobStore(driver)
+        blobs.put(CONTENT)
+        assert not blobs.ensure_durable(DIGEST, len(CONTENT))
 
 
 def test_empty_blob_is_whole(layout: Layout, blobs: BlobStore) -> None:
