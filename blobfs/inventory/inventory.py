@@ -15,7 +15,14 @@ from blobfs.concurrency import ThreadPool
 from blobfs.drivers.base import Closing
 from blobfs.drivers.location import Location
 from blobfs.inventory.journal import Journal
-from blobfs.inventory.scanning import hash_blobs, opened, read_links, read_manifests, scan
+from blobfs.inventory.scanning import (
+    hash_blobs,
+    opened,
+    read_links,
+    read_manifests,
+    scan,
+    spans_left,
+)
 from blobfs.inventory.spans import divide
 
 A = TypeVar("A")
@@ -138,10 +145,11 @@ class Inventory(Closing):
     def _scan(self, workers: Workers, progress: Progress) -> None:
         waiting = deque(self.journal.spans())
         call = partial(scan, self.storage)
-        for (number, _), step in workers.run(call, lambda: waiting.popleft() if waiting else None):
-            self.journal.add(number, step.rows, step.rest)
-            if step.rest is not None:
-                waiting.appendleft((number, step.rest))
+        for (number, span), step in workers.run(
+            call, lambda: waiting.popleft() if waiting else None
+        ):
+            left = spans_left(self.storage, span, step)
+            waiting.extendleft(reversed(self.journal.add(number, step.rows, left)))
             progress("files", len(step.rows))
 
 

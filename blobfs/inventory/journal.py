@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from typing import Final, Self
 
@@ -38,6 +39,7 @@ CREATE TABLE reference (
     PRIMARY KEY (manifest, position)
 ) WITHOUT ROWID;
 """
+_ADD_SPAN: Final = 'INSERT INTO span (directory, first, "end", after) VALUES (?, ?, ?, ?)'
 _INDEXES: Final = {
     "blob_by_digest": "blob (digest, size)",
     "link_by_target": "link (target, repository, kind)",
@@ -139,10 +141,7 @@ class Journal(Closing):
             for statement in _CLEARED:
                 db.execute(statement)
             db.execute("INSERT INTO pass VALUES (?, ?, NULL)", (storage, time.time()))
-            db.executemany(
-                'INSERT INTO span (directory, first, "end", after) VALUES (?, ?, ?, ?)',
-                ((each.directory, each.first, each.end, each.after) for each in spans),
-            )
+            db.executemany(_ADD_SPAN, map(astuple, spans))
         self._repositories.clear()
 
     @property
@@ -155,13 +154,11 @@ class Journal(Closing):
         found = self.db.execute('SELECT id, directory, first, "end", after FROM span ORDER BY id')
         return [(number, Span(*span)) for number, *span in found]
 
-    def add(self, number: int, rows: Rows, rest: Span | None) -> None:
-        """Store the rows of a step of the span *number*, and the rest of the span."""
+    def add(self, number: int, rows: Rows, left: Sequence[Span]) -> list[tuple[int, Span]]:
+        """Store the rows of a step of the span *number*, and return what is *left* with numbers."""
         with self.transaction() as db:
-            if rest is None:
-                db.execute("DELETE FROM span WHERE id = ?", (number,))
-            else:
-                db.execute("UPDATE span SET after = ? WHERE id = ?", (rest.after, number))
+            db.execute("DELETE FROM span WHERE id = ?", (number,))
+            numbers = [db.execute(_ADD_SPAN, astuple(span)).lastrowid or 0 for span in left]
             db.executemany("INSERT INTO blob VALUES (?, ?, ?)", rows.blobs)
             db.executemany(
                 "INSERT INTO link VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", self._numbered(rows.links)
@@ -170,6 +167,7 @@ class Journal(Closing):
                 "INSERT INTO upload_file VALUES (?, ?, ?, ?, ?)", self._numbered(rows.upload_files)
             )
             db.executemany("INSERT INTO other VALUES (?, ?, ?, ?)", rows.others)
+        return list(zip(numbers, left, strict=True))
 
     def _numbered(
         self, rows: Sequence[LinkRow] | Sequence[UploadFileRow]

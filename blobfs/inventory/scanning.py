@@ -16,6 +16,7 @@ from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.factory import concrete_driver_for
 from blobfs.drivers.location import Location
+from blobfs.drivers.objectstore import ObjectStore
 from blobfs.errors import (
     AccessDenied,
     Corrupt,
@@ -79,6 +80,17 @@ def scan(storage: Location, numbered: tuple[int, Span]) -> Step:
         if len(rows) == STEP:
             return Step(rows, replace(span, after=entry.position))
     return Step(rows, None)
+
+
+def spans_left(storage: Location, span: Span, step: Step) -> list[Span]:
+    """Return the spans that are left of *span* after *step*; raises StorageUnavailable."""
+    if step.rest is None:
+        return []
+    driver = opened(storage)
+    is_begun = not (span.after or span.first or span.end)
+    if is_begun and isinstance(driver, ObjectStore):
+        return step.rest.divided(driver)
+    return [step.rest]
 
 
 def read_link_at(driver: StorageDriver, path: str) -> Target:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -14,7 +15,7 @@ from blobfs.drivers.objectstore import ObjectStore
 from blobfs.errors import AccessDenied, NotADirectory, NotAFile, PathInvalid, PathNotFound
 
 _SPANS: Final = 32
-"""Spans of one directory. Each costs an object store at most one page more than its files."""
+"""Spans of one directory at most."""
 
 
 class EntryKind(IntEnum):
@@ -65,6 +66,22 @@ class Span:
             return self._objects(driver)
         return self._children(driver)
 
+    def divided(self, store: ObjectStore) -> list[Span]:
+        """Divide the span, which a first step has begun, into spans of about as many entries.
+
+        The step has shown how many entries the children have. So an object store is asked for few
+        pages that two spans share.
+        """
+        names = _names(store, self.directory)
+        child = self.after[len(self.directory) + 1 :].partition("/")[0] + "/"
+        begun = bisect_left(names, child)
+        left = names[begun:]
+        parts = min(_SPANS, len(left), len(left) // max(begun, 1) + 1)
+        step = -(-len(left) // max(parts, 1))
+        bounds = [self.first, *left[step::step], self.end]
+        first, *others = (replace(self, first=a, end=b, after="") for a, b in pairwise(bounds))
+        return [replace(first, after=self.after), *others]
+
     def _includes(self, child: str) -> bool:
         return self.first <= child and (not self.end or child < self.end)
 
@@ -93,6 +110,8 @@ class Span:
 def divide(driver: StorageDriver) -> Iterator[Span]:
     """Yield spans that cover the registry in *driver*, the blobs first.
 
+    Those of an object store are divided after their first step.
+
     A file of a blob or a repository that is created meanwhile is covered too.
     Raises StorageUnavailable, AccessDenied.
     """
@@ -107,6 +126,9 @@ def of_repositories(driver: StorageDriver) -> Iterator[Span]:
 
 
 def _spans(driver: StorageDriver, directory: str) -> Iterator[Span]:
+    if driver.is_object_store:
+        yield Span(directory)
+        return
     names = _names(driver, directory)
     step = max(1, -(-len(names) // _SPANS))
     bounds = ["", *names[step::step], ""]

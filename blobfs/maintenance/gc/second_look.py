@@ -12,7 +12,7 @@ from blobfs.drivers.location import Location
 from blobfs.errors import AccessDenied, NotAFile, PathNotFound
 from blobfs.inventory.inventory import Workers
 from blobfs.inventory.rows import LinkKind, Rows
-from blobfs.inventory.scanning import ReferenceKind, Step, opened, scan
+from blobfs.inventory.scanning import ReferenceKind, Step, opened, scan, spans_left
 from blobfs.inventory.spans import Span, of_repositories
 from blobfs.maintenance.gc.plan import digests_in_record
 from blobfs.maintenance.gc.views import Manifests, is_unreadable_link_path, link_target
@@ -55,9 +55,8 @@ def _steps(storage: Location, workers: Workers) -> Iterable[Step]:
     spans = of_repositories(opened(storage))
     waiting = deque[tuple[int, Span]]((0, span) for span in spans)
     call = partial(scan, storage)
-    for _, step in workers.run(call, lambda: waiting.popleft() if waiting else None):
-        if step.rest is not None:
-            waiting.appendleft((0, step.rest))
+    for (_, span), step in workers.run(call, lambda: waiting.popleft() if waiting else None):
+        waiting.extendleft((0, left) for left in spans_left(storage, span, step))
         yield step
 
 
