@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import sys
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import click
 
 from blobfs.cli import image_report, reports
+from blobfs.cli.doctor_command import doctor
 from blobfs.cli.du_command import du
 from blobfs.cli.gc_command import gc
 from blobfs.cli.mounting import mount
@@ -23,6 +25,7 @@ from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, Parsed
 from blobfs.cli.uploads_command import uploads
 from blobfs.cli.verify_command import verify
 from blobfs.errors import BlobfsError
+from blobfs.fuse.versions import versions
 from blobfs.host.unmount import unmount
 from blobfs.reference import Reference, RepositoryName
 
@@ -69,8 +72,22 @@ class _Group(click.Group):
             raise click.ClickException(f"{exc.filename or 'output'}: {exc.strerror}") from exc
 
 
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(f"blobfs {version('blobfs')}")
+        click.echo(", ".join(f"{name} {of}" for name, of in versions().items()))
+        ctx.exit()
+
+
 @click.group(cls=_Group, context_settings=_CONTEXT)
-@click.version_option(package_name="blobfs", message="%(package)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the versions of blobfs and of what it runs on.",
+)
 def main() -> None:
     """Mount the storage of a Docker/OCI registry as a filesystem, or read it without a mount.
 
@@ -82,7 +99,7 @@ def main() -> None:
 
 
 main.add_command(mount)
-for _command in (stat, tag, untag, rm, du, verify, gc, prune, trash, undelete, uploads):
+for _command in (stat, tag, untag, rm, du, verify, gc, prune, trash, undelete, uploads, doctor):
     main.add_command(_command)
 
 

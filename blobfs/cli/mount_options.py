@@ -58,12 +58,13 @@ def _seconds(name: str, text: str, default: int) -> click.Option:
     return _option(name, text, type=SECONDS, default=default, metavar="SECONDS")
 
 
-def _without_password(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def without_password(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refuse a password on the command line; the callback of an option for a Redis."""
     typed = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
     if value is not None and typed and ("@" in value or "password=" in value):
         raise MountRefused(
             "a password on the command line can be seen by every user of the machine;"
-            f" give the URL as {ctx.auto_envvar_prefix}_CACHE, or by --config"
+            " give the URL as BLOBFS_MOUNT_CACHE, or in the registry's file"
         )
     return value
 
@@ -124,7 +125,7 @@ SECTIONS: Final[dict[str, list[click.Option]]] = {
             "--cache",
             "Cache of blob descriptors; give a Redis with a password by BLOBFS_MOUNT_CACHE.",
             metavar="none|memory|redis://HOST",
-            callback=_without_password,
+            callback=without_password,
             show_default="memory, or the cache of the registry's file",
         ),
         _count("--read-memory", "Memory for prefetched data in MiB (S3).", 256),
