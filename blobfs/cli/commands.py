@@ -21,7 +21,7 @@ from blobfs.cli.prune_command import prune, trash, undelete
 from blobfs.cli.stat_command import stat
 from blobfs.cli.storage import Storage
 from blobfs.cli.tag_command import rm, tag, untag
-from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, Parsed
+from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, REFERENCE, REPOSITORY, STORAGE
 from blobfs.cli.uploads_command import uploads
 from blobfs.cli.verify_command import verify
 from blobfs.errors import BlobfsError
@@ -119,8 +119,8 @@ _DAMAGED: Final = 1
 
 
 @main.command("ls", context_settings=LONG_HELP, short_help="List repositories, or the tags of one.")
-@click.argument("storage")
-@click.argument("repository", type=Parsed("repository", RepositoryName), required=False)
+@STORAGE
+@click.argument("repository", type=REPOSITORY, required=False)
 @HUMAN
 @JSON
 def list_(storage: str, repository: RepositoryName | None, *, human: bool, as_json: bool) -> None:
@@ -139,8 +139,8 @@ def list_(storage: str, repository: RepositoryName | None, *, human: bool, as_js
 
 
 @main.command(context_settings=LONG_HELP, short_help="Show an image with its platforms and layers.")
-@click.argument("storage")
-@click.argument("reference", type=Parsed("repository:tag|repository@digest", Reference.parse))
+@STORAGE
+@click.argument("reference", type=REFERENCE)
 @HUMAN
 @JSON
 def show(storage: str, reference: Reference, *, human: bool, as_json: bool) -> None:
@@ -156,8 +156,8 @@ def show(storage: str, reference: Reference, *, human: bool, as_json: bool) -> N
 
 
 @main.command(short_help="Print a blob or a manifest, verified.")
-@click.argument("storage")
-@click.argument("reference", type=Parsed("repository@digest|repository:tag", Reference.parse))
+@STORAGE
+@click.argument("reference", type=REFERENCE)
 def cat(storage: str, reference: Reference) -> None:
     """Print a blob or manifest, verified, from STORAGE.
 
@@ -175,7 +175,7 @@ def config_() -> None:
 
 
 @config_.command("show")
-@click.argument("storage")
+@STORAGE
 @JSON
 def config_show(storage: str, *, as_json: bool) -> None:
     """Print the keys of the registry's configuration that are in force for STORAGE.

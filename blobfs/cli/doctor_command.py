@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from blobfs.cli import checkup
+from blobfs.cli.completion import complete_storage
 from blobfs.cli.mount_options import without_password
 from blobfs.cli.types import JSON
 
@@ -15,7 +16,7 @@ _PROBLEM: Final = 1
 
 
 @click.command()
-@click.argument("storage", required=False)
+@click.argument("storage", required=False, shell_complete=complete_storage)
 @click.option(
     "--cache",
     metavar="URL",

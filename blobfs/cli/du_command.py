@@ -17,7 +17,7 @@ import click
 from blobfs.cli.opening import take_inventory
 from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.reports import Report, Row, human_size
-from blobfs.cli.types import HUMAN, JSON, LONG_HELP, STATE
+from blobfs.cli.types import HUMAN, JSON, LONG_HELP, STATE, STORAGE
 from blobfs.errors import RepositoryUnknown
 from blobfs.inventory.inventory import Inventory
 from blobfs.logs import printable
@@ -34,7 +34,7 @@ _ORDERS: Final[dict[str, Callable[[Usage], Any]]] = {
 
 
 @click.command(context_settings=LONG_HELP, short_help="Show disk usage, each blob once.")
-@click.argument("storage")
+@STORAGE
 @click.argument("prefixes", metavar="[PREFIX]...", nargs=-1)
 @click.option("--tags", is_flag=True, help="Show each tag of the repositories.")
 @click.option(

@@ -17,7 +17,7 @@ from blobfs.cli.notices import echo
 from blobfs.cli.opening import Counts
 from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.reports import Report, Row
-from blobfs.cli.types import FILE, HUMAN, JSON, LONG_HELP, Duration
+from blobfs.cli.types import FILE, HUMAN, JSON, LONG_HELP, STORAGE, Duration
 from blobfs.config.settings import default_state
 from blobfs.drivers.location import Location
 from blobfs.errors import MountRefused
@@ -46,7 +46,7 @@ _IN_MEMORY: Final = (
 @click.command(
     "gc", context_settings=LONG_HELP, short_help="Delete what nothing refers to, beside registries."
 )
-@click.argument("storage")
+@STORAGE
 @click.option("--layers", is_flag=True, help="Remove links of layers that no manifest names.")
 @click.option("--untagged", is_flag=True, help="Remove manifests that no tag leads to.")
 @click.option(

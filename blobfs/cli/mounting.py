@@ -21,7 +21,7 @@ from blobfs.cli.mount_options import SECTIONS, MountCommand
 from blobfs.cli.notices import Notice, cache_notice, show
 from blobfs.cli.services import MountServices
 from blobfs.cli.storage import Storage
-from blobfs.cli.types import PATH
+from blobfs.cli.types import PATH, STORAGE
 from blobfs.config.settings import Settings
 from blobfs.drivers.location import Location
 from blobfs.errors import MountRefused
@@ -45,7 +45,7 @@ _MEMORY_TTL_S: Final = 60.0
     params=[option for options in SECTIONS.values() for option in options],
     short_help="Mount a registry as a filesystem.",
 )
-@click.argument("storage")
+@STORAGE
 @click.argument("mountpoint", type=PATH)
 def mount(storage: str, mountpoint: Path, **options: Any) -> None:  # noqa: ANN401  (click's)
     """Mount the registry in STORAGE at the empty directory MOUNTPOINT.

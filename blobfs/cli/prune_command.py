@@ -13,7 +13,7 @@ import click
 
 from blobfs.cli.opening import open_existing, progress
 from blobfs.cli.reports import BROKEN, Report, Row
-from blobfs.cli.types import FILE, JSON, Duration, Parsed
+from blobfs.cli.types import FILE, JSON, REPOSITORY, STORAGE, TAGGED, Duration
 from blobfs.config import retention_rules
 from blobfs.errors import Exists
 from blobfs.maintenance.retention import Rule, TagAge, expired
@@ -44,7 +44,7 @@ _KEPT: Final = "kept"
 
 
 @click.command(short_help="Remove old tags by rules.")
-@click.argument("storage")
+@STORAGE
 @click.option("--repositories", type=_PATTERN, default=".*", help="Only repositories like this.")
 @click.option("--remove", type=_PATTERN, multiple=True, help="Remove tags like this only.")
 @click.option("--keep", type=_PATTERN, multiple=True, help="Keep tags like this always.")
@@ -118,8 +118,8 @@ def _date(ns: int) -> str | None:
 
 
 @click.command(short_help="List removed tags.")
-@click.argument("storage")
-@click.argument("repository", type=Parsed("repository", RepositoryName), required=False)
+@STORAGE
+@click.argument("repository", type=REPOSITORY, required=False)
 @click.option("--empty", is_flag=True, help="Remove what is listed for good.")
 @JSON
 def trash(storage: str, repository: RepositoryName | None, *, empty: bool, as_json: bool) -> None:
@@ -144,8 +144,8 @@ def trash(storage: str, repository: RepositoryName | None, *, empty: bool, as_js
 
 
 @click.command(short_help="Bring back a removed tag.")
-@click.argument("storage")
-@click.argument("reference", type=Parsed("repository:tag", Reference.parse))
+@STORAGE
+@click.argument("reference", type=TAGGED)
 @click.option("--replace", is_flag=True, help="Replace a tag that exists.")
 def undelete(storage: str, reference: Reference, *, replace: bool) -> None:
     """Bring back the tag REPOSITORY:TAG in STORAGE from the trash, with its history."""

@@ -9,13 +9,13 @@ import click
 from blobfs.cli import image_report
 from blobfs.cli.opening import open_existing
 from blobfs.cli.reports import Report, Row
-from blobfs.cli.types import HUMAN, JSON, LONG_HELP, Parsed
+from blobfs.cli.types import HUMAN, JSON, LONG_HELP, REFERENCE, STORAGE
 from blobfs.reference import Reference
 
 
 @click.command(context_settings=LONG_HELP, short_help="Show a line for each platform of an image.")
-@click.argument("storage")
-@click.argument("reference", type=Parsed("repository:tag|repository@digest", Reference.parse))
+@STORAGE
+@click.argument("reference", type=REFERENCE)
 @HUMAN
 @JSON
 def stat(storage: str, reference: Reference, *, human: bool, as_json: bool) -> None:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import click
 
 from blobfs.cache.factory import strict_cache_for
 from blobfs.cli.opening import open_existing
 from blobfs.cli.storage import Storage
-from blobfs.cli.types import Parsed
+from blobfs.cli.types import REFERENCE, STORAGE, Parsed
 from blobfs.digest import Digest
 from blobfs.errors import Exists, ManifestUnknown, NameInvalid, NotPermitted, RepositoryUnknown
 from blobfs.reference import Reference, RepositoryName, Tag
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 
-_REFERENCE: Final = Parsed("repository:tag|repository@digest", Reference.parse)
-
 
 @click.command(short_help="Set a tag.")
-@click.argument("storage")
-@click.argument("reference", type=_REFERENCE)
+@STORAGE
+@click.argument("reference", type=REFERENCE)
 @click.argument("new", metavar="TAG", type=Parsed("tag", Tag))
 @click.option("--replace", is_flag=True, help="Replace the tag if it exists.")
 def tag(storage: str, reference: Reference, new: Tag, *, replace: bool) -> None:
@@ -41,8 +37,8 @@ def tag(storage: str, reference: Reference, new: Tag, *, replace: bool) -> None:
 
 
 @click.command(short_help="Remove a tag; undelete brings it back.")
-@click.argument("storage")
-@click.argument("reference", metavar="REPOSITORY:TAG", type=_REFERENCE)
+@STORAGE
+@click.argument("reference", metavar="REPOSITORY:TAG", type=REFERENCE)
 def untag(storage: str, reference: Reference) -> None:
     """Remove a tag in STORAGE; blobfs undelete brings it back. Its manifest stays."""
     if not isinstance(reference.target, Tag):
@@ -54,7 +50,7 @@ def untag(storage: str, reference: Reference) -> None:
 
 
 @click.command(short_help="Remove a tag, a manifest, or a repository.")
-@click.argument("storage")
+@STORAGE
 @click.argument("name", metavar="REPOSITORY|REPOSITORY:TAG|REPOSITORY@DIGEST")
 @click.option("-r", "--recursive", is_flag=True, help="Remove a whole repository.")
 @click.option("-f", "--force", is_flag=True, help="Remove the tags of a manifest too.")

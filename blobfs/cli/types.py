@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
+from blobfs.cli.completion import complete, complete_storage, references, repositories
 from blobfs.errors import BlobfsError
+from blobfs.reference import Reference, RepositoryName
+from blobfs.storage.registry import Registry
 
 _NOBODY: Final = 2**32 - 1
 """The id that means "no change" to chown(2)."""
@@ -56,11 +60,28 @@ class Account(click.ParamType[int]):
 
 
 class Parsed(click.ParamType[Any]):
-    """An argument that *parse* converts; a BlobfsError becomes a usage error."""
+    """An argument that *parse* converts; a BlobfsError becomes a usage error.
 
-    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+    A shell completes it to what is *offered*.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parse: Callable[[str], object],
+        offered: Callable[[Registry, str], Iterator[str]] | None = None,
+    ) -> None:
         self.name = name
         self._parse = parse
+        self._offered = offered
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the words that a shell offers."""
+        if self._offered is None:
+            return super().shell_complete(ctx, param, incomplete)
+        return complete(ctx, incomplete, self._offered)
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
@@ -98,6 +119,11 @@ class Size(click.ParamType[int]):
             self.fail(f"{value!r} is not a size such as 500M or 10G", param, ctx)
         return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
 
+
+STORAGE: Final = click.argument("storage", shell_complete=complete_storage)
+REPOSITORY: Final = Parsed("repository", RepositoryName, repositories)
+REFERENCE: Final = Parsed("repository:tag|repository@digest", Reference.parse, references)
+TAGGED: Final = Parsed("repository:tag", Reference.parse, references)
 
 PATH: Final = click.Path(path_type=Path)
 FILE: Final = click.Path(path_type=Path, dir_okay=False, resolve_path=True)

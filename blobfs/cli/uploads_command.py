@@ -11,7 +11,7 @@ import click
 from blobfs.cli import reports
 from blobfs.cli.opening import open_existing, progress
 from blobfs.cli.storage import Storage
-from blobfs.cli.types import JSON, Duration, Parsed
+from blobfs.cli.types import JSON, REPOSITORY, STORAGE, Duration, Parsed
 from blobfs.digest import Digest
 from blobfs.errors import Exists, NotPermitted, RepositoryUnknown, UploadUnknown
 from blobfs.logs import printable
@@ -42,7 +42,7 @@ def uploads() -> None:
 
 
 @uploads.command("list")
-@click.argument("storage")
+@STORAGE
 @click.option("--abort", is_flag=True, help="Remove the listed uploads, as purge does.")
 @click.option(
     "--older-than",
@@ -61,7 +61,7 @@ def list_(storage: str, *, abort: bool, older_than: float | None, as_json: bool)
 
 
 @uploads.command()
-@click.argument("storage")
+@STORAGE
 @click.option("--older-than", type=Duration(), help=f"Remove only older ones.  [default: {_AGE}]")
 @JSON
 def purge(storage: str, *, older_than: float | None, as_json: bool) -> None:
@@ -88,13 +88,11 @@ def _unfinished(registry: Registry) -> list[UnfinishedUpload]:
     return [*found, *lost(registry)]
 
 
-_REPOSITORY: Final = click.argument(
-    "name", metavar="REPOSITORY", type=Parsed("repository", RepositoryName)
-)
+_REPOSITORY: Final = click.argument("name", metavar="REPOSITORY", type=REPOSITORY)
 
 
 @uploads.command()
-@click.argument("storage")
+@STORAGE
 @_REPOSITORY
 @click.argument("upload")
 @JSON
@@ -124,7 +122,7 @@ def show(storage: str, name: RepositoryName, upload: str, *, as_json: bool) -> N
 
 
 @uploads.command()
-@click.argument("storage")
+@STORAGE
 @_REPOSITORY
 @click.argument("upload")
 @click.option("--digest", type=Parsed("digest", Digest.parse), help="The digest that it must have.")
@@ -145,7 +143,7 @@ def commit(storage: str, name: RepositoryName, upload: str, *, digest: Digest | 
 
 
 @uploads.command()
-@click.argument("storage")
+@STORAGE
 @_REPOSITORY
 @click.argument("upload")
 def cancel(storage: str, name: RepositoryName, upload: str) -> None:

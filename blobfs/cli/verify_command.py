@@ -14,7 +14,7 @@ import click
 
 from blobfs.cli.opening import hash_blobs, progress, take_inventory
 from blobfs.cli.reading import Reading, reading_options
-from blobfs.cli.types import DIRECTORY, JSON, STATE, Parsed
+from blobfs.cli.types import DIRECTORY, JSON, REPOSITORY, STATE, STORAGE
 from blobfs.errors import BlobfsError
 from blobfs.inventory.scanning import Hashed, opened
 from blobfs.logs import printable
@@ -32,8 +32,8 @@ _IMAGES: Final = 3
 
 
 @click.command(short_help="Find and repair faults, and the images they hurt.")
-@click.argument("storage")
-@click.argument("repositories", type=Parsed("repository", RepositoryName), nargs=-1)
+@STORAGE
+@click.argument("repositories", type=REPOSITORY, nargs=-1)
 @click.option("--links", is_flag=True, help="Read every link, also where its ETag is not its MD5.")
 @click.option("--content", is_flag=True, help="Read and hash every blob too.")
 @click.option(

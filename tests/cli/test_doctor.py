@@ -92,7 +92,9 @@ def test_clock_is_judged_by_the_limit_of_s3(offset_s: float | None, state: str) 
 def test_little_space_is_a_warning_and_none_a_problem(
     available: int, files: int, files_free: int, state: str
 ) -> None:
-    """[S19.64] It checks that the storage has free space."""
+    """[S19.64] With STORAGE it also checks that the storage answers, is a registry, can be written
+    and has free space.
+    """
     assert checkup.of_space(Capacity(2**41, 0, available, files, files_free)).state == state
 
 
