@@ -100,24 +100,27 @@ def test_little_space_is_a_warning_and_none_a_problem(
 
 @pytest.mark.s3
 def test_bucket_is_checked_with_its_credentials_and_clock(
-    moto: S3Server, monkeypatch: pytest.MonkeyPatch
+    ceph: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """[S19.64] For a bucket it checks the credentials, and the clock against that of the server."""
-    for name, value in moto.environment().items():
+    for name, value in ceph.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with moto.bucket() as bucket:
-        url = moto.storage_url(bucket)
+    with ceph.bucket() as bucket:
+        url = ceph.storage_url(bucket)
         empty = {"credentials": OK, "clock": OK, "storage": PROBLEM}
         assert _states(checkup.of_storage(url, None)) == empty
-        with closing(moto.client()) as client:
+        with closing(ceph.client()) as client:
             client.put_object(Bucket=bucket, Key="docker/registry/v2/repositories/a", Body=b"")
         found = list(checkup.of_storage(url, None))
         assert _states(found) == dict.fromkeys(
             ("credentials", "clock", "storage", "writing", "free space"), OK
         )
-        assert found[0].found == "from the environment"
-        with monkeypatch.context() as late:  # not the server, which is in this process
+        assert [finding.found for finding in found[:2]] == [
+            "from the environment",
+            "0 s from the server's",
+        ]
+        with monkeypatch.context() as late:
             late.setattr(account, "time", SimpleNamespace(time=lambda: time.time() - 1000))
             assert _states(checkup.of_storage(url, None))["clock"] == PROBLEM
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
