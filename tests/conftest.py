@@ -71,6 +71,12 @@ def _cluster_missing() -> str | None:
     return None if importlib.util.find_spec("distributed") else "not installed: distributed"
 
 
+def _shells_missing() -> str | None:
+    return _lacking("man", "bash", "zsh", "fish") or (
+        None if importlib.util.find_spec("hatchling") else "not installed: hatchling"
+    )
+
+
 MISSING: dict[str, Callable[[], str | None]] = {
     "fuse": _fuse_missing,
     "registry": _registry_missing,
@@ -78,6 +84,7 @@ MISSING: dict[str, Callable[[], str | None]] = {
     "s3": _s3_missing,
     "redis": _redis_missing,
     "cluster": _cluster_missing,
+    "shells": _shells_missing,
 }
 
 

@@ -62,6 +62,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "venv"
 
 
+@pytest.mark.shells
 def test_wheel_installs_programs_pages_and_completions(installed: Path) -> None:
     """[S19.67] The wheel installs `mount.blobfs`, manual pages, and completion for shells."""
     assert _files(installed / "share") == _files(SHARE)
@@ -69,6 +70,7 @@ def test_wheel_installs_programs_pages_and_completions(installed: Path) -> None:
         assert os.access(installed / "bin" / program, os.X_OK)
 
 
+@pytest.mark.shells
 def test_pages_render_without_a_warning(installed: Path) -> None:
     """[S19.68] Each command has a manual page."""
     pages = sorted((installed / "share/man").rglob("*.[18]"))
@@ -138,6 +140,7 @@ SHELLS = {
 }
 
 
+@pytest.mark.shells
 @pytest.mark.parametrize("name", SHELLS)
 def test_interactive_shell_completes(name: str, installed: Path, storage: Path) -> None:
     """[S19.69] Commands, options, and repositories and tags of a local STORAGE are completed."""
@@ -156,6 +159,7 @@ def test_interactive_shell_completes(name: str, installed: Path, storage: Path) 
             shell.shows(completed)
 
 
+@pytest.mark.shells
 def test_fish_completes(installed: Path, storage: Path) -> None:
     """[S19.69] Commands, options, and repositories and tags of a local STORAGE are completed."""
     script = installed / "share/fish/vendor_completions.d/blobfs.fish"
