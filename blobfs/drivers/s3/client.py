@@ -65,6 +65,8 @@ def client_for(options: S3Options) -> S3Client:
     # boto3 logs the source of credentials at INFO, and requests with their headers at DEBUG.
     for name in ("boto3", "botocore", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns of each connection that it does not keep: many, after a server did not answer.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     config = Config(
         connect_timeout=_CONNECT_S,
         read_timeout=_ANSWER_S,
