@@ -59,10 +59,17 @@ def _commands(ctx: click.Context) -> Iterator[click.Context]:
     """Yield a context for each command, and for the helper of mount(8)."""
     yield ctx
     if isinstance(ctx.command, click.Group):
-        for name, command in sorted(ctx.command.commands.items()):
+        for name, command in _subcommands(ctx):
             yield from _commands(click.Context(command, parent=ctx, info_name=name))
     if ctx.parent is None:
         yield click.Context(helper, info_name="mount.blobfs")
+
+
+def _subcommands(ctx: click.Context) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(ctx.command, click.Group):
+        for name in ctx.command.list_commands(ctx):
+            if (command := ctx.command.get_command(ctx, name)) is not None:
+                yield name, command
 
 
 def _name(ctx: click.Context) -> str:
@@ -90,7 +97,7 @@ def _page(ctx: click.Context, names: list[str]) -> Iterator[str]:
     yield from _paragraphs(inspect.cleandoc(command.help or ""))
     if isinstance(command, click.Group):
         yield ".SH COMMANDS"
-        for each, sub in sorted(command.commands.items()):
+        for each, sub in _subcommands(ctx):
             yield from _entry(each, sub.get_short_help_str(limit=1000))
     yield ".SH OPTIONS"
     yield from _options(ctx)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -12,18 +13,10 @@ from typing import Final
 import click
 
 from blobfs.cli import image_report, reports
-from blobfs.cli.doctor_command import doctor
-from blobfs.cli.du_command import du
-from blobfs.cli.gc_command import gc
 from blobfs.cli.mounting import mount
 from blobfs.cli.opening import open_existing, progress
-from blobfs.cli.prune_command import prune, trash, undelete
-from blobfs.cli.stat_command import stat
 from blobfs.cli.storage import Storage
-from blobfs.cli.tag_command import rm, tag, untag
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, REFERENCE, REPOSITORY, STORAGE
-from blobfs.cli.uploads_command import uploads
-from blobfs.cli.verify_command import verify
 from blobfs.errors import BlobfsError
 from blobfs.fuse.versions import versions
 from blobfs.host.unmount import unmount
@@ -42,14 +35,37 @@ _SECTIONS: Final = {
 }
 """The commands in the help, by section; any other command is in the last one."""
 
+_MODULES: Final = {
+    "doctor": "doctor_command",
+    "du": "du_command",
+    "gc": "gc_command",
+    "prune": "prune_command",
+    "rm": "tag_command",
+    "stat": "stat_command",
+    "tag": "tag_command",
+    "trash": "prune_command",
+    "undelete": "prune_command",
+    "untag": "tag_command",
+    "uploads": "uploads_command",
+    "verify": "verify_command",
+}
+"""The modules of commands that are imported on use: a mount needs none of them."""
+
 _ALIASES: Final = {"unmount": "umount", "tags": "ls"}
 
 
 class _Group(click.Group):
     """Command group that prints a BlobfsError in one line, and resolves aliases of commands."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_MODULES})
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
+        name = _ALIASES.get(cmd_name, cmd_name)
+        if name in _MODULES and name not in self.commands:
+            module = import_module(f"blobfs.cli.{_MODULES[name]}")
+            self.add_command(getattr(module, name))
+        return super().get_command(ctx, name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         in_sections = {name for names in _SECTIONS.values() for name in names}
@@ -57,7 +73,8 @@ class _Group(click.Group):
         last = list(_SECTIONS)[-1]
         for section, names in _SECTIONS.items():
             shown = names + left if section == last else names
-            rows = [(name, self.commands[name].get_short_help_str(60)) for name in shown]
+            found = [(name, self.get_command(ctx, name)) for name in shown]
+            rows = [(name, command.get_short_help_str(60)) for name, command in found if command]
             with formatter.section(section):
                 formatter.write_dl(rows)
 
@@ -99,8 +116,6 @@ def main() -> None:
 
 
 main.add_command(mount)
-for _command in (stat, tag, untag, rm, du, verify, gc, prune, trash, undelete, uploads, doctor):
-    main.add_command(_command)
 
 
 @main.command(short_help="Unmount, and wait until the daemon has ended.")

@@ -15,7 +15,7 @@ from blobfs.cli.types import JSON
 _PROBLEM: Final = 1
 
 
-@click.command()
+@click.command(short_help="Check this machine, and a storage.")
 @click.argument("storage", required=False, shell_complete=complete_storage)
 @click.option(
     "--cache",

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import click
 
-from blobfs.cli.opening import take_inventory
+from blobfs.cli.inventories import take_inventory
 from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.reports import Report, Row, human_size
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, STATE, STORAGE

@@ -5,13 +5,11 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 import click
 
 from blobfs.cli.storage import Storage
-from blobfs.inventory.inventory import Inventory, Workers
 from blobfs.storage.registry import Registry
 
 T = TypeVar("T")
@@ -20,33 +18,6 @@ T = TypeVar("T")
 def open_existing(storage: str) -> Registry:
     """Open the registry of STORAGE, which must exist; raises MountRefused."""
     return Storage.of_argument(storage).open()
-
-
-def hash_blobs(inventory: Inventory, workers: Workers | None) -> None:
-    """Hash the blobs of *inventory*; the bytes that were read are shown."""
-    counts = Counts(step=100 * 2**20)
-    try:
-        inventory.hash_blobs(workers, counts.add)
-    finally:
-        counts.end()
-
-
-def take_inventory(
-    given: Storage, state: Path | None, workers: Workers | None, *, every_link: bool = False
-) -> Inventory:
-    """Take the inventory of an existing registry; the counts of what was read are shown."""
-    given.open().close()
-    counts = Counts()
-    try:
-        return Inventory.taken(
-            given.location,
-            state=state,
-            workers=workers,
-            every_link=every_link,
-            progress=counts.add,
-        )
-    finally:
-        counts.end()
 
 
 class Counts:

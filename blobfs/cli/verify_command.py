@@ -12,7 +12,8 @@ from typing import Final
 
 import click
 
-from blobfs.cli.opening import hash_blobs, progress, take_inventory
+from blobfs.cli.inventories import hash_blobs, take_inventory
+from blobfs.cli.opening import progress
 from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.types import DIRECTORY, JSON, REPOSITORY, STATE, STORAGE
 from blobfs.errors import BlobfsError

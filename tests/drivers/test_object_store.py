@@ -107,7 +107,7 @@ def test_object_with_the_key_of_a_directory_hides_nothing(
     assert store.stat("/d") == FileInfo("/d", 0, True, 0)
     assert sorted(store.listdir("/")) == [DirEntry("d", True), DirEntry("d-e", False)]
     assert list(store.listdir("/d")) == [DirEntry("a", False)]
-    assert [info.path for info in walk(store, "/")] == ["/d-e", "/d", "/d/a"]
+    assert [info.path for info in walk(store, "/")] == ["/d", "/d/a", "/d-e"]
     assert (content_of(store, "/d"), content_of(store, "/d/a")) == (b"beside", b"below")
 
 

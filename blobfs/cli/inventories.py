@@ -1,0 +1,36 @@
+"""Inventories of a command's storage, with progress on a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blobfs.cli.opening import Counts
+from blobfs.cli.storage import Storage
+from blobfs.inventory.inventory import Inventory, Workers
+
+
+def hash_blobs(inventory: Inventory, workers: Workers | None) -> None:
+    """Hash the blobs of *inventory*; the bytes that were read are shown."""
+    counts = Counts(step=100 * 2**20)
+    try:
+        inventory.hash_blobs(workers, counts.add)
+    finally:
+        counts.end()
+
+
+def take_inventory(
+    given: Storage, state: Path | None, workers: Workers | None, *, every_link: bool = False
+) -> Inventory:
+    """Take the inventory of an existing registry; the counts of what was read are shown."""
+    given.open().close()
+    counts = Counts()
+    try:
+        return Inventory.taken(
+            given.location,
+            state=state,
+            workers=workers,
+            every_link=every_link,
+            progress=counts.add,
+        )
+    finally:
+        counts.end()
