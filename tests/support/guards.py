@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -93,10 +94,12 @@ def _methods(owner: type) -> Iterator[str]:
             yield name
 
 
-def watch() -> None:
-    """Watch the guards that are created from now on."""
+def watch(*, with_s3: bool = True) -> None:
+    """Watch the guards that are created from now on; boto3 is imported only *with_s3*."""
     concurrency.new_lock = WatchedLock  # type: ignore[assignment]
     for path in _CLASSES:
+        if ".s3." in path and not with_s3:
+            continue
         module, _, name = path.rpartition(".")
         owner = getattr(import_module(module), name)
         for method in _methods(owner):
@@ -111,5 +114,6 @@ def watch() -> None:
 
 
 if __name__ == "__main__":
-    watch()
+    # A file may name a bucket.
+    watch(with_s3=any("s3:" in word or word.endswith((".yml", ".yaml")) for word in sys.argv))
     import_module("blobfs.cli").main(prog_name="blobfs")

@@ -105,6 +105,10 @@ class BlobWriter(ContentWriter):
         if record.digest is not None:
             self._received.digests.add(record.digest.algorithm, self._received.size)
 
+    def write(self, data: bytes) -> None:
+        """Append *data*, for users of the library."""
+        self.write_at(self.size, data)
+
     def write_at(self, offset: int, data: bytes) -> None:
         self._check_writable()
         self._received.write_at(offset, data)
