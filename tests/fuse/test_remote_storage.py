@@ -89,7 +89,7 @@ def test_requests_that_hang_are_told_of(mount: MountedRegistry, remote: Remote) 
     remote.process.send_signal(signal.SIGSTOP)
     with subprocess.Popen(["cat", mount.path / BLOB], stdout=subprocess.PIPE):
         try:
-            eventually(lambda: len(_under_way(mount)) > 1)
+            eventually(lambda: len(found := _under_way(mount)) > 1 and found[0]["seconds"] > 0.5)
             first = second = _under_way(mount)
             while second == first:  # what was rendered is kept for a moment
                 second = _under_way(mount)
