@@ -22,7 +22,7 @@ from blobfs.cli import main as blobfs
 from blobfs.cli.mount_helper_command import helper
 from blobfs.cli.mount_options import SECTIONS, MountCommand
 
-_SHARE: Final = Path(__file__).resolve().parent.parent / "share"
+_SHARE: Final = Path(__file__).resolve().parent / "share"
 
 _COMPLETIONS: Final = {
     "bash": "bash-completion/completions/blobfs",
@@ -39,7 +39,7 @@ _ESCAPES: Final = str.maketrans(
 
 
 def completions() -> Iterator[tuple[str, str]]:
-    """Yield the path below ``share`` and the text of each shell's script."""
+    """Yield the path below ``scripts/share`` and the text of each shell's script."""
     for shell, path in _COMPLETIONS.items():
         kind = get_completion_class(shell)
         assert kind is not None
@@ -47,7 +47,7 @@ def completions() -> Iterator[tuple[str, str]]:
 
 
 def pages() -> Iterator[tuple[str, str]]:
-    """Yield the path below ``share`` and the text of each manual page."""
+    """Yield the path below ``scripts/share`` and the text of each manual page."""
     with click.Context(blobfs, info_name="blobfs", max_content_width=100) as ctx:
         commands = list(_commands(ctx))
         names = [_name(each) for each in commands]

@@ -18,7 +18,7 @@ from blobfs.reference import RepositoryName, Tag
 from tests.support.layout import APP, Layout, image
 
 PROJECT = Path(__file__).parents[1]
-SHARE = PROJECT / "share"
+SHARE = PROJECT / "scripts/share"
 SCRIPT = "scripts/make_share.py"
 BIN = Path(sys.executable).parent
 
