@@ -7,7 +7,7 @@ drivers of a process that have the same limits share them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, NamedTuple
@@ -25,7 +25,7 @@ from blobfs.drivers.base import (
 )
 from blobfs.drivers.objectstore import ObjectStore, Page
 from blobfs.drivers.resumable import Unfinished
-from blobfs.drivers.wrapper import ReaderWrapper, ResumableWrapper, WriterWrapper
+from blobfs.drivers.wrapper import ReaderWrapper, RemoteWrapper, ResumableWrapper, WriterWrapper
 
 _PAGE: Final = 1000
 """Entries of a listing that an object store returns at most by one request."""
@@ -161,11 +161,8 @@ class RateLimitedDriver(ResumableWrapper, Bounded):
         super().abandon(unfinished)
 
 
-class RateLimitedObjectStore(RateLimitedDriver, ObjectStore):
+class RateLimitedObjectStore(RateLimitedDriver, RemoteWrapper, ObjectStore):
     """``RateLimitedDriver`` of an object store."""
-
-    is_local = False
-    is_object_store = True
 
     def __init__(self, store: ObjectStore, limits: RateLimits) -> None:
         super().__init__(store, limits)
@@ -185,15 +182,6 @@ class RateLimitedObjectStore(RateLimitedDriver, ObjectStore):
     def stat_files(self, paths: Sequence[str]) -> list[FileInfo | None]:
         self._request(len(paths))
         return self._store.stat_files(paths)
-
-    def write_refusal(self, path: str) -> str | None:
-        return self._store.write_refusal(path)
-
-    def redirect_url(self, path: str) -> str | None:
-        return self._store.redirect_url(path)
-
-    def watch(self, changed: Callable[[str], None]) -> None:
-        self._store.watch(changed)
 
 
 class _Reader(ReaderWrapper):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 from blobfs.drivers.base import (
     DirEntry,
@@ -11,6 +13,7 @@ from blobfs.drivers.base import (
     FileWriter,
     StorageDriver,
 )
+from blobfs.drivers.objectstore import ObjectStore, RemoteStorage
 from blobfs.drivers.resumable import ResumableUploads, Unfinished, uploads_of
 
 
@@ -81,6 +84,57 @@ class ResumableWrapper(DriverWrapper, ResumableUploads):
 
     def abandon(self, unfinished: Unfinished) -> None:
         self._uploads.abandon(unfinished)
+
+
+class ChangingWrapper(DriverWrapper):
+    """DriverWrapper that makes each change of a path within ``changing``."""
+
+    @abstractmethod
+    def changing(self, path: str) -> AbstractContextManager[None]:
+        """Return a context manager for a change of *path*, or of what is below it."""
+
+    def put_content(self, path: str, content: bytes) -> None:
+        with self.changing(path):
+            self._driver.put_content(path, content)
+
+    def put_immutable(self, path: str, chunks: Iterable[bytes], size: int | None = None) -> None:
+        with self.changing(path):
+            self._driver.put_immutable(path, chunks, size)
+
+    def create(self, path: str) -> FileWriter:
+        with self.changing(path):
+            return self._driver.create(path)
+
+    def append(self, path: str, token: str = "") -> FileWriter:
+        with self.changing(path):
+            return self._driver.append(path, token)
+
+    def move(self, source: str, target: str) -> None:
+        with self.changing(source), self.changing(target):
+            self._driver.move(source, target)
+
+    def delete(self, path: str) -> None:
+        with self.changing(path):
+            self._driver.delete(path)
+
+    def prune(self, path: str) -> None:
+        with self.changing(path):
+            self._driver.prune(path)
+
+
+class RemoteWrapper(RemoteStorage):
+    """Base class of drivers that forward the facilities of a server to their object store."""
+
+    _store: ObjectStore
+
+    def write_refusal(self, path: str) -> str | None:
+        return self._store.write_refusal(path)
+
+    def redirect_url(self, path: str) -> str | None:
+        return self._store.redirect_url(path)
+
+    def watch(self, changed: Callable[[str], None]) -> None:
+        self._store.watch(changed)
 
 
 class ReaderWrapper(FileReader):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -13,7 +13,7 @@ from blobfs.drivers.base import FileReader, FileWriter, StorageDriver
 from blobfs.drivers.prefetch.fetcher import Fetcher
 from blobfs.drivers.prefetch.part_store import Part, PartStore, Source
 from blobfs.drivers.prefetch.prefetcher import Cursor, Handle, PartSizer, Prefetcher, ReadPlan
-from blobfs.drivers.wrapper import DriverWrapper
+from blobfs.drivers.wrapper import ChangingWrapper
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class ReadAheadOptions:
     first: int = 256 * 2**10
 
 
-class ReadAheadDriver(DriverWrapper):
+class ReadAheadDriver(ChangingWrapper):
     """Fetches files that are read in order ahead, in bounded memory, and shares it among handles.
 
     Handles share a file by its path and size until the path, or one above it, is changed through
@@ -79,41 +79,25 @@ class ReadAheadDriver(DriverWrapper):
             self._changes += 1
             self._store.invalidate(path)
 
-    def put_content(self, path: str, content: bytes) -> None:
-        with self._changing(path):
-            self._driver.put_content(path, content)
-
-    def put_immutable(self, path: str, chunks: Iterable[bytes], size: int | None = None) -> None:
-        with self._changing(path):
-            self._driver.put_immutable(path, chunks, size)
-
     def create(self, path: str) -> FileWriter:
-        with self._changing(path):
-            return self._registered(path, self._driver.create(path))
+        with self.changing(path):  # a handle that was opened before the registration is not shared
+            return self._registered(path, super().create(path))
 
     def append(self, path: str, token: str = "") -> FileWriter:
-        with self._changing(path):
-            return self._registered(path, self._driver.append(path, token))
+        with self.changing(path):
+            return self._registered(path, super().append(path, token))
 
     def _registered(self, path: str, writer: FileWriter) -> FileWriter:
         with self._store.lock:
             self._writers[writer] = path
         return writer
 
-    def move(self, source: str, target: str) -> None:
-        with self._changing(source), self._changing(target):
-            self._driver.move(source, target)
-
-    def delete(self, path: str) -> None:
-        with self._changing(path):
-            self._driver.delete(path)
-
     def close(self) -> None:
         self._workers.close()
         super().close()
 
     @contextmanager
-    def _changing(self, path: str) -> Iterator[None]:
+    def changing(self, path: str) -> Iterator[None]:
         """Drop the parts of *path* and below it, before the block and after it."""
         self.invalidate(path)
         try:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from hashlib import md5
 
 from blobfs import paths
 from blobfs.drivers.base import DirEntry, FileInfo, FileWriter, StorageDriver, stat_or_none
-from blobfs.drivers.objectstore import ObjectStore, RemoteStorage
-from blobfs.drivers.wrapper import ResumableWrapper, WriterWrapper
+from blobfs.drivers.objectstore import ObjectStore
+from blobfs.drivers.wrapper import ChangingWrapper, RemoteWrapper, ResumableWrapper, WriterWrapper
 from blobfs.errors import PathNotFound
 from blobfs.storage.listing.base import MetadataCache
 from blobfs.storage.listing.blob_stats import BlobStats
@@ -20,7 +21,7 @@ def _nothing_is_held(path: str) -> None:
     """Do nothing."""
 
 
-class ListedDriver(ResumableWrapper, MetadataCache, RemoteStorage):
+class ListedDriver(ChangingWrapper, ResumableWrapper, RemoteWrapper, MetadataCache):
     """Metadata cache over *driver*, which is *store* or a wrapper of it.
 
     Listings are valid for *name_ttl_s* seconds, attributes of blobs for *content_ttl_s*. Changes
@@ -52,7 +53,7 @@ class ListedDriver(ResumableWrapper, MetadataCache, RemoteStorage):
             self._blobs.invalidate(path)
 
     @contextmanager
-    def _changing(self, path: str) -> Iterator[None]:
+    def changing(self, path: str) -> Iterator[None]:
         try:
             yield
         finally:
@@ -123,44 +124,11 @@ class ListedDriver(ResumableWrapper, MetadataCache, RemoteStorage):
                 return self.stat(path)
         return self._store.stat_unfinished(path, token)
 
-    def put_content(self, path: str, content: bytes) -> None:
-        with self._changing(path):
-            self._driver.put_content(path, content)
-
-    def put_immutable(self, path: str, chunks: Iterable[bytes], size: int | None = None) -> None:
-        with self._changing(path):
-            self._driver.put_immutable(path, chunks, size)
-
     def create(self, path: str) -> FileWriter:
-        return self._watched(path, self._driver.create(path))
+        return _InvalidatingWriter(super().create(path), partial(self._changed, path))
 
     def append(self, path: str, token: str = "") -> FileWriter:
-        return self._watched(path, self._driver.append(path, token))
-
-    def _watched(self, path: str, writer: FileWriter) -> FileWriter:
-        self._changed(path)
-        return _InvalidatingWriter(writer, lambda: self._changed(path))
-
-    def move(self, source: str, target: str) -> None:
-        with self._changing(source), self._changing(target):
-            self._driver.move(source, target)
-
-    def delete(self, path: str) -> None:
-        with self._changing(path):
-            self._driver.delete(path)
-
-    def prune(self, path: str) -> None:
-        with self._changing(path):
-            self._driver.prune(path)
-
-    def write_refusal(self, path: str) -> str | None:
-        return self._store.write_refusal(path)
-
-    def redirect_url(self, path: str) -> str | None:
-        return self._store.redirect_url(path)
-
-    def watch(self, changed: Callable[[str], None]) -> None:
-        self._store.watch(changed)
+        return _InvalidatingWriter(super().append(path, token), partial(self._changed, path))
 
 
 class _InvalidatingWriter(WriterWrapper):

@@ -9,7 +9,7 @@ missing, the wrapper confirms that the path's part of the registry still exists.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Final
@@ -26,7 +26,7 @@ from blobfs.drivers.base import (
     capacity_of,
 )
 from blobfs.drivers.objectstore import ObjectStore, Page, is_below
-from blobfs.drivers.wrapper import ResumableWrapper
+from blobfs.drivers.wrapper import RemoteWrapper, ResumableWrapper
 from blobfs.errors import PathNotFound, StorageUnavailable
 
 _PARTS: Final = (paths.REPOSITORIES, paths.BLOBS)
@@ -164,7 +164,7 @@ class PresenceDriver(_ConfirmingDriver, Bounded):
         return capacity_of(self._driver)
 
 
-class PresenceObjectStore(_ConfirmingDriver, ObjectStore):
+class PresenceObjectStore(_ConfirmingDriver, RemoteWrapper, ObjectStore):
     """Wrapper for object stores, which detects the loss of all keys of the registry.
 
     ``stat_now`` is not confirmed: writers use it for paths that are mostly missing.
@@ -174,8 +174,6 @@ class PresenceObjectStore(_ConfirmingDriver, ObjectStore):
 
     Thread-safe: one assignment sets a flag.
     """
-
-    is_object_store = True
 
     def __init__(self, store: ObjectStore) -> None:
         super().__init__(store)
@@ -230,15 +228,6 @@ class PresenceObjectStore(_ConfirmingDriver, ObjectStore):
     def delete(self, path: str) -> None:
         self._held = False
         self._store.delete(path)
-
-    def write_refusal(self, path: str) -> str | None:
-        return self._store.write_refusal(path)
-
-    def redirect_url(self, path: str) -> str | None:
-        return self._store.redirect_url(path)
-
-    def watch(self, changed: Callable[[str], None]) -> None:
-        self._store.watch(changed)
 
 
 def _gone(part: str) -> StorageUnavailable:
