@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from threading import Event
 from typing import Final, NoReturn
 
@@ -99,16 +100,17 @@ def _read_within(fd: int, timeout_s: float) -> bytes | None:
         return pipe.read()
 
 
-def _run_child(work: Callable[[Callable[[], None]], None], pipe: int) -> NoReturn:
+def _run_child(work: Callable[[Callable[[], None]], None], fd: int) -> NoReturn:
     code = 1
+    pipe = FileIO(fd, "wb")  # after its close the number belongs to another file
 
     def ready() -> None:
         null = os.open(os.devnull, os.O_RDWR)
         for stream in _STANDARD_STREAMS:
             os.dup2(null, stream)
         os.close(null)
-        os.write(pipe, _READY)
-        os.close(pipe)
+        pipe.write(_READY)
+        pipe.close()
 
     try:
         os.setsid()
@@ -127,10 +129,12 @@ def _run_child(work: Callable[[Callable[[], None]], None], pipe: int) -> NoRetur
         os._exit(code)  # the child must not return into the caller of fork
 
 
-def _report(pipe: int, reason: str) -> bool:
+def _report(pipe: FileIO, reason: str) -> bool:
     """Send the parent a reason; returns False if the parent has stopped waiting."""
+    if pipe.closed:
+        return False
     try:
-        os.write(pipe, os.fsencode(reason))
+        pipe.write(os.fsencode(reason))
     except OSError:
         return False
     return True
