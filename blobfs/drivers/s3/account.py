@@ -57,7 +57,10 @@ def clock_offset_s(options: S3Options) -> float | None:
         began = time.time()
         answer: Any
         try:
-            answer = client.head_bucket(Bucket=options.bucket)
+            call: Any = client.list_objects_v2
+            answer = call(
+                Bucket=options.bucket, Prefix=options.prefix("/"), MaxKeys=1, **options.for_reads
+            )
         except ClientError as exc:  # a refusal has a date, too
             answer = exc.response
         ended = time.time()
