@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
 
 from blobfs import metrics
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.memory import MemoryCache, NoCache
-from blobfs.cache.redis.options import RedisOptions
 from blobfs.cache.resilient import ResilientCache
 from blobfs.digest import Digest
 from blobfs.errors import MountRefused, StorageUnavailable
+
+if TYPE_CHECKING:
+    from blobfs.cache.redis.cache import RedisCache
 
 _FIRST_ANSWER_S: Final = 1.0
 """The time limit of the check at the start of a mount, while a person waits."""
@@ -35,9 +38,7 @@ def cache_for(text: str, ttl_s: float = math.inf) -> DescriptorCache:
     *text* if that may contain a password.
     """
     if is_redis(text):
-        from blobfs.cache.redis.cache import RedisCache  # noqa: PLC0415  (redis takes a while to import)
-
-        return _watched(ResilientCache(RedisCache.at(text)), "redis")
+        return _watched(ResilientCache(_redis_cache().at(text)), "redis")
     match text.lower():
         case "none":
             return NoCache()
@@ -56,23 +57,23 @@ def strict_cache_for(url: str | None) -> DescriptorCache:
     """
     if url is None:
         return NoCache()
-    from blobfs.cache.redis.cache import RedisCache  # noqa: PLC0415
-
-    return RedisCache(RedisOptions.parse(url), _STRICT_S)
+    return _redis_cache().at(url, _STRICT_S)
 
 
 def redis_failure(url: str) -> str | None:
     """Return why the Redis at *url* does not answer now; None if it does."""
-    from blobfs.cache.redis.cache import RedisCache  # noqa: PLC0415
-
-    cache = RedisCache(RedisOptions.parse(url), _FIRST_ANSWER_S)
-    try:
-        cache.stat(Digest.of(b""))
-    except StorageUnavailable as exc:
-        return str(exc)
-    finally:
-        cache.close()
+    with closing(_redis_cache().at(url, _FIRST_ANSWER_S)) as cache:
+        try:
+            cache.stat(Digest.of(b""))
+        except StorageUnavailable as exc:
+            return str(exc)
     return None
+
+
+def _redis_cache() -> type[RedisCache]:
+    from blobfs.cache.redis.cache import RedisCache  # noqa: PLC0415  (redis takes a while to import)
+
+    return RedisCache
 
 
 def _watched(cache: DescriptorCache, name: str) -> DescriptorCache:

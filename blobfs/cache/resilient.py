@@ -62,12 +62,12 @@ class PendingClears:
         """Return the oldest clears of one repository; the batch is empty if none is pending."""
         with self._lock:
             repository = next(iter(self._pending), (None, None))[0]
-            numbers = {
-                digest: number
+            numbers = (
+                (digest, number)
                 for (name, digest), number in self._pending.items()
                 if name == repository
-            }
-            return Batch(repository, dict(islice(numbers.items(), _BATCH)))
+            )
+            return Batch(repository, dict(islice(numbers, _BATCH)))
 
     def done(self, batch: Batch) -> None:
         """Remove the clears of *batch*, except those that were added again meanwhile."""
@@ -149,9 +149,9 @@ class ResilientCache(DescriptorCache):
     ) -> None:
         if not self._clears.allows_call():
             self._skip()
-            self._pending.add(digests, repository)
-        elif not self._try_clear(digests, repository):
-            self._pending.add(digests, repository)
+        elif self._try_clear(digests, repository):
+            return
+        self._pending.add(digests, repository)
 
     def _try_clear(self, digests: Sequence[Digest], repository: RepositoryName | None) -> bool:
         def clear() -> bool:
@@ -180,7 +180,7 @@ class ResilientCache(DescriptorCache):
             with self._lock:
                 self._errors += 1
             if breaker.failed():
-                why = exc if isinstance(exc, BlobfsError) else repr(exc)
+                why = exc if isinstance(exc, BlobfsError) else type(exc).__name__
                 fields = about(operation=breaker.name)
                 log.warning(
                     "descriptor cache: %s fail, doing without: %s", breaker.name, why, extra=fields

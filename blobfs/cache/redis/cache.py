@@ -82,9 +82,12 @@ class RedisCache(DescriptorCache):
         self._has_times = True
 
     @classmethod
-    def at(cls, url: str) -> Self:
-        """Create a cache in the server at *url*; raises MountRefused."""
-        return cls(RedisOptions.parse(url))
+    def at(cls, url: str, limit_s: float = LIMIT_S) -> Self:
+        """Create a cache in the server at *url*, whose calls take *limit_s* at most.
+
+        Raises MountRefused.
+        """
+        return cls(RedisOptions.parse(url), limit_s)
 
     def __repr__(self) -> str:
         return f"RedisCache({self._options})"
