@@ -142,7 +142,7 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return printable(json.dumps({**_fields(record), **line}, default=str))
+        return json.dumps({**_fields(record), **line}, default=str)  # all in ASCII
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, object]:

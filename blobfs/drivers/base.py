@@ -349,6 +349,11 @@ def capacity_of(driver: StorageDriver) -> Capacity | None:
     return driver.capacity() if isinstance(driver, Bounded) else None
 
 
+def is_below(path: str, directory: str) -> bool:
+    """True if *path* is *directory* or below it."""
+    return path == directory or path.startswith(f"{directory.rstrip('/')}/")
+
+
 def stat_or_none(driver: StorageDriver, path: str) -> FileInfo | None:
     """The attributes of a path; None for a missing one."""
     try:

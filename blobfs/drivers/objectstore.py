@@ -10,11 +10,6 @@ from blobfs.drivers.base import FileInfo, StorageDriver
 from blobfs.drivers.resumable import ResumableUploads
 
 
-def is_below(path: str, directory: str) -> bool:
-    """True if *path* is *directory* or below it."""
-    return path == directory or path.startswith(f"{directory.rstrip('/')}/")
-
-
 class ListedFile(NamedTuple):
     """A file in a flat listing. *etag* identifies its version; for a small file it is the MD5."""
 

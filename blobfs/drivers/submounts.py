@@ -11,6 +11,7 @@ import select
 from pathlib import Path
 from typing import Final
 
+from blobfs.drivers.base import is_below
 from blobfs.mountinfo import Mount, mount_of, mounts
 
 _REMOTE: Final = ("nfs", "cifs", "smb", "ceph", "gluster", "lustre", "9p", "afs", "fuse", "autofs")
@@ -58,8 +59,7 @@ class Submounts:
         return bool(self._local)
 
     def _on_the_way(self, path: str) -> list[bool]:
-        below = f"{path}/"
-        return [local for mount, local in self._local.items() if below.startswith(f"{mount}/")]
+        return [local for mount, local in self._local.items() if is_below(path, mount)]
 
     def close(self) -> None:
         """Close the kernel's mount table; idempotent."""

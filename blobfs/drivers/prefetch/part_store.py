@@ -10,7 +10,7 @@ from threading import Event
 from typing import Final
 
 from blobfs.concurrency import guard
-from blobfs.drivers.base import FileReader
+from blobfs.drivers.base import FileReader, is_below
 from blobfs.errors import BlobfsError
 
 _UNUSED_SHARE: Final = 4
@@ -152,9 +152,8 @@ class PartStore:
 
     def invalidate(self, path: str) -> None:
         """Detach the files at *path* and below it."""
-        below = path.rstrip("/") + "/"
         for file in list(self._files.values()):
-            if file.path == path or file.path.startswith(below):
+            if is_below(file.path, path):
                 self.detach(file)
 
     def detach(self, file: SharedFile) -> None:

@@ -8,8 +8,8 @@ from itertools import chain
 from typing import Any, Final
 
 from blobfs.concurrency import ThreadPool
-from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter
-from blobfs.drivers.objectstore import ListedFile, ObjectStore, Page, is_below
+from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter, is_below
+from blobfs.drivers.objectstore import ListedFile, ObjectStore, Page
 from blobfs.drivers.resumable import Unfinished
 from blobfs.drivers.s3.client import (
     Bucket,
@@ -217,9 +217,7 @@ class S3Driver(ObjectStore):
         return MultipartWriter(self._bucket, path)
 
     def append(self, path: str, token: str = "") -> FileWriter:
-        if token:
-            return MultipartWriter.resumed(self._bucket, MultipartUpload(self._bucket, path, token))
-        upload = MultipartUpload.newest(self._bucket, path)
+        upload = self._upload(path, token)
         if upload is not None:
             return MultipartWriter.resumed(self._bucket, upload)
         writer = MultipartWriter(self._bucket, path)

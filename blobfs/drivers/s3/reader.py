@@ -109,6 +109,8 @@ def _get(
     arguments = {"Bucket": bucket.name, "Key": bucket.options.key(path), **headers}
     mismatched = None
     for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(random.uniform(0, _BACKOFF_S * 2 ** (attempt - 1)))
         with s3_errors(path):
             answer = call(**arguments, **bucket.options.for_reads)
         part = _received(answer, wanted)
@@ -117,7 +119,6 @@ def _get(
             if not is_small or part.content == mismatched or not _differs_from_etag(part):
                 return part
             mismatched = part.content
-        time.sleep(random.uniform(0, _BACKOFF_S * 2**attempt))
     raise StorageUnavailable(
         f"{path}: {_ATTEMPTS} answers were damaged, or for another range than was requested"
     )

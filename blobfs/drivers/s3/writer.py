@@ -226,6 +226,10 @@ class MultipartWriter(FileWriter):
         self._parts.append(self._stale_if_ended(sent.arrival.result))
         del self._sent[number]
 
+    def _await_all(self) -> None:
+        while self._sent:
+            self._await_first()
+
     def _stale_if_ended(self, call: Callable[[], T]) -> T:
         try:
             return call()
@@ -234,8 +238,7 @@ class MultipartWriter(FileWriter):
 
     def flush(self) -> None:
         self._check_open()
-        while self._sent:
-            self._await_first()
+        self._await_all()
         if self._upload is None:
             self._upload = MultipartUpload.begin(self._bucket, self._path)
         stored = self._stored_tail
@@ -249,8 +252,7 @@ class MultipartWriter(FileWriter):
 
     def go_back(self, size: int) -> None:
         self._check_open()
-        while self._sent:
-            self._await_first()
+        self._await_all()
         if size == self.size:
             return
         count, before = 0, 0
@@ -274,8 +276,7 @@ class MultipartWriter(FileWriter):
 
     def commit(self) -> None:
         self._check_open()
-        while self._sent:
-            self._await_first()
+        self._await_all()
         if self._upload is None or self.size == 0:
             put_object(self._bucket, self._path, bytes(self._tail))
             if self._upload is not None:

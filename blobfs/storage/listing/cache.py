@@ -16,8 +16,8 @@ from typing import Final, Literal, NamedTuple
 
 from blobfs import paths
 from blobfs.concurrency import SingleFlight, call_began, guard
-from blobfs.drivers.base import DirEntry, FileInfo
-from blobfs.drivers.objectstore import ListedFile, ObjectStore, is_below
+from blobfs.drivers.base import DirEntry, FileInfo, is_below
+from blobfs.drivers.objectstore import ListedFile, ObjectStore
 from blobfs.drivers.resumable import Unfinished
 from blobfs.errors import AccessDenied, PathNotFound
 

@@ -24,8 +24,9 @@ from blobfs.drivers.base import (
     FileWriter,
     StorageDriver,
     capacity_of,
+    is_below,
 )
-from blobfs.drivers.objectstore import ObjectStore, Page, is_below
+from blobfs.drivers.objectstore import ObjectStore, Page
 from blobfs.drivers.wrapper import RemoteWrapper, ResumableWrapper
 from blobfs.errors import PathNotFound, StorageUnavailable
 
