@@ -300,7 +300,7 @@ def _other(path: str, kind: EntryKind) -> FaultKind | None:
         return FaultKind.UNREADABLE
     if "/_trash/" in path:
         return None
-    is_aside = path.startswith(paths.BLOBS) and path.endswith("/data.aside")
+    is_aside = path.startswith(paths.BLOBS) and path.endswith(("/data.aside", "/data.damaged"))
     return FaultKind.BLOB_ASIDE if is_aside else FaultKind.STRAY
 
 

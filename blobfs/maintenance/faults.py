@@ -75,7 +75,7 @@ _MEANINGS: Final = {
     FaultKind.BLOB_SIZE: _Meaning(_DAMAGE, "the blob has another size than its manifests say"),
     FaultKind.BLOB_CONTENT: _Meaning(_DAMAGE, "the blob's bytes do not have its digest"),
     FaultKind.BLOB_ORPHAN: _Meaning(_LEFTOVER, "no repository links the blob"),
-    FaultKind.BLOB_ASIDE: _Meaning(_RISK, "a stopped collection has set the blob aside"),
+    FaultKind.BLOB_ASIDE: _Meaning(_RISK, "a stopped collection or repair has set the blob aside"),
     FaultKind.LINK_INVALID: _Meaning(_DAMAGE, "the link does not hold one digest"),
     FaultKind.LINK_ELSEWHERE: _Meaning(_DAMAGE, "the link holds another digest than its path"),
     FaultKind.LINK_LEFT_OVER: _Meaning(

@@ -2,12 +2,12 @@
 
 Each repair is one small change that loses nothing: a link is written from the digest that its path
 or a manifest has, a link without a blob is removed, and damaged bytes are moved to a directory
-before they are replaced. Every repair looks at the storage again before it changes it.
+before they are replaced. Every repair looks at the storage again before it changes it, and looks
+for what a registry has written meanwhile before it removes anything for good.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -17,11 +17,16 @@ from pathlib import Path
 from typing import Final
 
 from blobfs import paths
+from blobfs.cache.base import DescriptorCache
+from blobfs.cache.memory import NoCache
 from blobfs.digest import Digest
-from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.base import StorageDriver, stat_or_none
+from blobfs.errors import Exists
 from blobfs.inventory.scanning import read_manifest
 from blobfs.maintenance.faults import Fault, FaultKind
+from blobfs.maintenance.quarantine import Copy
 from blobfs.storage.linkfiles import write_link
+from blobfs.storage.listing.presence import with_presence
 
 
 class RepairKind(StrEnum):
@@ -57,6 +62,9 @@ _KINDS: Final = {
     FaultKind.MANIFEST_MISSING: RepairKind.FETCH,
 }
 
+_DAMAGED: Final = "data.damaged"
+"""The name of a blob's data during a repair, beside ``data``; registries ignore it."""
+
 _YOUNG_S: Final = 3600.0
 """An empty directory that is younger may be one that a registry is about to fill."""
 
@@ -79,7 +87,7 @@ class Repairer:
 
     *still_has* is the second look of a verification. *quarantine* is the directory for damaged
     bytes, *source* the driver of another registry's storage; without one of them the repairs that
-    need it are not planned.
+    need it are not planned. What is removed is cleared in *cache*, which registries share.
     """
 
     def __init__(
@@ -88,8 +96,10 @@ class Repairer:
         still_has: Callable[[Fault], bool],
         quarantine: Path | None = None,
         source: StorageDriver | None = None,
+        cache: DescriptorCache | None = None,
     ) -> None:
-        self._driver = driver
+        self._driver = with_presence(driver)
+        self._cache = cache or NoCache()
         self._still_has = still_has
         self._quarantine = quarantine
         self._source = source
@@ -150,18 +160,41 @@ class Repairer:
         return True
 
     def _set_aside(self, digest: Digest, quarantine: Path) -> bool:
-        """Copy a damaged blob to the quarantine, durably, and remove it."""
+        """Move a damaged blob to the quarantine.
+
+        It is copied, set aside, and removed only if it still has the bytes that were copied. So a
+        good blob that is stored meanwhile stays.
+        """
         path = paths.blob_data(digest)
+        aside = path.removesuffix("data") + _DAMAGED
+        if self._hashed(path, digest.algorithm) == digest:
+            return False  # the manifests are wrong
+        if stat_or_none(self._driver, aside) is not None:
+            raise Exists(f"{aside} is there, of a stopped repair; move it away")
         with self._driver.open(path) as reader:
-            if Digest.of_chunks(reader.chunks(), digest.algorithm) == digest:
-                return False  # the manifests are wrong
-            quarantine.mkdir(parents=True, exist_ok=True)
-            with open(quarantine / f"{digest.algorithm}-{digest.encoded}", "wb") as file:
-                file.writelines(reader.chunks())
-                file.flush()
-                os.fsync(file.fileno())
-        self._driver.delete(path)
-        return True
+            copy = Copy.made(reader, quarantine, digest)
+        self._driver.move(path, aside)
+        try:
+            is_copied = self._hashed(aside, digest.algorithm) == copy.digest != digest
+        except BaseException:
+            self._put_back(aside, path)
+            raise
+        if is_copied:
+            self._driver.delete(aside)
+        else:
+            self._put_back(aside, path)
+            copy.remove()
+        self._cache.clear(digest)
+        return is_copied
+
+    def _put_back(self, aside: str, path: str) -> None:
+        """Undo the move; a blob that was stored again meanwhile stays, and both remain."""
+        if stat_or_none(self._driver, path) is None:
+            self._driver.move(aside, path)
+
+    def _hashed(self, path: str, algorithm: str) -> Digest:
+        with self._driver.open(path) as reader:
+            return Digest.of_chunks(reader.chunks(), algorithm)
 
     def _fetch(self, digest: Digest, source: StorageDriver) -> bool:
         path = paths.blob_data(digest)

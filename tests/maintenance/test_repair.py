@@ -12,7 +12,13 @@ from click.testing import CliRunner, Result
 from blobfs import paths
 from blobfs.cli import main
 from blobfs.digest import Digest
+from blobfs.errors import Exists
+from blobfs.inventory.inventory import Inventory
+from blobfs.maintenance.repair import Repair, Repairer, RepairKind
+from blobfs.maintenance.verify import SecondLook
+from blobfs.maintenance.verify import verify as verify_inventory
 from blobfs.reference import Tag
+from tests.support.failing_driver import Call, TroubledDriver
 from tests.support.layout import APP, Layout, image
 from tests.support.services import DockerRegistry, run
 
@@ -138,6 +144,81 @@ def test_blob_that_has_its_digest_stays_though_its_manifest_gives_another_size(
     assert result.exit_code == 1
     assert stored.file(paths.blob_data(longer)).exists()
     assert not quarantine.exists()
+
+
+class Repairing:
+    """A repair of *stored* whose calls of the storage a test can see, and change something at."""
+
+    def __init__(self, stored: Image, kind: RepairKind, quarantine: Path | None = None) -> None:
+        self.driver = TroubledDriver(stored.layout.driver)
+        with Inventory.taken(str(stored.root)) as inventory:
+            found = verify_inventory(inventory)
+        self.repairer = Repairer(self.driver, SecondLook(self.driver).confirms, quarantine)
+        self.planned: list[Repair] = self.repairer.plan(found.faults, [kind])
+
+    def before(self, method: str, path: str, call: Callable[[], object]) -> None:
+        """Call *call* once, before the first call of *method* for a *path* that ends so."""
+        calls = [call]
+
+        def on_call(made: Call) -> None:
+            if made.method == method and made.path.endswith(path) and calls:
+                calls.pop()()
+
+        self.driver.on_call = on_call
+
+    def make(self) -> list[bool]:
+        return [self.repairer.make(repair) for repair in self.planned]
+
+
+@pytest.mark.parametrize("method", ["open", "stat", "move", "delete"])
+def test_blob_that_is_stored_during_its_quarantine_stays(
+    stored: Image, tmp_path: Path, method: str
+) -> None:
+    """[S19.5] A blob that has its digest stays, also if it is stored meanwhile."""
+    data = stored.file(paths.blob_data(stored.layer))
+    data.write_bytes(b"")
+    repairing = Repairing(stored, RepairKind.QUARANTINE, tmp_path / "quarantine")
+    path = ".damaged" if method == "delete" else "data"
+    repairing.before(method, path, lambda: stored.layout.blob(b"l"))
+    assert len(repairing.make()) == 1
+    assert data.read_bytes() == b"l"
+    assert [file.name for file in data.parent.iterdir()] == ["data"]
+
+
+def test_earlier_file_in_the_quarantine_stays(stored: Image, tmp_path: Path) -> None:
+    """[S19.5] A file that the directory has stays."""
+    data = stored.file(paths.blob_data(stored.layer))
+    quarantine = tmp_path / "quarantine"
+    for content in b"", b"XX", b"YYY":
+        data.write_bytes(content)
+        repair(tmp_path, "--repair", "quarantine", "--quarantine", quarantine)
+    assert {file.read_bytes() for file in quarantine.iterdir()} == {b"", b"XX", b"YYY"}
+
+
+def test_quarantine_is_durable_before_the_blob_is_removed(
+    stored: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored.file(paths.blob_data(stored.layer)).write_bytes(b"")
+    quarantine = tmp_path / "quarantine"
+    repairing = Repairing(stored, RepairKind.QUARANTINE, quarantine)
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    before: list[str] = []
+    repairing.before("delete", "", lambda: before.extend(synced))
+    assert repairing.make() == [True]
+    assert {*map(str, (quarantine, *quarantine.iterdir(), tmp_path))} <= {*before}
+
+
+def test_data_that_a_stopped_repair_has_set_aside_stay(stored: Image, tmp_path: Path) -> None:
+    data = stored.file(paths.blob_data(stored.layer))
+    data.write_bytes(b"")
+    aside = data.with_name("data.damaged")
+    aside.write_bytes(b"l")
+    repairing = Repairing(stored, RepairKind.QUARANTINE, tmp_path / "quarantine")
+    with pytest.raises(Exists, match="stopped repair"):
+        repairing.make()
+    assert aside.read_bytes() == b"l"
+    assert "blob-aside" in kinds(verify(tmp_path, "--json"))
 
 
 def test_missing_blobs_are_copied_from_another_storage_and_verified(
