@@ -122,7 +122,8 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
             found = (
                 DirEntry(entry.name, entry.is_dir(follow_symlinks=False))
                 for entry in entries
-                if not is_temporary(entry.name)
+                # A repository and a tag may have the name of a temporary file.
+                if not (is_temporary(entry.name) and entry.is_file(follow_symlinks=False))
             )
             # A remote directory is read at once, as the caller may iterate on an event loop.
             children = found if self._stays_local(path) else iter(list(found))

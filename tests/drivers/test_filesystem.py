@@ -176,6 +176,13 @@ def test_files_that_only_resemble_temporaries_are_listed(driver: StorageDriver, 
     assert list(driver.listdir("/")) == [DirEntry(name, False)]
 
 
+def test_directory_with_the_name_of_a_temporary_is_listed(driver: StorageDriver) -> None:
+    """A repository or a tag may have such a name."""
+    name = f"v1.{uuid.UUID(int=1)}.tmp"
+    driver.put_content(f"/{name}/link", b"")
+    assert list(driver.listdir("/")) == [DirEntry(name, True)]
+
+
 def test_name_of_255_bytes_can_be_put(driver: StorageDriver) -> None:
     driver.put_content("/" + "n" * 255, b"content")
     assert content_of(driver, "/" + "n" * 255) == b"content"

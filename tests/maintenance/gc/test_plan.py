@@ -15,6 +15,8 @@ from tests.maintenance.gc.conftest import AT_ONCE, Garbage, later
 from tests.support.layout import APP, LATEST, Layout, as_bytes, descriptor, image, index
 
 OTHER = RepositoryName("other")
+TEMPORARY = "app.01234567-89ab-cdef-0123-456789abcdef.tmp"
+"""A name that a temporary file may have, too."""
 
 
 def tagged(layout: Layout, content: bytes, tag: Tag = LATEST) -> Digest:
@@ -125,6 +127,18 @@ def test_blob_of_another_repository_stays(garbage: Garbage) -> None:
     tagged(garbage.layout, b"shared")
     layer = garbage.layout.layer(b"shared", OTHER)
     assert garbage.planned() == {("layer", OTHER, layer)}
+
+
+@pytest.mark.parametrize(
+    ("repository", "tag"), [(RepositoryName(f"team/{TEMPORARY}"), LATEST), (APP, Tag(TEMPORARY))]
+)
+def test_name_of_a_temporary_file_hides_no_image(
+    garbage: Garbage, repository: RepositoryName, tag: Tag
+) -> None:
+    layout = garbage.layout
+    manifest = layout.revision(image(layout.layer(b"layer", repository)), repository)
+    layout.tag(manifest, tag, repository)
+    assert garbage.planned() == set()
 
 
 def test_blob_that_a_manifest_names_without_a_link_stays(garbage: Garbage) -> None:
