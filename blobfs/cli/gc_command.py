@@ -120,7 +120,6 @@ def gc(
     if plan_file and (delete or apply_file):
         raise click.UsageError("--plan is for a run that deletes nothing")
     given = reading.storage(storage)
-    given.open().close()
     cache = cache or given.redis
     if cache is not None and (failure := redis_failure(cache)):
         raise MountRefused(f"--cache: {failure}; start it, or give the right URL")

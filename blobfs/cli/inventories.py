@@ -21,8 +21,7 @@ def hash_blobs(inventory: Inventory, workers: Workers | None) -> None:
 def take_inventory(
     given: Storage, state: Path | None, workers: Workers | None, *, every_link: bool = False
 ) -> Inventory:
-    """Take the inventory of an existing registry; the counts of what was read are shown."""
-    given.open().close()
+    """Take the inventory of *given*; the counts of what was read are shown."""
     counts = Counts()
     try:
         return Inventory.taken(

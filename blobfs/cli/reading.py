@@ -27,11 +27,15 @@ class Reading:
     limits: RateLimits
 
     def storage(self, argument: str) -> Storage:
-        """Read STORAGE with the limits, and print the warnings about it; raises MountRefused."""
+        """Return STORAGE, which must exist, with the limits; prints the warnings about it.
+
+        Raises MountRefused.
+        """
         found = Storage.of_argument(argument)
-        if self.limits == RateLimits():
-            return found
-        return found._replace(location=replace(found.location, limits=self.limits))
+        if self.limits != RateLimits():
+            found = found._replace(location=replace(found.location, limits=self.limits))
+        found.open().close()  # here and not later, as the deadline of its checks is near
+        return found
 
     def workers(self, storage: Storage) -> AbstractContextManager[Workers | None]:
         """Connect with the cluster; None without one. Raises MountRefused."""

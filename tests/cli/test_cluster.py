@@ -13,6 +13,7 @@ from blobfs.digest import Digest
 from blobfs.drivers.factory import driver_for
 from blobfs.drivers.location import Location
 from blobfs.errors import MountRefused
+from blobfs.host.preflight import create_storage
 from blobfs.inventory.cluster import cluster_workers
 from blobfs.inventory.scanning import close_all
 from blobfs.reference import RepositoryName, Tag
@@ -103,6 +104,7 @@ def test_worker_that_sees_another_directory_is_refused(
 @pytest.mark.cluster
 @pytest.mark.parametrize("address", ["localhost:8786", "tcp://127.0.0.1", "tcp://127.0.0.1:1"])
 def test_address_without_a_scheduler_is_an_error(root: Path, address: str) -> None:
+    create_storage(root)
     result = CliRunner().invoke(main, ["du", str(root), "--cluster", address])
     assert (result.exit_code, result.stdout) == (1, "")
     assert f"--cluster {address}" in result.stderr.replace("'", "")

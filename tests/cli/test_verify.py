@@ -1,16 +1,26 @@
 """The output of ``blobfs verify``."""
 
 import json
+import time
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
 
 from blobfs import paths
 from blobfs.cli import main
+from blobfs.cli.inventories import take_inventory
+from blobfs.cli.reading import Reading
+from blobfs.drivers.factory import driver_for
 from blobfs.drivers.filesystem import FilesystemDriver
+from blobfs.drivers.rate_limit import RateLimits
+from blobfs.host import preflight
+from blobfs.inventory.scanning import close_all
 from blobfs.reference import Tag
 from tests.support.layout import Layout, image
+from tests.support.s3_servers import S3Server
 
 
 @pytest.fixture
@@ -51,3 +61,38 @@ def test_left_over_ends_with_0(layout: Layout, tmp_path: Path) -> None:
 def test_name_with_control_characters_is_escaped(layout: Layout, tmp_path: Path) -> None:
     (tmp_path / paths.REPOSITORIES[1:] / "a\x1b[2Jb").write_bytes(b"")
     assert "\x1b" not in verify(tmp_path).stdout
+
+
+@pytest.mark.s3
+def test_look_after_the_repairs_is_not_subject_to_the_deadline_of_the_first_checks(
+    ceph: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[S19.4] The storage is checked again afterwards."""
+    for name, value in ceph.environment().items():
+        monkeypatch.setenv(name, value)
+    with ceph.bucket() as bucket:
+        url = ceph.storage_url(bucket)
+        with closing(driver_for(url)) as driver:
+            Layout(driver).layer(b"l")
+        given = Reading(None, RateLimits()).storage(url)
+        late = SimpleNamespace(monotonic=lambda: time.monotonic() + preflight.DEADLINE_S)
+        monkeypatch.setattr(preflight, "time", late)
+        try:
+            with take_inventory(given, None, None) as inventory:
+                assert sum(len(blobs) for blobs in inventory.journal.unhashed()) == 1
+        finally:
+            close_all()
+
+
+@pytest.mark.parametrize("command", ["du", "gc", "verify"])
+def test_storage_that_does_not_exist_is_refused(command: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, [command, str(tmp_path / "none"), "--bwlimit", "50M"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "none does not exist" in result.stderr
+
+
+@pytest.mark.usefixtures("layout")
+def test_source_of_repairs_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    result = verify(tmp_path, "--repair", "fetch", "--repair-from", tmp_path / "none")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "none does not exist" in result.stderr
