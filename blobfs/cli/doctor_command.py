@@ -9,20 +9,17 @@ import click
 
 from blobfs.cli import checkup
 from blobfs.cli.completion import complete_storage
-from blobfs.cli.mount_options import without_password
-from blobfs.cli.types import JSON
+from blobfs.cli.types import JSON, redis_option
 
 _PROBLEM: Final = 1
 
 
 @click.command(short_help="Check this machine, and a storage.")
 @click.argument("storage", required=False, shell_complete=complete_storage)
-@click.option(
-    "--cache",
-    metavar="URL",
-    envvar=["BLOBFS_DOCTOR_CACHE", "BLOBFS_MOUNT_CACHE"],
-    callback=without_password,
-    help="Redis to check.  [default: that of the registry's file]",
+@redis_option(
+    "Redis to check.  [default: that of the registry's file]",
+    "BLOBFS_DOCTOR_CACHE",
+    "BLOBFS_MOUNT_CACHE",
 )
 @JSON
 def doctor(storage: str | None, *, cache: str | None, as_json: bool) -> None:

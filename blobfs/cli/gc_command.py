@@ -17,7 +17,7 @@ from blobfs.cli.notices import echo
 from blobfs.cli.opening import Counts
 from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.reports import Report, Row
-from blobfs.cli.types import FILE, HUMAN, JSON, LONG_HELP, STORAGE, Duration
+from blobfs.cli.types import FILE, HUMAN, JSON, LONG_HELP, STORAGE, Duration, redis_option
 from blobfs.config.settings import default_state
 from blobfs.drivers.location import Location
 from blobfs.errors import MountRefused
@@ -80,10 +80,8 @@ _IN_MEMORY: Final = (
     help="Journal, the same for all runs.  [default: a file in /var/lib/blobfs or"
     " ~/.local/state/blobfs]",
 )
-@click.option(
-    "--cache",
-    metavar="URL",
-    help="Redis in which registries cache descriptors.  [default: that of the registry's file]",
+@redis_option(
+    "Redis in which registries cache descriptors.  [default: that of the registry's file]"
 )
 @HUMAN
 @JSON

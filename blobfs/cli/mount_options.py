@@ -9,10 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from click.core import ParameterSource
 
-from blobfs.cli.types import DIRECTORY, FILE, SECONDS, Account, Octal, Size
-from blobfs.errors import MountRefused
+from blobfs.cli.types import DIRECTORY, FILE, SECONDS, Account, Octal, Size, without_password
 from blobfs.logs import LEVELS
 from blobfs.vfs.verification import Verify
 
@@ -56,17 +54,6 @@ def _count(
 
 def _seconds(name: str, text: str, default: int) -> click.Option:
     return _option(name, text, type=SECONDS, default=default, metavar="SECONDS")
-
-
-def without_password(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Refuse a password on the command line; the callback of an option for a Redis."""
-    typed = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
-    if value is not None and typed and ("@" in value or "password=" in value):
-        raise MountRefused(
-            "a password on the command line can be seen by every user of the machine;"
-            " give the URL as BLOBFS_MOUNT_CACHE, or in the registry's file"
-        )
-    return value
 
 
 def _owner(name: str, text: str, kind: Account, default: Callable[[], int]) -> click.Option:

@@ -7,7 +7,7 @@ import click
 from blobfs.cache.factory import strict_cache_for
 from blobfs.cli.opening import open_existing
 from blobfs.cli.storage import Storage
-from blobfs.cli.types import REFERENCE, STORAGE, Parsed
+from blobfs.cli.types import REFERENCE, STORAGE, Parsed, redis_option
 from blobfs.digest import Digest
 from blobfs.errors import Exists, ManifestUnknown, NameInvalid, NotPermitted, RepositoryUnknown
 from blobfs.reference import Reference, RepositoryName, Tag
@@ -54,11 +54,7 @@ def untag(storage: str, reference: Reference) -> None:
 @click.argument("name", metavar="REPOSITORY|REPOSITORY:TAG|REPOSITORY@DIGEST")
 @click.option("-r", "--recursive", is_flag=True, help="Remove a whole repository.")
 @click.option("-f", "--force", is_flag=True, help="Remove the tags of a manifest too.")
-@click.option(
-    "--cache",
-    metavar="URL",
-    help="Redis of the registries.  [default: that of a configuration file]",
-)
+@redis_option("Redis of the registries.  [default: that of a configuration file]")
 def rm(storage: str, name: str, *, recursive: bool, force: bool, cache: str | None) -> None:
     """Remove a tag, a manifest, or with -r a repository in STORAGE.
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from blobfs.cli.completion import complete, complete_storage, references, repositories
-from blobfs.errors import BlobfsError
+from blobfs.errors import BlobfsError, MountRefused
 from blobfs.reference import Reference, RepositoryName
 from blobfs.storage.registry import Registry
+
+T = TypeVar("T", bound=Callable[..., Any])
 
 _NOBODY: Final = 2**32 - 1
 """The id that means "no change" to chown(2)."""
@@ -118,6 +121,24 @@ class Size(click.ParamType[int]):
         if match is None:
             self.fail(f"{value!r} is not a size such as 500M or 10G", param, ctx)
         return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
+
+
+def without_password(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refuse a password on the command line; the callback of the option ``--cache``."""
+    typed = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+    if value is not None and typed and ("@" in value or "password=" in value):
+        raise MountRefused(
+            "a password on the command line can be seen by every user of the machine;"
+            f" give the URL as {ctx.auto_envvar_prefix}_CACHE, or in the registry's file"
+        )
+    return value
+
+
+def redis_option(text: str, *variables: str) -> Callable[[T], T]:
+    """Return the option ``--cache`` for a Redis; *variables* can give it instead."""
+    return click.option(
+        "--cache", metavar="URL", envvar=variables or None, callback=without_password, help=text
+    )
 
 
 STORAGE: Final = click.argument("storage", shell_complete=complete_storage)

@@ -116,3 +116,23 @@ def test_unknown_repository_is_not_removed(stored: Stored) -> None:
 def test_stat_has_a_line_for_each_platform(stored: Stored) -> None:
     [row] = json.loads(stored.done("stat", f"{APP}:v1", "--json"))
     assert (row["layers"], row["digest"], row["state"]) == (1, str(stored.v1), "ok")
+
+
+@pytest.mark.parametrize("command", ["gc", "rm", "doctor"])
+@pytest.mark.parametrize("url", ["redis://:hidden@localhost", "redis://localhost?password=hidden"])
+def test_password_on_the_command_line_is_refused(stored: Stored, command: str, url: str) -> None:
+    arguments = [f"{APP}:v1"] if command == "rm" else []
+    result = stored.blobfs(command, *arguments, "--cache", url)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"give the URL as BLOBFS_{command.upper()}_CACHE" in result.stderr
+    assert "hidden" not in result.stderr
+    assert stored.tags().keys() == {"v1"}
+
+
+def test_password_of_the_environment_is_accepted(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLOBFS_GC_CACHE", "redis://:hidden@127.0.0.1:1")
+    result = stored.blobfs("gc")
+    assert "Connection refused" in result.stderr
+    assert "hidden" not in result.stderr
