@@ -47,7 +47,7 @@ class RulesFile:
 
 def read(path: Path) -> list[Rule]:
     """Read the rules in the file at *path*; raises MountRefused."""
-    root = yaml_file.read(path)
+    root = yaml_file.read(path, unique=True)  # a lost `keep` would remove tags
     loader = Loader(str(path))
     file = loader.load(RulesFile, root)
     _refuse_unknown(root, loader.origins)

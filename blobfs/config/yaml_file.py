@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
@@ -68,14 +68,16 @@ class Value:
         return str(self.content) if is_text else None
 
 
-def read(path: Path) -> Value:
-    """Read the file at *path*; raises MountRefused."""
+def read(path: Path, *, unique: bool = False) -> Value:
+    """Read the file at *path*; raises MountRefused, if *unique* also for a repeated key."""
     try:
         content = path.read_bytes()
     except OSError as exc:
         raise MountRefused(f"{path}: {exc.strerror}") from None
     try:
-        return _value(content, f"{path}:")
+        return _value(content, f"{path}:", _UniqueLoader if unique else _Loader)
+    except _Repeated as exc:
+        raise MountRefused(f"{path}:{exc.line}: {exc.key} is there twice; give it once") from None
     except yaml.MarkedYAMLError as exc:
         where = f" in line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
         raise MountRefused(f"{path} is not YAML{where}") from None
@@ -106,8 +108,30 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-def _value(content: str | bytes, origin: str) -> Value:
-    loader = _Loader(content)
+class _Repeated(Exception):
+    """A mapping has *key* a second time, in *line*."""
+
+    def __init__(self, key: str, line: int) -> None:
+        super().__init__(key)
+        self.key = key
+        self.line = line
+
+
+class _UniqueLoader(_Loader):
+    """YAML loader that refuses a mapping with two equal keys, before merges add keys to it."""
+
+    def compose_mapping_node(self, anchor: dict[Any, Any]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        found: set[str] = set()
+        for key, _ in node.value:
+            if (text := _text(key)) in found:
+                raise _Repeated(text, key.start_mark.line + 1)
+            found.add(text)
+        return node
+
+
+def _value(content: str | bytes, origin: str, kind: type[_Loader] = _Loader) -> Value:
+    loader = kind(content)
     try:
         node = loader.get_single_node()
         return _Converter(loader, origin).convert(node) if node else Value(None, origin)

@@ -76,6 +76,15 @@ def test_rules_come_from_a_file(storage: Path, tmp_path: Path) -> None:
     assert pruned(storage, "--rules", file) == {"ci-2"}
 
 
+def test_merged_key_can_be_replaced(storage: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yml"
+    file.write_text(
+        "rules:\n- &ci {remove: ['ci-.*'], keep: [ci-1]}\n- {<<: *ci, keep: [ci-2]}\n"
+        "- {<<: *ci, remove: [latest]}\n"
+    )
+    assert pruned(storage, "--rules", file) == {"ci-3", "latest"}
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -85,6 +94,9 @@ def test_rules_come_from_a_file(storage: Path, tmp_path: Path) -> None:
         ("rules:\n- keep: [x]\n", "keep only"),
         ("rules: 1\n", "list"),
         ("rule: []\n", "rule"),
+        ("rules:\n- keep: [a]\n  remove: [x]\n  keep: [b]\n", "rules.yml:4: keep is there twice"),
+        ("rules: [{remove: [x]}]\nrules: [{remove: [y]}]\n", "rules.yml:2: rules is there twice"),
+        ("rules:\n- <<: {keep: [a], keep: [b]}\n  remove: [x]\n", "keep is there twice"),
     ],
 )
 def test_wrong_file_is_refused(storage: Path, tmp_path: Path, text: str, why: str) -> None:
