@@ -123,18 +123,20 @@ def _of_helper() -> Finding:
     if found is not None:
         return Finding("fstab", OK, f"mount(8) finds {found}")
     advice = f"as root: ln -s {shutil.which(_HELPER) or _HELPER} /sbin/{_HELPER}"
-    if any(line.split()[2:3] == ["blobfs"] for line in _lines(_FSTAB)):
+    if any(line.split()[2:3] == ["blobfs"] for line in _mounts_of(_FSTAB)):
         return Finding(
             "fstab", PROBLEM, f"{_FSTAB} has mounts of blobfs, and /sbin has no {_HELPER}", advice
         )
     return Finding("fstab", OK, f"/sbin has no {_HELPER}, and {_FSTAB} needs none")
 
 
-def _lines(file: Path) -> list[str]:
+def _mounts_of(fstab: Path) -> list[str]:
+    """Return the lines that are no comments; none of a file that cannot be read."""
     try:
-        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = fstab.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
+    return [line for line in lines if not line.lstrip().startswith("#")]
 
 
 def _of_bucket(given: Storage, bucket: S3Options) -> Iterator[Finding]:

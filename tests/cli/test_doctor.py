@@ -163,6 +163,20 @@ def test_line_of_fstab_without_the_helper_is_a_problem(
     assert _states(checkup.of_machine())["fstab"] == OK
 
 
+@pytest.mark.parametrize("line", ["#/srv/storage /srv/registry blobfs ro", " # /srv blobfs blobfs"])
+def test_comment_in_fstab_needs_no_helper(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[S19.63] The checks are those of the FUSE device, the right to mount, `user_allow_other`, the
+    limit of open files, the log, and the helper for fstab.
+    """
+    fstab = tmp_path / "fstab"
+    fstab.write_text(f"{line}\n")
+    monkeypatch.setattr(checkup, "_FSTAB", fstab)
+    monkeypatch.setattr(checkup, "_HELPER_PLACES", (str(tmp_path),))
+    assert _states(checkup.of_machine())["fstab"] == OK
+
+
 def test_missing_user_allow_other_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
