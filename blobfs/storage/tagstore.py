@@ -38,8 +38,12 @@ class TagStore:
             for digest in self.history(tag).list_unchecked(CANONICAL):
                 if self._metadata.is_known_to_hold(path, str(digest).encode("ascii")):
                     return digest
+        return self.get_now(tag)
+
+    def get_now(self, tag: Tag) -> Digest:
+        """Do the same as ``get`` from the link itself, for writers; raises the same errors."""
         try:
-            return read_link(self._driver, path)
+            return read_link(self._driver, paths.tag_current_link(self.repository, tag))
         except PathNotFound:
             raise TagUnknown(tag) from None
 
@@ -77,7 +81,7 @@ class TagStore:
 
     def rename(self, old: Tag, new: Tag) -> None:
         """Rename a tag with its history; an existing *new* is replaced. Raises TagUnknown."""
-        current = self.get(old)
+        current = self.get_now(old)
         if new == old:
             return
         past = self.history(old)

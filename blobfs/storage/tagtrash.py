@@ -90,7 +90,7 @@ class TagTrash:
         history = (each for algorithm in ALGORITHMS for each in past.enumerate(algorithm))
         trashed = TrashedTag(tag, digest, time.time_ns(), tuple(history))
         self._driver.put_content(f"{self._directory}/{trashed.name}", trashed.as_bytes())
-        current = self._tags.get(tag)
+        current = self._tags.get_now(tag)
         if current != digest:
             self.discard(trashed)
             raise Exists(f"tag {tag} has changed: it is {current} by now")

@@ -98,7 +98,7 @@ class UploadTags:
                 return
             del self._made[tag]
         try:
-            if self._tags.get(tag) == digest:
+            if self._tags.get_now(tag) == digest:
                 self._tags.untag(tag)
         except (TagUnknown, LinkInvalid):
             pass  # another program has removed or damaged it

@@ -11,12 +11,15 @@ from blobfs import paths
 from blobfs.cache.memory import MemoryCache
 from blobfs.concurrency import call_began
 from blobfs.digest import Digest
+from blobfs.drivers.objectstore import Page
 from blobfs.drivers.s3.driver import S3Driver
 from blobfs.drivers.s3.options import S3Options
-from blobfs.errors import FileChanged, PathNotFound
+from blobfs.errors import Exists, FileChanged, PathNotFound
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.listing.driver import ListedDriver
+from blobfs.storage.listing.presence import PresenceObjectStore
 from blobfs.storage.registry import Registry
+from tests.support.layout import Layout
 from tests.support.mounts import eventually
 from tests.support.s3_faults import Delay, Kind, always, no_faults
 from tests.support.s3_proxy import S3Proxy
@@ -49,6 +52,13 @@ def driver(store: S3Driver) -> ListedDriver:
 def forgetful(store: S3Driver) -> ListedDriver:
     """A driver whose listings are valid for no time, as with ``--tag-timeout 0``."""
     return ListedDriver(store, store, name_ttl_s=0, content_ttl_s=0)
+
+
+class _SmallPages(PresenceObjectStore):
+    """A store whose listings have at most three files a page, as if it held thousands."""
+
+    def pages(self, path: str, *, limit: int = 1000, after: str = "") -> Iterator[Page]:
+        return super().pages(path, limit=min(limit, 3), after=after)
 
 
 @contextmanager
@@ -227,3 +237,28 @@ def test_blob_that_is_not_what_was_remembered_is_forgotten_when_it_is_read(
     ):
         reader.read_at(0, known.size)
     assert cache.stat(DIGEST, APP) is None
+
+
+@pytest.mark.parametrize("removed", ["to the trash", "by a rename"])
+def test_tag_that_others_have_moved_is_not_removed_as_it_was_listed(
+    store: S3Driver, removed: str
+) -> None:
+    """[S19.43] A tag that has changed since is not removed."""
+    tag, new = Tag("v1"), Digest.of(b"new")
+    small = _SmallPages(store)
+    repository = Registry(ListedDriver(small, small, name_ttl_s=600, content_ttl_s=600)).repository(
+        APP
+    )
+    Layout(store).tag(DIGEST, tag, APP)
+    Layout(store).tag(DIGEST, Tag("v2"), APP)
+    assert repository.tags.get(tag) == DIGEST
+    Layout(store).tag(new, tag, APP)
+    stored = Registry(store).repository(APP).tags
+    if removed == "to the trash":
+        with pytest.raises(Exists):
+            repository.trash.put(tag, DIGEST)
+        assert stored.get(tag) == new
+        assert list(repository.trash.enumerate()) == []
+    else:
+        repository.tags.rename(tag, Tag("v3"))
+        assert stored.get(Tag("v3")) == new
