@@ -15,7 +15,7 @@ from blobfs.cli.opening import open_existing, progress
 from blobfs.cli.reports import BROKEN, Report, Row
 from blobfs.cli.types import FILE, JSON, REPOSITORY, STORAGE, TAGGED, Duration
 from blobfs.config import retention_rules
-from blobfs.errors import Exists
+from blobfs.errors import Exists, TooLarge
 from blobfs.maintenance.retention import Rule, TagAge, expired
 from blobfs.reference import Reference, RepositoryName, Tag
 from blobfs.storage.registry import Registry
@@ -108,7 +108,7 @@ def _removed(repository: Repository, aged: TagAge, *, delete: bool) -> tuple[str
         if not delete:
             return str(digest), "to be removed"
         repository.trash.put(tag, digest)
-    except (*BROKEN, Exists) as exc:
+    except (*BROKEN, Exists, TooLarge) as exc:
         return None, f"{_KEPT}: {exc}"
     return str(digest), "removed"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,13 +18,16 @@ from blobfs import paths
 from blobfs.digest import ALGORITHMS, Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import (
+    BlobfsError,
     Corrupt,
     DigestInvalid,
     Exists,
     ManifestUnknown,
     NameInvalid,
+    NotAFile,
     PathNotFound,
     TagUnknown,
+    TooLarge,
 )
 from blobfs.reference import Tag
 from blobfs.storage.revisionstore import RevisionStore
@@ -84,18 +88,33 @@ class TagTrash:
         """Remove *tag*, whose revision is *digest*, from the repository.
 
         It is in the trash before it is removed, so that a failure in between loses nothing. Raises
-        TagUnknown, and Exists if the tag has another revision by now.
+        TagUnknown, LinkInvalid, Exists if the tag has another revision by now, and TooLarge for a
+        history that the trash cannot hold.
         """
+        self._check(tag, digest)
         past = self._tags.history(tag)
         history = (each for algorithm in ALGORITHMS for each in past.enumerate(algorithm))
         trashed = TrashedTag(tag, digest, time.time_ns(), tuple(history))
-        self._driver.put_content(f"{self._directory}/{trashed.name}", trashed.as_bytes())
+        content = trashed.as_bytes()
+        if len(content) > _LARGEST:
+            raise TooLarge(
+                f"the history of tag {tag} has {len(trashed.history)} revisions, too many for the"
+                " trash; remove the tag by rm in a mount, which forgets its history"
+            )
+        try:
+            self._driver.put_content(f"{self._directory}/{trashed.name}", content)
+            self._check(tag, digest)
+        except BaseException:
+            with suppress(BlobfsError):  # the caller raises the cause
+                self.discard(trashed)
+            raise
+        self._tags.untag(tag)  # after a failure the tag may be gone, so the trash keeps it
+        return trashed
+
+    def _check(self, tag: Tag, digest: Digest) -> None:
         current = self._tags.get_now(tag)
         if current != digest:
-            self.discard(trashed)
             raise Exists(f"tag {tag} has changed: it is {current} by now")
-        self._tags.untag(tag)
-        return trashed
 
     def enumerate(self) -> Iterator[TrashedTag]:
         """Every removed tag, in the order of removal; damaged files are left out."""
@@ -108,7 +127,7 @@ class TagTrash:
                 yield TrashedTag.parse(
                     self._driver.read_at(f"{self._directory}/{name}", 0, _LARGEST)
                 )
-            except (Corrupt, PathNotFound):
+            except (Corrupt, NotAFile, PathNotFound):
                 continue
 
     def can_restore(self, trashed: TrashedTag) -> bool:
