@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
-from blobfs.digest import ALGORITHMS, CANONICAL, Digest
+from blobfs.digest import CANONICAL, Digest
 from blobfs.errors import (
     AccessDenied,
     BlobUnknown,
@@ -133,8 +133,8 @@ class _Holdings:
 
     @classmethod
     def of(cls, repository: Repository) -> _Holdings:
-        revisions = _digests(repository.manifests.links)
-        layers = _digests(repository.layers)
+        revisions = list(repository.manifests.links.enumerate_all())
+        layers = list(repository.layers.enumerate_all())
         sizes: dict[Digest, int] = {}
         damaged = _add_sizes(sizes, repository.manifests.links, revisions)
         damaged += _add_sizes(sizes, repository.layers, layers)
@@ -234,10 +234,6 @@ def _linked(repository: Repository, digest: Digest) -> Digest:
         return repository.layers.resolve(digest)
     except BlobUnknown:
         return repository.manifests.links.resolve(digest)
-
-
-def _digests(links: LinkedBlobStore) -> list[Digest]:
-    return [digest for algorithm in ALGORITHMS for digest in links.enumerate(algorithm)]
 
 
 def _add_sizes(sizes: dict[Digest, int], links: LinkedBlobStore, digests: Iterable[Digest]) -> int:

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from blobfs.concurrency import SingleFlight, guard, refuse_to_take_long
-from blobfs.digest import ALGORITHMS, Digest
+from blobfs.digest import Digest
 from blobfs.errors import AccessDenied, BlobUnknown, Corrupt
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
@@ -78,7 +78,7 @@ class LeftOvers:
     def _read(self) -> _NamedDigests:
         prefixes: set[int] = set()
         is_complete = self._blobs.holds_any()
-        revisions = list(chain.from_iterable(map(self._revisions.enumerate, ALGORITHMS)))
+        revisions = list(self._revisions.enumerate_all())
         known = {each: self._kept[each] for each in revisions if each in self._kept}
         for found in chain(known.values(), self._read_each(revisions, known)):
             if found is None:

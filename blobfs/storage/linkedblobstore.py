@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TypeVar
 
 from blobfs import metrics, paths
@@ -193,6 +194,10 @@ class LinkedBlobStore:
     def enumerate(self, algorithm: str) -> Iterator[Digest]:
         """Every digest of *algorithm* that has a link file, in no order; no link is read."""
         return (digest for digest in self.list_unchecked(algorithm) if self.existing([digest]))
+
+    def enumerate_all(self) -> Iterator[Digest]:
+        """Every digest that has a link file, in no order; no link is read."""
+        return chain.from_iterable(map(self.enumerate, ALGORITHMS))
 
     def list_unchecked(self, algorithm: str) -> Iterator[Digest]:
         """Like ``enumerate``, but including some deleted links, and much cheaper."""

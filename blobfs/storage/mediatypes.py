@@ -118,8 +118,7 @@ class MediaTypes:
         return True
 
     def _linked(self) -> Iterator[Digest]:
-        linked = chain.from_iterable(map(self._revisions.enumerate, ALGORITHMS))
-        return chain(linked, self._revisions.among_layers())
+        return chain(self._revisions.enumerate_all(), self._revisions.among_layers())
 
     def _layers_by_key(self) -> dict[bytes, Digest]:
         linked = chain.from_iterable(map(self._layers.list_unchecked, ALGORITHMS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from blobfs import paths
 from blobfs.digest import CANONICAL, Digest
@@ -84,10 +84,7 @@ class TagStore:
         current = self.get_now(old)
         if new == old:
             return
-        past = self.history(old)
-        for algorithm in past.algorithms():
-            for digest in list(past.enumerate(algorithm)):
-                self.history(new).link(digest, digest)
+        self.add_history(new, list(self.history(old).enumerate_all()))
         self.tag(new, current)
         self.untag(old)
 
@@ -110,6 +107,12 @@ class TagStore:
                 continue  # a stray file or directory
             if entry.is_dir:
                 yield tag
+
+    def add_history(self, tag: Tag, digests: Iterable[Digest]) -> None:
+        """Add revisions to the history of *tag*, which need not exist."""
+        history = self.history(tag)
+        for digest in digests:
+            history.link(digest, digest)
 
     def history(self, tag: Tag) -> LinkedBlobStore:
         """Return the link set of all revisions that the tag was ever set to."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from blobfs import paths
-from blobfs.digest import ALGORITHMS, Digest
+from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import (
     BlobfsError,
@@ -92,9 +92,8 @@ class TagTrash:
         history that the trash cannot hold.
         """
         self._check(tag, digest)
-        past = self._tags.history(tag)
-        history = (each for algorithm in ALGORITHMS for each in past.enumerate(algorithm))
-        trashed = TrashedTag(tag, digest, time.time_ns(), tuple(history))
+        history = tuple(self._tags.history(tag).enumerate_all())
+        trashed = TrashedTag(tag, digest, time.time_ns(), history)
         content = trashed.as_bytes()
         if len(content) > _LARGEST:
             raise TooLarge(
@@ -148,8 +147,7 @@ class TagTrash:
             raise ManifestUnknown(trashed.digest)
         if not replace and self._tags.exists(tag):
             raise Exists(f"tag {tag} exists; remove it first, or replace it")
-        for digest in trashed.history:
-            self._tags.history(tag).link(digest, digest)
+        self._tags.add_history(tag, trashed.history)
         self._tags.tag(tag, trashed.digest)
         self.discard(trashed)
         return trashed
