@@ -33,11 +33,12 @@ from tests.support.s3_proxy import S3Proxy
 from tests.support.s3_servers import S3Server
 from tests.support.stoppable_filesystem import Stoppable
 
-pytestmark = [pytest.mark.fuse, pytest.mark.alone, pytest.mark.long]
+pytestmark = [pytest.mark.fuse, pytest.mark.alone]
 
 CLIENTS = 64
 PERIOD_S = 0.002
-WATCHED_S = 5.0
+WATCHED_S = 2.0
+WATCHED_LONG_S = 5.0
 P99_S = 0.05
 PAGE_READS = 12
 """The reads that the kernel sends at once, where ``max_background`` of the mount cannot be set."""
@@ -138,8 +139,9 @@ def _no_clients_left() -> Iterator[None]:
 class Watched:
     """A mount whose storage is made to hang."""
 
-    def __init__(self, mount: MountedRegistry) -> None:
+    def __init__(self, mount: MountedRegistry, watched_s: float) -> None:
         self.mount = mount
+        self._watched_s = watched_s
         self._cached = mount.path / f"team/app/_layers/sha256/{Digest.of(CACHED).encoded}"
         self._pid = mount.pid
         self._file = self._cached.open("rb", buffering=0)
@@ -182,7 +184,7 @@ class Watched:
 
     def _measure(self) -> "Measured":
         version = self.mount.path / ".blobfs/version"
-        command = [sys.executable, "-c", _WATCHING, *map(str, (version, PERIOD_S, WATCHED_S))]
+        command = [sys.executable, "-c", _WATCHING, *map(str, (version, PERIOD_S, self._watched_s))]
         done = subprocess.run(
             command, stdin=self._file, stdout=subprocess.PIPE, text=True, check=True, timeout=60
         )
@@ -216,13 +218,15 @@ def _has_ended(process: int) -> bool:
 
 
 @contextmanager
-def watched(storage: Path | str, tmp_path: Path, *options: str) -> Iterator[Watched]:
-    """A mount that does not end well."""
+def watched(
+    storage: Path | str, tmp_path: Path, *options: str, for_s: float = WATCHED_LONG_S
+) -> Iterator[Watched]:
+    """A mount that does not end well; each of its measurements takes *for_s*."""
     path, log = tmp_path / "mnt", tmp_path / "log"
     path.mkdir()
     done = run("mount", storage, path, "--log-file", log, *options)
     assert done.returncode == 0, done.stderr
-    mount = Watched(MountedRegistry(storage, path, log))
+    mount = Watched(MountedRegistry(storage, path, log), for_s)
     try:
         yield mount
     finally:
@@ -230,7 +234,8 @@ def watched(storage: Path | str, tmp_path: Path, *options: str) -> Iterator[Watc
         subprocess.run(["umount", "-l", str(path)], check=False, capture_output=True)
 
 
-def test_file_system_that_hangs(storage: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("for_s", [WATCHED_S, pytest.param(WATCHED_LONG_S, marks=pytest.mark.long)])
+def test_file_system_that_hangs(storage: Path, tmp_path: Path, for_s: float) -> None:
     """[S4.3] One that does not answer holds up nothing that does not need it.
     [S4.7] One more is EIO at once, and the log names its user and operation.
     [S4.10] Who asks for another new name of a directory in which a lookup hangs waits with it,
@@ -242,7 +247,7 @@ def test_file_system_that_hangs(storage: Path, tmp_path: Path) -> None:
     lay_out_below(storage)
     with (
         Stoppable(storage, tmp_path / "far") as far,
-        watched(far.path, tmp_path, *NO_CACHES) as mount,
+        watched(far.path, tmp_path, *NO_CACHES, for_s=for_s) as mount,
     ):
         for place in "stat", "list", "readlink", "read", "upload":
             far.stop()
@@ -255,7 +260,8 @@ def test_file_system_that_hangs(storage: Path, tmp_path: Path) -> None:
             mount.end()
 
 
-def test_part_of_the_storage_that_hangs(storage: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("for_s", [WATCHED_S, pytest.param(WATCHED_LONG_S, marks=pytest.mark.long)])
+def test_part_of_the_storage_that_hangs(storage: Path, tmp_path: Path, for_s: float) -> None:
     """[S4.9] If that one does not answer, the mount goes on with everything else.
     [S6.13] A signal ends the daemon within 10 s, also while the storage does not answer.
     """
@@ -265,7 +271,7 @@ def test_part_of_the_storage_that_hangs(storage: Path, tmp_path: Path) -> None:
     blobs.mkdir()
     with (
         Stoppable(tmp_path / "blobs", blobs) as far,
-        watched(storage, tmp_path, *NO_CACHES) as mount,
+        watched(storage, tmp_path, *NO_CACHES, for_s=for_s) as mount,
     ):
         far.stop()
         with mount.clients("read"):
@@ -278,6 +284,7 @@ def _delaying(kind: Kind) -> Callable[[Request], Delay | None]:
     return lambda request: Delay(60) if request.kind is kind else None
 
 
+@pytest.mark.long
 @pytest.mark.s3
 def test_bucket_and_its_disk_cache_that_hang(ceph: S3Server, tmp_path: Path) -> None:
     """[S4.3] One that does not answer holds up nothing that does not need it.
@@ -322,6 +329,7 @@ def test_bucket_and_its_disk_cache_that_hang(ceph: S3Server, tmp_path: Path) -> 
             mount.end()
 
 
+@pytest.mark.long
 def test_cache_and_notification_queue_that_hang(storage: Path, tmp_path: Path) -> None:
     """[S4.3] One that does not answer holds up nothing that does not need it.
     [S6.13] A signal ends the daemon within 10 s, also while the storage does not answer.
@@ -363,7 +371,7 @@ def test_cache_and_notification_queue_that_hang(storage: Path, tmp_path: Path) -
 def test_mount_without_trouble_ends_at_once(storage: Path, tmp_path: Path) -> None:
     """[S6.3] SIGTERM and SIGINT unmount."""
     lay_out_below(storage)
-    with watched(storage, tmp_path) as mount:
+    with watched(storage, tmp_path, for_s=WATCHED_S) as mount:
         began = time.monotonic()
         mount.end()
         assert time.monotonic() - began < 2
