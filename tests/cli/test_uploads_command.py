@@ -13,7 +13,6 @@ from blobfs.digest import Digest
 from blobfs.reference import RepositoryName
 from blobfs.storage.registry import open_registry
 from tests.support.s3_servers import S3Server
-from tests.support.uploads import append
 
 APP = RepositoryName("team/app")
 PART = bytes(5 * 2**20)
@@ -35,7 +34,7 @@ def begin(storage: str, name: str, content: bytes, digest: Digest | None = None)
         open_registry(storage) as registry,
         registry.repository(APP).uploads.create(name=name, digest=digest) as writer,
     ):
-        append(writer, content)
+        writer.write(content)
 
 
 @pytest.fixture

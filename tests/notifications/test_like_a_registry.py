@@ -21,7 +21,6 @@ from tests.support.layout import image, index
 from tests.support.mounts import eventually
 from tests.support.notification_endpoint import Post, Receiver
 from tests.support.services import free_port, serving
-from tests.support.uploads import append
 
 pytestmark = pytest.mark.registry
 
@@ -109,7 +108,7 @@ def acts_of_ours(storage: Path, config: Path) -> None:
         app = registry.repository("team/app")
         for content in (CONFIG, LAYER):
             with app.uploads.create() as writer:
-                append(writer, content)
+                writer.write(content)
                 writer.commit()
         for name, payload in (("v1", IMAGE), (str(Digest.of(INDEX)), INDEX)):
             with app.manifest_uploads.create(name=name) as upload:

@@ -25,7 +25,6 @@ from tests.support.counting_driver import AskedDriver, nothing
 from tests.support.files import content_of
 from tests.support.layout import APP, Layout, image
 from tests.support.redis_server import RedisServer
-from tests.support.uploads import append
 
 CONTENT = b"a layer"
 DIGEST = Digest.of(CONTENT)
@@ -122,7 +121,7 @@ def test_name_that_was_deleted_does_not_come_back_with_the_other(
 
 def test_commit_is_remembered_under_both_its_names(app: Repository, asked: AskedDriver) -> None:
     with app.uploads.create() as writer:
-        append(writer, CONTENT)
+        writer.write(CONTENT)
         writer.commit(ALIAS)
     asked.asked.clear()
     assert app.layers.stat(ALIAS) == app.layers.stat(DIGEST)
@@ -296,7 +295,7 @@ def test_blob_that_is_only_remembered_is_stored_again(
     app.layers.stat(DIGEST)
     layout.driver.delete(BLOB)
     with app.uploads.create() as writer:
-        append(writer, CONTENT)
+        writer.write(CONTENT)
         writer.commit(DIGEST)
     assert content_of(layout.driver, BLOB) == CONTENT
 
@@ -525,7 +524,7 @@ def test_commit_is_remembered_once_it_is_linked_and_before_its_upload_is_gone(
         known[path] = cache.stat(DIGEST, APP) is not None
 
     with app.uploads.create() as writer:
-        append(writer, CONTENT)
+        writer.write(CONTENT)
         writer.suspend()
         asked.meanwhile = note
         writer.commit(DIGEST)

@@ -11,7 +11,6 @@ from blobfs.storage.events import Action, Event
 from blobfs.storage.manifest import OCI_MANIFEST
 from blobfs.storage.repository import Repository
 from tests.support.layout import APP, Layout, image
-from tests.support.uploads import append
 
 OTHER = RepositoryName("other")
 V1 = Tag("v1")
@@ -41,7 +40,7 @@ def repository(driver: StorageDriver, heard: Heard) -> Repository:
 
 def committed(repository: Repository, content: bytes) -> Descriptor:
     with repository.uploads.create() as writer:
-        append(writer, content)
+        writer.write(content)
         return writer.commit()
 
 
@@ -74,7 +73,7 @@ def test_a_commit_is_told_once_it_can_be_read(driver: StorageDriver) -> None:
 def test_a_commit_that_fails_is_not_told(repository: Repository, heard: Heard) -> None:
     """[S15.1] Each once it is done and durable, never before."""
     writer = repository.uploads.create(digest=Digest.of(b"other"))
-    append(writer, b"layer")
+    writer.write(b"layer")
     with pytest.raises(BlobfsError):
         writer.commit()
     assert heard.events == []

@@ -9,7 +9,6 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.errors import PathNotFound
 from blobfs.storage.linkfiles import read_link
 from blobfs.storage.repository import Repository
-from blobfs.storage.uploads.base import ContentWriter
 from blobfs.storage.uploads.buffer import IN_MEMORY
 from tests.support.files import content_of, walk
 from tests.support.layout import APP
@@ -17,11 +16,6 @@ from tests.support.layout import APP
 SMALL: Final = b"what the blob holds"
 LARGE: Final = random.Random(1).randbytes(IN_MEMORY + 1000)
 UPLOADS: Final = paths.uploads(APP)
-
-
-def append(writer: ContentWriter, data: bytes) -> None:
-    """Write *data* behind what *writer* has received."""
-    writer.write_at(writer.size, data)
 
 
 def files_below(driver: StorageDriver, path: str) -> set[str]:
@@ -42,7 +36,7 @@ def states(driver: StorageDriver, upload_id: str, algorithm: str = "sha256") -> 
 def begun(repository: Repository, content: bytes = SMALL, *, digest: Digest | None = None) -> str:
     """The id of an upload that has *content*, and was left there."""
     with repository.uploads.create(digest=digest) as writer:
-        append(writer, content)
+        writer.write(content)
     return writer.id
 
 

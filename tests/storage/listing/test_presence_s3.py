@@ -16,7 +16,6 @@ from blobfs.storage.registry import Registry
 from tests.support.layout import APP, Layout, all_blobs, image
 from tests.support.s3_proxy import S3Proxy
 from tests.support.s3_servers import S3Server
-from tests.support.uploads import append
 
 pytestmark = pytest.mark.s3
 
@@ -131,7 +130,7 @@ def test_last_upload_that_was_removed_here_leaves_an_empty_registry(registry: Re
     """[S13.13] The last repository may go while blobs are there: 13.4."""
     uploads = registry.repository(APP).uploads
     with uploads.create() as writer:
-        append(writer, b"some")
+        writer.write(b"some")
         writer.suspend()
     [upload] = uploads.enumerate()
     assert list(registry.enumerate()) == [APP]

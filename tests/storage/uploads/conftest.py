@@ -2,6 +2,7 @@
 
 import pytest
 
+from blobfs.drivers.base import StorageDriver
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.repository import Repository
 from tests.support.failing_driver import TroubledDriver
@@ -9,5 +10,10 @@ from tests.support.layout import APP
 
 
 @pytest.fixture
-def repository(troubled: TroubledDriver) -> Repository:
+def repository(driver: StorageDriver) -> Repository:
+    return Repository(driver, BlobStore(driver), APP)
+
+
+@pytest.fixture
+def troubled_repository(troubled: TroubledDriver) -> Repository:
     return Repository(troubled, BlobStore(troubled), APP)

@@ -27,7 +27,6 @@ from tests.support.uploads import (
     LARGE,
     SMALL,
     UPLOADS,
-    append,
     begun,
     blob_content,
     broken_links,
@@ -40,25 +39,27 @@ each_size = pytest.mark.parametrize("content", [SMALL, LARGE], ids=["in memory",
 
 
 @pytest.fixture
-def writer(repository: Repository) -> BlobWriter:
-    return repository.uploads.create()
+def writer(troubled_repository: Repository) -> BlobWriter:
+    return troubled_repository.uploads.create()
 
 
 def test_small_blob_costs_the_storage_no_upload(
     troubled: TroubledDriver, writer: BlobWriter
 ) -> None:
-    append(writer, SMALL)
+    writer.write(SMALL)
     writer.commit()
     assert [call for call in troubled.calls if "_uploads" in call.path] == []
 
 
 @each_size
-def test_writer_goes_with_the_last_reference_to_it(repository: Repository, content: bytes) -> None:
+def test_writer_goes_with_the_last_reference_to_it(
+    troubled_repository: Repository, content: bytes
+) -> None:
     """No garbage collection is needed: a mount runs no full one."""
     gc.disable()
     try:
-        writer = repository.uploads.create()
-        append(writer, content)
+        writer = troubled_repository.uploads.create()
+        writer.write(content)
         writer.close()
         gone = weakref.ref(writer)
         del writer
@@ -68,8 +69,8 @@ def test_writer_goes_with_the_last_reference_to_it(repository: Repository, conte
 
 
 def test_content_stays_in_memory_up_to_the_bound(driver: StorageDriver, writer: BlobWriter) -> None:
-    append(writer, bytes(IN_MEMORY - 1))
-    append(writer, b"1")
+    writer.write(bytes(IN_MEMORY - 1))
+    writer.write(b"1")
     assert not writer.is_stored
     assert files_below(driver, UPLOADS) == set()
 
@@ -77,8 +78,8 @@ def test_content_stays_in_memory_up_to_the_bound(driver: StorageDriver, writer: 
 def test_upload_shows_in_the_storage_beyond_the_bound(
     driver: StorageDriver, writer: BlobWriter
 ) -> None:
-    append(writer, bytes(IN_MEMORY))
-    append(writer, b"1")
+    writer.write(bytes(IN_MEMORY))
+    writer.write(b"1")
     assert writer.is_stored
     assert files_below(driver, UPLOADS) == {f"{writer.id}/data", f"{writer.id}/startedat"}
 
@@ -86,7 +87,7 @@ def test_upload_shows_in_the_storage_beyond_the_bound(
 def test_closed_small_upload_shows_in_the_storage(
     driver: StorageDriver, writer: BlobWriter
 ) -> None:
-    append(writer, SMALL)
+    writer.write(SMALL)
     writer.close()
     assert content_of(driver, paths.upload_data(APP, writer.id)) == SMALL
 
@@ -95,7 +96,7 @@ def test_closed_small_upload_shows_in_the_storage(
 def test_undeclared_blob_gets_the_digest_that_it_has(
     driver: StorageDriver, writer: BlobWriter, content: bytes
 ) -> None:
-    append(writer, content)
+    writer.write(content)
     descriptor = writer.commit()
     assert (descriptor.digest, descriptor.size) == (Digest.of(content), len(content))
     assert blob_content(driver, descriptor.digest) == content
@@ -104,22 +105,22 @@ def test_undeclared_blob_gets_the_digest_that_it_has(
 @each_size
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_declared_blob_is_linked_under_its_digest(
-    repository: Repository, content: bytes, algorithm: str
+    troubled_repository: Repository, content: bytes, algorithm: str
 ) -> None:
     digest = Digest.of(content, algorithm)
-    with repository.uploads.create(digest=digest, size=len(content)) as writer:
-        append(writer, content)
+    with troubled_repository.uploads.create(digest=digest, size=len(content)) as writer:
+        writer.write(content)
         writer.commit()
-    assert repository.layers.resolve(digest) == Digest.of(content)
+    assert troubled_repository.layers.resolve(digest) == Digest.of(content)
 
 
 @each_size
 def test_blob_declared_as_sha512_has_two_links_that_hold_the_canonical_digest(
-    driver: StorageDriver, repository: Repository, content: bytes
+    driver: StorageDriver, troubled_repository: Repository, content: bytes
 ) -> None:
     alias, canonical = Digest.of(content, "sha512"), Digest.of(content)
-    with repository.uploads.create(digest=alias) as writer:
-        append(writer, content)
+    with troubled_repository.uploads.create(digest=alias) as writer:
+        writer.write(content)
         assert writer.commit().digest == canonical
     links = {paths.link(LAYERS, digest) for digest in (alias, canonical)}
     assert {f"{LAYERS}/{path}" for path in files_below(driver, LAYERS)} == links
@@ -127,17 +128,17 @@ def test_blob_declared_as_sha512_has_two_links_that_hold_the_canonical_digest(
 
 
 def test_digest_given_to_the_commit_is_what_counts(
-    repository: Repository, writer: BlobWriter
+    troubled_repository: Repository, writer: BlobWriter
 ) -> None:
-    append(writer, SMALL)
+    writer.write(SMALL)
     writer.commit(Digest.of(SMALL, "sha384"))
-    assert repository.layers.resolve(Digest.of(SMALL, "sha384")) == Digest.of(SMALL)
+    assert troubled_repository.layers.resolve(Digest.of(SMALL, "sha384")) == Digest.of(SMALL)
 
 
 def test_committed_blob_is_linked_in_its_repository_alone(
     driver: StorageDriver, writer: BlobWriter
 ) -> None:
-    append(writer, SMALL)
+    writer.write(SMALL)
     digest = writer.commit().digest
     other = Repository(driver, BlobStore(driver), RepositoryName("other"))
     with pytest.raises(BlobUnknown):
@@ -148,7 +149,7 @@ def test_committed_blob_is_linked_in_its_repository_alone(
 def test_commit_leaves_nothing_of_the_upload(
     driver: StorageDriver, writer: BlobWriter, content: bytes
 ) -> None:
-    append(writer, content)
+    writer.write(content)
     writer.commit()
     assert files_below(driver, UPLOADS) == set()
 
@@ -156,7 +157,7 @@ def test_commit_leaves_nothing_of_the_upload(
 def test_large_blob_is_moved_into_place_and_not_copied(
     troubled: TroubledDriver, writer: BlobWriter
 ) -> None:
-    append(writer, LARGE)
+    writer.write(LARGE)
     writer.commit()
     assert "writer.move_to" in troubled.methods("/data")
     assert not {"open", "read_at", "writer.read_at"} & set(troubled.methods("/data"))
@@ -185,12 +186,12 @@ each_wrong_declaration = pytest.mark.parametrize(
 @each_wrong_declaration
 def test_mismatch_publishes_nothing(
     driver: StorageDriver,
-    repository: Repository,
+    troubled_repository: Repository,
     content: bytes,
     begin: Callable[[Repository], BlobWriter],
 ) -> None:
-    with begin(repository) as writer:
-        append(writer, content)
+    with begin(troubled_repository) as writer:
+        writer.write(content)
         with pytest.raises(ContentMismatch):
             writer.commit()
     assert files_below(driver, paths.BLOBS) == set()
@@ -201,16 +202,16 @@ def test_mismatch_publishes_nothing(
 @each_wrong_declaration
 def test_upload_with_a_mismatch_can_be_completed(
     driver: StorageDriver,
-    repository: Repository,
+    troubled_repository: Repository,
     content: bytes,
     begin: Callable[[Repository], BlobWriter],
 ) -> None:
     whole = content + b"the end"
-    with begin(repository) as writer:
-        append(writer, content)
+    with begin(troubled_repository) as writer:
+        writer.write(content)
         with pytest.raises(ContentMismatch):
             writer.commit()
-        append(writer, b"the end")
+        writer.write(b"the end")
         writer.declare(UploadRecord(digest=Digest.of(whole), size=len(whole)))
         writer.commit()
     assert blob_content(driver, Digest.of(whole)) == whole
@@ -219,15 +220,15 @@ def test_upload_with_a_mismatch_can_be_completed(
 def test_mismatch_with_the_digest_given_to_the_commit_is_no_declaration(
     writer: BlobWriter,
 ) -> None:
-    append(writer, SMALL)
+    writer.write(SMALL)
     with pytest.raises(ContentMismatch):
         writer.commit(EMPTY)
     assert writer.commit().digest == Digest.of(SMALL)
 
 
-def test_mismatch_names_the_upload(repository: Repository) -> None:
-    with repository.uploads.create(name="layer.tar", digest=EMPTY) as writer:
-        append(writer, SMALL)
+def test_mismatch_names_the_upload(troubled_repository: Repository) -> None:
+    with troubled_repository.uploads.create(name="layer.tar", digest=EMPTY) as writer:
+        writer.write(SMALL)
         with pytest.raises(ContentMismatch, match=f"{APP}.*layer.tar.*{EMPTY}"):
             writer.commit()
 
@@ -238,9 +239,9 @@ def test_empty_blob_can_be_committed(driver: StorageDriver, writer: BlobWriter) 
 
 
 def test_empty_upload_that_was_left_can_be_committed(
-    driver: StorageDriver, repository: Repository
+    driver: StorageDriver, troubled_repository: Repository
 ) -> None:
-    repository.uploads.resume(begun(repository, b"")).commit(EMPTY)
+    troubled_repository.uploads.resume(begun(troubled_repository, b"")).commit(EMPTY)
     assert blob_content(driver, EMPTY) == b""
     assert files_below(driver, UPLOADS) == set()
 
@@ -252,7 +253,7 @@ def test_blob_that_is_there_is_kept(
     digest = Digest.of(content)
     driver.put_content(paths.blob_data(digest), content)
     before = driver.stat(paths.blob_data(digest))
-    append(writer, content)
+    writer.write(content)
     writer.commit()
     assert driver.stat(paths.blob_data(digest)) == before
     assert "move" not in troubled.methods("/data")
@@ -265,21 +266,21 @@ def test_blob_of_another_size_is_replaced(
     driver: StorageDriver, writer: BlobWriter, content: bytes, torn: bytes
 ) -> None:
     driver.put_content(paths.blob_data(Digest.of(content)), torn)
-    append(writer, content)
+    writer.write(content)
     writer.commit()
     assert blob_content(driver, Digest.of(content)) == content
 
 
 def test_damaged_link_is_written_anew(driver: StorageDriver, writer: BlobWriter) -> None:
     driver.put_content(paths.link(LAYERS, Digest.of(SMALL)), b"")
-    append(writer, SMALL)
+    writer.write(SMALL)
     writer.commit()
     assert broken_links(driver) == []
 
 
 @each_size
 def test_cancel_leaves_nothing(driver: StorageDriver, writer: BlobWriter, content: bytes) -> None:
-    append(writer, content)
+    writer.write(content)
     writer.cancel()
     assert files_below(driver, paths.ROOT) == set()
 
@@ -287,16 +288,16 @@ def test_cancel_leaves_nothing(driver: StorageDriver, writer: BlobWriter, conten
 def test_cancel_of_a_suspended_upload_leaves_nothing(
     driver: StorageDriver, writer: BlobWriter
 ) -> None:
-    append(writer, SMALL)
+    writer.write(SMALL)
     writer.suspend()
     writer.cancel()
     assert files_below(driver, paths.ROOT) == set()
 
 
 def test_cancel_of_a_resumed_upload_leaves_nothing(
-    driver: StorageDriver, repository: Repository
+    driver: StorageDriver, troubled_repository: Repository
 ) -> None:
-    repository.uploads.resume(begun(repository)).cancel()
+    troubled_repository.uploads.resume(begun(troubled_repository)).cancel()
     assert files_below(driver, paths.ROOT) == set()
 
 
@@ -305,13 +306,13 @@ def test_cancel_of_a_resumed_upload_leaves_nothing(
 def test_nothing_but_close_can_be_done_after_the_end(
     writer: BlobWriter, content: bytes, end: str
 ) -> None:
-    append(writer, content)
+    writer.write(content)
     getattr(writer, end)()
     acts: list[Callable[[], object]] = [
         writer.commit,
         writer.cancel,
         writer.suspend,
-        lambda: append(writer, b"late"),
+        lambda: writer.write(b"late"),
         lambda: writer.truncate(0),
         lambda: writer.read_at(0, 1),
         lambda: writer.declare(UploadRecord("late")),
@@ -330,57 +331,57 @@ def test_upload_begins_now(writer: BlobWriter) -> None:
     assert abs(datetime.now(UTC) - writer.started_at) < timedelta(minutes=1)
 
 
-def test_matches_as_soon_as_the_declared_bytes_are_there(repository: Repository) -> None:
-    writer = repository.uploads.create(digest=Digest.of(b"whole"))
+def test_matches_as_soon_as_the_declared_bytes_are_there(troubled_repository: Repository) -> None:
+    writer = troubled_repository.uploads.create(digest=Digest.of(b"whole"))
     assert not writer.matches()
-    append(writer, b"who")
+    writer.write(b"who")
     assert not writer.matches()
-    append(writer, b"le")
+    writer.write(b"le")
     assert writer.matches()
-    append(writer, b"!")
+    writer.write(b"!")
     assert not writer.matches()
 
 
 def test_what_was_not_declared_never_matches(writer: BlobWriter) -> None:
-    append(writer, SMALL)
+    writer.write(SMALL)
     assert not writer.matches()
 
 
-def test_bytes_of_another_size_than_declared_do_not_match(repository: Repository) -> None:
-    writer = repository.uploads.create(digest=Digest.of(SMALL), size=1)
-    append(writer, SMALL)
+def test_bytes_of_another_size_than_declared_do_not_match(troubled_repository: Repository) -> None:
+    writer = troubled_repository.uploads.create(digest=Digest.of(SMALL), size=1)
+    writer.write(SMALL)
     assert not writer.matches()
 
 
 @each_size
 def test_read_at_shows_what_was_received(writer: BlobWriter, content: bytes) -> None:
-    append(writer, content)
+    writer.write(content)
     assert writer.read_at(0, 10) == content[:10]
     assert writer.read_at(len(content) - 5, 10) == content[-5:]
     assert writer.read_at(len(content), 10) == b""
 
 
 def test_declaration_is_kept_with_a_stored_upload(
-    repository: Repository, writer: BlobWriter
+    troubled_repository: Repository, writer: BlobWriter
 ) -> None:
-    append(writer, SMALL)
+    writer.write(SMALL)
     writer.suspend()
     record = UploadRecord("layer.tar", Digest.of(SMALL), len(SMALL))
     writer.declare(record)
-    assert replace(repository.uploads.record(writer.id), fingerprint="") == record
+    assert replace(troubled_repository.uploads.record(writer.id), fingerprint="") == record
 
 
 def test_declaration_is_kept_until_the_upload_is_stored(
-    repository: Repository, writer: BlobWriter
+    troubled_repository: Repository, writer: BlobWriter
 ) -> None:
     record = UploadRecord("layer.tar", Digest.of(SMALL, "sha512"), len(SMALL))
     writer.declare(record)
-    append(writer, SMALL)
+    writer.write(SMALL)
     writer.close()
-    assert replace(repository.uploads.record(writer.id), fingerprint="") == record
+    assert replace(troubled_repository.uploads.record(writer.id), fingerprint="") == record
 
 
 def test_digest_may_be_declared_after_the_bytes(writer: BlobWriter) -> None:
-    append(writer, LARGE)
+    writer.write(LARGE)
     writer.declare(UploadRecord(digest=Digest.of(LARGE, "sha512")))
     assert writer.commit().digest == Digest.of(LARGE)

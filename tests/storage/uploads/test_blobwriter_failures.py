@@ -30,7 +30,6 @@ from tests.support.uploads import (
     LARGE,
     SMALL,
     UPLOADS,
-    append,
     begun,
     blob_content,
     broken_links,
@@ -56,7 +55,7 @@ def _repository(driver: StorageDriver) -> Repository:
 def _suspended(driver: StorageDriver, record: UploadRecord) -> str:
     """The id of an upload that has all of WHOLE, and waits to be committed."""
     with _repository(driver).uploads.create(digest=record.digest) as writer:
-        append(writer, WHOLE)
+        writer.write(WHOLE)
     return writer.id
 
 
@@ -157,7 +156,7 @@ def test_commit_that_failed_at_any_step_can_be_tried_again(
         _empty(driver)
         troubled = TroubledDriver(driver)
         writer = _repository(troubled).uploads.create()
-        append(writer, content)
+        writer.write(content)
         troubled.fail_at, troubled.done = len(troubled.calls) + number, done
         try:
             writer.commit()
@@ -180,11 +179,11 @@ def test_crash_at_any_step_of_a_suspension_leaves_what_was_durable_before(
         troubled = TroubledDriver(driver, fail_at=number, done=done, crash=True)
         with suppress(Crash):
             writer = _repository(troubled).uploads.resume(upload_id)
-            append(writer, MORE)
+            writer.write(MORE)
             writer.suspend()
         resumed = _repository(driver).uploads.resume(upload_id)
         assert resumed.size >= len(SMALL)
-        append(resumed, WHOLE[resumed.size :])
+        resumed.write(WHOLE[resumed.size :])
         resumed.commit()
         assert _is_linked(driver)
         if not troubled.failed:
@@ -215,13 +214,13 @@ def test_failure_to_store_what_was_in_memory_leaves_it_there(driver: StorageDriv
         _empty(driver)
         troubled = TroubledDriver(driver, fail_at=number)
         writer = _repository(troubled).uploads.create(name="layer.tar")
-        append(writer, SMALL)
+        writer.write(SMALL)
         with suppress(StorageUnavailable):
             writer.suspend()
         if not troubled.failed:
             break
         assert writer.size == len(SMALL)
-        append(writer, MORE)
+        writer.write(MORE)
         writer.commit()
         assert _is_linked(driver)
         assert files_below(driver, UPLOADS) == set()
@@ -232,7 +231,7 @@ def test_failure_to_store_what_was_in_memory_leaves_nothing_in_the_storage(
 ) -> None:
     troubled = TroubledDriver(driver, fail_at=2)
     writer = _repository(troubled).uploads.create(name="layer.tar")
-    append(writer, SMALL)
+    writer.write(SMALL)
     with pytest.raises(StorageUnavailable):
         writer.suspend()
     writer.cancel()
@@ -256,7 +255,7 @@ def test_commit_whose_clean_up_fails_is_a_commit(
 def test_upload_whose_link_failed_can_be_closed_and_linked_later(driver: StorageDriver) -> None:
     troubled = TroubledDriver(driver)
     writer = _repository(troubled).uploads.create(digest=Digest.of(LARGE))
-    append(writer, LARGE)
+    writer.write(LARGE)
     troubled.fail_method = "put_content"
     with pytest.raises(StorageUnavailable):
         writer.commit()
@@ -278,7 +277,7 @@ def test_declaration_made_between_two_commits_is_found_after_a_crash(
     troubled.fail_method = "writer.move_to"
     with pytest.raises(StorageUnavailable):
         writer.commit()
-    append(writer, MORE)
+    writer.write(MORE)
     writer.declare(UploadRecord(digest=Digest.of(WHOLE)))
     troubled.fail_method = "put_content"  # of the link, as the record is not to be changed
     troubled.failed = False
@@ -295,9 +294,9 @@ def test_disk_that_fails_to_sync_at_any_step_loses_nothing(
     for number in count(1):
         _empty(driver)
         writer = _repository(driver).uploads.create()
-        append(writer, SMALL)
+        writer.write(SMALL)
         writer.suspend()
-        append(writer, MORE)
+        writer.write(MORE)
         syncs = _FailingSync(number)
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", syncs)
@@ -328,30 +327,30 @@ def test_close_that_fails_to_sync_is_the_end(
     driver: StorageDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = _repository(driver).uploads.create()
-    append(writer, LARGE)
+    writer.write(LARGE)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", _FailingSync(1))
         with pytest.raises(StorageUnavailable):
             writer.close()
     writer.close()
     with pytest.raises(WriterClosed):
-        append(writer, b"late")
+        writer.write(b"late")
 
 
 @pytest.mark.parametrize("driver", ["filesystem"], indirect=True)
 def test_upload_that_ran_out_of_room_goes_on_from_what_was_written(driver: StorageDriver) -> None:
     troubled = TroubledDriver(driver)
     writer = _repository(troubled).uploads.create(digest=Digest.of(LARGE * 3))
-    append(writer, LARGE)
+    writer.write(LARGE)
     before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**21, hard))
     try:
         with pytest.raises(TooLarge):
-            append(writer, LARGE * 2)
+            writer.write(LARGE * 2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
     assert writer.size == 2**21
-    append(writer, (LARGE * 3)[writer.size :])
+    writer.write((LARGE * 3)[writer.size :])
     assert writer.matches()
     writer.commit()
     assert "writer.read_at" not in troubled.methods("/data")

@@ -16,7 +16,7 @@ from blobfs.storage.uploads.blobwriter import BlobWriter
 from tests.support.failing_driver import Call, TroubledDriver
 from tests.support.files import walk
 from tests.support.layout import APP
-from tests.support.uploads import SMALL, append, begun, blob_content, states
+from tests.support.uploads import SMALL, begun, blob_content, states
 
 MIB = 2**20
 CONTENT = bytes(range(256)) * (8 * MIB // 256)
@@ -43,10 +43,10 @@ def _unhashed(repository: Repository) -> BlobWriter:
 
 
 def test_interrupted_commit_goes_on_where_it_was_stopped(
-    repository: Repository, troubled: TroubledDriver, driver: StorageDriver
+    troubled_repository: Repository, troubled: TroubledDriver, driver: StorageDriver
 ) -> None:
     """[S7.15] What was hashed is not hashed again by the next commit."""
-    writer = _unhashed(repository)
+    writer = _unhashed(troubled_repository)
     _stop_at(troubled, writer, "writer.read_at", 3)
     with pytest.raises(Interrupted, match="stopped by the test"):
         writer.commit()
@@ -60,15 +60,15 @@ def test_interrupted_commit_goes_on_where_it_was_stopped(
 
 
 def test_interrupted_copy_leaves_nothing(
-    repository: Repository, troubled: TroubledDriver, driver: StorageDriver
+    troubled_repository: Repository, troubled: TroubledDriver, driver: StorageDriver
 ) -> None:
     """[S7.15] Stops if it hashes or copies: nothing is published. What a registry began is
     copied.
     """
-    upload_id = begun(repository, SMALL)
+    upload_id = begun(troubled_repository, SMALL)
     with suppress(PathNotFound):
         driver.delete(paths.upload_record(APP, upload_id))
-    writer = repository.uploads.resume(upload_id)
+    writer = troubled_repository.uploads.resume(upload_id)
     _stop_at(troubled, writer, "open")
     with pytest.raises(Interrupted):
         writer.commit()
@@ -90,8 +90,8 @@ def test_interrupted_gap_keeps_what_was_written(driver: StorageDriver) -> None:
     assert 0 < writer.size < 64 * MIB
 
 
-def test_interruption_of_nothing_has_no_effect_later(repository: Repository) -> None:
-    writer = _unhashed(repository)
+def test_interruption_of_nothing_has_no_effect_later(troubled_repository: Repository) -> None:
+    writer = _unhashed(troubled_repository)
     writer.interrupt("nobody is at it")
     writer.clear_interruption()
     assert writer.commit().digest == Digest.of(CONTENT)
@@ -103,9 +103,9 @@ def test_hole_is_hashed_without_being_read(tmp_path: Path) -> None:
     """
     driver = FilesystemDriver.below(tmp_path)
     writer = Repository(driver, BlobStore(driver), APP).uploads.create()
-    append(writer, SMALL)
+    writer.write(SMALL)
     writer.truncate(100 * MIB)
-    append(writer, SMALL)
+    writer.write(SMALL)
     writer.truncate(200 * MIB + 5)
     before = _read_by_this_process()
     descriptor = writer.commit()

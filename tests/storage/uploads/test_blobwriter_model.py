@@ -21,7 +21,7 @@ from blobfs.storage.uploads.blobwriter import BlobWriter
 from blobfs.storage.uploads.buffer import IN_MEMORY
 from blobfs.storage.uploads.metadata import UploadRecord
 from tests.support.layout import APP
-from tests.support.uploads import UPLOADS, append, blob_content, broken_links, files_below
+from tests.support.uploads import UPLOADS, blob_content, broken_links, files_below
 
 contents = st.binary(max_size=40)
 # Around what is kept in memory, and small ones, which leave more to be interesting.
@@ -63,7 +63,7 @@ class UploadModel(RuleBasedStateMachine):
 
     @rule(data=contents)
     def write(self, data: bytes) -> None:
-        self.each(lambda writer: append(writer, data))
+        self.each(lambda writer: writer.write(data))
         self.content += data
 
     @rule(offset=offsets, data=contents)

@@ -20,7 +20,6 @@ from tests.support.layout import APP, Layout
 from tests.support.uploads import (
     LARGE,
     SMALL,
-    append,
     begun,
     blob_content,
     broken_links,
@@ -48,17 +47,21 @@ def another(driver: StorageDriver) -> Repository:
 
 @pytest.mark.parametrize("content", [b"", SMALL, LARGE], ids=["empty", "small", "large"])
 def test_resumed_upload_has_what_was_received(
-    repository: Repository, another: Repository, content: bytes
+    troubled_repository: Repository, another: Repository, content: bytes
 ) -> None:
-    writer = another.uploads.resume(begun(repository, content))
+    writer = another.uploads.resume(begun(troubled_repository, content))
     assert writer.size == len(content)
     assert writer.read_at(0, len(content) + 1) == content
 
 
-def test_resumed_upload_is_as_it_was_declared(repository: Repository, another: Repository) -> None:
+def test_resumed_upload_is_as_it_was_declared(
+    troubled_repository: Repository, another: Repository
+) -> None:
     digest = Digest.of(WHOLE)
-    with repository.uploads.create(name="layer.tar", digest=digest, size=len(WHOLE)) as writer:
-        append(writer, SMALL)
+    with troubled_repository.uploads.create(
+        name="layer.tar", digest=digest, size=len(WHOLE)
+    ) as writer:
+        writer.write(SMALL)
     resumed = another.uploads.resume(writer.id)
     declared = UploadRecord("layer.tar", digest, len(WHOLE))
     assert replace(resumed.record, fingerprint="") == declared
@@ -69,53 +72,53 @@ def test_resumed_upload_is_as_it_was_declared(repository: Repository, another: R
 
 
 def test_resumed_upload_goes_on_where_it_stopped(
-    driver: StorageDriver, repository: Repository, another: Repository
+    driver: StorageDriver, troubled_repository: Repository, another: Repository
 ) -> None:
-    writer = another.uploads.resume(begun(repository))
-    append(writer, b" and more")
+    writer = another.uploads.resume(begun(troubled_repository))
+    writer.write(b" and more")
     assert writer.commit().digest == Digest.of(WHOLE)
     assert blob_content(driver, Digest.of(WHOLE)) == WHOLE
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
 def test_resumed_upload_is_committed_without_reading_it(
-    troubled: TroubledDriver, repository: Repository, algorithm: str
+    troubled: TroubledDriver, troubled_repository: Repository, algorithm: str
 ) -> None:
     digest = Digest.of(WHOLE, algorithm)
-    upload_id = begun(repository, digest=digest)
+    upload_id = begun(troubled_repository, digest=digest)
     troubled.calls.clear()
-    writer = repository.uploads.resume(upload_id)
-    append(writer, b" and more")
+    writer = troubled_repository.uploads.resume(upload_id)
+    writer.write(b" and more")
     assert writer.matches()
     writer.commit()
     assert not READS & set(troubled.methods("/data"))
 
 
 def test_suspended_upload_goes_on_in_the_same_writer(
-    troubled: TroubledDriver, repository: Repository
+    troubled: TroubledDriver, troubled_repository: Repository
 ) -> None:
-    writer = repository.uploads.create()
-    append(writer, SMALL)
+    writer = troubled_repository.uploads.create()
+    writer.write(SMALL)
     writer.suspend()
-    append(writer, b" and more")
+    writer.write(b" and more")
     assert writer.commit().digest == Digest.of(WHOLE)
     assert not READS & set(troubled.methods("/data"))
 
 
 def test_suspended_upload_can_be_resumed_by_another_while_its_writer_is_open(
-    repository: Repository, another: Repository
+    troubled_repository: Repository, another: Repository
 ) -> None:
-    writer = repository.uploads.create()
-    append(writer, SMALL)
+    writer = troubled_repository.uploads.create()
+    writer.write(SMALL)
     writer.suspend()
     assert another.uploads.resume(writer.id).size == len(SMALL)
 
 
 def test_second_suspension_without_a_write_asks_nothing_of_the_storage(
-    troubled: TroubledDriver, repository: Repository
+    troubled: TroubledDriver, troubled_repository: Repository
 ) -> None:
-    writer = repository.uploads.create()
-    append(writer, SMALL)
+    writer = troubled_repository.uploads.create()
+    writer.write(SMALL)
     writer.suspend()
     troubled.calls.clear()
     writer.suspend()
@@ -126,34 +129,36 @@ READING = {"stat", "listdir", "read_at", "append", "writer.close"}
 
 
 def test_looking_at_a_resumed_upload_writes_nothing(
-    troubled: TroubledDriver, repository: Repository
+    troubled: TroubledDriver, troubled_repository: Repository
 ) -> None:
-    upload_id = begun(repository)
+    upload_id = begun(troubled_repository)
     troubled.calls.clear()
-    repository.uploads.resume(upload_id).close()
+    troubled_repository.uploads.resume(upload_id).close()
     assert {call.method for call in troubled.calls} <= READING
 
 
 def test_suspension_saves_a_state_that_digests_on(
-    driver: StorageDriver, repository: Repository
+    driver: StorageDriver, troubled_repository: Repository
 ) -> None:
-    path, state = state_of(begun(repository), SMALL)
+    path, state = state_of(begun(troubled_repository), SMALL)
     assert content_of(driver, path) == state
 
 
 def test_suspension_saves_the_state_after_the_bytes_are_durable(
-    troubled: TroubledDriver, repository: Repository
+    troubled: TroubledDriver, troubled_repository: Repository
 ) -> None:
-    upload_id = begun(repository)
+    upload_id = begun(troubled_repository)
     saved = Call("put_content", state_of(upload_id, SMALL)[0])
     durable = Call("writer.flush", paths.upload_data(APP, upload_id))
     assert troubled.calls.index(durable) < troubled.calls.index(saved)
 
 
-def test_only_the_latest_state_is_kept(driver: StorageDriver, repository: Repository) -> None:
-    writer = repository.uploads.create(digest=Digest.of(WHOLE, "sha512"))
+def test_only_the_latest_state_is_kept(
+    driver: StorageDriver, troubled_repository: Repository
+) -> None:
+    writer = troubled_repository.uploads.create(digest=Digest.of(WHOLE, "sha512"))
     for size in (0, 5, 9):
-        append(writer, bytes(size - writer.size))
+        writer.write(bytes(size - writer.size))
         writer.suspend()
     assert states(driver, writer.id, "sha256") == {"9"}
     assert states(driver, writer.id, "sha512") == {"9"}
@@ -201,24 +206,24 @@ def _directory(layout: Layout, path: str) -> None:
     ],
 )
 def test_upload_whose_state_is_no_use_is_read_again(
-    layout: Layout, repository: Repository, spoil: Callable[[Layout, str], None]
+    layout: Layout, troubled_repository: Repository, spoil: Callable[[Layout, str], None]
 ) -> None:
-    upload_id = begun(repository, digest=Digest.of(WHOLE))
+    upload_id = begun(troubled_repository, digest=Digest.of(WHOLE))
     spoil(layout, state_of(upload_id, SMALL)[0])
-    writer = repository.uploads.resume(upload_id)
-    append(writer, b" and more")
+    writer = troubled_repository.uploads.resume(upload_id)
+    writer.write(b" and more")
     assert not writer.matches()
     assert writer.commit().digest == Digest.of(WHOLE)
 
 
 def test_only_what_came_after_the_latest_state_is_read_again(
-    layout: Layout, troubled: TroubledDriver, repository: Repository
+    layout: Layout, troubled: TroubledDriver, troubled_repository: Repository
 ) -> None:
     content = LARGE * 3
-    upload_id = begun(repository, content)
+    upload_id = begun(troubled_repository, content)
     layout.driver.delete(state_of(upload_id, content)[0])
     layout.put(*state_of(upload_id, content[: 2 * 2**20]))
-    writer = repository.uploads.resume(upload_id)
+    writer = troubled_repository.uploads.resume(upload_id)
     troubled.calls.clear()
     assert writer.commit().digest == Digest.of(content)
     assert troubled.methods("/data").count("writer.read_at") == 2  # of 1 MiB; 4 would be all
@@ -226,76 +231,78 @@ def test_only_what_came_after_the_latest_state_is_read_again(
 
 @pytest.mark.parametrize("name", ["x", "-1", "01", "1.5", "9" * 100, ".hidden"])
 def test_stray_file_among_the_states_does_no_harm(
-    layout: Layout, repository: Repository, name: str
+    layout: Layout, troubled_repository: Repository, name: str
 ) -> None:
-    upload_id = begun(repository)
+    upload_id = begun(troubled_repository)
     layout.put(f"{paths.upload_hashstates(APP, upload_id, 'sha256')}/{name}", b"stray")
-    assert repository.uploads.resume(upload_id).commit().digest == Digest.of(SMALL)
+    assert troubled_repository.uploads.resume(upload_id).commit().digest == Digest.of(SMALL)
 
 
 def test_state_of_bytes_that_a_crash_took_is_never_trusted(
-    layout: Layout, repository: Repository
+    layout: Layout, troubled_repository: Repository
 ) -> None:
-    upload_id = begun(repository)
+    upload_id = begun(troubled_repository)
     layout.put(*state_of(upload_id, SMALL + b"lost"))
     layout.driver.delete(state_of(upload_id, SMALL)[0])  # so that none is saved meanwhile
-    with repository.uploads.resume(upload_id) as writer:
-        append(writer, b" and more")
-    resumed = repository.uploads.resume(upload_id)
+    with troubled_repository.uploads.resume(upload_id) as writer:
+        writer.write(b" and more")
+    resumed = troubled_repository.uploads.resume(upload_id)
     assert resumed.commit().digest == Digest.of(WHOLE)
 
 
-def test_data_cut_short_by_a_crash_are_gone_on_with(layout: Layout, repository: Repository) -> None:
-    upload_id = begun(repository, digest=Digest.of(WHOLE))
+def test_data_cut_short_by_a_crash_are_gone_on_with(
+    layout: Layout, troubled_repository: Repository
+) -> None:
+    upload_id = begun(troubled_repository, digest=Digest.of(WHOLE))
     layout.put(paths.upload_data(APP, upload_id), SMALL[:5])
-    writer = repository.uploads.resume(upload_id)
+    writer = troubled_repository.uploads.resume(upload_id)
     assert writer.size == 5
-    append(writer, WHOLE[5:])
+    writer.write(WHOLE[5:])
     assert writer.commit().digest == Digest.of(WHOLE)
 
 
 def test_upload_that_never_got_a_byte_can_be_resumed(
-    layout: Layout, repository: Repository
+    layout: Layout, troubled_repository: Repository
 ) -> None:
     layout.put(paths.upload_startedat(APP, "begun"), b"2024-02-29T12:00:00Z")
-    with repository.uploads.resume("begun") as writer:
+    with troubled_repository.uploads.resume("begun") as writer:
         assert writer.size == 0
-        append(writer, SMALL)
+        writer.write(SMALL)
         assert writer.commit().digest == Digest.of(SMALL)
 
 
 @pytest.mark.parametrize("upload_id", ["nowhere", "0b9eac3a-6a0e-4f4b-8b6d-000000000000"])
-def test_unknown_upload_cannot_be_resumed(repository: Repository, upload_id: str) -> None:
-    begun(repository)
+def test_unknown_upload_cannot_be_resumed(troubled_repository: Repository, upload_id: str) -> None:
+    begun(troubled_repository)
     with pytest.raises(UploadUnknown, match=upload_id):
-        repository.uploads.resume(upload_id)
+        troubled_repository.uploads.resume(upload_id)
 
 
 def test_upload_of_another_repository_cannot_be_resumed(
-    driver: StorageDriver, repository: Repository
+    driver: StorageDriver, troubled_repository: Repository
 ) -> None:
     other = Repository(driver, BlobStore(driver), RepositoryName("other"))
     with pytest.raises(UploadUnknown):
-        other.uploads.resume(begun(repository))
+        other.uploads.resume(begun(troubled_repository))
 
 
 @pytest.fixture
-def complete(layout: Layout, repository: Repository) -> BlobWriter:
+def complete(layout: Layout, troubled_repository: Repository) -> BlobWriter:
     """An upload whose data a crash left in the blob store, without a link."""
-    upload_id = begun(repository)
+    upload_id = begun(troubled_repository)
     layout.put(
         paths.upload_record(APP, upload_id), UploadRecord(moved_to=Digest.of(SMALL)).to_json()
     )
     layout.driver.move(paths.upload_data(APP, upload_id), paths.blob_data(Digest.of(SMALL)))
-    return repository.uploads.resume(upload_id)
+    return troubled_repository.uploads.resume(upload_id)
 
 
 def test_complete_upload_only_has_to_be_linked(
-    driver: StorageDriver, repository: Repository, complete: BlobWriter
+    driver: StorageDriver, troubled_repository: Repository, complete: BlobWriter
 ) -> None:
     assert complete.size == len(SMALL)
     assert complete.commit().digest == Digest.of(SMALL)
-    assert repository.layers.get(Digest.of(SMALL)) == SMALL
+    assert troubled_repository.layers.get(Digest.of(SMALL)) == SMALL
     assert files_below(driver, paths.uploads(APP)) == set()
 
 
@@ -305,14 +312,14 @@ def test_complete_upload_can_be_read(complete: BlobWriter) -> None:
 
 def test_complete_upload_takes_no_more(complete: BlobWriter) -> None:
     with pytest.raises(ReadOnly):
-        append(complete, b"more")
+        complete.write(b"more")
     with pytest.raises(ReadOnly):
         complete.truncate(1)
 
 
 def test_complete_upload_can_be_started_again(driver: StorageDriver, complete: BlobWriter) -> None:
     complete.truncate(0)
-    append(complete, SMALL)
+    complete.write(SMALL)
     complete.commit()
     assert blob_content(driver, Digest.of(SMALL)) == SMALL
     assert files_below(driver, paths.uploads(APP)) == set()
@@ -327,10 +334,10 @@ def test_complete_upload_can_be_cancelled_and_the_blob_stays(
 
 
 def test_complete_upload_can_be_committed_under_an_alias(
-    repository: Repository, complete: BlobWriter
+    troubled_repository: Repository, complete: BlobWriter
 ) -> None:
     complete.commit(Digest.of(SMALL, "sha512"))
-    assert repository.layers.get(Digest.of(SMALL, "sha512")) == SMALL
+    assert troubled_repository.layers.get(Digest.of(SMALL, "sha512")) == SMALL
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
@@ -358,42 +365,42 @@ def test_complete_upload_that_is_renamed_stays_complete(
 
 
 def test_complete_upload_whose_blob_was_torn_has_received_nothing(
-    layout: Layout, repository: Repository, complete: BlobWriter
+    layout: Layout, troubled_repository: Repository, complete: BlobWriter
 ) -> None:
     layout.put(paths.blob_data(Digest.of(SMALL)), b"")
-    writer = repository.uploads.resume(complete.id)
-    assert writer.size == repository.uploads.stat(complete.id).size == 0
-    append(writer, SMALL)
+    writer = troubled_repository.uploads.resume(complete.id)
+    assert writer.size == troubled_repository.uploads.stat(complete.id).size == 0
+    writer.write(SMALL)
     writer.commit()
-    assert repository.layers.get(Digest.of(SMALL)) == SMALL
+    assert troubled_repository.layers.get(Digest.of(SMALL)) == SMALL
 
 
 def test_upload_whose_data_were_removed_is_not_begun_anew(
-    driver: StorageDriver, layout: Layout, repository: Repository
+    driver: StorageDriver, layout: Layout, troubled_repository: Repository
 ) -> None:
-    writer = repository.uploads.resume(begun(repository))
+    writer = troubled_repository.uploads.resume(begun(troubled_repository))
     layout.driver.delete(paths.upload_data(APP, writer.id))
     with pytest.raises(Stale):
-        append(writer, b" and more")
+        writer.write(b" and more")
     assert files_below(driver, paths.BLOBS) == set()
 
 
 def test_upload_that_another_writer_went_on_with_is_not_written(
-    layout: Layout, repository: Repository, another: Repository
+    layout: Layout, troubled_repository: Repository, another: Repository
 ) -> None:
-    writer = repository.uploads.resume(begun(repository))
+    writer = troubled_repository.uploads.resume(begun(troubled_repository))
     layout.put(paths.upload_data(APP, writer.id), WHOLE)
     with pytest.raises((Busy, Stale)):
-        append(writer, b" and other")
+        writer.write(b" and other")
     assert another.uploads.resume(writer.id).commit().digest == Digest.of(WHOLE)
 
 
 @pytest.mark.parametrize("driver", ["filesystem"], indirect=True)
 def test_upload_that_another_writer_added_to_is_not_published(
-    driver: StorageDriver, layout: Layout, repository: Repository
+    driver: StorageDriver, layout: Layout, troubled_repository: Repository
 ) -> None:
-    writer = repository.uploads.resume(begun(repository))
-    append(writer, b" and more")
+    writer = troubled_repository.uploads.resume(begun(troubled_repository))
+    writer.write(b" and more")
     with layout.driver.append(paths.upload_data(APP, writer.id)) as other:
         other.rewrite(0, bytes(100))
     with pytest.raises((ContentMismatch, Busy)):

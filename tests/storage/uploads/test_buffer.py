@@ -5,7 +5,6 @@ from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.repository import Repository
 from blobfs.storage.uploads.buffer import IN_MEMORY, MemoryBudget
 from tests.support.layout import APP
-from tests.support.uploads import append
 
 
 def test_no_more_can_be_reserved_than_there_is() -> None:
@@ -26,7 +25,7 @@ def test_upload_beyond_the_budget_goes_to_the_storage(driver: StorageDriver) -> 
     uploads = Repository(driver, BlobStore(driver), APP).uploads
     writers = [uploads.create() for _ in range(80)]
     for writer in writers:
-        append(writer, bytes(IN_MEMORY))
+        writer.write(bytes(IN_MEMORY))
     assert 16 <= sum(writer.is_stored for writer in writers) < 80
     for writer in writers:
         writer.cancel()
@@ -36,6 +35,6 @@ def test_uploads_that_ended_give_their_memory_back(driver: StorageDriver) -> Non
     uploads = Repository(driver, BlobStore(driver), APP).uploads
     for number in range(80):
         writer = uploads.create()
-        append(writer, number.to_bytes(IN_MEMORY, "big"))
+        writer.write(number.to_bytes(IN_MEMORY, "big"))
         assert not writer.is_stored
         writer.cancel() if number % 2 else writer.commit()

@@ -13,14 +13,14 @@ from blobfs.storage.repository import Repository
 from blobfs.storage.uploads.blobwriter import BlobWriter
 from blobfs.storage.uploads.state import UploadState
 from tests.support.layout import APP
-from tests.support.uploads import LARGE, append
+from tests.support.uploads import LARGE
 
 
 @pytest.fixture
 def placed(driver: StorageDriver) -> BlobWriter:
     """A writer whose commit has moved the data, and could not link the blob."""
     writer = Repository(driver, BlobStore(driver), APP).uploads.create(digest=Digest.of(LARGE))
-    append(writer, LARGE)
+    writer.write(LARGE)
     obstacle = paths.layers(APP)
     driver.put_content(obstacle, b"")
     with pytest.raises(NotADirectory):
@@ -43,7 +43,7 @@ def test_placed_upload_does_not_return_to_memory(state: UploadState) -> None:
 
 def test_placed_upload_takes_no_bytes(placed: BlobWriter) -> None:
     with pytest.raises(ReadOnly):
-        append(placed, b"more")
+        placed.write(b"more")
     assert not placed.write_nowait(placed.size, b"more")
 
 

@@ -15,7 +15,7 @@ from blobfs.storage.repository import Repository
 from blobfs.storage.uploads.blobwriter import BlobWriter
 from tests.support.failing_driver import TroubledDriver
 from tests.support.layout import APP
-from tests.support.uploads import LARGE, UPLOADS, append, blob_content, files_below, states
+from tests.support.uploads import LARGE, UPLOADS, blob_content, files_below, states
 
 CONTENT = LARGE * 3
 HALF = len(CONTENT) // 2
@@ -40,7 +40,7 @@ def writers(drivers: tuple[StorageDriver, StorageDriver]) -> tuple[BlobWriter, B
     """Two of one upload, which has its first half."""
     one, other = (Repository(driver, BlobStore(driver), APP) for driver in drivers)
     writer = one.uploads.create(name="layer.tar", digest=DIGEST)
-    append(writer, CONTENT[:HALF])
+    writer.write(CONTENT[:HALF])
     writer.suspend()
     return writer, other.uploads.resume(writer.id)
 
@@ -53,7 +53,7 @@ def test_blob_that_another_mount_has_committed_is_never_written(
     """
     one, other = writers
     with (tmp_path / paths.upload_data(APP, one.id)[1:]).open("r+b") as kept:
-        append(other, CONTENT[HALF:])
+        other.write(CONTENT[HALF:])
         other.commit()
         with pytest.raises(Stale):
             one.write_at(0, b"late")
@@ -73,7 +73,7 @@ def test_mount_that_is_alone_moves_the_data(
     one, other = writers
     before = (tmp_path / paths.upload_data(APP, one.id)[1:]).stat().st_ino
     one.close()
-    append(other, CONTENT[HALF:])
+    other.write(CONTENT[HALF:])
     other.commit()
     assert (tmp_path / paths.blob_data(DIGEST)[1:]).stat().st_ino == before
 
@@ -85,10 +85,10 @@ def test_upload_that_another_mount_went_on_with_is_not_written_over(
     write, an fsync and a close are EBUSY.
     """
     one, other = writers
-    append(other, CONTENT[HALF:])
+    other.write(CONTENT[HALF:])
     other.suspend()
     with pytest.raises(Busy):
-        append(one, b"other")
+        one.write(b"other")
     assert other.commit(DIGEST).digest == DIGEST
     assert blob_content(driver, DIGEST) == CONTENT
 
@@ -108,7 +108,7 @@ def test_bytes_that_were_changed_after_their_state_was_saved_are_hashed_again(
     _write_over(driver, one.id)
     resumed = Repository(driver, BlobStore(driver), APP).uploads.resume(one.id)
     assert states(driver, one.id) == set()
-    append(resumed, CONTENT[HALF:])
+    resumed.write(CONTENT[HALF:])
     with pytest.raises(ContentMismatch):
         resumed.commit()
     assert files_below(driver, paths.BLOBS) == set()
@@ -124,7 +124,7 @@ def test_bytes_that_nobody_has_changed_are_not_hashed_again(
         writer.close()
     troubled = TroubledDriver(driver)
     resumed = Repository(troubled, BlobStore(troubled), APP).uploads.resume(writers[0].id)
-    append(resumed, CONTENT[HALF:])
+    resumed.write(CONTENT[HALF:])
     resumed.commit()
     assert not {"open", "read_at", "writer.read_at"} & set(troubled.methods("/data"))
 
@@ -137,7 +137,7 @@ def test_copy_of_bytes_that_change_meanwhile_is_no_blob(
     """[S7.20] The bytes that are copied are the bytes that are hashed."""
     driver, others = drivers
     _, other = writers
-    append(other, CONTENT[HALF:])
+    other.write(CONTENT[HALF:])
 
     def written_first(path: str) -> FileReader:
         _write_over(driver, other.id)

@@ -24,7 +24,7 @@ from blobfs.storage.repository import Repository
 from blobfs.storage.uploads.blobwriter import BlobWriter
 from tests.support.layout import APP, image
 from tests.support.services import DockerRegistry, run
-from tests.support.uploads import LARGE, UPLOADS, append, files_below, states
+from tests.support.uploads import LARGE, UPLOADS, files_below, states
 
 pytestmark = pytest.mark.registry
 
@@ -95,7 +95,7 @@ def begin_there(registry: DockerRegistry, content: bytes) -> tuple[str, str]:
 
 def begin_here(repository: Repository, content: bytes, name: str = "layer.tar") -> BlobWriter:
     with repository.uploads.create(name=name, digest=DIGEST) as writer:
-        append(writer, content)
+        writer.write(content)
     return writer
 
 
@@ -113,7 +113,7 @@ def test_upload_begun_by_a_registry_is_completed_here(
     assert list(repository.uploads.enumerate()) == [upload_id]
     with repository.uploads.resume(upload_id) as writer:
         assert writer.size == len(FIRST)
-        append(writer, SECOND + THIRD)
+        writer.write(SECOND + THIRD)
         writer.commit(DIGEST)
     assert pulled(registry) == LARGE
 
@@ -201,7 +201,7 @@ def test_upload_goes_back_and_forth(
     assert ask(registry, "PATCH", url_of(writer), SECOND).status == http.client.ACCEPTED
     writer = repository.uploads.resume(writer.id)
     assert (writer.size, writer.record.name) == (len(FIRST + SECOND), "layer.tar")
-    append(writer, THIRD)
+    writer.write(THIRD)
     with pytest.raises(ContentMismatch):
         writer.commit(Digest.of(b"another"))  # which hashes all that the registry added
     writer.suspend()
@@ -244,7 +244,7 @@ def test_registry_pulls_a_blob_by_the_sha512_that_it_was_declared_as(
 ) -> None:
     alias = Digest.of(LARGE, "sha512")
     with repository.uploads.create(digest=alias) as writer:
-        append(writer, LARGE)
+        writer.write(LARGE)
         writer.commit()
     assert pulled(registry, alias) == LARGE
 
@@ -254,7 +254,7 @@ def test_registry_serves_an_image_that_was_put_here(
 ) -> None:
     for content in (b"{}", LARGE):
         with repository.uploads.create() as writer:
-            append(writer, content)
+            writer.write(content)
             writer.commit()
     payload = image(Digest.of(b"{}"), DIGEST)
     digest = repository.manifests.put(payload).digest
@@ -272,5 +272,5 @@ def test_garbage_collection_leaves_an_upload_begun_here(
     config = registry.root.with_name(registry.root.name + ".yml")
     run("docker-registry", "garbage-collect", config)
     resumed = repository.uploads.resume(writer.id)
-    append(resumed, SECOND + THIRD)
+    resumed.write(SECOND + THIRD)
     assert resumed.commit().digest == DIGEST

@@ -15,7 +15,7 @@ from blobfs.storage.repository import Repository
 from blobfs.storage.uploads.metadata import UploadRecord
 from blobfs.storage.uploads.store import UploadStore
 from tests.support.layout import APP, Layout
-from tests.support.uploads import LARGE, SMALL, UPLOADS, append, begun
+from tests.support.uploads import LARGE, SMALL, UPLOADS, begun
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_every_stored_upload_is_enumerated(repository: Repository, uploads: Uplo
 
 
 def test_upload_in_memory_is_not_enumerated(uploads: UploadStore) -> None:
-    append(uploads.create(), SMALL)
+    uploads.create().write(SMALL)
     assert list(uploads.enumerate()) == []
 
 
@@ -118,7 +118,7 @@ def test_upload_begins_when_it_was_created(repository: Repository, uploads: Uplo
 def test_record_of_an_upload_is_what_was_declared(uploads: UploadStore) -> None:
     record = UploadRecord("layer.tar", Digest.of(SMALL), len(SMALL))
     with uploads.create(name="layer.tar", digest=record.digest, size=record.size) as writer:
-        append(writer, SMALL)
+        writer.write(SMALL)
     assert replace(uploads.record(writer.id), fingerprint="") == record
 
 
