@@ -390,7 +390,7 @@ def _is_same_file(upload: Upload, other: Upload | None) -> bool:
     return receipts and other is not None and upload.digest == other.digest
 
 
-@pytest.mark.parametrize("examples", [50, pytest.param(500, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [100, pytest.param(500, marks=pytest.mark.long)])
 def test_mount_has_the_uploads_that_the_model_has(examples: int) -> None:
     run_state_machine_as_test(
         UploadsModel,

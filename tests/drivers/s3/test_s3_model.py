@@ -61,7 +61,7 @@ class S3Model(DriverModel):
             self.hold(path, b"".join(parts))
 
 
-@pytest.mark.parametrize(("place", "examples"), [("moto", 4), ("ceph", 5)], indirect=["place"])
+@pytest.mark.parametrize(("place", "examples"), [("moto", 4), ("ceph", 8)], indirect=["place"])
 def test_s3_has_the_files_that_a_dict_has(place: S3Place, examples: int) -> None:
     class Model(S3Model):
         def __init__(self) -> None:
