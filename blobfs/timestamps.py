@@ -1,8 +1,16 @@
-"""Times as text in RFC 3339, in UTC."""
+"""Times as text in RFC 3339, in UTC, and durations as a number with a unit."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+from typing import Final
+
+_DURATION: Final = re.compile(r"([0-9]{1,12})([smhdw])")
+_UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+
+_LONGEST_S: Final = 100 * 365 * 86400.0
+"""The time that long ago is still a number of 64 bits in nanoseconds since the epoch."""
 
 
 def format_time(moment: datetime) -> str:
@@ -32,3 +40,15 @@ def parse_time(text: bytes) -> datetime | None:
         return moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+
+
+def parse_duration(text: str) -> float | None:
+    """Parse a duration such as ``90s`` or ``8w`` to seconds.
+
+    None if it is invalid, or longer than 100 years.
+    """
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        return None
+    seconds = float(found[1]) * _UNITS_S[found[2]]
+    return seconds if seconds <= _LONGEST_S else None

@@ -15,6 +15,7 @@ from blobfs.cli.completion import complete, complete_storage, references, reposi
 from blobfs.errors import BlobfsError, MountRefused
 from blobfs.reference import Reference, RepositoryName
 from blobfs.storage.registry import Registry
+from blobfs.timestamps import parse_duration
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -103,10 +104,14 @@ class Duration(click.ParamType[float]):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        match = re.fullmatch(r"(\d+)([smhd])", str(value))
-        if match is None:
-            self.fail(f"{value!r} is not a duration such as 90s, 30m, 12h or 7d", param, ctx)
-        return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+        seconds = parse_duration(str(value))
+        if seconds is None:
+            self.fail(
+                f"{value!r} is not a duration such as 90s, 12h, 7d or 8w, of 100 years at most",
+                param,
+                ctx,
+            )
+        return seconds
 
 
 class Size(click.ParamType[int]):

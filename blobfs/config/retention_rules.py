@@ -16,15 +16,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from blobfs.config import yaml_file
 from blobfs.config.schema import Loader, Origins, fields_of, taken
 from blobfs.config.yaml_file import Value
 from blobfs.maintenance.retention import Rule
-
-_DURATION: Final = re.compile(r"(\d{1,6})([smhdw])")
-_UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+from blobfs.timestamps import parse_duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +93,9 @@ def _rule(rule: RuleSection, name: str, origins: Origins) -> Rule:
 def _seconds(text: str, name: str, origins: Origins) -> float:
     if not text:
         return 0.0
-    found = _DURATION.fullmatch(text)
-    if found is None:
-        raise origins.refusal(name, "must be a duration such as 12h, 90d or 8w")
-    return float(found[1]) * _UNITS_S[found[2]]
+    seconds = parse_duration(text)
+    if seconds is None:
+        raise origins.refusal(
+            name, "must be a duration such as 12h, 90d or 8w, of 100 years at most"
+        )
+    return seconds

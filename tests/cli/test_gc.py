@@ -68,6 +68,7 @@ def test_repository_that_cannot_be_read_ends_with_1(storage: Path, tmp_path: Pat
         (("--cache", "redis://127.0.0.1:1"), "--cache"),
         (("--apply", "{}"), "plan:1: not an entry of a plan"),
         (("--plan", "{}", "--delete"), "deletes nothing"),
+        (("--age", "999999d"), "100 years at most"),
     ],
 )
 def test_unfit_options_are_refused(
