@@ -1,18 +1,17 @@
-"""The exceptions that blobfs raises, each after its base class.
+"""The exceptions that blobfs raises, after their base classes; ``fuse/errnos.py`` has the errnos.
 
 BlobfsError: NotFound Invalid NameTooLong NotADirectory NotAFile NotASymlink Stale
     AttributeUnknown Unsupported ReadOnly NotPermitted CrossesDirectories Exists NotEmpty Busy
-    Interrupted TooManyOpen TooLarge ContentMismatch AccessDenied Corrupt WriterClosed
-    StorageFull StorageUnavailable
+    Interrupted TooManyOpen TooLarge ContentMismatch AccessDenied Corrupt WriterClosed StorageFull
+    StorageUnavailable
 NotFound: PathNotFound BlobUnknown ManifestUnknown TagUnknown UploadUnknown RepositoryUnknown
 Invalid: DigestInvalid HashStateInvalid NameInvalid PathInvalid OffsetInvalid AppendOnly
     ManifestRejected MountRefused
 AccessDenied: StorageReadOnly
 Corrupt: LinkInvalid LinkDangling BlobDamaged FileChanged ManifestInvalid DigestMismatch
+    LayerInvalid
 StorageFull: QuotaExceeded
 StorageUnavailable: StorageTimeout StorageOverloaded
-
-``fuse/errnos.py`` maps each to an errno.
 """
 
 from __future__ import annotations
@@ -217,6 +216,10 @@ class ManifestInvalid(Corrupt):
 
 class DigestMismatch(Corrupt):
     """Stored bytes do not have their digest."""
+
+
+class LayerInvalid(Corrupt):
+    """The layer is no archive that can be shown, or a member of it cannot."""
 
 
 class WriterClosed(BlobfsError):

@@ -1,0 +1,23 @@
+"""Images: the root filesystem of a tag, from the layers in the storage.
+
+An ``Image`` (``image``) is what a manifest says: its config, and its layers with their diff IDs. An
+index has an image for each ``Platform`` (``platforms``).
+
+A layer is a tar archive, mostly compressed. One pass over it makes its ``LayerIndex``
+(``layer_index``): the ``Member``s (``members``, read by ``tar``), and the points at which
+decompression can begin (``compression``). The same pass verifies the layer's digest and its diff
+ID, so that an index exists only for a layer whose content is right. With the index, a
+``SeekableLayer`` reads any range of the uncompressed archive.
+
+A ``Tree`` (``tree``) is made of the members of all layers of an image, one layer on the other, in
+SQLite, and ``RootFilesystem`` (``rootfs``) reads it. The result is that of ``umoci unpack``: the
+tests compare each attribute.
+
+``IndexStore`` (``index_store``) keeps indexes and trees in a directory: under the digest of what
+they describe, with a checksum and a version, bounded, and shared by all processes of the machine.
+``Images`` (``images``) is the entrance for mounts and commands.
+
+Everything in a layer is hostile: names, links, sizes, numbers of members. A member that cannot be
+shown has a ``fault``, and uses of its name raise LayerInvalid. Nothing in an archive is ever used
+as a path of this machine.
+"""

@@ -1,0 +1,170 @@
+"""Images by manifest: config, layers and diff IDs, and the images of an index by platform.
+
+Configs and manifests are untrusted input. Source: the OCI image specification, config.md,
+manifest.md and image-index.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from blobfs.digest import Descriptor, Digest
+from blobfs.errors import Corrupt, DigestInvalid, ManifestInvalid, NotFound
+from blobfs.images.platforms import Platform
+from blobfs.storage.blobstore import MAX_CONTENT
+from blobfs.storage.repository import Repository
+from blobfs.timestamps import parse_time
+
+_MAX_DEPTH: Final = 4
+"""The depth of nested indexes that are read; tools nest one or two."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of an image. *diff_id* is the digest of the uncompressed archive."""
+
+    descriptor: Descriptor
+    diff_id: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image for one platform, by its manifest's *digest*.
+
+    *created_ns* is in nanoseconds since the epoch, 0 if the config has no time.
+    """
+
+    digest: Digest
+    config: Descriptor
+    layers: tuple[Layer, ...]
+    platform: Platform | None
+    created_ns: int
+
+    @classmethod
+    def read(cls, repository: Repository, digest: Digest) -> Image:
+        """Read the image of a manifest, which is no index.
+
+        Raises ManifestUnknown, BlobUnknown, Corrupt; ManifestInvalid if it has no layers of an
+        image. A manifest of another kind, such as a chart, is an image with layers without diff ID.
+        """
+        manifest = repository.manifests.get(digest)
+        if manifest.is_index or not manifest.references:
+            raise ManifestInvalid(f"manifest {digest} is no image")
+        config, *layers = manifest.references
+        document = _document(repository, config)
+        diff_ids = _diff_ids(document)
+        return cls(
+            digest,
+            config,
+            tuple(
+                Layer(layer, diff_ids[index] if index < len(diff_ids) else None)
+                for index, layer in enumerate(layers)
+            ),
+            Platform.read(document),
+            _created_ns(document.get("created")),
+        )
+
+
+def images_of(repository: Repository, digest: Digest) -> Mapping[Platform | None, Digest]:
+    """Return the manifests of images that a revision leads to, by platform, in the index's order.
+
+    A manifest that is no index leads to itself. Of two images for a platform the first counts.
+    Raises ManifestUnknown, Corrupt; a child that is missing or damaged is left out.
+    """
+    found: dict[Platform | None, Digest] = {}
+    for platform, image in _images(repository, digest, 0):
+        found.setdefault(platform, image)
+    return found
+
+
+def image_here(repository: Repository, digest: Digest) -> Digest:
+    """Return the manifest of the image for this machine that a revision leads to.
+
+    Without one for this machine it is the first. Raises ManifestUnknown, Corrupt; NotFound for an
+    index without images.
+    """
+    found = images_of(repository, digest)
+    best = Platform.here().best_of(filter(None, found))
+    if best is not None:
+        return found[best]
+    for image in found.values():
+        return image
+    raise NotFound(f"index {digest} has no image")
+
+
+def _images(
+    repository: Repository, digest: Digest, depth: int
+) -> Iterator[tuple[Platform | None, Digest]]:
+    manifest = repository.manifests.get(digest)
+    if not manifest.is_index:
+        yield None, digest
+        return
+    platforms = _platforms(repository.manifests.payload(digest))
+    for reference in manifest.references:
+        child = reference.digest
+        try:
+            if depth < _MAX_DEPTH and repository.manifests.get(child).is_index:
+                yield from _images(repository, child, depth + 1)
+                continue
+            declared = platforms.get(str(child))
+            platform = declared or Image.read(repository, child).platform
+        except (NotFound, Corrupt):
+            continue
+        if platform is not None:
+            yield platform, child
+
+
+def _platforms(index: bytes) -> Mapping[str, Platform]:
+    """Return the platforms that an index declares, by digest."""
+    match json.loads(index):
+        case {"manifests": list(children)}:
+            pass
+        case _:
+            return {}
+    found = {}
+    for child in children:
+        match child:
+            case {"digest": str(digest), "platform": declared}:
+                platform = Platform.read(declared)
+                if platform is not None:
+                    found[digest] = platform
+    return found
+
+
+def _document(repository: Repository, config: Descriptor) -> Mapping[str, object]:
+    """Return the config's JSON object; raises ManifestInvalid if it is none."""
+    if config.size > MAX_CONTENT:
+        raise ManifestInvalid(f"config {config.digest} has {config.size} bytes")
+    try:
+        document = json.loads(repository.layers.get(config.digest))
+    except (ValueError, RecursionError):
+        raise ManifestInvalid(f"config {config.digest} is not JSON") from None
+    return document if isinstance(document, dict) else {}
+
+
+def _diff_ids(document: Mapping[str, object]) -> list[Digest | None]:
+    match document.get("rootfs"):
+        case {"diff_ids": list(texts)}:
+            return [_digest(text) for text in texts]
+    return []
+
+
+def _digest(text: object) -> Digest | None:
+    try:
+        return Digest.parse(text) if isinstance(text, str) else None
+    except DigestInvalid:
+        return None
+
+
+def _created_ns(text: object) -> int:
+    moment = parse_time(text.encode("utf-8", "replace")) if isinstance(text, str) else None
+    if moment is None:
+        return 0
+    since = moment - _EPOCH
+    return (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000
