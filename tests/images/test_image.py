@@ -12,7 +12,7 @@ from blobfs.images.image import Image, image_here, images_of
 from blobfs.images.platforms import Platform
 from blobfs.storage.manifest import OCI_INDEX
 from blobfs.storage.registry import Registry
-from tests.support.layout import APP, Layout, as_bytes, descriptor, image
+from tests.support.layout import APP, Json, Layout, as_bytes, descriptor, image
 
 AMD64 = Platform("linux", "amd64")
 ARM64 = Platform("linux", "arm64", "v8")
@@ -29,12 +29,12 @@ class Stored:
         stored = [self.layout.layer(each) for each in (json.dumps(config).encode(), *layers)]
         return self.layout.revision(image(*stored))
 
-    def index(self, *children: tuple[Digest, object]) -> Digest:
-        manifests = [
+    def index(self, *children: tuple[Digest, Json]) -> Digest:
+        manifests: list[Json] = [
             {**descriptor(child), "platform": platform} if platform else descriptor(child)
             for child, platform in children
         ]
-        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}
+        document: Json = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}
         return self.layout.revision(as_bytes(document))
 
 
@@ -79,8 +79,8 @@ def test_config_that_is_not_json_is_refused(stored: Stored) -> None:
 def test_index_has_an_image_for_each_platform_and_no_attestation(stored: Stored) -> None:
     amd, arm = (stored.image(_config(each), str(each).encode()) for each in (AMD64, ARM64))
     other = stored.image({}, b"attestation")
-    unknown = {"os": "unknown", "architecture": "unknown"}
-    declared = {"os": "linux", "architecture": "arm64", "variant": "v8"}
+    unknown: Json = {"os": "unknown", "architecture": "unknown"}
+    declared: Json = {"os": "linux", "architecture": "arm64", "variant": "v8"}
     index = stored.index((arm, declared), (amd, None), (other, unknown))
     assert images_of(stored.repository, index) == {ARM64: arm, AMD64: amd}
     assert images_of(stored.repository, amd) == {None: amd}
