@@ -48,28 +48,53 @@ def invalid_links(db: Connection) -> Iterator[Fault]:
 
 
 _DANGLING: Final = """
-SELECT name, link.digest, target,
-    EXISTS (
-        SELECT 1 FROM reference
-        JOIN link AS revision ON revision.target = manifest AND revision.kind = 1
-        WHERE reference.digest IN (link.digest, link.target)
-        AND revision.repository = link.repository
-    )
+SELECT name, link.digest, target, (
+    SELECT min(manifest.kind) FROM reference
+    JOIN link AS manifest ON manifest.target = reference.manifest AND manifest.kind IN (1, 2)
+    WHERE reference.digest IN (link.digest, link.target)
+    AND manifest.repository = link.repository
+)
 FROM link JOIN repository ON repository.id = repository
 WHERE kind = :kind AND target NOT IN (SELECT digest FROM blob)
+ORDER BY name
+"""
+_UNKNOWN_MANIFESTS: Final = """
+SELECT name FROM repository WHERE NOT EXISTS (SELECT 1 FROM blob) UNION
+SELECT name FROM link JOIN repository ON repository.id = repository
+WHERE kind IN (1, 2) AND (
+    fault IS NOT NULL OR target NOT IN (SELECT digest FROM blob) OR target IN (
+        SELECT digest FROM manifest
+        WHERE fault IS NOT NULL AND digest NOT IN (SELECT manifest FROM reference)
+    )
+)
 """
 
 
 def dangling_links(db: Connection) -> Iterator[Fault]:
     """Find links of layers and of revisions whose blob is gone.
 
-    A layer that a manifest needs is found by ``references`` too, and is left to that.
+    A layer that a revision needs is found by ``references`` too, and is left to that. If a manifest
+    of the repository cannot be read, or all blobs are missing, each layer may be needed.
     """
-    for name, digest, target, is_needed in _rows(db, _DANGLING, kind=_LAYER):
-        if not is_needed:
+    unknown = set(_with_unknown_manifests(db))
+    for name, digest, target, needed_by in _rows(db, _DANGLING, kind=_LAYER):
+        if needed_by is None and name not in unknown:
             yield _without_blob(FaultKind.LINK_LEFT_OVER, name, _LAYER, digest, target)
+        elif needed_by != _REVISION:
+            found = _without_blob(FaultKind.BLOB_MISSING, name, _LAYER, digest, target)
+            yield replace(found, detail="linked, and a manifest that cannot be read may need it")
     for name, digest, target, _ in _rows(db, _DANGLING, kind=_REVISION):
         yield _without_blob(FaultKind.MANIFEST_MISSING, name, _REVISION, digest, target)
+
+
+def _with_unknown_manifests(db: Connection) -> Iterator[str]:
+    """Yield the repositories whose manifests may need more than the references show."""
+    for (name,) in _rows(db, _UNKNOWN_MANIFESTS):
+        yield name
+    for (path,) in _rows(db, "SELECT path FROM other WHERE kind = :k", k=EntryKind.UNREADABLE):
+        name, manifests, _ = path.removeprefix(f"{paths.REPOSITORIES}/").partition("/_manifests")
+        if manifests:
+            yield name
 
 
 def _without_blob(kind: FaultKind, name: str, link: int, digest: bytes, target: bytes) -> Fault:

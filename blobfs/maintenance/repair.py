@@ -25,6 +25,7 @@ from blobfs.errors import Exists
 from blobfs.inventory.scanning import read_manifest
 from blobfs.maintenance.faults import Fault, FaultKind
 from blobfs.maintenance.quarantine import Copy
+from blobfs.maintenance.unlinking import LeftOverLinks
 from blobfs.storage.linkfiles import write_link
 from blobfs.storage.listing.presence import with_presence
 
@@ -100,6 +101,7 @@ class Repairer:
     ) -> None:
         self._driver = with_presence(driver)
         self._cache = cache or NoCache()
+        self._left_overs = LeftOverLinks(self._driver)
         self._still_has = still_has
         self._quarantine = quarantine
         self._source = source
@@ -119,7 +121,9 @@ class Repairer:
 
     def _planned(self, kind: RepairKind, fault: Fault) -> tuple[str, Callable[[], bool]] | None:
         if kind is RepairKind.UNLINK:
-            return f"remove {fault.place}", partial(self._unlink, fault)
+            is_link = fault.kind is FaultKind.LINK_LEFT_OVER
+            call = self._left_overs.remove if is_link else self._remove_directory
+            return f"remove {fault.place}", partial(call, fault.place)
         if not fault.digest:
             return None  # the current link of a tag, whose content nothing else tells
         digest = Digest.parse(fault.digest)
@@ -149,14 +153,12 @@ class Repairer:
         write_link(self._driver, path, digest)
         return True
 
-    def _unlink(self, fault: Fault) -> bool:
-        if fault.kind is FaultKind.LINK_LEFT_OVER:
-            self._driver.delete(fault.place.rpartition("/")[0])
-            return True
-        age_s = time.time() - self._driver.stat(fault.place).mtime_ns / 1e9
+    def _remove_directory(self, path: str) -> bool:
+        """Remove an empty directory; False if it is young."""
+        age_s = time.time() - self._driver.stat(path).mtime_ns / 1e9
         if age_s < _YOUNG_S:
             return False
-        self._driver.prune(fault.place)
+        self._driver.prune(path)
         return True
 
     def _set_aside(self, digest: Digest, quarantine: Path) -> bool:

@@ -17,7 +17,9 @@ from blobfs.inventory.scanning import opened, read_link_at, read_manifest
 from blobfs.maintenance import images
 from blobfs.maintenance.checks import CHECKS, orphans
 from blobfs.maintenance.faults import Fault, FaultKind, Severity
+from blobfs.maintenance.unlinking import LeftOverLinks
 from blobfs.maintenance.uploads import open_uploads
+from blobfs.storage.listing.presence import with_presence
 
 _STALE_S: Final = 7 * 86400.0
 """The age of a stale upload; a registry purges its own after this time."""
@@ -110,7 +112,8 @@ class SecondLook:
     """Asks the storage again about a fault that an inventory shows."""
 
     def __init__(self, driver: StorageDriver) -> None:
-        self._driver = driver
+        self._driver = with_presence(driver)
+        self._left_overs = LeftOverLinks(self._driver)
 
     def confirms(self, fault: Fault) -> bool:
         """True if the fault is still there."""
@@ -126,7 +129,10 @@ class SecondLook:
             case FaultKind.REPOSITORY_EMPTY:
                 return self._is_empty(fault.place)
         present = all(self._exists(path, or_directory=True) for path in fault.present)
-        return present and not any(map(self._exists, fault.absent))
+        if not present or any(map(self._exists, fault.absent)):
+            return False
+        is_link = fault.kind is FaultKind.LINK_LEFT_OVER
+        return not is_link or self._left_overs.missing_blob(fault.place) is not None
 
     def _exists(self, path: str, *, or_directory: bool = False) -> bool:
         try:

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from blobfs import paths
 from blobfs.cli import main
 from blobfs.digest import Digest
-from blobfs.errors import Exists
+from blobfs.errors import Exists, StorageUnavailable
 from blobfs.inventory.inventory import Inventory
 from blobfs.maintenance.repair import Repair, Repairer, RepairKind
 from blobfs.maintenance.verify import SecondLook
@@ -62,6 +62,7 @@ LINKS: dict[str, Callable[[Image], str]] = {
     "revision": lambda s: paths.link(paths.revisions(APP), s.manifest),
     "history": lambda s: paths.link(paths.tag_index(APP, V1), s.manifest),
 }
+CURRENT = paths.tag_current_link(APP, V1)
 
 
 @pytest.mark.parametrize("link", LINKS)
@@ -168,6 +169,65 @@ class Repairing:
 
     def make(self) -> list[bool]:
         return [self.repairer.make(repair) for repair in self.planned]
+
+
+def unmount_blobs(stored: Image) -> None:
+    shutil.rmtree(stored.file(paths.BLOBS))
+    stored.file(paths.BLOBS).mkdir()
+
+
+def damage_links_of_manifest(stored: Image) -> None:
+    for path in LINKS["revision"](stored), CURRENT:
+        stored.file(path).write_bytes(b"sha256:12")
+
+
+def forbid_manifests(stored: Image) -> None:
+    directory = stored.file(f"{paths.repository(APP)}/_manifests")
+    shutil.rmtree(directory)
+    directory.symlink_to("/etc")
+
+
+LOST: dict[str, Callable[[Image], object]] = {
+    "blobs are not mounted": unmount_blobs,
+    "manifest is missing": lambda s: s.file(paths.blob_data(s.manifest)).unlink(),
+    "manifest is damaged": lambda s: s.file(paths.blob_data(s.manifest)).write_bytes(b"{"),
+    "revision's link is damaged": damage_links_of_manifest,
+    "revisions cannot be read": forbid_manifests,
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_links_stay_that_an_unknown_manifest_may_need(
+    stored: Image, tmp_path: Path, lost: str
+) -> None:
+    """[S19.4] A link is kept if the blobs or a manifest of the repository cannot be read."""
+    gone = stored.layout.link(paths.layers(APP), Digest.of(b"gone"))
+    LOST[lost](stored)
+    result = repair(tmp_path, "--repair", "unlink", "--json")
+    assert stored.file(paths.link(paths.layers(APP), gone)).exists()
+    assert stored.file(LINKS["layer"](stored)).exists()
+    assert "blob-missing" in kinds(result)
+    assert "link-left-over" not in kinds(result)
+
+
+def test_link_stays_that_the_manifest_of_a_tag_needs(stored: Image, tmp_path: Path) -> None:
+    stored.file(LINKS["revision"](stored)).unlink()
+    stored.file(paths.blob_data(stored.layer)).unlink()
+    result = repair(tmp_path, "--repair", "unlink", "--json")
+    assert stored.file(LINKS["layer"](stored)).exists()
+    assert kinds(result) == {"tag-dangling", "blob-missing"}
+
+
+@pytest.mark.parametrize("lost", ["blobs are not mounted", "manifest is missing"])
+def test_links_stay_if_the_storage_is_lost_before_their_removal(stored: Image, lost: str) -> None:
+    gone = stored.layout.link(paths.layers(APP), Digest.of(b"gone"))
+    repairing = Repairing(stored, RepairKind.UNLINK)
+    LOST[lost](stored)
+    try:
+        assert repairing.make() == [False]
+    except StorageUnavailable:
+        pass
+    assert stored.file(paths.link(paths.layers(APP), gone)).exists()
 
 
 @pytest.mark.parametrize("method", ["open", "stat", "move", "delete"])
