@@ -85,20 +85,29 @@ class OpenFileScanner:
 
         A search that misses the deadline reports no other holder.
         """
+        killed = OpenersReport(opener_killed=True, held_elsewhere=False)
         if _is_killed(opener.process):
-            return OpenersReport(opener_killed=True, held_elsewhere=False)
+            return killed
+        if self._is_held(_Search(opener, os.fsencode(name), inode, self._hung)):
+            return OpenersReport(opener_killed=False, held_elsewhere=True)
+        # A killed opener has no descriptors left, even before the mount has answered its closes.
+        # So if it was killed after the first check, the search has not found it.
+        if _is_killed(opener.process):
+            return killed
+        return OpenersReport(opener_killed=False, held_elsewhere=False)
+
+    def _is_held(self, search: _Search) -> bool:
+        """Run *search* until the deadline; True if it found a holder."""
         deadline = time.monotonic() + self._deadline_s
-        held = False
-        if self._places.acquire(timeout=self._deadline_s):
-            search = _Search(opener, os.fsencode(name), inode, self._hung)
-            try:
-                thread = start_thread("scanner", partial(self._run, search))
-            except StorageUnavailable:
-                self._places.release()
-                raise
-            _wait_for(thread, search, deadline)
-            held = search.result()
-        return OpenersReport(opener_killed=False, held_elsewhere=held)
+        if not self._places.acquire(timeout=self._deadline_s):
+            return False
+        try:
+            thread = start_thread("scanner", partial(self._run, search))
+        except StorageUnavailable:
+            self._places.release()
+            raise
+        _wait_for(thread, search, deadline)
+        return search.result()
 
     def _run(self, search: _Search) -> None:
         with metrics.SCANNER_THREADS.track_inprogress():

@@ -153,6 +153,26 @@ def test_opener_that_a_signal_has_ended_is_killed(upload: Path, number: signal.S
         assert _report(opener, upload).opener_killed
 
 
+def test_opener_that_is_killed_during_the_search_is_killed(
+    upload: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[S7.4] A program that is killed publishes nothing but what it had declared and completed. A
+    child that was killed with it closes the file first; the search finds no descriptor any more.
+    """
+    at_once = os.listdir
+
+    def kill_first(path: str) -> list[str]:
+        if path == f"/proc/{opener}/fd":
+            os.kill(opener, signal.SIGTERM)
+            os.waitid(os.P_PID, opener, os.WEXITED | os.WNOWAIT)
+        return at_once(path)
+
+    with holding(upload) as opener:
+        monkeypatch.setattr(os, "listdir", kill_first)
+        found = _report(opener, upload)
+    assert found == OpenersReport(opener_killed=True, held_elsewhere=False)
+
+
 @pytest.mark.parametrize("command", ["true", "false"])
 def test_opener_that_has_ended_by_itself_is_not_killed(upload: Path, command: str) -> None:
     with ended(command) as opener:
