@@ -13,7 +13,6 @@ from typing import Final
 
 from blobfs.cli.reports import BROKEN, OK, Needs, Report, Row, human_size, tagged_at
 from blobfs.digest import Descriptor, Digest
-from blobfs.errors import RepositoryUnknown
 from blobfs.logs import printable
 from blobfs.reference import Reference
 from blobfs.storage.blobstore import MAX_CONTENT
@@ -101,9 +100,7 @@ def show(registry: Registry, reference: Reference) -> ImageReport:
 
     Raises RepositoryUnknown, TagUnknown, ManifestUnknown, Corrupt.
     """
-    if not registry.is_repository(reference.repository):
-        raise RepositoryUnknown(reference.repository)
-    repository = registry.repository(reference.repository)
+    repository = registry.existing(reference.repository)
     target = reference.target
     digest = target if isinstance(target, Digest) else repository.tags.get(target)
     manifest = repository.manifests.get(digest)

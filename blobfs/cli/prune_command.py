@@ -129,6 +129,8 @@ def trash(storage: str, repository: RepositoryName | None, *, empty: bool, as_js
     """
     rows: list[Row] = []
     with open_existing(storage) as registry:
+        if repository is not None:
+            registry.existing(repository)
         names = [repository] if repository else progress(registry.enumerate(), "Reading")
         for name in names:
             found = registry.repository(name).trash
@@ -152,6 +154,6 @@ def undelete(storage: str, reference: Reference, *, replace: bool) -> None:
     if not isinstance(reference.target, Tag):
         raise click.UsageError("give REPOSITORY:TAG; a digest has no trash")
     with open_existing(storage) as registry:
-        found = registry.repository(reference.repository).trash
+        found = registry.existing(reference.repository).trash
         trashed = found.restore(reference.target, replace=replace)
     click.echo(f"{reference} is {trashed.digest} again")

@@ -8,13 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from blobfs.digest import CANONICAL, Digest
-from blobfs.errors import (
-    AccessDenied,
-    BlobUnknown,
-    Corrupt,
-    NotFound,
-    RepositoryUnknown,
-)
+from blobfs.errors import AccessDenied, BlobUnknown, Corrupt, NotFound
 from blobfs.logs import printable
 from blobfs.reference import Reference, RepositoryName, Tag
 from blobfs.storage.linkedblobstore import LinkedBlobStore
@@ -180,9 +174,7 @@ def tags(registry: Registry, name: RepositoryName) -> Report:
 
     Raises RepositoryUnknown.
     """
-    if not registry.is_repository(name):
-        raise RepositoryUnknown(name)
-    repository = registry.repository(name)
+    repository = registry.existing(name)
     everything: dict[Digest, int] = {}
     rows = [
         _tag_row(registry, repository, tag, everything)
@@ -204,9 +196,7 @@ def content(registry: Registry, reference: Reference) -> Iterator[bytes]:
     Raises RepositoryUnknown, BlobUnknown, TagUnknown, Corrupt, and DigestMismatch after the last
     chunk if the bytes do not have the digest.
     """
-    if not registry.is_repository(reference.repository):
-        raise RepositoryUnknown(reference.repository)
-    repository = registry.repository(reference.repository)
+    repository = registry.existing(reference.repository)
     target = reference.target
     digest = target if isinstance(target, Digest) else repository.tags.get(target)
     with registry.blobs.open(_linked(repository, digest)) as reader:

@@ -9,8 +9,8 @@ from blobfs.cli.opening import open_existing
 from blobfs.cli.storage import Storage
 from blobfs.cli.types import REFERENCE, STORAGE, Parsed, redis_option
 from blobfs.digest import Digest
-from blobfs.errors import Exists, ManifestUnknown, NameInvalid, NotPermitted, RepositoryUnknown
-from blobfs.reference import Reference, RepositoryName, Tag
+from blobfs.errors import Exists, ManifestUnknown, NameInvalid, NotPermitted
+from blobfs.reference import Reference, Tag
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 
@@ -26,7 +26,7 @@ def tag(storage: str, reference: Reference, new: Tag, *, replace: bool) -> None:
     REFERENCE is REPOSITORY:TAG or REPOSITORY@DIGEST.
     """
     with open_existing(storage) as registry:
-        repository = _repository(registry, reference.repository)
+        repository = registry.existing(reference.repository)
         digest = _digest(repository, reference)
         if not repository.manifests.links.has(digest):
             raise ManifestUnknown(digest)
@@ -44,7 +44,7 @@ def untag(storage: str, reference: Reference) -> None:
     if not isinstance(reference.target, Tag):
         raise click.UsageError("give REPOSITORY:TAG; blobfs rm removes a manifest")
     with open_existing(storage) as registry:
-        repository = _repository(registry, reference.repository)
+        repository = registry.existing(reference.repository)
         repository.trash.put(reference.target, repository.tags.get(reference.target))
     click.echo(f"{reference} is removed; its manifest stays until blobfs gc --untagged")
 
@@ -66,19 +66,13 @@ def rm(storage: str, name: str, *, recursive: bool, force: bool, cache: str | No
         try:
             reference = Reference.parse(name)
         except NameInvalid:
-            _remove_repository(_repository(registry, name), registry, recursive=recursive)
+            _remove_repository(registry.existing(name), registry, recursive=recursive)
             return
-        repository = _repository(registry, reference.repository)
+        repository = registry.existing(reference.repository)
         if isinstance(reference.target, Tag):
             repository.trash.put(reference.target, repository.tags.get(reference.target))
         else:
             _remove_manifest(repository, reference.target, force=force)
-
-
-def _repository(registry: Registry, name: str) -> Repository:
-    if not registry.is_repository(RepositoryName(name)):
-        raise RepositoryUnknown(name)
-    return registry.repository(name)
 
 
 def _digest(repository: Repository, reference: Reference) -> Digest:

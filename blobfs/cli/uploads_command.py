@@ -13,7 +13,7 @@ from blobfs.cli.opening import open_existing, progress
 from blobfs.cli.storage import Storage
 from blobfs.cli.types import JSON, REPOSITORY, STORAGE, Duration, Parsed
 from blobfs.digest import Digest
-from blobfs.errors import Exists, NotPermitted, RepositoryUnknown, UploadUnknown
+from blobfs.errors import Exists, NotPermitted, UploadUnknown
 from blobfs.logs import printable
 from blobfs.reference import RepositoryName
 from blobfs.storage.registry import Registry
@@ -99,7 +99,7 @@ _REPOSITORY: Final = click.argument("name", metavar="REPOSITORY", type=REPOSITOR
 def show(storage: str, name: RepositoryName, upload: str, *, as_json: bool) -> None:
     """Show an upload: its size, when it began, what was declared, why its commit failed."""
     with open_existing(storage) as registry:
-        repository = _repository(registry, name)
+        repository = registry.existing(name)
         upload_id = _id(repository, upload)
         store = repository.uploads
         record = store.record(upload_id)
@@ -132,7 +132,7 @@ def commit(storage: str, name: RepositoryName, upload: str, *, digest: Digest | 
     The digest must be given, or have been declared, as else an incomplete upload would do.
     """
     with open_existing(storage) as registry:
-        repository = _repository(registry, name)
+        repository = registry.existing(name)
         upload_id = _id(repository, upload)
         wanted = digest or repository.uploads.record(upload_id).digest
         if wanted is None:
@@ -149,14 +149,8 @@ def commit(storage: str, name: RepositoryName, upload: str, *, digest: Digest | 
 def cancel(storage: str, name: RepositoryName, upload: str) -> None:
     """Remove an upload with its bytes."""
     with open_existing(storage) as registry:
-        repository = _repository(registry, name)
+        repository = registry.existing(name)
         repository.uploads.discard(_id(repository, upload))
-
-
-def _repository(registry: Registry, name: RepositoryName) -> Repository:
-    if not registry.is_repository(name):
-        raise RepositoryUnknown(name)
-    return registry.repository(name)
 
 
 def _id(repository: Repository, upload: str) -> str:

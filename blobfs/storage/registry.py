@@ -32,6 +32,7 @@ from blobfs.errors import (
     NameInvalid,
     NotEmpty,
     PathNotFound,
+    RepositoryUnknown,
     StorageUnavailable,
     TagUnknown,
 )
@@ -118,6 +119,12 @@ class Registry(Closing):
             else:
                 self._repositories.move_to_end(name)
             return repository
+
+    def existing(self, name: str) -> Repository:
+        """Return the repository, which must exist; raises NameInvalid, RepositoryUnknown."""
+        if not self.is_repository(RepositoryName(name)):
+            raise RepositoryUnknown(name)
+        return self.repository(name)
 
     def is_repository(self, name: RepositoryName) -> bool:
         """True if *name* has one of the directories that make it a repository."""

@@ -140,6 +140,13 @@ def test_emptied_trash_is_empty(storage: Path) -> None:
     assert "unknown tag" in blobfs("undelete", storage, f"{APP}:ci-1").stderr
 
 
+@pytest.mark.parametrize("command", ["trash", "undelete"])
+def test_unknown_repository_has_no_trash(storage: Path, command: str) -> None:
+    result = blobfs(command, storage, "no/such" if command == "trash" else "no/such:v1")
+    assert result.exit_code == 1
+    assert "unknown repository: no/such" in result.stderr
+
+
 def test_trash_is_no_repository_and_no_fault(storage: Path) -> None:
     pruned(storage, "--remove", "ci-.*")
     assert RepositoryName(APP) in blobfs("ls", storage).stdout
