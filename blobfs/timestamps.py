@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-_DURATION: Final = re.compile(r"([0-9]{1,12})([smhdw])")
+_DURATION: Final = re.compile(r"([0-9]{1,12})([a-z])")
 _UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 _LONGEST_S: Final = 100 * 365 * 86400.0
@@ -42,13 +42,13 @@ def parse_time(text: bytes) -> datetime | None:
         return None
 
 
-def parse_duration(text: str) -> float | None:
-    """Parse a duration such as ``90s`` or ``8w`` to seconds.
+def parse_duration(text: str, units: str = "smhdw") -> float | None:
+    """Parse a duration such as ``90s`` or ``8w`` to seconds; *units* are those that it may have.
 
     None if it is invalid, or longer than 100 years.
     """
     found = _DURATION.fullmatch(text)
-    if found is None:
+    if found is None or found[2] not in units:
         return None
     seconds = float(found[1]) * _UNITS_S[found[2]]
     return seconds if seconds <= _LONGEST_S else None

@@ -21,6 +21,11 @@ def test_duration_is_a_number_with_a_unit(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
+def test_unit_that_is_not_wanted_makes_no_duration() -> None:
+    assert parse_duration("8w", "smhd") is None
+    assert parse_duration("8d", "smhd") == 691_200.0
+
+
 @pytest.mark.parametrize(
     "text", ["", "7", "d", "-1d", "1.5h", "1y", "7 d", "7d\n", "٣d", "36501d", "9" * 400 + "s"]
 )

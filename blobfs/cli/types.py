@@ -104,10 +104,10 @@ class Duration(click.ParamType[float]):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        seconds = parse_duration(str(value))
+        seconds = parse_duration(str(value), "smhd")
         if seconds is None:
             self.fail(
-                f"{value!r} is not a duration such as 90s, 12h, 7d or 8w, of 100 years at most",
+                f"{value!r} is not a duration such as 90s, 30m, 12h or 7d, of 100 years at most",
                 param,
                 ctx,
             )

@@ -53,7 +53,6 @@ def pruned(storage: Path, *options: object) -> set[str]:
         (["--remove", "ci-.*", "--keep-within", "60d"], {"ci-1"}),
         (["--keep-last", 2], {"v1", "ci-1", "ci-2"}),
         (["--keep-within", "60d", "--keep", "v.*"], {"ci-1"}),
-        (["--keep-within", "8w", "--keep", "v.*"], {"ci-1"}),
         (["--remove", "ci-.*", "--keep", ".*"], set()),
         (["--remove", "ci"], set()),
         (["--remove", ".*", "--repositories", "other"], set()),
