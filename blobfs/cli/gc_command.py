@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -30,6 +30,8 @@ from blobfs.maintenance.gc.plan import Plan
 from blobfs.maintenance.gc.planfile import PlanFile
 from blobfs.timestamps import format_seconds
 
+T = TypeVar("T", bound=Callable[..., Any])
+
 _NOT_DONE: Final = 1
 """The exit code if something was left that the options ask for."""
 
@@ -43,33 +45,23 @@ _IN_MEMORY: Final = (
 )
 
 
+def _duration(name: str, default: str, text: str) -> Callable[[T], T]:
+    return click.option(name, type=Duration(), default=default, show_default=True, help=text)
+
+
 @click.command(
     "gc", context_settings=LONG_HELP, short_help="Delete what nothing refers to, beside registries."
 )
 @STORAGE
 @click.option("--layers", is_flag=True, help="Remove links of layers that no manifest names.")
 @click.option("--untagged", is_flag=True, help="Remove manifests that no tag leads to.")
-@click.option(
-    "--age",
-    type=Duration(),
-    default="24h",
-    show_default=True,
-    help="Leave what is younger than this.",
-)
-@click.option(
+@_duration("--age", "24h", "Leave what is younger than this.")
+@_duration(
     "--grace",
-    type=Duration(),
-    default="1h",
-    show_default=True,
-    help="Delete a blob this time after its last link was removed; longer than a push takes.",
+    "1h",
+    "Delete a blob this time after its last link was removed; longer than a push takes.",
 )
-@click.option(
-    "--settle",
-    type=Duration(),
-    default="10s",
-    show_default=True,
-    help="Wait so long before the last look at a blob that is to be deleted.",
-)
+@_duration("--settle", "10s", "Wait so long before the last look at a blob that is to be deleted.")
 @click.option("--wait", is_flag=True, help="Wait for the end of --grace; else run gc again then.")
 @click.option("--plan", "plan_file", type=FILE, help="Write what would go, as JSON lines.")
 @click.option("--apply", "apply_file", type=FILE, help="Delete what this plan has, if it may go.")
@@ -125,9 +117,12 @@ def gc(
         echo(_IN_MEMORY)
     options = Options(layers, untagged, age, grace, settle)
     approved = PlanFile.read(apply_file) if apply_file else None
-    counts = Counts()
     try:
-        with closing(strict_cache_for(cache)) as clears, reading.workers(given) as workers:
+        with (
+            Counts() as counts,
+            closing(strict_cache_for(cache)) as clears,
+            reading.workers(given) as workers,
+        ):
             collection = Collection(
                 given.location, state or _default_state(given.location),
                 replace(options, workers=workers), clears,
@@ -141,7 +136,6 @@ def gc(
     except KeyboardInterrupt:
         raise click.ClickException("stopped; run the same command again to go on") from None
     finally:
-        counts.end()
         close_all()
     click.echo(report.as_json() if as_json else report.as_table(human=human))
     for note in notes:

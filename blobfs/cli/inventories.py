@@ -11,19 +11,15 @@ from blobfs.inventory.inventory import Inventory, Workers
 
 def hash_blobs(inventory: Inventory, workers: Workers | None) -> None:
     """Hash the blobs of *inventory*; the bytes that were read are shown."""
-    counts = Counts(step=100 * 2**20)
-    try:
+    with Counts(step=100 * 2**20) as counts:
         inventory.hash_blobs(workers, counts.add)
-    finally:
-        counts.end()
 
 
 def take_inventory(
     given: Storage, state: Path | None, workers: Workers | None, *, every_link: bool = False
 ) -> Inventory:
     """Take the inventory of *given*; the counts of what was read are shown."""
-    counts = Counts()
-    try:
+    with Counts() as counts:
         return Inventory.taken(
             given.location,
             state=state,
@@ -31,5 +27,3 @@ def take_inventory(
             every_link=every_link,
             progress=counts.add,
         )
-    finally:
-        counts.end()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import click
 
@@ -23,7 +23,7 @@ def open_existing(storage: str) -> Registry:
 class Counts:
     """A line on the terminal with the number of items of each kind; nothing elsewhere.
 
-    It is updated after *step* items.
+    It is updated after *step* items, and cleared at the end of the context.
     """
 
     def __init__(self, step: int = 1000) -> None:
@@ -40,8 +40,10 @@ class Counts:
             text = ", ".join(f"{count:,} {kind}" for kind, count in self._counts.items())
             click.echo(f"\rread {text} …", nl=False, err=True)
 
-    def end(self) -> None:
-        """Clear the line."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._shown:
             click.echo("\r\033[K", nl=False, err=True)
 
