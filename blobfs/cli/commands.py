@@ -15,6 +15,7 @@ import click
 from blobfs.cli import image_report, reports
 from blobfs.cli.mounting import mount
 from blobfs.cli.opening import open_existing, progress
+from blobfs.cli.output import DAMAGED, print_report
 from blobfs.cli.storage import Storage
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, REFERENCE, REPOSITORY, STORAGE
 from blobfs.errors import BlobfsError
@@ -129,10 +130,6 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
     unmount(mountpoint, lazy=lazy, waiting=partial(click.echo, err=True))
 
 
-_DAMAGED: Final = 1
-"""The exit code of a report that shows damage."""
-
-
 @main.command("ls", context_settings=LONG_HELP, short_help="List repositories, or the tags of one.")
 @STORAGE
 @click.argument("repository", type=REPOSITORY, required=False)
@@ -148,9 +145,7 @@ def list_(storage: str, repository: RepositoryName | None, *, human: bool, as_js
             report = reports.repositories(registry, progress)
         else:
             report = reports.tags(registry, repository)
-    click.echo(report.as_json() if as_json else report.as_table(human=human))
-    if report.damaged:
-        sys.exit(_DAMAGED)
+    print_report(report, as_json=as_json, human=human)
 
 
 @main.command(context_settings=LONG_HELP, short_help="Show an image with its platforms and layers.")
@@ -167,7 +162,7 @@ def show(storage: str, reference: Reference, *, human: bool, as_json: bool) -> N
         report = image_report.show(registry, reference)
     click.echo(report.as_json() if as_json else report.as_text(human=human))
     if report.is_damaged:
-        sys.exit(_DAMAGED)
+        sys.exit(DAMAGED)
 
 
 @main.command(short_help="Print a blob or a manifest, verified.")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Final
-
 import click
 
 from blobfs.cli import checkup
 from blobfs.cli.completion import complete_storage
+from blobfs.cli.output import print_report
 from blobfs.cli.types import JSON, redis_option
-
-_PROBLEM: Final = 1
 
 
 @click.command(short_help="Check this machine, and a storage.")
@@ -34,7 +30,4 @@ def doctor(storage: str | None, *, cache: str | None, as_json: bool) -> None:
     findings = list(checkup.of_machine())
     if storage is not None:
         findings += checkup.of_storage(storage, cache)
-    report = checkup.report(findings)
-    click.echo(report.as_json() if as_json else report.as_table())
-    if report.damaged:
-        sys.exit(_PROBLEM)
+    print_report(checkup.report(findings), as_json=as_json)

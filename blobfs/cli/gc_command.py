@@ -15,6 +15,7 @@ import click
 from blobfs.cache.factory import redis_failure, strict_cache_for
 from blobfs.cli.notices import echo
 from blobfs.cli.opening import Counts
+from blobfs.cli.output import print_report
 from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.reports import Report, Row
 from blobfs.cli.types import FILE, HUMAN, JSON, LONG_HELP, STORAGE, Duration, redis_option
@@ -23,7 +24,6 @@ from blobfs.drivers.location import Location
 from blobfs.errors import MountRefused
 from blobfs.inventory.rows import unpack
 from blobfs.inventory.scanning import close_all
-from blobfs.logs import printable
 from blobfs.maintenance.gc import planfile
 from blobfs.maintenance.gc.collector import Collection, Feedback, Options, Outcome
 from blobfs.maintenance.gc.plan import Plan
@@ -31,9 +31,6 @@ from blobfs.maintenance.gc.planfile import PlanFile
 from blobfs.timestamps import format_seconds
 
 T = TypeVar("T", bound=Callable[..., Any])
-
-_NOT_DONE: Final = 1
-"""The exit code if something was left that the options ask for."""
 
 _NO_REPOSITORY: Final = "(unlinked)"
 """The name in the table for blobs whose repository is not known."""
@@ -137,11 +134,7 @@ def gc(
         raise click.ClickException("stopped; run the same command again to go on") from None
     finally:
         close_all()
-    click.echo(report.as_json() if as_json else report.as_table(human=human))
-    for note in notes:
-        click.echo(note, err=True)
-    if report.damaged:
-        sys.exit(_NOT_DONE)
+    print_report(report, as_json=as_json, human=human, notes=notes)
 
 
 def _default_state(storage: Location) -> Path:
@@ -212,6 +205,6 @@ def _deleted(outcome: Outcome) -> tuple[Report, list[str]]:
 
 def _left(skipped: dict[str, str], blocked: str | None) -> Iterator[str]:
     for name, reason in sorted(skipped.items()):
-        yield f"repository {printable(name)} keeps its links: {reason}"
+        yield f"repository {name} keeps its links: {reason}"
     if blocked is not None:
-        yield f"no blob can be deleted: {printable(blocked)}"
+        yield f"no blob can be deleted: {blocked}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Final
 import click
 
 from blobfs.cli.opening import open_existing, progress
+from blobfs.cli.output import print_report
 from blobfs.cli.reports import BROKEN, Report, Row
 from blobfs.cli.types import FILE, JSON, REPOSITORY, STORAGE, TAGGED, Duration
 from blobfs.config import retention_rules
@@ -41,6 +41,8 @@ _PATTERN: Final = _Pattern()
 
 _KEPT: Final = "kept"
 """The state of a tag that could not be removed."""
+
+_NOTHING_REMOVED: Final = "Nothing was removed; --delete removes these tags."
 
 
 @click.command(short_help="Remove old tags by rules.")
@@ -83,12 +85,10 @@ def prune(
         for repository, tag in _expired(registry, applied):
             digest, state = _removed(repository, tag, delete=delete)
             rows.append((repository.name, tag.name, _date(tag.tagged_ns), digest, state))
-    report = Report(("repository", "tag", "tagged", "digest", "state"), rows)
-    click.echo(report.as_json() if as_json else report.as_table())
-    if rows and not (delete or as_json):
-        click.echo("Nothing was removed; --delete removes these tags.", err=True)
-    if any(str(state).startswith(_KEPT) for *_, state in rows):
-        sys.exit(1)
+    kept = sum(str(state).startswith(_KEPT) for *_, state in rows)
+    report = Report(("repository", "tag", "tagged", "digest", "state"), rows, damaged=kept)
+    notes = [] if delete or as_json or not rows else [_NOTHING_REMOVED]
+    print_report(report, as_json=as_json, notes=notes)
 
 
 def _expired(registry: Registry, rules: Sequence[Rule]) -> Iterator[tuple[Repository, TagAge]]:
@@ -142,7 +142,7 @@ def trash(storage: str, repository: RepositoryName | None, *, empty: bool, as_js
                     state = "emptied"
                 rows.append((name, trashed.tag, removed, str(trashed.digest), state))
     report = Report(("repository", "tag", "removed", "digest", "state"), rows)
-    click.echo(report.as_json() if as_json else report.as_table())
+    print_report(report, as_json=as_json)
 
 
 @click.command(short_help="Bring back a removed tag.")

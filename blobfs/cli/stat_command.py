@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from blobfs.cli import image_report
 from blobfs.cli.opening import open_existing
+from blobfs.cli.output import print_report
 from blobfs.cli.reports import Report, Row
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, REFERENCE, STORAGE
 from blobfs.reference import Reference
@@ -39,7 +38,5 @@ def stat(storage: str, reference: Reference, *, human: bool, as_json: bool) -> N
         for image in found.images
     ]
     columns = ("platform", "created", "bytes", "layers", "media type", "digest", "state")
-    report = Report(columns, rows)
-    click.echo(report.as_json() if as_json else report.as_table(human=human))
-    if found.is_damaged:
-        sys.exit(1)
+    report = Report(columns, rows, damaged=found.is_damaged)
+    print_report(report, as_json=as_json, human=human)

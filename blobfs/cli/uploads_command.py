@@ -10,6 +10,7 @@ import click
 
 from blobfs.cli import reports
 from blobfs.cli.opening import open_existing, progress
+from blobfs.cli.output import print_report
 from blobfs.cli.storage import Storage
 from blobfs.cli.types import JSON, REPOSITORY, STORAGE, Duration, Parsed
 from blobfs.digest import Digest
@@ -78,8 +79,7 @@ def _list(storage: str, older_than: float | None, *, abort: bool, as_json: bool)
         if abort:
             for upload in progress(listed, "Removing"):
                 upload.remove()
-    report = reports.uploads(listed)
-    click.echo(report.as_json() if as_json else report.as_table())
+    print_report(reports.uploads(listed), as_json=as_json)
 
 
 def _unfinished(registry: Registry) -> list[UnfinishedUpload]:

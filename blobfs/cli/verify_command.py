@@ -14,6 +14,7 @@ import click
 
 from blobfs.cli.inventories import hash_blobs, take_inventory
 from blobfs.cli.opening import progress
+from blobfs.cli.output import DAMAGED
 from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.types import DIRECTORY, JSON, REPOSITORY, STATE, STORAGE
 from blobfs.errors import BlobfsError
@@ -24,9 +25,6 @@ from blobfs.maintenance.repair import Repair, Repairer, RepairKind
 from blobfs.maintenance.verify import SETTLE_S, SecondLook, Verification
 from blobfs.maintenance.verify import verify as verify_storage
 from blobfs.reference import RepositoryName
-
-_DAMAGED: Final = 1
-"""The exit code if something that was pushed cannot be pulled."""
 
 _IMAGES: Final = 3
 """Images named in a line of text."""
@@ -107,7 +105,7 @@ def verify(
             repairs = repairer.plan(found.faults, wanted)
     click.echo(_as_json(found, repairs) if as_json else "\n".join(_as_text(found, repairs)))
     if found.is_damaged:
-        sys.exit(_DAMAGED)
+        sys.exit(DAMAGED)
 
 
 def _repairs(kinds: Sequence[str], quarantine: Path | None, source: str | None) -> set[RepairKind]:
