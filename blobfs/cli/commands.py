@@ -194,8 +194,10 @@ def config_show(storage: str, *, as_json: bool) -> None:
     """
     from blobfs.config.report import ConfigReport  # noqa: PLC0415  (PyYAML is slow to import)
 
-    report = ConfigReport.of(Storage.of_argument(storage).configuration())
+    found = ConfigReport.of(Storage.of_argument(storage).configuration())
     if as_json:
-        click.echo(report.as_json())
+        click.echo(found.as_json())
+    elif sys.stdout.isatty():
+        click.echo(reports.Report(found.COLUMNS, found.rows).as_table())
     else:
-        click.echo(report.as_table() if sys.stdout.isatty() else report.as_yaml())
+        click.echo(found.as_yaml())

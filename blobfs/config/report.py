@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from blobfs.config.registry_config import RegistryConfig
 from blobfs.config.schema import Entry, Headers, Seconds, entries
@@ -23,6 +23,8 @@ _Tree = dict[str, Any]
 class ConfigReport:
     """The keys in force; the *origin* of an entry is empty for a default."""
 
+    COLUMNS: ClassVar = ("key", "value", "origin")
+
     entries: tuple[Entry, ...]
 
     @classmethod
@@ -39,15 +41,10 @@ class ConfigReport:
         ]
         return json.dumps(keys, indent=2, ensure_ascii=False)
 
-    def as_table(self) -> str:
-        """Return aligned columns."""
-        rows = [("key", "value", "origin")]
-        rows += [(e.name, dump(_public(e)), e.origin or _DEFAULT) for e in self.entries]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        )
+    @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        """The key, the value in YAML and the origin of each entry."""
+        return [(e.name, dump(_public(e)), e.origin or _DEFAULT) for e in self.entries]
 
     def as_yaml(self) -> str:
         """Return a configuration file with the same effect, whose comments have the origins."""

@@ -179,7 +179,7 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     report = ConfigReport.of(found)
     location = found.location()
     shown = [repr(found), repr(location), str(location), location.url, location.address]
-    shown += [report.as_json(), report.as_table(), report.as_yaml()]
+    shown += [report.as_json(), str(report.rows), report.as_yaml()]
     assert not [text for text in shown if "HUSH" in text]
     assert "accesskey: '********'" in report.as_yaml()
 
