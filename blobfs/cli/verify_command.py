@@ -6,18 +6,21 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 import click
 
+from blobfs.cache.factory import redis_failure, strict_cache_for
 from blobfs.cli.inventories import hash_blobs, take_inventory
 from blobfs.cli.opening import progress
 from blobfs.cli.output import DAMAGED
 from blobfs.cli.reading import Reading, reading_options
+from blobfs.cli.storage import Storage
 from blobfs.cli.types import DIRECTORY, JSON, REPOSITORY, STATE, STORAGE
-from blobfs.errors import BlobfsError
+from blobfs.errors import BlobfsError, MountRefused
 from blobfs.inventory.scanning import Hashed, opened
 from blobfs.logs import printable
 from blobfs.maintenance.faults import Fault, Severity
@@ -80,7 +83,8 @@ def verify(
     theirs = None if source is None else reading.storage(source).location
     intact: list[Hashed] = []  # a look after a repair does not hash them again
 
-    with reading.workers(given) as workers:
+    redis = _redis(given) if wanted and yes else None
+    with closing(strict_cache_for(redis)) as cache, reading.workers(given) as workers:
 
         def look() -> Verification:
             with take_inventory(given, state, workers, every_link=links) as inventory:
@@ -96,6 +100,7 @@ def verify(
             SecondLook(opened(given.location)).confirms,
             quarantine,
             None if theirs is None else opened(theirs),
+            cache,
         )
         repairs = repairer.plan(found.faults, wanted)
         tried: set[str] = set()
@@ -116,6 +121,14 @@ def _repairs(kinds: Sequence[str], quarantine: Path | None, source: str | None) 
     if RepairKind.FETCH in wanted and source is None:
         raise click.UsageError("--repair fetch needs --repair-from STORAGE")
     return wanted
+
+
+def _redis(given: Storage) -> str | None:
+    """Return the URL of the registry's Redis, which must answer; raises MountRefused."""
+    url = given.redis
+    if url is not None and (failure := redis_failure(url)):
+        raise MountRefused(f"the registry's Redis: {failure}; start it, or correct its address")
+    return url
 
 
 def _make(repairer: Repairer, repairs: Sequence[Repair]) -> set[str]:

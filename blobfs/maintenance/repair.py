@@ -101,7 +101,7 @@ class Repairer:
     ) -> None:
         self._driver = with_presence(driver)
         self._cache = cache or NoCache()
-        self._left_overs = LeftOverLinks(self._driver)
+        self._left_overs = LeftOverLinks(self._driver, self._cache)
         self._still_has = still_has
         self._quarantine = quarantine
         self._source = source

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from blobfs import paths
+from blobfs.cache.base import DescriptorCache
+from blobfs.cache.memory import NoCache
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import AccessDenied, Corrupt, NotFound, PathInvalid
@@ -12,17 +14,19 @@ from blobfs.reference import RepositoryName
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.leftovers import LeftOvers
 from blobfs.storage.linkedblobstore import LinkedBlobStore
-from blobfs.storage.linkfiles import read_link
+from blobfs.storage.linkfiles import read_link, write_link
 
 
 class LeftOverLinks:
-    """Finds and removes left-over links.
+    """Finds and removes left-over links beside registries, which may store their blobs again.
 
-    Not thread-safe. The manifests of one repository are kept, as its links follow one another.
+    What is removed is cleared in *cache*. Not thread-safe. The manifests of one repository are
+    kept, as its links follow one another.
     """
 
-    def __init__(self, driver: StorageDriver) -> None:
+    def __init__(self, driver: StorageDriver, cache: DescriptorCache | None = None) -> None:
         self._driver = driver
+        self._cache = cache or NoCache()
         self._blobs = BlobStore(driver)
         self._left_overs = lru_cache(maxsize=1)(self._left_overs_of)
 
@@ -49,9 +53,24 @@ class LeftOverLinks:
         return target if is_left_over else None
 
     def remove(self, link: str) -> bool:
-        """Remove the link at the path *link*; False if it is not left over."""
+        """Remove the link at the path *link*; False if it is not left over.
+
+        A registry stores a blob before it links it. So the blob is looked for after the removal,
+        and a link that a registry has written before is written again.
+        """
         target = self.missing_blob(link)
         if target is None:
             return False
-        self._driver.delete(link.rpartition("/")[0])
-        return True
+        self._driver.delete(link)  # and not its directory, to which a registry may write
+        try:
+            is_stored = bool(self._blobs.existing([target]))
+        except BaseException:
+            write_link(self._driver, link, target)
+            raise
+        if is_stored:
+            write_link(self._driver, link, target)
+        self._driver.prune(link.rpartition("/")[0])
+        place = paths.parse(link)
+        names = {target, place.digest or target}
+        self._cache.clear_many(list(names), place.repository)
+        return not is_stored

@@ -4,23 +4,28 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from blobfs import paths
+from blobfs.cache.base import DescriptorCache
+from blobfs.cache.memory import MemoryCache
 from blobfs.cli import main
-from blobfs.digest import Digest
+from blobfs.digest import Descriptor, Digest
 from blobfs.errors import Exists, StorageUnavailable
 from blobfs.inventory.inventory import Inventory
 from blobfs.maintenance.repair import Repair, Repairer, RepairKind
 from blobfs.maintenance.verify import SecondLook
 from blobfs.maintenance.verify import verify as verify_inventory
 from blobfs.reference import Tag
+from tests.support.cached_registry import SMALL, CachedRegistry
 from tests.support.failing_driver import Call, TroubledDriver
 from tests.support.layout import APP, Layout, image
-from tests.support.services import DockerRegistry, run
+from tests.support.redis_server import RedisServer
+from tests.support.services import DockerRegistry, delete_manifest, inspect, run
 
 V1 = Tag("v1")
 KINDS = ("relink", "unlink", "quarantine", "fetch")
@@ -150,11 +155,18 @@ def test_blob_that_has_its_digest_stays_though_its_manifest_gives_another_size(
 class Repairing:
     """A repair of *stored* whose calls of the storage a test can see, and change something at."""
 
-    def __init__(self, stored: Image, kind: RepairKind, quarantine: Path | None = None) -> None:
+    def __init__(
+        self,
+        stored: Image,
+        kind: RepairKind,
+        quarantine: Path | None = None,
+        cache: DescriptorCache | None = None,
+    ) -> None:
         self.driver = TroubledDriver(stored.layout.driver)
         with Inventory.taken(str(stored.root)) as inventory:
             found = verify_inventory(inventory)
-        self.repairer = Repairer(self.driver, SecondLook(self.driver).confirms, quarantine)
+        confirms = SecondLook(self.driver).confirms
+        self.repairer = Repairer(self.driver, confirms, quarantine, cache=cache)
         self.planned: list[Repair] = self.repairer.plan(found.faults, [kind])
 
     def before(self, method: str, path: str, call: Callable[[], object]) -> None:
@@ -169,6 +181,18 @@ class Repairing:
 
     def make(self) -> list[bool]:
         return [self.repairer.make(repair) for repair in self.planned]
+
+
+@pytest.mark.parametrize("method", ["stat", "read_at", "delete", "prune"])
+def test_link_that_a_registry_writes_during_its_removal_stays(stored: Image, method: str) -> None:
+    """[S19.4] A link whose blob is stored meanwhile stays."""
+    gone = stored.layout.link(paths.layers(APP), Digest.of(b"gone"))
+    link = stored.file(paths.link(paths.layers(APP), gone))
+    repairing = Repairing(stored, RepairKind.UNLINK)
+    path = "" if method == "prune" else "link"
+    repairing.before(method, path, lambda: stored.layout.layer(b"gone"))
+    assert len(repairing.make()) == 1
+    assert link.read_text() == str(gone)
 
 
 def unmount_blobs(stored: Image) -> None:
@@ -228,6 +252,29 @@ def test_links_stay_if_the_storage_is_lost_before_their_removal(stored: Image, l
     except StorageUnavailable:
         pass
     assert stored.file(paths.link(paths.layers(APP), gone)).exists()
+
+
+def test_removed_link_is_cleared_in_the_cache(stored: Image) -> None:
+    gone = stored.layout.link(paths.layers(APP), Digest.of(b"gone"))
+    cache = MemoryCache()
+    cache.set(gone, Descriptor(gone, 4), APP)
+    assert Repairing(stored, RepairKind.UNLINK, cache=cache).make() == [True]
+    assert cache.stat(gone, APP) is None
+
+
+@pytest.mark.redis
+@pytest.mark.registry
+def test_redis_of_the_registrys_file_is_cleared(redis_server: RedisServer, tmp_path: Path) -> None:
+    """[S19.4] With a registry's file as STORAGE its Redis is cleared."""
+    with closing(redis_server.client()) as client:
+        client.flushall()
+    with CachedRegistry.serving(tmp_path, redis_server) as registry:
+        assert registry.size_told() == registry.size
+        delete_manifest(registry.address, SMALL, inspect(registry.address, SMALL, "v1").digest)
+        (registry.root / paths.blob_data(registry.digest)[1:]).unlink()
+        assert registry.size_told() == registry.size, "the registry believes Redis"
+        repair(tmp_path / "registry.yml", "--repair", "unlink")
+        assert registry.size_told() is None
 
 
 @pytest.mark.parametrize("method", ["open", "stat", "move", "delete"])
