@@ -38,6 +38,7 @@ class Staging(ABC):
         self._driver = driver
         self._path = files.data
         self._file: FileWriter | None = None
+        self._is_begun = False  # ``files.begin`` was called, and may have failed half way
 
     def enter(self, state: UploadState) -> None:
         """Change the state; raises WriterClosed, ReadOnly if *state* may not follow."""
@@ -176,7 +177,7 @@ class Staging(ABC):
         if self._file is not None:
             file, self._file = self._file, None
             file.cancel()
-        if self.state.is_listed:
+        if self.state.is_listed or self._is_begun:
             self.files.remove()
 
     def close(self) -> None:
@@ -367,6 +368,7 @@ class MultipartStaging(Staging):
         if self.state.is_listed:
             super().put_record(record)
             return
+        self._is_begun = True
         self.files.begin(self._started_at, record)
         self.record = record
         placed = self.state is UploadState.PLACED_UNLISTED

@@ -13,6 +13,7 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import (
     BlobfsError,
     BlobUnknown,
@@ -236,6 +237,26 @@ def test_failure_to_store_what_was_in_memory_leaves_nothing_in_the_storage(
         writer.suspend()
     writer.cancel()
     assert files_below(driver, paths.ROOT) == set()
+
+
+@pytest.mark.parametrize("end", [BlobWriter.cancel, BlobWriter.commit])
+@pytest.mark.parametrize("digest", [None, Digest.of(LARGE)], ids=["undeclared", "declared"])
+@each_time
+def test_suspension_that_failed_at_any_step_in_an_object_store_leaves_no_files_of_the_upload(
+    digest: Digest | None, end: Callable[[BlobWriter], object], done: bool
+) -> None:
+    for number in count(1):
+        troubled = TroubledDriver(InMemoryDriver(), done=done)
+        troubled.is_object_store = True
+        writer = _repository(troubled).uploads.create(name="layer.tar", digest=digest)
+        writer.write(LARGE)
+        troubled.fail_at = len(troubled.calls) + number
+        with suppress(StorageUnavailable):
+            writer.suspend()
+        if not troubled.failed:
+            break
+        end(writer)
+        assert files_below(troubled, UPLOADS) == set()
 
 
 def test_commit_whose_clean_up_fails_is_a_commit(
