@@ -31,10 +31,6 @@ class MemoryBudget:
         self._lock = reentrant_guard()
         self._left = size
 
-    def has(self, size: int) -> bool:
-        """True if *size* more bytes are free now."""
-        return size <= self._left
-
     def reserve(self, size: int) -> bool:
         """Reserve *size* bytes until ``release``; False if fewer are free."""
         with self._lock:
@@ -140,9 +136,12 @@ class UploadBuffer:
         return self._staging.state is UploadState.IN_MEMORY
 
     def can_write_nowait(self, offset: int, size: int) -> bool:
-        """True if ``write_at`` only appends to memory or to an open file, without a request."""
+        """True if ``write_at`` only appends to memory or to an open file, without a request.
+
+        The memory for that is reserved then, so no other upload can take it before the write.
+        """
         if self._staging.state is UploadState.IN_MEMORY:
-            return offset + size <= IN_MEMORY and UPLOADS.has(size)
+            return offset + size <= IN_MEMORY and self._reservation.grow(offset + size)
         if not self.size <= offset <= self.size + _CHUNK:
             return False
         return self._staging.can_write_nowait(offset + size - self.size)
