@@ -19,7 +19,7 @@ from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.reports import Report, Row, human_size
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, STATE, STORAGE
 from blobfs.errors import RepositoryUnknown
-from blobfs.inventory.inventory import Inventory
+from blobfs.inventory.inventory import Depth, Inventory
 from blobfs.logs import printable
 from blobfs.maintenance import usage
 from blobfs.maintenance.usage import StorageUsage, Usage
@@ -65,7 +65,12 @@ def du(
     removal frees; shared the rest. On a terminal, a tree with bars shows the shares of the total.
     """
     given = reading.storage(storage)
-    with reading.workers(given) as workers, take_inventory(given, state, workers) as inventory:
+    # Another command may use *state*.
+    depth = Depth.REFERENCES if tags or state is not None else Depth.LINKS
+    with (
+        reading.workers(given) as workers,
+        take_inventory(given, state, workers, depth) as inventory,
+    ):
         found = usage.of_storage(inventory)
         lines = sorted(_lines(found, prefixes), key=_ORDERS[order])
         if tags:

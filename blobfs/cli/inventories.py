@@ -6,7 +6,7 @@ from pathlib import Path
 
 from blobfs.cli.opening import Counts
 from blobfs.cli.storage import Storage
-from blobfs.inventory.inventory import Inventory, Workers
+from blobfs.inventory.inventory import Depth, Inventory, Workers
 
 
 def hash_blobs(inventory: Inventory, workers: Workers | None) -> None:
@@ -16,7 +16,10 @@ def hash_blobs(inventory: Inventory, workers: Workers | None) -> None:
 
 
 def take_inventory(
-    given: Storage, state: Path | None, workers: Workers | None, *, every_link: bool = False
+    given: Storage,
+    state: Path | None,
+    workers: Workers | None,
+    depth: Depth = Depth.REFERENCES,
 ) -> Inventory:
     """Take the inventory of *given*; the counts of what was read are shown."""
     with Counts() as counts:
@@ -24,6 +27,6 @@ def take_inventory(
             given.location,
             state=state,
             workers=workers,
-            every_link=every_link,
+            depth=depth,
             progress=counts.add,
         )

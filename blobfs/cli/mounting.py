@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -32,7 +32,11 @@ from blobfs.host.preflight import Preflight
 from blobfs.http.health import Health
 from blobfs.storage.events import Listener
 from blobfs.storage.registry import Registry, open_registry
+from blobfs.vfs.tree import StorageUsage
 from blobfs.vfs.verification import Verify
+
+if TYPE_CHECKING:
+    from blobfs.maintenance.usage import RecentUsage
 
 _OR_CREATE: Final = ", or --create to create one"
 
@@ -113,9 +117,11 @@ def _serve(
 ) -> None:
     with ExitStack() as opened:
         end_in_time = opened.enter_context(daemon.ending_in_time())
-        cache = cache_for(services.cache, min(_MEMORY_TTL_S, settings.entry_timeout))
+        descriptors = cache_for(services.cache, min(_MEMORY_TTL_S, settings.entry_timeout))
         listener = opened.enter_context(services.listening_for_events())
-        registry = opened.enter_context(checks.run(partial(_opened, settings, cache, listener)))
+        registry = opened.enter_context(
+            checks.run(partial(_opened, settings, descriptors, listener))
+        )
         if (notice := cache_notice(services.cache)) is not None:
             show(notice, on_terminal=settings.hides_log)
         if not settings.read_only:
@@ -171,6 +177,17 @@ def _pid_file(path: Path | None, ready: Callable[[], None]) -> Iterator[Callable
             path.unlink(missing_ok=True)
 
 
+def _usage_of(storage: Location) -> Callable[[], StorageUsage]:
+    @cache
+    def recent() -> RecentUsage:
+        # Imported on use: it needs SQLite and the inventory.
+        from blobfs.maintenance.usage import RecentUsage  # noqa: PLC0415
+
+        return RecentUsage(storage)
+
+    return lambda: recent().of_storage()
+
+
 def _mount_options(settings: Settings, public: dict[str, object], health: Health) -> MountOptions:
     return MountOptions(
         source=settings.source,
@@ -198,4 +215,5 @@ def _mount_options(settings: Settings, public: dict[str, object], health: Health
         max_handles_per_user=settings.max_handles_per_user,
         config=public,
         health=health,
+        usage=_usage_of(settings.storage),
     )

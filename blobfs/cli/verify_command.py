@@ -21,6 +21,7 @@ from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.storage import Storage
 from blobfs.cli.types import DIRECTORY, JSON, REPOSITORY, STATE, STORAGE
 from blobfs.errors import BlobfsError, MountRefused
+from blobfs.inventory.inventory import Depth
 from blobfs.inventory.scanning import Hashed, opened
 from blobfs.logs import printable
 from blobfs.maintenance.faults import Fault, Severity
@@ -81,13 +82,14 @@ def verify(
 
     given = reading.storage(storage)
     theirs = None if source is None else reading.storage(source).location
+    depth = Depth.EVERY_LINK if links else Depth.REFERENCES
     intact: list[Hashed] = []  # a look after a repair does not hash them again
 
     redis = _redis(given) if wanted and yes else None
     with closing(strict_cache_for(redis)) as cache, reading.workers(given) as workers:
 
         def look() -> Verification:
-            with take_inventory(given, state, workers, every_link=links) as inventory:
+            with take_inventory(given, state, workers, depth) as inventory:
                 if content:
                     inventory.journal.add_hashed(intact)
                     hash_blobs(inventory, workers)

@@ -34,7 +34,7 @@ from blobfs.fuse.waiting import MAX_TASKS
 from blobfs.host.daemon import END_SIGNALS
 from blobfs.mountinfo import mount_at
 from blobfs.storage.registry import Registry
-from blobfs.vfs.tree import Tree
+from blobfs.vfs.tree import StorageUsage, Tree
 from blobfs.vfs.uploads import Uploads
 from blobfs.vfs.verification import Verification, Verify
 
@@ -62,7 +62,8 @@ class MountOptions:
 
     df(1) and mount(8) show *source* as the device. *config* is the content of
     ``/.blobfs/config.json``, so it holds no secrets. *health* is the source of
-    ``/.blobfs/health.json``; once it is known, it is rendered on the event loop.
+    ``/.blobfs/health.json``; once it is known, it is rendered on the event loop. *usage* is that of
+    ``Tree``.
     """
 
     source: str = "blobfs"
@@ -80,6 +81,7 @@ class MountOptions:
     max_background: int = 64
     config: dict[str, object] = field(default_factory=dict)
     health: HealthSource = field(default_factory=NoHealth)
+    usage: Callable[[], StorageUsage] | None = None
 
     def for_fuse(self) -> set[str]:
         """Return the options of mount(8), as libfuse names them."""
@@ -263,6 +265,7 @@ def _operations(
         expose_blobs=options.expose_blobs,
         allow_delete=options.allow_delete,
         control=control_files(lambda: operations, longest_step, options.config, options.health),
+        usage=options.usage,
     )
     dispatcher = UploadDispatcher(
         threads,

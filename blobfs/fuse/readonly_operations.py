@@ -293,6 +293,9 @@ class ReadOnlyOperations(pyfuse3.Operations):
             # With this error ls(1) does not ask again for each file.
             raise Unsupported(f"only user.* attributes exist, not {os.fsdecode(name)}")
         node = self._inodes[inode].node
+        if (measured := node.measured_xattrs().get(os.fsdecode(name))) is not None:
+            await self._threads.run_shared(measured.key, measured.measure)
+            return os.fsencode(measured.value())
         value = await self._threads.run_in_thread(_xattr, node, os.fsdecode(name))
         return os.fsencode(value)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, Self, TypeVar
@@ -42,6 +43,14 @@ class Executor(Protocol):
 
     def submit(self, call: Callable[[], T], /) -> Future[T]:
         """Queue *call*."""
+
+
+class Depth(Enum):
+    """The content that a pass reads, beside all names and sizes."""
+
+    LINKS = "links"  # links whose path or size does not show their content
+    REFERENCES = "references"  # those, and the manifests
+    EVERY_LINK = "every link"  # every link, and the manifests
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +97,22 @@ class Inventory(Closing):
         *,
         state: Path | None = None,
         workers: Workers | None = None,
-        every_link: bool = False,
+        depth: Depth = Depth.REFERENCES,
         progress: Progress = lambda _kind, _count: None,
     ) -> Self:
         """Read the storage, or the rest of it if the pass in *state* was stopped.
 
         *state* is the journal's file, which is temporary if it is None. *workers* are threads by
-        default. With *every_link* the content of each link is read also if its path and its size
-        show it. Raises StorageUnavailable, AccessDenied, and MountRefused for an unfit *state*.
+        default. Raises StorageUnavailable, AccessDenied, and MountRefused for an unfit *state*.
         """
         location = Location.of(storage)
         inventory = cls(location, Journal.opened(state, location.url))
         try:
             with nullcontext(workers) if workers else threads(location) as used:
-                inventory._read(used, progress, every_link=every_link)
+                inventory._read_links(used, progress, every_link=depth is Depth.EVERY_LINK)
+                if depth is not Depth.LINKS:
+                    inventory._read_manifests(used, progress)
+                inventory.journal.end()
         except BaseException:
             inventory.close()
             raise
@@ -124,7 +135,7 @@ class Inventory(Closing):
     def close(self) -> None:
         self.journal.close()
 
-    def _read(self, workers: Workers, progress: Progress, *, every_link: bool) -> None:
+    def _read_links(self, workers: Workers, progress: Progress, *, every_link: bool) -> None:
         journal = self.journal
         if not journal.is_under_way:
             journal.begin(self.storage.url, divide(opened(self.storage)))
@@ -135,12 +146,13 @@ class Inventory(Closing):
             journal.set_targets(zip((number for number, _ in batch), targets, strict=True))
             progress("links", len(batch))
         journal.assume_targets()
-        digests = journal.unread_manifests()
+
+    def _read_manifests(self, workers: Workers, progress: Progress) -> None:
+        digests = self.journal.unread_manifests()
         parse = partial(read_manifests, self.storage)
         for _, rows in workers.run(parse, lambda: next(digests, None)):
-            journal.add_manifests(rows)
+            self.journal.add_manifests(rows)
             progress("manifests", len(rows))
-        journal.end()
 
     def _scan(self, workers: Workers, progress: Progress) -> None:
         waiting = deque(self.journal.spans())

@@ -10,6 +10,7 @@ usage of a set of repositories has three sizes:
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,17 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Final
 
-from blobfs.inventory.inventory import Inventory
+from blobfs.concurrency import SingleFlight, guard
+from blobfs.drivers.location import Location
+from blobfs.inventory.inventory import Depth, Inventory
 from blobfs.inventory.rows import LinkKind
 from blobfs.inventory.scanning import ReferenceKind
 
 _HOLDING: Final = (LinkKind.LAYER, LinkKind.REVISION, LinkKind.SIGNATURE)
 """Links that keep a blob; a tag's links name revisions."""
+
+_KEPT_S: Final = 600.0
+"""Time for which a mount shows the usage that a pass has found."""
 
 _HELD: Final = """
 SELECT link.target, blob.size, link.repository
@@ -91,6 +97,15 @@ class StorageUsage:
     unlinked: int
     uploads: int
 
+    def of(self, prefix: str) -> Usage:
+        """Return the usage of a prefix with everything below it, or of all for ``""``.
+
+        It is zero for a name that the storage does not have.
+        """
+        if not prefix:
+            return Usage("", self.layers, self.tags, self.size, self.size)
+        return self.prefixes.get(prefix) or Usage(prefix)
+
 
 def of_storage(inventory: Inventory) -> StorageUsage:
     """Compute the usage of every repository and every prefix."""
@@ -114,6 +129,37 @@ def of_storage(inventory: Inventory) -> StorageUsage:
     layers = sum(usage.layers for usage in repositories.values())
     tags = sum(usage.tags for usage in repositories.values())
     return StorageUsage(repositories, prefixes, layers, tags, blobs, size, unlinked, uploads)
+
+
+class RecentUsage:
+    """The usage of a storage, by a pass that is made when it is asked for. Thread-safe.
+
+    The result is kept for ``_KEPT_S``. The guard is not held during a pass.
+    """
+
+    def __init__(self, storage: Location) -> None:
+        self._storage = storage
+        self._passes: SingleFlight[str, StorageUsage] = SingleFlight()
+        self._lock = guard()
+        self._found: StorageUsage | None = None
+        self._until = 0.0  # monotonic
+
+    def of_storage(self) -> StorageUsage:
+        """Return the usage that was found last, or make a pass; raises StorageUnavailable."""
+        return self._recent() or self._passes.run("", self._passed)
+
+    def _recent(self) -> StorageUsage | None:
+        with self._lock:
+            return self._found if time.monotonic() < self._until else None
+
+    def _passed(self) -> StorageUsage:
+        if (found := self._recent()) is not None:
+            return found
+        with Inventory.taken(self._storage, depth=Depth.LINKS) as inventory:
+            found = of_storage(inventory)
+        with self._lock:
+            self._found, self._until = found, time.monotonic() + _KEPT_S
+        return found
 
 
 def _count_blob(

@@ -47,6 +47,17 @@ class Attr(NamedTuple):
     writable: bool = False  # the mode of a file lets its owner write
 
 
+class Measured(NamedTuple):
+    """A value that takes minutes.
+
+    *measure* makes it available, for all values with the same *key*; then *value* returns it.
+    """
+
+    key: str
+    measure: Callable[[], object]
+    value: Callable[[], str]
+
+
 class Node(ABC):
     """A file, directory or symlink."""
 
@@ -70,6 +81,10 @@ class Node(ABC):
 
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         """The extended attributes, each with the function of its value."""
+        return {}
+
+    def measured_xattrs(self) -> Mapping[str, Measured]:
+        """The extended attributes that are not listed, because a value takes a pass over all."""
         return {}
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from blobfs import paths
 from blobfs.concurrency import guard
@@ -36,7 +37,7 @@ from blobfs.vfs.blobs import BlobFile, Blobs, ShardDirectory
 from blobfs.vfs.control import ControlDirectory, Report
 from blobfs.vfs.links import LinkChanges, LinkSetDirectory, mtime_of
 from blobfs.vfs.manifests import Manifests
-from blobfs.vfs.nodes import Attr, Directory, FixedDirectory, Kind, Lasting, Node
+from blobfs.vfs.nodes import Attr, Directory, FixedDirectory, Kind, Lasting, Measured, Node
 from blobfs.vfs.upload_nodes import UploadsDirectory
 from blobfs.vfs.uploads import Uploads, upload_states
 from blobfs.vfs.verification import Verification
@@ -89,12 +90,32 @@ class MadeRepositories:
             self._declared.discard(name)
 
 
+class DiskUsage(Protocol):
+    """The disk usage of a prefix of names; sizes in bytes."""
+
+    @property
+    def size(self) -> int:
+        """The blobs that the repositories link, each counted once."""
+
+    @property
+    def freed(self) -> int:
+        """Those of them that nothing else links."""
+
+
+class StorageUsage(Protocol):
+    """The disk usage of a whole storage."""
+
+    def of(self, prefix: str) -> DiskUsage:
+        """Return the usage of a prefix, or of all for ``""``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tree:
     """Makes the nodes of one mount. Immutable; its services are thread-safe.
 
     *uploads* are its ``_uploads`` directories, *made* the repositories that exist only in it.
     *control* has the reports that the mount adds to ``/.blobfs``; *reports* has all of them.
+    *usage* returns the disk usage, after a pass over the storage; None if it is unknown.
     """
 
     registry: Registry
@@ -103,6 +124,7 @@ class Tree:
     expose_blobs: bool = False
     allow_delete: bool = False
     control: Mapping[str, Report] = field(default_factory=dict)
+    usage: Callable[[], StorageUsage] | None = None
     made: MadeRepositories = field(default_factory=MadeRepositories)
     reports: Mapping[str, Report] = field(init=False)
 
@@ -189,6 +211,17 @@ class NameDirectory(Lasting):
         if info is None and self.prefix and not self.tree.made.has(self.prefix):
             raise RepositoryUnknown(self.prefix)
         return Attr(Kind.DIRECTORY, mtime_ns=info.mtime_ns if info else 0)
+
+    def measured_xattrs(self) -> Mapping[str, Measured]:
+        usage = self.tree.usage
+        if usage is None:
+            return {}
+        return {
+            "user.blobfs.size": Measured("usage", usage, lambda: str(usage().of(self.prefix).size)),
+            "user.blobfs.unique": Measured(
+                "usage", usage, lambda: str(usage().of(self.prefix).freed)
+            ),
+        }
 
     @property
     def kind_of_children(self) -> Kind:

@@ -1,8 +1,10 @@
 """What stat(2), getxattr(2) and statfs(2) show."""
 
 import errno
+import json
 import os
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from blobfs.vfs.nodes import (
     Symlink,
 )
 from tests.support.layout import APP, LATEST, Layout, manifest
-from tests.support.mounts import MountedRegistry, failing_with, mounted
+from tests.support.mounts import BLOBFS, MountedRegistry, failing_with, mounted
 from tests.support.services import DockerRegistry
 
 mount_test = pytest.mark.fuse
@@ -136,6 +138,41 @@ def test_umask_and_owner_are_as_told(layout: Layout, storage: Path, tmp_path: Pa
         assert stat.filemode((layers / digest.encoded).stat().st_mode) == "-r--r-----"
         assert stat.filemode(layers.stat().st_mode) == "drwxr-x---"
         assert (layers.stat().st_uid, layers.stat().st_gid) == (12, 34)
+
+
+def _measured(directory: Path) -> tuple[int, int]:
+    """The bytes of the blobs below *directory*, and those that nothing else links."""
+    size, unique = (os.getxattr(directory, f"user.blobfs.{name}") for name in ("size", "unique"))
+    return int(size), int(unique)
+
+
+@mount_test
+def test_disk_usage_of_directories_of_repositories(layout: Layout, mount: MountedRegistry) -> None:
+    """[S3.8] The attributes `user.blobfs.size` and `user.blobfs.unique` of a directory of
+    repositories are the `bytes` and the `freed` that `blobfs du` shows for it.
+    """
+    layout.layer(b"x" * 100, APP)
+    layout.layer(b"x" * 100, OTHER)
+    layout.layer(b"own", OTHER)
+    (mount.path / "new").mkdir()
+    assert _measured(mount.path / APP) == (100, 0)
+    assert _measured(mount.path / OTHER) == _measured(mount.path / "other") == (103, 3)
+    assert _measured(mount.path) == (103, 103)
+    assert _measured(mount.path / "new") == (0, 0)
+    output = subprocess.run(
+        [*BLOBFS, "du", "--json", mount.storage, OTHER], capture_output=True, check=True
+    ).stdout
+    [line] = json.loads(output)["usage"]
+    assert (line["bytes"], line["freed"]) == (103, 3)
+    layout.layer(b"more", APP)
+    assert _measured(mount.path) == (103, 103)  # of the first pass
+
+
+@mount_test
+def test_disk_usage_is_found_by_name_and_not_listed(layout: Layout, mount: MountedRegistry) -> None:
+    """[S3.8] They are found by name and not listed."""
+    layout.layer(b"x", APP)
+    assert os.listxattr(mount.path / APP) == []
 
 
 @mount_test

@@ -12,7 +12,7 @@ from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.errors import MountRefused, StorageUnavailable
 from blobfs.inventory import scanning
-from blobfs.inventory.inventory import Inventory, Workers
+from blobfs.inventory.inventory import Depth, Inventory, Workers
 from blobfs.inventory.rows import LinkKind, pack
 from blobfs.inventory.scanning import ReferenceKind
 from blobfs.inventory.spans import EntryKind
@@ -104,7 +104,7 @@ def test_alias_refers_to_the_blob_that_its_link_names(storage: Storage) -> None:
 def test_damaged_link_is_a_fault_and_not_a_target(storage: Storage, content: bytes) -> None:
     blob = storage.layout.blob(b"content")
     storage.layout.link(paths.layers(APP), blob, content)
-    [link] = taken(storage, every_link=True)["link"]
+    [link] = taken(storage, depth=Depth.EVERY_LINK)["link"]
     assert link[4] is None
     assert "link" in link[5]
 
