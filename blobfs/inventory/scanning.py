@@ -30,6 +30,7 @@ from blobfs.inventory.rows import Classifier, Rows, Target, pack, unpack
 from blobfs.inventory.spans import Span
 from blobfs.storage.blobstore import MAX_CONTENT
 from blobfs.storage.linkfiles import read_link
+from blobfs.storage.listing.presence import with_presence
 from blobfs.storage.manifest import Manifest
 
 STEP: Final = 10_000
@@ -51,11 +52,12 @@ _drivers: Final[dict[Location, StorageDriver]] = {}
 def opened(storage: Location) -> StorageDriver:
     """Return this process's driver of *storage*, which stays open until ``close_all``.
 
+    After the repositories or the blobs are lost, it raises StorageUnavailable.
     Raises MountRefused, PathNotFound, AccessDenied, StorageUnavailable.
     """
     driver = _drivers.get(storage)
     if driver is None:
-        ours = concrete_driver_for(storage)
+        ours = with_presence(concrete_driver_for(storage))
         driver = _drivers.setdefault(storage, ours)
         if driver is not ours:  # another thread was faster
             ours.close()

@@ -16,6 +16,7 @@ from blobfs.inventory.inventory import Inventory, Progress, Workers, threads
 from blobfs.inventory.journal import Journal
 from blobfs.maintenance.gc.directories import remove
 from blobfs.maintenance.gc.ledger import Freed, Ledger
+from blobfs.maintenance.gc.no_links import identity_of_repositories
 from blobfs.maintenance.gc.plan import Approval, Plan
 from blobfs.maintenance.gc.planfile import Key, PlanFile
 from blobfs.maintenance.gc.rules import Rules
@@ -139,7 +140,8 @@ class Collection:
         began = time.time()
         self.look_again()
         with self.planned(None if approved is None else approved.approve) as plan:
-            plan.ledger.forget_removed(began - self._options.grace_s)
+            if plan.blocked is None:  # else it is not known what needs them
+                plan.ledger.forget_removed(began - self._options.grace_s)
             outcome = self._delete(plan)
             if approved is None:
                 for directory in plan.empty_directories():
@@ -153,6 +155,8 @@ class Collection:
         ledger = plan.ledger
         unlinking = self._unlinking(ledger, plan.rules)
         due = plan.due(time.time())
+        if plan.blocked is None and plan.removes_all_links:
+            ledger.note_emptied(identity_of_repositories(self._target.driver))
         outcome.links += unlinking.remove(plan.links())
         unlinked_at = time.time()
         changed = {repository for repository, _ in outcome.links}
@@ -165,7 +169,11 @@ class Collection:
         manifests = Manifests(self._storage, ledger.journal)
         with threads(self._storage) as workers:
             sweep = Sweep(self._storage, self._target, ledger, manifests, workers)
-            swept = sweep.run(due, plan.set_aside_earlier(), settle)
+            if plan.blocked is None:
+                swept = sweep.run(due, plan.set_aside_earlier(), settle)
+            else:
+                swept = sweep.put_back(plan.set_aside_earlier())
+                settle()
         outcome.skipped |= unlinking.skipped
         outcome.freed, outcome.left = swept.freed, swept.left
         outcome.blocked = outcome.blocked or swept.refusal

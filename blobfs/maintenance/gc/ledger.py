@@ -17,6 +17,7 @@ _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS gc_unlinked ("
     " digest BLOB PRIMARY KEY, since REAL, repository TEXT) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS gc_aside (digest BLOB PRIMARY KEY) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS gc_emptied (repositories TEXT)",
     "CREATE TABLE IF NOT EXISTS gc_freed (at REAL, repository TEXT, blobs INTEGER, size INTEGER)",
 )
 _NOT_ASIDE: Final = "DELETE FROM gc_aside WHERE digest = ?"
@@ -104,6 +105,21 @@ class Ledger:
         """Drop the links that were removed before a time: pushes that began then have ended."""
         with self.journal.transaction() as db:
             db.execute("DELETE FROM gc_removed WHERE at < ?", (before,))
+
+    def note_emptied(self, repositories: str | None) -> None:
+        """Record the identity of the repositories whose last links are about to be removed.
+
+        None if a pass has found links that may stay.
+        """
+        with self.journal.transaction() as db:
+            db.execute("DELETE FROM gc_emptied")
+            if repositories is not None:
+                db.execute("INSERT INTO gc_emptied VALUES (?)", (repositories,))
+
+    def emptied(self) -> str | None:
+        """The identity that ``note_emptied`` has recorded."""
+        found = self.journal.db.execute("SELECT repositories FROM gc_emptied").fetchone()
+        return None if found is None else str(found[0])
 
     def set_aside(self, digests: Sequence[bytes]) -> None:
         """Record blobs that are about to be set aside."""

@@ -17,6 +17,7 @@ from blobfs.inventory.scanning import ReferenceKind, opened
 from blobfs.inventory.spans import EntryKind
 from blobfs.maintenance.gc.directories import empty_directories
 from blobfs.maintenance.gc.ledger import Ledger
+from blobfs.maintenance.gc.no_links import problem_without_links
 from blobfs.maintenance.gc.rules import (
     Link,
     RepositoryView,
@@ -87,7 +88,8 @@ SELECT
     CASE WHEN EXISTS (SELECT 1 FROM link WHERE target = blob.digest)
         THEN 'its links go' ELSE 'no repository links it' END,
     CASE WHEN EXISTS (SELECT 1 FROM link WHERE target = blob.digest)
-        THEN ? ELSE (SELECT since FROM gc_unlinked WHERE digest = blob.digest) + ? END,
+        THEN ? ELSE coalesce((SELECT since FROM gc_unlinked WHERE digest = blob.digest), ?) + ?
+    END,
     EXISTS (SELECT 1 FROM link WHERE target = blob.digest)
 FROM blob
 WHERE NOT EXISTS (
@@ -98,6 +100,12 @@ WHERE NOT EXISTS (
         WHERE reference.digest = blob.digest AND reference.kind <> {ReferenceKind.SUBJECT:d})
 GROUP BY blob.digest HAVING max(blob.mtime) < ?
 """  # noqa: S608
+_HAS_LINKS: Final = "SELECT EXISTS (SELECT 1 FROM link)"
+_HAS_BLOBS: Final = (
+    "SELECT EXISTS (SELECT 1 FROM blob) OR EXISTS (SELECT 1 FROM other WHERE path GLOB ?)"
+)
+_KEEPS_LINKS: Final = "SELECT EXISTS (SELECT 1 FROM link WHERE id NOT IN (SELECT id FROM gc_dead))"
+_ASIDE: Final = f"{paths.BLOBS}/*/data.aside"
 _IN_PATH: Final = re.compile("/(sha256|sha384|sha512)/([0-9a-f]{64,128})(?=/)")
 _RECORDS: Final = (
     "SELECT repository.name, upload FROM upload_file JOIN repository ON repository.id = repository"
@@ -166,11 +174,13 @@ class Plan:
         for statement in (*_DROPPED, *_TABLES):
             plan._db.execute(statement)
         now = time.time()
-        ledger.note_unlinked(now)
+        plan._check_links()
+        plan._keep_named()
+        if plan.blocked is None:
+            ledger.note_unlinked(now)
         views = Views(inventory.storage, inventory.journal, rules)
         for view in views.recorded():
             plan._add_links(view, approve)
-        plan._keep_named()
         plan._add_blobs(views, now)
         if approve is not None:
             plan._drop_refused(approve)
@@ -205,6 +215,11 @@ class Plan:
             )
             yield name, set(found)
 
+    @property
+    def removes_all_links(self) -> bool:
+        """True if no link of the storage would stay."""
+        return self._has(_HAS_LINKS) and not self._has(_KEEPS_LINKS)
+
     def due(self, now: float) -> dict[bytes, int]:
         """Return the blobs without links whose grace has ended, with their sizes.
 
@@ -229,7 +244,7 @@ class Plan:
         """Return the paths of blobs that an interrupted run has set aside."""
         found = self._db.execute(
             "SELECT path FROM other WHERE path GLOB ? AND kind = ?",
-            (f"{paths.BLOBS}/*/data.aside", EntryKind.FILE),
+            (_ASIDE, EntryKind.FILE),
         )
         return [path for (path,) in found]
 
@@ -273,6 +288,17 @@ class Plan:
         ).fetchone()
         return found
 
+    def _has(self, question: str, *values: str) -> bool:
+        return bool(self._db.execute(question, values).fetchone()[0])
+
+    def _check_links(self) -> None:
+        """Block the deletion of blobs if the links may be lost."""
+        if self._has(_HAS_LINKS):
+            self.ledger.note_emptied(None)
+        elif self._has(_HAS_BLOBS, _ASIDE):
+            driver = opened(self._inventory.storage)
+            self.blocked = problem_without_links(driver, self.ledger)
+
     def _keep_named(self) -> None:
         """Keep what aliases, damaged links, stray files and records of uploads may name.
 
@@ -315,7 +341,7 @@ class Plan:
             views.manifests.read(unread)
             self._db.execute(_LIVE)
         grace_s = self.rules.grace_s
-        self._db.execute(_DEAD_BLOBS, (now + grace_s, grace_s, self.rules.before_ns))
+        self._db.execute(_DEAD_BLOBS, (now + grace_s, now, grace_s, self.rules.before_ns))
 
     def _drop_refused(self, approve: Approval) -> None:
         found = self._db.execute(

@@ -20,10 +20,14 @@ from blobfs.maintenance.gc.views import Manifests, is_unreadable_link_path, link
 
 @dataclass(slots=True)
 class SecondLook:
-    """The result of a look: the *needed* blobs, and the reason why others may be needed too."""
+    """The result of a look: the *needed* blobs, and the reason why others may be needed too.
+
+    *has_links* is true if the storage has any link.
+    """
 
     needed: set[bytes] = field(default_factory=set)
     unreadable: str | None = None
+    has_links: bool = False
 
 
 def look(
@@ -37,6 +41,7 @@ def look(
     found = SecondLook()
     new_manifests: set[bytes] = set()
     for step in _steps(storage, workers):
+        found.has_links = found.has_links or bool(step.rows.links)
         _add_links(storage, step.rows, digests, found, new_manifests)
         _add_uploads(storage, step.rows, digests, found)
         for other in step.rows.others:

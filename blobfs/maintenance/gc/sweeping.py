@@ -14,7 +14,8 @@ from blobfs.inventory.inventory import Workers
 from blobfs.inventory.rows import pack, unpack
 from blobfs.logs import about
 from blobfs.maintenance.gc.ledger import Freed, Ledger
-from blobfs.maintenance.gc.second_look import look
+from blobfs.maintenance.gc.no_links import problem_without_links
+from blobfs.maintenance.gc.second_look import SecondLook, look
 from blobfs.maintenance.gc.target import Target
 from blobfs.maintenance.gc.views import Manifests
 
@@ -51,6 +52,10 @@ class Sweep:
         self._manifests = manifests
         self._workers = workers
 
+    def put_back(self, earlier: Iterable[str]) -> Swept:
+        """Put the blobs of interrupted batches back, since it is not known if they are needed."""
+        return Swept(left=self._put_back(self._ledger.aside() | set(_digests(earlier))))
+
     def run(
         self, due: Collection[bytes], earlier: Iterable[str], settle: Callable[[], None]
     ) -> Swept:
@@ -60,7 +65,7 @@ class Sweep:
         from its look at a blob to its link, and does what else must follow that wait.
         """
         aside = self._ledger.aside() | set(_digests(earlier))
-        found = look(self._storage, set(due), self._manifests, self._workers) if due else None
+        found = self._look(set(due)) if due else None
         swept = Swept()
         if found is not None:
             swept.refusal, swept.needed = found.unreadable, found.needed
@@ -81,9 +86,15 @@ class Sweep:
     def _set_aside(self, digest: bytes) -> None:
         self._target.set_aside(unpack(digest))
 
+    def _look(self, digests: set[bytes]) -> SecondLook:
+        found = look(self._storage, digests, self._manifests, self._workers)
+        if found.unreadable is None and not found.has_links:
+            found.unreadable = problem_without_links(self._target.driver, self._ledger)
+        return found
+
     def _finish(self, aside: set[bytes], swept: Swept) -> None:
         """Delete the blobs that nothing needs after all, and put the others back."""
-        found = look(self._storage, aside, self._manifests, self._workers)
+        found = self._look(aside)
         needed = aside if found.unreadable is not None else found.needed
         swept.refusal = found.unreadable
         swept.needed |= needed

@@ -18,7 +18,6 @@ from blobfs.maintenance.gc.rules import Link
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
-from blobfs.storage.listing.presence import with_presence
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -34,7 +33,7 @@ class Target:
     """
 
     def __init__(self, storage: Location, cache: DescriptorCache) -> None:
-        self.driver: StorageDriver = with_presence(opened(storage))
+        self.driver: StorageDriver = opened(storage)
         self._cache = cache
         self._blobs = BlobStore(self.driver)
         # A listing of an object store may have fractions of a second, a HEAD has none.

@@ -17,7 +17,7 @@ from blobfs.maintenance.gc.collector import Collection, Feedback, Options, Outco
 from blobfs.maintenance.gc.plan import Plan
 from blobfs.maintenance.gc.planfile import PlanFile
 from blobfs.reference import RepositoryName
-from tests.support.layout import APP, Layout
+from tests.support.layout import APP, Layout, image
 
 AT_ONCE = Options(layers=True, untagged=True, age_s=0, grace_s=0, settle_s=0)
 
@@ -72,10 +72,24 @@ def later(*, age_s: float = 0, grace_s: float = 0) -> Options:
     return replace(AT_ONCE, age_s=age_s, grace_s=grace_s)
 
 
+def add_used_image(layout: Layout) -> None:
+    """Store an image that stays. No blob is deleted from a storage without any link."""
+    used = RepositoryName("used")
+    layout.tag(layout.revision(image(layout.layer(b"used config", used)), used), repository=used)
+
+
 @pytest.fixture
-def garbage(tmp_path: Path) -> Iterator[Garbage]:
+def bare(tmp_path: Path) -> Iterator[Garbage]:
+    """A storage without any file."""
     root = tmp_path / "storage"
     root.mkdir()
     with closing(driver_for(str(root))) as driver:
         yield Garbage(str(root), tmp_path / "state", Layout(driver))
     scanning.close_all()
+
+
+@pytest.fixture
+def garbage(bare: Garbage) -> Garbage:
+    """A storage with an image that stays."""
+    add_used_image(bare.layout)
+    return bare

@@ -11,21 +11,21 @@ from tests.support.layout import APP, image
 
 
 @pytest.fixture
-def repositories(garbage: Garbage) -> Path:
-    return Path(garbage.url) / paths.REPOSITORIES[1:]
+def repositories(bare: Garbage) -> Path:
+    return Path(bare.url) / paths.REPOSITORIES[1:]
 
 
 def directories(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir()}
 
 
-def test_repository_without_files_goes(garbage: Garbage, repositories: Path) -> None:
+def test_repository_without_files_goes(bare: Garbage, repositories: Path) -> None:
     """[S19.34] A directory that is empty for `--age` is removed, and a repository without files."""
-    garbage.layout.revision(image(garbage.layout.layer(b"old")))
+    bare.layout.revision(image(bare.layout.layer(b"old")))
     (repositories / APP / "_uploads").mkdir()
     for _ in range(3):
-        garbage.delete()
-    assert directories(Path(garbage.url)) == {"docker", "docker/registry", "docker/registry/v2"} | {
+        bare.delete()
+    assert directories(Path(bare.url)) == {"docker", "docker/registry", "docker/registry/v2"} | {
         f"docker/registry/v2/{name}" for name in ("blobs", "repositories", "blobs/sha256")
     }
 

@@ -14,7 +14,7 @@ from blobfs.drivers.location import Location
 from blobfs.inventory import scanning
 from blobfs.inventory.inventory import Inventory
 from blobfs.reference import RepositoryName
-from tests.maintenance.gc.conftest import AT_ONCE, Garbage, later
+from tests.maintenance.gc.conftest import AT_ONCE, Garbage, add_used_image, later
 from tests.support.files import walk
 from tests.support.layout import APP, Layout, image
 from tests.support.s3_faults import Kind
@@ -35,6 +35,7 @@ def garbage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Garbage]
         url = server.storage_url(stack.enter_context(server.bucket()), secrets.token_hex(4))
         driver = stack.enter_context(closing(driver_for(url)))
         stack.callback(scanning.close_all)
+        add_used_image(Layout(driver))
         yield Garbage(url, tmp_path / "state", Layout(driver))
 
 

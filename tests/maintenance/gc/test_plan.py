@@ -210,7 +210,6 @@ def test_unreadable_directory_keeps_all_blobs(garbage: Garbage) -> None:
     """
     garbage.layout.blob(b"of nobody")
     repositories = Path(garbage.url) / paths.REPOSITORIES[1:]
-    repositories.mkdir()
     (repositories / "elsewhere").symlink_to("/")
     with garbage.collection().planned() as plan:
         assert plan.blocked is not None
