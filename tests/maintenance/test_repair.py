@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -262,13 +262,19 @@ def test_removed_link_is_cleared_in_the_cache(stored: Image) -> None:
     assert cache.stat(gone, APP) is None
 
 
-@pytest.mark.redis
-@pytest.mark.registry
-def test_redis_of_the_registrys_file_is_cleared(redis_server: RedisServer, tmp_path: Path) -> None:
-    """[S19.4] With a registry's file as STORAGE its Redis is cleared."""
+@pytest.fixture
+def empty_redis(redis_server: RedisServer) -> Iterator[RedisServer]:
     with closing(redis_server.client()) as client:
         client.flushall()
-    with CachedRegistry.serving(tmp_path, redis_server) as registry:
+        yield redis_server
+        client.flushall()  # a later registry must not believe it
+
+
+@pytest.mark.redis
+@pytest.mark.registry
+def test_redis_of_the_registrys_file_is_cleared(empty_redis: RedisServer, tmp_path: Path) -> None:
+    """[S19.4] With a registry's file as STORAGE its Redis is cleared."""
+    with CachedRegistry.serving(tmp_path, empty_redis) as registry:
         assert registry.size_told() == registry.size
         delete_manifest(registry.address, SMALL, inspect(registry.address, SMALL, "v1").digest)
         (registry.root / paths.blob_data(registry.digest)[1:]).unlink()
