@@ -4,10 +4,10 @@ An ``Image`` (``image``) is what a manifest says: its config, and its layers wit
 index has an image for each ``Platform`` (``platforms``).
 
 A layer is a tar archive, mostly compressed. One pass over it makes its ``LayerIndex``
-(``layer_index``): the ``Member``s (``members``, read by ``tar``), and the points at which
-decompression can begin (``compression``). The same pass verifies the layer's digest and its diff
-ID, so that an index exists only for a layer whose content is right. With the index, a
-``SeekableLayer`` reads any range of the uncompressed archive.
+(``layer_index``): the ``Member``s (``members``, read by ``tar`` with ``pax`` and ``sparse``), and
+the points at which decompression can begin (``compression``). The same pass verifies the layer's
+digest and its diff ID, so that an index exists only for a layer whose content is right. With the
+index, a ``SeekableLayer`` reads any range of the uncompressed archive.
 
 A ``Tree`` (``tree``) is made of the members of all layers of an image, one layer on the other, in
 SQLite, and ``RootFilesystem`` (``rootfs``) reads it. The result is that of ``umoci unpack``: the
