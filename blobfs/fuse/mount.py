@@ -52,6 +52,9 @@ _GRACE_S: Final = 3.0
 _SUSPEND_S: Final = 3.0
 """Time to make uploads durable at the end of the mount."""
 
+_UPLOAD_CALLS_S: Final = 2.0
+"""The part of _SUSPEND_S in which uploads wait for the end of their interrupted calls."""
+
 _MALLOC: Final = {-3: 128 * 2**20, -1: 128 * 2**20, -2: 64 * 2**20, -8: 1}
 """Parameters of mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, M_ARENA_MAX."""
 
@@ -183,7 +186,8 @@ def _keep_large_blocks() -> None:
 def _suspend_uploads(operations: ReadOnlyOperations) -> None:
     """Make uploads durable; wait for at most _SUSPEND_S, because the storage may hang."""
     try:
-        ThreadCall("suspending", operations.suspend_uploads).result(_SUSPEND_S)
+        suspend = partial(operations.suspend_uploads, _UPLOAD_CALLS_S)
+        ThreadCall("suspending", suspend).result(_SUSPEND_S)
     except StorageTimeout:
         log.warning("the storage does not answer: uploads keep what was synced before")
 

@@ -153,9 +153,12 @@ class ReadOnlyOperations(pyfuse3.Operations):
         """Stop running commits before the end of the mount."""
         self._tree.uploads.interrupt()
 
-    def suspend_uploads(self) -> None:
-        """Make the received bytes of uploads durable before the end of the mount."""
-        self._tree.uploads.suspend()
+    def suspend_uploads(self, within_s: float) -> None:
+        """Make the received bytes of uploads durable before the end of the mount.
+
+        It waits for calls in progress for little longer than *within_s*.
+        """
+        self._tree.uploads.suspend(within_s)
 
     @replies_errno
     async def lookup(

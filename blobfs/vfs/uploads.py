@@ -29,9 +29,6 @@ _FRESH_S: Final = 1.0
 _MAX_RECEIPTS: Final = 10_000
 """Maximum number of receipts of one directory; the oldest are dropped."""
 
-_SUSPEND_S: Final = 5.0
-"""Time that the end of the mount waits for interrupted commits."""
-
 _LONG_S: Final = 0.005
 """Maximum time of a count on the event loop; after a longer one, a thread counts."""
 
@@ -244,14 +241,15 @@ class Uploads:
         for upload in self.kept():
             upload.interrupt(MOUNT_ENDS)
 
-    def suspend(self) -> None:
+    def suspend(self, within_s: float) -> None:
         """Make all received bytes durable before the mount ends; failures are logged.
 
-        It stops commits, and waits little longer than ``_SUSPEND_S`` for them.
+        It stops commits, and waits for them for little longer than *within_s*. Uploads without a
+        call in progress come first, since that call may hang.
         """
-        end = time.monotonic() + _SUSPEND_S
+        end = time.monotonic() + within_s
         self.interrupt()
-        for upload in self.kept():
+        for upload in sorted(self.kept(), key=lambda upload: upload.lock.locked()):
             try:
                 upload.suspend(max(end - time.monotonic(), 0.0))
             except BlobfsError as exc:

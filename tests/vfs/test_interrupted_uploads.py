@@ -16,6 +16,7 @@ from blobfs.storage.registry import Registry
 from blobfs.vfs.upload_handle import OpenersReport, OpenUpload
 from blobfs.vfs.uploads import Uploads
 from tests.support.layout import APP
+from tests.support.mounts import eventually
 from tests.support.uploads import SMALL, UPLOADS, files_below
 
 HOURS = 2**42  # bytes: what takes most of an hour to be hashed
@@ -76,12 +77,28 @@ def test_end_of_the_mount_stops_a_commit_and_keeps_the_upload(
     driver: StorageDriver, uploads: Uploads, opened: OpenUpload, closing: Future[None]
 ) -> None:
     """[S7.15] `rm` of the upload and the end of the mount (SIGTERM, SIGINT) stop it likewise."""
-    uploads.suspend()
+    uploads.suspend(within_s=5)
     with pytest.raises(Interrupted):
         closing.result()
     again = Uploads().at(f"/{APP}/_uploads", Registry(driver).repository(APP).uploads).get("zeros")
     assert again.info().size == HOURS
     assert "the mount ended" in again.state
+
+
+def test_call_that_hangs_at_the_end_of_the_mount_delays_no_other_upload(
+    driver: StorageDriver, uploads: Uploads
+) -> None:
+    found = uploads.at(f"/{APP}/_uploads", Registry(driver).repository(APP).uploads)
+    hanging, other = found.begin("hanging"), found.begin("other")
+    for upload in (hanging, other):
+        OpenUpload(upload, truncate=False).write(0, SMALL)
+    with ThreadPoolExecutor(1) as pool:
+        with hanging.lock:
+            suspending = pool.submit(uploads.suspend, within_s=60)
+            eventually(lambda: not other.is_in_memory)
+            assert not suspending.done()
+        suspending.result(10)
+    assert not hanging.is_in_memory
 
 
 def test_upload_can_be_read_and_not_be_written_during_its_commit(
