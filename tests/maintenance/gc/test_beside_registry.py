@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from blobfs import paths
+from blobfs.reference import RepositoryName, Tag
 from tests.support.mounts import BLOBFS
 from tests.support.services import DockerRegistry, ServiceFailed, delete_manifest, run
 from tests.support.tiny_images import TinyImages
@@ -107,9 +108,8 @@ class Client:
             self._drop_referrers()
 
     def pull(self) -> None:
-        for (repository, tag), digest in list(self.tags.items())[:2]:
+        for repository, tag in list(self.tags)[:2]:
             self.pull_soon(repository, f":{tag}")
-            assert digest
         for repository, referrer in self.referrers:
             self.pull_soon(repository, f"@{referrer}")
 
@@ -217,7 +217,9 @@ def check(root: Path, found: list[Client]) -> None:
     """Check that all images are whole, and that nothing else is stored."""
     pool = found[0].pool
     for client in found:
-        for repository, tag in client.tags:
+        for (repository, tag), digest in client.tags.items():
+            path = paths.tag_current_link(RepositoryName(repository), Tag(tag))
+            assert (root / path[1:]).read_text() == digest
             client.pull_soon(repository, f":{tag}")
         for repository, referrer in client.referrers:
             client.pull_soon(repository, f"@{referrer}")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blobfs.inventory.rows import LinkKind
@@ -61,15 +61,21 @@ def needed(view: RepositoryView, *, untagged: bool) -> set[bytes]:
             kept.add(link.target)
     while (more := kept | next_to(kept, view)) != kept:
         kept = more
-    named = {d for each in kept for _, d in view.references.get(each, ())}
-    aliased = {ALIASES[digest] for digest in named if digest in ALIASES and _has(view, digest)}
+    found = [each for one in kept for each in view.references.get(one, ())]
+    named = {digest for kind, digest in found if kind == ReferenceKind.LAYER}
+    aliased = {
+        ALIASES[digest]
+        for digest in named
+        if digest in ALIASES and _has(view, LinkKind.LAYER, digest)
+    }
     return kept | named | aliased
 
 
-def _has(view: RepositoryView, layer: bytes) -> bool:
-    return any(link.digest == layer for link in view.of_kind(LinkKind.LAYER))
+def _has(view: RepositoryView, kind: LinkKind, digest: bytes | None) -> bool:
+    return any(link.digest == digest for link in view.of_kind(kind))
 
 
+@settings(max_examples=300)
 @given(views(), st.booleans(), st.booleans())
 def test_dead_is_what_is_old_and_not_needed(
     view: RepositoryView, layers: bool, untagged: bool
@@ -82,11 +88,18 @@ def test_dead_is_what_is_old_and_not_needed(
     for link in view.of_kind(LinkKind.REVISION):
         is_kept = not untagged or link.target in kept
         assert (link in dead) is not is_kept
+    current = {link.target for link in view.of_kind(LinkKind.CURRENT)}
+    for link in view.of_kind(LinkKind.INDEX):
+        has_revision = _has(view, LinkKind.REVISION, link.digest)
+        stays = has_revision and (not untagged or link.digest in kept)
+        is_kept = link.mtime == YOUNG or link.digest in current or stays
+        assert (link in dead) is not is_kept
     for link in view.of_kind(LinkKind.LAYER):
         is_kept = link.mtime == YOUNG or not {link.digest, link.target}.isdisjoint(kept)
         assert (link in dead) is (layers and not is_kept)
 
 
+@settings(max_examples=300)
 @given(views(), st.booleans(), st.booleans())
 def test_nothing_more_is_dead_once_the_dead_are_gone(
     view: RepositoryView, layers: bool, untagged: bool
