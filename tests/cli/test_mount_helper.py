@@ -17,6 +17,7 @@ from blobfs.host.preflight import create_storage
 from blobfs.mountinfo import mount_at
 from tests.support.mounts import eventually
 from tests.support.s3_servers import S3Server
+from tests.support.services import cannot
 
 HELPER = Path(sys.executable).with_name("mount.blobfs")
 
@@ -111,7 +112,7 @@ def test_fake_mount_checks_the_options_only(tmp_path: Path) -> None:
 def fstype() -> Iterator[str]:
     """A type of mount(8) whose helper is ours: a name of its own, as /sbin is that of all."""
     if os.geteuid() != 0:
-        pytest.skip("needs root, to link the helper in /sbin")
+        cannot("needs root, to link the helper in /sbin")
     name = f"blobfs{os.getpid()}"
     link = Path(f"/sbin/mount.{name}")
     link.symlink_to(HELPER)

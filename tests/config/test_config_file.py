@@ -20,6 +20,7 @@ from blobfs.config.yaml_file import read as read_yaml
 from blobfs.drivers.s3.options import Credentials
 from blobfs.errors import MountRefused
 from blobfs.host.preflight import Preflight
+from tests.support.services import cannot
 
 DEBIAN = Path("/etc/docker/registry/config.yml")
 DEBIAN_DOCUMENTATION = Path("/usr/share/doc/docker-registry/configuration.md.gz")
@@ -144,6 +145,7 @@ def defaults(found: RegistryConfig) -> dict[str, Any]:
     return with_defaults(given, Storage(found.location(), found, checks))
 
 
+@pytest.mark.registry
 def test_debian_s_file_gives_its_directory_and_defaults() -> None:
     """[S20.1] A command uses the storage that a registry with this file uses."""
     found = read_config(DEBIAN)
@@ -192,9 +194,10 @@ def test_report_as_yaml_is_a_file_with_the_same_effect(tmp_path: Path) -> None:
     assert again.model == found.model
 
 
+@pytest.mark.registry
 def test_every_key_of_debian_s_documentation_is_known(tmp_path: Path) -> None:
     if not DEBIAN_DOCUMENTATION.exists():
-        pytest.skip("the machine has no documentation of docker-registry")
+        cannot("the machine has no documentation of docker-registry")
     text = gzip.decompress(DEBIAN_DOCUMENTATION.read_bytes()).decode()
     blocks = re.findall(r"^```none\n(version: 0\.1\nlog:.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert blocks

@@ -14,6 +14,7 @@ from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.resumable import uploads_of
 from blobfs.errors import AccessDenied, Busy, Stale
 from tests.support.files import content_of
+from tests.support.services import cannot
 
 each_change = pytest.mark.parametrize(
     "change",
@@ -173,7 +174,7 @@ def test_file_that_is_being_committed_cannot_be_opened(
 def another_disk(driver: StorageDriver, tmp_path: Path) -> Iterator[Path]:
     """The directory /blobs, which is on another file system."""
     if os.geteuid() != 0:
-        pytest.skip("mount(8) needs root")
+        cannot("mount(8) needs root")
     blobs = tmp_path / "blobs"
     blobs.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", blobs], check=True)
@@ -261,7 +262,7 @@ def test_old_temporary_file_keeps_no_directory_from_being_pruned(
 def owned(tmp_path: Path) -> Path:
     """A directory of a registry's user, in a test that runs as root."""
     if os.geteuid() != 0:
-        pytest.skip("chown(2) needs root")
+        cannot("chown(2) needs root")
     shutil.chown(tmp_path, 4321, 4322)
     return tmp_path
 

@@ -14,7 +14,7 @@ from blobfs.digest import Digest
 from blobfs.storage.manifest import OCI_MANIFEST
 from tests.support import images
 from tests.support.mounts import MountedRegistry, mounted
-from tests.support.services import DockerRegistry, push
+from tests.support.services import DockerRegistry, cannot, push
 
 pytestmark = [pytest.mark.fuse, pytest.mark.registry]
 
@@ -25,7 +25,7 @@ USER = "docker-registry"
 def place() -> Iterator[Path]:
     """A directory that every user can reach, which pytest's are not."""
     if os.geteuid() != 0:
-        pytest.skip("only root can run a registry as another user")
+        cannot("only root can run a registry as another user")
     with tempfile.TemporaryDirectory(prefix="blobfs-user-") as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
