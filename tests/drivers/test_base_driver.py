@@ -1,16 +1,20 @@
 """What BaseDriver keeps away from every driver below it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.base_driver import BaseDriver
+from blobfs.drivers.base_driver import BaseDriver, BaseObjectStore
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.drivers.s3.driver import S3Driver
+from blobfs.drivers.s3.options import S3Options
 from blobfs.errors import OffsetInvalid, PathInvalid
 from tests.support.files import content_of, walk
+from tests.support.services import free_port
 
 ILL_FORMED = [
     "",
@@ -79,6 +83,44 @@ def test_root_is_no_path_of_a_file(
     with pytest.raises(PathInvalid):
         act(checked_driver, "/")
     assert content_of(checked_driver, "/a") == b"kept"
+
+
+IN_OBJECT_STORES: dict[str, Callable[[BaseObjectStore, str], object]] = {
+    "pages": lambda store, path: list(store.pages(path)),
+    "stat_now": lambda store, path: store.stat_now(path),
+    "stat_files": lambda store, path: store.stat_files(["/a", path]),
+    "write_refusal": lambda store, path: store.write_refusal(path),
+    "redirect_url": lambda store, path: store.redirect_url(path),
+    "stat_unfinished": lambda store, path: store.stat_unfinished(path),
+    "unfinished": lambda store, path: list(store.unfinished(path)),
+}
+
+
+@pytest.fixture(scope="module")
+def store_out_of_reach() -> Iterator[BaseObjectStore]:
+    """An object store whose requests would all fail, so that a refusal comes before them."""
+    url = f"s3://bucket?regionendpoint=http://127.0.0.1:{free_port()}&region=us-east-1"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        store = BaseObjectStore(S3Driver(S3Options.parse(url)))
+    with closing(store):
+        yield store
+
+
+@pytest.mark.parametrize("act", IN_OBJECT_STORES.values(), ids=IN_OBJECT_STORES.keys())
+def test_ill_formed_path_is_refused_in_an_object_store(
+    store_out_of_reach: BaseObjectStore, act: Callable[[BaseObjectStore, str], object]
+) -> None:
+    for path in ILL_FORMED:
+        with pytest.raises(PathInvalid):
+            act(store_out_of_reach, path)
+
+
+@pytest.mark.parametrize("name", ["stat_now", "stat_files", "write_refusal", "redirect_url"])
+def test_root_is_no_path_of_an_object(store_out_of_reach: BaseObjectStore, name: str) -> None:
+    with pytest.raises(PathInvalid):
+        IN_OBJECT_STORES[name](store_out_of_reach, "/")
 
 
 def test_refusal_of_a_long_path_is_short() -> None:
