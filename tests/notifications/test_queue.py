@@ -125,8 +125,10 @@ def test_threads_that_put_at_once_fail_together(tmp_path: Path) -> None:
             puts = [threads.submit(queue.put, [Addressed("a", name)]) for name in names]
             eventually(lambda: all(put.running() for put in puts))
             busy.rollback()
-            failed = {name for name, put in zip(names, puts, strict=True) if put.exception()}
+            failures = {name: put.exception() for name, put in zip(names, puts, strict=True)}
+        failed = {name for name, failure in failures.items() if failure}
         assert {names[3], names[7]} <= failed
+        assert {type(failures[name]) for name in failed} == {StorageUnavailable}
         assert sorted(bodies(queue)) == [name for name in names if name not in failed]
 
 
