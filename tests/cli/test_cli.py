@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,15 @@ def test_mount_is_refused_in_a_sentence(
     assert "secret" not in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "mnt").is_mount()
+
+
+def test_module_and_program_are_the_same_command(tmp_path: Path) -> None:
+    programs = [[sys.executable, "-m", "blobfs"], [str(Path(sys.executable).with_name("blobfs"))]]
+    done = [
+        subprocess.run(
+            [*program, "ls", str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+        )
+        for program in programs
+    ]
+    assert [each.returncode for each in done] == [1, 1]
+    assert done[0].stderr == done[1].stderr == run("ls", tmp_path).stderr
