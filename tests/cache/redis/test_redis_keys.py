@@ -212,7 +212,7 @@ def _commands(client: Redis) -> Iterator[list[str]]:
         listener.join(10)
 
 
-def test_set_and_clear_are_one_transaction(redis_cache: RedisCache, redis_client: Redis) -> None:
+def test_set_and_clear_are_a_transaction_each(redis_cache: RedisCache, redis_client: Redis) -> None:
     redis_cache.stat(BLOB.digest)  # connected
     with _commands(redis_client) as told:
         redis_cache.set(BLOB.digest, BLOB, ONE)
