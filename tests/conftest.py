@@ -1,12 +1,12 @@
 """What tests share: the services they need, what a missing one does, and registries with images."""
 
-import fcntl
 import importlib.util
 import logging
 import os
 import shutil
 import signal
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,14 @@ from blobfs.mountinfo import mounts
 from tests.support import guards, images, s3_servers
 from tests.support.redis_server import RedisServer
 from tests.support.services import DockerRegistry, ServiceFailed, push, run
+from tests.support.turns import Turns
 
 log = logging.getLogger(__name__)
 
 guards.watch()
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+NEXT_IS_ALONE = pytest.StashKey[bool]()
 
 
 def _lacking(*programs: str) -> str | None:
@@ -126,23 +128,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             _need(service, missing)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    item.stash[NEXT_IS_ALONE] = nextitem is not None and _is_alone(nextitem)
+
+
+@pytest.fixture(scope="session")
+def _turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turns]:
+    with closing(Turns(_run_directory(tmp_path_factory))) as turns:
+        yield turns
+
+
 @pytest.fixture(autouse=True)
-def _turn(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
+def _turn(request: pytest.FixtureRequest, _turns: Turns) -> Iterator[None]:
     """Keeps the other workers' tests from running beside a test that is marked ``alone``."""
-    if not WORKER:
-        yield
-        return
-    alone = request.node.get_closest_marker("alone") is not None
-    directory = _run_directory(tmp_path_factory)
-    with (directory / "gate").open("wb") as gate, (directory / "turn").open("wb") as turn:
-        # Who waits for the turn holds the gate, so the others cannot take turns without end.
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        fcntl.flock(turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(gate, fcntl.LOCK_UN)
-        yield
-        fcntl.flock(turn, fcntl.LOCK_UN)  # a process that was forked meanwhile may have it open
+    _turns.take(alone=_is_alone(request.node))
+    yield
+    _turns.leave(next_is_alone=request.node.stash[NEXT_IS_ALONE])
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
 
 
 @pytest.fixture(scope="session")
