@@ -8,6 +8,7 @@ import select
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -38,36 +39,51 @@ def unmount(
     """
     mount = _our_mount(mountpoint)
     pid = _daemon_of(mount)
-    try:
-        daemon = os.pidfd_open(pid) if pid is not None else None
-    except ProcessLookupError:
-        daemon = None
+    with _descriptor_of(pid) as daemon:
+        _detach(mount, lazy=lazy)
+        if daemon is None or lazy:
+            return
+        if places := _other_places(mount):
+            raise MountRefused(
+                f"{mount.mountpoint} is unmounted, but its mount also shows at {_some(places)}; "
+                f"the daemon (pid {pid}) ends when that is unmounted too"
+            )
+        if _ends(daemon, _QUIET_S):
+            return
+        waiting(f"waiting up to {timeout_s:g} s for the daemon (pid {pid}) to finish its uploads")
+        if not _ends(daemon, timeout_s - _QUIET_S):
+            raise MountRefused(
+                f"{mount.mountpoint} is unmounted, but the daemon (pid {pid}) still runs after "
+                f"{timeout_s:g} s; its log says what it waits for"
+            )
+
+
+def _detach(mount: Mount, *, lazy: bool) -> None:
     done = subprocess.run(  # noqa: S603  (constant arguments and a path)
         [*_helper(lazy=lazy), str(mount.mountpoint)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise MountRefused(_failure(mount, done.stderr.strip()))
-    if daemon is None or lazy:
-        return
-    if places := _other_places(mount):
-        raise MountRefused(
-            f"{mount.mountpoint} is unmounted, but its mount also shows at {_some(places)}; "
-            f"the daemon (pid {pid}) ends when that is unmounted too"
-        )
-    if _ends(daemon, _QUIET_S):
-        return
-    waiting(f"waiting up to {timeout_s:g} s for the daemon (pid {pid}) to finish its uploads")
-    if not _ends(daemon, timeout_s - _QUIET_S):
-        raise MountRefused(
-            f"{mount.mountpoint} is unmounted, but the daemon (pid {pid}) still runs after "
-            f"{timeout_s:g} s; its log says what it waits for"
-        )
 
 
 def _helper(*, lazy: bool) -> list[str]:
     if os.getuid() == 0:
         return ["umount", "--no-canonicalize", *(["--lazy"] if lazy else [])]
     return [shutil.which("fusermount3") or "fusermount", "-uz" if lazy else "-u"]
+
+
+@contextmanager
+def _descriptor_of(pid: int | None) -> Iterator[int | None]:
+    """Open a pidfd for the ``with`` block; None if the process is unknown or has ended."""
+    try:
+        descriptor = os.pidfd_open(pid) if pid is not None else None
+    except ProcessLookupError:
+        descriptor = None
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _ends(daemon: int, timeout_s: float) -> bool:

@@ -285,6 +285,14 @@ def test_umount_returns_when_the_daemon_has_ended(storage: Path, tmp_path: Path)
     assert _is_over(pid)
 
 
+def test_unmount_leaves_no_descriptor_open(storage: Path, tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with mounted(storage, tmp_path) as mount:
+        pass
+    assert not mount.path.is_mount()
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
 def test_umount_of_a_mount_in_use_says_by_whom(storage: Path, tmp_path: Path) -> None:
     """[S6.5] Where the mount is in use it says by whom."""
     with mounted(storage, tmp_path) as mount:
