@@ -37,6 +37,23 @@ def mount(storage: Path, tmp_path: Path) -> Iterator[MountedRegistry]:
         yield mount
 
 
+@pytest.fixture(scope="session")
+def common_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedRegistry]:
+    """A mount for reading of what ``common_layout`` adds."""
+    place = tmp_path_factory.mktemp("common")
+    (place / "storage/docker/registry/v2").mkdir(parents=True)
+    with mounted(place / "storage", place) as mount:
+        yield mount
+
+
+@pytest.fixture(scope="session")
+def common_layout(common_mount: MountedRegistry) -> Iterator[Layout]:
+    """Adds to what ``common_mount`` shows. Tests change nothing that is there."""
+    driver = BaseDriver(FilesystemDriver.below(Path(common_mount.storage)))
+    yield Layout(driver)
+    driver.close()
+
+
 @pytest.fixture
 def remote(storage: Path, layout: Layout, tmp_path: Path) -> Iterator[Remote]:
     """``storage``, which holds a layer, on a file system of another machine's."""

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -68,36 +69,52 @@ BROKEN: dict[str, Breaking] = {
     "blob that is empty": _emptied,
 }
 
-each_break = pytest.mark.parametrize("breaking", BROKEN.values(), ids=BROKEN)
+
+class WithBroken:
+    """A mount of a repository with a good and a broken layer."""
+
+    def __init__(self, mount: MountedRegistry, good: Digest, broken: Digest) -> None:
+        self.mount = mount
+        self.layers = mount.path / APP / "_layers/sha256"
+        self.good = good
+        self.broken = broken
 
 
-@each_break
-def test_broken_layer_is_an_error_with_one_warning_that_names_it(
-    layout: Layout, storage: Path, mount: MountedRegistry, breaking: Breaking
-) -> None:
+@pytest.fixture(scope="module", params=BROKEN.values(), ids=list(BROKEN))
+def with_broken(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WithBroken]:
+    breaking: Breaking = request.param
+    place = tmp_path_factory.mktemp("broken")
+    storage = place / "storage"
+    (storage / "docker/registry/v2").mkdir(parents=True)
+    with (
+        closing(BaseDriver(FilesystemDriver.below(storage))) as driver,
+        mounted(storage, place) as mount,
+    ):
+        layout = Layout(driver)
+        yield WithBroken(mount, layout.layer(b"good"), breaking(layout, storage))
+
+
+def test_broken_layer_is_an_error_with_one_warning_that_names_it(with_broken: WithBroken) -> None:
     """[S4.1] Looking it up is EIO, with one warning that names it."""
-    digest = breaking(layout, storage)
     for _ in range(3):
         with failing_with(errno.EIO):
-            os.stat(mount.path / APP / "_layers/sha256" / digest.encoded)
-    [warning] = mount.warnings()
+            os.stat(with_broken.layers / with_broken.broken.encoded)
+    [warning] = with_broken.mount.warnings()
     assert APP in warning
-    assert digest.encoded in warning
+    assert with_broken.broken.encoded in warning
 
 
-@each_break
-def test_broken_layer_is_listed_as_a_file_among_the_others(
-    layout: Layout, storage: Path, mount: MountedRegistry, breaking: Breaking
-) -> None:
+def test_broken_layer_is_listed_as_a_file_among_the_others(with_broken: WithBroken) -> None:
     """[S4.2] It is listed all the same, with its type, and everything beside it goes on working."""
-    good, broken = layout.layer(b"good"), breaking(layout, storage)
-    layers = mount.path / APP / "_layers/sha256"
-    with os.scandir(layers) as entries:
+    good, broken = with_broken.good.encoded, with_broken.broken.encoded
+    with os.scandir(with_broken.layers) as entries:
         found = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
-    assert found == {good.encoded: True, broken.encoded: True}
-    assert (layers / good.encoded).read_bytes() == b"good"
+    assert found == {good: True, broken: True}
+    assert (with_broken.layers / good).read_bytes() == b"good"
     with failing_with(errno.EIO):
-        os.stat(layers / broken.encoded)
+        os.stat(with_broken.layers / broken)
 
 
 def test_broken_tag_is_an_error_and_its_neighbours_are_not(

@@ -108,20 +108,22 @@ def test_blob_pushed_by_another_algorithm_is_the_same_file(
 
 @mount_test
 def test_link_counts_are_two_for_blobs_and_one_for_directories(
-    layout: Layout, mount: MountedRegistry
+    common_layout: Layout, common_mount: MountedRegistry
 ) -> None:
     """[S3.1] Directories have a link count of 1."""
-    digest = layout.layer(b"x")
-    layers = mount.path / APP / "_layers/sha256"
+    digest = common_layout.layer(b"with a link count")
+    layers = common_mount.path / APP / "_layers/sha256"
     assert (layers / digest.encoded).stat().st_nlink == 2
     assert layers.stat().st_nlink == 1
 
 
 @mount_test
-def test_modes_and_owner_are_the_mounting_user_s(layout: Layout, mount: MountedRegistry) -> None:
+def test_modes_and_owner_are_the_mounting_user_s(
+    common_layout: Layout, common_mount: MountedRegistry
+) -> None:
     """[S3.4] Everything belongs to `--uid` and `--gid`, by default whoever mounts."""
-    layers = mount.path / APP / "_layers/sha256"
-    blob = layers / layout.layer(b"x" * 1025).encoded
+    layers = common_mount.path / APP / "_layers/sha256"
+    blob = layers / common_layout.layer(b"x" * 1025).encoded
     assert stat.filemode(blob.stat().st_mode) == "-r--r--r--"
     assert stat.filemode(layers.stat().st_mode) == "drwxr-xr-x"
     assert (blob.stat().st_uid, blob.stat().st_gid) == (os.getuid(), os.getgid())
@@ -223,10 +225,10 @@ def test_extended_attributes_of_a_manifest_and_a_tag(
     ],
 )
 def test_unknown_extended_attribute(
-    layout: Layout, mount: MountedRegistry, name: str, number: int
+    common_layout: Layout, common_mount: MountedRegistry, name: str, number: int
 ) -> None:
     """[S3.5] Any other `user.` attribute is ENODATA, all other kinds EOPNOTSUPP."""
-    blob = mount.path / APP / "_layers/sha256" / layout.layer(b"x").encoded
+    blob = common_mount.path / APP / "_layers/sha256" / common_layout.layer(name.encode()).encoded
     with failing_with(number):
         os.getxattr(blob, name)
 
