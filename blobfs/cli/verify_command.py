@@ -146,7 +146,7 @@ def _make(repairer: Repairer, repairs: Sequence[Repair]) -> set[str]:
 
 def _as_json(found: Verification, repairs: Sequence[Repair]) -> str:
     faults = [
-        {"severity": fault.severity, **_without(asdict(fault), "present", "absent")}
+        {"severity": fault.severity, **_without(asdict(fault), "present", "absent", "size")}
         for fault in found.faults
     ]
     planned = [repair.text for repair in repairs]

@@ -189,10 +189,11 @@ class Hashed(NamedTuple):
 def hash_blobs(storage: Location, blobs: Sequence[tuple[bytes, int]]) -> list[Hashed]:
     """Read and hash each of *blobs*, digests and sizes; raises StorageUnavailable."""
     driver = opened(storage)
-    return [Hashed(digest, _hash_fault(driver, unpack(digest))) for digest, _ in blobs]
+    return [Hashed(digest, hash_fault(driver, unpack(digest))) for digest, _ in blobs]
 
 
-def _hash_fault(driver: StorageDriver, digest: Digest) -> str | None:
+def hash_fault(driver: StorageDriver, digest: Digest) -> str | None:
+    """Return what is wrong with the bytes of a blob; None if they have its digest, or are gone."""
     try:
         with driver.open(paths.blob_data(digest)) as reader:
             found = Digest.of_chunks(reader.chunks(), digest.algorithm)

@@ -111,7 +111,7 @@ def _without_blob(kind: FaultKind, name: str, link: int, digest: bytes, target: 
 
 
 _INVALID_MANIFESTS: Final = """
-SELECT DISTINCT name, link.digest, manifest.fault
+SELECT DISTINCT name, link.digest, target, manifest.fault
 FROM manifest JOIN link ON target = manifest.digest JOIN repository ON repository.id = repository
 WHERE manifest.fault IS NOT NULL AND kind = 1 AND target IN (SELECT digest FROM blob)
 """
@@ -119,10 +119,10 @@ WHERE manifest.fault IS NOT NULL AND kind = 1 AND target IN (SELECT digest FROM 
 
 def invalid_manifests(db: Connection) -> Iterator[Fault]:
     """Find revisions whose blob is no manifest, or cannot be read."""
-    for name, digest, fault in _rows(db, _INVALID_MANIFESTS):
+    for name, digest, target, fault in _rows(db, _INVALID_MANIFESTS):
         place = f"{name}@{unpack(digest)}"
         path = link_path(name, _REVISION, None, digest)
-        yield Fault(FaultKind.MANIFEST_INVALID, place, fault, name, _text(digest), present=(path,))
+        yield Fault(FaultKind.MANIFEST_INVALID, place, fault, name, _text(target), present=(path,))
 
 
 _MISSING: Final = """
@@ -211,7 +211,7 @@ def sizes(db: Connection) -> Iterator[Fault]:
     for digest, size, wanted, manifests in _rows(db, _SIZES):
         if digest not in empty:
             detail = f"{size} bytes, and {wanted} in {manifests} manifest(s)"
-            yield _of_blob(FaultKind.BLOB_SIZE, digest, detail)
+            yield replace(_of_blob(FaultKind.BLOB_SIZE, digest, detail), size=wanted)
 
 
 def _of_blob(kind: FaultKind, packed: bytes, detail: str = "") -> Fault:

@@ -107,7 +107,8 @@ class Fault:
     *place* is the object: a path, a digest, or ``repository:tag``. *link* is the path of the link
     that should hold *digest*, if that is what is wrong. *images* are the images that
     cannot be pulled, as ``repository:tag (platform)``. A second look finds the fault if all paths
-    *present* exist and all paths *absent* do not.
+    *present* exist and all paths *absent* do not, and if what they hold is still wrong. *size* is
+    that of the blob by its manifests, if it has another.
     """
 
     kind: FaultKind
@@ -119,6 +120,7 @@ class Fault:
     images: tuple[str, ...] = ()
     present: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    size: int = 0
 
     @property
     def severity(self) -> Severity:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
@@ -13,7 +13,7 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.errors import AccessDenied, PathInvalid, PathNotFound
 from blobfs.inventory.inventory import Inventory
 from blobfs.inventory.rows import pack
-from blobfs.inventory.scanning import opened, read_link_at, read_manifest
+from blobfs.inventory.scanning import hash_fault, opened, read_link_at, read_manifest
 from blobfs.maintenance import images
 from blobfs.maintenance.checks import CHECKS, orphans
 from blobfs.maintenance.faults import Fault, FaultKind, Severity
@@ -116,23 +116,12 @@ class SecondLook:
         self._left_overs = LeftOverLinks(self._driver)
 
     def confirms(self, fault: Fault) -> bool:
-        """True if the fault is still there."""
-        match fault.kind:
-            case FaultKind.LINK_INVALID:
-                return read_link_at(self._driver, fault.place).fault is not None
-            case FaultKind.LINK_ELSEWHERE:
-                target = read_link_at(self._driver, fault.place)
-                return target.digest not in {None, pack(Digest.parse(fault.digest))}
-            case FaultKind.MANIFEST_INVALID:
-                digest = Digest.parse(fault.digest)
-                return read_manifest(self._driver, digest).fault is not None
-            case FaultKind.REPOSITORY_EMPTY:
-                return self._is_empty(fault.place)
+        """True if the fault is still there; raises StorageUnavailable."""
         present = all(self._exists(path, or_directory=True) for path in fault.present)
         if not present or any(map(self._exists, fault.absent)):
             return False
-        is_link = fault.kind is FaultKind.LINK_LEFT_OVER
-        return not is_link or self._left_overs.missing_blob(fault.place) is not None
+        look = self._LOOKS.get(fault.kind)
+        return look is None or look(self, fault)
 
     def _exists(self, path: str, *, or_directory: bool = False) -> bool:
         try:
@@ -143,8 +132,55 @@ class SecondLook:
             return True
         return or_directory or not info.is_dir
 
-    def _is_empty(self, path: str) -> bool:
+    def _is_invalid_link(self, fault: Fault) -> bool:
+        return read_link_at(self._driver, fault.place).fault is not None
+
+    def _is_elsewhere(self, fault: Fault) -> bool:
+        target = read_link_at(self._driver, fault.place).digest
+        return target not in {None, pack(Digest.parse(fault.digest))}
+
+    def _is_left_over(self, fault: Fault) -> bool:
+        return self._left_overs.missing_blob(fault.place) is not None
+
+    def _is_invalid_manifest(self, fault: Fault) -> bool:
+        return read_manifest(self._driver, Digest.parse(fault.digest)).fault is not None
+
+    def _is_current(self, fault: Fault) -> bool:
+        """True if the tag's current link still names the revision of the fault."""
+        target = read_link_at(self._driver, fault.present[0]).digest
+        return target == pack(Digest.parse(fault.digest))
+
+    def _has_other_size(self, fault: Fault) -> bool:
+        return self._size(fault.present[0]) not in {None, fault.size}
+
+    def _is_empty_blob(self, fault: Fault) -> bool:
+        return self._size(fault.present[0]) == 0
+
+    def _size(self, path: str) -> int | None:
         try:
-            return next(self._driver.listdir(path), None) is None
+            return self._driver.stat(path).size
+        except (PathNotFound, AccessDenied, PathInvalid):
+            return None
+
+    def _has_other_content(self, fault: Fault) -> bool:
+        return hash_fault(self._driver, Digest.parse(fault.digest)) is not None
+
+    def _is_empty(self, fault: Fault) -> bool:
+        try:
+            return next(self._driver.listdir(fault.place), None) is None
         except PathNotFound:
             return False
+
+    _LOOKS: Final[Mapping[FaultKind, Callable[[SecondLook, Fault], bool]]] = {
+        FaultKind.LINK_INVALID: _is_invalid_link,
+        FaultKind.LINK_ELSEWHERE: _is_elsewhere,
+        FaultKind.LINK_LEFT_OVER: _is_left_over,
+        FaultKind.MANIFEST_INVALID: _is_invalid_manifest,
+        FaultKind.TAG_DANGLING: _is_current,
+        FaultKind.TAG_HISTORY: _is_current,
+        FaultKind.BLOB_EMPTY: _is_empty_blob,
+        FaultKind.BLOB_SIZE: _has_other_size,
+        FaultKind.BLOB_CONTENT: _has_other_content,
+        FaultKind.REPOSITORY_EMPTY: _is_empty,
+    }
+    """The looks that need more than the paths of a fault."""

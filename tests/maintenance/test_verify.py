@@ -96,8 +96,9 @@ def truncated(file: Path) -> None:
     os.truncate(file, 0)
 
 
-def removed(file: Path) -> None:
+def removed(file: Path) -> Path:
     file.unlink()
+    return file
 
 
 def replaced_by_a_directory(file: Path) -> None:
@@ -285,6 +286,38 @@ def test_fault_that_is_gone_at_the_second_look_is_not_reported(stored: Stored) -
     removed(link)
     with Inventory.taken(str(stored.root)) as inventory:
         link.write_bytes(content)
+        assert verify(inventory).faults == []
+
+
+MENDED: dict[str, tuple[Plant, Plant]] = {
+    "empty blob is stored": (
+        lambda s: truncated(s.data(s.layers[0])), lambda s: s.data(s.layers[0]).write_bytes(b"o")),
+    "blob of another size is stored": (
+        lambda s: s.data(s.layers[0]).write_bytes(b"oo"),
+        lambda s: s.data(s.layers[0]).write_bytes(b"o")),
+    "flipped bit is mended": (
+        lambda s: s.data(s.layers[0]).write_bytes(b"O"),
+        lambda s: s.data(s.layers[0]).write_bytes(b"o")),
+    "cut manifest is deleted": (
+        lambda s: os.truncate(s.data(s.v1), 20),
+        lambda s: [removed(s.link(paths.revisions(A), s.v1)), removed(s.data(s.v1))]),
+    "tag of a missing revision is moved": (
+        lambda s: s.layout.tag(s.of_b, V1, A), lambda s: s.layout.tag(s.v1, V1, A)),
+    "tag without its history is moved": (
+        lambda s: removed(s.link(paths.tag_index(A, V1), s.v1)),
+        lambda s: s.layout.tag(s.multi, V1, A)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mended", MENDED)
+def test_second_look_is_at_what_is_wrong(stored: Stored, mended: str) -> None:
+    """[S19.1] A second look must find it too."""
+    plant, mend = MENDED[mended]
+    plant(stored)
+    with Inventory.taken(str(stored.root)) as inventory:
+        inventory.hash_blobs()
+        assert verify(inventory).faults != []
+        mend(stored)
         assert verify(inventory).faults == []
 
 
