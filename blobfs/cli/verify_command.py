@@ -79,8 +79,8 @@ def verify(
     Exits with 1 if there is damage.
     """
     wanted = _repairs(kinds, quarantine, source)
-
     given = reading.storage(storage)
+    _check_repositories(given, repositories)
     theirs = None if source is None else reading.storage(source).location
     depth = Depth.EVERY_LINK if links else Depth.REFERENCES
     intact: list[Hashed] = []  # a look after a repair does not hash them again
@@ -131,6 +131,14 @@ def _redis(given: Storage) -> str | None:
     if url is not None and (failure := redis_failure(url)):
         raise MountRefused(f"the registry's Redis: {failure}; start it, or correct its address")
     return url
+
+
+def _check_repositories(given: Storage, names: Sequence[RepositoryName]) -> None:
+    """Raise RepositoryUnknown for a misspelt name, in which nothing would be found."""
+    if names:
+        with given.open() as registry:
+            for name in names:
+                registry.existing(name)
 
 
 def _make(repairer: Repairer, repairs: Sequence[Repair]) -> set[str]:

@@ -41,6 +41,13 @@ def test_healthy_storage_ends_with_0(tmp_path: Path) -> None:
     assert result.stdout.startswith("0 damage, 0 risk, 0 left-over in 1 repositories, 5 links")
 
 
+@pytest.mark.usefixtures("layout")
+def test_unknown_repository_is_an_error(tmp_path: Path) -> None:
+    result = verify(tmp_path, "team/app", "team/ap")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "unknown repository: team/ap" in result.stderr
+
+
 def test_damage_ends_with_1_and_names_the_image(layout: Layout, tmp_path: Path) -> None:
     """[S19.1] It exits with 1 if there is damage."""
     layout.driver.delete(paths.blob_data(layout.blob(b"l")))
