@@ -15,6 +15,8 @@ from typing import Any, Final
 import click
 
 from blobfs.cli.inventories import take_inventory
+from blobfs.cli.notices import echo
+from blobfs.cli.output import DAMAGED
 from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.reports import Report, Row, human_size
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, STATE, STORAGE
@@ -63,6 +65,8 @@ def du(
 
     bytes counts the blobs that a line links; freed those that nothing else links, so what its
     removal frees; shared the rest. On a terminal, a tree with bars shows the shares of the total.
+
+    Exits with 1 if something cannot be read, which is printed.
     """
     given = reading.storage(storage)
     # Another command may use *state*.
@@ -81,6 +85,10 @@ def du(
         click.echo("\n".join(_tree(found, _ORDERS[order])))
     else:
         click.echo(_table(found, lines, with_total=not prefixes).as_table(human=human))
+    for path in found.unreadable:
+        echo(f"{path} cannot be read, and is not counted; run as a user who may read it")
+    if found.unreadable:
+        sys.exit(DAMAGED)
 
 
 def _lines(found: StorageUsage, prefixes: Sequence[str]) -> Iterator[Usage]:

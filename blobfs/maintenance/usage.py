@@ -23,6 +23,7 @@ from blobfs.drivers.location import Location
 from blobfs.inventory.inventory import Depth, Inventory
 from blobfs.inventory.rows import LinkKind
 from blobfs.inventory.scanning import ReferenceKind
+from blobfs.inventory.spans import EntryKind
 
 _HOLDING: Final = (LinkKind.LAYER, LinkKind.REVISION, LinkKind.SIGNATURE)
 """Links that keep a blob; a tag's links name revisions."""
@@ -45,6 +46,7 @@ _UNLINKED: Final = """
 SELECT coalesce(sum(size), 0) FROM blob
 WHERE NOT EXISTS (SELECT 1 FROM link WHERE target = blob.digest AND kind IN (?, ?, ?))
 """
+_UNREADABLE: Final = "SELECT path FROM other WHERE kind = ? ORDER BY path"
 _TAGGED: Final = """
 SELECT tag, target FROM link JOIN repository ON repository.id = link.repository
 WHERE name = ? AND kind = ? ORDER BY tag
@@ -86,6 +88,7 @@ class StorageUsage:
 
     *repositories* has the usage of each by itself, *prefixes* that of each prefix of names with
     everything below it. *unlinked* blobs are in no repository, *uploads* are files of open uploads.
+    Everything below the *unreadable* paths is not counted.
     """
 
     repositories: dict[str, Usage]
@@ -96,6 +99,7 @@ class StorageUsage:
     size: int
     unlinked: int
     uploads: int
+    unreadable: tuple[str, ...]
 
     def of(self, prefix: str) -> Usage:
         """Return the usage of a prefix with everything below it, or of all for ``""``.
@@ -128,7 +132,10 @@ def of_storage(inventory: Inventory) -> StorageUsage:
     [[uploads]] = db.execute("SELECT coalesce(sum(size), 0) FROM upload_file")
     layers = sum(usage.layers for usage in repositories.values())
     tags = sum(usage.tags for usage in repositories.values())
-    return StorageUsage(repositories, prefixes, layers, tags, blobs, size, unlinked, uploads)
+    unreadable = tuple(path for (path,) in db.execute(_UNREADABLE, (EntryKind.UNREADABLE,)))
+    return StorageUsage(
+        repositories, prefixes, layers, tags, blobs, size, unlinked, uploads, unreadable
+    )
 
 
 class RecentUsage:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from blobfs import paths
 from blobfs.cli import main
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.inventory.scanning import close_all
@@ -49,6 +50,18 @@ def test_unknown_prefix_is_an_error(storage: Path) -> None:
     result = du(storage, "nope")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "unknown repository: nope" in result.stderr
+
+
+def test_path_that_cannot_be_read_is_printed_and_ends_with_1(storage: Path) -> None:
+    """[S19.47] `blobfs du` prints each path that it cannot read, and does not count it. The exit
+    code is 1 then."""
+    repositories = storage / paths.REPOSITORIES[1:]
+    (repositories / "alone").rename(storage / "alone")
+    (repositories / "alone").symlink_to(storage / "alone")
+    result = du(storage)
+    assert result.exit_code == 1
+    assert f"{paths.REPOSITORIES}/alone cannot be read, and is not counted" in result.stderr
+    assert {line.split()[0] for line in result.stdout.splitlines()[1:3]} == {"team/a", "team/b"}
 
 
 def test_directory_without_a_registry_is_an_error(tmp_path: Path) -> None:
