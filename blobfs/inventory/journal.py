@@ -86,7 +86,13 @@ class Journal(Closing):
 
         Raises MountRefused if the file is no journal of *storage*, or another process uses it.
         """
-        connection = sqlite3.connect(path or "", timeout=0, isolation_level=None)
+        try:
+            connection = sqlite3.connect(path or "", timeout=0, isolation_level=None)
+        except sqlite3.Error as exc:
+            raise MountRefused(
+                f"--state {path}: {exc}; give a file in a directory that exists and that you may"
+                " write"
+            ) from None
         try:
             return cls._prepared(connection, path, storage)
         except sqlite3.Error as exc:

@@ -64,6 +64,15 @@ def test_path_that_cannot_be_read_is_printed_and_ends_with_1(storage: Path) -> N
     assert {line.split()[0] for line in result.stdout.splitlines()[1:3]} == {"team/a", "team/b"}
 
 
+@pytest.mark.parametrize("command", ["du", "verify", "gc"])
+def test_state_that_cannot_be_written_is_an_error(storage: Path, command: str) -> None:
+    state = storage / "missing/state.db"
+    result = CliRunner().invoke(main, [command, str(storage), "--state", str(state)])
+    assert result.exit_code == 1
+    assert f"--state {state}: unable to open" in result.stderr
+    assert "a directory that exists" in result.stderr
+
+
 def test_directory_without_a_registry_is_an_error(tmp_path: Path) -> None:
     result = du(tmp_path / "none")
     assert result.exit_code == 1
