@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -18,6 +19,8 @@ _MAX: Final = 200_000
 _FEW: Final = 8
 """The number of unknown blobs from which one page of a listing replaces single requests."""
 
+_Put = Callable[[Iterable[tuple[str, FileInfo | None]]], None]
+
 
 class BlobStats:
     """Attributes of blobs below *root*, each valid for *ttl_s* seconds.
@@ -29,7 +32,9 @@ class BlobStats:
     next page. Blobs that are still unknown are requested one by one. So a look at a few
     repositories costs a few requests, and a walk of all costs a page for each thousand blobs.
 
-    Thread-safe: the lock guards the changes of both tables, and one thread at a time lists a page.
+    What a request found is not kept for a path that has changed since the begin of the request.
+
+    Thread-safe: the lock guards all changes of the tables, and one thread at a time lists a page.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class BlobStats:
         self._ttl_s = ttl_s
         self._missing_ttl_s = missing_ttl_s
         self._missing: OrderedDict[str, float] = OrderedDict()  # path: expiry
+        self._changed_meanwhile: dict[int, set[str]] = {}  # of each request in progress
         self._lock = guard()
         self._known: OrderedDict[str, tuple[FileInfo, float]] = OrderedDict()
         self._crawling: SingleFlight[tuple[()], bool] = SingleFlight()
@@ -55,29 +61,46 @@ class BlobStats:
         """True if the blob's file was missing within the last *missing_ttl_s*."""
         return self._missing.get(path, 0.0) > time.monotonic()
 
-    def put_missing(self, path: str) -> None:
-        """Note that the store has no such file."""
-        with self._lock:
-            self._missing[path] = time.monotonic() + self._missing_ttl_s
-            if len(self._missing) > _MAX:
-                self._missing.popitem(last=False)
+    @contextmanager
+    def request(self) -> Iterator[_Put]:
+        """Yield a function that adds what a request to the store, made in the block, has found.
 
-    def put(self, infos: Iterable[FileInfo]) -> None:
-        """Add attributes from the store."""
-        until = time.monotonic() + self._ttl_s
+        It takes paths with their attributes, or None for a missing file. It does not add paths that
+        were invalidated since the begin of the block.
+        """
+        changed: set[str] = set()
         with self._lock:
-            for info in infos:
-                self._known[info.path] = (info, until)
-                self._known.move_to_end(info.path)
-                self._missing.pop(info.path, None)
+            self._changed_meanwhile[id(changed)] = changed
+        try:
+            yield partial(self._put, changed)
+        finally:
+            with self._lock:
+                del self._changed_meanwhile[id(changed)]
+
+    def _put(self, changed: set[str], found: Iterable[tuple[str, FileInfo | None]]) -> None:
+        now = time.monotonic()
+        with self._lock:
+            for path, info in found:
+                if path in changed:
+                    continue
+                if info is None:
+                    self._missing[path] = now + self._missing_ttl_s
+                else:
+                    self._known[path] = (info, now + self._ttl_s)
+                    self._known.move_to_end(path)
+                    self._missing.pop(path, None)
             while len(self._known) > _MAX:
                 self._known.popitem(last=False)
+            while len(self._missing) > _MAX:
+                self._missing.popitem(last=False)
 
     def invalidate(self, path: str) -> None:
         """Remove a path that has changed, or may have changed."""
         with self._lock:
             self._known.pop(path, None)
             self._missing.pop(path, None)
+            for changed in self._changed_meanwhile.values():
+                changed.add(path)
 
     def prefetch(self, paths: Sequence[str]) -> None:
         """Look up the unknown ones of *paths*."""
@@ -88,11 +111,8 @@ class BlobStats:
             if not unknown or not self._crawling.run((), partial(self._crawl, unknown)):
                 break
             unknown = self._unknown(unknown)
-        infos = self._store.stat_files(unknown)
-        self.put(info for info in infos if info is not None)
-        for path, info in zip(unknown, infos, strict=True):
-            if info is None:
-                self.put_missing(path)
+        with self.request() as put:
+            put(zip(unknown, self._store.stat_files(unknown), strict=True))
 
     def _unknown(self, paths: Sequence[str]) -> list[str]:
         return [path for path in paths if self.get(path) is None and not self.is_missing(path)]
@@ -109,11 +129,12 @@ class BlobStats:
                 return False
             self._pages = self._store.pages(self._root)
             self._crawled_at = time.monotonic()
-        page = next(self._pages, None)
-        if page is None:
-            self._pages = None
-            return False
-        self.put(FileInfo(file.path, file.size, False, file.mtime_ns) for file in page.files)
+        with self.request() as put:
+            page = next(self._pages, None)
+            if page is None:
+                self._pages = None
+                return False
+            put((f.path, FileInfo(f.path, f.size, False, f.mtime_ns)) for f in page.files)
         if page.is_last:
             self._pages = None
         return True

@@ -72,8 +72,9 @@ class ListedDriver(ChangingWrapper, ResumableWrapper, RemoteWrapper, MetadataCac
         if not _is_blob(path):
             return self._store.stat_now(path)
         self._blobs.invalidate(path)
-        info = self._store.stat_now(path)
-        self._blobs.put([info])
+        with self._blobs.request() as put:
+            info = self._store.stat_now(path)
+            put([(path, info)])
         return info
 
     def stat_many(self, paths: Sequence[str]) -> list[FileInfo | None]:

@@ -1,9 +1,9 @@
 """A driver that answers from listings: what it may remember, and what it must not."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -11,6 +11,7 @@ from blobfs import paths
 from blobfs.cache.memory import MemoryCache
 from blobfs.concurrency import call_began
 from blobfs.digest import Digest
+from blobfs.drivers.base import FileInfo
 from blobfs.drivers.objectstore import Page
 from blobfs.drivers.s3.driver import S3Driver
 from blobfs.drivers.s3.options import S3Options
@@ -185,6 +186,53 @@ def test_blob_that_is_missing_is_not_remembered(store: S3Driver, driver: ListedD
         driver.stat(path)
     store.put_content(path, b"content")
     assert driver.stat(path).size == 7
+
+
+class _ChangedMeanwhile(PresenceObjectStore):
+    """A store in which *change* is made when a request has been answered."""
+
+    change: Callable[[], object] = bool
+
+    def pages(self, path: str, *, limit: int = 1000, after: str = "") -> Iterator[Page]:
+        for page in super().pages(path, limit=limit, after=after):
+            self.change()
+            yield page
+
+    def stat_now(self, path: str) -> FileInfo:
+        try:
+            return super().stat_now(path)
+        finally:
+            self.change()
+
+    def stat_files(self, paths: Sequence[str]) -> list[FileInfo | None]:
+        infos = super().stat_files(paths)
+        self.change()
+        return infos
+
+
+@pytest.mark.parametrize("others", [0, 1, 20], ids=["alone", "with one", "with many"])
+@pytest.mark.parametrize("existed", [False, True])
+def test_request_for_a_blob_answers_nobody_after_a_change(
+    store: S3Driver, others: int, existed: bool
+) -> None:
+    """[S13.1] What this mount changes it sees at once, and everybody else who asks the bucket, such
+    as a registry. One HEAD, several, and a page of a listing.
+    """
+    path = paths.blob_data(DIGEST)
+    more = [paths.blob_data(Digest.of(b"%d" % number)) for number in range(others)]
+    for each in [*more, path] if existed else more:
+        store.put_content(each, b"1234")
+    changing = _ChangedMeanwhile(store)
+    driver = ListedDriver(changing, changing, name_ttl_s=600, content_ttl_s=600)
+
+    def change() -> None:
+        changing.change = bool
+        driver.put_content(path, b"12")
+
+    changing.change = change
+    with suppress(PathNotFound):
+        driver.stat_many([path, *more]) if others else driver.stat(path)
+    assert driver.stat(path).size == 2
 
 
 def test_many_blobs_are_told_of_by_pages(
