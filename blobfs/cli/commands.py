@@ -15,12 +15,13 @@ import click
 from blobfs.cli import image_report, reports
 from blobfs.cli.mounting import mount
 from blobfs.cli.opening import open_existing, progress
-from blobfs.cli.output import DAMAGED, print_report
+from blobfs.cli.output import DAMAGED, print_report, sentence
 from blobfs.cli.storage import Storage
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, REFERENCE, REPOSITORY, STORAGE
 from blobfs.errors import BlobfsError
 from blobfs.fuse.versions import versions
 from blobfs.host.unmount import unmount
+from blobfs.logs import printable
 from blobfs.reference import Reference, RepositoryName
 
 _CONTEXT: Final = {
@@ -83,11 +84,12 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except BlobfsError as exc:
-            raise click.ClickException(str(exc)) from exc
+            raise click.ClickException(printable(sentence(exc))) from exc
         except OSError as exc:
             if exc.errno == errno.EPIPE:
                 raise  # click exits without a message
-            raise click.ClickException(f"{exc.filename or 'output'}: {exc.strerror}") from exc
+            text = f"{exc.filename or 'output'}: {exc.strerror}"
+            raise click.ClickException(printable(text)) from exc
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:

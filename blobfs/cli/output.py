@@ -1,4 +1,4 @@
-"""The output of commands that print a table, and their exit code."""
+"""The output of commands: tables, errors, and the exit code."""
 
 from __future__ import annotations
 
@@ -10,9 +10,33 @@ import click
 
 from blobfs.cli.notices import echo
 from blobfs.cli.reports import Report
+from blobfs.errors import (
+    AccessDenied,
+    BlobfsError,
+    RepositoryUnknown,
+    StorageReadOnly,
+    TagUnknown,
+    UploadUnknown,
+)
 
 DAMAGED: Final = 1
 """The exit code if a report shows damage, or something that could not be done."""
+
+_ADVICE: Final[dict[type[BlobfsError], str]] = {
+    RepositoryUnknown: "blobfs ls STORAGE lists the repositories",
+    TagUnknown: "blobfs ls STORAGE REPOSITORY lists the tags",
+    UploadUnknown: "blobfs uploads STORAGE lists the uploads",
+    StorageReadOnly: "mount that file system for writing",
+    AccessDenied: "run as a user who may, or with credentials that may",
+}
+"""The next step after an error whose message has none."""
+
+
+def sentence(exc: BlobfsError) -> str:
+    """Return the message of an error for a person, with the next step."""
+    advice = next((_ADVICE[kind] for kind in type(exc).__mro__ if kind in _ADVICE), None)
+    text = str(exc)
+    return text if advice is None or "; " in text else f"{text}; {advice}"
 
 
 def print_report(

@@ -15,7 +15,7 @@ from blobfs.cli.output import print_report
 from blobfs.cli.reports import BROKEN, Report, Row
 from blobfs.cli.types import FILE, JSON, REPOSITORY, STORAGE, TAGGED, Duration
 from blobfs.config import retention_rules
-from blobfs.errors import Exists, TooLarge
+from blobfs.errors import Exists, TagUnknown, TooLarge
 from blobfs.maintenance.retention import Rule, TagAge, expired
 from blobfs.reference import Reference, RepositoryName, Tag
 from blobfs.storage.registry import Registry
@@ -155,5 +155,8 @@ def undelete(storage: str, reference: Reference, *, replace: bool) -> None:
         raise click.UsageError("give REPOSITORY:TAG; a digest has no trash")
     with open_existing(storage) as registry:
         found = registry.existing(reference.repository).trash
-        trashed = found.restore(reference.target, replace=replace)
+        try:
+            trashed = found.restore(reference.target, replace=replace)
+        except TagUnknown as exc:
+            raise click.ClickException(f"{exc}; blobfs trash STORAGE lists those removed") from None
     click.echo(f"{reference} is {trashed.digest} again")

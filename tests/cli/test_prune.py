@@ -137,6 +137,7 @@ def test_emptied_trash_is_empty(storage: Path) -> None:
     blobfs("trash", storage, APP, "--empty")
     assert json.loads(blobfs("trash", storage, "--json").stdout) == []
     assert "unknown tag" in blobfs("undelete", storage, f"{APP}:ci-1").stderr
+    assert "blobfs trash STORAGE" in blobfs("undelete", storage, f"{APP}:ci-1").stderr
 
 
 @pytest.mark.parametrize("command", ["trash", "undelete"])
