@@ -197,10 +197,10 @@ class Journal(Closing):
             found = self.db.execute(
                 "SELECT link.id, name, kind, tag, digest"
                 " FROM link JOIN repository ON repository.id = repository"
-                " WHERE link.id > ? AND target IS NULL AND fault IS NULL AND kind <> ?"
+                " WHERE link.id > ? AND target IS NULL AND fault IS NULL"
                 " AND (? OR digest IS NULL OR substr(digest, 1, 1) <> x'00' OR size <> 71)"
                 " ORDER BY link.id LIMIT ?",
-                (last, LinkKind.SIGNATURE, every, _BATCH),
+                (last, every, _BATCH),
             ).fetchall()
             if not found:
                 return

@@ -47,9 +47,10 @@ class BlobRow(NamedTuple):
 class LinkRow(NamedTuple):
     """A link file.
 
-    *repository* is the name in the path, which may be invalid. *digest* is that of the path, None
-    for the current link of a tag. *target* is the packed content, and *fault* says what is wrong
-    with it; both are None if the file was not read.
+    *repository* is the name in the path, which may be invalid. *tag* is the tag of its links,
+    and for a signature the directory of its revision. *digest* is that of the path, None for the
+    current link of a tag. *target* is the packed content, and *fault* says what is wrong with it;
+    both are None if the file was not read.
     """
 
     repository: str
@@ -148,8 +149,9 @@ class Classifier:
                 self._add_link(name, LinkKind.LAYER, entry, Digest(algorithm, encoded))
             case ["manifests", "revisions", algorithm, encoded, "link"]:
                 self._add_link(name, LinkKind.REVISION, entry, Digest(algorithm, encoded))
-            case ["manifests", "revisions", _, _, "signatures", algorithm, encoded, "link"]:
-                self._add_link(name, LinkKind.SIGNATURE, entry, Digest(algorithm, encoded))
+            case ["manifests", "revisions", kind, of, "signatures", algorithm, encoded, "link"]:
+                digest = Digest(algorithm, encoded)
+                self._add_link(name, LinkKind.SIGNATURE, entry, digest, f"{kind}/{of}")
             case ["manifests", "tags", tag, "current", "link"]:
                 self._add_current(name, Tag(tag), entry)
             case ["manifests", "tags", tag, "index", algorithm, encoded, "link"]:
@@ -165,7 +167,7 @@ class Classifier:
         return True
 
     def _add_link(
-        self, name: str, kind: LinkKind, entry: Entry, digest: Digest, tag: Tag | None = None
+        self, name: str, kind: LinkKind, entry: Entry, digest: Digest, tag: str | None = None
     ) -> None:
         packed = pack(digest)
         if self._read is not None:
@@ -200,12 +202,13 @@ def link_path(repository: str, kind: int, tag: str | None, digest: bytes | None)
     directory = f"{_REPOSITORIES}{repository}"
     if kind == LinkKind.CURRENT:
         return f"{directory}/_manifests/tags/{tag}/current/link"
-    if digest is None or kind == LinkKind.SIGNATURE:
-        raise ValueError("a signature's path has the digest of its revision too")
+    if digest is None:
+        raise ValueError("only the current link of a tag has no digest in its path")
     links = {
         LinkKind.LAYER: "_layers",
         LinkKind.REVISION: "_manifests/revisions",
         LinkKind.INDEX: f"_manifests/tags/{tag}/index",
+        LinkKind.SIGNATURE: f"_manifests/revisions/{tag}/signatures",
     }[LinkKind(kind)]
     return paths.link(f"{directory}/{links}", unpack(digest))
 

@@ -13,7 +13,7 @@ from blobfs.digest import Digest
 from blobfs.errors import MountRefused, StorageUnavailable
 from blobfs.inventory import scanning
 from blobfs.inventory.inventory import Depth, Inventory, Workers
-from blobfs.inventory.rows import LinkKind, pack
+from blobfs.inventory.rows import LinkKind, link_path, pack
 from blobfs.inventory.scanning import ReferenceKind
 from blobfs.inventory.spans import EntryKind
 from blobfs.reference import RepositoryName, Tag
@@ -107,6 +107,14 @@ def test_damaged_link_is_a_fault_and_not_a_target(storage: Storage, content: byt
     [link] = taken(storage, depth=Depth.EVERY_LINK)["link"]
     assert link[4] is None
     assert "link" in link[5]
+
+
+def test_signature_has_the_path_of_its_revision(storage: Storage) -> None:
+    signatures = f"{paths.revisions(APP)}/sha256/{'ab' * 32}/signatures"
+    path = paths.link(signatures, storage.layout.link(signatures, Digest.of(b""), b"cut"))
+    [(name, kind, tag, digest, target, fault, _)] = taken(storage)["link"]
+    assert link_path(name, kind, tag, digest) == path
+    assert (target, path in fault) == (None, True)
 
 
 def test_references_of_an_index_have_platforms_and_the_subject(storage: Storage) -> None:

@@ -106,6 +106,12 @@ def replaced_by_a_directory(file: Path) -> None:
     file.mkdir()
 
 
+def signature(stored: Stored) -> str:
+    """The path of the link to a signature of ``team/a:v1``, which is a layer here."""
+    signatures = f"{paths.revisions(A)}/sha256/{stored.v1.encoded}/signatures"
+    return paths.link(signatures, stored.layers[0])
+
+
 BLOB_A = f"{paths.BLOBS}/sha256/ab"
 Plant = Callable[[Stored], object]
 PLANTED: dict[str, tuple[Plant, set[FaultKind]]] = {
@@ -148,6 +154,10 @@ PLANTED: dict[str, tuple[Plant, set[FaultKind]]] = {
     "link of a tag is cut": (
         lambda s: s.file(paths.tag_current_link(A, V1)).write_bytes(b"sha256:12"),
         {FaultKind.LINK_INVALID}),
+    "link of a signature is cut": (
+        lambda s: s.write(signature(s), b"sha256:12"), {FaultKind.LINK_INVALID}),
+    "link of a signature holds another digest": (
+        lambda s: s.write(signature(s), str(s.layers[1]).encode()), {FaultKind.LINK_ELSEWHERE}),
     "link is a directory": (
         lambda s: replaced_by_a_directory(s.link(paths.layers(A), s.layers[0])),
         {FaultKind.BLOB_UNLINKED, FaultKind.STRAY}),
