@@ -66,7 +66,7 @@ def redis_failure(url: str) -> str | None:
         try:
             cache.stat(Digest.of(b""))
         except StorageUnavailable as exc:
-            return str(exc)
+            return str(exc).rstrip(".")  # a clause of the caller's sentence follows
     return None
 
 

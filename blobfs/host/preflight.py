@@ -23,6 +23,8 @@ T = TypeVar("T")
 DEADLINE_S: Final = 25.0
 """The time limit of all checks together: less than the 30 s that a mount has."""
 
+_NO_ROOT: Final = f"it has no {paths.ROOT[1:]}, which a registry makes at its first push"
+
 _QUIET_S: Final = 2.0
 """The waiting time before a message is shown."""
 
@@ -126,8 +128,7 @@ def check_registry(registry: Registry, location: Location, otherwise: str = "") 
     """
     if not registry.exists():
         raise MountRefused(
-            f"{location} is no registry: it has no {paths.ROOT[1:]};"
-            f" give the prefix that holds it{otherwise}"
+            f"{location} is no registry: {_NO_ROOT}; give the prefix that holds it{otherwise}"
         )
 
 
@@ -143,7 +144,7 @@ def _advice(root: Path, otherwise: str) -> str:
     for above in root.resolve().parents:
         if (above / paths.ROOT[1:]).is_dir():
             return f"its root is {above}; give that"
-    return f"it has no {paths.ROOT[1:]}; give its root directory{otherwise}"
+    return f"{_NO_ROOT}; give its root directory{otherwise}"
 
 
 def check_mountpoint(mountpoint: Path, storage_root: Path | None) -> Path:

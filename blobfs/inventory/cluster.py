@@ -115,4 +115,6 @@ def _check(address: str) -> None:
     try:
         socket.create_connection((found[1], int(found[2])), _TIMEOUT_S).close()
     except (OSError, OverflowError) as exc:
-        raise MountRefused(f"--cluster {address}: {exc}") from None
+        raise MountRefused(
+            f"--cluster {address}: {exc}; start the scheduler, or give its address"
+        ) from None

@@ -135,4 +135,5 @@ def test_password_of_the_environment_is_accepted(
     monkeypatch.setenv("BLOBFS_GC_CACHE", "redis://:hidden@127.0.0.1:1")
     result = stored.blobfs("gc")
     assert "Connection refused" in result.stderr
+    assert ".;" not in result.stderr
     assert "hidden" not in result.stderr
