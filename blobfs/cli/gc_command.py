@@ -35,6 +35,9 @@ T = TypeVar("T", bound=Callable[..., Any])
 _NO_REPOSITORY: Final = "(unlinked)"
 """The name in the table for blobs whose repository is not known."""
 
+_PLANNED: Final = "nothing was changed; --delete deletes"
+_NOTHING_TO_DELETE: Final = "there is nothing to delete"
+
 _IN_MEMORY: Final = (
     "the registry caches descriptors in its memory (storage.cache.blobdescriptor: inmemory), so it"
     " accepts pushes that refer to deleted blobs; restart it after gc has removed links, or make it"
@@ -169,7 +172,7 @@ def _planned(plan: Plan, file: Path | None) -> tuple[Report, list[str]]:
     )
     if empty := len(plan.empty_directories()):
         notes.append(f"{empty} empty directories go too")
-    return report, [*notes, "nothing was changed; --delete deletes"]
+    return report, [*notes, _PLANNED if rows or empty else _NOTHING_TO_DELETE]
 
 
 def _when(due: float | None, now: float) -> str | None:
