@@ -186,7 +186,7 @@ def config_() -> None:
     """Look at a registry's configuration file."""
 
 
-@config_.command("show")
+@config_.command("show", short_help="Print the keys in force, with their origins.")
 @STORAGE
 @JSON
 def config_show(storage: str, *, as_json: bool) -> None:

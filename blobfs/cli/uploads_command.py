@@ -42,7 +42,7 @@ def uploads() -> None:
     """
 
 
-@uploads.command("list")
+@uploads.command("list", short_help="List unfinished uploads, and remains of lost ones.")
 @STORAGE
 @click.option("--abort", is_flag=True, help="Remove the listed uploads, as purge does.")
 @click.option(
@@ -61,7 +61,7 @@ def list_(storage: str, *, abort: bool, older_than: float | None, as_json: bool)
     _list(storage, older_than, abort=abort, as_json=as_json)
 
 
-@uploads.command()
+@uploads.command(short_help="Remove old uploads, and remains of lost ones.")
 @STORAGE
 @click.option("--older-than", type=Duration(), help=f"Remove only older ones.  [default: {_AGE}]")
 @JSON
@@ -91,7 +91,7 @@ def _unfinished(registry: Registry) -> list[UnfinishedUpload]:
 _REPOSITORY: Final = click.argument("name", metavar="REPOSITORY", type=REPOSITORY)
 
 
-@uploads.command()
+@uploads.command(short_help="Show an upload, and why its commit failed.")
 @STORAGE
 @_REPOSITORY
 @click.argument("upload")
@@ -121,7 +121,7 @@ def show(storage: str, name: RepositoryName, upload: str, *, as_json: bool) -> N
             click.echo(f"{label:<16} {printable(str(value))}")
 
 
-@uploads.command()
+@uploads.command(short_help="Verify an upload, and make it a blob.")
 @STORAGE
 @_REPOSITORY
 @click.argument("upload")

@@ -119,6 +119,12 @@ def test_h_is_help(command: str) -> None:
     assert (done.returncode, done.stdout.split()[0]) == (0, "Usage:")
 
 
+@pytest.mark.parametrize("command", ["", "uploads", "config"])
+def test_no_command_is_described_by_half_a_sentence(command: str) -> None:
+    lines = run(*command.split(), "--help").stdout.splitlines()
+    assert not [line for line in lines if line.startswith(" ") and line.endswith("...")]
+
+
 @pytest.mark.parametrize("command", ["ls", "uploads"])
 @pytest.mark.parametrize("name", ["", "nowhere"], ids=["no registry", "missing"])
 def test_only_mount_advises_to_create(tmp_path: Path, command: str, name: str) -> None:
