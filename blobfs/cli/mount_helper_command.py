@@ -38,6 +38,8 @@ _OF_OTHERS: Final = ("x-", "X-")
 
 _NOT_HERE: Final = frozenset({"foreground"})  # mount(8) would wait for the end of the mount
 
+_ALIASES: Final = {"ro": "read-only"}
+
 _OPTION: Final = re.compile(r'(?:"[^"]*"|[^,"])+')
 _SECRET: Final = re.compile("SECRET|TOKEN|PASSWORD|ACCESS_?KEY|BLOBFS_", re.IGNORECASE)
 
@@ -105,23 +107,20 @@ def translate(options: Iterable[str], *, sloppy: bool = False) -> tuple[list[str
 
     Raises click.UsageError for an unknown option, unless *sloppy*.
     """
-    flags = _flags()
-    valued = _valued()
+    known = _options()
     arguments: list[str] = []
     environment: dict[str, str] = {}
     for option in _separated(options):
         name, has_value, value = option.partition("=")
-        key = name.replace("_", "-")
+        key = _canonical(name)
         if name in _OF_MOUNT or name.startswith(_OF_OTHERS):
             continue
         if name.startswith("env."):
             environment[_variable(name)] = value
-        elif key in flags and not has_value:
-            arguments.append(flags[key])
-        elif key in valued and has_value:
-            arguments.append(f"{valued[key]}={value}")
+        elif known.get(key) is bool(has_value):
+            arguments.append(f"--{key}{has_value}{value}")
         elif not sloppy:
-            raise click.UsageError(_refusal(name, key, flags, valued))
+            raise click.UsageError(_refusal(name, known))
     return arguments, environment
 
 
@@ -131,25 +130,19 @@ def _separated(options: Iterable[str]) -> Iterator[str]:
         yield from (found.replace('"', "") for found in _OPTION.findall(text))
 
 
-def _flags() -> dict[str, str]:
-    """Return the options of ``blobfs mount`` without a value, by their names here."""
-    names = (name for option in _options() if option.is_flag for name in _names(option))
-    return {name[2:]: name for name in names} | {"ro": "--read-only"}
+def _canonical(name: str) -> str:
+    """Return the name of an option of ``blobfs mount``, without the dashes at its start."""
+    return _ALIASES.get(name, name.replace("_", "-"))
 
 
-def _valued() -> dict[str, str]:
-    names = (name for option in _options() if not option.is_flag for name in _names(option))
-    return {name[2:]: name for name in names}
-
-
-def _options() -> Iterator[click.Option]:
-    for option in mount.params:
-        if isinstance(option, click.Option) and option.name not in _NOT_HERE:
-            yield option
-
-
-def _names(option: click.Option) -> list[str]:
-    return [*option.opts, *option.secondary_opts]
+def _options() -> dict[str, bool]:
+    """Return the names of the options of ``blobfs mount``; True for those that need a value."""
+    return {
+        name.removeprefix("--"): not option.is_flag
+        for option in mount.params
+        if isinstance(option, click.Option) and option.name not in _NOT_HERE
+        for name in (*option.opts, *option.secondary_opts)
+    }
 
 
 def _variable(name: str) -> str:
@@ -164,10 +157,10 @@ def _variable(name: str) -> str:
     return variable
 
 
-def _refusal(name: str, key: str, flags: dict[str, str], valued: dict[str, str]) -> str:
-    if key in flags:
-        return f"option {name} takes no value"
-    if key in valued:
-        return f"option {name} needs a value: {name}=…"
-    known = [*flags, *(f"{each}=…" for each in valued), "env.NAME=…"]
-    return f"unknown option {name!r}; known are {', '.join(sorted(known))}; and those of mount(8)"
+def _refusal(name: str, known: dict[str, bool]) -> str:
+    needs_value = known.get(_canonical(name))
+    if needs_value is not None:
+        return f"option {name} " + (f"needs a value: {name}=…" if needs_value else "takes no value")
+    options = (f"{each}=…" if is_valued else each for each, is_valued in known.items())
+    named = [*_ALIASES, *options, "env.NAME=…"]
+    return f"unknown option {name!r}; known are {', '.join(sorted(named))}; and those of mount(8)"
