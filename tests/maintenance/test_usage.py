@@ -1,15 +1,9 @@
 """Disk usage: bytes of a repository, a prefix and a tag, each blob once."""
 
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
-
-import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from blobfs.drivers.factory import driver_for
-from blobfs.inventory import scanning
 from blobfs.inventory.inventory import Inventory
 from blobfs.maintenance import usage
 from blobfs.maintenance.usage import StorageUsage, Usage
@@ -17,13 +11,6 @@ from blobfs.reference import RepositoryName, Tag
 from tests.support.layout import Layout, image, index
 
 A, B, BELOW = (RepositoryName(name) for name in ("team/a", "team/b", "team/a/below"))
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Iterator[Layout]:
-    with closing(driver_for(str(tmp_path))) as driver:
-        yield Layout(driver)
-    scanning.close_all()
 
 
 def of_storage(directory: Path) -> StorageUsage:

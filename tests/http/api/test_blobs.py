@@ -16,7 +16,6 @@ import pytest
 from blobfs import open_registry, paths
 from blobfs.digest import OCTET_STREAM, Digest
 from blobfs.drivers.base import FileReader
-from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.drivers.wrapper import DriverWrapper
 from blobfs.errors import AccessDenied, Stale, StorageUnavailable
@@ -33,11 +32,6 @@ LARGE = os.urandom(2**20) * 24  # more than sockets hold
 
 def blob_path(digest: Digest) -> str:
     return f"/v2/{APP}/blobs/{digest}"
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return Layout(FilesystemDriver.below(tmp_path))
 
 
 @pytest.fixture

@@ -8,18 +8,12 @@ import pytest
 
 from blobfs import open_registry, paths
 from blobfs.digest import Digest
-from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.reference import RepositoryName, Tag
 from tests.support.api_server import ask, serving
 from tests.support.layout import APP, Layout
 
 # In the order of a catalog: a name before those below it, each level in order.
 NAMES = ["a", "a/1", "a/b", "a/b/c", "a-b", "a.b", "a0", "b/c", "b/c-d", "b/d"]
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return Layout(FilesystemDriver.below(tmp_path))
 
 
 @pytest.fixture
