@@ -322,28 +322,6 @@ def test_umount_names_a_bind_mount_that_keeps_the_daemon(storage: Path, tmp_path
     eventually(lambda: _is_over(pid))
 
 
-@pytest.mark.alone
-def test_umount_names_a_mount_namespace_that_keeps_the_daemon(
-    storage: Path, tmp_path: Path
-) -> None:
-    """[S6.6] `blobfs umount` says at once where that is. As a container's that was started after
-    the mount.
-    """
-    place = tmp_path / "m"
-    place.mkdir()
-    assert run("mount", storage, place).returncode == 0
-    pid = MountedRegistry(storage, place, tmp_path / "log").pid
-    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 60"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as container:
-        assert container.stdout is not None
-        container.stdout.readline()  # it has its namespace
-        done = run("umount", place)
-        container.kill()
-    assert done.returncode == 1
-    assert f"{place} in the mount namespace of s" in done.stderr
-    eventually(lambda: _is_over(pid))
-
-
 def test_lazy_umount_detaches_a_mount_in_use(storage: Path, tmp_path: Path) -> None:
     """[S6.6] `blobfs umount --lazy` detaches a mount that is in use."""
     place = tmp_path / "m"
@@ -369,23 +347,6 @@ def test_pid_file_is_there_while_the_mount_is(storage: Path, tmp_path: Path) -> 
     with mounted(storage, tmp_path, "--pid-file", str(pid_file)) as mount:
         assert int(pid_file.read_text()) == mount.pid
     assert not pid_file.exists()
-
-
-@pytest.mark.alone
-def test_daemon_that_cannot_mount_says_why(storage: Path, tmp_path: Path) -> None:
-    """[S6.1] `blobfs mount` returns when the mount answers, or prints why not and exits 1, within
-    30 s. On a machine without the device.
-    """
-    place = tmp_path / "m"
-    place.mkdir()
-    without_devices = 'mount -t tmpfs none /dev && exec "$@"'
-    command = ["unshare", "--mount", "sh", "-c", without_devices, "sh",
-               *BLOBFS, "mount", str(storage), str(place)]  # fmt: skip
-    began = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "/dev/fuse cannot be used" in done.stderr
-    assert time.monotonic() - began < 30
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="asks as another user")
@@ -442,36 +403,6 @@ def test_owner_may_be_given_by_name(storage: Path, tmp_path: Path) -> None:
     with mounted(storage, tmp_path, "--uid", "nobody", "--gid", "daemon") as mount:
         st = mount.path.stat()
         assert (st.st_uid, st.st_gid) == (65534, 1)
-
-
-_NO_LOG = """
-set -e
-new=$(mktemp -d)
-mount -t tmpfs none "$new"
-touch "$new/fuse" "$new/null"
-mount --bind /dev/fuse "$new/fuse"
-mount --bind /dev/null "$new/null"
-mount --rbind "$new" /dev
-"$@"
-umount "$0"
-"""
-"""A machine without a system log: *place*, and the command of the mount."""
-
-
-@pytest.mark.alone
-def test_log_that_goes_nowhere_is_told_at_the_mount(storage: Path, tmp_path: Path) -> None:
-    """[S6.12] A mount whose log nobody keeps, or whose Redis does not answer, is made all the same,
-    and says so on stderr.
-    """
-    place = tmp_path / "m"
-    place.mkdir()
-    command = ["unshare", "--mount", "sh", "-c", _NO_LOG, str(place), *BLOBFS, "mount",
-               str(storage), str(place)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == (
-        "this machine has no system log (/dev/log): the mount logs nothing; give --log-file FILE\n"
-    )
 
 
 def test_redis_that_is_down_is_told_at_the_mount(storage: Path, tmp_path: Path) -> None:
@@ -565,3 +496,76 @@ def test_log_lines_are_json_objects_if_asked(storage: Path, tmp_path: Path) -> N
         [line] = map(json.loads, mount.log.read_text().splitlines())
     assert line["level"] == "INFO"
     assert "is mounted at" in line["message"]
+
+
+# Mount namespaces of a test's own, which keep the mounts of the other workers' tests. The tests are
+# in a row, because each turn alone makes those workers wait.
+
+
+@pytest.mark.alone
+def test_umount_names_a_mount_namespace_that_keeps_the_daemon(
+    storage: Path, tmp_path: Path
+) -> None:
+    """[S6.6] `blobfs umount` says at once where that is. As a container's that was started after
+    the mount.
+    """
+    place = tmp_path / "m"
+    place.mkdir()
+    assert run("mount", storage, place).returncode == 0
+    pid = MountedRegistry(storage, place, tmp_path / "log").pid
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as container:
+        assert container.stdout is not None
+        container.stdout.readline()  # it has its namespace
+        done = run("umount", place)
+        container.kill()
+    assert done.returncode == 1
+    assert f"{place} in the mount namespace of s" in done.stderr
+    eventually(lambda: _is_over(pid))
+
+
+@pytest.mark.alone
+def test_daemon_that_cannot_mount_says_why(storage: Path, tmp_path: Path) -> None:
+    """[S6.1] `blobfs mount` returns when the mount answers, or prints why not and exits 1, within
+    30 s. On a machine without the device.
+    """
+    place = tmp_path / "m"
+    place.mkdir()
+    without_devices = 'mount -t tmpfs none /dev && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", without_devices, "sh",
+               *BLOBFS, "mount", str(storage), str(place)]  # fmt: skip
+    began = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "/dev/fuse cannot be used" in done.stderr
+    assert time.monotonic() - began < 30
+
+
+_NO_LOG = """
+set -e
+new=$(mktemp -d)
+mount -t tmpfs none "$new"
+touch "$new/fuse" "$new/null"
+mount --bind /dev/fuse "$new/fuse"
+mount --bind /dev/null "$new/null"
+mount --rbind "$new" /dev
+"$@"
+umount "$0"
+"""
+"""A machine without a system log: *place*, and the command of the mount."""
+
+
+@pytest.mark.alone
+def test_log_that_goes_nowhere_is_told_at_the_mount(storage: Path, tmp_path: Path) -> None:
+    """[S6.12] A mount whose log nobody keeps, or whose Redis does not answer, is made all the same,
+    and says so on stderr.
+    """
+    place = tmp_path / "m"
+    place.mkdir()
+    command = ["unshare", "--mount", "sh", "-c", _NO_LOG, str(place), *BLOBFS, "mount",
+               str(storage), str(place)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == (
+        "this machine has no system log (/dev/log): the mount logs nothing; give --log-file FILE\n"
+    )
