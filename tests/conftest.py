@@ -144,7 +144,7 @@ def _turn(request: pytest.FixtureRequest, _turns: Turns) -> Iterator[None]:
     """Keeps the other workers' tests from running beside a test that is marked ``alone``."""
     _turns.take(alone=_is_alone(request.node))
     yield
-    _turns.leave(next_is_alone=request.node.stash[NEXT_IS_ALONE])
+    _turns.leave(next_is_alone=request.node.stash.get(NEXT_IS_ALONE, False))
 
 
 def _is_alone(item: pytest.Item) -> bool:
