@@ -8,12 +8,16 @@ this text decides where distribution's is open.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self, runtime_checkable
+from typing import NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
+from blobfs.concurrency import PARALLEL
 from blobfs.errors import AppendOnly, PathNotFound, Unsupported
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 
 class FileInfo(NamedTuple):
@@ -360,3 +364,17 @@ def stat_or_none(driver: StorageDriver, path: str) -> FileInfo | None:
         return driver.stat(path)
     except PathNotFound:
         return None
+
+
+def map_each(
+    driver: StorageDriver, call: Callable[[A], T], items: Iterable[A]
+) -> Iterator[tuple[A, T]]:
+    """Yield each of *items* with the result of *call*, which uses *driver*, in order.
+
+    A remote storage is used by up to 32 threads, which make the calls.
+    """
+
+    def pair(item: A) -> tuple[A, T]:
+        return item, call(item)
+
+    return map(pair, items) if driver.is_local else PARALLEL.map(pair, items)

@@ -94,8 +94,7 @@ class LeftOvers:
     ) -> Iterator[frozenset[int] | None]:
         """Yield the prefixes in each revision not *known*; None for an unreadable revision."""
         unread = [each for each in revisions if each not in known]
-        read = self._revisions.map_contents(_prefixes, unread)
-        for revision, found in zip(unread, read, strict=True):
+        for revision, found in self._revisions.map_contents(_prefixes, unread):
             match found:
                 case frozenset():
                     self._keep(revision, found)

@@ -8,9 +8,8 @@ from itertools import chain
 from typing import TypeVar
 
 from blobfs import metrics, paths
-from blobfs.concurrency import PARALLEL
 from blobfs.digest import ALGORITHMS, CANONICAL, Descriptor, Digest
-from blobfs.drivers.base import FileReader, StorageDriver
+from blobfs.drivers.base import FileReader, StorageDriver, map_each
 from blobfs.errors import (
     AccessDenied,
     BlobDamaged,
@@ -119,8 +118,8 @@ class LinkedBlobStore:
 
     def map_contents(
         self, call: Callable[[Digest, bytes], T], digests: Iterable[Digest]
-    ) -> Iterator[T | BlobfsError]:
-        """Yield ``call(digest, content)``, or the error of ``get``, for each digest in order.
+    ) -> Iterator[tuple[Digest, T | BlobfsError]]:
+        """Yield each digest with ``call(digest, content)``, or with the error of ``get``, in order.
 
         A remote storage is read by up to 32 threads; each calls *call* on the content it has read.
         """
@@ -132,7 +131,7 @@ class LinkedBlobStore:
                 return exc
             return call(digest, content)
 
-        return map(read, digests) if self._driver.is_local else PARALLEL.map(read, digests)
+        return map_each(self._driver, read, digests)
 
     def _verified(self, digest: Digest) -> Digest:
         target = self.resolve(digest)

@@ -135,8 +135,7 @@ class MediaTypes:
         self, batch: Sequence[Digest], layers: Mapping[bytes, Digest]
     ) -> Iterator[BlobfsError]:
         """Read a *batch*; yield the failures of the storage, not those of a revision."""
-        read = self._revisions.map_contents(self._parse, batch)
-        for revision, references in zip(batch, read, strict=True):
+        for revision, references in self._revisions.map_contents(self._parse, batch):
             match references:
                 case References():
                     self._keep(revision, references, layers)

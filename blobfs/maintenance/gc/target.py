@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
 from blobfs import paths
 from blobfs.cache.base import DescriptorCache
-from blobfs.concurrency import PARALLEL
 from blobfs.digest import Digest
-from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.base import StorageDriver, map_each
 from blobfs.drivers.location import Location
 from blobfs.errors import BlobUnknown, PathNotFound
 from blobfs.inventory.rows import LinkKind, unpack
@@ -102,13 +101,9 @@ class Target:
         self._cache.clear(digest)
         return size
 
-    def map(self, call: Callable[[A], T], items: Iterable[A]) -> Iterable[tuple[A, T]]:
+    def map(self, call: Callable[[A], T], items: Iterable[A]) -> Iterator[tuple[A, T]]:
         """Yield each item with the result of *call*; many at once on a remote storage."""
-
-        def pair(item: A) -> tuple[A, T]:
-            return item, call(item)
-
-        return map(pair, items) if self.driver.is_local else PARALLEL.map(pair, items)
+        return map_each(self.driver, call, items)
 
     def _links(self, repository: str, link: Link) -> LinkedBlobStore:
         name = RepositoryName(repository)

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from blobfs import paths
-from blobfs.concurrency import PARALLEL, guard
+from blobfs.concurrency import guard
 from blobfs.digest import Descriptor, Digest
-from blobfs.drivers.base import BytesReader, FileReader, StorageDriver
+from blobfs.drivers.base import BytesReader, FileReader, StorageDriver, map_each
 from blobfs.errors import (
     BlobfsError,
     BlobUnknown,
@@ -133,9 +133,7 @@ class UploadStore:
 
     def each(self, call: Callable[[str], T], upload_ids: Iterable[str]) -> Iterator[tuple[str, T]]:
         """Yield each of *upload_ids* with the result of *call*; calls run in parallel."""
-        ids = list(upload_ids)
-        results = map(call, ids) if self._driver.is_local else PARALLEL.map(call, ids)
-        return zip(ids, results, strict=True)
+        return map_each(self._driver, call, list(upload_ids))
 
     def _record_or_none(self, upload_id: str) -> UploadRecord | None:
         try:
