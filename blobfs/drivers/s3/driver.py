@@ -211,7 +211,24 @@ class S3Driver(ObjectStore):
         put_object(self._bucket, path, content)
 
     def put_immutable(self, path: str, chunks: Iterable[bytes], size: int | None = None) -> None:
-        self.put_content(path, b"".join(chunks))
+        # Chunks are sent as parts as soon as they fill more than one, so memory stays bounded.
+        unread, begin = iter(chunks), bytearray()
+        for chunk in unread:
+            begin += chunk
+            if len(begin) > self._bucket.options.chunk_size:
+                self._put_parts(path, chain((bytes(begin),), unread))
+                return
+        self.put_content(path, bytes(begin))
+
+    def _put_parts(self, path: str, chunks: Iterable[bytes]) -> None:
+        writer = MultipartWriter(self._bucket, path)
+        try:
+            for chunk in chunks:
+                writer.write(chunk)
+            writer.commit()
+        except BaseException:
+            writer.cancel()
+            raise
 
     def create(self, path: str) -> FileWriter:
         return MultipartWriter(self._bucket, path)

@@ -10,7 +10,7 @@ from blobfs.concurrency import stop_check
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.s3.driver import S3Driver
 from blobfs.drivers.s3.options import MIN_PART, S3Options
-from blobfs.errors import AccessDenied, Interrupted, StorageUnavailable
+from blobfs.errors import AccessDenied, DigestMismatch, Interrupted, StorageUnavailable
 from tests.support.files import content_of, walk
 from tests.support.mounts import eventually
 from tests.support.s3_faults import (
@@ -91,6 +91,30 @@ def test_streams_come_right_when_one_request_in_ten_fails(
         with store.open(path) as reader:
             assert _read(reader) == CONTENT
     assert sum(request.fault is not None for request in proxy.requests) >= 5
+
+
+def chunks_of_content() -> Iterator[bytes]:
+    for offset in range(0, len(CONTENT), CHUNK):
+        yield CONTENT[offset : offset + CHUNK]
+
+
+def test_large_immutable_file_is_sent_in_parts(proxy: S3Proxy, store: S3Driver) -> None:
+    with proxy.counting() as counted:
+        store.put_immutable("/d/a", chunks_of_content())
+    assert (counted[Kind.PUT], counted[Kind.PUT_PART]) == (0, 4)
+    assert content_of(store, "/d/a") == CONTENT
+
+
+def test_nothing_is_left_of_an_immutable_file_whose_chunks_fail(
+    place: S3Place, options: S3Options, store: S3Driver
+) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield from chunks_of_content()
+        raise DigestMismatch("as the test has it")
+
+    with pytest.raises(DigestMismatch):
+        store.put_immutable("/d/a", chunks())
+    assert (place.keys(options), place.uploads(options)) == ([], [])
 
 
 @each_lost_answer
