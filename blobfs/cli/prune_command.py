@@ -15,7 +15,7 @@ from blobfs.cli.output import print_report
 from blobfs.cli.reports import BROKEN, Report, Row
 from blobfs.cli.types import FILE, JSON, REPOSITORY, STORAGE, TAGGED, Duration
 from blobfs.config import retention_rules
-from blobfs.errors import Exists, TagUnknown, TooLarge
+from blobfs.errors import Exists, ManifestUnknown, TagUnknown, TooLarge
 from blobfs.maintenance.retention import Rule, TagAge, expired
 from blobfs.reference import Reference, RepositoryName, Tag
 from blobfs.storage.registry import Registry
@@ -159,4 +159,8 @@ def undelete(storage: str, reference: Reference, *, replace: bool) -> None:
             trashed = found.restore(reference.target, replace=replace)
         except TagUnknown as exc:
             raise click.ClickException(f"{exc}; blobfs trash STORAGE lists those removed") from None
+        except ManifestUnknown as exc:
+            raise click.ClickException(
+                f"{exc}; it was removed after its tag: push the image again"
+            ) from None
     click.echo(f"{reference} is {trashed.digest} again")

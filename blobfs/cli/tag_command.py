@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from blobfs.cache.factory import strict_cache_for
+from blobfs.cli.completion import references
 from blobfs.cli.opening import open_existing
 from blobfs.cli.storage import Storage
 from blobfs.cli.types import REFERENCE, STORAGE, Parsed, redis_option
 from blobfs.digest import Digest
-from blobfs.errors import Exists, ManifestUnknown, NameInvalid, NotPermitted
-from blobfs.reference import Reference, Tag
+from blobfs.errors import Exists, ManifestUnknown, NotPermitted
+from blobfs.reference import Reference, RepositoryName, Tag
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 
@@ -49,13 +50,29 @@ def untag(storage: str, reference: Reference) -> None:
     click.echo(f"{reference} is removed; its manifest stays until blobfs gc --untagged")
 
 
+def _repository_or_reference(text: str) -> RepositoryName | Reference:
+    is_reference = ":" in text or "@" in text
+    return Reference.parse(text) if is_reference else RepositoryName(text)
+
+
 @click.command(short_help="Remove a tag, a manifest, or a repository.")
 @STORAGE
-@click.argument("name", metavar="REPOSITORY|REPOSITORY:TAG|REPOSITORY@DIGEST")
+@click.argument(
+    "target",
+    metavar="REPOSITORY|REPOSITORY:TAG|REPOSITORY@DIGEST",
+    type=Parsed("repository or reference", _repository_or_reference, references),
+)
 @click.option("-r", "--recursive", is_flag=True, help="Remove a whole repository.")
 @click.option("-f", "--force", is_flag=True, help="Remove the tags of a manifest too.")
 @redis_option("Redis of the registries.  [default: that of a configuration file]")
-def rm(storage: str, name: str, *, recursive: bool, force: bool, cache: str | None) -> None:
+def rm(
+    storage: str,
+    target: RepositoryName | Reference,
+    *,
+    recursive: bool,
+    force: bool,
+    cache: str | None,
+) -> None:
     """Remove a tag, a manifest, or with -r a repository in STORAGE.
 
     Blobs stay until blobfs gc. A removed repository or manifest cannot be brought back; a tag can,
@@ -63,16 +80,14 @@ def rm(storage: str, name: str, *, recursive: bool, force: bool, cache: str | No
     """
     given = Storage.of_argument(storage)
     with given.open(strict_cache_for(cache or given.redis)) as registry:
-        try:
-            reference = Reference.parse(name)
-        except NameInvalid:
-            _remove_repository(registry.existing(name), registry, recursive=recursive)
-            return
-        repository = registry.existing(reference.repository)
-        if isinstance(reference.target, Tag):
-            repository.trash.put(reference.target, repository.tags.get(reference.target))
-        else:
-            _remove_manifest(repository, reference.target, force=force)
+        match target:
+            case Reference(name, Tag() as found):
+                repository = registry.existing(name)
+                repository.trash.put(found, repository.tags.get(found))
+            case Reference(name, Digest() as digest):
+                _remove_manifest(registry.existing(name), digest, force=force)
+            case RepositoryName() as name:
+                _remove_repository(registry.existing(name), registry, recursive=recursive)
 
 
 def _digest(repository: Repository, reference: Reference) -> Digest:

@@ -113,6 +113,28 @@ def test_unknown_repository_is_not_removed(stored: Stored) -> None:
     assert "unknown repository" in stored.blobfs("rm", "-r", "none").stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        (f"{APP}@sha256:12", "not a digest"),
+        (f"{APP}:a b", "not a tag"),
+        ("NO", "not a repository name"),
+        ("", "not a repository name"),
+    ],
+)
+def test_invalid_name_is_not_removed(stored: Stored, name: str, why: str) -> None:
+    result = stored.blobfs("rm", "-r", name)
+    assert result.exit_code == 2
+    assert why in result.stderr
+
+
+def test_tag_whose_manifest_is_gone_cannot_be_brought_back(stored: Stored) -> None:
+    stored.done("rm", "-f", f"{APP}@{stored.v1}")
+    result = stored.blobfs("undelete", f"{APP}:v1")
+    assert result.exit_code == 1
+    assert f"unknown manifest: {stored.v1}; it was removed after its tag" in result.stderr
+
+
 def test_stat_has_a_line_for_each_platform(stored: Stored) -> None:
     [row] = json.loads(stored.done("stat", f"{APP}:v1", "--json"))
     assert (row["layers"], row["digest"], row["state"]) == (1, str(stored.v1), "ok")
