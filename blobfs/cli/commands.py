@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import sys
-from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 
 from blobfs.cli import image_report, reports
 from blobfs.cli.mounting import mount
+from blobfs.cli.notices import echo
 from blobfs.cli.opening import open_existing, progress
 from blobfs.cli.output import DAMAGED, print_report, sentence
 from blobfs.cli.storage import Storage
@@ -129,7 +129,7 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
 
     Also called blobfs unmount.
     """
-    unmount(mountpoint, lazy=lazy, waiting=partial(click.echo, err=True))
+    unmount(mountpoint, lazy=lazy, waiting=echo)
 
 
 @main.command("ls", context_settings=LONG_HELP, short_help="List repositories, or the tags of one.")

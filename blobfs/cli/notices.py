@@ -60,7 +60,7 @@ def cache_notice(cache: str) -> Notice | None:
 def echo_if_terminal(sentence: str) -> None:
     """Print *sentence* on stderr if that is a terminal."""
     if sys.stderr.isatty():
-        click.echo(sentence, err=True)
+        echo(sentence)
 
 
 def deletes_notice(file: Path | None, registry_cache: str | None, cache: str) -> Notice | None:

@@ -15,6 +15,7 @@ import click
 
 from blobfs.cache.factory import redis_failure, strict_cache_for
 from blobfs.cli.inventories import hash_blobs, take_inventory
+from blobfs.cli.notices import echo
 from blobfs.cli.opening import progress
 from blobfs.cli.output import DAMAGED
 from blobfs.cli.reading import Reading, reading_options
@@ -106,8 +107,9 @@ def verify(
         )
         repairs = repairer.plan(found.faults, wanted)
         tried: set[str] = set()
-        while yes and not tried.issuperset(repair.text for repair in repairs):
-            tried |= _make(repairer, [repair for repair in repairs if repair.text not in tried])
+        while yes and (left := [repair for repair in repairs if repair.text not in tried]):
+            _make(repairer, left)
+            tried.update(repair.text for repair in left)
             found = look()  # what was repaired may show what else is wrong
             repairs = repairer.plan(found.faults, wanted)
     click.echo(_as_json(found, repairs) if as_json else "\n".join(_as_text(found, repairs)))
@@ -141,15 +143,14 @@ def _check_repositories(given: Storage, names: Sequence[RepositoryName]) -> None
                 registry.existing(name)
 
 
-def _make(repairer: Repairer, repairs: Sequence[Repair]) -> set[str]:
-    """Make the repairs, and print what was done; returns their texts."""
+def _make(repairer: Repairer, repairs: Sequence[Repair]) -> None:
+    """Make the repairs, and print what was done."""
     for repair in progress(repairs, "Repairing"):
         try:
             if repairer.make(repair):
-                click.echo(f"done: {printable(repair.text)}", err=True)
+                echo(f"done: {repair.text}")
         except BlobfsError as exc:
-            click.echo(f"failed: {printable(repair.text)}: {printable(str(exc))}", err=True)
-    return {repair.text for repair in repairs}
+            echo(f"failed: {repair.text}: {exc}")
 
 
 def _as_json(found: Verification, repairs: Sequence[Repair]) -> str:
