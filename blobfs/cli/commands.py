@@ -33,9 +33,9 @@ _SECTIONS: Final = {
     "Mounting": ("mount", "umount"),
     "Looking": ("ls", "show", "stat", "cat", "config"),
     "Changing": ("tag", "untag", "rm", "uploads"),
-    "Maintenance": ("du", "verify", "gc", "prune", "trash", "undelete"),
+    "Maintenance": ("du", "verify", "gc", "prune", "trash", "undelete", "doctor"),
 }
-"""The commands in the help, by section; any other command is in the last one."""
+"""The commands in the help, by section."""
 
 _MODULES: Final = {
     "doctor": "doctor_command",
@@ -70,12 +70,8 @@ class _Group(click.Group):
         return super().get_command(ctx, name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        in_sections = {name for names in _SECTIONS.values() for name in names}
-        left = tuple(name for name in self.list_commands(ctx) if name not in in_sections)
-        last = list(_SECTIONS)[-1]
         for section, names in _SECTIONS.items():
-            shown = names + left if section == last else names
-            found = [(name, self.get_command(ctx, name)) for name in shown]
+            found = [(name, self.get_command(ctx, name)) for name in names]
             rows = [(name, command.get_short_help_str(60)) for name, command in found if command]
             with formatter.section(section):
                 formatter.write_dl(rows)

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
+from blobfs.cli import main
 from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from tests.support.layout import APP, Layout, image
@@ -117,6 +119,11 @@ def test_mistake_is_told_in_a_sentence(
 def test_h_is_help(command: str) -> None:
     done = run(*command.split(), "-h")
     assert (done.returncode, done.stdout.split()[0]) == (0, "Usage:")
+
+
+def test_help_has_every_command() -> None:
+    shown = [line.split()[0] for line in run("--help").stdout.splitlines() if line[:2] == "  "]
+    assert set(main.list_commands(click.Context(main))) <= set(shown)
 
 
 @pytest.mark.parametrize("command", ["", "uploads", "config"])
