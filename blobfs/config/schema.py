@@ -179,7 +179,7 @@ class Loader:
         text = value.text
         if text is None:
             raise self.origins.refusal(name, "must be a text")
-        parse, expected = _SCALARS[next(t for t in get_args(each.type) or (each.type,))]
+        parse, expected = _SCALARS[(get_args(each.type) or (each.type,))[0]]
         properties = each.key or Key()
         found = parse(text.lower() if properties.choices else text)
         if found is None:
