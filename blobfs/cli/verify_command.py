@@ -83,7 +83,7 @@ def verify(
     given = reading.storage(storage)
     _check_repositories(given, repositories)
     theirs = None if source is None else reading.storage(source).location
-    depth = Depth.EVERY_LINK if links else Depth.REFERENCES
+    depth = Depth.EVERY_LINK if links else Depth.EVERY_MANIFEST
     intact: list[Hashed] = []  # a look after a repair does not hash them again
 
     redis = _redis(given) if wanted and yes else None

@@ -49,8 +49,9 @@ class Depth(Enum):
     """The content that a pass reads, beside all names and sizes."""
 
     LINKS = "links"  # links whose path or size does not show their content
-    REFERENCES = "references"  # those, and the manifests
-    EVERY_LINK = "every link"  # every link, and the manifests
+    REFERENCES = "references"  # those, and the manifests that no pass has read
+    EVERY_MANIFEST = "every manifest"  # those, and every manifest
+    EVERY_LINK = "every link"  # every link, and every manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class Inventory(Closing):
         inventory = cls(location, Journal.opened(state, location.url))
         try:
             with nullcontext(workers) if workers else threads(location) as used:
+                inventory._begin(depth)
                 inventory._read_links(used, progress, every_link=depth is Depth.EVERY_LINK)
                 if depth is not Depth.LINKS:
                     inventory._read_manifests(used, progress)
@@ -123,11 +125,13 @@ class Inventory(Closing):
     ) -> None:
         """Hash the blobs that were not hashed yet; the results are in the table ``hashed``.
 
-        *progress* is called with the bytes. Raises StorageUnavailable.
+        If it is stopped, the next inventory with this state goes on in the same pass. *progress* is
+        called with the bytes. Raises StorageUnavailable.
         """
         batches = self.journal.unhashed()
         call = partial(hash_blobs, self.storage)
-        with nullcontext(workers) if workers else threads(self.storage) as used:
+        used_workers = nullcontext(workers) if workers else threads(self.storage)
+        with self.journal.reopened(), used_workers as used:
             for batch, results in used.run(call, lambda: next(batches, None)):
                 self.journal.add_hashed(results)
                 progress("bytes", sum(size for _, size in batch))
@@ -135,10 +139,16 @@ class Inventory(Closing):
     def close(self) -> None:
         self.journal.close()
 
+    def _begin(self, depth: Depth) -> None:
+        """Begin a pass, unless one is under way."""
+        if self.journal.is_under_way:
+            return
+        if depth in {Depth.EVERY_MANIFEST, Depth.EVERY_LINK}:
+            self.journal.forget_manifests()
+        self.journal.begin(self.storage.url, divide(opened(self.storage)))
+
     def _read_links(self, workers: Workers, progress: Progress, *, every_link: bool) -> None:
         journal = self.journal
-        if not journal.is_under_way:
-            journal.begin(self.storage.url, divide(opened(self.storage)))
         self._scan(workers, progress)
         links = journal.unread_links(every=every_link)
         read = partial(read_links, self.storage)

@@ -150,6 +150,12 @@ class Journal(Closing):
             db.executemany(_ADD_SPAN, map(astuple, spans))
         self._repositories.clear()
 
+    def forget_manifests(self) -> None:
+        """Delete the manifests of earlier passes, so that the next pass reads them again."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM manifest")
+            db.execute("DELETE FROM reference")
+
     @property
     def is_under_way(self) -> bool:
         """True if a pass has begun and not ended."""
@@ -279,7 +285,17 @@ class Journal(Closing):
             self._index(name)
         with self.transaction() as db:
             db.execute("ANALYZE")
-            db.execute("UPDATE pass SET ended = ?", (time.time(),))
+            self._set_ended(time.time())
+
+    @contextmanager
+    def reopened(self) -> Iterator[None]:
+        """Let the pass be under way in the block, so that a run which is stopped there goes on."""
+        self._set_ended(None)
+        yield
+        self._set_ended(time.time())
+
+    def _set_ended(self, ended: float | None) -> None:
+        self.db.execute("UPDATE pass SET ended = ?", (ended,))
 
     def _index(self, name: str) -> None:
         self.db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {_INDEXES[name]}")

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from blobfs import paths
+from blobfs.cli import main
 from blobfs.digest import Digest
+from blobfs.inventory import journal
 from blobfs.inventory.inventory import Inventory
 from blobfs.maintenance.faults import Fault, FaultKind, Severity
 from blobfs.maintenance.verify import verify
@@ -349,3 +352,37 @@ def test_contents_are_hashed_once_if_the_state_is_kept(stored: Stored, tmp_path:
             inventory.hash_blobs(progress=lambda _kind, count: read.append(count))
             inventory.hash_blobs(progress=lambda _kind, count: read.append(count))
     assert len(read) == 2
+
+
+def test_hashing_that_was_stopped_goes_on(
+    stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[S19.3] With `--state FILE` a run that was stopped goes on."""
+    monkeypatch.setattr(journal, "_BATCH", 1)
+    state = tmp_path / "state"
+    hashed: list[int] = []
+
+    def stop_at_the_third(_kind: str, count: int) -> None:
+        hashed.append(count)
+        if len(hashed) == 3:
+            raise KeyboardInterrupt
+
+    with (
+        Inventory.taken(str(stored.root), state=state) as inventory,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        inventory.hash_blobs(progress=stop_at_the_third)
+    with Inventory.taken(str(stored.root), state=state) as inventory:
+        inventory.hash_blobs(progress=lambda _kind, count: hashed.append(count))
+        assert len(hashed) == verify(inventory).counts["blobs"]
+
+
+def test_manifest_that_an_earlier_run_has_read_is_read_again(
+    stored: Stored, tmp_path: Path
+) -> None:
+    arguments = ["verify", str(stored.root), "--state", str(tmp_path / "state")]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    data = stored.data(stored.v1)
+    data.write_bytes(data.read_bytes().replace(b"o", b"n", 1))
+    result = CliRunner().invoke(main, arguments)
+    assert (result.exit_code, "manifest-invalid" in result.stdout) == (1, True)
