@@ -124,6 +124,11 @@ class Claim:
         if kind is not None:
             self.release()
 
+    @property
+    def uid(self) -> int:
+        """The user."""
+        return self._user.uid
+
     def release(self) -> None:
         """Give the handle back; called once."""
         self._budget.release(self._user, self._file)
@@ -149,6 +154,11 @@ class HandleTable(Generic[T]):
     def get(self, fh: FileHandleT) -> T | None:
         """Return the object of *fh*; None if the kernel does not hold it."""
         return self._open.get(fh)
+
+    def user(self, fh: FileHandleT) -> int | None:
+        """Return the user who has opened *fh*; None if the kernel does not hold it."""
+        claim = self._claims.get(fh)
+        return None if claim is None else claim.uid
 
     def __len__(self) -> int:
         return len(self._open)

@@ -82,7 +82,6 @@ class Operations(ReadOnlyOperations):
             writing = await self._dispatcher.open(upload, truncate=bool(flags & os.O_TRUNC))
             opened = OpenFile(file, file.open(), writing, Opener.of_thread(ctx.pid))
             fh = self._files.add(opened, claim)
-        self._users[fh] = ctx.uid
         return FileInfo(fh=fh, keep_cache=False, direct_io=True)
 
     @replies_errno
@@ -115,7 +114,6 @@ class Operations(ReadOnlyOperations):
 
     @replies_errno
     async def release(self, fh: FileHandleT) -> None:
-        self._users.pop(fh, None)
         opened = self._files.pop(fh)
         if opened.writing is None:
             await self._threads.run(opened.reader.close)

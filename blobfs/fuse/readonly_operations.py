@@ -119,7 +119,6 @@ class ReadOnlyOperations(pyfuse3.Operations):
         self._listings: HandleTable[Listing] = HandleTable()
         self._batches = Batches()
         self._root = _RootAttributes(self._inodes[ROOT_INODE])
-        self._users: dict[FileHandleT, int] = {}
         self._files: HandleTable[OpenFile] = HandleTable()
         self._notifier = Notifier()
         self.requests = Requests(RequestDescriber(self._inodes, self._opened).of, self._user_of)
@@ -137,7 +136,8 @@ class ReadOnlyOperations(pyfuse3.Operations):
 
     def _user_of(self, fh: object) -> int:
         """Return the user who has opened a handle; the kernel may read ahead for that user."""
-        return self._users.get(cast(FileHandleT, fh), 0)
+        handle = cast(FileHandleT, fh)
+        return self._files.user(handle) or self._listings.user(handle) or 0
 
     def counts(self) -> dict[str, object]:
         """Return the numbers of requests, inodes and handles; waiting requests are by user."""
@@ -210,9 +210,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
     @replies_errno
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         with self._budget.claim(ctx.uid) as claim:
-            fh = self._listings.add(await self._listing(inode), claim)
-        self._users[fh] = ctx.uid
-        return fh
+            return self._listings.add(await self._listing(inode), claim)
 
     @replies_errno
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
@@ -230,7 +228,6 @@ class ReadOnlyOperations(pyfuse3.Operations):
 
     @replies_errno
     async def releasedir(self, fh: FileHandleT) -> None:
-        self._users.pop(fh, None)
         self._listings.pop(fh).release()
 
     @replies_errno
@@ -240,7 +237,6 @@ class ReadOnlyOperations(pyfuse3.Operations):
             return await self._open_to_write(file, flags, ctx)
         with self._budget.claim(ctx.uid, file.key, descriptors=int(file.asks_storage)) as claim:
             fh = self._files.add(OpenFile(file, await self._open(file)), claim)
-        self._users[fh] = ctx.uid
         # The content of other files is made at each opening, and must not be cached.
         return FileInfo(fh=fh, keep_cache=file.never_changes, direct_io=not file.never_changes)
 
@@ -283,7 +279,6 @@ class ReadOnlyOperations(pyfuse3.Operations):
 
     @replies_errno
     async def release(self, fh: FileHandleT) -> None:
-        self._users.pop(fh, None)
         await self._threads.run(self._files.pop(fh).reader.close)
 
     @replies_errno
