@@ -202,7 +202,7 @@ class ThreadCall(Generic[T]):
 
     def __init__(self, name: str, call: Callable[[], T]) -> None:
         self._future: Future[T] = Future()
-        self._thread = start_thread(name, partial(_complete, self._future, call))
+        self._thread = start_thread(name, partial(complete, self._future, call))
 
     def has_ended(self, within_s: float) -> bool:
         """Wait up to *within_s*; True if the thread has ended."""
@@ -245,7 +245,7 @@ class ThreadPool:
         future: Future[T] = Future()
         with self._changed:
             if self._is_closed:
-                _complete(future, _refuse)
+                complete(future, _refuse)
                 return future
             queue = self._urgent if urgent else self._others
             queue.append((future, call))
@@ -307,7 +307,7 @@ class ThreadPool:
             self._others.clear()
             self._changed.notify_all()
         for future, _ in queued:
-            _complete(future, _refuse)
+            complete(future, _refuse)
 
     def _work(self) -> None:
         while self._run_next():
@@ -321,7 +321,7 @@ class ThreadPool:
             future, call = (self._urgent if urgent else self._others).popleft()
             self._others_running += not urgent
         try:
-            _complete(future, call)
+            complete(future, call)
         finally:
             with self._changed:
                 self._others_running -= not urgent
@@ -340,8 +340,8 @@ class ThreadPool:
         return len(self._urgent) + min(len(self._others), self._unreserved - self._others_running)
 
 
-def _complete(future: Future[T], call: Callable[[], T]) -> None:
-    """Make *call* and set its result or exception in *future*."""
+def complete(future: Future[T], call: Callable[[], T]) -> None:
+    """Make *call* and set its result or exception in *future*; raises nothing."""
     if not future.set_running_or_notify_cancel():
         return
     try:

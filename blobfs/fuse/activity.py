@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import traceback
@@ -19,9 +18,8 @@ from typing import Final, Protocol, TypeVar
 
 import trio
 
+from blobfs.concurrency import complete
 from blobfs.logs import printable
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -99,21 +97,10 @@ class MountProbe:
     def _call(self, call: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
         try:
-            self._loop.run_sync_soon(_complete, future, call)
+            self._loop.run_sync_soon(complete, future, call)
         except trio.RunFinishedError:
             pass
         return future
-
-
-def _complete(future: Future[T], call: Callable[[], T]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        result = call()
-    except Exception:
-        log.exception("the activity of the mount cannot be described")
-    else:
-        future.set_result(result)
 
 
 def _activity(requests: InFlight, *, with_idle: bool) -> Activity:

@@ -209,6 +209,17 @@ async def test_names_in_tasks_do_not_break_lines(
     assert "path=/a\\nb\\x1b[1m" in (await site.get("/debug/tasks")).text
 
 
+async def test_tasks_that_cannot_be_described_are_an_error_at_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: _Requests) -> list[dict[str, object]]:
+        raise ValueError("a request that cannot be described")
+
+    monkeypatch.setattr(_Requests, "in_flight", fail)
+    assert (await site.get("/debug/tasks")).status == 500
+    assert (await site.get("/healthz")).status == 200
+
+
 async def test_tasks_are_json_for_programs(site: Site) -> None:
     """[S17.10] As JSON for who accepts that."""
     document = (await site.get("/debug/tasks?all=1", "application/json")).json()
