@@ -12,6 +12,7 @@ import pytest
 from blobfs.cli import main
 from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
+from tests.support.command import invoke
 from tests.support.layout import APP, Layout, image
 from tests.support.mounts import BLOBFS, run
 from tests.support.services import DockerRegistry, inspect
@@ -109,16 +110,16 @@ def test_cat_into_a_closed_pipe_ends_quietly(registry: DockerRegistry) -> None:
 def test_mistake_is_told_in_a_sentence(
     registry: DockerRegistry, arguments: tuple[str, ...], code: int, told: str
 ) -> None:
-    done = run(*(argument.format(root=registry.root) for argument in arguments))
-    assert done.returncode == code
+    done = invoke(*(argument.format(root=registry.root) for argument in arguments))
+    assert done.exit_code == code
     assert told.format(root=registry.root) in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["", "mount", "umount", "unmount", "cat", "uploads"])
 def test_h_is_help(command: str) -> None:
-    done = run(*command.split(), "-h")
-    assert (done.returncode, done.stdout.split()[0]) == (0, "Usage:")
+    done = invoke(*command.split(), "-h")
+    assert (done.exit_code, done.stdout.split()[0]) == (0, "Usage:")
 
 
 def test_help_has_every_command() -> None:
@@ -128,15 +129,15 @@ def test_help_has_every_command() -> None:
 
 @pytest.mark.parametrize("command", ["", "uploads", "config"])
 def test_no_command_is_described_by_half_a_sentence(command: str) -> None:
-    lines = run(*command.split(), "--help").stdout.splitlines()
+    lines = invoke(*command.split(), "--help").stdout.splitlines()
     assert not [line for line in lines if line.startswith(" ") and line.endswith("...")]
 
 
 @pytest.mark.parametrize("command", ["ls", "uploads"])
 @pytest.mark.parametrize("name", ["", "nowhere"], ids=["no registry", "missing"])
 def test_only_mount_advises_to_create(tmp_path: Path, command: str, name: str) -> None:
-    done = run(command, tmp_path / name)
-    assert done.returncode == 1
+    done = invoke(command, tmp_path / name)
+    assert done.exit_code == 1
     assert "root directory" in done.stderr
     assert "--create" not in done.stderr
 

@@ -5,13 +5,13 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from blobfs import paths
-from blobfs.cli import main
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.inventory.scanning import close_all
 from blobfs.reference import RepositoryName, Tag
+from tests.support.command import invoke
 from tests.support.layout import Layout, image
 
 
@@ -27,7 +27,7 @@ def storage(tmp_path: Path) -> Path:
 
 
 def du(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["du", *map(str, arguments)])
+    return invoke("du", *arguments)
 
 
 def test_largest_repository_comes_first(storage: Path) -> None:
@@ -67,7 +67,7 @@ def test_path_that_cannot_be_read_is_printed_and_ends_with_1(storage: Path) -> N
 @pytest.mark.parametrize("command", ["du", "verify", "gc"])
 def test_state_that_cannot_be_written_is_an_error(storage: Path, command: str) -> None:
     state = storage / "missing/state.db"
-    result = CliRunner().invoke(main, [command, str(storage), "--state", str(state)])
+    result = invoke(command, storage, "--state", state)
     assert result.exit_code == 1
     assert f"--state {state}: unable to open" in result.stderr
     assert "a directory that exists" in result.stderr

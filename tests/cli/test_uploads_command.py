@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from blobfs import paths
-from blobfs.cli import main
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName
 from blobfs.storage.registry import open_registry
+from tests.support.command import invoke
 from tests.support.s3_servers import S3Server
 
 APP = RepositoryName("team/app")
@@ -19,7 +19,7 @@ PART = bytes(5 * 2**20)
 
 
 def uploads(storage: str, *options: str) -> Result:
-    return CliRunner().invoke(main, ["uploads", storage, *options])
+    return invoke("uploads", storage, *options)
 
 
 def listed(storage: str, *options: str) -> list[dict[str, object]]:
@@ -145,7 +145,7 @@ def test_temporary_file_of_a_crash_is_listed_and_removed(local: str) -> None:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["uploads", *map(str, arguments)])
+    return invoke("uploads", *arguments)
 
 
 def test_list_is_the_default_command(local: str) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from blobfs import paths
-from blobfs.cli import main
 from blobfs.cli.inventories import take_inventory
 from blobfs.cli.reading import Reading
 from blobfs.drivers.factory import driver_for
@@ -19,6 +18,7 @@ from blobfs.drivers.rate_limit import RateLimits
 from blobfs.host import preflight
 from blobfs.inventory.scanning import close_all
 from blobfs.reference import Tag
+from tests.support.command import invoke
 from tests.support.layout import Layout, image
 from tests.support.s3_servers import S3Server
 
@@ -31,7 +31,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def verify(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["verify", *map(str, arguments)])
+    return invoke("verify", *arguments)
 
 
 @pytest.mark.usefixtures("layout")
@@ -93,7 +93,7 @@ def test_look_after_the_repairs_is_not_subject_to_the_deadline_of_the_first_chec
 
 @pytest.mark.parametrize("command", ["du", "gc", "verify"])
 def test_storage_that_does_not_exist_is_refused(command: str, tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, [command, str(tmp_path / "none"), "--bwlimit", "50M"])
+    result = invoke(command, tmp_path / "none", "--bwlimit", "50M")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "none does not exist" in result.stderr
 
