@@ -51,7 +51,6 @@ class FaultKind(StrEnum):
     REPOSITORY_EMPTY = "repository-empty"
     UNREADABLE = "unreadable"
     STRAY = "stray"
-    TEMPORARY = "temporary"
 
     @property
     def severity(self) -> Severity:
@@ -96,7 +95,6 @@ _MEANINGS: Final = {
     FaultKind.REPOSITORY_EMPTY: _Meaning(_LEFTOVER, "the directory has no files"),
     FaultKind.UNREADABLE: _Meaning(_RISK, "access is denied"),
     FaultKind.STRAY: _Meaning(_RISK, "a registry does not store such a path"),
-    FaultKind.TEMPORARY: _Meaning(_LEFTOVER, "a crashed program has left it"),
 }
 
 
