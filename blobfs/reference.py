@@ -23,6 +23,11 @@ def is_component(text: str) -> bool:
     return len(text) <= _MAX_NAME and _COMPONENT.fullmatch(text) is not None
 
 
+def is_repository_name(text: str) -> bool:
+    """True if *text* is a valid name of a repository."""
+    return len(text) <= _MAX_NAME and all(map(is_component, text.split("/")))
+
+
 class RepositoryName(str):
     """A repository's name: components joined by slashes, at most 255 bytes."""
 
@@ -30,7 +35,7 @@ class RepositoryName(str):
 
     def __new__(cls, text: str) -> Self:
         """Check *text*; raises NameInvalid."""
-        if len(text) > _MAX_NAME or not all(map(is_component, text.split("/"))):
+        if not is_repository_name(text):
             raise NameInvalid(f"not a repository name: {text[:_MAX_NAME]!r}")
         return super().__new__(cls, text)
 

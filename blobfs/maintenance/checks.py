@@ -9,12 +9,11 @@ from typing import Any, Final
 
 from blobfs import paths
 from blobfs.digest import ALGORITHMS, Digest
-from blobfs.errors import NameInvalid
 from blobfs.inventory.rows import LinkKind, link_path, pack, unpack
 from blobfs.inventory.scanning import ReferenceKind
 from blobfs.inventory.spans import EntryKind
 from blobfs.maintenance.faults import Fault, FaultKind
-from blobfs.reference import RepositoryName
+from blobfs.reference import is_repository_name
 
 _LAYER, _REVISION = int(LinkKind.LAYER), int(LinkKind.REVISION)
 
@@ -312,7 +311,7 @@ def others(db: Connection) -> Iterator[Fault]:
         if found is not None:
             yield Fault(found, path, present=(path,))
     for (name,) in _rows(db, "SELECT name FROM repository"):
-        if not _is_name(name):
+        if not is_repository_name(name):
             path = paths.repository(name)
             yield Fault(FaultKind.REPOSITORY_NAME, name, "", name, present=(path,))
 
@@ -335,14 +334,6 @@ def _empty_directory(path: str) -> FaultKind | None:
         return FaultKind.STRAY
     below = path.removeprefix(paths.REPOSITORIES)
     return FaultKind.REPOSITORY_EMPTY if below != path and "/_" not in below else None
-
-
-def _is_name(text: str) -> bool:
-    try:
-        RepositoryName(text)
-    except NameInvalid:
-        return False
-    return True
 
 
 def _text(digest: bytes | None) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 from blobfs import paths
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.memory import NoCache
-from blobfs.digest import ALGORITHMS, Descriptor, Digest, Digester
+from blobfs.digest import ALGORITHMS, Descriptor, Digest
 from blobfs.drivers.base import FileInfo, FileReader, StorageDriver
 from blobfs.drivers.objectstore import remote_of
 from blobfs.errors import (
@@ -175,7 +175,7 @@ class BlobStore:
 
         Each chunk is read once, hashed and stored, so a source that changes does no harm.
         """
-        self._driver.put_immutable(paths.blob_data(digest), _verified(digest, chunks))
+        self._driver.put_immutable(paths.blob_data(digest), digest.verified(chunks))
 
     def holds_any(self) -> bool:
         """True if a blob may exist; False if the store is empty or missing."""
@@ -220,15 +220,6 @@ class BlobStore:
         for entry in entries:
             if entry.is_dir:
                 yield entry.name
-
-
-def _verified(digest: Digest, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    digester = Digester(digest.algorithm)
-    for chunk in chunks:
-        digester.update(chunk)
-        yield chunk
-    if digester.digest() != digest:
-        raise DigestMismatch(f"the content hashes to {digester.digest()}, not to {digest}")
 
 
 def _descriptor(digest: Digest, info: FileInfo) -> Descriptor:

@@ -29,14 +29,13 @@ from blobfs.drivers.resumable import Unfinished, uploads_of
 from blobfs.errors import (
     AccessDenied,
     BlobUnknown,
-    NameInvalid,
     NotEmpty,
     PathNotFound,
     RepositoryUnknown,
     StorageUnavailable,
     TagUnknown,
 )
-from blobfs.reference import RepositoryName, is_component
+from blobfs.reference import RepositoryName, is_component, is_repository_name
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.diskcache.cache import CachedDriver, CacheOptions
 from blobfs.storage.events import NULL_LISTENER, Listener
@@ -166,7 +165,7 @@ class Registry(Closing):
             for name in names:
                 below = f"{prefix}/{name}" if prefix else name
                 depth = below.count("/") + 1
-                if _is_name(below) and below.split("/") >= last[:depth]:
+                if is_repository_name(below) and below.split("/") >= last[:depth]:
                     pending.append(below)
 
     def remove(self, name: RepositoryName) -> None:
@@ -285,11 +284,3 @@ def _has_files(driver: StorageDriver, path: str, *, besides: str) -> bool:
         below = (f"{above}/{entry.name}" for entry in entries)
         pending += (directory for directory in below if directory != besides)
     return False
-
-
-def _is_name(text: str) -> bool:
-    try:
-        RepositoryName(text)
-    except NameInvalid:
-        return False
-    return True
