@@ -9,9 +9,11 @@ the points at which decompression can begin (``compression``). The same pass ver
 digest and its diff ID, so that an index exists only for a layer whose content is right. With the
 index, a ``SeekableLayer`` reads any range of the uncompressed archive.
 
-A ``Tree`` (``tree``) is made of the members of all layers of an image, one layer on the other, in
-SQLite, and ``RootFilesystem`` (``rootfs``) reads it. The result is that of ``umoci unpack``: the
-tests compare each attribute.
+``write_tree`` (``tree``, with ``tree_names``) merges the members of all layers of an image, one
+layer on the other, into a SQLite file (``tree_file``). ``RootFilesystem`` (``rootfs``, with
+``readers``) reads it. The result is that of ``umoci unpack``: the tests compare each attribute. So
+a whiteout keeps what its own layer has, a path is resolved with the symlinks of the layers below,
+and a directory that no layer names has the time of the image.
 
 ``IndexStore`` (``index_store``) keeps indexes and trees in a directory: under the digest of what
 they describe, with a checksum and a version, bounded, and shared by all processes of the machine.

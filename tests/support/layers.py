@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from blobfs.digest import Digest
+from blobfs.errors import LayerInvalid
 from blobfs.reference import Tag
 from tests.support.layout import LATEST, Layout
 
@@ -162,9 +163,83 @@ def gnu_long(text: bytes, kind: bytes = tarfile.GNUTYPE_LONGNAME) -> bytes:
     return header(b"././@LongLink", kind, len(content), magic=GNU_MAGIC) + padded(content)
 
 
+def _sparse_map(parts: Mapping[int, bytes], size: int) -> tuple[list[int], bytes]:
+    """Offsets and lengths of *parts* and of the end, as GNU tar writes them; and the content."""
+    numbers = [number for start, data in parts.items() for number in (start, len(data))]
+    return [*numbers, size, 0], b"".join(parts.values())
+
+
+def sparse_old_gnu(path: bytes, parts: Mapping[int, bytes], size: int) -> bytes:
+    """A sparse file in the old GNU format."""
+    numbers, data = _sparse_map(parts, size)
+    fields = [_number(number, 12) for number in numbers]
+    first, rest = b"".join(fields[:8]), fields[8:]
+    tail = bytes(41) + first.ljust(96, b"\0") + bytes((bool(rest),)) + _number(size, 12)
+    blocks = b""
+    while rest:
+        part, rest = rest[:42], rest[42:]
+        blocks += (b"".join(part).ljust(504, b"\0") + bytes((bool(rest),))).ljust(BLOCK, b"\0")
+    return header(path, b"S", len(data), magic=GNU_MAGIC, tail=tail) + blocks + padded(data)
+
+
+def sparse_pax_00(path: bytes, parts: Mapping[int, bytes], size: int) -> bytes:
+    """A sparse file in the PAX format 0.0."""
+    numbers, data = _sparse_map(parts, size)
+    count = b"%d" % (len(numbers) // 2)
+    records = [(b"GNU.sparse.size", b"%d" % size), (b"GNU.sparse.numblocks", count)]
+    for start, length in zip(numbers[::2], numbers[1::2], strict=True):
+        records.append((b"GNU.sparse.offset", b"%d" % start))
+        records.append((b"GNU.sparse.numbytes", b"%d" % length))
+    return pax(records) + header(path, size=len(data)) + padded(data)
+
+
+def sparse_pax_01(path: bytes, parts: Mapping[int, bytes], size: int) -> bytes:
+    """A sparse file in the PAX format 0.1."""
+    numbers, data = _sparse_map(parts, size)
+    text = b",".join(b"%d" % number for number in numbers)
+    records = {b"GNU.sparse.size": b"%d" % size, b"GNU.sparse.name": path, b"GNU.sparse.map": text,
+               b"GNU.sparse.numblocks": b"%d" % (len(numbers) // 2)}  # fmt: skip
+    return pax(records) + header(b"GNUSparseFile.1/file", size=len(data)) + padded(data)
+
+
+def sparse_pax_10(path: bytes, parts: Mapping[int, bytes], size: int) -> bytes:
+    """A sparse file in the PAX format 1.0."""
+    numbers, data = _sparse_map(parts, size)
+    text = b"".join(b"%d\n" % number for number in (len(numbers) // 2, *numbers))
+    content = padded(text) + data
+    records = {b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.name": path,
+               b"GNU.sparse.realsize": b"%d" % size}  # fmt: skip
+    return pax(records) + header(b"GNUSparseFile.1/file", size=len(content)) + padded(content)
+
+
+SPARSE: Final = {
+    "old": sparse_old_gnu, "0.0": sparse_pax_00, "0.1": sparse_pax_01, "1.0": sparse_pax_10,
+}  # fmt: skip
+
+
 def archive(*members: bytes) -> bytes:
     """A layer."""
     return b"".join(members) + END
+
+
+class MemorySource:
+    """A ByteSource of an archive in memory."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.position = 0
+
+    def read(self, size: int) -> bytes:
+        """The next bytes."""
+        data = self._content[self.position : self.position + size]
+        self.position += len(data)
+        return data
+
+    def skip(self, size: int) -> None:
+        """Go forward."""
+        if size < 0 or self.position + size > len(self._content):
+            raise LayerInvalid("the archive ends within a member")
+        self.position += size
 
 
 class LayerImages:
