@@ -154,5 +154,5 @@ def _is_idle_thread(stack: Stack) -> bool:
 
 
 def _stack(name: str, frames: Iterable[tuple[FrameType, int]]) -> Stack:
-    summary = traceback.StackSummary.extract(frames, lookup_lines=False)
-    return Stack(name, [f"{f.filename}:{f.lineno} {f.name}" for f in summary])
+    codes = ((frame.f_code, line) for frame, line in frames)
+    return Stack(name, [f"{code.co_filename}:{line} {code.co_name}" for code, line in codes])
