@@ -87,11 +87,14 @@ class BlobWriter(ContentWriter):
     def declare(self, record: UploadRecord) -> None:
         self._check_open()
         ours = self._staging.record
-        moved_to = ours.moved_to or self._placed  # another digest must not hide the blob
         record = replace(
-            ours, name=record.name, digest=record.digest, size=record.size, reason=record.reason
+            ours,
+            name=record.name,
+            digest=record.digest,
+            size=record.size,
+            reason=record.reason,
+            moved_to=ours.moved_to or self._placed,  # another digest must not hide the blob
         )
-        record = replace(record, moved_to=moved_to)
         if record == ours:
             return
         if ours.target_digest not in (None, record.digest):
