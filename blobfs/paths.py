@@ -36,6 +36,9 @@ CREATED: Final = f"{REPOSITORIES}/.blobfs"
 TRASH: Final = "_trash"
 """The directory of a repository's removed tags; registries ignore it."""
 
+ASIDE: Final = "data.aside"
+"""The beginning of the names that ``blob_aside`` gives to a blob's data; registries ignore them."""
+
 MARKERS: Final = ("_layers", "_manifests", "_uploads")
 """A directory with one of these children is a repository."""
 
@@ -44,6 +47,11 @@ def blob_data(digest: Digest) -> str:
     """The file with the blob's bytes."""
     encoded = digest.encoded
     return f"{BLOBS}/{digest.algorithm}/{encoded[:2]}/{encoded}/data"
+
+
+def blob_aside(digest: Digest, run: str) -> str:
+    """The file, beside ``blob_data``, to which the collection *run* sets the bytes aside."""
+    return blob_data(digest).removesuffix("data") + f"{ASIDE}.{run}"
 
 
 def repository(name: str) -> str:

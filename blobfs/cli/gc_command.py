@@ -196,8 +196,13 @@ def _deleted(outcome: Outcome) -> tuple[Report, list[str]]:
         *_left(outcome.skipped, outcome.blocked),
         *(f"not done, as it is needed or too young: {key}" for key in outcome.refused),
         *(
-            f"blob {unpack(digest)} was stored again with another size; compare data and data.aside"
+            f"blob {unpack(digest)} was stored again with another size;"
+            " compare data and data.aside.*"
             for digest in sorted(outcome.left)
+        ),
+        *(
+            f"blob {unpack(digest)} is needed, and was deleted by another program; push it again"
+            for digest in sorted(outcome.lost)
         ),
     ]
     report = Report(("repository", "kind", "count", "bytes"), rows, _total(rows), len(notes))

@@ -324,8 +324,9 @@ def _other(path: str, kind: EntryKind) -> FaultKind | None:
         return FaultKind.UNREADABLE
     if "/_trash/" in path:
         return None
-    is_aside = path.startswith(paths.BLOBS) and path.endswith(("/data.aside", "/data.damaged"))
-    return FaultKind.BLOB_ASIDE if is_aside else FaultKind.STRAY
+    name = path.rpartition("/")[2]
+    is_aside = name.startswith(paths.ASIDE) or name == "data.damaged"
+    return FaultKind.BLOB_ASIDE if path.startswith(paths.BLOBS) and is_aside else FaultKind.STRAY
 
 
 def _empty_directory(path: str) -> FaultKind | None:

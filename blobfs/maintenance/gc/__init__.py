@@ -4,7 +4,8 @@ The problem is a push during a collection. A registry looks for a blob or a link
 the link or the manifest that needs it later. If the blob exists, the registry does not write it
 again, so the age of a blob does not show that nobody needs it. A check before the deletion does not
 help either: the registry may have looked before, and may write after the deletion. So each deletion
-is recorded in the journal first, can be undone, and is followed by a second look.
+is recorded first, can be undone, and is followed by a second look. The record is in the journal for
+a link, and in the name of the data for a blob.
 
 Two times bound a push. The settling time (``--settle``) is longer than a registry takes from its
 look at a blob to its link. The grace (``--grace``) is longer than a whole push takes.
@@ -17,9 +18,11 @@ look at a blob to its link. The grace (``--grace``) is longer than a whole push 
    first finds it without a link. The journal has this time. A push that looked at the link before
    its removal ends during the grace.
 3. *Delete blobs* (``sweeping``). Each blob without a link whose grace has ended is set aside: its
-   ``data`` is renamed to ``data.aside``, a name that registries ignore. After the settling time
-   ``second_look`` lists all links and reads new manifests. A blob that is needed gets its name
-   back, and the others are deleted. A registry that receives such a blob meanwhile stores it again.
+   ``data`` is renamed to ``data.aside.RUN``, a name that registries ignore. No other run uses it,
+   so two runs with different journals never delete data that the other has set aside later. After
+   the settling time ``second_look`` lists all links and reads new manifests. A blob that is needed
+   gets its name back, and the others are deleted. A registry that receives such a blob meanwhile
+   stores it again.
 
 A directory, an alias's link or an upload's record that cannot be read may name any blob, so then no
 blob is deleted. If a link or a manifest of a repository cannot be read, all links of the repository

@@ -63,7 +63,8 @@ class Outcome:
     """The result of a run: removed links by repository and kind, and what became of the blobs.
 
     *skipped* has the reason for each repository that was left alone, *refused* the entries of an
-    approved plan that must stay, *blocked* the reason why no blob was deleted. *due_at* is the
+    approved plan that must stay, *lost* the blobs that are needed and that another program has
+    deleted while they were set aside, *blocked* the reason why no blob was deleted. *due_at* is the
     time at which all other blobs may be deleted. The last two may be None.
     """
 
@@ -72,6 +73,7 @@ class Outcome:
     refused: list[Key] = field(default_factory=list)
     freed: list[Freed] = field(default_factory=list)
     left: set[bytes] = field(default_factory=set)
+    lost: set[bytes] = field(default_factory=set)
     blocked: str | None = None
     due_at: float | None = None
 
@@ -79,6 +81,7 @@ class Outcome:
         """Add the outcome of a later pass of the same run."""
         self.links += later.links
         self.freed += later.freed
+        self.lost |= later.lost
         self.skipped, self.refused, self.left = later.skipped, later.refused, later.left
         self.blocked, self.due_at = later.blocked, later.due_at
 
@@ -161,8 +164,8 @@ class Collection:
         unlinked_at = time.time()
         changed = {repository for repository, _ in outcome.links}
 
-        def settle() -> None:
-            if changed or ledger.aside():
+        def settle(has_aside: bool) -> None:
+            if changed or has_aside:
                 self._feedback.wait(self._options.settle_s)
             outcome.links.subtract(unlinking.look_again(changed))
 
@@ -170,12 +173,13 @@ class Collection:
         with threads(self._storage) as workers:
             sweep = Sweep(self._storage, self._target, ledger, manifests, workers)
             if plan.blocked is None:
-                swept = sweep.run(due, plan.set_aside_earlier(), settle)
+                earlier = plan.set_aside_earlier()
+                swept = sweep.run(due, plan.rules.before_ns, earlier, settle)
             else:
                 swept = sweep.put_back(plan.set_aside_earlier())
-                settle()
+                settle(False)
         outcome.skipped |= unlinking.skipped
-        outcome.freed, outcome.left = swept.freed, swept.left
+        outcome.freed, outcome.left, outcome.lost = swept.freed, swept.left, swept.lost
         outcome.blocked = outcome.blocked or swept.refusal
         outcome.due_at = plan.last_due(time.time())
         if outcome.due_at is not None and changed:

@@ -1,9 +1,9 @@
-"""The part of the journal that outlives a pass: removed links, waiting blobs, blobs set aside."""
+"""The part of the journal that outlives a pass: removed links, and blobs that wait."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from blobfs.inventory.journal import Journal
@@ -16,11 +16,9 @@ _TABLES: Final = (
     "CREATE INDEX IF NOT EXISTS gc_removed_target ON gc_removed (target)",
     "CREATE TABLE IF NOT EXISTS gc_unlinked ("
     " digest BLOB PRIMARY KEY, since REAL, repository TEXT) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS gc_aside (digest BLOB PRIMARY KEY) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS gc_emptied (repositories TEXT)",
     "CREATE TABLE IF NOT EXISTS gc_freed (at REAL, repository TEXT, blobs INTEGER, size INTEGER)",
 )
-_NOT_ASIDE: Final = "DELETE FROM gc_aside WHERE digest = ?"
 _NOT_UNLINKED: Final = "DELETE FROM gc_unlinked WHERE digest = ?"
 _NOT_REMOVED: Final = "DELETE FROM gc_removed WHERE target = ?"
 _UNLINKED_FROM: Final = "SELECT repository FROM gc_unlinked WHERE digest = ?"
@@ -121,20 +119,10 @@ class Ledger:
         found = self.journal.db.execute("SELECT repositories FROM gc_emptied").fetchone()
         return None if found is None else str(found[0])
 
-    def set_aside(self, digests: Sequence[bytes]) -> None:
-        """Record blobs that are about to be set aside."""
+    def back(self, digests: Iterable[bytes]) -> None:
+        """End the grace of blobs that are back in their place."""
         with self.journal.transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO gc_aside VALUES (?)", ((d,) for d in digests))
-
-    def aside(self) -> set[bytes]:
-        """The blobs that were set aside, by this or by an interrupted run."""
-        return {digest for (digest,) in self.journal.db.execute("SELECT digest FROM gc_aside")}
-
-    def back(self, digests: Sequence[bytes]) -> None:
-        """Drop the record of blobs that are back in their place."""
-        with self.journal.transaction() as db:
-            for statement in (_NOT_ASIDE, _NOT_UNLINKED):
-                db.executemany(statement, ((digest,) for digest in digests))
+            db.executemany(_NOT_UNLINKED, ((digest,) for digest in digests))
 
     def deleted(self, sizes: Mapping[bytes, int], now: float) -> list[Freed]:
         """Record blobs that were deleted with their *sizes*, and drop all else about them.
@@ -146,7 +134,7 @@ class Ledger:
             for digest, size in sizes.items():
                 found = db.execute(_UNLINKED_FROM, (digest,)).fetchone()
                 sums[found[0] if found else ""].append(size)
-                for statement in (_NOT_ASIDE, _NOT_UNLINKED, _NOT_REMOVED):
+                for statement in (_NOT_UNLINKED, _NOT_REMOVED):
                     db.execute(statement, (digest,))
             freed = [Freed(name, len(found), sum(found)) for name, found in sorted(sums.items())]
             db.executemany(

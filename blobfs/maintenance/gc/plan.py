@@ -105,7 +105,7 @@ _HAS_BLOBS: Final = (
     "SELECT EXISTS (SELECT 1 FROM blob) OR EXISTS (SELECT 1 FROM other WHERE path GLOB ?)"
 )
 _KEEPS_LINKS: Final = "SELECT EXISTS (SELECT 1 FROM link WHERE id NOT IN (SELECT id FROM gc_dead))"
-_ASIDE: Final = f"{paths.BLOBS}/*/data.aside"
+_ASIDE: Final = f"{paths.BLOBS}/*/{paths.ASIDE}*"
 _IN_PATH: Final = re.compile("/(sha256|sha384|sha512)/([0-9a-f]{64,128})(?=/)")
 _RECORDS: Final = (
     "SELECT repository.name, upload FROM upload_file JOIN repository ON repository.id = repository"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
+from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.drivers.location import Location
 from blobfs.errors import DigestInvalid
@@ -16,27 +21,40 @@ from blobfs.logs import about
 from blobfs.maintenance.gc.ledger import Freed, Ledger
 from blobfs.maintenance.gc.no_links import problem_without_links
 from blobfs.maintenance.gc.second_look import SecondLook, look
-from blobfs.maintenance.gc.target import Target
+from blobfs.maintenance.gc.target import PutBack, Target
 from blobfs.maintenance.gc.views import Manifests
 
 log = logging.getLogger(__name__)
+
+
+class Aside(NamedTuple):
+    """A blob that was set aside, and the path of its bytes."""
+
+    digest: bytes
+    path: str
 
 
 @dataclass(slots=True)
 class Swept:
     """The outcome: what was *freed*, the blobs that are needed, and those *left* aside.
 
-    *refusal* is the reason why no blob was deleted, or None.
+    *lost* has blobs that are needed, and that another program has deleted meanwhile. *refusal* is
+    the reason why no blob was deleted, or None.
     """
 
     freed: list[Freed] = field(default_factory=list)
     needed: set[bytes] = field(default_factory=set)
     left: set[bytes] = field(default_factory=set)
+    lost: set[bytes] = field(default_factory=set)
     refusal: str | None = None
 
 
 class Sweep:
-    """Deletes blobs in one batch. Each one is set aside first, so that it can be put back."""
+    """Deletes blobs in one batch. Each one is set aside first, so that it can be put back.
+
+    Another collection, with another journal, may work at the same time. So each batch has names of
+    its own for the data: it never deletes data that were set aside later than its own.
+    """
 
     def __init__(
         self,
@@ -51,40 +69,46 @@ class Sweep:
         self._ledger = ledger
         self._manifests = manifests
         self._workers = workers
+        self._name = secrets.token_hex(8)
 
     def put_back(self, earlier: Iterable[str]) -> Swept:
         """Put the blobs of interrupted batches back, since it is not known if they are needed."""
-        return Swept(left=self._put_back(self._ledger.aside() | set(_digests(earlier))))
+        swept = Swept()
+        self._put_back(_asides(earlier), swept)
+        return swept
 
     def run(
-        self, due: Collection[bytes], earlier: Iterable[str], settle: Callable[[], None]
+        self,
+        due: Collection[bytes],
+        before_ns: int,
+        earlier: Iterable[str],
+        settle: Callable[[bool], None],
     ) -> Swept:
-        """Delete the blobs *due* that nothing needs, and finish the *earlier* interrupted batch.
+        """Delete the blobs *due* that nothing needs, and finish *earlier* interrupted batches.
 
-        *earlier* are paths of data that were set aside. *settle* waits longer than a registry takes
-        from its look at a blob to its link, and does what else must follow that wait.
+        A blob that was stored again since *before_ns* stays. *earlier* are paths of data that were
+        set aside. *settle* does what must follow the wait, and waits itself if its argument is
+        true: longer than a registry takes from its look at a blob to its link.
         """
-        aside = self._ledger.aside() | set(_digests(earlier))
-        found = self._look(set(due)) if due else None
         swept = Swept()
-        if found is not None:
-            swept.refusal, swept.needed = found.unreadable, found.needed
-            if found.unreadable is None:
-                aside |= set(due) - found.needed
-        self._ledger.set_aside(sorted(aside))
+        found = self._look(set(due)) if due else SecondLook()
+        swept.refusal, swept.needed = found.unreadable, found.needed
+        chosen = set(due) - found.needed if found.unreadable is None else set()
+        aside = list(_asides(earlier))
+        begun = [Aside(each, paths.blob_aside(unpack(each), self._name)) for each in sorted(chosen)]
+        set_aside = partial(self._set_aside, before_ns)
         try:
-            for _ in self._target.map(self._set_aside, set(due) & aside):
-                pass
-            settle()
+            aside += [each for each, is_done in self._target.map(set_aside, begun) if is_done]
+            settle(bool(aside))
             if aside:
                 self._finish(aside, swept)
         except BaseException:
-            self._put_back(aside)
+            self._put_back({*aside, *begun}, swept)
             raise
         return swept
 
-    def _set_aside(self, digest: bytes) -> None:
-        self._target.set_aside(unpack(digest))
+    def _set_aside(self, before_ns: int, aside: Aside) -> bool:
+        return self._target.set_aside(unpack(aside.digest), aside.path, before_ns)
 
     def _look(self, digests: set[bytes]) -> SecondLook:
         found = look(self._storage, digests, self._manifests, self._workers)
@@ -92,40 +116,51 @@ class Sweep:
             found.unreadable = problem_without_links(self._target.driver, self._ledger)
         return found
 
-    def _finish(self, aside: set[bytes], swept: Swept) -> None:
+    def _finish(self, aside: Collection[Aside], swept: Swept) -> None:
         """Delete the blobs that nothing needs after all, and put the others back."""
-        found = self._look(aside)
-        needed = aside if found.unreadable is not None else found.needed
+        digests = {each.digest for each in aside}
+        found = self._look(digests)
+        needed = digests if found.unreadable is not None else found.needed
         swept.refusal = found.unreadable
         swept.needed |= needed
-        swept.left = self._put_back(needed)
-        sizes = dict(self._target.map(self._drop, aside - needed))
+        swept.lost = self._put_back((each for each in aside if each.digest in needed), swept)
+        for digest in sorted(swept.lost):
+            log.error(
+                "gc: blob %s is needed, and was deleted by another program; push it again",
+                unpack(digest), extra=about(digest=unpack(digest)),
+            )  # fmt: skip
+        dropped = [each for each in aside if each.digest not in needed]
+        sizes: Counter[bytes] = Counter()
+        for each, size in self._target.map(self._drop, dropped):
+            sizes[each.digest] = max(sizes[each.digest], size)
         swept.freed = self._ledger.deleted(sizes, time.time())
 
-    def _drop(self, digest: bytes) -> int:
-        return self._target.drop(unpack(digest))
+    def _drop(self, aside: Aside) -> int:
+        return self._target.drop(unpack(aside.digest), aside.path)
 
-    def _put_back(self, digests: Iterable[bytes]) -> set[bytes]:
-        """Put blobs back; returns those that stay aside, because another size was stored."""
-        back, left = [], set()
-        for packed in sorted(digests):
-            digest = unpack(packed)
-            if self._target.put_back(digest):
-                back.append(packed)
-            else:
-                left.add(packed)
+    def _put_back(self, asides: Iterable[Aside], swept: Swept) -> set[bytes]:
+        """Put blobs back, and return those that are gone.
+
+        Those of which another size was stored stay aside; they are added to ``swept.left``.
+        """
+        results = defaultdict[bytes, set[PutBack]](set)
+        for packed, path in sorted(asides):
+            results[packed].add(self._target.put_back(unpack(packed), path))
+        for packed, found in results.items():
+            if PutBack.DIFFERS in found:
+                swept.left.add(packed)
                 log.warning(
-                    "gc: blob %s was stored again with another size; compare data and data.aside",
-                    digest, extra=about(digest=digest),
+                    "gc: blob %s was stored again with another size; compare data and data.aside.*",
+                    unpack(packed), extra=about(digest=unpack(packed)),
                 )  # fmt: skip
-        self._ledger.back(back)
-        return left
+        self._ledger.back(results.keys() - swept.left)
+        return {packed for packed, found in results.items() if found == {PutBack.GONE}}
 
 
-def _digests(paths_aside: Iterable[str]) -> Iterable[bytes]:
-    for path in paths_aside:
+def _asides(earlier: Iterable[str]) -> Iterator[Aside]:
+    for path in earlier:
         _, algorithm, _, encoded, _ = path.rsplit("/", 4)
         try:
-            yield pack(Digest(algorithm, encoded))
+            yield Aside(pack(Digest(algorithm, encoded)), path)
         except DigestInvalid:
             continue

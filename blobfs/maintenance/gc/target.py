@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, TypeVar
+from enum import Enum
+from typing import TypeVar
 
 from blobfs import paths
 from blobfs.cache.base import DescriptorCache
 from blobfs.digest import Digest
-from blobfs.drivers.base import StorageDriver, map_each
+from blobfs.drivers.base import StorageDriver, map_each, stat_or_none
 from blobfs.drivers.location import Location
 from blobfs.errors import BlobUnknown, PathNotFound
 from blobfs.inventory.rows import LinkKind, unpack
@@ -21,8 +22,15 @@ from blobfs.storage.linkedblobstore import LinkedBlobStore
 A = TypeVar("A")
 T = TypeVar("T")
 
-ASIDE: Final = "data.aside"
-"""The name of a blob's data that is set aside, beside ``data``; registries ignore it."""
+
+class PutBack(Enum):
+    """The result of ``Target.put_back``."""
+
+    DONE = 0
+    DIFFERS = 1
+    """A blob of another size was stored meanwhile. Both remain, for a person to decide."""
+    GONE = 2
+    """Neither exists."""
 
 
 class Target:
@@ -64,35 +72,40 @@ class Target:
         digests = [unpack(link.digest) for link in links if link.digest is not None]
         self._cache.clear_many(digests, RepositoryName(repository))
 
-    def set_aside(self, digest: Digest) -> None:
-        """Hide a blob from registries; a missing one is no error."""
+    def set_aside(self, digest: Digest, aside: str, before_ns: int) -> bool:
+        """Hide a blob from registries, by a move to *aside*, a path of this run alone.
+
+        False if it is missing, or was stored again since *before_ns*.
+        """
         data = paths.blob_data(digest)
         try:
-            self.driver.move(data, aside_of(digest))
+            if self._blobs.metadata.stat_now(data).mtime_ns >= before_ns:
+                return False
+            self.driver.move(data, aside)
         except PathNotFound:
-            pass
-        self._cache.clear(digest)
-
-    def put_back(self, digest: Digest) -> bool:
-        """Undo ``set_aside``. A blob that was stored again meanwhile stays.
-
-        False if that has another size: then both remain, for a person to decide.
-        """
-        data, aside = paths.blob_data(digest), aside_of(digest)
-        [new, old] = self.driver.stat_many([data, aside])
-        if old is None:
-            return True
-        if new is None:
-            self.driver.move(aside, data)
-        elif new.size == old.size:
-            self.driver.delete(aside)
-        else:
             return False
+        self._cache.clear(digest)
         return True
 
-    def drop(self, digest: Digest) -> int:
+    def put_back(self, digest: Digest, aside: str) -> PutBack:
+        """Undo ``set_aside``. A blob that was stored again meanwhile stays."""
+        data = paths.blob_data(digest)
+        [new, old] = self.driver.stat_many([data, aside])
+        if old is None:
+            return PutBack.GONE if new is None else PutBack.DONE
+        if new is not None and new.size != old.size:
+            return PutBack.DIFFERS
+        try:
+            if new is None:
+                self.driver.move(aside, data)
+            else:
+                self.driver.delete(aside)
+        except PathNotFound:  # another collection was faster
+            return PutBack.GONE if stat_or_none(self.driver, data) is None else PutBack.DONE
+        return PutBack.DONE
+
+    def drop(self, digest: Digest, aside: str) -> int:
         """Delete a blob that was set aside, and return its size; 0 if it is gone already."""
-        aside = aside_of(digest)
         try:
             size = self._blobs.metadata.stat_now(aside).size
             self.driver.delete(aside)
@@ -114,8 +127,3 @@ class Target:
         else:
             links = paths.tag_index(name, Tag(link.tag))
         return LinkedBlobStore(self.driver, self._blobs, links)
-
-
-def aside_of(digest: Digest) -> str:
-    """Return the path to which a blob's data are set aside."""
-    return paths.blob_data(digest).removesuffix("data") + ASIDE

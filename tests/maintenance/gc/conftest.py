@@ -1,7 +1,7 @@
 """A registry in a directory, and a collection in it whose times are all zero."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from blobfs import paths
 from blobfs.cache.memory import MemoryCache
 from blobfs.digest import Digest
 from blobfs.drivers.factory import driver_for
+from blobfs.errors import PathNotFound
 from blobfs.inventory import scanning
 from blobfs.inventory.rows import unpack
 from blobfs.maintenance.gc.collector import Collection, Feedback, Options, Outcome
@@ -55,6 +56,16 @@ class Garbage:
 
     def has_blob(self, digest: Digest) -> bool:
         return self.has(paths.blob_data(digest))
+
+    def has_aside(self, digest: Digest) -> bool:
+        """True if the data of a blob are set aside, by any run."""
+        directory = paths.blob_data(digest).rpartition("/")[0]
+        with suppress(PathNotFound):
+            return any(
+                entry.name.startswith(paths.ASIDE)
+                for entry in self.layout.driver.listdir(directory)
+            )
+        return False
 
     def has_layer(self, digest: Digest, repository: RepositoryName = APP) -> bool:
         return self.has(paths.link(paths.layers(repository), digest))

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,11 +156,11 @@ class Client:
 class Collector:
     """``blobfs gc`` as a process, with the same journal each time."""
 
-    def __init__(self, root: Path, tmp_path: Path) -> None:
+    def __init__(self, root: Path, tmp_path: Path, number: int = 0) -> None:
         self.command = [
             *BLOBFS, "gc", str(root), "--layers", "--untagged", "--delete", "--json",
             "--age", f"{_AGE_S}s", "--grace", "2s", "--settle", "2s",
-            "--state", str(tmp_path / "state"),
+            "--state", str(tmp_path / f"state{number}"),
         ]  # fmt: skip
         self.runs = 0
         self.freed = 0
@@ -260,6 +261,24 @@ def test_nothing_in_use_is_lost_and_all_else_goes(tmp_path: Path, seconds: float
     assert sum(client.done for client in found) > seconds
     assert sum(client.refused for client in found) < sum(client.done for client in found) / 4
     assert collector.freed > 0
+
+
+@pytest.mark.long
+def test_two_collections_with_different_journals_lose_nothing(tmp_path: Path) -> None:
+    """[S19.37] Several collections of a storage at the same time lose nothing, also with different
+    journals.
+    """
+    seconds = 60
+    root = tmp_path / "storage"
+    with DockerRegistry.serving(root) as registry, ThreadPoolExecutor(2) as threads:
+        collectors = [Collector(root, tmp_path, number) for number in range(2)]
+        with clients(registry.address, tmp_path, seconds) as found:
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                list(threads.map(Collector.collect, collectors))
+        collectors[0].collect_all()
+        check(root, found)
+    assert all(collector.freed for collector in collectors)
 
 
 @pytest.mark.long

@@ -35,7 +35,7 @@ def once(call: Callable[[], object]) -> Callable[[float], None]:
 
 
 def aside(digest: Digest) -> str:
-    return paths.blob_data(digest) + ".aside"
+    return paths.blob_aside(digest, "of-a-killed-run")
 
 
 def test_dead_image_is_deleted_and_the_tagged_one_stays(garbage: Garbage) -> None:
@@ -54,7 +54,7 @@ def test_dead_image_is_deleted_and_the_tagged_one_stays(garbage: Garbage) -> Non
     ]  # fmt: skip
     assert garbage.has_revision(new)
     assert not garbage.has_revision(old)
-    assert not garbage.has(aside(old))
+    assert not garbage.has_aside(old)
 
 
 def test_blob_waits_for_the_end_of_the_grace(garbage: Garbage) -> None:
@@ -84,7 +84,7 @@ def test_blob_that_is_linked_during_the_settling_time_is_put_back(
     blob = garbage.layout.blob(image(garbage.layout.blob(b"config")))
     outcome = garbage.delete(wait=once(lambda: garbage.layout.link(link_set, blob)))
     assert garbage.has_blob(blob)
-    assert not garbage.has(aside(blob))
+    assert not garbage.has_aside(blob)
     assert sum(each.blobs for each in outcome.freed) < 2
 
 
@@ -99,7 +99,7 @@ def test_blob_that_is_stored_again_meanwhile_is_not_touched(garbage: Garbage) ->
     blob = garbage.layout.blob(b"of nobody")
     garbage.delete(wait=once(lambda: garbage.layout.layer(b"of nobody", OTHER)))
     assert garbage.has_blob(blob)
-    assert not garbage.has(aside(blob))
+    assert not garbage.has_aside(blob)
 
 
 def test_other_content_under_the_same_digest_is_reported_and_both_stay(garbage: Garbage) -> None:
@@ -111,7 +111,7 @@ def test_other_content_under_the_same_digest_is_reported_and_both_stay(garbage: 
 
     outcome = garbage.delete(wait=once(store_half))
     assert len(outcome.left) == 1
-    assert garbage.has(aside(blob))
+    assert garbage.has_aside(blob)
     assert garbage.has_blob(blob)
 
 
@@ -205,7 +205,7 @@ def test_interrupted_run_puts_blobs_back(garbage: Garbage) -> None:
     with pytest.raises(KeyboardInterrupt):
         garbage.delete(wait=interrupt)
     assert garbage.has_blob(blob)
-    assert not garbage.has(aside(blob))
+    assert not garbage.has_aside(blob)
     garbage.delete()
     assert not garbage.has_blob(blob)
 
@@ -220,7 +220,7 @@ def test_next_run_completes_what_a_killed_one_has_set_aside(
         garbage.layout.link(paths.layers(OTHER), blob)
     garbage.delete(replace(AT_ONCE, layers=False))
     assert garbage.has_blob(blob) is is_linked
-    assert not garbage.has(aside(blob))
+    assert not garbage.has_aside(blob)
 
 
 def approved(garbage: Garbage, file: Path, *kinds: str) -> PlanFile:

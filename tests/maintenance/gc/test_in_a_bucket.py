@@ -54,17 +54,17 @@ def test_dead_image_goes_and_what_is_linked_meanwhile_stays(garbage: Garbage) ->
     assert [garbage.has_blob(each) for each in (old, new, again, stray)] == [
         False, True, True, False,
     ]  # fmt: skip
-    assert not any(file.path.endswith(".aside") for file in walk(layout.driver, paths.BLOBS))
+    assert not any(paths.ASIDE in file.path for file in walk(layout.driver, paths.BLOBS))
 
 
 @pytest.mark.parametrize("is_linked", [True, False])
 def test_copy_of_a_killed_run_is_completed(garbage: Garbage, is_linked: bool) -> None:
     """The data and their copy are both there: the run was killed between copy and deletion."""
     blob = garbage.layout.layer(b"content", OTHER) if is_linked else garbage.layout.blob(b"content")
-    garbage.layout.put(paths.blob_data(blob) + ".aside", b"content")
+    garbage.layout.put(paths.blob_aside(blob, "of-a-killed-run"), b"content")
     garbage.delete(replace(AT_ONCE, layers=False))
     assert garbage.has_blob(blob) is is_linked
-    assert not garbage.has(paths.blob_data(blob) + ".aside")
+    assert not garbage.has_aside(blob)
 
 
 def test_slow_push_gets_its_link_back(garbage: Garbage) -> None:

@@ -112,7 +112,7 @@ def test_look_without_links_keeps_all_blobs(garbage: Garbage) -> None:
     outcome = garbage.delete(PLAIN, wait=once(empty))
     assert outcome.blocked is not None
     assert garbage.has_blob(blob)
-    assert not garbage.has(aside(blob))
+    assert not garbage.has_aside(blob)
 
 
 def test_grace_does_not_begin_while_links_are_lost(garbage: Garbage) -> None:

@@ -281,6 +281,22 @@ def test_blob_that_is_linked_before_the_sweep_is_never_hidden(state: Path) -> No
     assert seen[0]
 
 
+def test_blob_that_is_stored_again_before_it_is_set_aside_is_never_hidden(state: Path) -> None:
+    """[S19.22] What was changed within `--age` stays."""
+    calls = Run(state, 0).collect()
+    moment = next(n for n, call in enumerate(calls, 1) if call.method == "move") - 1
+    run = Run(state, 1)
+    client = Client(run.layout, OTHER)
+    seen: list[bool] = []
+
+    def store(call: int) -> None:
+        if call == moment:
+            client.layout.blob(CONTENT)
+
+    run.collect(store, lambda _seconds: seen.append(client.decide()))
+    assert seen[0]
+
+
 def test_link_that_is_needed_at_once_is_restored_before_the_settling_time(state: Path) -> None:
     calls = Run(state, 0, linked=True).collect()
     moment = next(
