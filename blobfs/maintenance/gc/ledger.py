@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from blobfs.inventory.journal import Journal
-from blobfs.maintenance.gc.rules import Link
+from blobfs.maintenance.gc.rules import Link, Rules
 
 _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS gc_removed ("
     " repository TEXT, kind INTEGER, tag TEXT, digest BLOB, target BLOB, mtime INTEGER, at REAL,"
     " PRIMARY KEY (repository, kind, tag, digest)) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS gc_removed_target ON gc_removed (target)",
+    "CREATE TABLE IF NOT EXISTS gc_rules ("
+    " at REAL PRIMARY KEY, before INTEGER, layers INTEGER, untagged INTEGER)",
     "CREATE TABLE IF NOT EXISTS gc_unlinked ("
     " digest BLOB PRIMARY KEY, since REAL, repository TEXT) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS gc_emptied (repositories TEXT)",
@@ -21,6 +23,10 @@ _TABLES: Final = (
 )
 _NOT_UNLINKED: Final = "DELETE FROM gc_unlinked WHERE digest = ?"
 _NOT_REMOVED: Final = "DELETE FROM gc_removed WHERE target = ?"
+_RULES: Final = (
+    "SELECT min(before), max(layers), max(untagged) FROM gc_rules"
+    " WHERE at IN (SELECT at FROM gc_removed WHERE repository = ?)"
+)
 _UNLINKED_FROM: Final = "SELECT repository FROM gc_unlinked WHERE digest = ?"
 _FORGET_LINKED: Final = (
     "DELETE FROM gc_unlinked WHERE digest NOT IN (SELECT digest FROM blob)"
@@ -69,9 +75,13 @@ class Ledger:
             db.execute(_FORGET_LINKED)
             db.execute(_NOTE_UNLINKED, (now,))
 
-    def remove(self, repository: str, links: Iterable[Link], now: float) -> None:
-        """Record links that are about to be removed."""
+    def remove(self, repository: str, links: Iterable[Link], rules: Rules, now: float) -> None:
+        """Record links that are about to be removed by *rules*."""
         with self.journal.transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO gc_rules VALUES (?, ?, ?, ?)",
+                (now, rules.before_ns, rules.layers, rules.untagged),
+            )
             db.executemany(
                 "INSERT OR REPLACE INTO gc_removed VALUES (?, ?, ?, ?, ?, ?, ?)",
                 ((repository, *link, now) for link in links),
@@ -99,10 +109,19 @@ class Ledger:
         )
         return [Link(*row) for row in found]
 
+    def rules(self, repository: str) -> Rules | None:
+        """The rules by which the removed links of a repository were dead.
+
+        They join those of several runs: what is younger than the first of them is kept.
+        """
+        [(before_ns, layers, untagged)] = self.journal.db.execute(_RULES, (repository,))
+        return None if before_ns is None else Rules(before_ns, bool(layers), bool(untagged))
+
     def forget_removed(self, before: float) -> None:
         """Drop the links that were removed before a time: pushes that began then have ended."""
         with self.journal.transaction() as db:
             db.execute("DELETE FROM gc_removed WHERE at < ?", (before,))
+            db.execute("DELETE FROM gc_rules WHERE at NOT IN (SELECT at FROM gc_removed)")
 
     def note_emptied(self, repositories: str | None) -> None:
         """Record the identity of the repositories whose last links are about to be removed.

@@ -55,7 +55,8 @@ class Unlinking:
         repositories = iter(plan)
         while batch := dict(islice(repositories, self._batch)):
             for name, rows in self._target.map(self._views.read, batch):
-                removed += self._remove(self._views.current(name, rows), batch[name])
+                view = self._views.current(name, rows, self._rules)
+                removed += self._remove(view, batch[name])
             removed.subtract(self.look_again(batch))
         return +removed
 
@@ -65,7 +66,7 @@ class Unlinking:
         links = [link for link, _ in dead_links(view, self._rules) if link[:3] in planned]
         if not links:
             return Counter()
-        self._ledger.remove(view.name, links, time.time())
+        self._ledger.remove(view.name, links, self._rules, time.time())
         deque(self._target.map(partial(self._target.unlink, view.name), links), maxlen=0)
         self._target.clear(view.name, links)
         return _counted(view.name, links)
@@ -73,13 +74,14 @@ class Unlinking:
     def look_again(self, repositories: Iterable[str]) -> Counter[Removed]:
         """Restore the removed links that are needed now; returns the number of each kind.
 
-        A link is needed if the rules would not find it dead, if it existed.
+        A link is needed if the rules by which it was removed would not find it dead, if it existed.
         """
         restored: Counter[Removed] = Counter()
         for name, rows in self._target.map(self._views.read, repositories):
             removed = self._ledger.removed(name)
-            view = self._views.current(name, rows, removed)
-            dead = {link[:3] for link, _ in dead_links(view, self._rules)}
+            rules = self._ledger.rules(name) or self._rules
+            view = self._views.current(name, rows, rules, removed)
+            dead = {link[:3] for link, _ in dead_links(view, rules)}
             needed = [link for link in removed if link[:3] not in dead]
             self._restore(name, needed)
             self._target.clear(name, removed)

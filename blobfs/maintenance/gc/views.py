@@ -55,7 +55,7 @@ class Manifests:
 
 
 class Views:
-    """Makes the views of repositories. *rules* decide if manifests are needed."""
+    """Makes the views of repositories. Rules decide if manifests are needed."""
 
     def __init__(self, storage: Location, journal: Journal, rules: Rules) -> None:
         self._storage = storage
@@ -77,7 +77,7 @@ class Views:
                     view.links.append(Link(*row))
                 else:
                     view.problems.append(printable(fault))
-            self._complete(view)
+            self._complete(view, self._rules)
             yield view
 
     def read(self, name: str) -> Rows:
@@ -87,8 +87,10 @@ class Views:
         """
         return _rows_of(self._storage, name)
 
-    def current(self, name: str, rows: Rows, removed: Sequence[Link] = ()) -> RepositoryView:
-        """Return the view of *rows*, with the *removed* links as if they existed."""
+    def current(
+        self, name: str, rows: Rows, rules: Rules, removed: Sequence[Link] = ()
+    ) -> RepositoryView:
+        """Return the view of *rows*, with the *removed* links as if they existed, and were old."""
         view = RepositoryView(name)
         _add_problems(view, (row.path for row in rows.others if row.kind == EntryKind.UNREADABLE))
         driver = opened(self._storage)
@@ -99,13 +101,13 @@ class Views:
             elif target is not None:  # else it was removed meanwhile
                 view.links.append(Link(row.kind, row.tag or "", row.digest, target, row.mtime))
         present = {(link.kind, link.tag, link.digest) for link in view.links}
-        view.links += [each for each in removed if each[:3] not in present]
-        self._complete(view)
+        view.links += [each._replace(mtime=0) for each in removed if each[:3] not in present]
+        self._complete(view, rules)
         return view
 
-    def _complete(self, view: RepositoryView) -> None:
+    def _complete(self, view: RepositoryView, rules: Rules) -> None:
         """Add the references in the manifests of *view*."""
-        if not self._rules.need_manifests or view.problems:
+        if not rules.need_manifests or view.problems:
             return
         roots = view.roots()
         self.manifests.read(roots)

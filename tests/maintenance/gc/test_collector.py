@@ -163,6 +163,34 @@ def test_later_run_restores_what_a_slow_push_needs(garbage: Garbage) -> None:
     assert garbage.has_layer(layer)
 
 
+@pytest.mark.parametrize("age_s", [0, 86400])
+def test_run_with_other_options_restores_only_what_a_push_needs(
+    garbage: Garbage, age_s: float
+) -> None:
+    layout = garbage.layout
+    dead, needed = layout.layer(b"dead"), layout.layer(b"needed")
+    untagged = layout.revision(image(dead))
+    garbage.delete(later(grace_s=3600))
+    layout.tag(layout.revision(image(needed)))
+    options = replace(AT_ONCE, layers=False, untagged=False, age_s=age_s, grace_s=3600)
+    garbage.delete(options)
+    assert not garbage.has_layer(dead)
+    assert not garbage.has_revision(untagged)
+    assert garbage.has_layer(needed)
+
+
+def test_links_of_two_runs_stay_removed_by_the_options_of_each(garbage: Garbage) -> None:
+    layout = garbage.layout
+    layer = layout.layer(b"of no manifest")
+    untagged = layout.revision(image(layout.layer(b"layer")))
+    garbage.delete(replace(AT_ONCE, untagged=False, grace_s=3600))
+    assert garbage.has_revision(untagged)
+    garbage.delete(replace(AT_ONCE, layers=False, grace_s=3600))
+    garbage.delete(replace(AT_ONCE, layers=False, untagged=False, grace_s=3600))
+    assert not garbage.has_layer(layer)
+    assert not garbage.has_revision(untagged)
+
+
 def test_tag_brings_an_image_back_with_its_layers_and_children(garbage: Garbage) -> None:
     layout = garbage.layout
     layer = layout.layer(b"layer")
