@@ -143,16 +143,18 @@ class Ledger:
         with self.journal.transaction() as db:
             db.executemany(_NOT_UNLINKED, ((digest,) for digest in digests))
 
-    def deleted(self, sizes: Mapping[bytes, int], now: float) -> list[Freed]:
+    def deleted(self, sizes: Mapping[bytes, int | None], now: float) -> list[Freed]:
         """Record blobs that were deleted with their *sizes*, and drop all else about them.
 
-        Returns the sums of each repository that had the last link.
+        Returns the sums of each repository that had the last link. A blob whose size is None was
+        gone already, and is not counted.
         """
         sums = defaultdict[str, list[int]](list)
         with self.journal.transaction() as db:
             for digest, size in sizes.items():
                 found = db.execute(_UNLINKED_FROM, (digest,)).fetchone()
-                sums[found[0] if found else ""].append(size)
+                if size is not None:
+                    sums[found[0] if found else ""].append(size)
                 for statement in (_NOT_UNLINKED, _NOT_REMOVED):
                     db.execute(statement, (digest,))
             freed = [Freed(name, len(found), sum(found)) for name, found in sorted(sums.items())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,14 +36,13 @@ class Aside(NamedTuple):
 
 @dataclass(slots=True)
 class Swept:
-    """The outcome: what was *freed*, the blobs that are needed, and those *left* aside.
+    """The outcome: what was *freed*, and the blobs that were *left* aside.
 
     *lost* has blobs that are needed, and that another program has deleted meanwhile. *refusal* is
     the reason why no blob was deleted, or None.
     """
 
     freed: list[Freed] = field(default_factory=list)
-    needed: set[bytes] = field(default_factory=set)
     left: set[bytes] = field(default_factory=set)
     lost: set[bytes] = field(default_factory=set)
     refusal: str | None = None
@@ -92,7 +91,7 @@ class Sweep:
         """
         swept = Swept()
         found = self._look(set(due)) if due else SecondLook()
-        swept.refusal, swept.needed = found.unreadable, found.needed
+        swept.refusal = found.unreadable
         chosen = set(due) - found.needed if found.unreadable is None else set()
         aside = list(_asides(earlier))
         begun = [Aside(each, paths.blob_aside(unpack(each), self._name)) for each in sorted(chosen)]
@@ -121,8 +120,7 @@ class Sweep:
         digests = {each.digest for each in aside}
         found = self._look(digests)
         needed = digests if found.unreadable is not None else found.needed
-        swept.refusal = found.unreadable
-        swept.needed |= needed
+        swept.refusal = swept.refusal or found.unreadable
         swept.lost = self._put_back((each for each in aside if each.digest in needed), swept)
         for digest in sorted(swept.lost):
             log.error(
@@ -130,12 +128,12 @@ class Sweep:
                 unpack(digest), extra=about(digest=unpack(digest)),
             )  # fmt: skip
         dropped = [each for each in aside if each.digest not in needed]
-        sizes: Counter[bytes] = Counter()
+        sizes: dict[bytes, int | None] = {}
         for each, size in self._target.map(self._drop, dropped):
-            sizes[each.digest] = max(sizes[each.digest], size)
+            sizes[each.digest] = sizes.get(each.digest) if size is None else size
         swept.freed = self._ledger.deleted(sizes, time.time())
 
-    def _drop(self, aside: Aside) -> int:
+    def _drop(self, aside: Aside) -> int | None:
         return self._target.drop(unpack(aside.digest), aside.path)
 
     def _put_back(self, asides: Iterable[Aside], swept: Swept) -> set[bytes]:

@@ -104,13 +104,14 @@ class Target:
             return PutBack.GONE if stat_or_none(self.driver, data) is None else PutBack.DONE
         return PutBack.DONE
 
-    def drop(self, digest: Digest, aside: str) -> int:
-        """Delete a blob that was set aside, and return its size; 0 if it is gone already."""
+    def drop(self, digest: Digest, aside: str) -> int | None:
+        """Delete a blob that was set aside, and return its size; None if it is gone already."""
+        size: int | None
         try:
             size = self._blobs.metadata.stat_now(aside).size
             self.driver.delete(aside)
         except PathNotFound:
-            size = 0
+            size = None
         self._cache.clear(digest)
         return size
 

@@ -4,6 +4,7 @@ The wait for the settling time stands for the moment in which another program ac
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Descriptor, Digest
 from blobfs.maintenance.gc import planfile
+from blobfs.maintenance.gc.collector import Collection, Feedback
 from blobfs.maintenance.gc.planfile import PlanFile
 from blobfs.reference import RepositoryName, Tag
 from tests.maintenance.gc.conftest import AT_ONCE, Garbage, later
@@ -140,6 +142,31 @@ def test_directory_that_becomes_unreadable_keeps_all_blobs(garbage: Garbage) -> 
     )
     assert outcome.blocked is not None
     assert garbage.has_blob(blob)
+
+
+def test_refusal_of_the_first_look_is_reported(garbage: Garbage) -> None:
+    """Also if an earlier batch is completed by a second look, which can read all."""
+    blob, earlier = garbage.layout.blob(b"of nobody"), garbage.layout.blob(b"set aside")
+    garbage.layout.driver.move(paths.blob_data(earlier), aside(earlier))
+    link = Path(garbage.url) / paths.REPOSITORIES[1:] / "elsewhere"
+
+    def hide(kind: str, _count: int) -> None:
+        if kind == "manifests":  # the last of a pass
+            link.symlink_to("/")
+
+    feedback = Feedback(hide, once(link.unlink))
+    collection = Collection(garbage.url, garbage.state, AT_ONCE, garbage.cache, feedback)
+    outcome = collection.run()
+    assert outcome.blocked is not None
+    assert garbage.has_blob(blob)
+    assert not garbage.has_aside(earlier)
+
+
+def test_blob_that_is_gone_already_is_not_counted(garbage: Garbage) -> None:
+    blob = garbage.layout.blob(b"of nobody")
+    directory = Path(garbage.url) / paths.blob_data(blob)[1:].removesuffix("/data")
+    outcome = garbage.delete(wait=once(lambda: shutil.rmtree(directory)))
+    assert outcome.freed == []
 
 
 def test_layer_of_a_manifest_that_is_stored_meanwhile_is_linked_again(garbage: Garbage) -> None:
