@@ -148,7 +148,7 @@ class Collection:
             outcome = self._delete(plan)
             if approved is None:
                 for directory in plan.empty_directories():
-                    remove(self._target.driver, directory)
+                    remove(self._target.driver, directory, plan.rules.before_ns)
             else:
                 outcome.refused = approved.refused(plan)
             return outcome

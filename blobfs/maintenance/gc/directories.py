@@ -58,13 +58,28 @@ def _has_files(journal: Journal, directory: str) -> bool:
     return bool(found)
 
 
-def remove(driver: StorageDriver, directory: str) -> None:
-    """Remove a directory that ``empty_directories`` has returned, unless it has a file by now.
+def remove(driver: StorageDriver, directory: str, before_ns: int) -> None:
+    """Remove a directory that ``empty_directories`` has returned.
 
     Of a repository the directories that make it one go, and itself if there is none below it.
+    All stay if a file or a directory was added since *before_ns*.
     """
-    for path in _parts(driver, directory):
-        driver.prune(path)
+    parts = list(_parts(driver, directory))
+    if all(_is_old(driver, path, before_ns) for path in parts):
+        for path in parts:
+            driver.prune(path)
+
+
+def _is_old(driver: StorageDriver, directory: str, before_ns: int) -> bool:
+    """True if there are only directories at and below a path, and the empty ones are old."""
+    try:
+        children = list(driver.listdir(directory))
+        if not children:
+            return driver.stat(directory).mtime_ns < before_ns
+    except (PathNotFound, AccessDenied):
+        return False
+    below = (_is_old(driver, f"{directory}/{child.name}", before_ns) for child in children)
+    return all(child.is_dir for child in children) and all(below)
 
 
 def _parts(driver: StorageDriver, directory: str) -> Iterator[str]:

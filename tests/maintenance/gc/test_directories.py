@@ -1,12 +1,14 @@
 """Empty directories, which deleted links and repositories leave."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from blobfs import paths
 from tests.maintenance.gc.conftest import Garbage, later
+from tests.maintenance.gc.test_collector import once
 from tests.support.layout import APP, image
 
 
@@ -54,3 +56,18 @@ def test_young_directory_stays(garbage: Garbage, repositories: Path) -> None:
     garbage.delete(later(age_s=60))
     assert (repositories / "new/_uploads/begun").exists()
     assert (repositories / "new/_layers").exists()
+
+
+def test_directory_that_a_registry_has_just_begun_to_fill_stays(
+    garbage: Garbage, repositories: Path
+) -> None:
+    """An upload's directory is made before its first file."""
+    blob = garbage.layout.blob(b"of nobody")
+    uploads = repositories / "old/_uploads"
+    uploads.mkdir(parents=True)
+    day_ago = time.time() - 86400
+    for path in (uploads, Path(garbage.url) / paths.blob_data(blob)[1:]):
+        os.utime(path, (day_ago, day_ago))
+    garbage.delete(later(age_s=60), wait=once((uploads / "begun").mkdir))
+    assert not garbage.has_blob(blob)
+    assert (uploads / "begun").exists()
