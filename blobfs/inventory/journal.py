@@ -97,7 +97,11 @@ class Journal(Closing):
             return cls._prepared(connection, path, storage)
         except sqlite3.Error as exc:
             connection.close()
-            raise MountRefused(f"--state {path}: {exc}; give another file") from None
+            is_used = exc.sqlite_errorcode == sqlite3.SQLITE_BUSY
+            advice = (
+                " by another blobfs; wait until it has ended" if is_used else "; give another file"
+            )
+            raise MountRefused(f"--state {path}: {exc}{advice}") from None
         except BaseException:
             connection.close()
             raise

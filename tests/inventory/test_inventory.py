@@ -263,7 +263,7 @@ def test_state_in_use_is_refused(directory: Storage, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with (
         Inventory.taken(directory.url, state=state),
-        pytest.raises(MountRefused, match="locked"),
+        pytest.raises(MountRefused, match="locked by another blobfs; wait until it has ended"),
     ):
         Inventory.taken(directory.url, state=state)
 
