@@ -27,7 +27,7 @@ from typing import Final, NamedTuple, NoReturn
 from blobfs.concurrency import SingleFlight, guard, refuse_to_take_long, stop_check
 from blobfs.digest import Digest
 from blobfs.drivers.filelock import EXCLUSIVE, SHARED, lock
-from blobfs.errors import AccessDenied, StorageFull, StorageUnavailable
+from blobfs.errors import AccessDenied, Interrupted, StorageFull, StorageUnavailable
 from blobfs.images.stored_file import (
     TRAILER_SIZE,
     WRITE,
@@ -94,7 +94,10 @@ class IndexStore:
             if found is not None:
                 return found
             refuse_to_take_long()
-            self._running.run(str(path), partial(self._make, path, make, size))
+            try:
+                self._running.run(str(path), partial(self._make, path, make, size))
+            except Interrupted:
+                stop_check.get()()  # else the thread that makes the file was stopped, and not this
         raise StorageUnavailable(
             f"{path}: removed or damaged as soon as it is made; {self._advice()}"
         )

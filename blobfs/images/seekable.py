@@ -1,0 +1,171 @@
+"""Random access to the archives of layers.
+
+A read decompresses the spans between seek points that it touches, and the spans stay in a cache.
+So a sequential reader decompresses each span once, and several readers share them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from threading import BoundedSemaphore
+from typing import Final
+
+from blobfs.concurrency import SingleFlight, guard, refuse_to_take_long, stop_check
+from blobfs.digest import Digest
+from blobfs.drivers.base import FileReader
+from blobfs.errors import DigestMismatch
+from blobfs.images.compression import DECODERS, TAR
+from blobfs.images.index_store import IndexStore
+from blobfs.images.layer_index import LayerIndex
+from blobfs.images.source import START, Point, Source, chunks_between
+
+KIND: Final = "archive"
+"""The kind of decompressed layers in an IndexStore."""
+
+_CACHE_SIZE: Final = 32 * 2**20
+_DECOMPRESSIONS: Final = 4
+"""Decompressions at once: each holds a span, of 4 MiB in most layers and of 16 MiB at most."""
+
+_Key = tuple[Digest, int]
+
+
+class SpanCache:
+    """The latest spans of all layers, of at most *limit* bytes.
+
+    Thread-safe: the guard protects the table, and is not held while a span is decompressed. The
+    spans that are being decompressed come on top; the semaphore limits their number.
+    """
+
+    def __init__(self, limit: int = _CACHE_SIZE) -> None:
+        self.decompressed = 0
+        self._limit = limit
+        self._lock = guard()
+        self._spans: OrderedDict[_Key, bytes] = OrderedDict()
+        self._size = 0
+        self._running: SingleFlight[_Key, bytes] = SingleFlight()
+        self._places = BoundedSemaphore(_DECOMPRESSIONS)
+
+    def find(self, key: _Key) -> bytes | None:
+        """Return a span; None if it is not in the cache."""
+        with self._lock:
+            span = self._spans.get(key)
+            if span is not None:
+                self._spans.move_to_end(key)
+            return span
+
+    def get(self, key: _Key, decompress: Callable[[], bytes]) -> bytes:
+        """Return a span, which one thread decompresses if it is missing; raises its errors."""
+        found = self.find(key)
+        if found is not None:
+            return found
+        refuse_to_take_long()
+        return self._running.run(key, partial(self._fill, key, decompress))
+
+    def _fill(self, key: _Key, decompress: Callable[[], bytes]) -> bytes:
+        found = self.find(key)
+        if found is not None:
+            return found
+        with self._places:
+            span = decompress()
+        with self._lock:
+            self.decompressed += 1
+            self._spans[key] = span
+            self._size += len(span)
+            while self._size > self._limit:
+                _, old = self._spans.popitem(last=False)
+                self._size -= len(old)
+        return span
+
+
+class SeekableLayer(FileReader):
+    """The archive of a compressed layer. Owns the reader of the blob. Thread-safe.
+
+    A span with another checksum than that in the index raises DigestMismatch.
+    """
+
+    def __init__(self, blob: FileReader, index: LayerIndex, spans: SpanCache) -> None:
+        self._blob = blob
+        self._index = index
+        self._spans = spans
+
+    @property
+    def size(self) -> int:
+        return self._index.size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        parts = []
+        end = min(offset + size, self.size)
+        while offset < end:
+            number = self._index.span_number(offset)
+            key = (self._index.digest, number)
+            span = self._spans.get(key, partial(self._decompress, number))
+            start = offset - self._index.span_start(number)
+            part = span[start : start + end - offset]
+            offset += len(part)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read_nowait(self, offset: int, size: int) -> bytes | memoryview | None:
+        end = min(offset + size, self.size)
+        if offset >= end:
+            return b""
+        number = self._index.span_number(offset)
+        if self._index.span_number(end - 1) != number:
+            return None
+        span = self._spans.find((self._index.digest, number))
+        if span is None:
+            return None
+        start = self._index.span_start(number)
+        return memoryview(span)[offset - start : end - start]
+
+    def close(self) -> None:
+        self._blob.close()
+
+    def _decompress(self, number: int) -> bytes:
+        span = self._index.span(number)
+        content = bytearray()
+        for piece in _pieces(self._blob, self._index, span.point, span.end):
+            content += piece
+            if len(content) >= span.size:
+                break
+        del content[span.size :]
+        if len(content) < span.size or zlib.crc32(content) != span.checksum:
+            raise DigestMismatch(
+                f"the content of layer {self._index.digest} has changed since it was indexed"
+            )
+        return bytes(content)
+
+
+def open_archive(
+    store: IndexStore, index: LayerIndex, blob: FileReader, spans: SpanCache
+) -> FileReader:
+    """Return a reader of the archive of a layer, which owns *blob*.
+
+    A layer that is not seekable is decompressed into *store* now, if it is not there.
+    """
+    if index.compression == TAR:
+        return blob
+    if index.is_seekable:
+        return SeekableLayer(blob, index, spans)
+    with blob:
+        return store.open(KIND, index.digest, partial(_write_archive, blob, index), index.size)
+
+
+def _write_archive(blob: FileReader, index: LayerIndex, path: Path) -> None:
+    pieces = index.diff_id.verified(_pieces(blob, index, START, index.blob_size))
+    with path.open("wb") as file:
+        for piece in pieces:
+            stop_check.get()()
+            file.write(piece)
+
+
+def _pieces(blob: FileReader, index: LayerIndex, start: Point, end: int) -> Iterator[bytes]:
+    """Decompress a blob from *start* on; it is read up to *end*."""
+    source = Source(chunks_between(blob, start.position, end), start.position)
+    for piece in DECODERS[index.compression](source, start):
+        if not isinstance(piece, Point):
+            yield piece
