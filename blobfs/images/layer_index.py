@@ -1,7 +1,7 @@
 """The index of a layer: its members and seek points, from one pass that verifies the layer.
 
-An index is an SQLite file. Members are JSON lines in compressed rows, with bytes as Latin-1; the
-windows of points are compressed, too. The checksum of a span is the CRC-32 of its bytes.
+An index is an SQLite file. Members are JSON in compressed rows, with bytes as Latin-1; the windows
+of points are compressed, too. The checksum of a span is the CRC-32 of its bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from zstandard import ZstdCompressor, ZstdDecompressor
 
@@ -42,6 +42,8 @@ _MAX_MEMBERS: Final = 10**7
 """Limits of an archive. They bound the time for a small blob that decompresses to a huge one."""
 
 _ROW: Final = 2**18  # bytes of members before their compression
+
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 
 _SCHEMA: Final = """
 CREATE TABLE layer (digest TEXT, compression TEXT, blob_size INTEGER, size INTEGER, diff_id TEXT);
@@ -123,8 +125,7 @@ class LayerIndex(Closing):
         decompressor = ZstdDecompressor()
         with database.reading(self._path), closing(database.opened(self._path)) as connection:
             for (row,) in connection.execute("SELECT content FROM members ORDER BY number"):
-                for line in decompressor.decompress(row).split(b"\n"):
-                    yield _decoded(line)
+                yield from map(_member, json.loads(decompressor.decompress(row)))
 
     def span_number(self, offset: int) -> int:
         """Return the number of the span that has the byte *offset* of the archive."""
@@ -212,29 +213,32 @@ class _Archive:
 
 def _write_members(connection: sqlite3.Connection, members: Iterable[Member]) -> None:
     compressor = ZstdCompressor()
-    lines: list[bytes] = []
-    size = 0
-
-    def write() -> None:
-        content = compressor.compress(b"\n".join(lines))
-        connection.execute("INSERT INTO members (content) VALUES (?)", (content,))
-        lines.clear()
-
-    for count, member in enumerate(members):
-        if count == _MAX_MEMBERS:
+    count = 0
+    for row in _rows(members):
+        count += len(row)
+        if count > _MAX_MEMBERS:
             raise LayerInvalid(f"the archive has more than {_MAX_MEMBERS} members")
-        lines.append(_encoded(member))
-        size += len(lines[-1])
+        content = compressor.compress(_ENCODER.encode(row).encode())
+        connection.execute("INSERT INTO members (content) VALUES (?)", (content,))
+
+
+def _rows(members: Iterable[Member]) -> Iterator[list[tuple[object, ...]]]:
+    """Yield the fields of members in rows of a bounded size."""
+    row = []
+    size = 0
+    for member in members:
+        row.append(_fields(member))
+        size += 64 + len(member.path) + len(member.link) + 24 * len(member.extents or ())
+        size += sum(len(name) + len(value) for name, value in member.xattrs.items())
         if size > _ROW:
-            write()
-            size = 0
-    if lines:
-        write()
+            yield row
+            row, size = [], 0
+    if row:
+        yield row
 
 
-def _encoded(member: Member) -> bytes:
-    """Return a member as JSON, without the fields that are empty at the end."""
-    fields = [
+def _fields(member: Member) -> tuple[object, ...]:
+    return (
         member.path.decode("latin-1"),
         member.mode,
         member.uid,
@@ -248,12 +252,11 @@ def _encoded(member: Member) -> bytes:
         member.extents,
         {k.decode("latin-1"): v.decode("latin-1") for k, v in member.xattrs.items()},
         member.fault,
-    ]
-    return json.dumps(fields, separators=(",", ":")).encode()
+    )
 
 
-def _decoded(line: bytes) -> Member:
-    path, mode, uid, gid, size, mtime_ns, offset, link, *others = json.loads(line)
+def _member(fields: list[Any]) -> Member:
+    path, mode, uid, gid, size, mtime_ns, offset, link, *others = fields
     is_hard_link, device, extents, xattrs, fault = others
     return Member(
         path.encode("latin-1"),

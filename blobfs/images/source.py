@@ -14,7 +14,7 @@ SPACING: Final = 4 * 2**20
 PIECE: Final = 256 * 2**10
 """The largest piece of a decompressed archive, in bytes."""
 
-_CHUNK: Final = 256 * 2**10
+_CHUNK: Final = 2**20
 
 
 class Point(NamedTuple):
