@@ -21,7 +21,7 @@ from blobfs.maintenance.gc.plan import Approval, Plan
 from blobfs.maintenance.gc.planfile import Key, PlanFile
 from blobfs.maintenance.gc.rules import Rules
 from blobfs.maintenance.gc.sweeping import Sweep
-from blobfs.maintenance.gc.target import Target
+from blobfs.maintenance.gc.target import ChangedStorage
 from blobfs.maintenance.gc.unlinking import Unlinking
 from blobfs.maintenance.gc.views import Manifests, Views
 
@@ -104,7 +104,7 @@ class Collection:
         self._state = state
         self._options = options
         self._feedback = feedback or Feedback()
-        self._target = Target(self._storage, cache)
+        self._target = ChangedStorage(self._storage, cache)
 
     def look_again(self) -> None:
         """Restore the links that earlier runs have removed, and that are needed now."""

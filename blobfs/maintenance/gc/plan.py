@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from blobfs import paths
 from blobfs.digest import Digest
+from blobfs.drivers.base import StorageDriver
 from blobfs.errors import AccessDenied, DigestInvalid, NameInvalid, NotAFile, PathNotFound
 from blobfs.inventory.inventory import Inventory
 from blobfs.inventory.rows import LinkKind, pack
@@ -186,13 +187,13 @@ class Plan:
             plan._drop_refused(approve)
         return plan
 
-    def entries(self, *kinds: str) -> Iterator[Entry]:
-        """Yield the entries of *kinds*, or of all, by repository."""
+    def entries(self) -> Iterator[Entry]:
+        """Yield the entries by repository, the blobs last."""
         found = self._db.execute(
             "SELECT kind, repository, tag, digest, size, reason, due FROM gc_plan"
             " ORDER BY kind = 'blob', repository, kind, tag, digest"
         )
-        return (Entry(*row) for row in found if not kinds or row[0] in kinds)
+        return (Entry(*row) for row in found)
 
     def summary(self) -> list[Sum]:
         """Return the sums of the plan by repository and kind."""
@@ -324,9 +325,7 @@ class Plan:
         for name, upload in self._db.execute(_RECORDS).fetchall():
             path = f"{paths.REPOSITORIES}/{name}/_uploads/{upload}/blobfs.json"
             try:
-                self._keep(digests_in_record(driver.read_at(path, 0, 2**14)))
-            except (PathNotFound, NotAFile):
-                continue
+                self._keep(blobs_in_record(driver, path))
             except AccessDenied:
                 self.blocked = f"{path} cannot be read, and may name a blob"
 
@@ -366,8 +365,11 @@ def _digests_in_path(path: str) -> Iterator[bytes]:
             yield pack(Digest(algorithm, encoded))
 
 
-def digests_in_record(content: bytes) -> list[bytes]:
-    """Return the blobs that an upload's record names."""
-    record = UploadRecord.of_json(content)
+def blobs_in_record(driver: StorageDriver, path: str) -> list[bytes]:
+    """Return the blobs that the record of an upload names; raises AccessDenied."""
+    try:
+        record = UploadRecord.of_json(driver.read_at(path, 0, 2**14))
+    except (PathNotFound, NotAFile):
+        return []
     found = (record.digest, record.moved_to, record.target_digest)
     return [pack(digest) for digest in found if digest is not None]

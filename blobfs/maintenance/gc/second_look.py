@@ -9,17 +9,17 @@ from functools import partial
 
 from blobfs import paths
 from blobfs.drivers.location import Location
-from blobfs.errors import AccessDenied, NotAFile, PathNotFound
+from blobfs.errors import AccessDenied
 from blobfs.inventory.inventory import Workers
 from blobfs.inventory.rows import LinkKind, Rows
 from blobfs.inventory.scanning import ReferenceKind, Step, opened, scan, spans_left
 from blobfs.inventory.spans import Span, of_repositories
-from blobfs.maintenance.gc.plan import digests_in_record
+from blobfs.maintenance.gc.plan import blobs_in_record
 from blobfs.maintenance.gc.views import Manifests, is_unreadable_link_path, link_target
 
 
 @dataclass(slots=True)
-class SecondLook:
+class NeededBlobs:
     """The result of a look: the *needed* blobs, and the reason why others may be needed too.
 
     *has_links* is true if the storage has any link.
@@ -32,13 +32,13 @@ class SecondLook:
 
 def look(
     storage: Location, digests: set[bytes], manifests: Manifests, workers: Workers
-) -> SecondLook:
+) -> NeededBlobs:
     """List all repositories for links to *digests*; raises StorageUnavailable.
 
     A registry with a stale cache may store a manifest without a link to its layer. So manifests
     that no pass has read are read, and the records of uploads.
     """
-    found = SecondLook()
+    found = NeededBlobs()
     new_manifests: set[bytes] = set()
     for step in _steps(storage, workers):
         found.has_links = found.has_links or bool(step.rows.links)
@@ -66,7 +66,7 @@ def _steps(storage: Location, workers: Workers) -> Iterable[Step]:
 
 
 def _add_links(
-    storage: Location, rows: Rows, digests: set[bytes], found: SecondLook, new: set[bytes]
+    storage: Location, rows: Rows, digests: set[bytes], found: NeededBlobs, new: set[bytes]
 ) -> None:
     driver = opened(storage)
     for row in rows.links:
@@ -78,16 +78,12 @@ def _add_links(
             new.add(target.digest)
 
 
-def _add_uploads(storage: Location, rows: Rows, digests: set[bytes], found: SecondLook) -> None:
+def _add_uploads(storage: Location, rows: Rows, digests: set[bytes], found: NeededBlobs) -> None:
     driver = opened(storage)
     for repository, upload, name, *_ in rows.upload_files:
         if name == "blobfs.json":
             path = f"{paths.REPOSITORIES}/{repository}/_uploads/{upload}/{name}"
             try:
-                named = digests_in_record(driver.read_at(path, 0, 2**14))
-            except (PathNotFound, NotAFile):
-                continue
+                found.needed |= digests.intersection(blobs_in_record(driver, path))
             except AccessDenied:
                 found.unreadable = f"{path} cannot be read, and may name a blob"
-                continue
-            found.needed |= digests & set(named)

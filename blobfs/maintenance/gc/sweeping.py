@@ -20,8 +20,8 @@ from blobfs.inventory.rows import pack, unpack
 from blobfs.logs import about
 from blobfs.maintenance.gc.ledger import Freed, Ledger
 from blobfs.maintenance.gc.no_links import problem_without_links
-from blobfs.maintenance.gc.second_look import SecondLook, look
-from blobfs.maintenance.gc.target import PutBack, Target
+from blobfs.maintenance.gc.second_look import NeededBlobs, look
+from blobfs.maintenance.gc.target import ChangedStorage, PutBack
 from blobfs.maintenance.gc.views import Manifests
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Sweep:
     def __init__(
         self,
         storage: Location,
-        target: Target,
+        target: ChangedStorage,
         ledger: Ledger,
         manifests: Manifests,
         workers: Workers,
@@ -90,7 +90,7 @@ class Sweep:
         true: longer than a registry takes from its look at a blob to its link.
         """
         swept = Swept()
-        found = self._look(set(due)) if due else SecondLook()
+        found = self._look(set(due)) if due else NeededBlobs()
         swept.refusal = found.unreadable
         chosen = set(due) - found.needed if found.unreadable is None else set()
         aside = list(_asides(earlier))
@@ -109,7 +109,7 @@ class Sweep:
     def _set_aside(self, before_ns: int, aside: Aside) -> bool:
         return self._target.set_aside(unpack(aside.digest), aside.path, before_ns)
 
-    def _look(self, digests: set[bytes]) -> SecondLook:
+    def _look(self, digests: set[bytes]) -> NeededBlobs:
         found = look(self._storage, digests, self._manifests, self._workers)
         if found.unreadable is None and not found.has_links:
             found.unreadable = problem_without_links(self._target.driver, self._ledger)

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class PutBack(Enum):
-    """The result of ``Target.put_back``."""
+    """The result of ``ChangedStorage.put_back``."""
 
     DONE = 0
     DIFFERS = 1
@@ -33,7 +33,7 @@ class PutBack(Enum):
     """Neither exists."""
 
 
-class Target:
+class ChangedStorage:
     """Removes and restores links and blobs, and clears them in *cache*. Thread-safe.
 
     A change of the storage comes before the clear, so a registry that looks again finds the change.

@@ -15,12 +15,12 @@ from blobfs.logs import about
 from blobfs.maintenance.gc.ledger import Ledger
 from blobfs.maintenance.gc.plan import KINDS
 from blobfs.maintenance.gc.rules import Link, RepositoryView, Rules, dead_links
-from blobfs.maintenance.gc.target import Target
+from blobfs.maintenance.gc.target import ChangedStorage
 from blobfs.maintenance.gc.views import Views
 
 log = logging.getLogger(__name__)
 
-Key = tuple[int, str, bytes]
+LinkKey = tuple[int, str, bytes]
 """The kind, tag and packed digest of a link."""
 
 Removed = tuple[str, str]
@@ -38,7 +38,7 @@ class Unlinking:
     for each repository that was left alone.
     """
 
-    def __init__(self, target: Target, ledger: Ledger, views: Views, rules: Rules) -> None:
+    def __init__(self, target: ChangedStorage, ledger: Ledger, views: Views, rules: Rules) -> None:
         self._target = target
         self._ledger = ledger
         self._views = views
@@ -46,7 +46,7 @@ class Unlinking:
         self._batch = 1 if target.driver.is_local else _BATCH
         self.skipped: dict[str, str] = {}
 
-    def remove(self, plan: Iterable[tuple[str, set[Key]]]) -> Counter[Removed]:
+    def remove(self, plan: Iterable[tuple[str, set[LinkKey]]]) -> Counter[Removed]:
         """Remove those links of *plan* that are still dead; returns the number of each kind.
 
         *plan* has the links of each repository. Raises StorageUnavailable, AccessDenied.
@@ -60,7 +60,7 @@ class Unlinking:
             removed.subtract(self.look_again(batch))
         return +removed
 
-    def _remove(self, view: RepositoryView, planned: set[Key]) -> Counter[Removed]:
+    def _remove(self, view: RepositoryView, planned: set[LinkKey]) -> Counter[Removed]:
         if view.problems:
             self.skipped[view.name] = view.problems[0]
         links = [link for link, _ in dead_links(view, self._rules) if link[:3] in planned]
