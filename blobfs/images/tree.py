@@ -38,7 +38,7 @@ _PARENT_MODE: Final = stat.S_IFDIR | 0o755
 _NO_OWNER: Final = 2**32 - 1
 """The number by which chown(2) changes no owner."""
 
-_NODES: Final = """
+NODES: Final = """
 CREATE TABLE node (
   number INTEGER PRIMARY KEY, mode INTEGER, uid INTEGER, gid INTEGER, size INTEGER,
   mtime_ns INTEGER, major INTEGER, minor INTEGER, layer INTEGER, offset INTEGER,
@@ -69,7 +69,7 @@ def _connected(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None)
     for setting in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -16384"):
         db.execute(f"PRAGMA {setting}")
-    db.executescript(_NODES)
+    db.executescript(NODES)
     path.unlink()
     return db
 
