@@ -60,6 +60,16 @@ def _owner(name: str, text: str, kind: Account, default: Callable[[], int]) -> c
     return _option(name, text, type=kind, default=default, metavar="NAME|ID", show_default="yours")
 
 
+INDEX_DIR: Final = _option(
+    "--index-dir",
+    "Directory for indexes of images, which mounts and commands share.",
+    type=DIRECTORY,
+    show_default="/var/cache/blobfs/images, or ~/.cache/blobfs/images",
+)
+INDEX_SIZE: Final = _option(
+    "--index-size", "Largest size of --index-dir.", type=Size(), default="4G"
+)
+
 SECTIONS: Final[dict[str, list[click.Option]]] = {
     "The mount": [
         _flag("--create", "Create an empty registry if there is none."),
@@ -92,6 +102,17 @@ SECTIONS: Final[dict[str, list[click.Option]]] = {
         _owner("--gid", "Group of all files.", _GROUP, os.getgid),
         _count("--max-handles-per-user", "Open files and directories per user.", 65536, least=1),
         _option("--umask", "Permission bits to remove.", type=Octal(), default="000"),
+    ],
+    "Images": [
+        _flag("--show-images", "List _images in each repository; it is found by name anyway."),
+        INDEX_DIR,
+        INDEX_SIZE,
+        _option(
+            "--rootfs-owner",
+            "Owners of files in a rootfs: as the image has them, or the mount's.",
+            type=click.Choice(["image", "mount"]),
+            default="image",
+        ),
     ],
     "Kernel caches": [
         _seconds("--entry-timeout", "Names with a digest.", 3600),

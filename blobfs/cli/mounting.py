@@ -73,6 +73,7 @@ def start(storage: str, mountpoint: Path, options: dict[str, Any]) -> Settings:
     root, checks = given.location.root, given.checks
     place = checks.run(partial(_check_directories, given, mountpoint, create=options["create"]))
     _check_cache(options["cache_dir"], given.location, place)
+    _check_indexes(options["index_dir"], place)
     unwritable = None
     if root is not None and not options["read_only"]:
         unwritable = checks.run(partial(preflight.unwritable, root))
@@ -101,6 +102,11 @@ def _check_directories(given: Storage, mountpoint: Path, *, create: bool) -> Pat
             preflight.create_storage(root)
         preflight.check_storage(root, _OR_CREATE + given.advice)
     return preflight.check_mountpoint(mountpoint, root)
+
+
+def _check_indexes(directory: Path | None, mountpoint: Path) -> None:
+    if directory is not None and directory.is_relative_to(mountpoint):
+        raise MountRefused(f"--index-dir {directory} is in the mount; give another directory")
 
 
 def _check_cache(directory: Path | None, location: Location, mountpoint: Path) -> None:
@@ -214,6 +220,10 @@ def _mount_options(settings: Settings, public: dict[str, object], health: Health
         max_background=settings.max_background,
         max_handles_per_user=settings.max_handles_per_user,
         config=public,
+        show_images=settings.show_images,
+        index_dir=settings.indexes,
+        index_size=settings.index_size,
+        flatten_owners=settings.rootfs_owner == "mount",
         health=health,
         usage=_usage_of(settings.storage),
     )

@@ -45,6 +45,10 @@ class Settings:
     cache_dir: Path | None
     cache_size: int  # bytes, as cache_min_free
     cache_min_free: int
+    show_images: bool
+    index_dir: Path | None
+    index_size: int  # bytes
+    rootfs_owner: str
     readahead_kb: int
     max_background: int
     max_handles_per_user: int
@@ -96,6 +100,11 @@ class Settings:
         """The directory of data that stays after the mount ends."""
         return self.state_dir or default_state()
 
+    @property
+    def indexes(self) -> Path:
+        """The directory of indexes of images."""
+        return self.index_dir or default_indexes()
+
     def public(self, cache: str) -> dict[str, object]:
         """Return all options and the *cache* in use, without secrets."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -114,3 +123,10 @@ def default_state() -> Path:
     if os.getuid() == 0:
         return Path("/var/lib/blobfs")
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state", "blobfs")
+
+
+def default_indexes() -> Path:
+    """Return the directory of indexes of images, which can be made again."""
+    if os.getuid() == 0:
+        return Path("/var/cache/blobfs/images")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "blobfs/images")

@@ -9,12 +9,13 @@ from typing import Final
 
 from pyfuse3 import EntryAttributes, InodeT, ModeT
 
-from blobfs.vfs.nodes import Attr, Kind, Lifetime
+from blobfs.vfs.nodes import Attr, Kind, Lifetime, Stored
 
 _MODE: Final = {
     Kind.DIRECTORY: stat.S_IFDIR | 0o755,
     Kind.FILE: stat.S_IFREG | 0o444,
     Kind.SYMLINK: stat.S_IFLNK | 0o777,
+    Kind.SPECIAL: stat.S_IFREG,  # not used: its attributes are stored
 }
 
 _FOR_EVER_S: Final = 1e9
@@ -61,8 +62,17 @@ class AttributeMapper:
         entry.st_size = attr.size
         entry.st_blksize = _BLOCK_SIZE
         entry.st_blocks = (attr.size + 511) // 512
+        if attr.stored is not None:
+            self._apply(attr.stored, entry)
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = attr.mtime_ns
         return entry
+
+    def _apply(self, stored: Stored, entry: EntryAttributes) -> None:
+        """Replace the attributes of the mount; the modes of an image have no umask."""
+        entry.st_mode = ModeT(stored.mode)
+        entry.st_rdev = os.makedev(*stored.device)
+        if stored.owner is not None:
+            entry.st_uid, entry.st_gid = stored.owner
 
     def missing(self, *, may_appear: bool) -> EntryAttributes:
         """Return the reply for a missing name; the kernel does not cache it if it *may_appear*."""

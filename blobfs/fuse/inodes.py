@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from pyfuse3 import ROOT_INODE, EntryAttributes, InodeT
 
-from blobfs.errors import BlobfsError, NotADirectory, NotAFile, NotASymlink, NotPermitted
+from blobfs.errors import BlobfsError, NotADirectory, NotAFile, NotASymlink, NotPermitted, ReadOnly
 from blobfs.fuse.attributes import AttributeMapper
 from blobfs.vfs.nodes import (
     Attr,
@@ -181,6 +181,8 @@ class InodeTable:
         if isinstance(node, BrokenNode):
             raise node.failure()
         error, text = _REFUSALS[kind]
+        if kind is MutableDirectory and node.is_read_only:
+            error = ReadOnly
         raise error(f"{text} {node.key}")
 
     def _number(self, key: str, kind: int) -> InodeT:

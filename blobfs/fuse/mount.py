@@ -32,6 +32,8 @@ from blobfs.fuse.threads import StorageThreads
 from blobfs.fuse.upload_dispatcher import UploadDispatcher
 from blobfs.fuse.waiting import MAX_TASKS
 from blobfs.host.daemon import END_SIGNALS
+from blobfs.images.images import Images
+from blobfs.images.index_store import IndexStore
 from blobfs.mountinfo import mount_at
 from blobfs.storage.registry import Registry
 from blobfs.vfs.tree import StorageUsage, Tree
@@ -83,6 +85,10 @@ class MountOptions:
     readahead_kb: int = 4096
     max_background: int = 64
     config: dict[str, object] = field(default_factory=dict)
+    show_images: bool = False
+    index_dir: Path | None = None
+    index_size: int = 4 * 2**30
+    flatten_owners: bool = False
     health: HealthSource = field(default_factory=NoHealth)
     usage: Callable[[], StorageUsage] | None = None
 
@@ -259,6 +265,12 @@ def _write_setting(path: Path, value: int) -> None:
         log.info("%s; to set it: echo %d | sudo tee %s", exc.strerror, value, path)
 
 
+def _images(registry: Registry, options: MountOptions) -> Images | None:
+    if options.index_dir is None:
+        return None
+    return Images(registry, IndexStore(options.index_dir, options.index_size))
+
+
 def _operations(
     registry: Registry, options: MountOptions, threads: StorageThreads, longest_step: LongestStep
 ) -> ReadOnlyOperations:
@@ -270,6 +282,9 @@ def _operations(
         allow_delete=options.allow_delete,
         control=control_files(lambda: operations, longest_step, options.config, options.health),
         usage=options.usage,
+        images=_images(registry, options),
+        show_images=options.show_images,
+        flatten_owners=options.flatten_owners,
     )
     dispatcher = UploadDispatcher(
         threads,

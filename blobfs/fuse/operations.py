@@ -146,7 +146,7 @@ class Operations(ReadOnlyOperations):
         held = self._inodes[inode]
         if (upload := upload_of(held.node)) is not None:
             await self._set_upload_attributes(upload, attr, fields, fh)
-        elif not isinstance(held.node, Directory | TagLink) or fields.update_size:
+        elif _is_immutable(held.node) or fields.update_size:
             raise ReadOnly(f"{held.node.key} is immutable")
         # Changes of owners, modes and times of directories and tags succeed without effect, because
         # cp -a and rsync -a set them on all they copy.
@@ -278,6 +278,10 @@ class Operations(ReadOnlyOperations):
         await self._threads.run_write(rename, text_of(name_old), target, text_of(name_new))
         for parent, name in ((parent_inode_old, name_old), (parent_inode_new, name_new)):
             self._inodes.drop_child(self._inodes[parent], os.fsdecode(name))
+
+
+def _is_immutable(node: Node) -> bool:
+    return node.is_read_only or not isinstance(node, Directory | TagLink)
 
 
 def _replace_receipt(receipt: Upload) -> None:

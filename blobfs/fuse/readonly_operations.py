@@ -59,6 +59,9 @@ Ts = TypeVarTuple("Ts")
 MAX_NAME: Final = 255
 """The longest name, in bytes."""
 
+_PREPARATION_S: Final = 1800.0
+"""Time for the preparation of a directory, such as the index of an image of many gigabytes."""
+
 _ROOT_WAIT_S: Final = 0.01
 """Time that a reply waits for new attributes of the root."""
 
@@ -169,11 +172,20 @@ class ReadOnlyOperations(pyfuse3.Operations):
         if (known := directory.known(text)) is not None:
             child: Child | None = Child.of(text, known)
         else:
-            await self._dispatcher.wait_for_commits(directory.key)
-            child = await self._ask(directory, _look_up, directory, text)
+            child = await self._look_up(directory, text)
         if child is None:
             return self._mapper.missing(may_appear=directory.gains_names)
         return self._inodes.remember(self._inodes[parent_inode], child).entry
+
+    async def _look_up(self, directory: Directory, name: str) -> Child | None:
+        await self._dispatcher.wait_for_commits(directory.key)
+        await self._prepare(directory)
+        return await self._ask(directory, _look_up, directory, name)
+
+    async def _prepare(self, directory: Directory) -> None:
+        if not directory.is_ready:
+            key = (directory.key, "prepare")
+            await self._threads.run_shared(key, directory.prepare, deadline_s=_PREPARATION_S)
 
     async def _ask(self, node: Node, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """Return ``call(*args)``, which is a method of *node* or of a reader of it."""
@@ -223,7 +235,9 @@ class ReadOnlyOperations(pyfuse3.Operations):
         await listing.reply(token, start_id, self._inodes, self._threads)
 
     async def _listing(self, inode: InodeT) -> Listing:
-        await self._dispatcher.wait_for_commits(self._inodes[inode].node.key)
+        directory = self._inodes.node(inode, Directory)
+        await self._dispatcher.wait_for_commits(directory.key)
+        await self._prepare(directory)
         return await listing_of(self._inodes[inode], self._inodes, self._threads, self._batches)
 
     @replies_errno
@@ -287,10 +301,14 @@ class ReadOnlyOperations(pyfuse3.Operations):
 
     @replies_errno
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        node = self._inodes[inode].node
+        if node.has_stored_xattrs:
+            stored = await self._ask(node, node.stored_xattrs)
+            if name in stored:
+                return stored[name]
         if not name.startswith(b"user."):
             # With this error ls(1) does not ask again for each file.
             raise Unsupported(f"only user.* attributes exist, not {os.fsdecode(name)}")
-        node = self._inodes[inode].node
         if (measured := node.measured_xattrs().get(os.fsdecode(name))) is not None:
             await self._threads.run_shared(measured.key, measured.measure)
             return os.fsencode(measured.value())
@@ -300,6 +318,8 @@ class ReadOnlyOperations(pyfuse3.Operations):
     @replies_errno
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         node = self._inodes[inode].node
+        if node.has_stored_xattrs:
+            return [XAttrNameT(name) for name in await self._ask(node, node.stored_xattrs)]
         return [XAttrNameT(name.encode()) for name in await self._ask(node, node.xattrs)]
 
 

@@ -164,15 +164,20 @@ class StorageThreads:
             raise failures[0]
         return [results[index] for index in range(len(arguments))]
 
-    async def run_in_thread(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+    async def run_in_thread(
+        self, call: Callable[[*Ts], T], *args: *Ts, deadline_s: float | None = None
+    ) -> T:
         """Like ``run``, but never on the event loop."""
         outer = call_began.set(time.monotonic())
         try:
-            return await self._run_within(self._deadline_s, self._readers, call, *args)
+            deadline_s = deadline_s or self._deadline_s
+            return await self._run_within(deadline_s, self._readers, call, *args)
         finally:
             call_began.reset(outer)
 
-    async def run_shared(self, key: object, call: Callable[[], T]) -> T:
+    async def run_shared(
+        self, key: object, call: Callable[[], T], *, deadline_s: float | None = None
+    ) -> T:
         """Like ``run_in_thread``, but with one call at a time for a *key*, whose result all get."""
         while (shared := self._shared.get(key)) is not None:
             with self.admission.waiting():
@@ -181,7 +186,8 @@ class StorageThreads:
                 return cast(T, shared.result)  # a key has one type
         shared = self._shared[key] = _Shared()
         try:
-            shared.result = result = await self.run_in_thread(call)
+            result = await self.run_in_thread(call, deadline_s=deadline_s)
+            shared.result = result
             shared.has_result = True
         finally:
             del self._shared[key]

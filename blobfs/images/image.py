@@ -16,6 +16,7 @@ from blobfs.digest import Descriptor, Digest
 from blobfs.errors import Corrupt, DigestInvalid, ManifestInvalid, NotFound
 from blobfs.images.platforms import Platform
 from blobfs.storage.blobstore import MAX_CONTENT
+from blobfs.storage.manifest import DOCKER_MANIFEST, OCI_MANIFEST
 from blobfs.storage.repository import Repository
 from blobfs.timestamps import parse_time
 
@@ -46,6 +47,12 @@ class Image:
     platform: Platform | None
     created_ns: int
 
+    @property
+    def tree(self) -> Digest:
+        """A digest of all that its root filesystem depends on."""
+        layers = [f"{layer.descriptor.digest} {layer.diff_id}" for layer in self.layers]
+        return Digest.of("\n".join([str(self.created_ns), *layers]).encode())
+
     @classmethod
     def read(cls, repository: Repository, digest: Digest) -> Image:
         """Read the image of a manifest, which is no index.
@@ -54,7 +61,7 @@ class Image:
         image. A manifest of another kind, such as a chart, is an image with layers without diff ID.
         """
         manifest = repository.manifests.get(digest)
-        if manifest.is_index or not manifest.references:
+        if manifest.media_type not in (DOCKER_MANIFEST, OCI_MANIFEST) or not manifest.references:
             raise ManifestInvalid(f"manifest {digest} is no image")
         config, *layers = manifest.references
         document = _document(repository, config)
@@ -83,19 +90,10 @@ def images_of(repository: Repository, digest: Digest) -> Mapping[Platform | None
     return found
 
 
-def image_here(repository: Repository, digest: Digest) -> Digest:
-    """Return the manifest of the image for this machine that a revision leads to.
-
-    Without one for this machine it is the first. Raises ManifestUnknown, Corrupt; NotFound for an
-    index without images.
-    """
-    found = images_of(repository, digest)
+def best_image(found: Mapping[Platform | None, Digest]) -> Digest | None:
+    """Return the manifest of the image for this machine, else the first; None if there is none."""
     best = Platform.here().best_of(filter(None, found))
-    if best is not None:
-        return found[best]
-    for image in found.values():
-        return image
-    raise NotFound(f"index {digest} has no image")
+    return next(iter(found.values()), None) if best is None else found[best]
 
 
 def _images(

@@ -25,6 +25,7 @@ class Kind(Enum):
     DIRECTORY = "directory"
     FILE = "file"
     SYMLINK = "symlink"
+    SPECIAL = "special"  # a device, pipe or socket of an image
 
 
 class Lifetime(Enum):
@@ -36,6 +37,18 @@ class Lifetime(Enum):
     MOUNT = "mount"  # the life of the mount
 
 
+class Stored(NamedTuple):
+    """Attributes that an image has stored, instead of those of the mount.
+
+    *mode* is that of stat(2), with the type. Without *owner*, the user and the group, the mount's
+    apply. *device* is major and minor number.
+    """
+
+    mode: int
+    owner: tuple[int, int] | None
+    device: tuple[int, int]
+
+
 class Attr(NamedTuple):
     """Attributes for stat(2): *size* in bytes, *mtime_ns* in nanoseconds since the epoch."""
 
@@ -45,6 +58,7 @@ class Attr(NamedTuple):
     nlink: int = 1
     lifetime: Lifetime = Lifetime.NAME
     writable: bool = False  # the mode of a file lets its owner write
+    stored: Stored | None = None
 
 
 class Measured(NamedTuple):
@@ -66,6 +80,12 @@ class Node(ABC):
     asks_storage: ClassVar[bool] = True
     """True if its methods may wait for the storage."""
 
+    is_read_only: ClassVar[bool] = False
+    """True if every change of it is refused with ReadOnly."""
+
+    has_stored_xattrs: ClassVar[bool] = False
+    """True if its extended attributes are ``stored_xattrs``, of all namespaces."""
+
     @property
     @abstractmethod
     def key(self) -> str:
@@ -81,6 +101,10 @@ class Node(ABC):
 
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         """The extended attributes, each with the function of its value."""
+        return {}
+
+    def stored_xattrs(self) -> Mapping[bytes, bytes]:
+        """The extended attributes that an image has stored."""
         return {}
 
     def measured_xattrs(self) -> Mapping[str, Measured]:
@@ -122,6 +146,14 @@ class Directory(Node):
     def takes_long(self) -> bool:
         """True if a lookup may take long even in a local storage."""
         return False
+
+    @property
+    def is_ready(self) -> bool:
+        """False if ``prepare`` must be called before a lookup or a listing."""
+        return True
+
+    def prepare(self) -> None:
+        """Do what may take minutes, once for all programs that wait for it."""
 
     gains_names: ClassVar[bool] = False
     """True if a commit can add names to it; then the kernel may not cache missing names."""

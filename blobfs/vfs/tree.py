@@ -4,6 +4,7 @@
 
     /<repository>/                 components of the name are directories; repositories nest
         _layers/<algorithm>/<hex>                     the blob, through the repository's link
+        _images/<tag>/                                the image, with its root filesystem
         _manifests/revisions/<algorithm>/<hex>        the manifest's bytes
         _manifests/tags/<tag>                         -> ../revisions/<algorithm>/<hex>
         _manifests/history/<tag>/<algorithm>/<hex>    -> ../../../revisions/<algorithm>/<hex>
@@ -31,10 +32,13 @@ from blobfs.errors import (
     PathNotFound,
     RepositoryUnknown,
 )
+from blobfs.images.images import Images
 from blobfs.reference import RepositoryName
 from blobfs.storage.registry import Registry
+from blobfs.storage.repository import Repository
 from blobfs.vfs.blobs import BlobFile, Blobs, ShardDirectory
 from blobfs.vfs.control import ControlDirectory, Report
+from blobfs.vfs.images import ImagesDirectory, ImageServices
 from blobfs.vfs.links import LinkChanges, LinkSetDirectory, mtime_of
 from blobfs.vfs.manifests import Manifests
 from blobfs.vfs.nodes import Attr, Directory, FixedDirectory, Kind, Lasting, Measured, Node
@@ -116,6 +120,8 @@ class Tree:
     *uploads* are its ``_uploads`` directories, *made* the repositories that exist only in it.
     *control* has the reports that the mount adds to ``/.blobfs``; *reports* has all of them.
     *usage* returns the disk usage, after a pass over the storage; None if it is unknown.
+    Without *images* there is no ``_images``; it is listed with *show_images*. *flatten_owners*
+    gives the files of images to the owner of the mount.
     """
 
     registry: Registry
@@ -125,6 +131,9 @@ class Tree:
     allow_delete: bool = False
     control: Mapping[str, Report] = field(default_factory=dict)
     usage: Callable[[], StorageUsage] | None = None
+    images: Images | None = None
+    show_images: bool = False
+    flatten_owners: bool = False
     made: MadeRepositories = field(default_factory=MadeRepositories)
     reports: Mapping[str, Report] = field(init=False)
 
@@ -161,6 +170,8 @@ class Tree:
             return BlobFile(blobs, repository.manifests.links.stat(digest), (repository,))
 
         match marker:
+            case "_images":
+                return self._images_directory(key, repository, layer, revision)
             case "_layers":
                 layers = repository.layers
                 changes = LinkChanges(layers.mount, layers.delete if self.allow_delete else None)
@@ -181,6 +192,20 @@ class Tree:
                     layer,
                     layers=f"/{name}/_layers",
                 )
+
+    def _images_directory(
+        self,
+        key: str,
+        repository: Repository,
+        layer: Callable[[Digest], Node],
+        revision: Callable[[Digest], Node],
+    ) -> Node:
+        if self.images is None:
+            raise NotFound(key)
+        services = ImageServices(
+            self.images, repository, layer, revision, flatten_owners=self.flatten_owners
+        )
+        return ImagesDirectory(key, services, mtime_of(self.registry, paths.tags(repository.name)))
 
     def blobs_directory(self) -> Directory:
         """Return ``/_blobs``."""
@@ -237,7 +262,7 @@ class NameDirectory(Lasting):
             return known
         if not self.prefix and name == "_blobs" and self.tree.expose_blobs:
             return self.tree.blobs_directory()
-        if self.prefix and name in paths.MARKERS:
+        if self.prefix and (name in paths.MARKERS or name == "_images"):
             return self.tree.below_repository(RepositoryName(self.prefix), name)
         try:
             child = RepositoryName(f"{self.prefix}/{name}" if self.prefix else name)
@@ -274,6 +299,8 @@ class NameDirectory(Lasting):
         yield from sorted(made)
         if is_repository and self.prefix:
             yield from paths.MARKERS
+            if self.tree.show_images:
+                yield "_images"
         if self.tree.expose_blobs and not self.prefix:
             yield "_blobs"
 

@@ -7,8 +7,8 @@ import pytest
 
 from blobfs.digest import Digest
 from blobfs.drivers.inmemory import InMemoryDriver
-from blobfs.errors import ManifestInvalid, NotFound
-from blobfs.images.image import Image, image_here, images_of
+from blobfs.errors import ManifestInvalid
+from blobfs.images.image import Image, best_image, images_of
 from blobfs.images.platforms import Platform
 from blobfs.storage.manifest import OCI_INDEX
 from blobfs.storage.registry import Registry
@@ -89,10 +89,10 @@ def test_index_has_an_image_for_each_platform_and_no_attestation(stored: Stored)
 def test_image_here_is_that_of_this_machine_or_the_first(stored: Stored) -> None:
     here, strange = Platform.here(), Platform("plan9", "pdp11")
     ours, other = (stored.image(_config(each), str(each).encode()) for each in (here, strange))
-    assert image_here(stored.repository, stored.index((other, None), (ours, None))) == ours
-    assert image_here(stored.repository, stored.index((other, None))) == other
-    with pytest.raises(NotFound):
-        image_here(stored.repository, stored.index())
+    both = stored.index((other, None), (ours, None))
+    assert best_image(images_of(stored.repository, both)) == ours
+    assert best_image(images_of(stored.repository, stored.index((other, None)))) == other
+    assert best_image(images_of(stored.repository, stored.index())) is None
 
 
 def test_missing_child_hides_no_other(stored: Stored) -> None:

@@ -1,0 +1,197 @@
+"""The images of a registry and their root filesystems, for mounts and commands."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from blobfs.concurrency import SingleFlight, ThreadPool, guard
+from blobfs.digest import Digest
+from blobfs.drivers.base import FileReader
+from blobfs.errors import Corrupt, DigestMismatch, LayerInvalid, NotFound
+from blobfs.images import layer_index
+from blobfs.images.image import Image, Layer, best_image, images_of
+from blobfs.images.index_store import IndexStore
+from blobfs.images.layer_index import LayerIndex
+from blobfs.images.platforms import Platform
+from blobfs.images.rootfs import RootFilesystem
+from blobfs.images.seekable import SpanCache, open_archive
+from blobfs.images.tree import write_tree
+from blobfs.storage.registry import Registry
+from blobfs.storage.repository import Repository
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_TREE: Final = "tree1"
+"""The kind of trees in an IndexStore; the number is the version of their format."""
+
+_IMAGES: Final = 1024
+_TREES: Final = 64
+_INDEXES: Final = 64
+_FAILURES: Final = 1024
+"""Things that are kept in memory; what is in use is kept beside."""
+
+_FAILED_FOR_S: Final = 60.0
+"""Time in which a layer that cannot be indexed is not read again."""
+
+_INDEXING: Final = ThreadPool("indexing", 2)
+"""Threads that read whole layers, few so that a mount has time for its requests."""
+
+
+class _Recent(Generic[K, V]):
+    """The *limit* values that were used last. Thread-safe by its lock."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = guard()
+        self._values: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        """Return the value of *key*, or None."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key]
+
+    def put(self, key: K, value: V) -> V:
+        """Keep and return *value*."""
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            dropped = self._values.popitem(last=False) if len(self._values) > self._limit else None
+        del dropped  # a finalizer may do I/O
+        return value
+
+
+class Images:
+    """Images by repository and digest, and their root filesystems by way of *store*. Thread-safe.
+
+    What is read of a repository is only what the repository links.
+    """
+
+    def __init__(self, registry: Registry, store: IndexStore) -> None:
+        self._registry = registry
+        self._store = store
+        self._spans = SpanCache()
+        self._platforms: _Recent[Digest, Mapping[Platform | None, Digest]] = _Recent(_IMAGES)
+        self._images: _Recent[Digest, Image] = _Recent(_IMAGES)
+        self._trees: _Recent[Digest, RootFilesystem] = _Recent(_TREES)
+        self._indexes: _Recent[Digest, LayerIndex] = _Recent(_INDEXES)
+        self._failures: _Recent[Digest, tuple[str, float]] = _Recent(_FAILURES)
+        self._running: SingleFlight[Digest, RootFilesystem] = SingleFlight()
+
+    def platforms(self, repository: Repository, digest: Digest) -> Mapping[Platform | None, Digest]:
+        """Return the images that a revision leads to; see ``images_of``."""
+        repository.manifests.links.stat(digest)
+        found = self._platforms.get(digest)
+        return found or self._platforms.put(digest, images_of(repository, digest))
+
+    def here(self, repository: Repository, digest: Digest) -> Image:
+        """Return the image for this machine that a revision leads to, or the first.
+
+        Raises NotFound if it leads to none, ManifestUnknown, Corrupt.
+        """
+        best = best_image(self.platforms(repository, digest))
+        if best is None:
+            raise NotFound(f"{digest} leads to no image")
+        return self.image(repository, best)
+
+    def image(self, repository: Repository, digest: Digest) -> Image:
+        """Return the image of a manifest; see ``Image.read``."""
+        repository.manifests.links.stat(digest)
+        return self._images.get(digest) or self._images.put(digest, Image.read(repository, digest))
+
+    def opened(self, image: Image) -> RootFilesystem | None:
+        """Return the root filesystem of *image* if it is open; no I/O."""
+        return self._trees.get(image.tree)
+
+    def failure(self, image: Image) -> str:
+        """Return the reason why an image has no root filesystem; empty if none is known."""
+        reason, until = self._failures.get(image.tree) or ("", 0.0)
+        return reason if time.monotonic() < until else ""
+
+    def rootfs(self, repository: Repository, image: Image) -> RootFilesystem:
+        """Open the root filesystem of *image*, whose layers are read if they have no index.
+
+        Raises LayerInvalid and other Corrupt; StorageUnavailable, AccessDenied, StorageFull.
+        """
+        found = self._trees.get(image.tree)
+        if found is not None:
+            return found
+        if reason := self.failure(image):
+            raise LayerInvalid(reason)
+        try:
+            return self._running.run(image.tree, partial(self._open, repository, image))
+        except Corrupt as exc:
+            self._failures.put(image.tree, (str(exc), time.monotonic() + _FAILED_FOR_S))
+            raise
+
+    def _open(self, repository: Repository, image: Image) -> RootFilesystem:
+        if (found := self._trees.get(image.tree)) is not None:
+            return found
+        write = partial(self._write_tree, repository, image)
+        stored = self._store.open(_TREE, image.tree, write)
+        try:
+            root = RootFilesystem(stored.path, partial(self._open_layer, repository, image.layers))
+        except BaseException:
+            stored.close()
+            raise
+        weakref.finalize(root, stored.close)
+        return self._trees.put(image.tree, root)
+
+    def _write_tree(self, repository: Repository, image: Image, path: Path) -> None:
+        indexes = list(_INDEXING.map(partial(self._index, repository), image.layers))
+        for layer, index in zip(image.layers, indexes, strict=True):
+            if layer.diff_id not in (None, index.diff_id):
+                raise DigestMismatch(
+                    f"the archive of layer {index.digest} has the digest {index.diff_id},"
+                    f" in the image {layer.diff_id}"
+                )
+        write_tree(path, (index.members() for index in indexes), image.created_ns)
+
+    def _index(self, repository: Repository, layer: Layer) -> LayerIndex:
+        """Open the index of a layer, which is read if there is none."""
+        digest = layer.descriptor.digest
+        found = self._indexes.get(digest)
+        if found is not None:
+            return found
+
+        def build(path: Path) -> None:
+            with self._blob(repository, layer) as reader:
+                LayerIndex.build(reader, layer, path)
+
+        stored = self._store.open(layer_index.KIND, digest, build)
+        try:
+            index = LayerIndex(stored.path)
+        except BaseException:
+            stored.close()
+            raise
+        weakref.finalize(index, stored.close)
+        return self._indexes.put(digest, index)
+
+    def _blob(self, repository: Repository, layer: Layer) -> FileReader:
+        digest = layer.descriptor.digest
+        try:
+            return self._registry.blobs.open_known(repository.layers.stat(digest))
+        except NotFound:
+            raise LayerInvalid(f"layer {digest} is not in {repository.name}") from None
+
+    def _open_layer(
+        self, repository: Repository, layers: tuple[Layer, ...], number: int
+    ) -> FileReader:
+        """Open the uncompressed archive of a layer."""
+        layer = layers[number]
+        index = self._index(repository, layer)
+        blob = self._blob(repository, layer)
+        try:
+            return open_archive(self._store, index, blob, self._spans)
+        except BaseException:
+            blob.close()
+            raise

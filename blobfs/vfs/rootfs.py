@@ -1,0 +1,194 @@
+"""Nodes of ``rootfs``: the files of an image, with the attributes that the image has stored.
+
+The key of a node is the path of ``rootfs`` with the number of the entry, so that hard links are one
+inode, and the inode numbers are the same after a remount and on another host.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from blobfs.drivers.base import FileReader
+from blobfs.errors import LayerInvalid
+from blobfs.images.image import Image
+from blobfs.images.images import Images
+from blobfs.images.rootfs import ROOT, Entry, RootFilesystem
+from blobfs.storage.repository import Repository
+from blobfs.vfs.nodes import (
+    Attr,
+    BrokenNode,
+    Child,
+    Directory,
+    File,
+    Kind,
+    Lifetime,
+    Node,
+    Stored,
+    Symlink,
+)
+
+_KINDS: Final = {
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFLNK: Kind.SYMLINK,
+}
+"""Kinds by the type of a mode; all others are SPECIAL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A root filesystem in the tree, at *path*.
+
+    *flatten_owners* gives its files to the owner of the mount.
+    """
+
+    path: str
+    files: RootFilesystem
+    flatten_owners: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RootNode(Node):
+    """An entry of a root filesystem: a device, a pipe or a socket, or the base of all others."""
+
+    is_read_only = True
+    asks_storage = False  # the index answers
+    has_stored_xattrs = True
+
+    root: Root
+    entry: Entry
+
+    @property
+    def key(self) -> str:
+        return f"{self.root.path}#{self.entry.number}"
+
+    def attr(self) -> Attr:
+        entry = self.entry
+        owner = None if self.root.flatten_owners else (entry.uid, entry.gid)
+        return Attr(
+            _KINDS.get(stat.S_IFMT(entry.mode), Kind.SPECIAL),
+            entry.size,
+            entry.mtime_ns,
+            entry.links,
+            Lifetime.CONTENT,
+            stored=Stored(entry.mode, owner, entry.device),
+        )
+
+    def stored_xattrs(self) -> Mapping[bytes, bytes]:
+        return self.root.files.xattrs(self.entry.number)
+
+
+@dataclass(frozen=True, slots=True)
+class RootSymlink(RootNode, Symlink):
+    """A symlink of a root filesystem."""
+
+    def target(self) -> str:
+        return os.fsdecode(self.root.files.target(self.entry.number))
+
+
+@dataclass(frozen=True, slots=True)
+class RootFile(RootNode, File):
+    """A file of a root filesystem; its content is decompressed in a thread."""
+
+    asks_storage = True
+    never_changes = True
+    takes_long = True
+
+    def open(self) -> FileReader:
+        return self.root.files.open(self.entry.number)
+
+
+@dataclass(frozen=True, slots=True)
+class RootDirectory(RootNode, Directory):
+    """A directory of a root filesystem."""
+
+    def lookup(self, name: str) -> Node:
+        return _node(self.root, self.root.files.lookup(self.entry.number, os.fsencode(name)))
+
+    def names(self) -> Iterator[str]:
+        return map(os.fsdecode, self.root.files.names(self.entry.number))
+
+    def children(self, names: Iterable[str]) -> list[Child]:
+        wanted = [os.fsencode(name) for name in names]
+        return [
+            Child.of(os.fsdecode(name), _listed(self.root, self.entry, name, entry))
+            for name, entry in self.root.files.entries(self.entry.number, wanted)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class RootfsDirectory(Directory):
+    """``rootfs`` itself. Before its index is made its attributes are those of any directory."""
+
+    is_read_only = True
+    has_stored_xattrs = True
+    takes_long = True
+
+    path: str
+    images: Images
+    repository: Repository
+    image: Image
+    mtime_ns: int
+    flatten_owners: bool
+
+    @property
+    def key(self) -> str:
+        return f"{self.path}#{ROOT}"
+
+    @property
+    def is_ready(self) -> bool:
+        return self.images.opened(self.image) is not None
+
+    def prepare(self) -> None:
+        self.images.rootfs(self.repository, self.image)
+
+    def attr(self) -> Attr:
+        if self.is_ready:
+            return self._directory().attr()
+        return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns, lifetime=Lifetime.MOMENT)
+
+    def lookup(self, name: str) -> Node:
+        return self._directory().lookup(name)
+
+    def names(self) -> Iterator[str]:
+        return self._directory().names()
+
+    def children(self, names: Iterable[str]) -> list[Child]:
+        return self._directory().children(names)
+
+    def stored_xattrs(self) -> Mapping[bytes, bytes]:
+        if self.is_ready:
+            return self._directory().stored_xattrs()
+        reason = self.images.failure(self.image)
+        return {b"user.blobfs.state": os.fsencode(reason)} if reason else {}
+
+    def _directory(self) -> RootDirectory:
+        files = self.images.rootfs(self.repository, self.image)
+        return RootDirectory(Root(self.path, files, self.flatten_owners), files.entry(ROOT))
+
+
+def _node(root: Root, entry: Entry) -> Node:
+    """Return the node of an entry; raises LayerInvalid for one that cannot be shown."""
+    if entry.fault:
+        raise LayerInvalid(f"{root.path}: {entry.fault}")
+    match stat.S_IFMT(entry.mode):
+        case stat.S_IFDIR:
+            return RootDirectory(root, entry)
+        case stat.S_IFREG:
+            return RootFile(root, entry)
+        case stat.S_IFLNK:
+            return RootSymlink(root, entry)
+    return RootNode(root, entry)
+
+
+def _listed(root: Root, directory: Entry, name: bytes, entry: Entry) -> Node:
+    try:
+        return _node(root, entry)
+    except LayerInvalid as exc:
+        path = f"{root.path}#{directory.number}/{os.fsdecode(name)}"
+        kind = _KINDS.get(stat.S_IFMT(entry.mode), Kind.FILE)
+        return BrokenNode.of(path, kind, exc)
