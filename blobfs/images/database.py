@@ -26,7 +26,7 @@ def creating(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
 
     It has no journal, and nothing is durable: a file that is not complete is thrown away.
     """
-    with os_errors(path), closing(sqlite3.connect(path, isolation_level=None)) as connection:
+    with _os_errors(path), closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
         connection.executescript(schema)
@@ -36,8 +36,7 @@ def creating(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def os_errors(path: Path) -> Iterator[None]:
-    """Translate the errors of SQLite while *path* is written into OSError."""
+def _os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as exc:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from blobfs.concurrency import CallLock
 from blobfs.drivers.base import BytesReader, Closing, FileReader
 from blobfs.errors import LayerInvalid, NotADirectory, NotAFile, NotASymlink, NotFound
-from blobfs.images import database, tree_file
+from blobfs.images import tree_file
 from blobfs.images.readers import RangeReader, SparseReader
 
 ROOT: Final = 1
@@ -65,21 +65,23 @@ class RootFilesystem(Closing):
     """The merged tree of an image, from a file of ``write_tree``.
 
     Entries have numbers, which are the same on every host; the root is ``ROOT``. *open_layer* opens
-    the uncompressed archive of a layer, by its position; the reader of a file closes it. An entry
-    with a fault is listed, and its use raises LayerInvalid.
-
-    Thread-safe: ``_connection_lock`` serializes the queries, of about 5 µs each.
+    the uncompressed archive of a layer, by its position. Thread-safe: SQLite serializes the calls.
+    An entry with a fault is listed, and its use raises LayerInvalid.
     """
 
     def __init__(self, path: Path, open_layer: Callable[[int], FileReader]) -> None:
         self._path = path
         self._open_layer = open_layer
-        self._connection_lock = CallLock()
-        self._connection = database.opened(path)
+        with tree_file.errors(path):
+            self._db = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=ro&immutable=1",
+                uri=True,
+                check_same_thread=False,
+                isolation_level=None,
+            )
 
     def close(self) -> None:
-        with self._connection_lock:
-            self._connection.close()
+        self._db.close()
 
     @property
     def totals(self) -> tuple[int, int]:
@@ -183,8 +185,8 @@ class RootFilesystem(Closing):
         return b""
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._connection_lock, database.reading(self._path):
-            return self._connection.execute(query, values).fetchall()
+        with tree_file.errors(self._path):
+            return self._db.execute(query, values).fetchall()
 
 
 def _entry(row: Sequence[Any]) -> Entry:

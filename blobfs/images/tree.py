@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final
 
 from blobfs.images import tree_file
-from blobfs.images.database import os_errors
 from blobfs.images.members import Member
 from blobfs.images.tree_names import (
     DIRECTORY,
@@ -54,11 +53,10 @@ def write_tree(path: Path, layers: Iterable[Iterable[Member]], created_ns: int) 
     """Merge the members of *layers*, from the lowest to the highest, into the file at *path*.
 
     Directories that no layer names have the time *created_ns*. The file ``<path>.merge`` is used
-    meanwhile. Raises OSError, and the errors of *layers*.
+    meanwhile. Raises StorageFull, StorageUnavailable, and the errors of *layers*.
     """
     path.unlink(missing_ok=True)
-    scratch = path.with_name(f"{path.name}.merge")
-    with os_errors(path), closing(_connected(scratch)) as db:
+    with tree_file.errors(path), closing(_connected(path.with_name(f"{path.name}.merge"))) as db:
         merge = Merge(db, created_ns)
         for number, members in enumerate(layers):
             merge.add_layer(number, members)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import sqlite3
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from blobfs.errors import StorageFull, StorageUnavailable
 from blobfs.images.sparse import Extents
 
 _XATTR: Final = struct.Struct("<HI")
@@ -88,6 +90,18 @@ def write(db: sqlite3.Connection, path: Path, unplaced: str) -> None:
         db.execute(statement)
     db.execute(_COUNT, (stat.S_IFMT(0xFFFF), stat.S_IFREG, unplaced))
     db.execute("COMMIT")
+
+
+@contextmanager
+def errors(path: Path) -> Iterator[None]:
+    """Translate the errors of SQLite and of the file at *path*."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        is_full = exc.sqlite_errorcode == sqlite3.SQLITE_FULL
+        raise (StorageFull if is_full else StorageUnavailable)(f"{path}: {exc}") from None
+    except OSError as exc:
+        raise StorageUnavailable(f"{path}: {exc.strerror}") from None
 
 
 def pack_xattrs(xattrs: Mapping[bytes, bytes]) -> bytes | None:

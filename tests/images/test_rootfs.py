@@ -211,6 +211,6 @@ def test_failed_layer_ends_the_merge_and_leaves_nothing_beside_the_file(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_directory_that_cannot_be_written_is_an_error_of_the_system(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="none/tree"):
+def test_directory_that_cannot_be_written_is_an_error_of_the_storage(tmp_path: Path) -> None:
+    with pytest.raises(StorageUnavailable, match="none/tree"):
         merged(LAYERS, tmp_path / "none" / "tree")

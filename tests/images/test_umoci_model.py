@@ -121,12 +121,18 @@ def _check(content: Layers) -> None:
             assert unpacked(layout, "bad", directory / "bad")[1] != ""
 
 
-@pytest.mark.parametrize("examples", [25, pytest.param(400, marks=pytest.mark.long)])
-def test_tree_of_random_layers_is_that_of_umoci(examples: int) -> None:
-    run = given(content=images)(_check)
-    settings(
-        max_examples=examples,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-        print_blob=True,
-    )(run)()
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+@given(content=images)
+def test_tree_of_random_layers_is_that_of_umoci(content: Layers) -> None:
+    _check(content)
+
+
+@pytest.mark.long
+@settings(
+    max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+@given(content=images)
+def test_tree_of_many_random_layers_is_that_of_umoci(content: Layers) -> None:
+    _check(content)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from blobfs.drivers.base import StorageDriver
-from blobfs.drivers.s3.client import client_for
+from blobfs.drivers.s3.client import client_for, session_for
 from blobfs.drivers.s3.driver import S3Driver
 from blobfs.drivers.s3.options import MIN_PART, S3Options
 from tests.support.s3_proxy import S3Proxy
 from tests.support.s3_servers import S3Server
 
 if TYPE_CHECKING:
+    from botocore.session import Session
     from types_boto3_s3 import S3Client
 
 
@@ -30,7 +31,7 @@ class S3Place:
         self.bucket = bucket
         self.client = client
         self.proxy = proxy
-        self._clients: dict[tuple[S3Server, str | None], S3Client] = {}
+        self._clients: dict[tuple[S3Server, str | None], tuple[Session, S3Client]] = {}
 
     @classmethod
     @contextmanager
@@ -57,9 +58,12 @@ class S3Place:
         of = (user or self.server, options.endpoint)
         if of not in self._clients:
             with keys_of(of[0]):
-                self._clients[of] = client_for(options)
+                session = session_for(options)
+                self._clients[of] = session, client_for(options, session)
+        session, client = self._clients[of]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("blobfs.drivers.s3.driver.client_for", lambda _: self._clients[of])
+            patch.setattr("blobfs.drivers.s3.driver.session_for", lambda _: session)
+            patch.setattr("blobfs.drivers.s3.driver.client_for", lambda *_: client)
             return S3Driver(options)
 
     def keys(self, options: S3Options) -> list[str]:

@@ -18,7 +18,7 @@ no partial write.
   missing files. Each response is compared with the form of its operation.
 
 ``driver`` has the contract of a driver, ``writer`` and ``multipart`` the uploads, ``reader`` the
-ranged requests, ``answers`` the validation. ``client`` creates boto3's client and translates its
-errors; ``options`` parses the URL. All of them are thread-safe but the writer, which one thread at
-a time uses. No lock is held during a request.
+ranged requests, ``small_gets`` those through obstore, ``answers`` the validation. ``client``
+creates boto3's client and translates its errors; ``options`` parses the URL. All of them are
+thread-safe but the writer, which one thread at a time uses. No lock is held during a request.
 """

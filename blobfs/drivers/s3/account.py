@@ -7,10 +7,9 @@ from contextlib import closing
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from blobfs.drivers.s3.client import client_for, s3_errors
+from blobfs.drivers.s3.client import client_for, s3_errors, session_for
 from blobfs.drivers.s3.options import S3Options
 from blobfs.drivers.s3.reach import connecting_once
 from blobfs.errors import AccessDenied
@@ -37,7 +36,7 @@ def source_of_credentials(options: S3Options) -> str:
     if options.credentials is not None:
         return "the registry's file"
     try:
-        found = boto3.Session(profile_name=options.profile).get_credentials()
+        found = session_for(options).get_credentials()
     except BotoCoreError as exc:
         raise AccessDenied(str(exc)) from None
     if found is None:
@@ -53,7 +52,8 @@ def clock_offset_s(options: S3Options) -> float | None:
 
     None if the server sends no time. Raises StorageUnavailable.
     """
-    with closing(client_for(options)) as client, s3_errors(str(options)), connecting_once(client):
+    client = client_for(options, session_for(options))
+    with closing(client), s3_errors(str(options)), connecting_once(client):
         began = time.time()
         answer: Any
         try:

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -25,7 +26,8 @@ from botocore.parsers import ResponseParserError
 from blobfs import metrics
 from blobfs.concurrency import ThreadPool
 from blobfs.drivers.s3.answers import NOT_S3, UNCONFIRMED, check_answers
-from blobfs.drivers.s3.options import Credentials, S3Options
+from blobfs.drivers.s3.options import S3Options
+from blobfs.drivers.s3.small_gets import ANSWER_S, CONNECT_S, SmallGets
 from blobfs.errors import (
     AccessDenied,
     BlobfsError,
@@ -38,19 +40,15 @@ from blobfs.errors import (
 )
 
 if TYPE_CHECKING:
+    from botocore.session import Session
     from types_boto3_s3.client import S3Client
-
-_CONNECT_S: Final = 5.0
-_ANSWER_S: Final = 15.0
-
-_NO_KEYS: Final = Credentials("", "")
-"""Without keys boto3 looks for credentials."""
 
 
 class Bucket(NamedTuple):
-    """A bucket's client and options. *pool* runs requests in parallel. Thread-safe."""
+    """A bucket's clients and options. *pool* runs requests in parallel. Thread-safe."""
 
     client: S3Client
+    small_gets: SmallGets
     options: S3Options
     pool: ThreadPool
 
@@ -60,7 +58,17 @@ class Bucket(NamedTuple):
         return self.options.bucket
 
 
-def client_for(options: S3Options) -> S3Client:
+def session_for(options: S3Options) -> Session:
+    """The credentials, without those of *options* found by botocore; and its configuration."""
+    session = botocore.session.get_session()
+    if options.profile is not None:
+        session.set_config_variable("profile", options.profile)
+    if options.credentials is not None:
+        session.set_credentials(*options.credentials)
+    return session
+
+
+def client_for(options: S3Options, session: Session) -> S3Client:
     """A thread-safe client, which refreshes credentials by itself. Raises MountRefused."""
     # boto3 logs the source of credentials at INFO, and requests with their headers at DEBUG.
     for name in ("boto3", "botocore", "urllib3"):
@@ -68,8 +76,8 @@ def client_for(options: S3Options) -> S3Client:
     # It warns of each connection that it does not keep: many, after a server did not answer.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     config = Config(
-        connect_timeout=_CONNECT_S,
-        read_timeout=_ANSWER_S,
+        connect_timeout=CONNECT_S,
+        read_timeout=ANSWER_S,
         # "standard" gives up after half a second; after some failures it does not retry at all.
         retries={"mode": "legacy", "total_max_attempts": options.attempts},
         max_pool_connections=options.streams + options.copy_streams,
@@ -87,18 +95,13 @@ def client_for(options: S3Options) -> S3Client:
             "use_accelerate_endpoint": options.accelerate,
         },
     )
-    keys = options.credentials or _NO_KEYS
     try:
-        session = boto3.Session(profile_name=options.profile)
-        region = options.region or session.region_name or "us-east-1"
-        client = session.client(
+        region = options.region or session.get_config_variable("region") or "us-east-1"
+        client = boto3.Session(botocore_session=session).client(
             "s3",
             region_name=region,
             endpoint_url=options.endpoint,
             use_ssl=options.use_tls,
-            aws_access_key_id=keys.access_key or None,
-            aws_secret_access_key=keys.secret_key or None,
-            aws_session_token=keys.session_token,
             verify=(options.ca_bundle or None) if options.verify_tls else False,
             config=config,
         )

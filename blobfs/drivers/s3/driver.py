@@ -20,11 +20,13 @@ from blobfs.drivers.s3.client import (
     put_object,
     remove_object,
     s3_errors,
+    session_for,
 )
 from blobfs.drivers.s3.multipart import MultipartUpload, unfinished
 from blobfs.drivers.s3.options import S3Options
 from blobfs.drivers.s3.reach import connecting_once
 from blobfs.drivers.s3.reader import S3Reader, get_part
+from blobfs.drivers.s3.small_gets import SmallGets
 from blobfs.drivers.s3.writer import MultipartWriter
 from blobfs.errors import (
     AccessDenied,
@@ -57,7 +59,10 @@ class S3Driver(ObjectStore):
 
     def __init__(self, options: S3Options) -> None:
         pool = ThreadPool("s3", options.streams)
-        self._bucket = Bucket(client_for(options), options, pool)
+        session = session_for(options)
+        client = client_for(options, session)
+        small_gets = SmallGets(client, session, options, pool)
+        self._bucket = Bucket(client, small_gets, options, pool)
         self._watchers: list[Callable[[str], None]] = []
 
     @classmethod

@@ -8,27 +8,20 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from hashlib import md5
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 
 from blobfs.concurrency import guard
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.s3.client import Bucket, s3_errors
+from blobfs.drivers.s3.small_gets import ObjectRange
 from blobfs.errors import FileChanged, PathNotFound, StorageUnavailable
 
 _ATTEMPTS: Final = 5
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _SMALL: Final = 2**20  # bytes whose MD5 takes little time
 _BACKOFF_S: Final = 0.1  # doubles with each attempt; each wait is a random part of it
-
-
-class ObjectRange(NamedTuple):
-    """A range of an object's bytes; *size* (in bytes) and *etag* are those of the whole object."""
-
-    content: bytes
-    size: int
-    etag: str
 
 
 class S3Reader(FileReader):
@@ -82,9 +75,7 @@ def get_part(bucket: Bucket, path: str, offset: int, size: int, etag: str = "") 
 
     Raises PathNotFound, and FileChanged for another ETag or an *offset* at or past the end.
     """
-    headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
-    headers |= {"IfMatch": etag} if etag else {}
-    part = _get(bucket, path, headers, (offset, size))
+    part = _get(bucket, path, (offset, size), etag)
     if etag not in ("", part.etag):
         raise FileChanged(f"{path} was replaced while it was read")
     if not part.content:
@@ -94,26 +85,23 @@ def get_part(bucket: Bucket, path: str, offset: int, size: int, etag: str = "") 
 
 def get_whole(bucket: Bucket, path: str) -> ObjectRange:
     """Read a small object as a whole; raises PathNotFound."""
-    return _get(bucket, path, {}, None)
+    return _get(bucket, path, None, "")
 
 
-def _get(
-    bucket: Bucket, path: str, headers: Mapping[str, str], wanted: tuple[int, int] | None
-) -> ObjectRange:
+def _get(bucket: Bucket, path: str, wanted: tuple[int, int] | None, etag: str) -> ObjectRange:
     """Request until a complete answer for the range *wanted* (offset and size) arrives.
 
     A small whole object is compared with its ETag if that has the form of an MD5. After a mismatch
     it is requested again: the same bytes twice mean that the server's ETag is no MD5.
     """
-    call: Any = bucket.client.get_object
-    arguments = {"Bucket": bucket.name, "Key": bucket.options.key(path), **headers}
+    key = bucket.options.key(path)
     mismatched = None
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(random.uniform(0, _BACKOFF_S * 2 ** (attempt - 1)))
         with s3_errors(path):
-            answer = call(**arguments, **bucket.options.for_reads)
-        part = _received(answer, wanted)
+            part = bucket.small_gets.get(key, *wanted, etag) if wanted else None
+            part = part or _get_once(bucket, key, wanted, etag)
         if part is not None:
             is_small = wanted is None or wanted[1] <= _SMALL
             if not is_small or part.content == mismatched or not _differs_from_etag(part):
@@ -122,6 +110,18 @@ def _get(
     raise StorageUnavailable(
         f"{path}: {_ATTEMPTS} answers were damaged, or for another range than was requested"
     )
+
+
+def _get_once(
+    bucket: Bucket, key: str, wanted: tuple[int, int] | None, etag: str
+) -> ObjectRange | None:
+    """Request an object or a range with boto3; None for an answer that is not complete."""
+    call: Any = bucket.client.get_object
+    headers = {"IfMatch": etag} if etag else {}
+    if wanted is not None:
+        headers["Range"] = f"bytes={wanted[0]}-{sum(wanted) - 1}"
+    answer = call(Bucket=bucket.name, Key=key, **headers, **bucket.options.for_reads)
+    return _received(answer, wanted)
 
 
 def _received(answer: Mapping[str, Any], wanted: tuple[int, int] | None) -> ObjectRange | None:

@@ -9,7 +9,7 @@ import pytest
 from botocore.awsrequest import AWSPreparedRequest
 
 from blobfs.drivers.location import Location
-from blobfs.drivers.s3.client import client_for
+from blobfs.drivers.s3.client import client_for, session_for
 from blobfs.drivers.s3.options import MIN_PART, Credentials, S3Options
 from blobfs.errors import MountRefused
 
@@ -185,7 +185,7 @@ def test_option_that_boto3_cannot_use_is_refused(
 ) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     with pytest.raises(MountRefused, match=r"^s3://bucket: "):
-        client_for(_parsed(query))
+        client_for(_parsed(query), session_for(_parsed(query)))
 
 
 def test_credentials_are_those_of_the_requests_and_in_no_text(
@@ -193,7 +193,7 @@ def test_credentials_are_those_of_the_requests_and_in_no_text(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
     options = S3Options.of("b", "", {"useragent": "a/1"}, Credentials("AKHUSH", "SKHUSH", "T"))
-    client = client_for(options)
+    client = client_for(options, session_for(options))
     sent: list[AWSPreparedRequest] = []
 
     def stop(request: AWSPreparedRequest, **_: object) -> NoReturn:
@@ -244,7 +244,8 @@ def test_what_is_sent_is_hashed_where_no_tls_holds_it_together(
     def stop(request: AWSPreparedRequest, **_: object) -> NoReturn:
         raise _SentError(request)
 
-    client = client_for(_parsed(query))
+    options = _parsed(query)
+    client = client_for(options, session_for(options))
     client.meta.events.register("before-send.s3.UploadPart", stop)
     with pytest.raises(_SentError) as sent:
         client.upload_part(Bucket="bucket", Key="a", UploadId="1", PartNumber=1, Body=b"content")

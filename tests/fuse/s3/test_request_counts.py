@@ -104,6 +104,18 @@ def test_read_takes_a_request_for_a_part_and_none_before(
     assert counted[Kind.GET] == total(counted) <= -(-len(content) // (16 * MIB)) + 4
 
 
+def test_small_read_has_the_threads_of_obstore(
+    bucket: Bucket, proxy: S3Proxy, tmp_path: Path
+) -> None:
+    """They start in the process of the mount: its parent has not used obstore before the fork."""
+    digest = put_blob(bucket, "read/small", b"content")
+    with mount_of(bucket, proxy, tmp_path) as mount:
+        path = mount.path / "read/small/_layers/sha256" / digest.encoded
+        assert path.read_bytes() == b"content"
+        names = [file.read_text() for file in Path(f"/proc/{mount.pid}/task").glob("*/comm")]
+    assert "tokio-rt-worker\n" in names
+
+
 def test_declared_upload_takes_its_parts_and_five_more(
     bucket: Bucket, proxy: S3Proxy, tmp_path: Path
 ) -> None:
