@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from blobfs.concurrency import SingleFlight, ThreadPool, guard
-from blobfs.digest import Digest
+from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import Corrupt, DigestMismatch, LayerInvalid, NotFound
 from blobfs.images import layer_index
@@ -106,7 +106,11 @@ class Images:
     def image(self, repository: Repository, digest: Digest) -> Image:
         """Return the image of a manifest; see ``Image.read``."""
         repository.manifests.links.stat(digest)
-        return self._images.get(digest) or self._images.put(digest, Image.read(repository, digest))
+        found = self._images.get(digest)
+        if found is None:
+            return self._images.put(digest, Image.read(repository, digest))
+        repository.layers.stat(found.config.digest)
+        return found
 
     def opened(self, image: Image) -> RootFilesystem | None:
         """Return the root filesystem of *image* if it is open; no I/O."""
@@ -122,6 +126,8 @@ class Images:
 
         Raises LayerInvalid and other Corrupt; StorageUnavailable, AccessDenied, StorageFull.
         """
+        for layer in image.layers:
+            _linked(repository, layer)
         found = self._trees.get(image.tree)
         if found is not None:
             return found
@@ -177,11 +183,7 @@ class Images:
         return self._indexes.put(digest, index)
 
     def _blob(self, repository: Repository, layer: Layer) -> FileReader:
-        digest = layer.descriptor.digest
-        try:
-            return self._registry.blobs.open_known(repository.layers.stat(digest))
-        except NotFound:
-            raise LayerInvalid(f"layer {digest} is not in {repository.name}") from None
+        return self._registry.blobs.open_known(_linked(repository, layer))
 
     def _open_layer(
         self, repository: Repository, layers: tuple[Layer, ...], number: int
@@ -195,3 +197,12 @@ class Images:
         except BaseException:
             blob.close()
             raise
+
+
+def _linked(repository: Repository, layer: Layer) -> Descriptor:
+    """Return the descriptor of a layer's blob; raises LayerInvalid without a link to it."""
+    digest = layer.descriptor.digest
+    try:
+        return repository.layers.stat(digest)
+    except NotFound:
+        raise LayerInvalid(f"layer {digest} is not in {repository.name}") from None

@@ -1,0 +1,138 @@
+"""Images of a registry: what is read, once, and what cannot be shown."""
+
+import json
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from blobfs import paths
+from blobfs.digest import Digest
+from blobfs.drivers.base import FileReader, StorageDriver
+from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.drivers.wrapper import DriverWrapper
+from blobfs.errors import DigestMismatch, LayerInvalid, NotFound
+from blobfs.images.images import Images
+from blobfs.images.index_store import IndexStore
+from blobfs.images.rootfs import ROOT, RootFilesystem
+from blobfs.reference import RepositoryName
+from blobfs.storage.registry import Registry
+from tests.support.layers import archive, image_blobs, member, store_image
+from tests.support.layout import APP, Layout
+
+OTHER = RepositoryName("other")
+LAYERS = (archive(member(b"a", b"1")), archive(member(b"b", b"2" * 100_000)))
+
+
+class OpeningDriver(DriverWrapper):
+    """Counts how often each file is opened."""
+
+    def __init__(self, driver: StorageDriver) -> None:
+        super().__init__(driver)
+        self.opened: Counter[str] = Counter()
+
+    def open(self, path: str, size: int | None = None) -> FileReader:
+        self.opened[path] += 1
+        return super().open(path, size)
+
+
+class Stored:
+    """A registry with images, and how often its blobs are opened."""
+
+    def __init__(self, directory: Path) -> None:
+        self.driver = OpeningDriver(InMemoryDriver())
+        self.layout = Layout(self.driver)
+        self.registry = Registry(self.driver)
+        self.directory = directory
+
+    def images(self) -> Images:
+        return Images(self.registry, IndexStore(self.directory, 2**30))
+
+    def rootfs(self, digest: Digest, images: Images | None = None) -> RootFilesystem:
+        images = images or self.images()
+        repository = self.registry.repository(APP)
+        return images.rootfs(repository, images.here(repository, digest))
+
+    def with_config(self, config: object, *layers: bytes) -> Digest:
+        """Store an image with another config than that of its layers."""
+        *_, manifest = image_blobs(layers)
+        document = json.loads(manifest)
+        document["config"]["digest"] = str(self.layout.layer(json.dumps(config).encode()))
+        for layer in layers:
+            self.layout.layer(layer)
+        return self.layout.revision(json.dumps(document).encode())
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    return Stored(tmp_path / "index")
+
+
+def test_rootfs_has_the_files_of_all_layers(stored: Stored) -> None:
+    rootfs = stored.rootfs(store_image(stored.layout, *LAYERS, compress=True))
+    assert list(rootfs.names(ROOT)) == [b"a", b"b"]
+    with rootfs.open(rootfs.lookup(ROOT, b"b").number) as reader:
+        assert reader.read_at(99_998, 10) == b"22"
+
+
+def test_layers_are_read_once_by_all_threads_and_processes(stored: Stored) -> None:
+    digest = store_image(stored.layout, *LAYERS, compress=True)
+    images = stored.images()
+    barrier = threading.Barrier(4)
+
+    def use() -> list[bytes]:
+        barrier.wait()
+        return list(stored.rootfs(digest, images).names(ROOT))
+
+    with ThreadPoolExecutor(4) as threads:
+        futures = [threads.submit(use) for _ in range(4)]
+        assert [future.result() for future in futures] == 4 * [[b"a", b"b"]]
+    blobs = [paths.blob_data(Digest.of(blob)) for blob in image_blobs(LAYERS, compress=True)[:2]]
+    assert [stored.driver.opened[blob] for blob in blobs] == [1, 1]
+    assert list(stored.rootfs(digest, stored.images()).names(ROOT)) == [b"a", b"b"]
+    assert [stored.driver.opened[blob] for blob in blobs] == [1, 1]
+
+
+def test_layer_that_the_repository_does_not_link_is_not_shown(stored: Stored) -> None:
+    digest = store_image(stored.layout, *LAYERS)
+    *_, manifest = image_blobs(LAYERS)
+    stored.layout.revision(manifest, OTHER)
+    images = stored.images()
+    stored.rootfs(digest, images)
+    other = stored.registry.repository(OTHER)
+    with pytest.raises(NotFound):
+        images.here(other, digest)
+    stored.layout.link(paths.layers(OTHER), Digest.of(image_blobs(LAYERS)[2]))
+    with pytest.raises(LayerInvalid, match="not in other"):
+        images.rootfs(other, images.here(other, digest))
+
+
+def test_diff_id_of_another_archive_is_refused_also_if_the_layer_has_an_index(
+    stored: Stored,
+) -> None:
+    images = stored.images()
+    stored.rootfs(store_image(stored.layout, *LAYERS), images)
+    wrong = {"rootfs": {"diff_ids": [str(Digest.of(LAYERS[0])), str(Digest.of(b"x"))]}}
+    with pytest.raises(DigestMismatch, match="in the image"):
+        stored.rootfs(stored.with_config(wrong, *LAYERS), images)
+
+
+def test_layer_that_cannot_be_indexed_is_not_read_again_for_a_while(stored: Stored) -> None:
+    digest = stored.with_config({}, b"no archive, but a chart")
+    images = stored.images()
+    for _ in range(2):
+        with pytest.raises(LayerInvalid, match="no tar archive"):
+            stored.rootfs(digest, images)
+    assert stored.driver.opened[paths.blob_data(Digest.of(b"no archive, but a chart"))] == 1
+    repository = stored.registry.repository(APP)
+    assert "no tar archive" in images.failure(images.here(repository, digest))
+
+
+def test_index_is_made_again_after_it_was_damaged(stored: Stored) -> None:
+    digest = store_image(stored.layout, *LAYERS, compress=True)
+    stored.rootfs(digest)
+    for file in stored.directory.rglob("sha256-*"):
+        file.write_bytes(file.read_bytes()[:-100] + bytes(100))
+    assert list(stored.rootfs(digest).names(ROOT)) == [b"a", b"b"]
