@@ -9,20 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Final
 
 from blobfs.cli.reports import BROKEN, OK, Needs, Report, Row, human_size, tagged_at
 from blobfs.digest import Descriptor, Digest
+from blobfs.images.image import leaves_of, read_config
+from blobfs.images.platforms import Platform
 from blobfs.logs import printable
 from blobfs.reference import Reference
-from blobfs.storage.blobstore import MAX_CONTENT
 from blobfs.storage.manifest import Manifest
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
-
-_MAX_DEPTH: Final = 4
-"""The depth of nested indexes that are read; tools nest one or two."""
-
 
 _Fields = Mapping[str, str | int | None]
 
@@ -113,36 +109,21 @@ def show(registry: Registry, reference: Reference) -> ImageReport:
         None if isinstance(target, Digest) else tagged_at(repository, target),
         needs.state,
         tuple(
-            _image(registry, repository, found, described)
-            for found, described in _images(repository, digest, manifest)
+            _image(registry, repository, leaf.digest, leaf.manifest)
+            for leaf in leaves_of(repository, digest, BROKEN)
         ),
     )
 
 
-def _images(
-    repository: Repository, digest: Digest, manifest: Manifest, depth: int = 0
-) -> Iterator[tuple[Digest, Manifest]]:
-    """Yield the image manifests that are stored, in the order of the index."""
-    if not manifest.is_index:
-        yield digest, manifest
-        return
-    for reference in manifest.references:
-        try:
-            child = repository.manifests.get(reference.digest)
-        except BROKEN:
-            continue  # the state of the report names it
-        if depth < _MAX_DEPTH:
-            yield from _images(repository, reference.digest, child, depth + 1)
-
-
 def _image(registry: Registry, repository: Repository, digest: Digest, found: Manifest) -> Image:
     config, *layers = found.references or (None,)
-    document = {} if config is None else _document(repository, config)
+    document = {} if config is None else _config(repository, config)
     needs = Needs.of(registry, repository, digest)
     created = document.get("created")
+    platform = Platform.read(document)
     return Image(
         str(digest),
-        _platform(document),
+        None if platform is None else platform.specifier,
         created if isinstance(created, str) else None,
         None if config is None else str(config.digest),
         sum(needs.sizes.values()),
@@ -151,20 +132,12 @@ def _image(registry: Registry, repository: Repository, digest: Digest, found: Ma
     )
 
 
-def _document(repository: Repository, config: Descriptor) -> dict[str, object]:
-    """Return the config's JSON object, or an empty one if it is not an object."""
-    if config.size > MAX_CONTENT:
-        return {}
+def _config(repository: Repository, config: Descriptor) -> Mapping[str, object]:
+    """Return the config's JSON object; an empty one if it cannot be read."""
     try:
-        document = json.loads(repository.layers.get(config.digest))
-    except (*BROKEN, ValueError, RecursionError):
+        return read_config(repository, config)
+    except BROKEN:
         return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _platform(document: Mapping[str, object]) -> str | None:
-    parts = [document.get(key) for key in ("os", "architecture", "variant")]
-    return "/".join(part for part in parts if isinstance(part, str) and part) or None
 
 
 def _steps(document: Mapping[str, object], layers: list[Descriptor]) -> Iterator[Step]:

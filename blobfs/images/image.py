@@ -10,18 +10,18 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from blobfs.digest import Descriptor, Digest
-from blobfs.errors import Corrupt, DigestInvalid, ManifestInvalid, NotFound
+from blobfs.errors import BlobfsError, Corrupt, DigestInvalid, ManifestInvalid, NotFound
 from blobfs.images.platforms import Platform
 from blobfs.storage.blobstore import MAX_CONTENT
-from blobfs.storage.manifest import DOCKER_MANIFEST, OCI_MANIFEST
+from blobfs.storage.manifest import DOCKER_MANIFEST, OCI_MANIFEST, Manifest
 from blobfs.storage.repository import Repository
 from blobfs.timestamps import parse_time
 
-_MAX_DEPTH: Final = 4
-"""The depth of nested indexes that are read; tools nest one or two."""
+_MAX_INDEXES: Final = 64
+"""Nested indexes that are read; tools nest one or two."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -64,7 +64,7 @@ class Image:
         if manifest.media_type not in (DOCKER_MANIFEST, OCI_MANIFEST) or not manifest.references:
             raise ManifestInvalid(f"manifest {digest} is no image")
         config, *layers = manifest.references
-        document = _document(repository, config)
+        document = read_config(repository, config)
         diff_ids = _diff_ids(document)
         return cls(
             digest,
@@ -78,6 +78,14 @@ class Image:
         )
 
 
+class Leaf(NamedTuple):
+    """A manifest that is no index, with the *platform* that its index declares."""
+
+    digest: Digest
+    manifest: Manifest
+    platform: Platform | None
+
+
 def images_of(repository: Repository, digest: Digest) -> Mapping[Platform | None, Digest]:
     """Return the manifests of images that a revision leads to, by platform, in the index's order.
 
@@ -85,8 +93,15 @@ def images_of(repository: Repository, digest: Digest) -> Mapping[Platform | None
     Raises ManifestUnknown, Corrupt; a child that is missing or damaged is left out.
     """
     found: dict[Platform | None, Digest] = {}
-    for platform, image in _images(repository, digest, 0):
-        found.setdefault(platform, image)
+    for leaf in leaves_of(repository, digest):
+        if leaf.digest == digest:
+            return {None: digest}
+        try:
+            platform = leaf.platform or Image.read(repository, leaf.digest).platform
+        except (NotFound, Corrupt):
+            continue
+        if platform is not None:
+            found.setdefault(platform, leaf.digest)
     return found
 
 
@@ -96,26 +111,40 @@ def best_image(found: Mapping[Platform | None, Digest]) -> Digest | None:
     return next(iter(found.values()), None) if best is None else found[best]
 
 
-def _images(
-    repository: Repository, digest: Digest, depth: int
-) -> Iterator[tuple[Platform | None, Digest]]:
-    manifest = repository.manifests.get(digest)
-    if not manifest.is_index:
-        yield None, digest
-        return
-    platforms = _platforms(repository.manifests.payload(digest))
-    for reference in manifest.references:
-        child = reference.digest
-        try:
-            if depth < _MAX_DEPTH and repository.manifests.get(child).is_index:
-                yield from _images(repository, child, depth + 1)
+def leaves_of(
+    repository: Repository,
+    digest: Digest,
+    broken: tuple[type[BlobfsError], ...] = (NotFound, Corrupt),
+) -> Iterator[Leaf]:
+    """Yield the manifests that a revision leads to and that are no index, in the index's order.
+
+    A manifest that is no index leads to itself. Raises ManifestUnknown, Corrupt; a child with an
+    error that is *broken* is left out.
+    """
+    top = Leaf(digest, repository.manifests.get(digest), None)
+    return _leaves(repository, top, broken, [])
+
+
+def _leaves(
+    repository: Repository,
+    above: Leaf,
+    broken: tuple[type[BlobfsError], ...],
+    indexes: list[Digest],
+) -> Iterator[Leaf]:
+    """Yield the leaves at or below *above*, without those of *indexes*, which were read before."""
+    if not above.manifest.is_index:
+        yield above
+    elif above.digest not in indexes and len(indexes) < _MAX_INDEXES:
+        indexes.append(above.digest)
+        platforms = _platforms(repository.manifests.payload(above.digest))
+        for reference in above.manifest.references:
+            child = reference.digest
+            try:
+                manifest = repository.manifests.get(child)
+            except broken:
                 continue
-            declared = platforms.get(str(child))
-            platform = declared or Image.read(repository, child).platform
-        except (NotFound, Corrupt):
-            continue
-        if platform is not None:
-            yield platform, child
+            leaf = Leaf(child, manifest, platforms.get(str(child)))
+            yield from _leaves(repository, leaf, broken, indexes)
 
 
 def _platforms(index: bytes) -> Mapping[str, Platform]:
@@ -135,8 +164,11 @@ def _platforms(index: bytes) -> Mapping[str, Platform]:
     return found
 
 
-def _document(repository: Repository, config: Descriptor) -> Mapping[str, object]:
-    """Return the config's JSON object; raises ManifestInvalid if it is none."""
+def read_config(repository: Repository, config: Descriptor) -> Mapping[str, object]:
+    """Return the config's JSON object, which is empty if the config is other JSON.
+
+    Raises BlobUnknown, Corrupt; ManifestInvalid if it is no JSON, or too large.
+    """
     if config.size > MAX_CONTENT:
         raise ManifestInvalid(f"config {config.digest} has {config.size} bytes")
     try:

@@ -103,6 +103,13 @@ def test_missing_child_hides_no_other(stored: Stored) -> None:
     assert images_of(stored.repository, index) == {AMD64: here}
 
 
+def test_nested_indexes_are_read_once_each(stored: Stored) -> None:
+    top = stored.image(_config(AMD64), b"here")
+    for _ in range(20):
+        top = stored.index(*[(top, None)] * 20)
+    assert list(images_of(stored.repository, top)) == [AMD64]
+
+
 @pytest.mark.parametrize(
     ("here", "found", "best"),
     [
