@@ -110,6 +110,24 @@ LEFT_OVER_LINKS: Final = Counter(
     "Layer links that were hidden because a garbage collection has removed their blob.",
     registry=REGISTRY,
 )
+IMAGE_INDEXES: Final = Counter(
+    "blobfs_image_indexes",
+    "Uses of indexes by kind (layer, tree), and by result: found, built, failed.",
+    ["kind", "result"],
+    registry=REGISTRY,
+)
+IMAGE_INDEX_SECONDS: Final = Histogram(
+    "blobfs_image_index_seconds",
+    "Duration of the building of indexes, by kind.",
+    ["kind"],
+    buckets=(*_FROM_1_MS, 300),
+    registry=REGISTRY,
+)
+IMAGE_INDEX_READ_BYTES: Final = Counter(
+    "blobfs_image_index_read_bytes",
+    "Bytes of layers that were read to build indexes.",
+    registry=REGISTRY,
+)
 S3_REQUESTS: Final = Counter(
     "blobfs_s3_requests",
     "Requests to S3 with retries, by operation and HTTP status or error.",
@@ -236,6 +254,10 @@ READ_AHEAD: Final = StatsCollector(
         "wasted_bytes": "Bytes that were fetched and never read.",
     },
     gauges={"held_bytes": "Bytes in memory or in transfer."},
+)
+IMAGE_SPANS: Final = StatsCollector(
+    "blobfs_image_spans",
+    counters={"decompressed": "Parts of layers that were decompressed for reads."},
 )
 NOTIFICATIONS_PENDING: Final = StatsCollector(
     "blobfs_notifications",

@@ -5,22 +5,25 @@ from __future__ import annotations
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
+from blobfs import metrics
 from blobfs.concurrency import SingleFlight, ThreadPool, guard
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
-from blobfs.errors import Corrupt, DigestMismatch, LayerInvalid, NotFound
+from blobfs.errors import BlobfsError, Corrupt, DigestMismatch, LayerInvalid, NotFound
 from blobfs.images import layer_index
 from blobfs.images.image import Image, Layer, best_image, images_of
-from blobfs.images.index_store import IndexStore
+from blobfs.images.index_store import IndexStore, Make
 from blobfs.images.layer_index import LayerIndex
 from blobfs.images.platforms import Platform
 from blobfs.images.rootfs import RootFilesystem
 from blobfs.images.seekable import SpanCache, open_archive
+from blobfs.images.stored_file import StoredFile
 from blobfs.images.tree import write_tree
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
@@ -30,6 +33,9 @@ V = TypeVar("V")
 
 _TREE: Final = "tree1"
 """The kind of trees in an IndexStore; the number is the version of their format."""
+
+_KINDS: Final = {_TREE: "tree", layer_index.KIND: "layer"}
+"""Names of kinds in metrics."""
 
 _IMAGES: Final = 1024
 _TREES: Final = 64
@@ -70,21 +76,60 @@ class _Recent(Generic[K, V]):
         return value
 
 
+class _CountingReader(FileReader):
+    """A reader that reports the numbers of bytes that are read. Its owner closes *reader*."""
+
+    def __init__(self, reader: FileReader, on_read: Callable[[int], object]) -> None:
+        self._reader = reader
+        self._on_read = on_read
+
+    @property
+    def size(self) -> int:
+        return self._reader.size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        data = self._reader.read_at(offset, size)
+        self._on_read(len(data))
+        return data
+
+    def close(self) -> None:
+        """Do nothing: the owner closes the reader."""
+
+
+def _build_counted(kind: str, build: Make, path: Path) -> None:
+    """Build an index, and count that."""
+    try:
+        with metrics.IMAGE_INDEX_SECONDS.labels(kind).time():
+            build(path)
+    except (BlobfsError, OSError):
+        metrics.IMAGE_INDEXES.labels(kind, "failed").inc()
+        raise
+    metrics.IMAGE_INDEXES.labels(kind, "built").inc()
+
+
 class Images:
     """Images by repository and digest, and their root filesystems by way of *store*. Thread-safe.
 
-    What is read of a repository is only what the repository links.
+    What is read of a repository is only what the repository links. *on_read* is called with the
+    number of bytes that were read of a layer to build its index, in several threads.
     """
 
-    def __init__(self, registry: Registry, store: IndexStore) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        store: IndexStore,
+        on_read: Callable[[int], object] = metrics.IMAGE_INDEX_READ_BYTES.inc,
+    ) -> None:
         self._registry = registry
         self._store = store
+        self._on_read = on_read
         self._spans = SpanCache()
+        metrics.IMAGE_SPANS.watch(self._spans)
         self._platforms: _Recent[Digest, Mapping[Platform | None, Digest]] = _Recent(_IMAGES)
         self._images: _Recent[Digest, Image] = _Recent(_IMAGES)
         self._trees: _Recent[Digest, RootFilesystem] = _Recent(_TREES)
         self._indexes: _Recent[Digest, LayerIndex] = _Recent(_INDEXES)
-        self._failures: _Recent[Digest, tuple[str, float]] = _Recent(_FAILURES)
+        self._failures: _Recent[Digest | Layer, tuple[str, float]] = _Recent(_FAILURES)
         self._running: SingleFlight[Digest, RootFilesystem] = SingleFlight()
 
     def platforms(self, repository: Repository, digest: Digest) -> Mapping[Platform | None, Digest]:
@@ -103,6 +148,21 @@ class Images:
             raise NotFound(f"{digest} leads to no image")
         return self.image(repository, best)
 
+    def for_platform(self, repository: Repository, digest: Digest, platform: Platform) -> Image:
+        """Return the image for *platform* that a revision leads to.
+
+        Raises NotFound if it leads to none, ManifestUnknown, Corrupt.
+        """
+        found = dict(self.platforms(repository, digest))
+        if None in found:
+            found = {self.image(repository, digest).platform: digest}
+        there = list(filter(None, found))
+        best = platform.best_of(filter(platform.includes, there))
+        if best is None:
+            names = ", ".join(each.specifier for each in there) or "none"
+            raise NotFound(f"{digest} has no image for {platform.specifier}; it has {names}")
+        return self.image(repository, found[best])
+
     def image(self, repository: Repository, digest: Digest) -> Image:
         """Return the image of a manifest; see ``Image.read``."""
         repository.manifests.links.stat(digest)
@@ -118,8 +178,47 @@ class Images:
 
     def failure(self, image: Image) -> str:
         """Return the reason why an image has no root filesystem; empty if none is known."""
-        reason, until = self._failures.get(image.tree) or ("", 0.0)
+        return self._failure(image.tree)
+
+    def unindexed(self, image: Image) -> Sequence[Layer]:
+        """Return the layers that ``rootfs`` has to read."""
+        if self._stored_size(_TREE, image.tree):
+            return []
+        return [
+            layer
+            for layer in image.layers
+            if not self._stored_size(layer_index.KIND, layer.descriptor.digest)
+        ]
+
+    def index_size(self, image: Image) -> int:
+        """Return the size of all stored indexes that *image* uses, in bytes."""
+        layers = {layer.descriptor.digest for layer in image.layers}
+        return self._stored_size(_TREE, image.tree) + sum(
+            self._stored_size(layer_index.KIND, digest) for digest in layers
+        )
+
+    def _stored_size(self, kind: str, key: Digest) -> int:
+        """Return the size of a file of the store; 0 if there is none."""
+        found = self._store.find(kind, key)
+        if found is None:
+            return 0
+        with found:
+            return found.size
+
+    def _failure(self, key: Digest | Layer) -> str:
+        reason, until = self._failures.get(key) or ("", 0.0)
         return reason if time.monotonic() < until else ""
+
+    @contextmanager
+    def _keeping_failure(self, key: Digest | Layer) -> Iterator[None]:
+        """Raise the failure of *key* if it is known; remember the one that is raised now."""
+        if reason := self._failure(key):
+            raise LayerInvalid(reason)
+        try:
+            yield
+        except Corrupt as exc:
+            self._failures.put(key, (str(exc), time.monotonic() + _FAILED_FOR_S))
+            raise
 
     def rootfs(self, repository: Repository, image: Image) -> RootFilesystem:
         """Open the root filesystem of *image*, whose layers are read if they have no index.
@@ -131,19 +230,14 @@ class Images:
         found = self._trees.get(image.tree)
         if found is not None:
             return found
-        if reason := self.failure(image):
-            raise LayerInvalid(reason)
-        try:
+        with self._keeping_failure(image.tree):
             return self._running.run(image.tree, partial(self._open, repository, image))
-        except Corrupt as exc:
-            self._failures.put(image.tree, (str(exc), time.monotonic() + _FAILED_FOR_S))
-            raise
 
     def _open(self, repository: Repository, image: Image) -> RootFilesystem:
         if (found := self._trees.get(image.tree)) is not None:
             return found
         write = partial(self._write_tree, repository, image)
-        stored = self._store.open(_TREE, image.tree, write)
+        stored = self._stored(_TREE, image.tree, write)
         try:
             root = RootFilesystem(stored.path, partial(self._open_layer, repository, image.layers))
         except BaseException:
@@ -169,11 +263,8 @@ class Images:
         if found is not None:
             return found
 
-        def build(path: Path) -> None:
-            with self._blob(repository, layer) as reader:
-                LayerIndex.build(reader, layer, path)
-
-        stored = self._store.open(layer_index.KIND, digest, build)
+        build = partial(self._build_index, repository, layer)
+        stored = self._stored(layer_index.KIND, digest, build)
         try:
             index = LayerIndex(stored.path)
         except BaseException:
@@ -181,6 +272,21 @@ class Images:
             raise
         weakref.finalize(index, stored.close)
         return self._indexes.put(digest, index)
+
+    def _build_index(self, repository: Repository, layer: Layer, path: Path) -> None:
+        with self._blob(repository, layer) as blob, self._keeping_failure(layer):
+            try:
+                LayerIndex.build(_CountingReader(blob, self._on_read), layer, path)
+            except LayerInvalid as exc:
+                raise LayerInvalid(f"layer {layer.descriptor.digest}: {exc}") from None
+
+    def _stored(self, kind: str, key: Digest, build: Make) -> StoredFile:
+        """Open a file of the store, and count that; *build* creates the file if it is missing."""
+        found = self._store.find(kind, key)
+        if found is not None:
+            metrics.IMAGE_INDEXES.labels(_KINDS[kind], "found").inc()
+            return found
+        return self._store.open(kind, key, partial(_build_counted, _KINDS[kind], build))
 
     def _blob(self, repository: Repository, layer: Layer) -> FileReader:
         return self._registry.blobs.open_known(_linked(repository, layer))

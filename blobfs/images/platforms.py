@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Self
 
+from blobfs.errors import NameInvalid
+
 _ARCHITECTURES: Final = {
     "x86_64": "amd64", "i386": "386", "i586": "386", "i686": "386", "aarch64": "arm64",
     "armv6l": "arm", "armv7l": "arm", "armv8l": "arm", "ppc64le": "ppc64le", "s390x": "s390x",
@@ -33,6 +35,11 @@ class Platform:
     def __str__(self) -> str:
         return "-".join(filter(None, (self.os, self.architecture, self.variant)))
 
+    @property
+    def specifier(self) -> str:
+        """The platform as the option ``--platform`` of tools takes it, such as linux/arm64/v8."""
+        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
+
     @classmethod
     def here(cls) -> Self:
         """Return the platform of this machine."""
@@ -52,6 +59,19 @@ class Platform:
                 found = cls(name, architecture, variant if isinstance(variant, str) else "")
                 return found if found.is_name and name != "unknown" else None
         return None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse ``os/architecture[/variant]``; raises NameInvalid."""
+        parts = text.split("/")
+        if not 2 <= len(parts) <= 3 or not cls(*parts).is_name:
+            raise NameInvalid(f"not a platform such as linux/arm64 or linux/arm/v7: {text[:99]!r}")
+        return cls(*parts)
+
+    def includes(self, other: Platform) -> bool:
+        """True if *other* is this platform; any variant is if this one has none."""
+        is_same = (self.os, self.architecture) == (other.os, other.architecture)
+        return is_same and self.variant in ("", other.full_variant)
 
     @property
     def is_name(self) -> bool:

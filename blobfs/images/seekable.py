@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -48,6 +48,10 @@ class SpanCache:
         self._size = 0
         self._running: SingleFlight[_Key, bytes] = SingleFlight()
         self._places = BoundedSemaphore(_DECOMPRESSIONS)
+
+    def stats(self) -> Mapping[str, int]:
+        """Return the counts for the metrics."""
+        return {"decompressed": self.decompressed}
 
     def find(self, key: _Key) -> bytes | None:
         """Return a span; None if it is not in the cache."""
