@@ -21,7 +21,7 @@ from blobfs.errors import DigestMismatch
 from blobfs.images.compression import DECODERS, TAR
 from blobfs.images.index_store import IndexStore
 from blobfs.images.layer_index import LayerIndex
-from blobfs.images.source import START, Point, Source, chunks_between
+from blobfs.images.source import START, Point, Source
 
 KIND: Final = "archive"
 """The kind of decompressed layers in an IndexStore."""
@@ -131,17 +131,22 @@ class SeekableLayer(FileReader):
 
     def _decompress(self, number: int) -> bytes:
         span = self._index.span(number)
-        content = bytearray()
-        for piece in _pieces(self._blob, self._index, span.point, span.end):
-            content += piece
-            if len(content) >= span.size:
+        start = span.point.position
+        # One read: several would look like a stream, for which much is fetched ahead.
+        data = self._blob.read_at(start, span.end - start)
+        parts = []
+        missing = span.size
+        for piece in _pieces(self._index, Source((data,), start), span.point):
+            parts.append(piece[:missing])
+            missing -= len(parts[-1])
+            if not missing:
                 break
-        del content[span.size :]
-        if len(content) < span.size or zlib.crc32(content) != span.checksum:
+        content = b"".join(parts)
+        if missing or zlib.crc32(content) != span.checksum:
             raise DigestMismatch(
                 f"the content of layer {self._index.digest} has changed since it was indexed"
             )
-        return bytes(content)
+        return content
 
 
 def open_archive(
@@ -160,16 +165,15 @@ def open_archive(
 
 
 def _write_archive(blob: FileReader, index: LayerIndex, path: Path) -> None:
-    pieces = index.diff_id.verified(_pieces(blob, index, START, index.blob_size))
+    pieces = index.diff_id.verified(_pieces(index, Source(blob.chunks()), START))
     with path.open("wb") as file:
         for piece in pieces:
             stop_check.get()()
             file.write(piece)
 
 
-def _pieces(blob: FileReader, index: LayerIndex, start: Point, end: int) -> Iterator[bytes]:
-    """Decompress a blob from *start* on; it is read up to *end*."""
-    source = Source(chunks_between(blob, start.position, end), start.position)
+def _pieces(index: LayerIndex, source: Source, start: Point) -> Iterator[bytes]:
+    """Decompress *source* from *start* on."""
     for piece in DECODERS[index.compression](source, start):
         if not isinstance(piece, Point):
             yield piece

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from blobfs.drivers.base import FileReader
 from blobfs.errors import LayerInvalid
 
 SPACING: Final = 4 * 2**20
@@ -13,8 +12,6 @@ SPACING: Final = 4 * 2**20
 
 PIECE: Final = 256 * 2**10
 """The largest piece of a decompressed archive, in bytes."""
-
-_CHUNK: Final = 2**20
 
 
 class Point(NamedTuple):
@@ -111,13 +108,3 @@ Decode = Callable[[Source, Point], Iterator[Piece]]
 
 Yields points with the distance ``SPACING``, from the second on. Raises LayerInvalid.
 """
-
-
-def chunks_between(blob: FileReader, start: int, end: int) -> Iterator[bytes]:
-    """Read the bytes of *blob* from *start* up to *end*."""
-    while start < end:
-        chunk = blob.read_at(start, min(_CHUNK, end - start))
-        if not chunk:
-            return
-        start += len(chunk)
-        yield chunk

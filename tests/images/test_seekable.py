@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from blobfs.concurrency import TakesLong, waiting
 from blobfs.drivers.base import FileReader
+from blobfs.drivers.prefetch.driver import ReadAheadDriver, ReadAheadOptions
 from blobfs.errors import Corrupt, StorageFull
 from blobfs.images.index_store import IndexStore
 from blobfs.images.layer_index import MAX_SPAN
@@ -29,6 +30,7 @@ from tests.support.compressed_layers import (
     zstandard,
     zstd_frames,
 )
+from tests.support.remote_driver import RemoteDriver
 
 _WRITERS: Final[Mapping[str, Callable[[], bytes]]] = {
     "gzip": lambda: gzipped(archive()),
@@ -114,6 +116,16 @@ def test_small_read_reads_one_span_of_the_blob(name: str, layers: Layers) -> Non
     span = index.span(index.span_number(offset))
     assert blob.bytes_read == span.end - span.point.position
     assert span.size <= MAX_SPAN
+
+
+def test_small_read_of_a_remote_layer_is_one_request(layers: Layers) -> None:
+    blob = layers.blobs["gzip"]
+    remote = RemoteDriver()
+    remote.put_content("/blob", blob)
+    with ReadAheadDriver(remote, ReadAheadOptions()).open("/blob", len(blob)) as reader:
+        SeekableLayer(reader, layers.indexes["gzip"], SpanCache()).read_at(15_000_000, 100)
+        ((_, size),) = remote.requests
+        assert size < MAX_SPAN
 
 
 def test_streams_side_by_side_decompress_each_span_once(layers: Layers) -> None:
