@@ -31,7 +31,7 @@ _CONTEXT: Final = {
 }
 _SECTIONS: Final = {
     "Mounting": ("mount", "umount"),
-    "Looking": ("ls", "show", "stat", "cat", "config"),
+    "Looking": ("ls", "show", "stat", "cat", "index", "config"),
     "Changing": ("tag", "untag", "rm", "uploads"),
     "Maintenance": ("du", "verify", "gc", "prune", "trash", "undelete", "doctor"),
 }
@@ -41,6 +41,7 @@ _MODULES: Final = {
     "doctor": "doctor_command",
     "du": "du_command",
     "gc": "gc_command",
+    "index": "index_command",
     "prune": "prune_command",
     "rm": "tag_command",
     "stat": "stat_command",

@@ -6,37 +6,34 @@ import grp
 import os
 import pwd
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
-from blobfs.cli.types import DIRECTORY, FILE, SECONDS, Account, Octal, Size, without_password
+from blobfs.cli.image_options import INDEX_OPTIONS
+from blobfs.cli.types import (
+    DIRECTORY,
+    FILE,
+    SECONDS,
+    Account,
+    Octal,
+    Option,
+    Size,
+    without_password,
+)
 from blobfs.logs import LEVELS
 from blobfs.vfs.verification import Verify
-
-if TYPE_CHECKING:
-    from click.types import OptionHelpExtra
-
 
 _USER: Final = Account("user", lambda name: pwd.getpwnam(name).pw_uid)
 _GROUP: Final = Account("group", lambda name: grp.getgrnam(name).gr_gid)
 
 
-class _Option(click.Option):
-    def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
-        extra = super().get_help_extra(ctx)
-        extra.pop("range", None)  # an error names the range
-        if "default" in extra:
-            extra["default"] = extra["default"].strip("()")  # click adds them to a text
-        return extra
-
-
 def _option(name: str, text: str, **attributes: Any) -> click.Option:  # noqa: ANN401  (click's)
-    return _Option([name], help=text, **{"show_default": True, **attributes})
+    return Option([name], help=text, **{"show_default": True, **attributes})
 
 
 def _flag(name: str, text: str) -> click.Option:
-    return _Option([name], help=text, is_flag=True)
+    return Option([name], help=text, is_flag=True)
 
 
 def _switch(name: str, text: str, key: str) -> click.Option:
@@ -59,16 +56,6 @@ def _seconds(name: str, text: str, default: int) -> click.Option:
 def _owner(name: str, text: str, kind: Account, default: Callable[[], int]) -> click.Option:
     return _option(name, text, type=kind, default=default, metavar="NAME|ID", show_default="yours")
 
-
-INDEX_DIR: Final = _option(
-    "--index-dir",
-    "Directory for indexes of images, which mounts and commands share.",
-    type=DIRECTORY,
-    show_default="/var/cache/blobfs/images, or ~/.cache/blobfs/images",
-)
-INDEX_SIZE: Final = _option(
-    "--index-size", "Largest size of --index-dir.", type=Size(), default="4G"
-)
 
 SECTIONS: Final[dict[str, list[click.Option]]] = {
     "The mount": [
@@ -105,8 +92,7 @@ SECTIONS: Final[dict[str, list[click.Option]]] = {
     ],
     "Images": [
         _flag("--show-images", "List _images in each repository; it is found by name anyway."),
-        INDEX_DIR,
-        INDEX_SIZE,
+        *(Option([name], **attributes) for name, attributes in INDEX_OPTIONS.items()),
         _option(
             "--rootfs-owner",
             "Owners of files in a rootfs: as the image has them, or the mount's.",

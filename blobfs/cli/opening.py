@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Self, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import click
 
+from blobfs.cli.reports import human_size
 from blobfs.cli.storage import Storage
+from blobfs.concurrency import CallLock
 from blobfs.storage.registry import Registry
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
 
 T = TypeVar("T")
 
@@ -46,6 +53,46 @@ class Counts:
     def __exit__(self, *_: object) -> None:
         if self._shown:
             click.echo("\r\033[K", nl=False, err=True)
+
+
+class ByteBar:
+    """A bar on the terminal with the bytes that are read, their rate, and the time left.
+
+    Elsewhere it shows nothing. ``add`` may be called in any thread: ``_bar_lock`` serializes the
+    calls.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._bar_lock = CallLock()
+        self._bar: ProgressBar[object] | None = None
+        self._began = 0.0
+        self._count = 0
+
+    def add(self, count: int) -> None:
+        """Count bytes that were read."""
+        with self._bar_lock:
+            if self._bar is not None:
+                self._count += count
+                rate = self._count / max(1e-3, time.monotonic() - self._began)
+                self._bar.update(count, f"{human_size(int(rate))}/s")
+
+    @contextmanager
+    def showing(self, total: int) -> Iterator[None]:
+        """Show the bar meanwhile, unless there is nothing to read."""
+        if not total or not sys.stderr.isatty():
+            yield
+            return
+        self._began = time.monotonic()
+        with click.progressbar(
+            length=total, label=self._label, file=sys.stderr, item_show_func=str, color=False
+        ) as bar:
+            self._bar = bar
+            try:
+                yield
+            finally:
+                with self._bar_lock:
+                    self._bar = None
 
 
 def progress(items: Iterable[T], label: str) -> Iterator[T]:

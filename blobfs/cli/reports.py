@@ -23,7 +23,7 @@ T = TypeVar("T")
 BROKEN: Final = (NotFound, Corrupt, AccessDenied)
 """Errors of one entry; the report goes on with the others."""
 
-_SIZES: Final = frozenset({"bytes", "shared", "freed"})
+_SIZES: Final = frozenset({"bytes", "shared", "freed", "index"})
 """Columns of sizes in bytes."""
 
 Cell = str | int | None

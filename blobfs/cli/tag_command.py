@@ -5,10 +5,9 @@ from __future__ import annotations
 import click
 
 from blobfs.cache.factory import strict_cache_for
-from blobfs.cli.completion import references
 from blobfs.cli.opening import open_existing
 from blobfs.cli.storage import Storage
-from blobfs.cli.types import REFERENCE, STORAGE, Parsed, redis_option
+from blobfs.cli.types import NAME, REFERENCE, STORAGE, Parsed, redis_option
 from blobfs.digest import Digest
 from blobfs.errors import Exists, ManifestUnknown, NotPermitted
 from blobfs.reference import Reference, RepositoryName, Tag
@@ -50,17 +49,12 @@ def untag(storage: str, reference: Reference) -> None:
     click.echo(f"{reference} is removed; its manifest stays until blobfs gc --untagged")
 
 
-def _repository_or_reference(text: str) -> RepositoryName | Reference:
-    is_reference = ":" in text or "@" in text
-    return Reference.parse(text) if is_reference else RepositoryName(text)
-
-
 @click.command(short_help="Remove a tag, a manifest, or a repository.")
 @STORAGE
 @click.argument(
     "target",
     metavar="REPOSITORY|REPOSITORY:TAG|REPOSITORY@DIGEST",
-    type=Parsed("repository or reference", _repository_or_reference, references),
+    type=NAME,
 )
 @click.option("-r", "--recursive", is_flag=True, help="Remove a whole repository.")
 @click.option("-f", "--force", is_flag=True, help="Remove the tags of a manifest too.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -17,10 +17,24 @@ from blobfs.reference import Reference, RepositoryName
 from blobfs.storage.registry import Registry
 from blobfs.timestamps import parse_duration
 
+if TYPE_CHECKING:
+    from click.types import OptionHelpExtra
+
 T = TypeVar("T", bound=Callable[..., Any])
 
 _NOBODY: Final = 2**32 - 1
 """The id that means "no change" to chown(2)."""
+
+
+class Option(click.Option):
+    """An option whose help shows no range, and a default in words as it is."""
+
+    def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
+        extra = super().get_help_extra(ctx)
+        extra.pop("range", None)  # an error names the range
+        if "default" in extra:
+            extra["default"] = extra["default"].strip("()")  # click adds them to a text
+        return extra
 
 
 class Octal(click.ParamType[int]):
@@ -146,9 +160,15 @@ def redis_option(text: str, *variables: str) -> Callable[[T], T]:
     )
 
 
+def _repository_or_reference(text: str) -> RepositoryName | Reference:
+    is_reference = ":" in text or "@" in text
+    return Reference.parse(text) if is_reference else RepositoryName(text)
+
+
 STORAGE: Final = click.argument("storage", shell_complete=complete_storage)
 REPOSITORY: Final = Parsed("repository", RepositoryName, repositories)
 REFERENCE: Final = Parsed("repository:tag|repository@digest", Reference.parse, references)
+NAME: Final = Parsed("repository or reference", _repository_or_reference, references)
 TAGGED: Final = Parsed("repository:tag", Reference.parse, references)
 
 PATH: Final = click.Path(path_type=Path)

@@ -1,0 +1,138 @@
+"""The command ``blobfs index``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import click
+
+from blobfs.cli.image_options import Indexes, index_options
+from blobfs.cli.notices import echo
+from blobfs.cli.opening import ByteBar, open_existing
+from blobfs.cli.output import print_report
+from blobfs.cli.reports import BROKEN, OK, Report, Row
+from blobfs.cli.types import HUMAN, JSON, LONG_HELP, NAME, STORAGE
+from blobfs.digest import Digest
+from blobfs.errors import Corrupt, NotFound
+from blobfs.images.image import Image
+from blobfs.images.images import Images
+from blobfs.reference import Reference, RepositoryName
+from blobfs.storage.registry import Registry
+from blobfs.storage.repository import Repository
+
+_COLUMNS: Final = ("image", "platform", "entries", "bytes", "layers", "index", "state")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """An image to index; *image* is None if it cannot be read, and *fault* says why."""
+
+    reference: Reference
+    repository: Repository
+    image: Image | None
+    fault: str = ""
+
+
+@click.command(context_settings=LONG_HELP, short_help="Make the indexes of images ahead.")
+@STORAGE
+@click.argument("names", metavar="REPOSITORY[:TAG]...", type=NAME, nargs=-1, required=True)
+@click.option("-q", "--quiet", is_flag=True, help="Print only what cannot be indexed.")
+@HUMAN
+@JSON
+@index_options
+def index(
+    storage: str,
+    names: tuple[RepositoryName | Reference, ...],
+    *,
+    quiet: bool,
+    human: bool,
+    as_json: bool,
+    indexes: Indexes,
+) -> None:
+    """Make the indexes of images in STORAGE, so that their first use reads no layer.
+
+    A REPOSITORY without a tag means all its tags; REPOSITORY@DIGEST is possible, too. Of an image
+    index the images of all platforms are indexed. Each layer is read once and verified. Mounts and
+    commands find the indexes in --index-dir.
+
+    Exits with 1 if an image cannot be indexed, such as one with a layer that is no archive; the
+    state says why, and the others are indexed.
+    """
+    bar = ByteBar("Indexing")
+    with open_existing(storage) as registry:
+        images = indexes.images(registry, bar.add)
+        wanted = [each for name in names for each in _wanted(registry, images, name)]
+        with bar.showing(0 if quiet else _to_read(images, wanted)):
+            rows = list(_rows(images, wanted, is_told=not quiet and not sys.stderr.isatty()))
+    damaged = [row for row in rows if row[-1] != OK]
+    report = Report(_COLUMNS, damaged if quiet else rows, damaged=len(damaged))
+    if as_json or report.rows:
+        print_report(report, as_json=as_json, human=human)
+
+
+def _wanted(
+    registry: Registry, images: Images, name: RepositoryName | Reference
+) -> Iterator[_Wanted]:
+    """Yield the images of a name; raises RepositoryUnknown, TagUnknown."""
+    if isinstance(name, Reference):
+        repository = registry.existing(name.repository)
+        target = name.target
+        digest = target if isinstance(target, Digest) else repository.tags.get(target)
+        yield from _images(repository, images, name, digest)
+        return
+    repository = registry.existing(name)
+    for tag in sorted(repository.tags.enumerate()):
+        reference = Reference(name, tag)
+        try:
+            digest = repository.tags.get(tag)
+        except BROKEN as exc:
+            yield _Wanted(reference, repository, None, str(exc))
+        else:
+            yield from _images(repository, images, reference, digest)
+
+
+def _images(
+    repository: Repository, images: Images, reference: Reference, digest: Digest
+) -> Iterator[_Wanted]:
+    try:
+        for each in images.platforms(repository, digest).values():
+            yield _Wanted(reference, repository, images.image(repository, each))
+    except BROKEN as exc:
+        yield _Wanted(reference, repository, None, str(exc))
+
+
+def _to_read(images: Images, wanted: Sequence[_Wanted]) -> int:
+    """Return the size of the layers without an index."""
+    layers = {
+        layer.descriptor.digest: layer.descriptor.size
+        for each in wanted
+        if each.image is not None
+        for layer in images.unindexed(each.image)
+    }
+    return sum(layers.values())
+
+
+def _rows(images: Images, wanted: Iterable[_Wanted], *, is_told: bool) -> Iterator[Row]:
+    """Index the images, and yield a row for each; a line for each too if *is_told*."""
+    for each in wanted:
+        row = _row(images, each)
+        if is_told:
+            echo(f"{each.reference}: {row[-1]}")
+        yield row
+
+
+def _row(images: Images, wanted: _Wanted) -> Row:
+    name, image = str(wanted.reference), wanted.image
+    if image is None:
+        return name, None, None, None, None, None, wanted.fault
+    platform = "" if image.platform is None else image.platform.specifier
+    try:
+        files = images.rootfs(wanted.repository, image)
+    except (NotFound, Corrupt) as exc:
+        return name, platform, None, None, len(image.layers), None, str(exc)
+    entries, size = files.totals
+    state = files.unplaced or OK
+    return name, platform, entries, size, len(image.layers), images.index_size(image), state
