@@ -5,9 +5,10 @@ index has an image for each ``Platform`` (``platforms``).
 
 A layer is a tar archive, mostly compressed. One pass over it makes its ``LayerIndex``
 (``layer_index``): the ``Member``s (``members``, read by ``tar`` with ``pax`` and ``sparse``), and
-the points at which decompression can begin (``compression``). The same pass verifies the layer's
-digest and its diff ID, so that an index exists only for a layer whose content is right. With the
-index, a ``SeekableLayer`` reads any range of the uncompressed archive.
+the ``Point``s (``source``) at which decompression can begin, which ``gzip`` (with ``inflate``) and
+``zstd`` find. The same pass verifies the layer's digest and its diff ID, so that an index exists
+only for a layer whose content is right. With the index, a ``SeekableLayer`` (``seekable``) reads
+any range of the archive; a layer with too few points is decompressed once, as a whole.
 
 ``write_tree`` (``tree``, with ``tree_names``) merges the members of all layers of an image, one
 layer on the other, into a SQLite file (``tree_file``). ``RootFilesystem`` (``rootfs``, with
@@ -15,8 +16,9 @@ layer on the other, into a SQLite file (``tree_file``). ``RootFilesystem`` (``ro
 a whiteout keeps what its own layer has, a path is resolved with the symlinks of the layers below,
 and a directory that no layer names has the time of the image.
 
-``IndexStore`` (``index_store``) keeps indexes and trees in a directory: under the digest of what
-they describe, with a checksum and a version, bounded, and shared by all processes of the machine.
+``IndexStore`` (``index_store``, with ``stored_file``) keeps indexes and trees in a directory: under
+the digest of what they describe, with a checksum and a version, bounded, and shared by all
+processes of the machine.
 ``Images`` (``images``) is the entrance for mounts and commands.
 
 Everything in a layer is hostile: names, links, sizes, numbers of members. A member that cannot be

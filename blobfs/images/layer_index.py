@@ -38,8 +38,13 @@ MAX_SPAN: Final = 16 * 2**20
 """The longest span of a seekable layer, in bytes of the archive and in bytes of the blob."""
 
 _MAX_SIZE: Final = 2**40
-_MAX_MEMBERS: Final = 10**7
-"""Limits of an archive. They bound the time for a small blob that decompresses to a huge one."""
+"""The limit of an archive: it bounds the time for a small blob that decompresses to a huge one."""
+
+_MAX_MEMBERS_SIZE: Final = 2**30
+"""The limit of names and attributes in an archive, of about 8 million members, for the same reason.
+
+It bounds the size of the index, too.
+"""
 
 _ROW: Final = 2**18  # bytes of members before their compression
 
@@ -213,11 +218,7 @@ class _Archive:
 
 def _write_members(connection: sqlite3.Connection, members: Iterable[Member]) -> None:
     compressor = ZstdCompressor()
-    count = 0
     for row in _rows(members):
-        count += len(row)
-        if count > _MAX_MEMBERS:
-            raise LayerInvalid(f"the archive has more than {_MAX_MEMBERS} members")
         content = compressor.compress(_ENCODER.encode(row).encode())
         connection.execute("INSERT INTO members (content) VALUES (?)", (content,))
 
@@ -225,14 +226,17 @@ def _write_members(connection: sqlite3.Connection, members: Iterable[Member]) ->
 def _rows(members: Iterable[Member]) -> Iterator[list[tuple[object, ...]]]:
     """Yield the fields of members in rows of a bounded size."""
     row = []
-    size = 0
+    size = total = 0
     for member in members:
         row.append(_fields(member))
         size += 64 + len(member.path) + len(member.link) + 24 * len(member.extents or ())
         size += sum(len(name) + len(value) for name, value in member.xattrs.items())
         if size > _ROW:
             yield row
+            total += size
             row, size = [], 0
+        if total > _MAX_MEMBERS_SIZE:
+            raise LayerInvalid(f"the names of the archive have more than {_MAX_MEMBERS_SIZE} bytes")
     if row:
         yield row
 

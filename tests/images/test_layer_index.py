@@ -13,6 +13,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Mapping
 from io import BytesIO
+from itertools import repeat
 from pathlib import Path
 from typing import Final
 
@@ -217,13 +218,22 @@ def test_layer_that_is_no_archive_is_invalid(
         LayerIndex.build(BytesReader(blob), layer_of(blob, media_type=media_type), path)
 
 
-@pytest.mark.parametrize(("limit", "value"), [("_MAX_SIZE", 2**20), ("_MAX_MEMBERS", 9)])
-def test_archive_over_a_limit_is_invalid(
-    limit: str, value: int, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(f"blobfs.images.layer_index.{limit}", value)
-    with pytest.raises(LayerInvalid, match=f"more than {value}"):
+def test_archive_over_the_limit_is_invalid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blobfs.images.layer_index._MAX_SIZE", 2**20)
+    with pytest.raises(LayerInvalid, match="more than 1048576"):
         indexed(gzipped(archive(), 1), path)
+
+
+def test_attributes_that_decompress_to_too_much_are_invalid(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blobfs.images.layer_index._MAX_MEMBERS_SIZE", 2**22)
+    value = random.Random(1).randbytes(2**16)
+    big = Member(b"a", stat.S_IFREG, xattrs={b"user.a": value})
+    monkeypatch.setattr("blobfs.images.layer_index.read_members", lambda _: repeat(big))
+    with pytest.raises(LayerInvalid, match="more than 4194304"):
+        indexed(_small(), path)
+    assert path.stat().st_size < 2**23
 
 
 def test_full_disk_is_an_error_of_the_disk(path: Path) -> None:
