@@ -101,7 +101,7 @@ class Merge:
     def add_layer(self, number: int, members: Iterable[Member]) -> None:
         """Add a layer on top of those before it."""
         self._layer = number
-        self._names.begin_layer(number, self._last)
+        self._names.begin_layer(number)
         for member in members:
             try:
                 self._add(member)

@@ -81,22 +81,21 @@ class NameTable:
     """Names by directory. Not thread-safe.
 
     What loses its name keeps all names below it, which nothing leads to any more. So a removal is
-    one statement. A whiteout that has to keep names of its own layer visits each directory of lower
-    layers once in a layer.
+    one statement. Whiteouts that have to keep names of their own layer visit each directory once in
+    a layer: after that it has no other names.
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._layer = 0
-        self._last_below = 0
         self._cache: dict[tuple[int, bytes], Name] = {}
         self._entered: tuple[list[bytes], int] = ([], ROOT)
         for statement in _TABLES:
             db.execute(statement)
 
-    def begin_layer(self, layer: int, last_node: int) -> None:
-        """Begin a layer; the nodes up to *last_node* are of those below it."""
-        self._layer, self._last_below = layer, last_node
+    def begin_layer(self, layer: int) -> None:
+        """Begin a layer on top of the others."""
+        self._layer = layer
         self._db.execute("DELETE FROM cleared")
         self._discard_cache()
 
@@ -139,7 +138,7 @@ class NameTable:
         pending = [directory]
         while pending:
             number = pending.pop()
-            if number > self._last_below or not self._mark_cleared(number):
+            if not self._mark_cleared(number):
                 continue
             self._db.execute(
                 "DELETE FROM name WHERE directory = ? AND layer <> ?", (number, self._layer)

@@ -278,11 +278,11 @@ SHAPES: dict[str, Sequence[Callable[[int], Iterator[Member]]]] = {
 def test_time_of_a_merge_grows_with_the_members(shape: str, tmp_path: Path) -> None:
     """Ten times as many members take about ten times as long."""
     seconds = []
-    for count in (500, 5_000):
+    for count in (1_000, 10_000):
         started = time.process_time()
         _merged(tmp_path / "tree", (make(count) for make in SHAPES[shape])).close()
         seconds.append(time.process_time() - started)
-    assert seconds[1] < 30 * seconds[0]
+    assert seconds[1] < 25 * seconds[0]
 
 
 _MERGE = """

@@ -1,13 +1,23 @@
 """Root filesystems are those of ``umoci unpack``, in each field of each path."""
 
+import gzip
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.support import layers
-from tests.support.image_trees import differences, faults_of, merged, tree_of, unpacked
+from tests.support.image_trees import (
+    differences,
+    faults_of,
+    merged,
+    tree_of,
+    unpacked,
+    unpacked_layout,
+)
+from tests.support.images import debian
 from tests.support.layers import (
     LayerImages,
     archive,
@@ -96,6 +106,15 @@ CASES: dict[str, Sequence[bytes]] = {
     "opaque twice": [
         archive(member(b"d/a"), member(b"d/e/b"), member(b"d/e/c")),
         archive(opaque(b"d"), opaque(b"d/e"), member(b"d/e/n"), opaque(b"d/e"), opaque(b"d")),
+    ],
+    "opaque in several layers": [
+        archive(member(b"d/a")),
+        archive(opaque(b"d"), member(b"d/b")),
+        archive(opaque(b"d"), member(b"d/c")),
+    ],
+    "opaque after a lookup below": [
+        archive(member(b"d/e/f")),
+        archive(whiteout(b"d/e/none"), opaque(b"d"), member(b"d/e/new")),
     ],
     "opaque above and below": [
         archive(member(b"a/b/c/old"), member(b"a/b/old"), member(b"a/old")),
@@ -233,6 +252,19 @@ CASES: dict[str, Sequence[bytes]] = {
         ),
         archive(member(b"s/a"), member(b"abs/f"), member(b"up/b"), directory(b"s/a2/b")),
     ],
+    "absolute symlink in a directory": [
+        archive(directory(b"t"), symlink(b"d/e/abs", b"/t"), member(b"d/e/abs/x")),
+        archive(member(b"d/e/abs/y"), hardlink(b"z", b"d/e/abs/x"), whiteout(b"d/e/abs/x")),
+    ],
+    "symlink that is replaced through itself": [
+        archive(
+            symlink(b"d/back", b"."),
+            member(b"d/back/x"),
+            directory(b"d/back/back"),
+            member(b"d/back/y"),
+        )
+    ],
+    "symlink with a mode": [archive(member(b"s", kind=b"2", mode=0o640, link=b"x"))],
     "symlink parent to nothing": [
         archive(symlink(b"s", b"none/../made/x"), symlink(b"t", b"/s/./y//")),
         archive(member(b"s/a"), member(b"t/b")),
@@ -436,3 +468,20 @@ def test_whiteout_of_no_name_removes_nothing(name: bytes, tmp_path: Path) -> Non
     with merged(content, tmp_path / "tree") as rootfs:
         assert {b"", b"/d", b"/d/a", b"/b"} == tree_of(rootfs).keys()
         assert "whiteout of no name" in rootfs.unplaced
+
+
+@pytest.mark.long
+def test_tree_of_debian_is_that_of_umoci(tmp_path: Path) -> None:
+    layout = debian()
+    [found] = json.loads((layout / "index.json").read_bytes())["manifests"]
+    manifest = json.loads(_blob(layout, found))
+    content = [gzip.decompress(_blob(layout, layer)) for layer in manifest["layers"]]
+    theirs, failure = unpacked_layout(layout, "bookworm", tmp_path / "bundle")
+    assert failure == ""
+    with merged(content, tmp_path / "tree") as rootfs:
+        assert len(theirs) > 5_000
+        assert differences(tree_of(rootfs), theirs) == []
+
+
+def _blob(layout: Path, descriptor: Mapping[str, str]) -> bytes:
+    return (layout / "blobs/sha256" / descriptor["digest"].partition(":")[2]).read_bytes()

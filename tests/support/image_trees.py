@@ -86,9 +86,13 @@ def faults_of(rootfs: RootFilesystem) -> dict[bytes, str]:
 
 def unpacked(images: LayerImages, tag: str, bundle: Path) -> tuple[Tree, str]:
     """The tree that umoci makes below *bundle*, without its own times; and why it failed."""
+    return unpacked_layout(images.directory, tag, bundle)
+
+
+def unpacked_layout(layout: Path, tag: str, bundle: Path) -> tuple[Tree, str]:
+    """``unpacked`` of an image in the OCI layout at *layout*."""
     started = time.time_ns() - 10**9
-    reference = f"{images.directory}:{tag}"
-    command = ["umoci", "unpack", "--image", reference, str(bundle)]
+    command = ["umoci", "unpack", "--image", f"{layout}:{tag}", str(bundle)]
     ended = subprocess.run(command, capture_output=True, check=False, text=True, errors="replace")
     if ended.returncode:
         return {}, ended.stderr.strip().splitlines()[-1]
