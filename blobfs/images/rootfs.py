@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -32,6 +33,11 @@ FROM entry WHERE number = ?
 _NAMED: Final = """
 SELECT number, mode, uid, gid, size, mtime_ns, major, minor, links, IFNULL(fault, '')
 FROM name JOIN entry USING (number) WHERE directory = ? AND name = ?
+"""
+
+_LISTED: Final = """
+SELECT name, number, mode, uid, gid, size, mtime_ns, major, minor, links, IFNULL(fault, '')
+FROM name JOIN entry USING (number) WHERE directory = ? AND name IN ({})
 """
 
 _NAMES: Final = "SELECT name FROM name WHERE directory = ? AND name > ? ORDER BY name LIMIT ?"
@@ -115,9 +121,14 @@ class RootFilesystem(Closing):
 
     def entries(self, directory: int, names: Iterable[bytes]) -> list[tuple[bytes, Entry]]:
         """Return the entries of *names*, also those with a fault; missing ones are left out."""
-        return [
-            (name, _entry(row)) for name in names for row in self._rows(_NAMED, directory, name)
-        ]
+        found: list[tuple[bytes, Entry]] = []
+        wanted = iter(names)
+        while batch := list(islice(wanted, _BATCH)):
+            marks = ",".join("?" * len(batch))
+            rows = self._rows(_LISTED.format(marks), directory, *batch)
+            entries = {name: _entry(row) for name, *row in rows}
+            found += [(name, entries[name]) for name in batch if name in entries]
+        return found
 
     def target(self, number: int) -> bytes:
         """Return the target of a symlink; raises NotASymlink."""

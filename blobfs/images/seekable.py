@@ -10,6 +10,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from mmap import mmap
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Final
@@ -44,16 +45,16 @@ class SpanCache:
         self.decompressed = 0
         self._limit = limit
         self._lock = guard()
-        self._spans: OrderedDict[_Key, bytes] = OrderedDict()
+        self._spans: OrderedDict[_Key, mmap] = OrderedDict()
         self._size = 0
-        self._running: SingleFlight[_Key, bytes] = SingleFlight()
+        self._running: SingleFlight[_Key, mmap] = SingleFlight()
         self._places = BoundedSemaphore(_DECOMPRESSIONS)
 
     def stats(self) -> Mapping[str, int]:
         """Return the counts for the metrics."""
         return {"decompressed": self.decompressed}
 
-    def find(self, key: _Key) -> bytes | None:
+    def find(self, key: _Key) -> mmap | None:
         """Return a span; None if it is not in the cache."""
         with self._lock:
             span = self._spans.get(key)
@@ -61,7 +62,7 @@ class SpanCache:
                 self._spans.move_to_end(key)
             return span
 
-    def get(self, key: _Key, decompress: Callable[[], bytes]) -> bytes:
+    def get(self, key: _Key, decompress: Callable[[], mmap]) -> mmap:
         """Return a span, which one thread decompresses if it is missing; raises its errors."""
         found = self.find(key)
         if found is not None:
@@ -69,7 +70,7 @@ class SpanCache:
         refuse_to_take_long()
         return self._running.run(key, partial(self._fill, key, decompress))
 
-    def _fill(self, key: _Key, decompress: Callable[[], bytes]) -> bytes:
+    def _fill(self, key: _Key, decompress: Callable[[], mmap]) -> mmap:
         found = self.find(key)
         if found is not None:
             return found
@@ -129,20 +130,20 @@ class SeekableLayer(FileReader):
     def close(self) -> None:
         self._blob.close()
 
-    def _decompress(self, number: int) -> bytes:
+    def _decompress(self, number: int) -> mmap:
         span = self._index.span(number)
         start = span.point.position
         # One read: several would look like a stream, for which much is fetched ahead.
         data = self._blob.read_at(start, span.end - start)
-        parts = []
-        missing = span.size
+        content = mmap(-1, span.size)  # malloc would keep the memory of spans for later ones
+        at = 0
         for piece in _pieces(self._index, Source((data,), start), span.point):
-            parts.append(piece[:missing])
-            missing -= len(parts[-1])
-            if not missing:
+            part = piece[: span.size - at]
+            content[at : at + len(part)] = part
+            at += len(part)
+            if at == span.size:
                 break
-        content = b"".join(parts)
-        if missing or zlib.crc32(content) != span.checksum:
+        if at < span.size or zlib.crc32(content) != span.checksum:
             raise DigestMismatch(
                 f"the content of layer {self._index.digest} has changed since it was indexed"
             )

@@ -92,11 +92,10 @@ class RootSymlink(RootNode, Symlink):
 
 @dataclass(frozen=True, slots=True)
 class RootFile(RootNode, File):
-    """A file of a root filesystem; its content is decompressed in a thread."""
+    """A file of a root filesystem. What is not decompressed yet raises TakesLong."""
 
     asks_storage = True
     never_changes = True
-    takes_long = True
 
     def open(self) -> FileReader:
         return self.root.files.open(self.entry.number)
