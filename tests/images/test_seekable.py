@@ -200,12 +200,13 @@ def test_changed_blob_is_a_mismatch_and_never_wrong_bytes(layers: Layers) -> Non
             changed[position] ^= 0x10
             layer = SeekableLayer(CountingReader(bytes(changed)), index, SpanCache())
             failed = 0
-            for offset in range(0, len(archive()), 4 * 2**20):
+            for offset in range(0, len(archive()), 2**20):
                 try:
-                    assert layer.read_at(offset, 10) == archive()[offset : offset + 10]
+                    is_same = layer.read_at(offset, 2**20) == archive()[offset : offset + 2**20]
+                    assert is_same  # without a comparison of a mebibyte in the report
                 except Corrupt:
                     failed += 1
-            assert failed <= 3
+            assert failed < len(archive()) / 2**20 / 2
 
 
 def test_truncated_blob_is_an_error(layers: Layers) -> None:
