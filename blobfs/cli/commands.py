@@ -14,15 +14,15 @@ import click
 from blobfs.cli import image_report, reports
 from blobfs.cli.mounting import mount
 from blobfs.cli.notices import echo
-from blobfs.cli.opening import open_existing, progress
-from blobfs.cli.output import DAMAGED, print_report, sentence
+from blobfs.cli.opening import open_existing
+from blobfs.cli.output import DAMAGED, sentence
 from blobfs.cli.storage import Storage
-from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, REFERENCE, REPOSITORY, STORAGE
+from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, REFERENCE, STORAGE
 from blobfs.errors import BlobfsError
 from blobfs.fuse.versions import versions
 from blobfs.host.unmount import unmount
 from blobfs.logs import printable
-from blobfs.reference import Reference, RepositoryName
+from blobfs.reference import Reference
 
 _CONTEXT: Final = {
     "auto_envvar_prefix": "BLOBFS",
@@ -38,10 +38,12 @@ _SECTIONS: Final = {
 """The commands in the help, by section."""
 
 _MODULES: Final = {
+    "cat": "cat_command",
     "doctor": "doctor_command",
     "du": "du_command",
     "gc": "gc_command",
     "index": "index_command",
+    "ls": "ls_command",
     "prune": "prune_command",
     "rm": "tag_command",
     "stat": "stat_command",
@@ -129,24 +131,6 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
     unmount(mountpoint, lazy=lazy, waiting=echo)
 
 
-@main.command("ls", context_settings=LONG_HELP, short_help="List repositories, or the tags of one.")
-@STORAGE
-@click.argument("repository", type=REPOSITORY, required=False)
-@HUMAN
-@JSON
-def list_(storage: str, repository: RepositoryName | None, *, human: bool, as_json: bool) -> None:
-    """List the repositories in STORAGE, or the tags of REPOSITORY.
-
-    Exits with 1 if something is damaged; a column says what.
-    """
-    with open_existing(storage) as registry:
-        if repository is None:
-            report = reports.repositories(registry, progress)
-        else:
-            report = reports.tags(registry, repository)
-    print_report(report, as_json=as_json, human=human)
-
-
 @main.command(context_settings=LONG_HELP, short_help="Show an image with its platforms and layers.")
 @STORAGE
 @click.argument("reference", type=REFERENCE)
@@ -162,20 +146,6 @@ def show(storage: str, reference: Reference, *, human: bool, as_json: bool) -> N
     click.echo(report.as_json() if as_json else report.as_text(human=human))
     if report.is_damaged:
         sys.exit(DAMAGED)
-
-
-@main.command(short_help="Print a blob or a manifest, verified.")
-@STORAGE
-@click.argument("reference", type=REFERENCE)
-def cat(storage: str, reference: Reference) -> None:
-    """Print a blob or manifest, verified, from STORAGE.
-
-    REFERENCE is REPOSITORY@DIGEST for a blob or manifest, REPOSITORY:TAG for a manifest.
-    """
-    with open_existing(storage) as registry:
-        for chunk in reports.content(registry, reference):
-            sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
 
 
 @main.group("config", short_help="Show a registry's configuration.")

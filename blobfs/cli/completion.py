@@ -62,6 +62,11 @@ def references(registry: Registry, incomplete: str) -> Iterator[str]:
             yield f"{name}:{tag}"
 
 
+def names(registry: Registry, incomplete: str) -> Iterator[str]:
+    """Yield repositories; after a colon the tags of one."""
+    return (references if ":" in incomplete else repositories)(registry, incomplete)
+
+
 def complete(ctx: click.Context, incomplete: str, offered: _Complete) -> list[CompletionItem]:
     """Return what is *offered* of the STORAGE in *ctx*; nothing if that is not a local registry."""
     try:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
-from blobfs.cli.types import DIRECTORY, Option, Size
+from blobfs.cli.opening import ByteBar, digest_of
+from blobfs.cli.types import DIRECTORY, Option, Parsed, Size
 from blobfs.config.settings import default_indexes
+from blobfs.images.image import Image
 from blobfs.images.images import Images
 from blobfs.images.index_store import IndexStore
+from blobfs.images.platforms import Platform
+from blobfs.images.rootfs import RootFilesystem
+from blobfs.reference import Reference
 from blobfs.storage.registry import Registry
+from blobfs.storage.repository import Repository
 
 T = TypeVar("T")
 
@@ -44,6 +50,71 @@ class Indexes:
     def images(self, registry: Registry, on_read: Callable[[int], object]) -> Images:
         """Return the images of *registry*; see ``Images``."""
         return Images(registry, IndexStore(self.directory, self.size), on_read)
+
+
+class ImageFiles(NamedTuple):
+    """An image and its root filesystem."""
+
+    image: Image
+    files: RootFilesystem
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOpener:
+    """Opens images; of an index the one for *platform*, by default for this machine."""
+
+    indexes: Indexes
+    platform: Platform | None
+
+    def open(self, registry: Registry, *references: Reference) -> list[ImageFiles]:
+        """Open the images of *references*; a bar is shown while layers are read.
+
+        Raises RepositoryUnknown, TagUnknown, NotFound, Corrupt; AccessDenied and StorageFull if the
+        indexes cannot be stored.
+        """
+        bar = ByteBar("Indexing")
+        images = self.indexes.images(registry, bar.add)
+        found = []
+        for reference in references:
+            repository = registry.existing(reference.repository)
+            found.append((repository, self._image(images, repository, reference)))
+        with bar.showing(bytes_to_read(images, [image for _, image in found])):
+            return [
+                ImageFiles(image, images.rootfs(repository, image)) for repository, image in found
+            ]
+
+    def _image(self, images: Images, repository: Repository, reference: Reference) -> Image:
+        digest = digest_of(repository, reference)
+        if self.platform is None:
+            return images.here(repository, digest)
+        return images.for_platform(repository, digest, self.platform)
+
+
+def bytes_to_read(images: Images, wanted: Iterable[Image]) -> int:
+    """Return the size of the layers of *wanted* that have no index."""
+    layers = {
+        layer.descriptor.digest: layer.descriptor.size
+        for image in wanted
+        for layer in images.unindexed(image)
+    }
+    return sum(layers.values())
+
+
+def image_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Add the options for one image to a command, which takes them as the argument *opener*."""
+
+    @click.option(
+        "--platform",
+        type=Parsed("platform", Platform.parse),
+        metavar="OS/ARCH[/VARIANT]",
+        help="Platform to choose from an image index.  [default: that of this machine]",
+    )
+    @index_options
+    @wraps(command)
+    def with_opener(*, indexes: Indexes, platform: Platform | None, **others: object) -> T:
+        return command(opener=ImageOpener(indexes, platform), **others)
+
+    return with_opener
 
 
 def index_options(command: Callable[..., T]) -> Callable[..., T]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import click
 
-from blobfs.cli.image_options import Indexes, index_options
+from blobfs.cli.image_options import Indexes, bytes_to_read, index_options
 from blobfs.cli.notices import echo
-from blobfs.cli.opening import ByteBar, open_existing
+from blobfs.cli.opening import ByteBar, digest_of, open_existing
 from blobfs.cli.output import print_report
 from blobfs.cli.reports import BROKEN, OK, Report, Row
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, NAME, STORAGE
@@ -65,7 +65,8 @@ def index(
     with open_existing(storage) as registry:
         images = indexes.images(registry, bar.add)
         wanted = [each for name in names for each in _wanted(registry, images, name)]
-        with bar.showing(0 if quiet else _to_read(images, wanted)):
+        readable = [each.image for each in wanted if each.image is not None]
+        with bar.showing(0 if quiet else bytes_to_read(images, readable)):
             rows = list(_rows(images, wanted, is_told=not quiet and not sys.stderr.isatty()))
     damaged = [row for row in rows if row[-1] != OK]
     report = Report(_COLUMNS, damaged if quiet else rows, damaged=len(damaged))
@@ -79,9 +80,7 @@ def _wanted(
     """Yield the images of a name; raises RepositoryUnknown, TagUnknown."""
     if isinstance(name, Reference):
         repository = registry.existing(name.repository)
-        target = name.target
-        digest = target if isinstance(target, Digest) else repository.tags.get(target)
-        yield from _images(repository, images, name, digest)
+        yield from _images(repository, images, name, digest_of(repository, name))
         return
     repository = registry.existing(name)
     for tag in sorted(repository.tags.enumerate()):
@@ -102,17 +101,6 @@ def _images(
             yield _Wanted(reference, repository, images.image(repository, each))
     except BROKEN as exc:
         yield _Wanted(reference, repository, None, str(exc))
-
-
-def _to_read(images: Images, wanted: Sequence[_Wanted]) -> int:
-    """Return the size of the layers without an index."""
-    layers = {
-        layer.descriptor.digest: layer.descriptor.size
-        for each in wanted
-        if each.image is not None
-        for layer in images.unindexed(each.image)
-    }
-    return sum(layers.values())
 
 
 def _rows(images: Images, wanted: Iterable[_Wanted], *, is_told: bool) -> Iterator[Row]:

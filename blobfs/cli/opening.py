@@ -14,7 +14,10 @@ import click
 from blobfs.cli.reports import human_size
 from blobfs.cli.storage import Storage
 from blobfs.concurrency import CallLock
+from blobfs.digest import Digest
+from blobfs.reference import Reference
 from blobfs.storage.registry import Registry
+from blobfs.storage.repository import Repository
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -25,6 +28,12 @@ T = TypeVar("T")
 def open_existing(storage: str) -> Registry:
     """Open the registry of STORAGE, which must exist; raises MountRefused."""
     return Storage.of_argument(storage).open()
+
+
+def digest_of(repository: Repository, reference: Reference) -> Digest:
+    """Return the digest of a reference; raises TagUnknown, Corrupt."""
+    target = reference.target
+    return target if isinstance(target, Digest) else repository.tags.get(target)
 
 
 class Counts:

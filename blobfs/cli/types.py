@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from blobfs.cli.completion import complete, complete_storage, references, repositories
+from blobfs.cli.completion import complete, complete_storage, names, references, repositories
 from blobfs.errors import BlobfsError, MountRefused
 from blobfs.reference import Reference, RepositoryName
 from blobfs.storage.registry import Registry
@@ -168,7 +168,7 @@ def _repository_or_reference(text: str) -> RepositoryName | Reference:
 STORAGE: Final = click.argument("storage", shell_complete=complete_storage)
 REPOSITORY: Final = Parsed("repository", RepositoryName, repositories)
 REFERENCE: Final = Parsed("repository:tag|repository@digest", Reference.parse, references)
-NAME: Final = Parsed("repository or reference", _repository_or_reference, references)
+NAME: Final = Parsed("repository or reference", _repository_or_reference, names)
 TAGGED: Final = Parsed("repository:tag", Reference.parse, references)
 
 PATH: Final = click.Path(path_type=Path)

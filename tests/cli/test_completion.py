@@ -7,7 +7,7 @@ import click
 import pytest
 
 from blobfs.cli import main
-from blobfs.cli.completion import complete, references, repositories
+from blobfs.cli.completion import complete, names, references, repositories
 from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.reference import RepositoryName, Tag
@@ -64,6 +64,14 @@ def test_tags_are_offered(typed: str, offered: list[str], storage: Path) -> None
     """[S19.69] Commands, options, and repositories and tags of a local STORAGE are completed."""
     items = complete(_context(storage), typed, references)
     assert sorted(item.value for item in items) == offered
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("b", ["b/only"]), ("b/only:v", ["b/only:v1", "b/only:v2"])]
+)
+def test_tags_are_offered_after_a_colon(typed: str, offered: list[str], storage: Path) -> None:
+    """[S19.69] Commands, options, and repositories and tags of a local STORAGE are completed."""
+    assert [item.value for item in complete(_context(storage), typed, names)] == offered
 
 
 @pytest.mark.parametrize("storage", ["/nonexistent", "s3://bucket/x", "ftp://x", "", "/etc/passwd"])
