@@ -68,6 +68,11 @@ def test_directory_that_no_layer_names_has_the_time_of_the_image(rootfs: RootFil
         assert (found.mode, found.uid, found.mtime_ns) == (0o40755, 0, layers.CREATED_NS)
 
 
+def test_root_that_a_layer_names_has_its_attributes(tmp_path: Path) -> None:
+    with merged([archive(directory(b"./", 0o711, uid=5))], tmp_path / "tree") as rootfs:
+        assert rootfs.entry(ROOT)[1:6] == (stat.S_IFDIR | 0o711, 5, 0, 0, layers.MTIME_NS)
+
+
 def test_names_are_sorted_and_entries_are_those_of_the_names(rootfs: RootFilesystem) -> None:
     number = rootfs.lookup(ROOT, b"etc").number
     assert list(rootfs.names(number)) == [b"a", b"b", b"bad", b"c", b"up"]

@@ -33,6 +33,9 @@ class Node:
 
 Tree = dict[bytes, Node]
 
+NOW = 2**70
+"""The time of what umoci makes or changes by itself, such as directories that no layer names."""
+
 
 def merged(layers: Sequence[bytes], path: Path) -> RootFilesystem:
     """Write the tree of *layers*, archives from the lowest to the highest, and open it."""
@@ -100,7 +103,7 @@ def unpacked_layout(layout: Path, tag: str, bundle: Path) -> tuple[Tree, str]:
 
 
 def tree_below(root: Path, started_ns: int) -> Tree:
-    """All paths below *root*; times from *started_ns* on become 0."""
+    """All paths below *root*; times from *started_ns* on become ``NOW``."""
     top = os.fsencode(root)
     found = {}
     for path in _walk(top):
@@ -110,7 +113,7 @@ def tree_below(root: Path, started_ns: int) -> Tree:
         node = Node(
             info.st_mode, info.st_uid, info.st_gid,
             info.st_size if is_file or is_link else 0,
-            info.st_mtime_ns if info.st_mtime_ns < started_ns else 0,
+            info.st_mtime_ns if info.st_mtime_ns < started_ns else NOW,
             (os.major(info.st_rdev), os.minor(info.st_rdev)) if is_device else (0, 0),
             os.readlink(path) if is_link else None,
             Path(os.fsdecode(path)).read_bytes() if is_file else None,
@@ -151,12 +154,13 @@ def _with_names(found: Mapping[bytes, tuple[int, Node]]) -> Tree:
 
 
 def differences(ours: Tree, theirs: Tree) -> list[str]:
-    """All fields that differ; of a time that is umoci's own any is right."""
+    """All fields that differ; where umoci has a time of its own, and at the root, any is right."""
     found = [f"only ours: {path!r}" for path in ours.keys() - theirs.keys()]
     found += [f"only umoci's: {path!r}" for path in theirs.keys() - ours.keys()]
     for path in ours.keys() & theirs.keys():
         mine, other = vars(ours[path]), vars(theirs[path])
         for key, value in other.items():
-            if mine[key] != value and not (key == "mtime_ns" and (value == 0 or path == b"")):
+            is_own_time = key == "mtime_ns" and (value == NOW or not path)
+            if mine[key] != value and not is_own_time:
                 found.append(f"{path!r}: {key} is {mine[key]!r}, umoci's {value!r}")
     return sorted(found)
