@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import weakref
 from collections import OrderedDict
@@ -27,6 +28,8 @@ from blobfs.images.stored_file import StoredFile
 from blobfs.images.tree import write_tree
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
+
+log = logging.getLogger(__name__)
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -244,6 +247,8 @@ class Images:
             stored.close()
             raise
         weakref.finalize(root, stored.close)
+        if root.unplaced:
+            log.warning("image %s: %s", image.digest, root.unplaced)
         return self._trees.put(image.tree, root)
 
     def _write_tree(self, repository: Repository, image: Image, path: Path) -> None:

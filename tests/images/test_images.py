@@ -136,3 +136,18 @@ def test_index_is_made_again_after_it_was_damaged(stored: Stored) -> None:
     for file in stored.directory.rglob("sha256-*"):
         file.write_bytes(file.read_bytes()[:-100] + bytes(100))
     assert list(stored.rootfs(digest).names(ROOT)) == [b"a", b"b"]
+
+
+def test_members_that_have_no_place_are_one_warning(
+    stored: Stored, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = stored.images()
+    bad = [member(b"a/%d" % number) for number in range(3)]
+    digest = store_image(stored.layout, archive(member(b"a"), *bad))
+    for _ in range(2):
+        assert list(stored.rootfs(digest, images).names(ROOT)) == [b"a"]
+    [text] = caplog.messages
+    assert text == (
+        f"image {digest}: 3 members are left out; the first is b'a/0' of layer 1,"
+        " because b'a' above it is no directory"
+    )
