@@ -96,7 +96,7 @@ class Merge:
         """The number of members that have no place, and the first of them; empty for none."""
         if not self._unplaced:
             return ""
-        return f"{self._unplaced} members are left out; the first is {self._first_unplaced}"
+        return f"members without a place: {self._unplaced}; the first is {self._first_unplaced}"
 
     def add_layer(self, number: int, members: Iterable[Member]) -> None:
         """Add a layer on top of those before it."""

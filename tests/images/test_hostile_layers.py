@@ -345,6 +345,6 @@ def test_faults_do_not_hide_other_files(outside: Path) -> None:
         assert tree_of(rootfs).keys() == {b"", b"/a", b"/d"}
         assert faults_of(rootfs).keys() == {b"/b", b"/c"}
         assert rootfs.unplaced == (
-            "2 members are left out; the first is b'a/x' of layer 1, because b'a' above it is no"
-            " directory"
+            "members without a place: 2; the first is b'a/x' of layer 1,"
+            " because b'a' above it is no directory"
         )

@@ -148,6 +148,6 @@ def test_members_that_have_no_place_are_one_warning(
         assert list(stored.rootfs(digest, images).names(ROOT)) == [b"a"]
     [text] = caplog.messages
     assert text == (
-        f"image {digest}: 3 members are left out; the first is b'a/0' of layer 1,"
+        f"image {digest}: members without a place: 3; the first is b'a/0' of layer 1,"
         " because b'a' above it is no directory"
     )
