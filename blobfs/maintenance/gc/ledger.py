@@ -65,14 +65,20 @@ class Ledger:
         for statement in _TABLES:
             journal.db.execute(statement)
 
-    def note_unlinked(self, now: float) -> None:
-        """Start the grace of each blob that the last pass has found without a link.
+    def forget_linked(self) -> None:
+        """End the grace of each blob that the last pass has found with a link, or not at all.
 
-        If a run has removed the last link, the grace began then. The grace of a blob that has a
-        link again, or is gone, ends.
+        A pass that could not read all links does so too: the run may remove those that it has read.
         """
         with self.journal.transaction() as db:
             db.execute(_FORGET_LINKED)
+
+    def note_unlinked(self, now: float) -> None:
+        """Start the grace of each blob that the last pass has found without a link.
+
+        If a run has removed the last link, the grace began then.
+        """
+        with self.journal.transaction() as db:
             db.execute(_NOTE_UNLINKED, (now,))
 
     def remove(self, repository: str, links: Iterable[Link], rules: Rules, now: float) -> None:

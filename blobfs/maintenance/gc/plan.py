@@ -177,6 +177,7 @@ class Plan:
         now = time.time()
         plan._check_links()
         plan._keep_named()
+        ledger.forget_linked()
         if plan.blocked is None:
             ledger.note_unlinked(now)
         views = Views(inventory.storage, inventory.journal, rules)

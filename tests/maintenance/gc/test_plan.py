@@ -253,6 +253,25 @@ def test_grace_begins_anew_for_a_blob_that_was_linked_meanwhile(garbage: Garbage
     assert second.due > first.due
 
 
+def test_grace_begins_anew_with_a_removal_while_another_directory_is_unreadable(
+    garbage: Garbage,
+) -> None:
+    blob = garbage.layout.blob(b"of nobody")
+    with garbage.collection().planned() as plan:
+        [entry] = plan.entries()
+    garbage.layout.link(paths.layers(APP), blob)
+    unreadable = Path(garbage.url) / paths.REPOSITORIES[1:] / "elsewhere"
+    unreadable.symlink_to("/")
+    assert garbage.delete(later(grace_s=3600)).links == {(APP, "layer"): 1}
+    unreadable.unlink()
+    with garbage.collection(later(grace_s=3600)).planned() as plan:
+        assert plan.due(time.time()) == {}
+        [again] = plan.entries()
+    assert entry.due is not None
+    assert again.due is not None
+    assert again.due > entry.due + 3600
+
+
 def test_repository_whose_name_is_invalid_keeps_its_links(garbage: Garbage) -> None:
     layer = garbage.layout.blob(b"old")
     garbage.layout.link(f"{paths.REPOSITORIES}/Team/_layers", layer)
