@@ -150,6 +150,10 @@ class ManifestRow:
     references: Sequence[ReferenceRow] = ()
 
 
+ACCESS_DENIED: Final = "cannot be read: access is denied"
+"""The fault of a manifest whose references are known once access to it is granted."""
+
+
 def read_manifests(storage: Location, digests: Sequence[bytes]) -> list[ManifestRow]:
     """Read each manifest of *digests*; raises StorageUnavailable."""
     driver = opened(storage)
@@ -164,7 +168,7 @@ def read_manifest(driver: StorageDriver, digest: Digest) -> ManifestRow:
     except (PathNotFound, NotAFile):
         return replace(row, fault="is missing")
     except AccessDenied:
-        return replace(row, fault="cannot be read: access is denied")
+        return replace(row, fault=ACCESS_DENIED)
     if len(payload) > MAX_CONTENT:
         return replace(row, fault="is too large for a manifest")
     row = replace(row, size=len(payload))

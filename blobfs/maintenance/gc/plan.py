@@ -101,6 +101,9 @@ WHERE NOT EXISTS (
         WHERE reference.digest = blob.digest AND reference.kind <> {ReferenceKind.SUBJECT:d})
 GROUP BY blob.digest HAVING max(blob.mtime) < ?
 """  # noqa: S608
+_LIVE_WITH_FAULTS: Final = (
+    "SELECT digest FROM gc_live JOIN manifest USING (digest) WHERE fault IS NOT NULL"
+)
 _HAS_LINKS: Final = "SELECT EXISTS (SELECT 1 FROM link)"
 _HAS_BLOBS: Final = (
     "SELECT EXISTS (SELECT 1 FROM blob) OR EXISTS (SELECT 1 FROM other WHERE path GLOB ?)"
@@ -340,6 +343,8 @@ class Plan:
         while unread := [digest for (digest,) in self._db.execute(_UNREAD_CHILDREN)]:
             views.manifests.read(unread)
             self._db.execute(_LIVE)
+        for (digest,) in self._db.execute(_LIVE_WITH_FAULTS).fetchall():
+            self.blocked = views.manifests.problem(digest) or self.blocked
         grace_s = self.rules.grace_s
         self._db.execute(_DEAD_BLOBS, (now + grace_s, now, grace_s, self.rules.before_ns))
 

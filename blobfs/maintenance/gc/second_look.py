@@ -49,6 +49,7 @@ def look(
                 found.unreadable = f"{other.path} cannot be read, and may have links"
     manifests.read(new_manifests)
     for manifest in new_manifests:
+        found.unreadable = manifests.problem(manifest) or found.unreadable
         for kind, digest in manifests.references(manifest):
             if digest in digests and kind != ReferenceKind.SUBJECT:
                 found.needed.add(digest)

@@ -11,7 +11,7 @@ from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.location import Location
 from blobfs.inventory.journal import Journal
 from blobfs.inventory.rows import LinkKind, LinkRow, OtherRow, Rows, Target, link_path, unpack
-from blobfs.inventory.scanning import opened, read_link_at, read_manifests, scan
+from blobfs.inventory.scanning import ACCESS_DENIED, opened, read_link_at, read_manifests, scan
 from blobfs.inventory.spans import EntryKind, Span
 from blobfs.logs import printable
 from blobfs.maintenance.gc.rules import Link, Reference, RepositoryView, Rules
@@ -49,6 +49,12 @@ class Manifests:
         """Return the fault of a manifest whose references are unknown; else None."""
         [fault] = self._journal.db.execute(_MANIFEST, (digest,)).fetchone()
         return fault if fault and not self.references(digest) else None
+
+    def problem(self, digest: bytes) -> str | None:
+        """Return why a manifest that was read may name any blob; None if it does not."""
+        if self._journal.db.execute(_MANIFEST, (digest,)).fetchone() == (ACCESS_DENIED,):
+            return f"manifest {unpack(digest)} {ACCESS_DENIED}, and may need any blob"
+        return None
 
     def _is_read(self, digest: bytes) -> bool:
         return bool(self._journal.db.execute(_MANIFEST, (digest,)).fetchone() == (None,))

@@ -89,6 +89,13 @@ def add_used_image(layout: Layout) -> None:
     layout.tag(layout.revision(image(layout.layer(b"used config", used)), used), repository=used)
 
 
+def forbid(garbage: Garbage, blob: Digest) -> None:
+    """Let all access to a blob be denied, also for root."""
+    file = Path(garbage.url) / paths.blob_data(blob)[1:]
+    file.unlink()
+    file.symlink_to("/etc/hostname")
+
+
 @pytest.fixture
 def bare(tmp_path: Path) -> Iterator[Garbage]:
     """A storage without any file."""

@@ -18,7 +18,7 @@ from blobfs.maintenance.gc import planfile
 from blobfs.maintenance.gc.collector import Collection, Feedback
 from blobfs.maintenance.gc.planfile import PlanFile
 from blobfs.reference import RepositoryName, Tag
-from tests.maintenance.gc.conftest import AT_ONCE, Garbage, later
+from tests.maintenance.gc.conftest import AT_ONCE, Garbage, forbid, later
 from tests.support.layout import APP, LATEST, image, index
 
 OTHER = RepositoryName("other")
@@ -141,6 +141,16 @@ def test_directory_that_becomes_unreadable_keeps_all_blobs(garbage: Garbage) -> 
         replace(AT_ONCE, layers=False), wait=once(lambda: link.symlink_to("/"))
     )
     assert outcome.blocked is not None
+    assert garbage.has_blob(blob)
+
+
+def test_manifest_that_access_is_denied_to_meanwhile_keeps_all_blobs(garbage: Garbage) -> None:
+    blob = garbage.layout.blob(b"of nobody")
+
+    def push() -> None:
+        forbid(garbage, garbage.layout.revision(image(blob), OTHER))
+
+    assert garbage.delete(wait=once(push)).blocked is not None
     assert garbage.has_blob(blob)
 
 

@@ -11,7 +11,7 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName, Tag
-from tests.maintenance.gc.conftest import AT_ONCE, Garbage, later
+from tests.maintenance.gc.conftest import AT_ONCE, Garbage, forbid, later
 from tests.support.layout import APP, LATEST, Layout, as_bytes, descriptor, image, index
 
 OTHER = RepositoryName("other")
@@ -214,6 +214,17 @@ def test_unreadable_directory_keeps_all_blobs(garbage: Garbage) -> None:
     with garbage.collection().planned() as plan:
         assert plan.blocked is not None
         assert "elsewhere" in plan.blocked
+        assert not plan.due(time.time() + 1)
+
+
+def test_manifest_that_access_is_denied_to_keeps_all_blobs(garbage: Garbage) -> None:
+    """[S19.26] None is deleted while access to a manifest is denied."""
+    manifest = garbage.layout.revision(image(garbage.layout.blob(b"config")))
+    garbage.layout.tag(manifest)
+    forbid(garbage, manifest)
+    with garbage.collection().planned() as plan:
+        assert plan.blocked is not None
+        assert str(manifest) in plan.blocked
         assert not plan.due(time.time() + 1)
 
 
