@@ -13,7 +13,7 @@ from blobfs.inventory.scanning import ReferenceKind
 Reference = tuple[int, bytes]
 """A ``ReferenceKind`` and a digest."""
 
-_DOWN: Final = frozenset({ReferenceKind.CHILD, ReferenceKind.NAMED})
+DOWN: Final = frozenset({ReferenceKind.CHILD, ReferenceKind.NAMED})
 """References by which a manifest keeps other manifests."""
 
 
@@ -133,7 +133,7 @@ def _closure(roots: Iterable[bytes], references: Mapping[bytes, Sequence[Referen
         manifest = pending.pop()
         if manifest not in kept:
             kept.add(manifest)
-            pending += (d for kind, d in references.get(manifest, ()) if kind in _DOWN)
+            pending += (d for kind, d in references.get(manifest, ()) if kind in DOWN)
             pending += referrers.get(manifest, ())
     return kept
 

@@ -15,6 +15,7 @@ from blobfs.inventory.rows import LinkKind, Rows
 from blobfs.inventory.scanning import ReferenceKind, Step, opened, scan, spans_left
 from blobfs.inventory.spans import Span, of_repositories
 from blobfs.maintenance.gc.plan import blobs_in_record
+from blobfs.maintenance.gc.rules import DOWN
 from blobfs.maintenance.gc.views import Manifests, is_unreadable_link_path, link_target
 
 
@@ -35,25 +36,43 @@ def look(
 ) -> NeededBlobs:
     """List all repositories for links to *digests*; raises StorageUnavailable.
 
-    A registry with a stale cache may store a manifest without a link to its layer. So manifests
+    A registry with a stale cache may store a manifest without a link to its parts. So manifests
     that no pass has read are read, and the records of uploads.
     """
     found = NeededBlobs()
-    new_manifests: set[bytes] = set()
+    roots: set[bytes] = set()
     for step in _steps(storage, workers):
         found.has_links = found.has_links or bool(step.rows.links)
-        _add_links(storage, step.rows, digests, found, new_manifests)
+        _add_links(storage, step.rows, digests, found, roots)
         _add_uploads(storage, step.rows, digests, found)
         for other in step.rows.others:
             if is_unreadable_link_path(other):
                 found.unreadable = f"{other.path} cannot be read, and may have links"
-    manifests.read(new_manifests)
-    for manifest in new_manifests:
-        found.unreadable = manifests.problem(manifest) or found.unreadable
-        for kind, digest in manifests.references(manifest):
-            if digest in digests and kind != ReferenceKind.SUBJECT:
-                found.needed.add(digest)
+    _add_referenced(digests, found, roots, manifests)
     return found
+
+
+def _add_referenced(
+    digests: set[bytes], found: NeededBlobs, roots: set[bytes], manifests: Manifests
+) -> None:
+    """Add what *roots*, and those of *digests* that are manifests below them, refer to.
+
+    One of *digests* that was set aside cannot be read. If it is a manifest, it may refer to all.
+    """
+    pending, known = roots, set[bytes]()
+    while pending:
+        manifests.read(pending)
+        known |= pending
+        below: set[bytes] = set()
+        for manifest in pending:
+            found.unreadable = manifests.problem(manifest) or found.unreadable
+            if manifest in digests and manifests.fault(manifest) is not None:
+                found.needed |= digests
+            for kind, digest in manifests.references(manifest):
+                if digest in digests and kind != ReferenceKind.SUBJECT:
+                    found.needed.add(digest)
+                    below |= {digest} if kind in DOWN else set()
+        pending = below - known
 
 
 def _steps(storage: Location, workers: Workers) -> Iterable[Step]:

@@ -124,6 +124,32 @@ def test_manifest_that_names_the_blob_without_a_link_keeps_it(garbage: Garbage) 
     assert garbage.has_blob(blob)
 
 
+@pytest.mark.parametrize("is_child", [True, False])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_manifest_that_is_needed_meanwhile_keeps_its_parts(
+    garbage: Garbage, *, is_child: bool, is_known: bool
+) -> None:
+    """It is set aside too, so it cannot be read unless an earlier run has done so."""
+    layout = garbage.layout
+    config = layout.blob(b"config")
+    manifest = layout.blob(image(config))
+    link = Path(garbage.url) / paths.link(paths.revisions(OTHER), manifest)[1:]
+    if is_known:
+        layout.link(paths.revisions(OTHER), manifest)
+        garbage.planned(later(age_s=3600))
+        link.unlink()
+
+    def push() -> None:
+        if is_child:
+            layout.revision(index(manifest))
+        else:
+            layout.link(paths.revisions(OTHER), manifest)
+
+    garbage.delete(replace(AT_ONCE, layers=False, untagged=False), wait=once(push))
+    assert garbage.has_blob(manifest)
+    assert garbage.has_blob(config)
+
+
 def test_upload_that_names_the_blob_keeps_it(garbage: Garbage) -> None:
     blob = garbage.layout.blob(b"of nobody")
     record = json.dumps({"blob": str(blob)}).encode()
