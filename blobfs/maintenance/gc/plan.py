@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -144,7 +144,7 @@ class Sum(NamedTuple):
 
 
 Approval = Callable[[Entry], bool]
-"""Decides if an entry may be in the plan."""
+"""Decides if an entry may be in the plan. A manifest that may not keeps what it needs."""
 
 
 class Plan:
@@ -273,19 +273,33 @@ class Plan:
         if problem is not None:
             self.skipped[view.name] = problem
             return
-        for link, reason in dead_links(view, self.rules):
-            if link.digest is None:
-                continue  # current links never die
-            number, size = self._row_of(view.name, link)
-            entry = Entry(
-                KINDS[LinkKind(link.kind)], view.name, link.tag, link.digest, size, reason
+        dead = self._dead(view)
+        if approve is not None:
+            refused = [
+                link.target
+                for link, _, entry in dead
+                if link.kind == LinkKind.REVISION and not approve(entry)
+            ]
+            dead = [each for each in self._dead(view, refused) if approve(each[2])]
+        for link, number, entry in dead:
+            self._db.execute("INSERT OR IGNORE INTO gc_dead VALUES (?)", (number,))
+            self._db.execute(
+                "INSERT INTO gc_plan VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 1)",
+                (view.name, entry.kind, *link, entry.size, entry.reason),
             )
-            if approve is None or approve(entry):
-                self._db.execute("INSERT OR IGNORE INTO gc_dead VALUES (?)", (number,))
-                self._db.execute(
-                    "INSERT INTO gc_plan VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 1)",
-                    (view.name, entry.kind, *link, size, reason),
-                )
+
+    def _dead(
+        self, view: RepositoryView, needed: Iterable[bytes] = ()
+    ) -> list[tuple[Link, int, Entry]]:
+        """Return the dead links of *view* with their row numbers and entries."""
+        found: list[tuple[Link, int, Entry]] = []
+        for link, reason in dead_links(view, self.rules, needed):
+            if link.digest is not None:  # current links never die
+                number, size = self._row_of(view.name, link)
+                kind = KINDS[LinkKind(link.kind)]
+                entry = Entry(kind, view.name, link.tag, link.digest, size, reason)
+                found.append((link, number, entry))
+        return found
 
     def _row_of(self, repository: str, link: Link) -> tuple[int, int]:
         found: tuple[int, int] = self._db.execute(

@@ -34,11 +34,10 @@ class Key(NamedTuple):
 
 
 class PlanFile:
-    """The entries that a person has approved, and those of them that the plan has, too."""
+    """The entries that a person has approved."""
 
     def __init__(self, keys: Iterable[Key]) -> None:
         self._keys = set(keys)
-        self._planned: set[Key] = set()
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -47,15 +46,12 @@ class PlanFile:
 
     def approve(self, entry: Entry) -> bool:
         """True if the file has *entry*."""
-        key = Key.of(entry)
-        if key not in self._keys:
-            return False
-        self._planned.add(key)
-        return True
+        return Key.of(entry) in self._keys
 
     def refused(self, plan: Plan) -> list[Key]:
         """Return the approved entries that exist, and that *plan* does not have."""
-        return [key for key in sorted(self._keys - self._planned) if plan.exists(*key)]
+        planned = map(Key.of, plan.entries())
+        return [key for key in sorted(self._keys.difference(planned)) if plan.exists(*key)]
 
 
 def write(path: Path, entries: Iterable[Entry]) -> None:

@@ -76,11 +76,11 @@ class DeadLink(NamedTuple):
     reason: str
 
 
-def dead_links(view: RepositoryView, rules: Rules) -> list[DeadLink]:
-    """Return the links of *view* that may be removed by *rules*."""
+def dead_links(view: RepositoryView, rules: Rules, needed: Iterable[bytes] = ()) -> list[DeadLink]:
+    """Return the links of *view* that may be removed by *rules*; manifests *needed* stay."""
     if view.problems or (rules.need_manifests and _is_of_an_old_registry(view)):
         return []
-    kept = _kept_revisions(view, rules)
+    kept = _closure({*_kept_roots(view, rules), *needed}, view.references)
     dead = [
         DeadLink(link, "no tag refers to it")
         for link in view.of_kind(LinkKind.REVISION)
@@ -109,15 +109,15 @@ def _is_of_an_old_registry(view: RepositoryView) -> bool:
     return not (tagged - revisions).isdisjoint(layers)
 
 
-def _kept_revisions(view: RepositoryView, rules: Rules) -> set[bytes]:
-    """Return the manifests that stay: the tagged, the young, their children and referrers."""
+def _kept_roots(view: RepositoryView, rules: Rules) -> set[bytes]:
+    """Return the manifests that stay by themselves: the tagged and the young."""
     roots = {link.target for link in view.of_kind(LinkKind.CURRENT)}
     if not rules.untagged:
         roots |= view.roots()
     for link in view.of_kind(LinkKind.REVISION, LinkKind.INDEX):
         if link.mtime >= rules.before_ns:
             roots.add(link.target)
-    return _closure(roots, view.references)
+    return roots
 
 
 def _closure(roots: Iterable[bytes], references: Mapping[bytes, Sequence[Reference]]) -> set[bytes]:

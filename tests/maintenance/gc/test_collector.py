@@ -332,6 +332,26 @@ def test_only_the_approved_part_of_a_plan_is_done(garbage: Garbage, tmp_path: Pa
     assert [str(key) for key in outcome.refused] == [f"blob {layer}"]
 
 
+def test_manifest_that_is_removed_from_a_plan_keeps_its_links(
+    garbage: Garbage, tmp_path: Path
+) -> None:
+    """[S19.33] A manifest whose entry was removed from the plan keeps all that it needs."""
+    layout, file = garbage.layout, tmp_path / "plan"
+    layer = layout.layer(b"config")
+    child = layout.revision(image(layer))
+    parent = layout.revision(index(child))
+    other = layout.revision(image(layout.layer(b"of another manifest")))
+    approved(garbage, file)
+    lines = [line for line in file.read_text().splitlines() if str(parent) not in line]
+    file.write_text("\n".join(lines))
+    outcome = garbage.delete(approved=PlanFile.read(file))
+    assert [*map(garbage.has_revision, [parent, child, other])] == [True, True, False]
+    assert garbage.has_layer(layer)
+    assert sorted(map(str, outcome.refused)) == sorted(
+        [f"revision {APP} {child}", f"blob {child}", f"layer {APP} {layer}", f"blob {layer}"]
+    )
+
+
 def test_entry_of_a_plan_that_is_needed_again_is_refused(garbage: Garbage, tmp_path: Path) -> None:
     blob = garbage.layout.blob(b"of nobody")
     gone = garbage.layout.blob(b"gone meanwhile")
