@@ -8,7 +8,8 @@ import gzip
 import hashlib
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -253,7 +254,10 @@ class LayerImages:
 
     def add(self, tag: str, *layers: bytes, compress: bool = False) -> None:
         """Add an image of *layers*, archives from the lowest to the highest."""
-        blobs = image_blobs(layers, compress=compress)
+        self.add_blobs(tag, image_blobs(layers, compress=compress))
+
+    def add_blobs(self, tag: str, blobs: Sequence[bytes]) -> None:
+        """Add an image of *blobs*, the last of which is its manifest."""
         for content in blobs:
             (self.directory / "blobs/sha256" / _hex(content)).write_bytes(content)
         name = {"org.opencontainers.image.ref.name": tag}
@@ -267,7 +271,12 @@ def store_image(
     layout: Layout, *layers: bytes, compress: bool = False, tag: Tag = LATEST
 ) -> Digest:
     """Store an image in a registry's storage, under *tag* of ``layout.APP``; returns its digest."""
-    *blobs, manifest = image_blobs(layers, compress=compress)
+    return store_blobs(layout, image_blobs(layers, compress=compress), tag)
+
+
+def store_blobs(layout: Layout, contents: Sequence[bytes], tag: Tag) -> Digest:
+    """Store an image of blobs, the last of which is its manifest; returns its digest."""
+    *blobs, manifest = contents
     for content in blobs:
         layout.layer(content)
     digest = layout.revision(manifest)
@@ -275,9 +284,16 @@ def store_image(
     return digest
 
 
-def image_blobs(layers: Sequence[bytes], *, compress: bool = False) -> list[bytes]:
-    """The blobs of an image: its layers, its config, and at the end its manifest."""
-    stored = [gzip.compress(layer, 1, mtime=0) if compress else layer for layer in layers]
+def image_blobs(
+    layers: Sequence[bytes], *, compress: bool = False, pack: Callable[[bytes], bytes] | None = None
+) -> list[bytes]:
+    """The blobs of an image: its layers, its config, and at the end its manifest.
+
+    *pack* compresses a layer; by default it is gzip with *compress*, and nothing without it.
+    """
+    if pack is None:
+        pack = partial(gzip.compress, compresslevel=1, mtime=0) if compress else bytes
+    stored = [pack(layer) for layer in layers]
     diff_ids = [f"sha256:{_hex(layer)}" for layer in layers]
     config = json.dumps(
         {"architecture": "amd64", "os": "linux", "created": _CREATED,
