@@ -31,7 +31,7 @@ _CONTEXT: Final = {
 }
 _SECTIONS: Final = {
     "Mounting": ("mount", "umount"),
-    "Looking": ("ls", "show", "stat", "cat", "index", "config"),
+    "Looking": ("ls", "show", "stat", "cat", "diff", "index", "config"),
     "Changing": ("tag", "untag", "rm", "uploads"),
     "Maintenance": ("du", "verify", "gc", "prune", "trash", "undelete", "doctor"),
 }
@@ -39,6 +39,7 @@ _SECTIONS: Final = {
 
 _MODULES: Final = {
     "cat": "cat_command",
+    "diff": "diff_command",
     "doctor": "doctor_command",
     "du": "du_command",
     "gc": "gc_command",

@@ -144,6 +144,11 @@ class RootFilesystem(Closing):
         [(packed,)] = self._rows("SELECT xattrs FROM entry WHERE number = ?", number)
         return tree_file.unpack_xattrs(packed)
 
+    def origin(self, number: int) -> tuple[int, int]:
+        """Return the layer that an entry is of, by its position, and its place in the archive."""
+        [(layer, offset)] = self._rows("SELECT layer, offset FROM entry WHERE number = ?", number)
+        return layer, offset
+
     def open(self, number: int) -> FileReader:
         """Open the content of a file; raises NotAFile, and the errors of *open_layer*."""
         entry = self.entry(number)

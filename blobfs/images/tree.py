@@ -227,8 +227,10 @@ class Merge:
     def _update_node(self, node: int, member: Member) -> None:
         """Replace the attributes of a directory."""
         self._db.execute(
-            "UPDATE node SET mode = ?, uid = ?, gid = ?, mtime_ns = ?, xattrs = ? WHERE number = ?",
+            "UPDATE node SET layer = ?, mode = ?, uid = ?, gid = ?, mtime_ns = ?, xattrs = ?"
+            " WHERE number = ?",
             (
+                self._layer,
                 member.mode,
                 _owner(member.uid),
                 _owner(member.gid),
