@@ -166,7 +166,8 @@ class IndexStore:
         with self._building(path) as directory, self._errors():
             if _exists(path):  # another process has made it
                 return
-            self._make_room(size)
+            if size:
+                self._make_room(size)
             file = directory / "file"
             make(file)
             append_trailer(file, path)
@@ -278,8 +279,9 @@ def _replace(file: Path, path: Path) -> None:
 
 def _try_to_lock(path: Path) -> int:
     """Lock the file *path* and return its descriptor; -1 if another one has it."""
-    path.parent.mkdir(mode=0o700, exist_ok=True)
     try:
+        with suppress(FileExistsError):
+            path.parent.mkdir(mode=0o700)
         fd = os.open(path, WRITE | os.O_CREAT, 0o600)
     except FileNotFoundError:  # its owner removed the directory just now
         return -1

@@ -355,3 +355,23 @@ def test_event_loop_neither_makes_a_file_nor_verifies_it(
         assert _content(store, ONE, Maker()) == b"content"
         with pytest.raises(TakesLong):
             IndexStore(directory, 10**6).open("layer", ONE, Maker())
+
+
+def test_directory_of_a_builder_may_vanish_at_any_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner removes it while another builder looks for what is left over."""
+    building = tmp_path / "v1/building/layer-of-another"
+    building.mkdir(parents=True)
+    mkdir = os.mkdir
+
+    def vanishing(path: Path, mode: int = 0o777) -> None:
+        if path == building:
+            building.rmdir()
+            raise FileExistsError
+        mkdir(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", vanishing)
+    make = Maker()
+    IndexStore(tmp_path, 10**6).open("layer", ONE, make).close()
+    assert make.made == 1
