@@ -170,6 +170,10 @@ class Interrupted(BlobfsError):
     """The operation was stopped before its end, and can be repeated."""
 
 
+class CallerKilled(Interrupted):
+    """The program that waits for the operation is killed."""
+
+
 class TooManyOpen(BlobfsError):
     """A user has reached the limit of open files and directories."""
 

@@ -39,6 +39,7 @@ ERRNO: Final[dict[type[errors.BlobfsError], int]] = {
     errors.NotEmpty: errno.ENOTEMPTY,
     errors.Busy: errno.EBUSY,
     errors.Interrupted: errno.EIO,
+    errors.CallerKilled: errno.EINTR,
     errors.TooManyOpen: errno.ENFILE,
     errors.TooLarge: errno.EFBIG,
     errors.ContentMismatch: errno.EBADMSG,
@@ -54,6 +55,7 @@ ERRNO: Final[dict[type[errors.BlobfsError], int]] = {
 _EXPECTED: Final = frozenset(
     {
         errno.ENOENT,
+        errno.EINTR,
         errno.ENAMETOOLONG,
         errno.ENODATA,
         errno.EOPNOTSUPP,

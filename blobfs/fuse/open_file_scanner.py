@@ -14,6 +14,7 @@ Source of the numbers: Linux, ``include/linux/sched.h``, proc_pid_stat(5).
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -124,6 +125,19 @@ def process_of(thread: int) -> int:
             return next(int(line.split()[1]) for line in file if line.startswith(b"Tgid:"))
     except (OSError, ValueError, IndexError, StopIteration):
         return thread
+
+
+def is_being_killed(thread: int) -> bool:
+    """True if a signal is to end the program of *thread*, which waits in the kernel.
+
+    The kernel makes each signal that ends a program one of SIGKILL for all its threads.
+    """
+    try:
+        with open(f"/proc/{thread}/status", "rb") as file:
+            pending = next(line for line in file if line.startswith(b"SigPnd:"))
+        return bool(int(pending.split()[1], 16) >> signal.SIGKILL - 1 & 1)
+    except (OSError, ValueError, IndexError, StopIteration):
+        return False
 
 
 def _wait_for(thread: threading.Thread, search: _Search, deadline: float) -> None:

@@ -30,6 +30,7 @@ from blobfs.drivers.base import Capacity, FileReader
 from blobfs.errors import (
     AttributeUnknown,
     BlobfsError,
+    CallerKilled,
     DigestMismatch,
     NameTooLong,
     NotFound,
@@ -41,7 +42,7 @@ from blobfs.fuse.errnos import logs_errors, replies_errno
 from blobfs.fuse.handles import HandleBudget, HandleTable
 from blobfs.fuse.inodes import Inode, InodeTable
 from blobfs.fuse.notifier import Notifier
-from blobfs.fuse.open_file_scanner import UNKNOWN_OPENER, Opener
+from blobfs.fuse.open_file_scanner import UNKNOWN_OPENER, Opener, is_being_killed
 from blobfs.fuse.readdir import Batches, Listing, listing_of
 from blobfs.fuse.requests import RequestDescriber, Requests
 from blobfs.fuse.threads import StorageThreads
@@ -61,6 +62,9 @@ MAX_NAME: Final = 255
 
 _PREPARATION_S: Final = 1800.0
 """Time for the preparation of a directory, such as the index of an image of many gigabytes."""
+
+_LOOK_S: Final = 0.5
+"""Interval at which a preparation looks whether the program that waits for it is killed."""
 
 _ROOT_WAIT_S: Final = 0.01
 """Time that a reply waits for new attributes of the root."""
@@ -172,20 +176,40 @@ class ReadOnlyOperations(pyfuse3.Operations):
         if (known := directory.known(text)) is not None:
             child: Child | None = Child.of(text, known)
         else:
-            child = await self._look_up(directory, text)
+            child = await self._look_up(directory, text, ctx.pid)
         if child is None:
             return self._mapper.missing(may_appear=directory.gains_names)
         return self._inodes.remember(self._inodes[parent_inode], child).entry
 
-    async def _look_up(self, directory: Directory, name: str) -> Child | None:
+    async def _look_up(self, directory: Directory, name: str, thread: int) -> Child | None:
         await self._dispatcher.wait_for_commits(directory.key)
-        await self._prepare(directory)
+        await self._prepare(directory, thread)
         return await self._ask(directory, _look_up, directory, name)
 
-    async def _prepare(self, directory: Directory) -> None:
-        if not directory.is_ready:
+    async def _prepare(self, directory: Directory, thread: int) -> None:
+        """Wait until *directory* is ready, or *thread* of a program is killed.
+
+        The kernel keeps a killed program until the reply. The preparation goes on.
+        """
+        if directory.is_ready:
+            return
+        failures: list[BlobfsError] = []
+
+        async def prepare() -> None:
             key = (directory.key, "prepare")
-            await self._threads.run_shared(key, directory.prepare, deadline_s=_PREPARATION_S)
+            try:
+                await self._threads.run_shared(key, directory.prepare, deadline_s=_PREPARATION_S)
+            except BlobfsError as exc:
+                failures.append(exc)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(prepare)
+            await _wait_for_kill(thread)
+            failures.append(CallerKilled(f"the program that waits for {directory.key} is killed"))
+            nursery.cancel_scope.cancel()
+        if failures:
+            raise failures[0]
 
     async def _ask(self, node: Node, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """Return ``call(*args)``, which is a method of *node* or of a reader of it."""
@@ -222,7 +246,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
     @replies_errno
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         with self._budget.claim(ctx.uid) as claim:
-            return self._listings.add(await self._listing(inode), claim)
+            return self._listings.add(await self._listing(inode, ctx.pid), claim)
 
     @replies_errno
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
@@ -230,14 +254,14 @@ class ReadOnlyOperations(pyfuse3.Operations):
         if start_id == 0 and listing.replied:  # rewinddir(3)
             self._inodes[listing.inode.number].names_until = 0.0
             listing.release()
-            listing = await self._listing(listing.inode.number)
+            listing = await self._listing(listing.inode.number, 0)
             self._listings.replace(fh, listing)
         await listing.reply(token, start_id, self._inodes, self._threads)
 
-    async def _listing(self, inode: InodeT) -> Listing:
+    async def _listing(self, inode: InodeT, thread: int) -> Listing:
         directory = self._inodes.node(inode, Directory)
         await self._dispatcher.wait_for_commits(directory.key)
-        await self._prepare(directory)
+        await self._prepare(directory, thread)
         return await listing_of(self._inodes[inode], self._inodes, self._threads, self._batches)
 
     @replies_errno
@@ -321,6 +345,13 @@ class ReadOnlyOperations(pyfuse3.Operations):
         if node.has_stored_xattrs:
             return [XAttrNameT(name) for name in await self._ask(node, node.stored_xattrs)]
         return [XAttrNameT(name.encode()) for name in await self._ask(node, node.xattrs)]
+
+
+async def _wait_for_kill(thread: int) -> None:
+    while True:
+        await trio.sleep(_LOOK_S)
+        if is_being_killed(thread):
+            return
 
 
 def text_of(name: FileNameT) -> str:

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,6 +15,7 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.drivers.factory import driver_for
+from blobfs.drivers.filelock import EXCLUSIVE, lock
 from blobfs.images.platforms import Platform
 from blobfs.reference import Tag
 from blobfs.storage.manifest import OCI_INDEX
@@ -30,7 +33,7 @@ from tests.support.layers import (
     whiteout,
 )
 from tests.support.layout import APP, Json, Layout, as_bytes, descriptor
-from tests.support.mounts import MountedRegistry, failing_with, mounted
+from tests.support.mounts import MountedRegistry, eventually, failing_with, mounted
 from tests.support.services import run
 
 pytestmark = [
@@ -281,3 +284,29 @@ def test_programs_run_from_it(mount: MountedRegistry, layout: Layout) -> None:
     store_image(layout, archive(*files), compress=True, tag=Tag("ls"))
     root = image(mount, "ls") / "rootfs"
     assert run("chroot", root, "/bin/ls", "/bin") == b"ls\n"
+
+
+def test_program_that_waits_for_an_index_can_be_killed(
+    mount: MountedRegistry, layout: Layout, tmp_path: Path
+) -> None:
+    """[S21.6] A program that waits for that can be killed."""
+    digest = store_image(layout, LAYERS[0], tag=Tag("slow"))
+    building = tmp_path / f"index/v1/building/layer1-sha256-{Digest.of(LAYERS[0]).encoded}"
+    building.mkdir(parents=True)
+    with (building / "lock").open("wb") as file:  # as another process that builds the index
+        assert lock(file.fileno(), EXCLUSIVE)
+        root = image(mount, str(digest)) / "rootfs"
+        programs = [subprocess.Popen(["ls", root]), subprocess.Popen(["stat", root / "etc"])]
+        eventually(lambda: len(_waiting(mount, "rootfs")) == 2)
+        for program, number in zip(programs, (signal.SIGKILL, signal.SIGINT), strict=True):
+            program.send_signal(number)
+            assert program.wait(10) == -number
+        assert _waiting(mount, "rootfs") == []
+    assert os.listdir(root)
+    assert mount.warnings() == []
+
+
+def _waiting(mount: MountedRegistry, name: str) -> list[object]:
+    """The requests that wait for an answer below *name*."""
+    requests = json.loads((mount.path / ".blobfs/requests.json").read_text())
+    return [each for each in requests if each["waiting"] and name in each["path"]]
