@@ -8,13 +8,12 @@ from typing import Final
 
 from blobfs.errors import LayerInvalid
 from blobfs.images import gzip, zstd
-from blobfs.images.source import Decode, Piece, Point, Source
+from blobfs.images.source import SPACING, Decode, Piece, Point, Source
 
 HEAD: Final = tarfile.BLOCKSIZE
 """The number of bytes that ``compression_of`` needs."""
 
 TAR: Final = "tar"
-
 _OTHERS: Final = {
     b"BZh": "bzip2",
     b"\xfd7zXZ\0": "xz",
@@ -54,10 +53,15 @@ def _is_tar(head: bytes) -> bool:
 
 
 def _decode_tar(source: Source, start: Point) -> Iterator[Piece]:
-    """Read an archive without compression; it needs no points."""
+    """Read an archive without compression; the spans between its points have a checksum each."""
+    latest = offset = start.offset
     while source.fill():
-        piece = source.chunk[source.at :]
+        if offset - latest == SPACING:
+            latest = offset
+            yield Point(offset, offset)
+        piece = source.chunk[source.at : source.at + latest + SPACING - offset]
         source.at += len(piece)
+        offset += len(piece)
         yield piece
 
 

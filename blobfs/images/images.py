@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Final, Generic, TypeVar
 
 from blobfs import metrics
-from blobfs.concurrency import SingleFlight, ThreadPool, guard
+from blobfs.concurrency import SingleFlight, ThreadPool, guard, refuse_to_take_long
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
-from blobfs.errors import BlobfsError, Corrupt, DigestMismatch, LayerInvalid, NotFound
+from blobfs.errors import BlobfsError, Corrupt, DigestMismatch, LayerInvalid, NotFound, StorageFull
 from blobfs.images import layer_index
 from blobfs.images.image import Image, Layer, best_image, images_of
 from blobfs.images.index_store import IndexStore, Make
@@ -51,6 +52,9 @@ _FAILED_FOR_S: Final = 60.0
 
 _INDEXING: Final = ThreadPool("indexing", 2)
 """Threads that read whole layers, few so that a mount has time for its requests."""
+
+_MERGES: Final = BoundedSemaphore(1)
+"""Trees that are written at once, for the same reason."""
 
 
 class _Recent(Generic[K, V]):
@@ -132,14 +136,17 @@ class Images:
         self._images: _Recent[Digest, Image] = _Recent(_IMAGES)
         self._trees: _Recent[Digest, RootFilesystem] = _Recent(_TREES)
         self._indexes: _Recent[Digest, LayerIndex] = _Recent(_INDEXES)
-        self._failures: _Recent[Digest | Layer, tuple[str, float]] = _Recent(_FAILURES)
+        self._failures: _Recent[Digest | Layer, tuple[BlobfsError, float]] = _Recent(_FAILURES)
         self._running: SingleFlight[Digest, RootFilesystem] = SingleFlight()
 
     def platforms(self, repository: Repository, digest: Digest) -> Mapping[Platform | None, Digest]:
         """Return the images that a revision leads to; see ``images_of``."""
         repository.manifests.links.stat(digest)
         found = self._platforms.get(digest)
-        return found or self._platforms.put(digest, images_of(repository, digest))
+        if found is not None:
+            return found
+        refuse_to_take_long()
+        return self._platforms.put(digest, images_of(repository, digest))
 
     def here(self, repository: Repository, digest: Digest) -> Image:
         """Return the image for this machine that a revision leads to, or the first.
@@ -171,6 +178,7 @@ class Images:
         repository.manifests.links.stat(digest)
         found = self._images.get(digest)
         if found is None:
+            refuse_to_take_long()
             return self._images.put(digest, Image.read(repository, digest))
         repository.layers.stat(found.config.digest)
         return found
@@ -181,7 +189,7 @@ class Images:
 
     def failure(self, image: Image) -> str:
         """Return the reason why an image has no root filesystem; empty if none is known."""
-        return self._failure(image.tree)
+        return str(self._failure(image.tree) or "")
 
     def unindexed(self, image: Image) -> Sequence[Layer]:
         """Return the layers that ``rootfs`` has to read."""
@@ -208,19 +216,20 @@ class Images:
         with found:
             return found.size
 
-    def _failure(self, key: Digest | Layer) -> str:
-        reason, until = self._failures.get(key) or ("", 0.0)
-        return reason if time.monotonic() < until else ""
+    def _failure(self, key: Digest | Layer) -> BlobfsError | None:
+        failure, until = self._failures.get(key) or (None, 0.0)
+        return failure if time.monotonic() < until else None
 
     @contextmanager
     def _keeping_failure(self, key: Digest | Layer) -> Iterator[None]:
         """Raise the failure of *key* if it is known; remember the one that is raised now."""
-        if reason := self._failure(key):
-            raise LayerInvalid(reason)
+        if failure := self._failure(key):
+            raise type(failure)(str(failure))
         try:
             yield
-        except Corrupt as exc:
-            self._failures.put(key, (str(exc), time.monotonic() + _FAILED_FOR_S))
+        except (Corrupt, StorageFull) as exc:
+            kept = type(exc)(str(exc))  # without the frames
+            self._failures.put(key, (kept, time.monotonic() + _FAILED_FOR_S))
             raise
 
     def rootfs(self, repository: Repository, image: Image) -> RootFilesystem:
@@ -252,14 +261,21 @@ class Images:
         return self._trees.put(image.tree, root)
 
     def _write_tree(self, repository: Repository, image: Image, path: Path) -> None:
-        indexes = list(_INDEXING.map(partial(self._index, repository), image.layers))
-        for layer, index in zip(image.layers, indexes, strict=True):
-            if layer.diff_id not in (None, index.diff_id):
-                raise DigestMismatch(
-                    f"the archive of layer {index.digest} has the digest {index.diff_id},"
-                    f" in the image {layer.diff_id}"
-                )
-        write_tree(path, (index.members() for index in indexes), image.created_ns)
+        for _ in _INDEXING.map(partial(self._verify, repository), image.layers):
+            pass
+        # An image may have more layers than the process may have files.
+        indexes = (self._index(repository, layer) for layer in image.layers)
+        with _MERGES:
+            write_tree(path, (index.members() for index in indexes), image.created_ns)
+
+    def _verify(self, repository: Repository, layer: Layer) -> None:
+        """Build the index of a layer, if there is none, and compare its diff ID."""
+        index = self._index(repository, layer)
+        if layer.diff_id not in (None, index.diff_id):
+            raise DigestMismatch(
+                f"the archive of layer {index.digest} has the digest {index.diff_id},"
+                f" in the image {layer.diff_id}"
+            )
 
     def _index(self, repository: Repository, layer: Layer) -> LayerIndex:
         """Open the index of a layer, which is read if there is none."""

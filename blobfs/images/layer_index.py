@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import weakref
 import zlib
 from array import array
 from bisect import bisect_right
@@ -82,6 +83,7 @@ class LayerIndex(Closing):
         self._path = path
         self._connection_lock = CallLock()
         self._connection = database.opened(path)
+        weakref.finalize(self, self._connection.close)  # in a cycle with its statements
         with database.reading(path):
             (row,) = self._connection.execute("SELECT * FROM layer")
             digest, self.compression, self.blob_size, self.size, diff_id = row
@@ -229,8 +231,7 @@ def _rows(members: Iterable[Member]) -> Iterator[list[tuple[object, ...]]]:
     size = total = 0
     for member in members:
         row.append(_fields(member))
-        size += 64 + len(member.path) + len(member.link) + 24 * len(member.extents or ())
-        size += sum(len(name) + len(value) for name, value in member.xattrs.items())
+        size += member.stored_size
         if size > _ROW:
             yield row
             total += size

@@ -39,3 +39,9 @@ class Member:
     def is_directory(self) -> bool:
         """True for a directory."""
         return stat.S_ISDIR(self.mode)
+
+    @property
+    def stored_size(self) -> int:
+        """The bytes that the member takes in an index, about."""
+        size = 64 + len(self.path) + len(self.link) + 24 * len(self.extents or ())
+        return size + sum(len(name) + len(value) for name, value in self.xattrs.items())

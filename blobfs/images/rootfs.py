@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -85,6 +86,7 @@ class RootFilesystem(Closing):
                 check_same_thread=False,
                 isolation_level=None,
             )
+            weakref.finalize(self, self._db.close)  # in a cycle with its statements
 
     def close(self) -> None:
         self._db.close()

@@ -19,7 +19,7 @@ from blobfs.concurrency import SingleFlight, guard, refuse_to_take_long, stop_ch
 from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import DigestMismatch
-from blobfs.images.compression import DECODERS, TAR
+from blobfs.images.compression import DECODERS
 from blobfs.images.index_store import IndexStore
 from blobfs.images.layer_index import LayerIndex
 from blobfs.images.source import START, Point, Source
@@ -157,8 +157,6 @@ def open_archive(
 
     A layer that is not seekable is decompressed into *store* now, if it is not there.
     """
-    if index.compression == TAR:
-        return blob
     if index.is_seekable:
         return SeekableLayer(blob, index, spans)
     with blob:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from blobfs.errors import LayerInvalid
 from blobfs.images import tree_file
 from blobfs.images.members import Member
 from blobfs.images.tree_names import (
@@ -34,6 +35,9 @@ _OPAQUE: Final = b".wh..wh..opq"
 
 _PARENT_MODE: Final = stat.S_IFDIR | 0o755
 """The mode of a directory that no layer names."""
+
+_MAX_SIZE: Final = 2**31
+"""The limit of names and attributes in all layers: one layer may be in an image many times."""
 
 _NO_OWNER: Final = 2**32 - 1
 """The number by which chown(2) changes no owner."""
@@ -86,6 +90,7 @@ class Merge:
         self._created_ns = created_ns
         self._layer = 0
         self._last = 0
+        self._size = 0
         self._unplaced = 0
         self._first_unplaced = ""
         db.execute("BEGIN")
@@ -99,10 +104,13 @@ class Merge:
         return f"members without a place: {self._unplaced}; the first is {self._first_unplaced}"
 
     def add_layer(self, number: int, members: Iterable[Member]) -> None:
-        """Add a layer on top of those before it."""
+        """Add a layer on top of those before it; raises LayerInvalid if they are too large."""
         self._layer = number
         self._names.begin_layer(number)
         for member in members:
+            self._size += member.stored_size
+            if self._size > _MAX_SIZE:
+                raise LayerInvalid(f"the names of the image have more than {_MAX_SIZE} bytes")
             try:
                 self._add(member)
             except Unplaceable as exc:

@@ -1,6 +1,7 @@
 """Images of a registry: what is read, once, and what cannot be shown."""
 
 import json
+import os
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from blobfs import paths
+from blobfs.concurrency import TakesLong, waiting
 from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader, StorageDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.drivers.wrapper import DriverWrapper
-from blobfs.errors import DigestMismatch, LayerInvalid, NotFound
+from blobfs.errors import DigestMismatch, LayerInvalid, NotFound, StorageFull
 from blobfs.images.images import Images
 from blobfs.images.index_store import IndexStore
 from blobfs.images.rootfs import ROOT, RootFilesystem
@@ -151,3 +153,45 @@ def test_members_that_have_no_place_are_one_warning(
         f"image {digest}: members without a place: 3; the first is b'a/0' of layer 1,"
         " because b'a' above it is no directory"
     )
+
+
+def test_image_of_many_layers_keeps_few_files_open(stored: Stored) -> None:
+    layers = [archive(member(b"%d" % number, b"x")) for number in range(200)]
+    before = len(os.listdir("/proc/self/fd"))
+    rootfs = stored.rootfs(store_image(stored.layout, *layers))
+    assert len(list(rootfs.names(ROOT))) == 200
+    assert len(os.listdir("/proc/self/fd")) < before + 140
+
+
+def test_event_loop_reads_no_manifest_or_config_of_an_image(stored: Stored) -> None:
+    digest = store_image(stored.layout, *LAYERS)
+    images, repository = stored.images(), stored.registry.repository(APP)
+    with waiting, pytest.raises(TakesLong):
+        images.platforms(repository, digest)
+    images.platforms(repository, digest)
+    with waiting, pytest.raises(TakesLong):
+        images.image(repository, digest)
+    images.image(repository, digest)
+    with waiting:
+        assert images.here(repository, digest).digest == digest
+
+
+def test_layers_that_are_too_many_together_are_no_image(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blobfs.images.tree._MAX_SIZE", 20_000)
+    layer = archive(*(member(b"d/%d" % number) for number in range(10)))
+    images = stored.images()
+    stored.rootfs(store_image(stored.layout, *[layer] * 10), images)
+    with pytest.raises(LayerInvalid, match="more than 20000 bytes"):
+        stored.rootfs(store_image(stored.layout, *[layer] * 100), images)
+
+
+def test_image_without_room_for_its_index_is_not_read_again(stored: Stored) -> None:
+    digest = store_image(stored.layout, *LAYERS, compress=True)
+    images = Images(stored.registry, IndexStore(stored.directory, 1000))
+    for _ in range(2):
+        with pytest.raises(StorageFull, match="--index-size"):
+            stored.rootfs(digest, images)
+    blob = paths.blob_data(Digest.of(image_blobs(LAYERS, compress=True)[0]))
+    assert stored.driver.opened[blob] == 1

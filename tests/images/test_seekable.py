@@ -192,7 +192,7 @@ def test_event_loop_reads_only_what_is_decompressed(layers: Layers) -> None:
 
 def test_changed_blob_is_a_mismatch_and_never_wrong_bytes(layers: Layers) -> None:
     chance = random.Random(5)
-    for name in ("gzip", "parallel gzip", "zstd frames"):
+    for name in ("tar", "gzip", "parallel gzip", "zstd frames"):
         index = layers.indexes[name]
         for _ in range(4):
             changed = bytearray(layers.blobs[name])
