@@ -18,6 +18,7 @@ from blobfs.drivers.temporaries import (
     remove_abandoned,
     unlink_if_there,
 )
+from blobfs.errors import Busy
 
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 
@@ -98,10 +99,15 @@ def remove_tree(name: str, directory: int) -> None:
 
 
 def prune_tree(name: str, above: int) -> None:
-    """Remove the empty directories below *name*, then the directory itself if it is empty."""
+    """Remove the empty directories below *name*, then the directory itself if it is empty.
+
+    Raises OSError, and Busy for a mount point.
+    """
     try:
         _remove_directory(name, above, _prune_child)
     except OSError as exc:
+        if exc.errno == errno.EBUSY:
+            raise Busy(f"{name} is a mount point; unmount it first") from None
         if exc.errno != errno.ENOTEMPTY:
             raise
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from blobfs import paths
 from blobfs.drivers.base import StorageDriver
-from blobfs.errors import AccessDenied, PathNotFound
+from blobfs.errors import AccessDenied, Busy, PathNotFound
 from blobfs.inventory.journal import Journal
 from blobfs.inventory.spans import EntryKind
 
@@ -62,12 +63,14 @@ def remove(driver: StorageDriver, directory: str, before_ns: int) -> None:
     """Remove a directory that ``empty_directories`` has returned.
 
     Of a repository the directories that make it one go, and itself if there is none below it.
-    All stay if a file or a directory was added since *before_ns*.
+    All stay if a file or a directory was added since *before_ns*. A mount point stays, and what
+    this process may not remove.
     """
     parts = list(_parts(driver, directory))
     if all(_is_old(driver, path, before_ns) for path in parts):
         for path in parts:
-            driver.prune(path)
+            with suppress(AccessDenied, Busy):
+                driver.prune(path)
 
 
 def _is_old(driver: StorageDriver, directory: str, before_ns: int) -> bool:

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from blobfs import paths
+from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.errors import AccessDenied
+from blobfs.maintenance.gc.directories import remove
 from tests.maintenance.gc.conftest import Garbage, later
 from tests.maintenance.gc.test_collector import once
 from tests.support.layout import APP, image
+from tests.support.services import cannot, run
 
 
 @pytest.fixture
@@ -56,6 +60,32 @@ def test_young_directory_stays(garbage: Garbage, repositories: Path) -> None:
     garbage.delete(later(age_s=60))
     assert (repositories / "new/_uploads/begun").exists()
     assert (repositories / "new/_layers").exists()
+
+
+def test_mount_point_stays(garbage: Garbage, repositories: Path) -> None:
+    if os.geteuid() != 0:
+        cannot("only root can mount a small tmpfs")
+    mount_point, *others = [repositories / name for name in ("mounted", "another", "zero")]
+    for path in (mount_point, *others):
+        path.mkdir(parents=True)
+    run("mount", "-t", "tmpfs", "-o", "size=64k", "small", mount_point)
+    try:
+        garbage.delete()
+        assert [path.exists() for path in (mount_point, *others)] == [True, False, False]
+    finally:
+        run("umount", "-l", mount_point)
+
+
+def test_directory_that_may_not_be_removed_stays() -> None:
+    class ForbiddingDriver(InMemoryDriver):
+        def prune(self, path: str) -> None:
+            raise AccessDenied(path)
+
+    driver = ForbiddingDriver()
+    driver.put_content("/d/a", b"")
+    driver.delete("/d/a")
+    remove(driver, "/d", time.time_ns() + 10**9)
+    assert driver.stat("/d").is_dir
 
 
 def test_directory_that_a_registry_has_just_begun_to_fill_stays(
