@@ -10,6 +10,7 @@ import pytest
 
 from blobfs.digest import Digest
 from tests.support import images
+from tests.support.command import invoke
 from tests.support.mounts import BLOBFS, MountedRegistry, mounted, run
 from tests.support.repositories import shell
 from tests.support.s3_servers import S3Registry, S3Server
@@ -122,6 +123,22 @@ def test_cat_prints_what_is_in_a_bucket(s3_registry: S3Registry) -> None:
     for layer in json.loads(manifest.content)["layers"]:
         printed = run_program(*BLOBFS, "cat", url, f"library/small@{layer['digest']}")
         assert str(Digest.of(printed)) == layer["digest"]
+
+
+def test_files_of_images_in_a_bucket_are_shown(s3_registry: S3Registry, tmp_path: Path) -> None:
+    """[S21.23] `blobfs cat STORAGE REPOSITORY:TAG PATH` prints a file of an image.
+    [S21.25] `--platform` chooses the image of an image index.
+    """
+    url, options = s3_registry.storage_url, ("--index-dir", tmp_path)
+    done = invoke("index", url, "library/small", "library/multi", "--json", *options)
+    assert [row["state"] for row in json.loads(done.stdout)] == ["ok"] * 4
+    done = invoke("cat", url, "library/small:v1", "etc/os-release", *options)
+    assert done.stdout == "ID=small\n"
+    done = invoke(
+        "ls", url, "library/multi:latest", "usr/bin", "--platform", "linux/arm64", *options
+    )
+    assert done.stdout == "app\n"
+    assert invoke("diff", url, "library/small:v1", "library/small:v2", *options).exit_code == 0
 
 
 def test_bucket_that_is_not_there_is_told(ceph: S3Server, tmp_path: Path) -> None:
