@@ -112,11 +112,16 @@ def divide(driver: StorageDriver) -> Iterator[Span]:
 
     Those of an object store are divided after their first step.
 
-    A file of a blob or a repository that is created meanwhile is covered too.
+    A file of a blob or a repository that is created meanwhile is covered too. A directory of blobs
+    that cannot be read, such as ``lost+found``, is a span, whose entry says so.
     Raises StorageUnavailable, AccessDenied.
     """
     for algorithm in _names(driver, paths.BLOBS):
-        yield from _spans(driver, f"{paths.BLOBS}/{algorithm}".rstrip("/"))
+        directory = f"{paths.BLOBS}/{algorithm}".rstrip("/")
+        try:
+            yield from _spans(driver, directory)
+        except AccessDenied:
+            yield Span(directory)
     yield from of_repositories(driver)
 
 

@@ -171,10 +171,13 @@ def test_empty_and_unreadable_directories_are_found(directory: Storage) -> None:
     repositories = root / paths.REPOSITORIES[1:]
     (repositories / "empty/_uploads").mkdir(parents=True)
     (repositories / "elsewhere").symlink_to("empty")
+    (root / paths.BLOBS[1:]).mkdir(exist_ok=True)
+    (root / paths.BLOBS[1:] / "lost+found").symlink_to("/")
     found = {row[:2] for row in taken(directory)["other"]}
     assert found == {
         (f"{paths.REPOSITORIES}/empty/_uploads", EntryKind.EMPTY_DIRECTORY),
         (f"{paths.REPOSITORIES}/elsewhere", EntryKind.UNREADABLE),
+        (f"{paths.BLOBS}/lost+found", EntryKind.UNREADABLE),
     }
 
 

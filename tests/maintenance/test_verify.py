@@ -229,6 +229,8 @@ PLANTED: dict[str, tuple[Plant, set[FaultKind]]] = {
     "directory cannot be read": (
         lambda s: s.file(f"{paths.REPOSITORIES}/elsewhere").symlink_to("team"),
         {FaultKind.UNREADABLE}),
+    "directory beside the blobs cannot be read": (
+        lambda s: s.file(f"{paths.BLOBS}/lost+found").symlink_to("/"), {FaultKind.UNREADABLE}),
     "upload was abandoned": (
         lambda s: [s.write_old(f) for f in (
             paths.upload_startedat(A, "id"), paths.upload_data(A, "id"))],

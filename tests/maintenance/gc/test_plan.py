@@ -228,6 +228,14 @@ def test_manifest_that_access_is_denied_to_keeps_all_blobs(garbage: Garbage) -> 
         assert not plan.due(time.time() + 1)
 
 
+def test_unreadable_directory_beside_the_blobs_keeps_none(garbage: Garbage) -> None:
+    """Such as lost+found of a file system of the blobs, which only root can read."""
+    blob = garbage.layout.blob(b"of nobody")
+    (Path(garbage.url) / paths.BLOBS[1:] / "lost+found").symlink_to("/")
+    assert garbage.delete().blocked is None
+    assert not garbage.has_blob(blob)
+
+
 def test_damaged_alias_keeps_all_blobs(garbage: Garbage) -> None:
     garbage.layout.blob(b"content")
     garbage.layout.link(paths.layers(APP), Digest.of(b"content", "sha512"), b"")
