@@ -305,10 +305,11 @@ def _remove_leftovers(building: Path) -> None:
     """Remove the directories of processes that have crashed."""
     for entry in list(_entries(building)):
         if entry.is_dir(follow_symlinks=False):
-            fd = _try_to_lock(Path(entry.path, "lock"))
-            if fd >= 0:
-                shutil.rmtree(entry.path, ignore_errors=True)
-                os.close(fd)
+            with suppress(OSError):  # no directory of this program
+                fd = _try_to_lock(Path(entry.path, "lock"))
+                if fd >= 0:
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                    os.close(fd)
 
 
 def _evict(path: str) -> bool:

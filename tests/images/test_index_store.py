@@ -375,3 +375,14 @@ def test_directory_of_a_builder_may_vanish_at_any_time(
     make = Maker()
     IndexStore(tmp_path, 10**6).open("layer", ONE, make).close()
     assert make.made == 1
+
+
+def test_locks_that_are_no_files_hinder_nobody(tmp_path: Path) -> None:
+    for name in ("link", "pipe", "directory"):
+        (tmp_path / "v1/building" / name).mkdir(parents=True)
+    (tmp_path / "v1/building/link/lock").symlink_to("/etc/passwd")
+    os.mkfifo(tmp_path / "v1/building/pipe/lock")
+    (tmp_path / "v1/building/directory/lock").mkdir()
+    make = Maker()
+    IndexStore(tmp_path, 10**6).open("layer", ONE, make).close()
+    assert make.made == 1
