@@ -326,6 +326,7 @@ def reading(work: Path, runs: int) -> Iterator[Row]:
             fetched.append((_read_bytes(images) - before) / MIB)
         yield Row("cat of a file of 1 MB, cold", cats, [0.1], "100 ms", 1.0)
         yield Row("MiB that it reads at most", [max(fetched)], [12], "12 MiB", 1.0)
+        yield from _beside_archivemount(storage, work, root, runs)
 
         [layer] = storage.layers("large")
         [file] = (each for each in (images / "large/rootfs").rglob("large"))
@@ -340,6 +341,30 @@ def reading(work: Path, runs: int) -> Iterator[Row]:
 
         sides = {"": ours, "zcat of its layer": zcat}
         yield from rows(runs, "cat of a file of 500 MB", sides, (0.7,))
+
+
+def _beside_archivemount(storage: Storage, work: Path, root: Path, runs: int) -> Iterator[Row]:
+    layer = storage.layers("tree")[0]
+    with archivemounted(layer, work / "archivemount") as peer:
+        [file, *_] = (file for file in peer.rglob("*") if _is_middling(file))
+
+        def cat(at: Path) -> Cost:
+            drop(3)
+            return cost(lambda: run("cat", at / file.relative_to(peer)))
+
+        sides = {"": partial(cat, root), "archivemount of its layer": partial(cat, peer)}
+        yield from rows(runs, "cat of the first such file, cold", sides, (0,))
+
+
+@contextmanager
+def archivemounted(archive: Path, at: Path) -> Iterator[Path]:
+    """Mount a layer alone with archivemount."""
+    at.mkdir()
+    run("archivemount", "-o", "readonly", archive, at)
+    try:
+        yield at
+    finally:
+        run("umount", at)
 
 
 def _is_middling(file: Path) -> bool:
