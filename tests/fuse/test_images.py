@@ -223,6 +223,16 @@ def test_hard_links_are_one_inode(mount: MountedRegistry) -> None:
     assert (first.st_ino, first.st_nlink) == (second.st_ino, 2)
 
 
+def test_inodes_of_a_directory_are_in_the_order_of_its_names(
+    mount: MountedRegistry, layout: Layout
+) -> None:
+    """[S21.8] Inode numbers and times are the same after a remount and on another host."""
+    names = [b"%02d" % number for number in range(20)]
+    store_image(layout, archive(*map(member, names)), tag=Tag("many"))
+    numbers = [path.stat().st_ino for path in sorted((image(mount, "many") / "rootfs").iterdir())]
+    assert numbers == list(range(numbers[0], numbers[0] + 20))
+
+
 def test_owners_of_the_mount(mount: MountedRegistry, tmp_path: Path) -> None:
     """[S21.9] With `--rootfs-owner mount` its files belong to `--uid` and `--gid`."""
     options = ["--rootfs-owner", "mount", "--uid", "7", "--gid", "8"]
