@@ -31,7 +31,17 @@ from blobfs.images.platforms import Platform
 from blobfs.reference import Tag
 from blobfs.storage.manifest import OCI_INDEX
 from blobfs.storage.repository import Repository
-from blobfs.vfs.nodes import Attr, Directory, File, Kind, Lifetime, Node, Placed, Symlink
+from blobfs.vfs.nodes import (
+    Attr,
+    Directory,
+    File,
+    FixedLink,
+    Kind,
+    Lifetime,
+    NamedChildren,
+    Node,
+    Placed,
+)
 from blobfs.vfs.rootfs import RootfsDirectory
 
 _SUFFIXES: Final = {
@@ -46,7 +56,7 @@ class _Nodes(dict[str, Callable[[], Node]]):
 
 
 @dataclass(frozen=True, slots=True)
-class ReadOnlyDirectory(Placed, Directory):
+class ReadOnlyDirectory(NamedChildren):
     """A directory of fixed children, which never change."""
 
     is_read_only = True
@@ -57,14 +67,6 @@ class ReadOnlyDirectory(Placed, Directory):
 
     def attr(self) -> Attr:
         return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns)
-
-    def lookup(self, name: str) -> Node:
-        if name not in self.nodes:
-            raise NotFound(f"{self.path} has no {name[:160]!r}")
-        return self.nodes[name]()
-
-    def names(self) -> Iterator[str]:
-        return iter(self.nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +88,6 @@ class BytesFile(Placed, File):
 
     def open(self) -> FileReader:
         return BytesReader(self.content)
-
-
-@dataclass(frozen=True, slots=True)
-class LayerLink(Placed, Symlink):
-    """A symlink to a layer of the repository."""
-
-    asks_storage = False
-    is_read_only = True
-
-    path: str
-    leads_to: str
-    mtime_ns: int
-
-    def attr(self) -> Attr:
-        return Attr(Kind.SYMLINK, size=len(self.leads_to), mtime_ns=self.mtime_ns)
-
-    def target(self) -> str:
-        return self.leads_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +141,7 @@ class ImagesDirectory(Placed, Directory):
 
 
 @dataclass(frozen=True, slots=True)
-class ImageDirectory(Placed, Directory):
+class ImageDirectory(NamedChildren):
     """The image of a revision; *name* is its tag or digest, *up* leads from ``layers`` upwards."""
 
     is_read_only = True
@@ -176,19 +160,11 @@ class ImageDirectory(Placed, Directory):
     def attr(self) -> Attr:
         return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns)
 
-    def lookup(self, name: str) -> Node:
-        nodes = self._nodes()
-        if name not in nodes:
-            raise NotFound(f"{self.path} has no {name[:160]!r}")
-        return nodes[name]()
-
-    def names(self) -> Iterator[str]:
-        return iter(self._nodes())
-
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         return {"user.blobfs.digest": lambda: str(self.digest)}
 
-    def _nodes(self) -> _Nodes:
+    @property
+    def nodes(self) -> _Nodes:
         services = self.services
         nodes = _Nodes()
         platforms = services.images.platforms(services.repository, self.digest)
@@ -261,7 +237,7 @@ class _ImageNodes:
             digest = layer.descriptor.digest
             name = f"{number:02}-{digest.encoded[:12]}{_suffix(layer.descriptor.media_type)}"
             target = f"{self._directory.up}_layers/{digest.algorithm}/{digest.encoded}"
-            nodes[name] = partial(LayerLink, f"{path}/{name}", target, self._directory.mtime_ns)
+            nodes[name] = partial(FixedLink, f"{path}/{name}", target, self._directory.mtime_ns)
         return nodes
 
     def _oci(self, path: str) -> _Nodes:

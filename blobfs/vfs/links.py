@@ -25,12 +25,12 @@ from blobfs.vfs.nodes import (
     BrokenNode,
     Child,
     Directory,
+    FixedLink,
     Kind,
     Lasting,
     MutableDirectory,
     Node,
     Placed,
-    Symlink,
 )
 
 
@@ -51,21 +51,6 @@ class LinkChanges:
 
     mount: Callable[[Digest, LinkedBlobStore | BlobStore], object]
     delete: Callable[[Digest], None] | None
-
-
-@dataclass(frozen=True, slots=True)
-class DigestLink(Placed, Symlink):
-    """A symlink ``<algorithm>:<hex>``, the usual form of a digest, to ``<algorithm>/<hex>``."""
-
-    path: str
-    leads_to: str
-    mtime_ns: int
-
-    def attr(self) -> Attr:
-        return Attr(Kind.SYMLINK, size=len(self.leads_to), mtime_ns=self.mtime_ns)
-
-    def target(self) -> str:
-        return self.leads_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +83,7 @@ class LinkSetDirectory(Placed, Lasting):
         if not colon:
             return directory
         found = directory.lookup(encoded)
-        return DigestLink(f"{self.path}/{name}", f"{algorithm}/{encoded}", found.attr().mtime_ns)
+        return FixedLink(f"{self.path}/{name}", f"{algorithm}/{encoded}", found.attr().mtime_ns)
 
     def names(self) -> Iterator[str]:
         return iter(sorted({CANONICAL, *self.links.algorithms()}))

@@ -332,8 +332,45 @@ class BrokenNode(Placed):
         return Attr(self.kind, lifetime=Lifetime.MOMENT)
 
 
+class NamedChildren(Placed, Directory):
+    """A directory of a few children, each made by a function."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def nodes(self) -> Mapping[str, Callable[[], Node]]:
+        """The children by name."""
+
+    def lookup(self, name: str) -> Node:
+        make = self.nodes.get(name)
+        if make is None:
+            raise NotFound(f"{self.key} has no {name[:160]!r}")
+        return make()
+
+    def names(self) -> Iterator[str]:
+        return iter(self.nodes)
+
+
 @dataclass(frozen=True, slots=True)
-class FixedDirectory(Placed, Lasting):
+class FixedLink(Placed, Symlink):
+    """A symlink whose target never changes."""
+
+    asks_storage = False
+
+    path: str
+    leads_to: str
+    mtime_ns: int
+
+    def attr(self) -> Attr:
+        return Attr(Kind.SYMLINK, size=len(self.leads_to), mtime_ns=self.mtime_ns)
+
+    def target(self) -> str:
+        return self.leads_to
+
+
+@dataclass(frozen=True, slots=True)
+class FixedDirectory(NamedChildren, Lasting):
     """A directory with fixed children; *mtime_ns* returns its time."""
 
     path: str
@@ -342,11 +379,3 @@ class FixedDirectory(Placed, Lasting):
 
     def attr(self) -> Attr:
         return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns())
-
-    def lookup(self, name: str) -> Node:
-        if name not in self.nodes:
-            raise NotFound(f"{self.key} has no {name[:160]!r}")
-        return self.nodes[name]()
-
-    def names(self) -> Iterator[str]:
-        return iter(self.nodes)
