@@ -197,11 +197,10 @@ class InodeTable:
 def hashed(key: str) -> int:
     """Return a hash of *key* with 64 bits, the same on every host.
 
-    Those of ``<key>#<number>`` are in the order of the numbers: programs that sort the names of a
+    Those of ``<key>//<number>`` are in the order of the numbers: programs that sort the names of a
     large directory by inode, such as find and grep, so read a layer from its start to its end.
     """
-    place, _, number = key.rpartition("#")
-    if not place or not (number.isascii() and number.isdecimal()):
-        place, number = key, "0"
+    place, slashes, number = key.partition("//")  # no path has two slashes
+    position = int(number) if slashes else 0
     digest = hashlib.blake2b(place.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") + int(number) & 2**64 - 1
+    return int.from_bytes(digest, "big") + position & 2**64 - 1

@@ -68,6 +68,9 @@ class ReadOnlyDirectory(NamedChildren):
     def attr(self) -> Attr:
         return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns)
 
+    def makers(self) -> Mapping[str, Callable[[], Node]]:
+        return self.nodes
+
 
 @dataclass(frozen=True, slots=True)
 class BytesFile(Placed, File):
@@ -163,8 +166,7 @@ class ImageDirectory(NamedChildren):
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         return {"user.blobfs.digest": lambda: str(self.digest)}
 
-    @property
-    def nodes(self) -> _Nodes:
+    def makers(self) -> _Nodes:
         services = self.services
         nodes = _Nodes()
         platforms = services.images.platforms(services.repository, self.digest)

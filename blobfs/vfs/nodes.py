@@ -337,19 +337,18 @@ class NamedChildren(Placed, Directory):
 
     __slots__ = ()
 
-    @property
     @abstractmethod
-    def nodes(self) -> Mapping[str, Callable[[], Node]]:
-        """The children by name."""
+    def makers(self) -> Mapping[str, Callable[[], Node]]:
+        """Return the functions that make the children, by name."""
 
     def lookup(self, name: str) -> Node:
-        make = self.nodes.get(name)
+        make = self.makers().get(name)
         if make is None:
             raise NotFound(f"{self.key} has no {name[:160]!r}")
         return make()
 
     def names(self) -> Iterator[str]:
-        return iter(self.nodes)
+        return iter(self.makers())
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,3 +378,6 @@ class FixedDirectory(NamedChildren, Lasting):
 
     def attr(self) -> Attr:
         return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns())
+
+    def makers(self) -> Mapping[str, Callable[[], Node]]:
+        return self.nodes

@@ -64,7 +64,7 @@ class RootNode(Node):
 
     @property
     def key(self) -> str:
-        return f"{self.root.path}#{self.entry.number}"
+        return f"{self.root.path}//{self.entry.number}"
 
     def attr(self) -> Attr:
         entry = self.entry
@@ -136,7 +136,7 @@ class RootfsDirectory(Directory):
 
     @property
     def key(self) -> str:
-        return f"{self.path}#{ROOT}"
+        return f"{self.path}//{ROOT}"
 
     @property
     def is_ready(self) -> bool:
@@ -188,6 +188,6 @@ def _listed(root: Root, directory: Entry, name: bytes, entry: Entry) -> Node:
     try:
         return _node(root, entry)
     except LayerInvalid as exc:
-        path = f"{root.path}#{directory.number}/{os.fsdecode(name)}"
+        path = f"{root.path}/{directory.number}/{os.fsdecode(name)}"
         kind = _KINDS.get(stat.S_IFMT(entry.mode), Kind.FILE)
         return BrokenNode.of(path, kind, exc)
