@@ -266,6 +266,17 @@ def test_damaged_layer_hurts_only_the_rootfs(mount: MountedRegistry, layout: Lay
     assert len([line for line in mount.warnings() if "digest" in line]) == 1
 
 
+def test_file_that_cannot_be_shown_hides_no_other(mount: MountedRegistry, layout: Layout) -> None:
+    """[S21.4] Where umoci refuses a whole image for one of its files, only that file is EIO."""
+    store_image(layout, archive(hardlink(b"bad", b"none"), member(b"good", b"1")), tag=Tag("part"))
+    root = image(mount, "part") / "rootfs"
+    assert sorted(os.listdir(root)) == ["bad", "good"]
+    assert (root / "good").read_bytes() == b"1"
+    for _ in range(2):
+        with failing_with(errno.EIO):
+            (root / "bad").stat()
+
+
 def test_open_file_stays_when_its_tag_moves(mount: MountedRegistry, layout: Layout) -> None:
     """[S21.8] A tag that moves leads to another directory; what is open stays."""
     with (image(mount) / "rootfs/etc/passwd").open("rb") as file:
