@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from blobfs.digest import Descriptor, Digest
+from blobfs.digest import CANONICAL, Descriptor, Digest
 from blobfs.errors import BlobfsError, Corrupt, DigestInvalid, ManifestInvalid, NotFound
 from blobfs.images.platforms import Platform
 from blobfs.storage.blobstore import MAX_CONTENT
@@ -32,6 +32,14 @@ class Layer:
 
     descriptor: Descriptor
     diff_id: Digest | None
+
+    @property
+    def index(self) -> Digest:
+        """The key of its index, which has a diff ID of the same algorithm as the image's."""
+        digest = self.descriptor.digest
+        if self.diff_id is None or self.diff_id.algorithm == CANONICAL:
+            return digest
+        return Digest.of(f"{digest} {self.diff_id.algorithm}".encode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,16 +196,14 @@ class Images:
         if self._stored_size(_TREE, image.tree):
             return []
         return [
-            layer
-            for layer in image.layers
-            if not self._stored_size(layer_index.KIND, layer.descriptor.digest)
+            layer for layer in image.layers if not self._stored_size(layer_index.KIND, layer.index)
         ]
 
     def index_size(self, image: Image) -> int:
         """Return the size of all stored indexes that *image* uses, in bytes."""
-        layers = {layer.descriptor.digest for layer in image.layers}
+        layers = {layer.index for layer in image.layers}
         return self._stored_size(_TREE, image.tree) + sum(
-            self._stored_size(layer_index.KIND, digest) for digest in layers
+            self._stored_size(layer_index.KIND, key) for key in layers
         )
 
     def _stored_size(self, kind: str, key: Digest) -> int:
@@ -279,20 +277,19 @@ class Images:
 
     def _index(self, repository: Repository, layer: Layer) -> LayerIndex:
         """Open the index of a layer, which is read if there is none."""
-        digest = layer.descriptor.digest
-        found = self._indexes.get(digest)
+        found = self._indexes.get(layer.index)
         if found is not None:
             return found
 
         build = partial(self._build_index, repository, layer)
-        stored = self._stored(layer_index.KIND, digest, build)
+        stored = self._stored(layer_index.KIND, layer.index, build)
         try:
             index = LayerIndex(stored.path)
         except BaseException:
             stored.close()
             raise
         weakref.finalize(index, stored.close)
-        return self._indexes.put(digest, index)
+        return self._indexes.put(layer.index, index)
 
     def _build_index(self, repository: Repository, layer: Layer, path: Path) -> None:
         with self._blob(repository, layer) as blob, self._keeping_failure(layer):

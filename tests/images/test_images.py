@@ -121,6 +121,17 @@ def test_diff_id_of_another_archive_is_refused_also_if_the_layer_has_an_index(
         stored.rootfs(stored.with_config(wrong, *LAYERS), images)
 
 
+def test_diff_ids_of_two_algorithms_are_verified_each(stored: Stored) -> None:
+    images = stored.images()
+    stored.rootfs(store_image(stored.layout, *LAYERS), images)
+    diff_ids = [str(Digest.of(layer, "sha512")) for layer in LAYERS]
+    digest = stored.with_config({"rootfs": {"diff_ids": diff_ids}}, *LAYERS)
+    assert list(stored.rootfs(digest, images).names(ROOT)) == [b"a", b"b"]
+    wrong = {"rootfs": {"diff_ids": diff_ids[::-1]}}
+    with pytest.raises(DigestMismatch):
+        stored.rootfs(stored.with_config(wrong, *LAYERS), images)
+
+
 def test_layer_that_cannot_be_indexed_is_not_read_again_for_a_while(stored: Stored) -> None:
     digest = stored.with_config({}, b"no archive, but a chart")
     images = stored.images()
