@@ -1,4 +1,4 @@
-"""The mounts that a process sees, read without access to the mounts.
+"""The mounts that a process sees, and those of fstab(5), read without access to the mounts.
 
 A dead or hung mount blocks every call that reaches it, stat(2) too. So this module reads only
 ``/proc/<pid>/mountinfo``; proc_pid_mountinfo(5) describes its format.
@@ -10,6 +10,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+FSTAB: Final = Path("/etc/fstab")
 
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
@@ -51,6 +54,16 @@ def mount_of(fd: int) -> Mount | None:
     with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as fdinfo:
         mount_id = next(int(line.split()[1]) for line in fdinfo if line.startswith("mnt_id:"))
     return next((mount for mount in mounts() if mount.mount_id == mount_id), None)
+
+
+def mountpoints_of_fstab() -> list[Path]:
+    """Return the mount points that fstab(5) names; none if there is no such file."""
+    try:
+        lines = FSTAB.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return []
+    fields = (line.split() for line in lines if not line.lstrip().startswith("#"))
+    return [Path(_unescaped(found[1])) for found in fields if found[1:]]
 
 
 def _unescaped(text: str) -> str:

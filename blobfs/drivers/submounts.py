@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -35,12 +36,7 @@ class Submounts:
 
     def refresh(self) -> None:
         """Read the kernel's mount table, without a call to any of the mounts."""
-        start = self._root.rstrip("/") + "/"
-        self._local = {
-            f"/{path.removeprefix(start)}": is_local(mount)
-            for mount in mounts()
-            if (path := str(mount.mountpoint)).startswith(start)
-        }
+        self._local = {path: is_local(mount) for path, mount in mounts_below(self._root)}
 
     def are_local(self, path: str) -> bool:
         """True if all mounts on the way to *path* are known to be local, and there is one."""
@@ -69,6 +65,21 @@ class Submounts:
 
     def __del__(self) -> None:
         self.close()
+
+
+def mounts_below(root: str) -> Iterator[tuple[str, Mount]]:
+    """Yield the mounts below *root*, a path without symlinks, with their paths from there."""
+    for mount in mounts():
+        path = path_below(root, mount.mountpoint)
+        if path is not None:
+            yield path, mount
+
+
+def path_below(root: str, mountpoint: Path) -> str | None:
+    """Return the path of *mountpoint* from *root*; None if it is not below it."""
+    start = root.rstrip("/") + "/"
+    path = str(mountpoint)
+    return f"/{path.removeprefix(start)}" if path.startswith(start) else None
 
 
 def is_local(mount: Mount) -> bool:

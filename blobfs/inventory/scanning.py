@@ -196,10 +196,13 @@ def hash_blobs(storage: Location, blobs: Sequence[tuple[bytes, int]]) -> list[Ha
     return [Hashed(digest, hash_fault(driver, unpack(digest))) for digest, _ in blobs]
 
 
-def hash_fault(driver: StorageDriver, digest: Digest) -> str | None:
-    """Return what is wrong with the bytes of a blob; None if they have its digest, or are gone."""
+def hash_fault(driver: StorageDriver, digest: Digest, path: str | None = None) -> str | None:
+    """Return what is wrong with the bytes of a blob; None if they have its digest, or are gone.
+
+    *path* is by default that of its data.
+    """
     try:
-        with driver.open(paths.blob_data(digest)) as reader:
+        with driver.open(path or paths.blob_data(digest)) as reader:
             found = Digest.of_chunks(reader.chunks(), digest.algorithm)
     except (PathNotFound, NotAFile):
         return None  # gone since it was listed

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
 from blobfs import paths
-from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.base import StorageDriver, is_below
 from blobfs.errors import AccessDenied, Busy, PathNotFound
 from blobfs.inventory.journal import Journal
 from blobfs.inventory.spans import EntryKind
@@ -22,11 +22,12 @@ _FILES: Final = (
 )
 
 
-def empty_directories(journal: Journal, before_ns: int) -> list[str]:
+def empty_directories(journal: Journal, before_ns: int, unmounted: Sequence[str] = ()) -> list[str]:
     """Return the empty directories that a pass has found, if they may be removed.
 
     They were last changed before *before_ns*. The directories that make a repository are among them
-    only if it has no file, and no younger directory.
+    only if it has no file, and no younger directory. None is on the way to one of *unmounted*,
+    mount points without a file system, or below it.
     """
     found: list[str] = []
     repositories: dict[str, list[tuple[str, int]]] = defaultdict(list)
@@ -41,7 +42,11 @@ def empty_directories(journal: Journal, before_ns: int) -> list[str]:
             found.append(repository)
         else:
             found += (path for path in old if path.count("/") > repository.count("/") + 2)
-    return found
+    return [path for path in found if not any(_touches(path, each) for each in unmounted)]
+
+
+def _touches(path: str, other: str) -> bool:
+    return is_below(path, other) or is_below(other, path)
 
 
 def _has_files(journal: Journal, directory: str) -> bool:

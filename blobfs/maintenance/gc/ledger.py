@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
 from blobfs.inventory.journal import Journal
@@ -19,6 +21,8 @@ _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS gc_unlinked ("
     " digest BLOB PRIMARY KEY, since REAL, repository TEXT) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS gc_emptied (repositories TEXT)",
+    "CREATE TABLE IF NOT EXISTS gc_lost (repositories TEXT)",
+    "CREATE TABLE IF NOT EXISTS gc_mount_point (path BLOB)",
     "CREATE TABLE IF NOT EXISTS gc_freed (at REAL, repository TEXT, blobs INTEGER, size INTEGER)",
 )
 _NOT_UNLINKED: Final = "DELETE FROM gc_unlinked WHERE digest = ?"
@@ -143,6 +147,34 @@ class Ledger:
         """The identity that ``note_emptied`` has recorded."""
         found = self.journal.db.execute("SELECT repositories FROM gc_emptied").fetchone()
         return None if found is None else str(found[0])
+
+    def note_lost(self, repositories: str | None) -> None:
+        """Record the identity of repositories whose links are lost; None if they are not."""
+        if repositories != self.lost():
+            with self.journal.transaction() as db:
+                db.execute("DELETE FROM gc_lost")
+                if repositories is not None:
+                    db.execute("INSERT INTO gc_lost VALUES (?)", (repositories,))
+
+    def lost(self) -> str | None:
+        """The identity that ``note_lost`` has recorded."""
+        found = self.journal.db.execute("SELECT repositories FROM gc_lost").fetchone()
+        return None if found is None else str(found[0])
+
+    def note_mount_points(self, paths: AbstractSet[str]) -> None:
+        """Record the paths of mount points instead of the earlier ones."""
+        if paths != self.mount_points():
+            with self.journal.transaction() as db:
+                db.execute("DELETE FROM gc_mount_point")
+                db.executemany(
+                    "INSERT INTO gc_mount_point VALUES (?)",
+                    ((os.fsencode(path),) for path in paths),
+                )
+
+    def mount_points(self) -> set[str]:
+        """The paths that ``note_mount_points`` has recorded."""
+        found = self.journal.db.execute("SELECT path FROM gc_mount_point")
+        return {os.fsdecode(path) for (path,) in found}
 
     def back(self, digests: Iterable[bytes]) -> None:
         """End the grace of blobs that are back in their place."""

@@ -1,7 +1,10 @@
-"""The check of a storage that has blobs and no link.
+"""The check of a storage that has blobs and no link, or had none in an earlier run.
 
 A directory of repositories that is not mounted, or not restored yet, looks like this. Then no blob
 may be deleted. The exception is a storage whose last links the collection itself has removed.
+
+A push into such a directory adds a link, and the others are still lost. So the journal remembers
+the directory, until another one is in its place.
 """
 
 from __future__ import annotations
@@ -18,6 +21,25 @@ def identity_of_repositories(driver: StorageDriver) -> str:
     """
     info = stat_or_none(driver, paths.REPOSITORIES)
     return "" if info is None or info.identity is None else str(info.identity)
+
+
+def problem_of_links(
+    driver: StorageDriver, ledger: Ledger, *, has_links: bool, has_blobs: bool
+) -> str | None:
+    """Return why no blob may be deleted, by what a pass has found; None if links are not lost."""
+    problem, repositories = None, identity_of_repositories(driver)
+    if has_links:
+        ledger.note_emptied(None)
+        if ledger.lost() in ("", repositories):
+            return (
+                f"{paths.REPOSITORIES} had no link in an earlier run, as if it was not mounted;"
+                " mount or restore it, and remove the journal"
+                f" {ledger.journal.path} if all links are there now"
+            )
+    elif has_blobs:
+        problem = problem_without_links(driver, ledger)
+    ledger.note_lost(None if problem is None else repositories)
+    return problem
 
 
 def problem_without_links(driver: StorageDriver, ledger: Ledger) -> str | None:

@@ -18,7 +18,8 @@ from blobfs.inventory.scanning import ReferenceKind, opened
 from blobfs.inventory.spans import EntryKind
 from blobfs.maintenance.gc.directories import empty_directories
 from blobfs.maintenance.gc.ledger import Ledger
-from blobfs.maintenance.gc.no_links import problem_without_links
+from blobfs.maintenance.gc.mount_points import note_mounted_or_missing, problem_of
+from blobfs.maintenance.gc.no_links import problem_of_links
 from blobfs.maintenance.gc.rules import (
     Link,
     RepositoryView,
@@ -161,6 +162,7 @@ class Plan:
         self.rules = rules
         self.skipped: dict[str, str] = {}
         self.blocked: str | None = None
+        self._unmounted: list[str] = []
 
     @classmethod
     def made(
@@ -255,7 +257,7 @@ class Plan:
 
     def empty_directories(self) -> list[str]:
         """Return the directories that ``directories.remove`` may remove."""
-        return empty_directories(self._inventory.journal, self.rules.before_ns)
+        return empty_directories(self._inventory.journal, self.rules.before_ns, self._unmounted)
 
     def exists(self, kind: str, repository: str, tag: str, digest: bytes) -> bool:
         """True if the pass has found that link or blob, planned or not."""
@@ -312,11 +314,12 @@ class Plan:
 
     def _check_links(self) -> None:
         """Block the deletion of blobs if the links may be lost."""
-        if self._has(_HAS_LINKS):
-            self.ledger.note_emptied(None)
-        elif self._has(_HAS_BLOBS, _ASIDE):
-            driver = opened(self._inventory.storage)
-            self.blocked = problem_without_links(driver, self.ledger)
+        storage, ledger = self._inventory.storage, self.ledger
+        driver = opened(storage)
+        has_links, has_blobs = self._has(_HAS_LINKS), self._has(_HAS_BLOBS, _ASIDE)
+        problem = problem_of_links(driver, ledger, has_links=has_links, has_blobs=has_blobs)
+        self._unmounted = note_mounted_or_missing(storage, driver, ledger)
+        self.blocked = problem_of(self._unmounted, ledger) or problem
 
     def _keep_named(self) -> None:
         """Keep what aliases, damaged links, stray files and records of uploads may name.

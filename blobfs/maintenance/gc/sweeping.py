@@ -19,6 +19,7 @@ from blobfs.inventory.inventory import Workers
 from blobfs.inventory.rows import pack, unpack
 from blobfs.logs import about
 from blobfs.maintenance.gc.ledger import Freed, Ledger
+from blobfs.maintenance.gc.mount_points import problem_of, unmounted
 from blobfs.maintenance.gc.no_links import problem_without_links
 from blobfs.maintenance.gc.second_look import NeededBlobs, look
 from blobfs.maintenance.gc.target import ChangedStorage, PutBack
@@ -113,6 +114,8 @@ class Sweep:
         found = look(self._storage, digests, self._manifests, self._workers)
         if found.unreadable is None and not found.has_links:
             found.unreadable = problem_without_links(self._target.driver, self._ledger)
+        missing = unmounted(self._storage, self._target.driver, self._ledger)
+        found.unreadable = problem_of(missing, self._ledger) or found.unreadable
         return found
 
     def _finish(self, aside: Collection[Aside], swept: Swept) -> None:
@@ -142,8 +145,13 @@ class Sweep:
         Those of which another size was stored stay aside; they are added to ``swept.left``.
         """
         results = defaultdict[bytes, set[PutBack]](set)
+        by_digest = defaultdict[bytes, list[str]](list)
         for packed, path in sorted(asides):
-            results[packed].add(self._target.put_back(unpack(packed), path))
+            by_digest[packed].append(path)
+        for packed, found_paths in by_digest.items():
+            digest = unpack(packed)
+            for path in self._target.best_first(digest, found_paths):
+                results[packed].add(self._target.put_back(digest, path))
         for packed, found in results.items():
             if PutBack.DIFFERS in found:
                 swept.left.add(packed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from blobfs.drivers.base import StorageDriver, map_each, stat_or_none
 from blobfs.drivers.location import Location
 from blobfs.errors import BlobUnknown, PathNotFound
 from blobfs.inventory.rows import LinkKind, unpack
-from blobfs.inventory.scanning import opened
+from blobfs.inventory.scanning import hash_fault, opened
 from blobfs.maintenance.gc.rules import Link
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.blobstore import BlobStore
@@ -86,6 +86,18 @@ class ChangedStorage:
             return False
         self._cache.clear(digest)
         return True
+
+    def best_first(self, digest: Digest, asides: Sequence[str]) -> list[str]:
+        """Return the paths of data of one blob in the order in which to put them back.
+
+        Of data of several sizes, one with the digest is the first, or else the largest.
+        """
+        infos = self.driver.stat_many(asides)
+        sizes = [-1 if info is None else info.size for info in infos]
+        found = [path for _, path in sorted(zip(sizes, asides, strict=True), reverse=True)]
+        if len(set(sizes) - {-1}) > 1:
+            found.sort(key=lambda path: hash_fault(self.driver, digest, path) is not None)
+        return found
 
     def put_back(self, digest: Digest, aside: str) -> PutBack:
         """Undo ``set_aside``. A blob that was stored again meanwhile stays."""

@@ -117,6 +117,24 @@ def test_other_content_under_the_same_digest_is_reported_and_both_stay(garbage: 
     assert garbage.has_blob(blob)
 
 
+@pytest.mark.parametrize("whole", ["a", "z"])
+@pytest.mark.parametrize("others", [b"cont", b"longer than the content"])
+def test_data_with_the_digest_are_put_back_first(
+    garbage: Garbage, whole: str, others: bytes
+) -> None:
+    """[S19.39] Of data of several sizes that were set aside, those with the digest are put back.
+    The others stay aside, and are reported.
+    """
+    blob = garbage.layout.layer(b"content")
+    garbage.layout.driver.move(paths.blob_data(blob), aside(blob) + whole)
+    for name in "bc":
+        garbage.layout.put(aside(blob) + name, others)
+    outcome = garbage.delete(replace(AT_ONCE, layers=False))
+    assert garbage.layout.driver.read_at(paths.blob_data(blob), 0, 99) == b"content"
+    assert garbage.layout.driver.read_at(aside(blob) + "b", 0, 99) == others
+    assert len(outcome.left) == 1
+
+
 def test_manifest_that_names_the_blob_without_a_link_keeps_it(garbage: Garbage) -> None:
     """A registry whose cache is stale does not look at the link."""
     blob = garbage.layout.blob(b"of nobody")

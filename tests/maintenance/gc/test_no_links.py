@@ -115,6 +115,39 @@ def test_look_without_links_keeps_all_blobs(garbage: Garbage) -> None:
     assert not garbage.has_aside(blob)
 
 
+@LOSSES
+def test_push_into_lost_repositories_does_not_make_the_others_garbage(
+    garbage: Garbage, lose: Callable[[Path], None]
+) -> None:
+    """[S19.36] A push does not end that: another directory of repositories does, or the removal of
+    the journal.
+    """
+    blobs = stored(garbage.layout)
+    lose(repositories(garbage))
+    garbage.delete(PLAIN)
+    scanning.close_all()
+    garbage.layout.layer(b"pushed", OTHER)
+    for _ in range(2):
+        outcome = garbage.delete(PLAIN)
+        assert outcome.blocked is not None
+        assert f"remove the journal {garbage.state}" in outcome.blocked
+    assert all(map(garbage.has_blob, blobs))
+    garbage.state.unlink()
+    assert garbage.delete(PLAIN).blocked is None
+    assert not any(map(garbage.has_blob, blobs))
+
+
+def test_push_after_all_blobs_were_removed_is_a_new_registry(garbage: Garbage) -> None:
+    for child in repositories(garbage).iterdir():
+        shutil.rmtree(child)
+    assert garbage.delete(PLAIN).blocked is not None
+    shutil.rmtree(Path(garbage.url) / paths.BLOBS[1:])
+    scanning.close_all()
+    garbage.delete(PLAIN)
+    stored(garbage.layout)
+    assert garbage.delete(PLAIN).blocked is None
+
+
 def test_grace_does_not_begin_while_links_are_lost(garbage: Garbage) -> None:
     options = replace(PLAIN, grace_s=3600)
     [layer, _] = stored(garbage.layout)
