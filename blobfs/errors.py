@@ -2,9 +2,10 @@
 
 BlobfsError: NotFound Invalid NameTooLong NotADirectory NotAFile NotASymlink Stale
     AttributeUnknown Unsupported ReadOnly NotPermitted CrossesDirectories Exists NotEmpty Busy
-    Interrupted TooManyOpen TooLarge ContentMismatch AccessDenied Corrupt WriterClosed StorageFull
-    StorageUnavailable
+    Interrupted TooManyOpen TooLarge ContentMismatch AccessDenied Corrupt WriterClosed
+    StorageFull StorageUnavailable
 NotFound: PathNotFound BlobUnknown ManifestUnknown TagUnknown UploadUnknown RepositoryUnknown
+Interrupted: CallerKilled
 Invalid: DigestInvalid HashStateInvalid NameInvalid PathInvalid OffsetInvalid AppendOnly
     ManifestRejected MountRefused
 AccessDenied: StorageReadOnly

@@ -201,6 +201,6 @@ def hashed(key: str) -> int:
     large directory by inode, such as find and grep, so read a layer from its start to its end.
     """
     place, slashes, number = key.partition("//")  # no path has two slashes
-    position = int(number) if slashes else 0
+    position = int(number) if slashes and number.isdecimal() else 0
     digest = hashlib.blake2b(place.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") + position & 2**64 - 1

@@ -322,6 +322,11 @@ def test_no_answer_in_time_is_no_other_holder(
     assert took_s < 2
 
 
+def _searches() -> set[threading.Thread]:
+    """The threads that search."""
+    return {thread for thread in threading.enumerate() if thread.name == "blobfs-scanner"}
+
+
 def test_searches_that_hang_are_bounded(upload: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """[S7.22] Up to 8 run at a time. Who finds no thread for a search has no answer; each hangs at
     another process.
@@ -329,13 +334,14 @@ def test_searches_that_hang_are_bounded(upload: Path, monkeypatch: pytest.Monkey
     answer, at_once = threading.Event(), os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: answer.wait() and at_once(path))
     scanner = OpenFileScanner(max_threads=2, deadline_s=0.05)
-    before = threading.active_count()
+    before = _searches()  # of earlier tests
     with idle() as one, idle() as two, idle() as three:
         for opener in (one, two, three):
             assert not _report(opener, upload, 0, scanner).held_elsewhere
-        assert threading.active_count() == before + 2
+        ours = _searches() - before
+        assert len(ours) == 2
         answer.set()
-        eventually(lambda: threading.active_count() == before)
+        eventually(lambda: not ours & _searches())
         with holding(upload) as opener:
             assert _report(opener, upload, 0, scanner).held_elsewhere
 

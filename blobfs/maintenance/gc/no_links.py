@@ -19,6 +19,8 @@ def identity_of_repositories(driver: StorageDriver) -> str:
 
     It is ``""`` too for a storage without directories.
     """
+    if driver.is_object_store:
+        return ""
     info = stat_or_none(driver, paths.REPOSITORIES)
     return "" if info is None or info.identity is None else str(info.identity)
 
