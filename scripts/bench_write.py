@@ -113,9 +113,13 @@ def big_file(path: Path) -> str:
 
 
 def forget(storage: Path) -> None:
-    """Take away all blobs, so that the next upload stores its own."""
+    """Take away all blobs, so that the next upload stores its own.
+
+    Their directories stay: a mount takes a storage without them for one that is not mounted.
+    """
     for name in ("blobs", "repositories"):
-        shutil.rmtree(storage / "docker/registry/v2" / name, ignore_errors=True)
+        for path in (storage / "docker/registry/v2" / name).glob("*"):
+            shutil.rmtree(path)
     os.sync()
 
 
