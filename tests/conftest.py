@@ -14,7 +14,7 @@ import pytest
 from blobfs.mountinfo import mounts
 from tests.support import guards, images, s3_servers
 from tests.support.redis_server import RedisServer
-from tests.support.services import DockerRegistry, ServiceFailed, push, run
+from tests.support.services import DockerRegistry, ServiceFailed, cannot, push, run
 from tests.support.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -149,6 +149,13 @@ def _turn(request: pytest.FixtureRequest, _turns: Turns) -> Iterator[None]:
 
 def _is_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker("alone") is not None
+
+
+@pytest.fixture(scope="session")
+def as_root() -> None:
+    """For a test that sets owners, or mounts what only root may."""
+    if os.geteuid() != 0:
+        cannot("needs root")
 
 
 @pytest.fixture(scope="session")

@@ -112,7 +112,7 @@ def test_file_that_cannot_be_read_ends_with_2(layout: Layout, root: Path) -> Non
 
 
 @pytest.mark.registry
-@pytest.mark.skipif(os.geteuid() != 0, reason="umoci needs root to set owners")
+@pytest.mark.usefixtures("as_root")
 def test_differences_are_those_of_diff(root: Path, tmp_path: Path) -> None:
     """[S21.26] Without the attributes they are those of `diff -r` on the unpacked images."""
     images = LayerImages(tmp_path / "oci")

@@ -84,7 +84,7 @@ def test_ls_lists_the_names_in_the_root(root: Path) -> None:
 
 
 @pytest.mark.registry
-@pytest.mark.skipif(os.geteuid() != 0, reason="umoci needs root to set owners")
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("path", ["", "etc", "bin", "dev", "run", "srv"])
 def test_long_lines_are_those_of_ls(root: Path, tmp_path: Path, path: str) -> None:
     """[S21.22] With `-l` it prints what `ls -lnA` prints of the unpacked image."""

@@ -1,6 +1,5 @@
 """A storage of several file systems: an event loop touches only those of this machine."""
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,7 +70,7 @@ def test_what_a_thread_has_opened_of_a_far_mount_is_read_in_threads(
         assert writer.can_write_nowait(1)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a tmpfs")
+@pytest.mark.usefixtures("as_root")
 def test_local_mount_is_reached_at_once_when_it_is_known(
     driver: FilesystemDriver, root: Path
 ) -> None:

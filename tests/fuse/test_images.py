@@ -39,7 +39,7 @@ from tests.support.services import run
 pytestmark = [
     pytest.mark.fuse,
     pytest.mark.registry,
-    pytest.mark.skipif(os.geteuid() != 0, reason="umoci needs root to set owners"),
+    pytest.mark.usefixtures("as_root"),
 ]
 
 V1 = Tag("v1")

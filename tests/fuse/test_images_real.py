@@ -36,7 +36,7 @@ from tests.support.services import cannot, run
 pytestmark = [
     pytest.mark.fuse,
     pytest.mark.registry,
-    pytest.mark.skipif(os.geteuid() != 0, reason="umoci needs root to set owners"),
+    pytest.mark.usefixtures("as_root"),
 ]
 
 

@@ -197,7 +197,7 @@ def test_storage_that_becomes_read_only_is_an_error_with_one_warning(
         assert "EROFS" in warning
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="asks as another user")
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("name", ["", "blobs", "repositories"])
 def test_storage_that_the_user_may_not_write_is_known(name: str) -> None:
     """[S6.9] A directory on a read-only file system, or in which the user who mounts may not write,
@@ -349,7 +349,7 @@ def test_pid_file_is_there_while_the_mount_is(storage: Path, tmp_path: Path) -> 
     assert not pid_file.exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="asks as another user")
+@pytest.mark.usefixtures("as_root")
 def test_user_without_the_device_or_fusermount3_is_told_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -383,7 +383,7 @@ def test_container_without_the_capability_is_told_so(storage: Path, tmp_path: Pa
     assert "a container needs docker run --cap-add SYS_ADMIN" in done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="asks as another user")
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("mode", [0o755, 0o1777], ids=["not writable", "sticky"])
 def test_mount_point_of_another_user_is_refused(mode: int) -> None:
     """[S6.11] A mount point of the user's own."""

@@ -1,6 +1,5 @@
 """Random sequences of layers over few names: the tree is that of ``umoci unpack``."""
 
-import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from tests.support.layers import LayerImages, MemorySource, archive
 
 pytestmark = [
     pytest.mark.registry,
-    pytest.mark.skipif(os.geteuid() != 0, reason="umoci needs root to set owners"),
+    pytest.mark.usefixtures("as_root"),
 ]
 
 Layers = list[list[bytes]]

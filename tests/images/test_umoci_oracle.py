@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from tests.support.layers import (
 
 pytestmark = [
     pytest.mark.registry,
-    pytest.mark.skipif(os.geteuid() != 0, reason="umoci needs root to set owners"),
+    pytest.mark.usefixtures("as_root"),
 ]
 
 
