@@ -73,7 +73,7 @@ def start(storage: str, mountpoint: Path, options: dict[str, Any]) -> Settings:
     root, checks = given.location.root, given.checks
     place = checks.run(partial(_check_directories, given, mountpoint, create=options["create"]))
     _check_cache(options["cache_dir"], given.location, place)
-    _check_indexes(options["index_dir"], place)
+    _check_outside("--index-dir", options["index_dir"], place)
     unwritable = None
     if root is not None and not options["read_only"]:
         unwritable = checks.run(partial(preflight.unwritable, root))
@@ -104,18 +104,16 @@ def _check_directories(given: Storage, mountpoint: Path, *, create: bool) -> Pat
     return preflight.check_mountpoint(mountpoint, root)
 
 
-def _check_indexes(directory: Path | None, mountpoint: Path) -> None:
+def _check_outside(option: str, directory: Path | None, mountpoint: Path) -> None:
+    """Raise MountRefused if the *directory* of an option is in the mount."""
     if directory is not None and directory.is_relative_to(mountpoint):
-        raise MountRefused(f"--index-dir {directory} is in the mount; give another directory")
+        raise MountRefused(f"{option} {directory} is in the mount; give another directory")
 
 
 def _check_cache(directory: Path | None, location: Location, mountpoint: Path) -> None:
-    if directory is None:
-        return
-    if location.bucket is None:
+    if directory is not None and location.bucket is None:
         raise MountRefused(f"--cache-dir is for s3 only, and {location} is no s3://bucket/prefix")
-    if directory.is_relative_to(mountpoint):
-        raise MountRefused(f"--cache-dir {directory} is in the mount; give another directory")
+    _check_outside("--cache-dir", directory, mountpoint)
 
 
 def _serve(
