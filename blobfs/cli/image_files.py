@@ -33,11 +33,10 @@ _UNKNOWN: Final = "?"
 
 
 class ListedFile(NamedTuple):
-    """A name with its entry; *target* is that of a symlink, else empty."""
+    """A name with its entry."""
 
     name: bytes
     entry: Entry
-    target: bytes = b""
 
     @property
     def text(self) -> str:
@@ -88,8 +87,7 @@ def listed(files: RootFilesystem, path: bytes) -> Iterator[ListedFile]:
     names = files.names(entry.number)
     while batch := list(islice(names, _BATCH)):
         for name, found in files.entries(entry.number, batch):
-            is_symlink = stat.S_ISLNK(found.mode) and not found.fault
-            yield ListedFile(name, found, files.target(found.number) if is_symlink else b"")
+            yield ListedFile(name, found)
 
 
 def as_json(file: ListedFile) -> str:
@@ -109,8 +107,8 @@ def as_json(file: ListedFile) -> str:
     }
     if file.is_device:
         document["device"] = entry.device
-    if file.target:
-        document["target"] = os.fsdecode(file.target)
+    if entry.target:
+        document["target"] = os.fsdecode(entry.target)
     return json.dumps(document)
 
 
@@ -125,7 +123,7 @@ def long_lines(found: Iterator[ListedFile], *, human: bool) -> Iterator[str]:
         ]
         for each, row in zip(batch, rows, strict=True):
             numbers = " ".join(map(str.rjust, row, widths))
-            arrow = f" -> {shown(each.target)}" if each.target else ""
+            arrow = f" -> {shown(each.entry.target)}" if each.entry.target else ""
             yield f"{_mode(each.entry)} {numbers} {_time(each.entry)} {each.text}{arrow}"
 
 

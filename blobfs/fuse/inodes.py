@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, TypeVar
 
 from pyfuse3 import ROOT_INODE, EntryAttributes, InodeT
@@ -202,5 +203,10 @@ def hashed(key: str) -> int:
     """
     place, slashes, number = key.partition("//")  # no path has two slashes
     position = int(number) if slashes and number.isdecimal() else 0
+    return _hash_of(place) + position & 2**64 - 1
+
+
+@lru_cache(256)
+def _hash_of(place: str) -> int:
     digest = hashlib.blake2b(place.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") + position & 2**64 - 1
+    return int.from_bytes(digest, "big")

@@ -153,7 +153,7 @@ class Comparison:
     def _stored_aspects(self, old: Entry, new: Entry) -> Iterator[Aspect]:
         """Yield what differs between two entries beside their attributes of stat(2)."""
         left, right = self._old.files, self._new.files
-        if stat.S_ISLNK(new.mode) and left.target(old.number) != right.target(new.number):
+        if old.target != new.target:
             yield Aspect.TARGET
         if stat.S_ISREG(new.mode) and not self._has_same_content(old, new):
             yield Aspect.CONTENT

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from blobfs.drivers.base import BytesReader, Closing, FileReader
-from blobfs.errors import LayerInvalid, NotADirectory, NotAFile, NotASymlink, NotFound
+from blobfs.errors import LayerInvalid, NotADirectory, NotAFile, NotFound
 from blobfs.images import tree_file
 from blobfs.images.readers import RangeReader, SparseReader
 
@@ -27,18 +27,21 @@ _MAX_STEPS: Final = 2**14
 """Names that are looked up for one path, with those in the targets of symlinks."""
 
 _ENTRY: Final = """
-SELECT number, mode, uid, gid, size, mtime_ns, major, minor, links, IFNULL(fault, '')
+SELECT number, mode, uid, gid, size, mtime_ns, major, minor, links,
+  IFNULL(target, x''), IFNULL(fault, '')
 FROM entry WHERE number = ?
 """
 
 _NAMED: Final = """
-SELECT number, mode, uid, gid, size, mtime_ns, major, minor, links, IFNULL(fault, '')
+SELECT number, mode, uid, gid, size, mtime_ns, major, minor, links,
+  IFNULL(target, x''), IFNULL(fault, '')
 FROM name JOIN entry USING (number) WHERE directory = ? AND name = ?
 """
 
 _LISTED: Final = """
-SELECT name, number, mode, uid, gid, size, mtime_ns, major, minor, links, IFNULL(fault, '')
-FROM name JOIN entry USING (number) WHERE directory = ? AND name IN ({})
+SELECT name, number, mode, uid, gid, size, mtime_ns, major, minor, links,
+  IFNULL(target, x''), IFNULL(fault, '')
+FROM name JOIN entry USING (number) WHERE directory = ? AND name BETWEEN ? AND ?
 """
 
 _NAMES: Final = "SELECT name FROM name WHERE directory = ? AND name > ? ORDER BY name LIMIT ?"
@@ -48,7 +51,7 @@ class Entry(NamedTuple):
     """A file, directory, symlink or device.
 
     *links* are the names of a file, hard links; those of a directory are two, and one for each
-    directory in it. *size* is that of a file's content, or of a symlink's target. *device* is the
+    directory in it. *size* is that of a file's content, or of a symlink's *target*. *device* is the
     major and the minor number. *fault* says why the entry cannot be used; it is empty for others.
     """
 
@@ -60,6 +63,7 @@ class Entry(NamedTuple):
     mtime_ns: int
     device: tuple[int, int]
     links: int
+    target: bytes
     fault: str
 
     @property
@@ -122,23 +126,17 @@ class RootFilesystem(Closing):
             last = rows[-1][0]
 
     def entries(self, directory: int, names: Iterable[bytes]) -> list[tuple[bytes, Entry]]:
-        """Return the entries of *names*, also those with a fault; missing ones are left out."""
+        """Return the entries of *names*, also those with a fault; missing ones are left out.
+
+        All names between the first and the last of a batch are read.
+        """
         found: list[tuple[bytes, Entry]] = []
         wanted = iter(names)
         while batch := list(islice(wanted, _BATCH)):
-            marks = ",".join("?" * len(batch))
-            rows = self._rows(_LISTED.format(marks), directory, *batch)
+            rows = self._rows(_LISTED, directory, min(batch), max(batch))
             entries = {name: _entry(row) for name, *row in rows}
             found += [(name, entries[name]) for name in batch if name in entries]
         return found
-
-    def target(self, number: int) -> bytes:
-        """Return the target of a symlink; raises NotASymlink."""
-        self.entry(number)
-        [(target,)] = self._rows("SELECT target FROM entry WHERE number = ?", number)
-        if target is None:
-            raise NotASymlink(f"entry {number} of the image is no symlink")
-        return bytes(target)
 
     def xattrs(self, number: int) -> Mapping[bytes, bytes]:
         """Return the extended attributes of an entry."""
@@ -198,7 +196,7 @@ class RootFilesystem(Closing):
         elif name not in (b"", b"."):
             entry = self.lookup(entries[-1].number, name)
             if stat.S_ISLNK(entry.mode):
-                return self.target(entry.number)
+                return entry.target
             entries.append(entry)
         return b""
 
@@ -208,8 +206,8 @@ class RootFilesystem(Closing):
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    number, mode, uid, gid, size, mtime_ns, major, minor, links, fault = row
-    return Entry(number, mode, uid, gid, size, mtime_ns, (major, minor), links, fault)
+    number, mode, uid, gid, size, mtime_ns, major, minor, links, target, fault = row
+    return Entry(number, mode, uid, gid, size, mtime_ns, (major, minor), links, target, fault)
 
 
 def _usable(rows: Sequence[Sequence[Any]], name: str) -> Entry:

@@ -87,7 +87,7 @@ class RootSymlink(RootNode, Symlink):
     """A symlink of a root filesystem."""
 
     def target(self) -> str:
-        return os.fsdecode(self.root.files.target(self.entry.number))
+        return os.fsdecode(self.entry.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +112,9 @@ class RootDirectory(RootNode, Directory):
         return map(os.fsdecode, self.root.files.names(self.entry.number))
 
     def children(self, names: Iterable[str]) -> list[Child]:
-        wanted = [os.fsencode(name) for name in names]
+        wanted = {os.fsencode(name): name for name in names}
         return [
-            Child.of(os.fsdecode(name), _listed(self.root, self.entry, name, entry))
+            Child.of(wanted[name], _listed(self.root, self.entry, name, entry))
             for name, entry in self.root.files.entries(self.entry.number, wanted)
         ]
 

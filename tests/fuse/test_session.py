@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfs.fuse.session import serve_again, wait_for_request
+from blobfs.fuse.session import BURST, RequestWaiter, serve_again
 from tests.support.mounts import mounted
 from tests.support.services import free_port
 
@@ -69,8 +69,24 @@ async def test_withdrawn_request_is_not_read() -> None:
                 os.read(reading, 1)
             return True
 
-        assert await wait_for_request(wait, device)
+        assert await RequestWaiter(wait, device)()
     assert requests == 2
+
+
+async def test_requests_that_are_there_are_read_at_once_but_for_each_eighth() -> None:
+    waits = 0
+    with _device() as (_, writing, device):
+        os.write(writing, b"x")
+
+        async def wait() -> bool:
+            nonlocal waits
+            waits += 1
+            return True
+
+        waiter = RequestWaiter(wait, device)
+        for _ in range(3 * BURST):
+            assert await waiter()
+    assert waits == 3
 
 
 async def test_end_of_the_session_is_passed_on() -> None:
@@ -79,7 +95,7 @@ async def test_end_of_the_session_is_passed_on() -> None:
         async def wait() -> bool:
             return False
 
-        assert not await wait_for_request(wait, device)
+        assert not await RequestWaiter(wait, device)()
 
 
 async def test_read_that_finds_no_request_is_repeated() -> None:

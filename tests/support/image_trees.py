@@ -66,7 +66,7 @@ def _node(rootfs: RootFilesystem, entry: Entry) -> Node:
         with rootfs.open(entry.number) as reader:
             assert reader.size == entry.size
             content = b"".join(reader.chunks())
-    target = rootfs.target(entry.number) if stat.S_ISLNK(entry.mode) else None
+    target = entry.target if stat.S_ISLNK(entry.mode) else None
     return Node(
         entry.mode, entry.uid, entry.gid, 0 if entry.is_directory else entry.size, entry.mtime_ns,
         entry.device, target, content, rootfs.xattrs(entry.number),
