@@ -171,7 +171,12 @@ def read_manifest(driver: StorageDriver, digest: Digest) -> ManifestRow:
         return replace(row, fault=ACCESS_DENIED)
     if len(payload) > MAX_CONTENT:
         return replace(row, fault="is too large for a manifest")
-    row = replace(row, size=len(payload))
+    return parse_manifest(digest, payload)
+
+
+def parse_manifest(digest: Digest, payload: bytes) -> ManifestRow:
+    """Return the row of a manifest that was read."""
+    row = ManifestRow(pack(digest), size=len(payload))
     found = Digest.of(payload, digest.algorithm)
     if found != digest:
         return replace(row, fault=f"has the digest {found}")

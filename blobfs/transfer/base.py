@@ -102,7 +102,10 @@ class Source(Closing):
 class Target(Closing):
     """A place that is copied to.
 
-    Everything is durable, and complete or missing, when a method returns; after a kill too.
+    Every item is complete or missing, after a kill too. It is durable and visible when ``flush``
+    has returned; a place may keep small items in memory until then. So a caller flushes before it
+    stores an item that refers to others, and before it notes an item as done. A failed ``flush``
+    can be repeated.
     All methods raise StorageUnavailable, StorageFull, AccessDenied.
     """
 
@@ -139,8 +142,8 @@ class Target(Closing):
         return False
 
     @abstractmethod
-    def has_manifest(self, repository: str, digest: Digest) -> bool:
-        """True if the repository serves the manifest."""
+    def has_manifest(self, repository: str, manifest: Descriptor) -> bool:
+        """True if the repository serves the manifest; one of another size is missing."""
 
     @abstractmethod
     def put_manifest(self, repository: str, digest: Digest, payload: bytes) -> None:
@@ -168,6 +171,9 @@ class Target(Closing):
     @abstractmethod
     def untag(self, repository: str, tag: Tag) -> None:
         """Remove a tag, and nothing else; a missing one is no error. Raises Unsupported."""
+
+    def flush(self) -> None:
+        """Make everything that was stored durable and visible."""
 
     def finish(self) -> None:
         """Make the place complete after the last change, such as an archive."""
