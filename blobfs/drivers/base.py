@@ -35,6 +35,14 @@ class FileInfo(NamedTuple):
     identity: object = None
 
 
+class NewFile(NamedTuple):
+    """A small file that is to be stored."""
+
+    path: str
+    content: bytes
+    is_immutable: bool
+
+
 class DirEntry(NamedTuple):
     """A direct child of a directory."""
 
@@ -296,6 +304,17 @@ class StorageDriver(ABC):
             self.sync(path)
         else:
             self.put_content(path, b"".join(chunks))
+
+    def put_files(self, files: Iterable[NewFile]) -> None:
+        """``put_content`` or ``put_immutable`` of each of *files*, together.
+
+        They become visible in no order. Some may be stored after a failure, as a whole.
+        """
+        for file in files:
+            if file.is_immutable:
+                self.put_immutable(file.path, (file.content,))
+            else:
+                self.put_content(file.path, file.content)
 
     def sync(self, path: str) -> None:  # noqa: B027  (most backends are durable at once)
         """Make the file at *path*, of any writer, durable; raises PathNotFound."""

@@ -18,6 +18,7 @@ from blobfs.drivers.base import (
     FileInfo,
     FileReader,
     FileWriter,
+    NewFile,
     StorageDriver,
     capacity_of,
 )
@@ -127,6 +128,10 @@ class BaseDriver(StorageDriver, ResumableUploads, Bounded):
 
     def put_immutable(self, path: str, chunks: Iterable[bytes], size: int | None = None) -> None:
         self._timer.run("put_immutable", self._driver.put_immutable, _checked(path), chunks, size)
+
+    def put_files(self, files: Iterable[NewFile]) -> None:
+        files = [file._replace(path=_checked(file.path)) for file in files]
+        self._timer.run("put_files", self._driver.put_files, files)
 
     def sync(self, path: str) -> None:
         self._timer.run("sync", self._driver.sync, _checked(path))

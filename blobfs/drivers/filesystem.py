@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from blobfs.drivers.base import (
     FileInfo,
     FileReader,
     FileWriter,
+    NewFile,
     StorageDriver,
 )
 from blobfs.drivers.directories import (
@@ -31,6 +32,7 @@ from blobfs.drivers.directories import (
     remove_tree,
     sync_if_whole,
 )
+from blobfs.drivers.file_batch import FileBatch
 from blobfs.drivers.localfile import LocalReader, LocalWriter
 from blobfs.drivers.oserrors import os_errors, raise_translated
 from blobfs.drivers.resumable import ResumableUploads, Unfinished
@@ -161,6 +163,10 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
                     for chunk in chunks:
                         write_all(fd, chunk)
             os.fsync(directory)
+
+    def put_files(self, files: Iterable[NewFile]) -> None:
+        with closing(FileBatch(self._opened_or_made, self._directory)) as batch:
+            batch.put(files)
 
     def sync(self, path: str) -> None:
         parent, name = _split(path)
@@ -339,12 +345,18 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
         The files that the block creates are synced before the parents: one commit of the file
         system's journal covers all of them, and the later syncs have nothing left to do.
         """
-        opened: list[int] = []
-        try:
-            self._open_or_make(path, opened)
+        with self._opened_or_made(path) as opened:
             yield opened[-1]
             for directory in opened[-2::-1]:
                 os.fsync(directory)
+
+    @contextmanager
+    def _opened_or_made(self, path: str) -> Iterator[list[int]]:
+        """Open the directory *path*, the last one, and those above it that were missing."""
+        opened: list[int] = []
+        try:
+            self._open_or_make(path, opened)
+            yield opened
         finally:
             for directory in opened:
                 os.close(directory)

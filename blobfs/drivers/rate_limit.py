@@ -20,6 +20,7 @@ from blobfs.drivers.base import (
     FileInfo,
     FileReader,
     FileWriter,
+    NewFile,
     StorageDriver,
     capacity_of,
 )
@@ -121,6 +122,11 @@ class RateLimitedDriver(ResumableWrapper, Bounded):
 
     def put_immutable(self, path: str, chunks: Iterable[bytes], size: int | None = None) -> None:
         self._request().put_immutable(path, self._counted(chunks), size)
+
+    def put_files(self, files: Iterable[NewFile]) -> None:
+        listed = list(files)
+        self._pacers.bytes.wait(sum(len(file.content) for file in listed))
+        self._request(len(listed)).put_files(listed)
 
     def _counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for chunk in chunks:

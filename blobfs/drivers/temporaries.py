@@ -25,6 +25,11 @@ def is_temporary(name: str) -> bool:
     return name.endswith(".tmp") and _NAME.fullmatch(name) is not None
 
 
+def temporary_name(name: str) -> str:
+    """Return a new name for a file that will be renamed to *name*."""
+    return f"{name[:_MAX_STEM]}.{uuid.uuid4()}.tmp"
+
+
 @contextmanager
 def replacing(name: str, directory: int, permissions: int) -> Iterator[int]:
     """Create a temporary file, open for writing; rename it to *name* when the block ends.
@@ -32,7 +37,7 @@ def replacing(name: str, directory: int, permissions: int) -> Iterator[int]:
     It is synced before, and has the owner of *directory* and its mode within *permissions*. If the
     block fails, the file is removed. The caller syncs *directory*.
     """
-    temporary = f"{name[:_MAX_STEM]}.{uuid.uuid4()}.tmp"
+    temporary = temporary_name(name)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
     try:
         lock(fd, EXCLUSIVE)

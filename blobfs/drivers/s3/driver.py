@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, Final
 
 from blobfs.concurrency import ThreadPool
-from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter, is_below
+from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter, NewFile, is_below
 from blobfs.drivers.objectstore import ListedFile, ObjectStore, Page
 from blobfs.drivers.resumable import Unfinished
 from blobfs.drivers.s3.client import (
@@ -224,6 +224,13 @@ class S3Driver(ObjectStore):
                 self._put_parts(path, chain((bytes(begin),), unread))
                 return
         self.put_content(path, bytes(begin))
+
+    def put_files(self, files: Iterable[NewFile]) -> None:
+        def put(file: NewFile) -> None:
+            self.put_content(file.path, file.content)
+
+        for _ in self._bucket.pool.map(put, files):
+            pass
 
     def _put_parts(self, path: str, chunks: Iterable[bytes]) -> None:
         writer = MultipartWriter(self._bucket, path)

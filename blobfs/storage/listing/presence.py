@@ -22,6 +22,7 @@ from blobfs.drivers.base import (
     FileInfo,
     FileReader,
     FileWriter,
+    NewFile,
     StorageDriver,
     capacity_of,
     is_below,
@@ -153,6 +154,11 @@ class PresenceDriver(_ConfirmingDriver, Bounded):
         self.confirm_absence(path)
         self._driver.put_immutable(path, chunks, size)
 
+    def put_files(self, files: Iterable[NewFile]) -> None:
+        listed = list(files)
+        self.confirm_absence(*(file.path for file in listed))
+        self._driver.put_files(listed)
+
     def create(self, path: str) -> FileWriter:
         self.confirm_absence(path)
         return self._driver.create(path)
@@ -225,6 +231,9 @@ class PresenceObjectStore(_ConfirmingDriver, RemoteWrapper, ObjectStore):
 
     def stat_files(self, paths: Sequence[str]) -> list[FileInfo | None]:
         return self._confirmed_each(self._store.stat_files(paths), paths)
+
+    def put_files(self, files: Iterable[NewFile]) -> None:
+        self._store.put_files(files)
 
     def delete(self, path: str) -> None:
         self._held = False

@@ -1,0 +1,258 @@
+"""A registry's storage as a target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+from blobfs import paths
+from blobfs.concurrency import CallLock
+from blobfs.digest import CANONICAL, Descriptor, Digest
+from blobfs.drivers.base import StorageDriver, map_each
+from blobfs.drivers.batch import BatchDriver
+from blobfs.drivers.factory import driver_for
+from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.drivers.location import Location
+from blobfs.errors import (
+    BlobUnknown,
+    ContentMismatch,
+    Corrupt,
+    DigestMismatch,
+    ManifestInvalid,
+    ManifestRejected,
+    MountRefused,
+    TagUnknown,
+)
+from blobfs.host.preflight import create_storage
+from blobfs.reference import Tag
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.linkedblobstore import LinkedBlobStore
+from blobfs.storage.linkfiles import write_link
+from blobfs.storage.listing.presence import with_presence
+from blobfs.storage.manifest import Manifest
+from blobfs.storage.registry import Registry
+from blobfs.storage.repository import Repository
+from blobfs.transfer.base import Target
+
+
+class StorageTarget(Target):
+    """The storage at *location*; *driver* is its driver, which is closed, or opened by default.
+
+    A missing or empty directory, or an empty bucket, becomes a registry with the first change.
+    With *link_files* blobs are hard links or reflinks of those of a source on the same file system.
+
+    Thread-safe: ``_beginning`` lets one thread create the registry.
+    """
+
+    def __init__(
+        self,
+        location: str | Location,
+        *,
+        link_files: bool = False,
+        driver: StorageDriver | None = None,
+    ) -> None:
+        self.location = Location.of(location)
+        self._link_files = link_files
+        self._beginning = CallLock()
+        self._is_missing = driver is None and _is_missing(self.location)
+        if driver is None:
+            driver = InMemoryDriver() if self._is_missing else _driver_of(self.location)
+        self._use(driver)
+        self._has_begun = self._registry.exists()
+        if not self._has_begun and not _is_empty(driver):
+            self.close()
+            raise MountRefused(
+                f"{self.location} holds other files and no registry; give an empty place,"
+                " or the root of a registry"
+            )
+
+    def _use(self, driver: StorageDriver) -> None:
+        self._driver = BatchDriver(driver, _rank)
+        self._registry = Registry(self._driver)
+
+    def _begin(self) -> None:
+        """Create the registry, unless it exists."""
+        with self._beginning:
+            if self._has_begun:
+                return
+            if self.location.root is not None:
+                if self._is_missing:
+                    _make(self.location.root)
+                    self._use(_driver_of(self.location))
+                create_storage(self.location.root)
+            else:
+                self._registry.create()
+            self._has_begun = True
+
+    @property
+    def _blobs(self) -> BlobStore:
+        return self._registry.blobs
+
+    def _repository(self, name: str) -> Repository:
+        return self._registry.repository(name)
+
+    def _changed(self, name: str) -> Repository:
+        """Return a repository that will be changed."""
+        if not self._has_begun:
+            self._begin()
+        return self._registry.repository(name)
+
+    def missing(self, repository: str, blobs: Sequence[Descriptor]) -> list[Descriptor]:
+        layers = self._repository(repository).layers
+
+        def is_served(blob: Descriptor) -> bool:
+            return self._size(layers, blob.digest) == blob.size
+
+        return [blob for blob, served in map_each(self._driver, is_served, blobs) if not served]
+
+    def _size(self, links: LinkedBlobStore, digest: Digest) -> int | None:
+        """The size of a linked blob; None if it is missing or damaged."""
+        try:
+            target = links.resolve(digest)
+            found = self._blobs.stat_now(target)
+            self._blobs.verify_name(digest, target)
+        except (BlobUnknown, Corrupt):
+            return None
+        return found.size
+
+    def link(self, repository: str, blob: Descriptor, holder: str | None) -> bool:
+        digest = blob.digest
+        try:
+            if digest.algorithm != CANONICAL:
+                digest = self._repository(holder or repository).layers.resolve(digest)
+            found = self._blobs.stat_now(digest)
+            self._blobs.verify_name(blob.digest, digest)
+        except (BlobUnknown, Corrupt):
+            return False
+        if found.size != blob.size:
+            return False
+        self._link(self._changed(repository).layers, blob.digest, digest)
+        return True
+
+    def _link(self, links: LinkedBlobStore, name: Digest, target: Digest) -> None:
+        for digest in {target, name}:
+            write_link(self._driver, paths.link(links.link_set, digest), target)
+
+    def put_blob(self, repository: str, blob: Descriptor, chunks: Iterable[bytes]) -> None:
+        found = self._changed(repository)
+        if blob.digest.algorithm == CANONICAL:
+            self._blobs.copy(blob.digest, chunks)
+            self._link(found.layers, blob.digest, blob.digest)
+        else:
+            _upload(found, blob, chunks)
+
+    def has_manifest(self, repository: str, manifest: Descriptor) -> bool:
+        links = self._repository(repository).manifests.links
+        return self._size(links, manifest.digest) == manifest.size
+
+    def put_manifest(self, repository: str, digest: Digest, payload: bytes) -> None:
+        links = self._changed(repository).manifests.links
+        self._check(repository, payload)
+        canonical = Digest.of(payload)
+        if Digest.of(payload, digest.algorithm) != digest:
+            raise DigestMismatch(f"the content of manifest {digest} does not match its digest")
+        self._blobs.copy(canonical, (payload,))
+        self._link(links, digest, canonical)
+
+    def _check(self, repository: str, payload: bytes) -> None:
+        """Raise ManifestRejected unless the repository serves all that a manifest refers to."""
+        try:
+            manifest = Manifest.parse(payload)
+        except ManifestInvalid as exc:
+            raise ManifestRejected(f"is not a manifest: {exc}") from None
+        found = self._repository(repository)
+        sets = (found.manifests.links, found.layers) if manifest.is_index else (found.layers,)
+
+        def is_served(blob: Descriptor) -> bool:
+            return any(self._size(links, blob.digest) is not None for links in sets)
+
+        needed = (each for each in manifest.references if each.digest not in manifest.foreign)
+        for blob, served in map_each(self._driver, is_served, needed):
+            if not served:
+                raise ManifestRejected(f"refers to {blob.digest}, which {repository} does not have")
+
+    def tag(self, repository: str, tag: Tag, digest: Digest, history: Sequence[Digest]) -> None:
+        tags = self._changed(repository).tags
+        tags.add_history(tag, history)
+        tags.tag(tag, digest)
+
+    def repositories(self) -> Iterator[str]:
+        return iter(sorted(self._registry.enumerate()))
+
+    def tags(self, repository: str) -> Iterator[Tag]:
+        return self._repository(repository).tags.enumerate()
+
+    def tagged(self, repository: str, tag: Tag) -> Digest:
+        return self._repository(repository).tags.get_now(tag)
+
+    def untag(self, repository: str, tag: Tag) -> None:
+        with suppress(TagUnknown):
+            self._repository(repository).tags.untag(tag)
+
+    def flush(self) -> None:
+        self._driver.flush()
+
+    def finish(self) -> None:
+        if not self._has_begun:
+            self._begin()
+        self._driver.flush()
+
+    def close(self) -> None:
+        self._registry.close()
+
+
+def _driver_of(location: Location) -> StorageDriver:
+    return with_presence(driver_for(location))
+
+
+def _is_missing(location: Location) -> bool:
+    """True if *location* is a directory that can be made; raises MountRefused."""
+    root = location.root
+    if root is None or root.is_dir():
+        return False
+    if root.exists():
+        raise MountRefused(f"{root} is not a directory; give a directory or an image layout")
+    if not root.parent.is_dir():
+        raise MountRefused(f"{root.parent} does not exist; create it, or check the path")
+    return True
+
+
+def _make(root: Path) -> None:
+    try:
+        root.mkdir(exist_ok=True)
+    except OSError as exc:
+        raise MountRefused(f"cannot make {root}: {exc.strerror}") from None
+
+
+def _is_empty(driver: StorageDriver) -> bool:
+    names = {entry.name for entry in driver.listdir("/")}
+    return not names - {"lost+found"}
+
+
+def _rank(path: str) -> int:
+    """The place of a file in the order of storing: blobs, layers, revisions, history, tags."""
+    part = path.partition("/_")[2]
+    if part.startswith("layers/"):
+        return 1
+    if part.startswith("manifests/revisions/"):
+        return 2
+    if part.startswith("manifests/tags/"):
+        return 4 if part.endswith("/current/link") else 3
+    return 0
+
+
+def _upload(repository: Repository, blob: Descriptor, chunks: Iterable[bytes]) -> None:
+    """Store a blob with an alias, whose canonical digest is known after its last byte."""
+    upload = repository.uploads.create(digest=blob.digest, size=blob.size)
+    with closing(upload):
+        try:
+            for chunk in chunks:
+                upload.write(chunk)
+            upload.commit()
+        except ContentMismatch as exc:
+            upload.cancel()
+            raise DigestMismatch(str(exc)) from None
+        except BaseException:
+            upload.cancel()
+            raise

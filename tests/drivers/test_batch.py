@@ -1,0 +1,114 @@
+"""Small files that are stored together, by each driver and by the wrapper that keeps them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from blobfs.drivers.base import NewFile, StorageDriver
+from blobfs.drivers.batch import BatchDriver
+from blobfs.drivers.filesystem import FilesystemDriver
+from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.errors import PathNotFound, StorageUnavailable
+from tests.support.failing_driver import TroubledDriver
+from tests.support.files import content_of
+
+FILES = [
+    NewFile("/a/b/immutable", b"1", is_immutable=True),
+    NewFile("/a/b/mutable", b"2", is_immutable=False),
+    NewFile("/a/empty", b"", is_immutable=False),
+]
+
+
+def test_files_are_created_and_replaced(driver: StorageDriver) -> None:
+    driver.put_content("/a/b/mutable", b"old")
+    driver.put_files(FILES)
+    driver.put_files([])
+    for file in FILES:
+        assert content_of(driver, file.path) == file.content
+
+
+def test_files_have_the_modes_of_single_files(tmp_path: Path) -> None:
+    driver = FilesystemDriver.below(tmp_path)
+    driver.put_files(FILES)
+    driver.put_immutable("/a/b/other", [b"1"])
+    driver.put_content("/a/b/another", b"2")
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "a/b").iterdir()}
+    assert modes["immutable"] == modes["other"]
+    assert modes["mutable"] == modes["another"]
+    driver.close()
+
+
+def test_no_file_is_visible_before_all_are_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+
+    def sync(fd: int) -> None:
+        seen.append({name for *_, files in os.walk(tmp_path) for name in files})
+
+    monkeypatch.setattr("blobfs.drivers.file_batch._sync_file_system", sync)
+    driver = FilesystemDriver.below(tmp_path)
+    driver.put_files(FILES)
+    driver.close()
+    names = {"immutable", "mutable", "empty"}
+    assert len(seen) == 2
+    assert seen[0].isdisjoint(names)
+    assert len(seen[0]) == 3
+    assert seen[1] == names
+
+
+def test_a_failed_batch_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("blobfs.drivers.file_batch._sync_file_system", fail)
+    driver = FilesystemDriver.below(tmp_path)
+    with pytest.raises(StorageUnavailable):
+        driver.put_files(FILES)
+    driver.close()
+    assert not [name for *_, files in os.walk(tmp_path) for name in files]
+
+
+def _rank(path: str) -> int:
+    return int(path[-1])
+
+
+def test_small_files_are_kept_until_they_are_flushed_by_rank() -> None:
+    inner = TroubledDriver(InMemoryDriver())
+    batch = BatchDriver(inner, _rank)
+    batch.put_content("/2", b"two")
+    batch.put_immutable("/1", [b"on", b"e"])
+    batch.put_immutable("/3", [bytes(70_000), b"large"])
+    assert inner.methods("/3") == ["put_content"]
+    assert inner.methods("/1") == inner.methods("/2") == []
+    assert batch.read_at("/2", 1, 5) == b"wo"
+    assert content_of(batch, "/1") == b"one"
+    assert (batch.stat("/1").size, batch.stat_now("/1").size) == (3, 3)
+    batch.flush()
+    assert [call.path for call in inner.calls[-2:]] == ["/1", "/2"]
+    assert content_of(inner, "/1") == b"one"
+
+
+def test_a_batch_is_stored_when_it_is_full() -> None:
+    inner = InMemoryDriver()
+    batch = BatchDriver(inner, _rank)
+    for number in range(2048):
+        batch.put_content(f"/{number}", b"")
+    assert content_of(inner, "/2047") == b""
+
+
+def test_a_failed_flush_is_repeated_by_the_next_one() -> None:
+    inner = TroubledDriver(InMemoryDriver())
+    batch = BatchDriver(inner, _rank)
+    batch.put_content("/1", b"one")
+    inner.fail_method = "put_content"
+    with pytest.raises(StorageUnavailable):
+        batch.flush()
+    assert batch.read_at("/1", 0, 9) == b"one"
+    with pytest.raises(PathNotFound):
+        inner.stat("/1")
+    batch.flush()
+    assert content_of(inner, "/1") == b"one"

@@ -1,0 +1,116 @@
+"""Places that images are copied from and to, as the tests of the contracts have them."""
+
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from blobfs import paths
+from blobfs.digest import Descriptor, Digest
+from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.factory import driver_for
+from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.reference import Tag
+from blobfs.transfer.base import Source, Target
+from blobfs.transfer.storage import StorageSource
+from blobfs.transfer.storage_target import StorageTarget
+from tests.support.layout import image
+from tests.support.s3_prefixes import keys_of
+from tests.support.s3_servers import S3Server
+
+
+class Place(ABC):
+    """A place with a source and a target of its own content.
+
+    What it cannot do is said by its attributes: names of repositories, history of tags, blobs that
+    no manifest names, second digests of a blob.
+    """
+
+    has_history = True
+    has_lone_blobs = True
+    has_aliases = True
+
+    @abstractmethod
+    def source(self) -> Source:
+        """Open what is there; the caller closes it."""
+
+    @abstractmethod
+    def target(self) -> Target:
+        """Open the place to write to it; it may be missing. The caller closes it."""
+
+    @abstractmethod
+    def damage(self, digest: Digest, content: bytes | None) -> None:
+        """Replace the bytes that are stored of a blob, or remove them."""
+
+    @contextmanager
+    def writing(self) -> Iterator[Target]:
+        """Yield a target, and make complete what the block has stored."""
+        with self.target() as target:
+            yield target
+            target.flush()
+            target.finish()
+
+
+class StoragePlace(Place):
+    """The storage at *url*; *opened* opens its driver."""
+
+    def __init__(self, url: str, opened: Callable[[], StorageDriver] | None = None) -> None:
+        self.url = url
+        self._opened = opened
+
+    def _driver(self) -> StorageDriver | None:
+        return None if self._opened is None else self._opened()
+
+    def source(self) -> StorageSource:
+        return StorageSource(self.url, driver=self._driver())
+
+    def target(self) -> StorageTarget:
+        return StorageTarget(self.url, driver=self._driver())
+
+    def driver(self) -> StorageDriver:
+        """Open its driver; the caller closes it."""
+        return self._driver() or driver_for(self.url)
+
+    def damage(self, digest: Digest, content: bytes | None) -> None:
+        with closing(self.driver()) as driver:
+            driver.delete(paths.blob_data(digest))
+            if content is not None:
+                driver.put_content(paths.blob_data(digest), content)
+
+
+def directory_place(directory: Path) -> StoragePlace:
+    """A directory, which is made by its target."""
+    return StoragePlace(str(directory / "storage"))
+
+
+def memory_place() -> StoragePlace:
+    """A registry in memory."""
+    driver = InMemoryDriver()
+    return StoragePlace("memory:", lambda: driver)
+
+
+@contextmanager
+def bucket_place(server: S3Server) -> Iterator[StoragePlace]:
+    """A prefix of a new bucket."""
+    with keys_of(server), server.bucket() as bucket:
+        yield StoragePlace(server.storage_url(bucket, secrets.token_hex(4)))
+
+
+def described(content: bytes, algorithm: str = "sha256") -> Descriptor:
+    """The descriptor of a blob."""
+    return Descriptor(Digest.of(content, algorithm), len(content))
+
+
+def put_image(target: Target, repository: str, *contents: bytes, tag: str = "") -> Digest:
+    """Store an image of a config and layers with these contents, and return its digest."""
+    for content in contents:
+        target.put_blob(repository, described(content), [content])
+    payload = image(*(Digest.of(content) for content in contents))
+    target.flush()
+    target.put_manifest(repository, Digest.of(payload), payload)
+    target.flush()
+    if tag:
+        target.tag(repository, Tag(tag), Digest.of(payload), ())
+        target.flush()
+    return Digest.of(payload)

@@ -1,0 +1,154 @@
+"""Storages as sources and targets: those that become registries, and those that are damaged."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from blobfs import paths
+from blobfs.digest import Digest
+from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.errors import LinkInvalid, MountRefused
+from blobfs.reference import RepositoryName
+from blobfs.transfer.storage import StorageSource
+from blobfs.transfer.storage_target import StorageTarget
+from tests.support.failing_driver import Crash, TroubledDriver
+from tests.support.files import content_of, walk
+from tests.support.layout import APP, LATEST, Layout
+from tests.support.places import StoragePlace, bucket_place, described, directory_place, put_image
+from tests.support.s3_prefixes import keys_of
+from tests.support.s3_servers import S3Server
+
+
+@pytest.fixture(params=["directory", pytest.param("bucket", marks=pytest.mark.s3)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoragePlace]:
+    if request.param == "directory":
+        yield directory_place(tmp_path)
+    else:
+        with bucket_place(request.getfixturevalue("moto")) as place:
+            yield place
+
+
+def test_a_missing_place_is_made_by_the_first_change(place: StoragePlace) -> None:
+    with place.target() as target:
+        assert list(target.repositories()) == []
+        assert target.missing(APP, [described(b"c")]) == [described(b"c")]
+        assert not Path(place.url).exists()
+    with pytest.raises(MountRefused):
+        place.source()
+    with place.writing() as target:
+        digest = put_image(target, APP, b"c", b"l", tag=LATEST)
+    with place.source() as source:
+        assert source.tagged(APP, LATEST) == digest
+
+
+def test_a_directory_of_other_files_is_no_target(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MountRefused, match="other files"):
+        StorageTarget(str(tmp_path))
+    with pytest.raises(MountRefused, match="not a directory"):
+        StorageTarget(str(tmp_path / "file"))
+    with pytest.raises(MountRefused, match="does not exist"):
+        StorageTarget(str(tmp_path / "missing/storage"))
+
+
+@pytest.mark.s3
+def test_a_missing_bucket_is_refused_with_advice(moto: S3Server) -> None:
+    with keys_of(moto):
+        url = moto.storage_url(f"none-{secrets.token_hex(4)}")
+        for place in (StorageSource, StorageTarget):
+            with pytest.raises(MountRefused, match="create the bucket"):
+                place(url)
+
+
+def test_damaged_links_are_errors_in_a_source_and_missing_in_a_target(
+    place: StoragePlace,
+) -> None:
+    with place.writing() as target:
+        digest = put_image(target, APP, b"c", b"l", tag=LATEST)
+    links = paths.layers(RepositoryName(APP))
+    with closing(place.driver()) as driver:
+        layout = Layout(driver)
+        layout.put(paths.tag_current_link(APP, LATEST), b"../../etc/passwd")
+        layout.put(paths.link(links, Digest.of(b"l")), b"sha256:short")
+        layout.put(f"{links}/sha256/not-a-digest/link", b"stray")
+        layout.put(f"{paths.tags(APP)}/.stray/current/link", b"stray")
+    with place.source() as source:
+        assert set(source.blobs(APP)) == {Digest.of(b"c"), Digest.of(b"l")}
+        assert list(source.tags(APP)) == [LATEST]
+        with pytest.raises(LinkInvalid):
+            source.tagged(APP, LATEST)
+        with pytest.raises(LinkInvalid):
+            source.size(APP, Digest.of(b"l"))
+    with place.writing() as target:
+        assert target.missing(APP, [described(b"l")]) == [described(b"l")]
+        assert target.link(APP, described(b"l"), None)
+        target.tag(APP, LATEST, digest, ())
+    with place.source() as source:
+        assert source.tagged(APP, LATEST) == digest
+        assert source.size(APP, Digest.of(b"l")) == 1
+
+
+def test_a_directory_in_the_place_of_a_file_is_replaced(tmp_path: Path) -> None:
+    place = directory_place(tmp_path)
+    with place.writing() as target:
+        put_image(target, APP, b"c", b"l", tag=LATEST)
+    with closing(place.driver()) as driver:
+        for path in (
+            paths.link(paths.layers(APP), Digest.of(b"l")),
+            paths.tag_current_link(APP, LATEST),
+            paths.blob_data(Digest.of(b"l")),
+        ):
+            driver.delete(path)
+            driver.put_content(f"{path}/stray", b"")
+    with place.writing() as target:
+        assert target.missing(APP, [described(b"l")]) == [described(b"l")]
+        digest = put_image(target, APP, b"c", b"l", tag=LATEST)
+    with place.source() as source:
+        assert source.tagged(APP, LATEST) == digest
+        assert source.size(APP, Digest.of(b"l")) == 1
+
+
+def _copy_something(driver: StorageDriver) -> None:
+    large = bytes(200_000)
+    with StorageTarget("memory:", driver=driver) as target:
+        target.put_blob("other", described(large), [large])
+        put_image(target, APP, b"c", b"l", large, tag=LATEST)
+        target.flush()
+        target.put_blob(APP, described(b"alias", "sha512"), [b"alias"])
+        put_image(target, APP, b"c", b"other", tag=LATEST)
+
+
+def _check_stored(driver: StorageDriver) -> None:
+    """Check that each blob has its digest, and that all that is named exists."""
+    for file in [found for found in walk(driver, "/") if not found.is_dir]:
+        content = content_of(driver, file.path)
+        if file.path.endswith("/link"):
+            driver.stat(paths.blob_data(Digest.parse(content.decode())))
+        elif digest := paths.digest_of_blob(file.path):
+            assert Digest.of(content) == digest
+    with suppress(MountRefused), StorageSource("memory:", driver=driver) as source:
+        for repository in source.repositories():
+            for digest in source.revisions(repository):
+                for blob in source.outline(repository, digest).blobs:
+                    source.size(repository, blob.digest)
+            for tag in source.tags(repository):
+                source.manifest(repository, source.tagged(repository, tag))
+
+
+def test_a_copy_that_is_killed_at_any_call_leaves_nothing_wrong() -> None:
+    counted = TroubledDriver(InMemoryDriver())
+    _copy_something(counted)
+    calls = len(counted.calls)
+    _check_stored(counted)
+    for fail_at in range(1, calls + 1):
+        for done in (False, True):
+            driver = InMemoryDriver()
+            with pytest.raises(Crash):
+                _copy_something(TroubledDriver(driver, fail_at=fail_at, done=done, crash=True))
+            _check_stored(driver)
+            _copy_something(driver)
+            _check_stored(driver)
