@@ -19,6 +19,7 @@ import pytest
 # Generous: only a machine in trouble comes near them.
 _START_S: Final = 15.0
 _STOP_S: Final = 10.0
+_READY: Final = (http.client.OK, http.client.UNAUTHORIZED, http.client.BAD_REQUEST)
 # Below the ports that the kernel gives to clients. Processes that test side by side begin at
 # different ones, so that none gets a port that another is about to listen on.
 _PORTS: Final = iter(range(random.SystemRandom().randrange(10_000, 30_000), 32_768))
@@ -91,7 +92,7 @@ class DockerRegistry:
         """Serve *root* inside the ``with`` block; *cache* is its descriptor cache.
 
         With *user* it runs as that user, who must be able to reach *root*, and will own it.
-        *settings* are more sections of its configuration.
+        *settings* are more sections of its configuration, or of its section http.
 
         Its configuration and log lie beside *root*, as ``<root>.yml`` and ``<root>.log``. Several
         may serve one root, and one may be started on what another left.
@@ -164,6 +165,9 @@ def _serving(
 def _config(
     registry: DockerRegistry, storage: Mapping[str, object], settings: Mapping[str, object]
 ) -> str:
+    settings = dict(settings)
+    http = settings.pop("http", {})
+    assert isinstance(http, dict)
     # JSON is YAML that needs no thought about quotes.
     return json.dumps(
         {
@@ -176,7 +180,11 @@ def _config(
                 "maintenance": {"uploadpurging": {"enabled": False}},
             },
             # With its own, an upload begun at one registry can be continued at another.
-            "http": {"addr": registry.address, "secret": "every registry of the tests has this"},
+            "http": {
+                "addr": registry.address,
+                "secret": "every registry of the tests has this",
+                **http,
+            },
             **settings,
         },
         indent=2,
@@ -191,7 +199,10 @@ def serving(
     log_path: Path,
     environment: Mapping[str, str],
 ) -> Iterator[None]:
-    """Run a server inside the ``with`` block, from when it answers ``GET path`` with 200."""
+    """Run a server inside the ``with`` block, from when it answers ``GET path``.
+
+    The answer is 200, or else that somebody must log in or speak TLS.
+    """
     with (
         log_path.open("wb") as log,
         subprocess.Popen(
@@ -217,7 +228,7 @@ def _wait_until_ready(address: str, path: str, process: subprocess.Popen[bytes])
     deadline = time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            if _request(address, "GET", path)[0] == http.client.OK:
+            if _request(address, "GET", path)[0] in _READY:
                 return None
         except OSError:  # it does not listen yet
             pass

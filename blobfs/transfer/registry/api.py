@@ -1,0 +1,230 @@
+"""The requests of the distribution API that a source and a target share.
+
+Source of truth: the OCI distribution specification 1.1; distribution 2.8 and 3.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import quote
+
+from blobfs.digest import Descriptor, Digest
+from blobfs.drivers.base import Closing
+from blobfs.errors import (
+    BlobUnknown,
+    Corrupt,
+    DigestInvalid,
+    DigestMismatch,
+    ManifestUnknown,
+    NameInvalid,
+    NotFound,
+    RepositoryUnknown,
+    TagUnknown,
+    Unsupported,
+)
+from blobfs.reference import RepositoryName, Tag
+from blobfs.storage.manifest import MEDIA_TYPES, SCHEMA_1, SIGNED_SCHEMA_1
+from blobfs.transfer.registry.authorization import Scope
+from blobfs.transfer.registry.client import Answer, Call, RegistryClient
+from blobfs.transfer.registry.options import RegistryOptions
+
+log = logging.getLogger(__name__)
+
+_ACCEPT: Final = {"Accept": ", ".join((*sorted(MEDIA_TYPES), SIGNED_SCHEMA_1, SCHEMA_1))}
+_PAGE: Final = 1000
+_PAGES: Final = 20_000
+_LIST_SIZE: Final = 64 * 2**20
+"""Bytes of a page; distribution 2.8 lists all tags in one."""
+
+_NEXT: Final = re.compile(r'<([^>]*)>\s*;(?:[^,]*;)?\s*rel\s*=\s*"?next"?', re.IGNORECASE)
+
+
+class RegistryApi(Closing):
+    """The requests to one registry, which ask for tokens with *actions*. Thread-safe."""
+
+    def __init__(
+        self, host: str, options: RegistryOptions, repository: str | None, actions: str
+    ) -> None:
+        self.client = RegistryClient(host, options)
+        self.host = host
+        self._repository = repository
+        self._actions = actions
+
+    def close(self) -> None:
+        self.client.close()
+
+    def call(
+        self,
+        method: str,
+        repository: str,
+        path: str,
+        *,
+        more: tuple[str, ...] = (),
+        **details: Any,  # noqa: ANN401  (the fields of Call)
+    ) -> Call:
+        """Return a request below a repository; *more* are the scopes beside its own."""
+        name = self._name(repository)
+        scope = Scope(repository, (f"repository:{name}:{self._actions}", *more))
+        return Call(method, f"/v2/{name}/{path}", scope, **details)
+
+    def scope_of(self, repository: str) -> str:
+        """Return the scope of reading a repository."""
+        return f"repository:{self._name(repository)}:pull"
+
+    def repositories(self) -> Iterator[str]:
+        """Yield the names of all repositories in order, or that of the only one in use."""
+        if self._repository is not None:
+            yield self._repository
+            return
+        call = Call("GET", f"/v2/_catalog?n={_PAGE}", Scope("", ("registry:catalog:*",)))
+        names: set[str] = set()
+        try:
+            for name in self._pages(call, "repositories"):
+                try:
+                    names.add(str(RepositoryName(name)))
+                except NameInvalid as exc:
+                    log.warning("%s lists a repository that is left out: %s", self.host, exc)
+        except (NotFound, Unsupported) as exc:
+            raise Unsupported(
+                f"{self.host} does not list its repositories ({exc}); name them one by one, "
+                f"as docker://{self.host}/NAME"
+            ) from None
+        yield from sorted(names)
+
+    def tags(self, repository: str) -> Iterator[Tag]:
+        """Yield the tags of a repository; raises RepositoryUnknown."""
+        call = self.call("GET", repository, f"tags/list?n={_PAGE}")
+        try:
+            for name in self._pages(call, "tags"):
+                try:
+                    yield Tag(name)
+                except NameInvalid as exc:
+                    log.warning("%s lists a tag that is left out: %s", self.host, exc)
+        except NotFound:
+            raise RepositoryUnknown(repository) from None
+
+    def tagged(self, repository: str, tag: Tag) -> Digest:
+        """Return the digest of the manifest that has *tag*; raises TagUnknown."""
+        try:
+            answer = self.client.ask(
+                self.call("HEAD", repository, f"manifests/{tag}", headers=_ACCEPT)
+            )
+            header = answer.headers.get("docker-content-digest", "")
+            try:
+                return Digest.parse(header)
+            except DigestInvalid:  # a registry need not send it
+                return Digest.of(self._manifest(repository, tag))
+        except NotFound:
+            raise TagUnknown(f"{repository}:{tag}") from None
+
+    def manifest(self, repository: str, digest: Digest) -> bytes:
+        """Return the bytes of a manifest; raises ManifestUnknown, DigestMismatch."""
+        payload = self._manifest(repository, digest)
+        if Digest.of(payload, digest.algorithm) != digest:
+            raise DigestMismatch(f"{self.host} sends other content for manifest {digest}")
+        return payload
+
+    def _manifest(self, repository: str, reference: Tag | Digest) -> bytes:
+        call = self.call("GET", repository, f"manifests/{reference}", headers=_ACCEPT)
+        try:
+            return self.client.ask(call).body
+        except NotFound:
+            raise ManifestUnknown(f"{repository}@{reference}") from None
+
+    def has_manifest(self, repository: str, manifest: Descriptor) -> bool:
+        """True if the repository serves the manifest, with its size where the registry says it."""
+        path = f"manifests/{manifest.digest}"
+        answer = self.client.ask(self.call("HEAD", repository, path, headers=_ACCEPT, also=(404,)))
+        length = answer.headers.get("content-length", str(manifest.size))
+        return answer.status != 404 and length == str(manifest.size)
+
+    def size(self, repository: str, digest: Digest) -> int:
+        """Return the size of a blob; raises BlobUnknown, Corrupt."""
+        try:
+            answer = self.client.ask(self.call("HEAD", repository, f"blobs/{digest}"))
+        except NotFound:
+            raise BlobUnknown(digest) from None
+        length = answer.headers.get("content-length", "")
+        if not (length.isascii() and length.isdigit()):
+            raise Corrupt(f"{self.host} does not say the size of blob {digest}")
+        return int(length)
+
+    def has_blob(self, repository: str, blob: Descriptor) -> bool:
+        """True if the repository serves the blob with its size."""
+        try:
+            return self.size(repository, blob.digest) == blob.size
+        except BlobUnknown:
+            return False
+
+    def referrers(self, repository: str, digest: Digest) -> list[Digest] | None:
+        """Return the referrers by the API for them; None if the registry has none."""
+        call = self.call("GET", repository, f"referrers/{digest}")
+        try:
+            found = [_digest_in(entry) for entry in self._pages(call, "manifests")]
+        except (NotFound, Unsupported):
+            return None
+        return list(dict.fromkeys(each for each in found if each is not None))
+
+    def tagged_referrers(self, repository: str, digest: Digest) -> list[Digest]:
+        """Return the referrers by the tag that clients set where that API is missing."""
+        try:
+            payload = self._manifest(repository, Tag(f"{digest.algorithm}-{digest.encoded}"[:128]))
+        except NotFound:
+            return []
+        entries = _document(payload, self.host).get("manifests")
+        found = map(_digest_in, entries if isinstance(entries, list) else ())
+        return list(dict.fromkeys(each for each in found if each is not None))
+
+    def _pages(self, call: Call, key: str) -> Iterator[Any]:
+        """Yield the items of a list in all its pages, as JSON has them."""
+        url: str | None = call.url
+        seen: set[str] = set()
+        while url is not None:
+            seen.add(url)
+            answer = self.client.ask(
+                Call(call.method, url, call.scope, call.headers, limit=_LIST_SIZE)
+            )
+            items = _document(answer.body, self.host).get(key)
+            yield from items if isinstance(items, list) else ()
+            url = self._next(answer)
+            if url in seen or len(seen) > _PAGES:
+                raise Corrupt(f"{self.host}: the list of {key} does not end")
+
+    def _next(self, answer: Answer) -> str | None:
+        match = _NEXT.search(answer.headers.get("link", ""))
+        if match is None:
+            return None
+        url = self.client.resolve(answer.url, match[1])
+        if not self.client.is_own(url):
+            raise Corrupt(f"{self.host}: a list goes on at another host")
+        return url
+
+    def _name(self, repository: str) -> str:
+        """Return the name in URLs; an official image of Docker Hub has a namespace there."""
+        name = RepositoryName(repository)
+        is_official = self.host == "docker.io" and "/" not in name
+        return quote(f"library/{name}" if is_official else name)
+
+
+def _document(payload: bytes, host: str) -> dict[str, Any]:
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise Corrupt(f"{host}: a response is not a JSON object")
+    return document
+
+
+def _digest_in(entry: object) -> Digest | None:
+    match entry:
+        case {"digest": str(text)}:
+            try:
+                return Digest.parse(text)
+            except DigestInvalid:
+                return None
+    return None

@@ -1,0 +1,102 @@
+"""A blob that is read over HTTP."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from urllib3 import BaseHTTPResponse, exceptions
+
+from blobfs.digest import Descriptor
+from blobfs.drivers.base import FileReader
+from blobfs.errors import BlobUnknown, Corrupt, NotFound, StorageUnavailable
+from blobfs.transfer.registry.api import RegistryApi
+from blobfs.transfer.registry.client import failure_of
+
+_AT_ONCE: Final = 2**20
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+|\*)")
+
+
+class BlobReader(FileReader):
+    """A reader that goes on after a lost connection, with a range. Used by one thread at a time.
+
+    It owns the response to the current request, whose next byte is that at ``_position``.
+    """
+
+    def __init__(self, api: RegistryApi, repository: str, blob: Descriptor) -> None:
+        self._api = api
+        self._repository = repository
+        self._blob = blob
+        self._response: BaseHTTPResponse | None = None
+        self._position = 0
+
+    @property
+    def size(self) -> int:
+        return self._blob.size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        size = min(size, self.size - offset)
+        if size <= 0:
+            return b""
+        failure: StorageUnavailable | None = None
+        for _ in self._api.client.waits():
+            try:
+                return self._read(offset, size)
+            except StorageUnavailable as exc:
+                failure = exc
+                self.close()
+        assert failure is not None  # noqa: S101
+        raise failure
+
+    def close(self) -> None:
+        response, self._response = self._response, None
+        if response is not None:
+            response.close()
+
+    def _read(self, offset: int, size: int) -> bytes:
+        if self._response is None or self._position != offset:
+            self.close()
+            self._response = self._open(offset)
+        return self._take(self._response, size)
+
+    def _take(self, response: BaseHTTPResponse, size: int) -> bytes:
+        try:
+            piece = response.read(size)
+        except (exceptions.HTTPError, OSError) as exc:
+            raise failure_of(self._api.host, exc) from None
+        if len(piece) != size:
+            raise StorageUnavailable(f"{self._api.host}: blob {self._blob.digest} ends early")
+        self._position += size
+        return piece
+
+    def _open(self, offset: int) -> BaseHTTPResponse:
+        """Return a response whose body begins at *offset*."""
+        digest = self._blob.digest
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        call = self._api.call("GET", self._repository, f"blobs/{digest}", headers=headers)
+        try:
+            response = self._api.client.open(call)
+        except NotFound:
+            raise BlobUnknown(digest) from None
+        begin, size = _extent(response)
+        if begin > offset or size not in {None, self.size}:
+            response.close()
+            raise Corrupt(
+                f"{self._api.host}: blob {digest} has {size} bytes from {begin} on, and not "
+                f"{self.size} from {offset} on"
+            )
+        self._position = begin
+        while self._position < offset:  # the server ignores ranges
+            self._take(response, min(_AT_ONCE, offset - self._position))
+        return response
+
+
+def _extent(response: BaseHTTPResponse) -> tuple[int, int | None]:
+    """Return the offset at which the body begins, and the size of the whole blob."""
+    if response.status == 206:
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if match is None:
+            return 2**63, None
+        return int(match[1]), None if match[3] == "*" else int(match[3])
+    length = response.headers.get("Content-Length", "")
+    return 0, int(length) if length.isascii() and length.isdigit() else None

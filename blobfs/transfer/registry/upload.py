@@ -1,0 +1,195 @@
+"""The upload of one blob to a registry: chunks by PATCH, the last one by PUT."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+from blobfs.digest import OCTET_STREAM, Descriptor
+from blobfs.errors import (
+    BlobfsError,
+    Corrupt,
+    DigestMismatch,
+    StorageUnavailable,
+    Unsupported,
+)
+from blobfs.transfer.registry.api import RegistryApi
+from blobfs.transfer.registry.client import Answer, Call
+
+_CHUNK: Final = 16 * 2**20
+"""Bytes of a chunk, which is in memory until the registry has it."""
+
+_LONGEST_CHUNK: Final = 256 * 2**20
+_RANGE: Final = re.compile(r"(?:bytes[= ])?0-([0-9]+)")
+_COMMIT_S: Final = 900.0
+"""Time for the response to a chunk or a commit; on S3 a registry copies the whole blob."""
+
+_ATTEMPTS: Final = 5
+
+
+class Upload:
+    """An upload session, which begins with the first bytes. Used by one thread.
+
+    ``_acknowledged`` bytes are in the registry.
+    """
+
+    def __init__(self, api: RegistryApi, repository: str) -> None:
+        self._api = api
+        self._repository = repository
+        self._url: str | None = None
+        self._chunk = _CHUNK
+        self._acknowledged = 0
+
+    @classmethod
+    def begin(
+        cls, api: RegistryApi, repository: str, query: str, more: tuple[str, ...]
+    ) -> Self | None:
+        """Ask for the mount in *query*; None if it is done, else the upload instead of it."""
+        upload = cls(api, repository)
+        call = api.call("POST", repository, f"blobs/uploads/?{query}", more=more)
+        answer = api.client.ask(call)
+        if answer.status == 201:
+            return None
+        upload._opened(answer)
+        return upload
+
+    def write(self, blob: Descriptor, chunks: Iterable[bytes]) -> None:
+        """Store a blob, or raise with the upload cancelled. *chunks* raise DigestMismatch."""
+        try:
+            if self._url is None:
+                self._open()
+            for part, is_last in self._parts(chunks):
+                self._send(part, blob if is_last else None)
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Remove the upload as far as the registry answers."""
+        if self._url is None:
+            return
+        try:
+            self._api.client.ask(self._call("DELETE", self._url, attempts=1))
+        except BlobfsError:  # the registry removes it after some days
+            pass
+        self._url = None
+
+    def _parts(self, chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+        """Yield parts of the size that the registry takes, and True with the last one."""
+        pieces: list[bytes] = []
+        size = 0
+        for chunk in chunks:
+            if size >= self._chunk:
+                yield b"".join(pieces), False
+                pieces, size = [], 0
+            pieces.append(chunk)
+            size += len(chunk)
+        yield b"".join(pieces), True
+
+    def _send(self, part: bytes, blob: Descriptor | None) -> None:
+        """Send *part* until the registry has it, and *blob* if it is the last part of that."""
+        begin = self._acknowledged
+        failure: StorageUnavailable | None = None
+        for _ in self._api.client.waits(_ATTEMPTS):
+            try:
+                if failure is not None and self._is_committed_or_found(blob):
+                    return
+                if not begin <= self._acknowledged <= begin + len(part):
+                    break  # the registry has lost parts that are not in memory any more
+                rest = part[self._acknowledged - begin :]
+                if blob is None:
+                    self._patch(rest)
+                else:
+                    self._commit(rest, blob)
+                return
+            except StorageUnavailable as exc:
+                failure = exc
+        raise failure or StorageUnavailable(f"{self._api.host}: the upload is lost")
+
+    def _is_committed_or_found(self, blob: Descriptor | None) -> bool:
+        """After a failure: True if *blob* is stored; else find the end of what is acknowledged."""
+        if blob is not None and self._api.has_blob(self._repository, blob):
+            self._url = None
+            return True
+        if self._url is not None:
+            answer = self._api.client.ask(self._call("GET", self._url, also=(404,)))
+            if answer.status != 404:
+                self._advance(answer, self._acknowledged)
+                return False
+        self._open()
+        return False
+
+    def _open(self) -> None:
+        self._opened(
+            self._api.client.ask(self._api.call("POST", self._repository, "blobs/uploads/"))
+        )
+
+    def _opened(self, answer: Answer) -> None:
+        if "location" not in answer.headers:
+            raise Corrupt(f"{self._api.host}: it has opened an upload without a Location")
+        self._acknowledged = 0
+        self._advance(answer, 0)
+        shortest = answer.headers.get("oci-chunk-min-length", "")
+        if re.fullmatch("[0-9]{1,12}", shortest):
+            if int(shortest) > _LONGEST_CHUNK:
+                raise Unsupported(f"{self._api.host}: it takes only chunks of {shortest} bytes")
+            self._chunk = max(_CHUNK, int(shortest))
+
+    def _patch(self, rest: bytes) -> None:
+        if not rest:
+            return
+        answer = self._transfer("PATCH", self._url or "", rest)
+        end = self._acknowledged + len(rest)
+        self._advance(answer, end)
+        if self._acknowledged != end:
+            raise StorageUnavailable(f"{self._api.host}: it has not taken all of a chunk")
+
+    def _commit(self, rest: bytes, blob: Descriptor) -> None:
+        url = self._url or ""
+        separator = "&" if "?" in url else "?"
+        answer = self._transfer("PUT", f"{url}{separator}digest={quote(str(blob.digest))}", rest)
+        stored = answer.headers.get("docker-content-digest", str(blob.digest))
+        if stored.startswith(f"{blob.digest.algorithm}:") and stored != str(blob.digest):
+            raise DigestMismatch(f"{self._api.host} stored blob {blob.digest} as {stored[:160]!r}")
+        self._url = None
+
+    def _transfer(self, method: str, url: str, rest: bytes) -> Answer:
+        """Send bytes once; a lost upload is a StorageUnavailable, as it can begin anew."""
+        headers = {"Content-Type": OCTET_STREAM}
+        if rest and (self._acknowledged or method == "PATCH"):
+            last = self._acknowledged + len(rest) - 1
+            headers["Content-Range"] = f"{self._acknowledged}-{last}"
+        answer = self._api.client.ask(
+            self._call(
+                method,
+                url,
+                headers=headers,
+                body=rest,
+                also=(404, 416),
+                attempts=1,
+                read_s=_COMMIT_S,
+            )
+        )
+        if answer.status in {404, 416}:
+            raise StorageUnavailable(f"{self._api.host}: the upload was lost ({answer.status})")
+        return answer
+
+    def _advance(self, answer: Answer, expected: int) -> None:
+        """Take the next URL, and the end of the acknowledged bytes, *expected* if it is not said.
+
+        The range of an empty upload is that of one byte.
+        """
+        if location := answer.headers.get("location"):
+            self._url = self._api.client.resolve(answer.url, location)
+        match = _RANGE.fullmatch(answer.headers.get("range", ""))
+        if match is None or (match[1] == "0" and expected == 0):
+            self._acknowledged = expected
+        else:
+            self._acknowledged = int(match[1]) + 1
+
+    def _call(self, method: str, url: str, **details: Any) -> Call:  # noqa: ANN401  (Call's fields)
+        call = self._api.call(method, self._repository, "blobs/uploads/", **details)
+        return replace(call, url=url)
