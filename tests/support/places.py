@@ -1,6 +1,7 @@
 """Places that images are copied from and to, as the tests of the contracts have them."""
 
 import secrets
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -13,23 +14,28 @@ from blobfs.drivers.factory import driver_for
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.reference import Tag
 from blobfs.transfer.base import Source, Target
+from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget
 from blobfs.transfer.storage import StorageSource
 from blobfs.transfer.storage_target import StorageTarget
 from tests.support.layout import image
 from tests.support.s3_prefixes import keys_of
 from tests.support.s3_servers import S3Server
+from tests.support.services import DockerRegistry, ServiceFailed
 
 
 class Place(ABC):
     """A place with a source and a target of its own content.
 
     What it cannot do is said by its attributes: names of repositories, history of tags, blobs that
-    no manifest names, second digests of a blob.
+    no manifest names, second digests of a blob, lists of manifests without a tag, and so on.
     """
 
     has_history = True
     has_lone_blobs = True
     has_aliases = True
+    has_lone_manifests = True
+    removes_tags = True
+    replaces_damaged_blobs = True
 
     @abstractmethod
     def source(self) -> Source:
@@ -88,6 +94,30 @@ def memory_place() -> StoragePlace:
     """A registry in memory."""
     driver = InMemoryDriver()
     return StoragePlace("memory:", lambda: driver)
+
+
+class RegistryPlace(Place):
+    """A docker-registry."""
+
+    has_history = False
+    has_lone_blobs = False
+    has_aliases = False
+    has_lone_manifests = False
+    removes_tags = False
+    replaces_damaged_blobs = False
+
+    def __init__(self, registry: DockerRegistry) -> None:
+        self.registry = registry
+        shutil.rmtree(registry.root / "docker", ignore_errors=True)
+
+    def source(self) -> RegistrySource:
+        return RegistrySource(self.registry.address, RegistryOptions(anonymous=True))
+
+    def target(self) -> RegistryTarget:
+        return RegistryTarget(self.registry.address, RegistryOptions(anonymous=True))
+
+    def damage(self, digest: Digest, content: bytes | None) -> None:
+        raise ServiceFailed("a registry replaces no damaged blob")
 
 
 @contextmanager

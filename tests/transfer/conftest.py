@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.places import Place, bucket_place, directory_place, memory_place
+from tests.support.places import Place, RegistryPlace, bucket_place, directory_place, memory_place
+from tests.support.services import DockerRegistry
 
-PLACES = ["directory", "memory", pytest.param("bucket", marks=pytest.mark.s3)]
+PLACES = [
+    "directory",
+    "memory",
+    pytest.param("bucket", marks=pytest.mark.s3),
+    pytest.param("registry", marks=pytest.mark.registry),
+]
 
 
 @pytest.fixture(params=PLACES)
@@ -19,5 +25,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
                 yield directory_place(tmp_path)
             case "memory":
                 yield memory_place()
+            case "registry":
+                yield RegistryPlace(request.getfixturevalue("empty_registry"))
             case _:
                 yield stack.enter_context(bucket_place(request.getfixturevalue("moto")))
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    """A registry that each test empties first."""
+    with DockerRegistry.serving(tmp_path_factory.mktemp("empty") / "storage") as registry:
+        yield registry

@@ -15,6 +15,7 @@ from blobfs.errors import (
     RepositoryUnknown,
     StorageUnavailable,
     TagUnknown,
+    Unsupported,
 )
 from blobfs.reference import Tag
 from blobfs.storage.manifest import OCI_MANIFEST
@@ -177,7 +178,8 @@ def test_children_and_referrers_are_found(place: Place) -> None:
         assert source.outline(APP, Digest.of(payload)).children == (child,)
         assert list(source.referrers(APP, Digest.of(payload))) == [Digest.of(signature)]
         assert list(source.referrers(APP, child)) == []
-        assert set(source.revisions(APP)) >= {child, Digest.of(payload), Digest.of(signature)}
+        if place.has_lone_manifests:
+            assert set(source.revisions(APP)) >= {child, Digest.of(payload), Digest.of(signature)}
 
 
 def test_tags_are_set_moved_and_removed(place: Place) -> None:
@@ -189,6 +191,10 @@ def test_tags_are_set_moved_and_removed(place: Place) -> None:
         target.tag(APP, LATEST, second, [first])
         target.flush()
         assert set(target.tags(APP)) == {LATEST, OLD}
+        if not place.removes_tags:
+            with pytest.raises(Unsupported):
+                target.untag(APP, OLD)
+            return
         target.untag(APP, OLD)
         target.untag(APP, Tag("missing"))
         assert set(target.tags(APP)) == {LATEST}
@@ -245,6 +251,8 @@ def test_a_damaged_blob_is_replaced(place: Place, damaged: bytes | None) -> None
     blob = described(LARGE)
     with place.writing() as target:
         target.put_blob(APP, blob, [LARGE])
+    if not place.replaces_damaged_blobs:
+        pytest.skip("the place keeps what it has")
     place.damage(blob.digest, damaged)
     with place.source() as source:
         try:

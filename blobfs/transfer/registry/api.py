@@ -31,6 +31,7 @@ from blobfs.storage.manifest import MEDIA_TYPES, SCHEMA_1, SIGNED_SCHEMA_1
 from blobfs.transfer.registry.authorization import Scope
 from blobfs.transfer.registry.client import Answer, Call, RegistryClient
 from blobfs.transfer.registry.options import RegistryOptions
+from blobfs.transfer.registry.referrers import referrers_in
 
 log = logging.getLogger(__name__)
 
@@ -164,20 +165,16 @@ class RegistryApi(Closing):
         """Return the referrers by the API for them; None if the registry has none."""
         call = self.call("GET", repository, f"referrers/{digest}")
         try:
-            found = [_digest_in(entry) for entry in self._pages(call, "manifests")]
+            return referrers_in({"manifests": list(self._pages(call, "manifests"))})
         except (NotFound, Unsupported):
             return None
-        return list(dict.fromkeys(each for each in found if each is not None))
 
-    def tagged_referrers(self, repository: str, digest: Digest) -> list[Digest]:
-        """Return the referrers by the tag that clients set where that API is missing."""
+    def tagged_index(self, repository: str, tag: Tag) -> dict[str, Any] | None:
+        """Return the JSON of an index; None if nothing has *tag*."""
         try:
-            payload = self._manifest(repository, Tag(f"{digest.algorithm}-{digest.encoded}"[:128]))
+            return _document(self._manifest(repository, tag), self.host)
         except NotFound:
-            return []
-        entries = _document(payload, self.host).get("manifests")
-        found = map(_digest_in, entries if isinstance(entries, list) else ())
-        return list(dict.fromkeys(each for each in found if each is not None))
+            return None
 
     def _pages(self, call: Call, key: str) -> Iterator[Any]:
         """Yield the items of a list in all its pages, as JSON has them."""
@@ -218,13 +215,3 @@ def _document(payload: bytes, host: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise Corrupt(f"{host}: a response is not a JSON object")
     return document
-
-
-def _digest_in(entry: object) -> Digest | None:
-    match entry:
-        case {"digest": str(text)}:
-            try:
-                return Digest.parse(text)
-            except DigestInvalid:
-                return None
-    return None

@@ -13,6 +13,7 @@ from blobfs.transfer.outlines import outline_of
 from blobfs.transfer.registry.api import RegistryApi
 from blobfs.transfer.registry.options import RegistryOptions
 from blobfs.transfer.registry.reader import BlobReader
+from blobfs.transfer.registry.referrers import referrers_in, referrers_tag
 
 
 class RegistrySource(Source):
@@ -40,7 +41,8 @@ class RegistrySource(Source):
             if found is not None:
                 return found
             self._has_referrers = False
-        return self._api.tagged_referrers(repository, digest)
+        index = self._api.tagged_index(repository, referrers_tag(digest))
+        return [] if index is None else referrers_in(index)
 
     def manifest(self, repository: str, digest: Digest) -> bytes:
         return self._api.manifest(repository, digest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import quote
 
-from blobfs.concurrency import PARALLEL
+from blobfs.concurrency import PARALLEL, CallLock
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import (
     AccessDenied,
@@ -17,10 +17,12 @@ from blobfs.errors import (
     Unsupported,
 )
 from blobfs.reference import Tag
-from blobfs.storage.manifest import Manifest
-from blobfs.transfer.base import Target
+from blobfs.transfer.base import Outline, Target
+from blobfs.transfer.outlines import outline_of
 from blobfs.transfer.registry.api import RegistryApi
+from blobfs.transfer.registry.client import Answer
 from blobfs.transfer.registry.options import RegistryOptions
+from blobfs.transfer.registry.referrers import referrers_tag, with_referrer
 from blobfs.transfer.registry.upload import Upload
 
 
@@ -28,12 +30,14 @@ class RegistryTarget(Target):
     """The repositories of a registry, or only *repository*, which then need not be listed.
 
     ``_opened`` has the uploads that a registry has opened instead of a mount, until they are used
-    or cancelled; each of its operations is atomic.
+    or cancelled; each of its operations is atomic. ``_tagging`` serializes changes of the indexes
+    of referrers.
     """
 
     def __init__(self, host: str, options: RegistryOptions, repository: str | None = None) -> None:
         self._api = RegistryApi(host, options, repository, "pull,push")
         self._opened: dict[tuple[str, Digest], Upload] = {}
+        self._tagging = CallLock()
 
     def close(self) -> None:
         self._api.close()
@@ -69,20 +73,32 @@ class RegistryTarget(Target):
         return self._api.has_manifest(repository, manifest)
 
     def put_manifest(self, repository: str, digest: Digest, payload: bytes) -> None:
-        self._put(repository, digest, digest, payload)
+        answer, outline = self._put(repository, digest, digest, payload)
+        if outline.subject is not None and "oci-subject" not in answer.headers:
+            self._add_referrer(repository, outline.subject, outline.manifest, payload)
+
+    def _add_referrer(
+        self, repository: str, subject: Digest, referrer: Descriptor, payload: bytes
+    ) -> None:
+        """Add *referrer* to the index of a tag, as the registry has no API for referrers."""
+        tag = referrers_tag(subject)
+        with self._tagging:
+            index = with_referrer(self._api.tagged_index(repository, tag), referrer, payload)
+            if index is not None:
+                self._put(repository, tag, Digest.of(index), index)
 
     def tag(self, repository: str, tag: Tag, digest: Digest, history: Sequence[Digest]) -> None:
         self._put(repository, tag, digest, self._api.manifest(repository, digest))
 
     def _put(
         self, repository: str, reference: Tag | Digest, digest: Digest, payload: bytes
-    ) -> None:
+    ) -> tuple[Answer, Outline]:
         try:
-            media_type = Manifest.parse(payload).media_type
+            outline = outline_of(digest, payload)
         except ManifestInvalid as exc:
             raise ManifestRejected(f"{repository}@{digest}: {exc}") from None
         path = f"manifests/{reference}"
-        headers = {"Content-Type": media_type}
+        headers = {"Content-Type": outline.manifest.media_type}
         call = self._api.call("PUT", repository, path, headers=headers, body=payload)
         try:
             answer = self._api.client.ask(call)
@@ -91,6 +107,7 @@ class RegistryTarget(Target):
         stored = answer.headers.get("docker-content-digest", str(digest))
         if stored.startswith(f"{digest.algorithm}:") and stored != str(digest):
             raise DigestMismatch(f"{self._api.host} stored manifest {digest} as {stored[:160]!r}")
+        return answer, outline
 
     def repositories(self) -> Iterator[str]:
         return self._api.repositories()
