@@ -14,6 +14,7 @@ from blobfs.drivers.factory import driver_for
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.reference import Tag
 from blobfs.transfer.base import Source, Target
+from blobfs.transfer.layout import LayoutSource, LayoutTarget
 from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget
 from blobfs.transfer.storage import StorageSource
 from blobfs.transfer.storage_target import StorageTarget
@@ -118,6 +119,27 @@ class RegistryPlace(Place):
 
     def damage(self, digest: Digest, content: bytes | None) -> None:
         raise ServiceFailed("a registry replaces no damaged blob")
+
+
+class LayoutPlace(Place):
+    """An OCI image layout in *directory*."""
+
+    has_aliases = False
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def source(self) -> LayoutSource:
+        return LayoutSource(self._directory)
+
+    def target(self) -> LayoutTarget:
+        return LayoutTarget(self._directory)
+
+    def damage(self, digest: Digest, content: bytes | None) -> None:
+        path = self._directory / "blobs" / digest.algorithm / digest.encoded
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
 
 
 @contextmanager

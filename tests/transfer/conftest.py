@@ -6,12 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.places import Place, RegistryPlace, bucket_place, directory_place, memory_place
+from tests.support.places import (
+    LayoutPlace,
+    Place,
+    RegistryPlace,
+    bucket_place,
+    directory_place,
+    memory_place,
+)
 from tests.support.services import DockerRegistry
 
 PLACES = [
     "directory",
     "memory",
+    "layout",
     pytest.param("bucket", marks=pytest.mark.s3),
     pytest.param("registry", marks=pytest.mark.registry),
 ]
@@ -25,6 +33,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
                 yield directory_place(tmp_path)
             case "memory":
                 yield memory_place()
+            case "layout":
+                yield LayoutPlace(tmp_path / "layout")
             case "registry":
                 yield RegistryPlace(request.getfixturevalue("empty_registry"))
             case _:

@@ -1,0 +1,28 @@
+"""OCI image layouts, in directories and in tar archives, as places of a copy.
+
+A layout has its blobs once, by digest, and the file ``index.json``, whose entries name manifests
+(OCI image specification, image-layout.md). Tools agree on one name for each entry, the annotation
+``org.opencontainers.image.ref.name``. skopeo and umoci show it after a colon.
+
+A registry has more than that: repositories, manifests without a tag, single blobs, and the history
+of tags. So in our layouts the name of an entry is ``repository:tag``. An entry of a manifest
+without a tag, or of a single blob (``application/octet-stream``), has no name; the annotation
+``io.blobfs.repository`` has its repository. ``io.blobfs.history`` has the history of a tag. A
+manifest that an index of the repository names, and a blob that a manifest of it names, need no
+entry. Other tools see a layout with odd names and some more entries. The entries of other tools are
+kept as they are.
+
+``entries`` reads and writes the index. ``contents`` is the content of one repository, which follows
+from its entries. ``source`` and ``target`` are the two contracts of a copy, over a ``store`` of
+files: ``directory`` and ``archive``.
+
+Invariants: an index only names what is durable, and is replaced as a whole; bytes are stored under
+a digest only after they were hashed. ``flush`` appends what is new to a file of ``notes``, as the
+index of many tags cannot be written for each of them. A killed copy continues from the notes, so no
+blob is sent again. ``finish`` writes the index and removes the notes.
+"""
+
+from blobfs.transfer.layout.source import LayoutSource
+from blobfs.transfer.layout.target import LayoutTarget
+
+__all__ = ["LayoutSource", "LayoutTarget"]
