@@ -87,7 +87,9 @@ class Journal(Closing):
         Raises MountRefused if the file is no journal of *storage*, or another process uses it.
         """
         try:
-            connection = sqlite3.connect(path or "", timeout=0, isolation_level=None)
+            connection = sqlite3.connect(
+                path or "", timeout=0, isolation_level=None, check_same_thread=False
+            )
         except sqlite3.Error as exc:
             raise MountRefused(
                 f"--state {path}: {exc}; give a file in a directory that exists and that you may"

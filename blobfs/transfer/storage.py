@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 from blobfs import paths
-from blobfs.concurrency import CallLock
 from blobfs.digest import CANONICAL, Descriptor, Digest
 from blobfs.drivers.base import BytesReader, FileReader, StorageDriver
 from blobfs.drivers.factory import driver_for
 from blobfs.drivers.location import Location
 from blobfs.drivers.objectstore import ObjectStore
 from blobfs.drivers.wrapper import ReaderWrapper
-from blobfs.errors import BlobUnknown, Corrupt, NotAFile, PathNotFound
+from blobfs.errors import (
+    BlobDamaged,
+    BlobUnknown,
+    DigestMismatch,
+    ManifestUnknown,
+    NotAFile,
+    PathNotFound,
+)
 from blobfs.host.preflight import check_registry, check_storage
+from blobfs.inventory.rows import LinkKind
 from blobfs.reference import Tag
+from blobfs.storage.blobstore import MAX_CONTENT
 from blobfs.storage.listing.presence import with_presence
 from blobfs.storage.registry import Registry, RemoteOptions, with_caching
-from blobfs.storage.repository import Repository
-from blobfs.transfer.base import Outline, Source
-from blobfs.transfer.outlines import outline_of
+from blobfs.transfer.base import Outline, Progress, Source
+from blobfs.transfer.survey import SurveyedView, survey_source
+from blobfs.transfer.views import StorageView
 
 _READ_AT_ONCE: Final = 2**20
 """The largest blob in bytes that is read by one call."""
@@ -30,12 +38,19 @@ _READ_AT_ONCE: Final = 2**20
 class StorageSource(Source):
     """The storage at *location*; *driver* is its driver, which is closed, or opened by default.
 
-    Thread-safe: ``_reading`` lets one thread read the manifests of a repository for all.
+    ``survey`` keeps what it reads in *state_dir* for the next one. Thread-safe.
     Raises MountRefused, AccessDenied, StorageUnavailable.
     """
 
-    def __init__(self, location: str | Location, driver: StorageDriver | None = None) -> None:
+    def __init__(
+        self,
+        location: str | Location,
+        *,
+        state_dir: Path | None = None,
+        driver: StorageDriver | None = None,
+    ) -> None:
         self.location = Location.of(location)
+        self._state_dir = state_dir
         if driver is None and self.location.root is not None:
             check_storage(self.location.root)
         self.driver = driver or with_presence(driver_for(self.location))
@@ -44,58 +59,63 @@ class StorageSource(Source):
             cached = with_caching(cached, RemoteOptions())
         self._registry = Registry(cached)
         self._open = cached.open
-        self._reading = CallLock()
-        self._subjects: dict[str, Mapping[Digest, Sequence[Digest]]] = {}
+        self._view = StorageView(self._registry, self.driver)
         try:
             check_registry(self._registry, self.location)
         except BaseException:
             self.close()
             raise
 
+    def survey(self, progress: Progress) -> None:
+        if self.location.root is None and self.location.bucket is None:
+            return  # the inventory would be of another memory
+        state = (
+            None if self._state_dir is None else self._state_dir / f"copy-{self.location.key}.db"
+        )
+        inventory = survey_source(self.location, state, progress)
+        self._view = SurveyedView(self._registry, self.driver, inventory)
+
     def repositories(self) -> Iterator[str]:
-        return iter(sorted(self._registry.enumerate()))
+        return iter(self._view.repositories())
 
     def tags(self, repository: str) -> Iterator[Tag]:
-        return self._existing(repository).tags.enumerate()
+        return self._view.tags(repository)
 
     def tagged(self, repository: str, tag: Tag) -> Digest:
-        return self._repository(repository).tags.get_now(tag)
+        return self._view.tagged(repository, tag)
 
     def tagged_ns(self, repository: str, tag: Tag) -> int:
-        return self._repository(repository).tags.mtime_ns(tag)
+        return self._view.tagged_ns(repository, tag)
 
     def history(self, repository: str, tag: Tag) -> Sequence[Digest]:
-        return sorted(self._repository(repository).tags.history(tag).enumerate_all())
+        return self._view.history(repository, tag)
 
     def revisions(self, repository: str) -> Iterator[Digest]:
-        return self._existing(repository).manifests.links.enumerate_all()
+        return self._view.digests(repository, LinkKind.REVISION)
 
     def blobs(self, repository: str) -> Iterator[Digest]:
-        return self._existing(repository).layers.enumerate_all()
+        return self._view.digests(repository, LinkKind.LAYER)
 
     def referrers(self, repository: str, digest: Digest) -> Sequence[Digest]:
-        with self._reading:
-            if repository not in self._subjects:
-                self._subjects[repository] = self._read_subjects(self._repository(repository))
-        return self._subjects[repository].get(digest, ())
-
-    def _read_subjects(self, repository: Repository) -> Mapping[Digest, Sequence[Digest]]:
-        """The referrers in a repository, by their subject; each manifest is read."""
-        found: defaultdict[Digest, list[Digest]] = defaultdict(list)
-        revisions = list(repository.manifests.links.enumerate_all())
-        for digest, outline in repository.manifests.links.map_contents(_outline_or_none, revisions):
-            if isinstance(outline, Outline) and outline.subject is not None:
-                found[outline.subject].append(digest)
-        return found
-
-    def manifest(self, repository: str, digest: Digest) -> bytes:
-        return self._repository(repository).manifests.payload(digest)
+        return self._view.referrers(repository, digest)
 
     def outline(self, repository: str, digest: Digest) -> Outline:
-        return outline_of(digest, self.manifest(repository, digest))
+        return self._view.outline(repository, digest)
 
     def size(self, repository: str, digest: Digest) -> int:
-        return self._repository(repository).layers.stat(digest).size
+        return self._view.size(repository, digest)
+
+    def manifest(self, repository: str, digest: Digest) -> bytes:
+        try:
+            target = self._view.resolve(repository, LinkKind.REVISION, digest)
+            payload = self.driver.read_at(paths.blob_data(target), 0, MAX_CONTENT + 1)
+        except (BlobUnknown, PathNotFound):
+            raise ManifestUnknown(digest) from None
+        except NotAFile:
+            raise BlobDamaged(f"manifest {digest} is a directory") from None
+        if Digest.of(payload, digest.algorithm) != digest:
+            raise DigestMismatch(f"the content of manifest {digest} does not match its digest")
+        return payload
 
     def open(self, repository: str, blob: Descriptor) -> FileReader:
         path = paths.blob_data(self.stored(repository, blob.digest))
@@ -110,15 +130,10 @@ class StorageSource(Source):
         """Return the digest under which a blob is stored; raises BlobUnknown, LinkInvalid."""
         if digest.algorithm == CANONICAL:
             return digest
-        return self._repository(repository).layers.resolve(digest)
-
-    def _repository(self, name: str) -> Repository:
-        return self._registry.repository(name)
-
-    def _existing(self, name: str) -> Repository:
-        return self._registry.existing(name)
+        return self._view.resolve(repository, LinkKind.LAYER, digest)
 
     def close(self) -> None:
+        self._view.close()
         self._registry.close()
 
 
@@ -134,10 +149,3 @@ class _BlobReader(ReaderWrapper):
             return self._reader.read_at(offset, size)
         except PathNotFound:
             raise BlobUnknown(self._digest) from None
-
-
-def _outline_or_none(digest: Digest, payload: bytes) -> Outline | None:
-    try:
-        return outline_of(digest, payload)
-    except Corrupt:
-        return None

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Final
 
 from blobfs import paths
 from blobfs.concurrency import CallLock
 from blobfs.digest import CANONICAL, Descriptor, Digest
-from blobfs.drivers.base import StorageDriver, map_each
+from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.batch import BatchDriver
 from blobfs.drivers.factory import driver_for
 from blobfs.drivers.inmemory import InMemoryDriver
@@ -22,18 +23,23 @@ from blobfs.errors import (
     ManifestInvalid,
     ManifestRejected,
     MountRefused,
+    RepositoryUnknown,
     TagUnknown,
 )
 from blobfs.host.preflight import create_storage
-from blobfs.reference import Tag
+from blobfs.inventory.rows import LinkKind
+from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.blobstore import BlobStore
-from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.linkfiles import write_link
 from blobfs.storage.listing.presence import with_presence
 from blobfs.storage.manifest import Manifest
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
-from blobfs.transfer.base import Target
+from blobfs.transfer.base import Progress, Target
+from blobfs.transfer.survey import SurveyedView, empty_inventory, survey_target
+from blobfs.transfer.views import StorageView
+
+_LINK_SETS: Final = {LinkKind.LAYER: paths.layers, LinkKind.REVISION: paths.revisions}
 
 
 class StorageTarget(Target):
@@ -70,6 +76,7 @@ class StorageTarget(Target):
     def _use(self, driver: StorageDriver) -> None:
         self._driver = BatchDriver(driver, _rank)
         self._registry = Registry(self._driver)
+        self._view = StorageView(self._registry, self._driver)
 
     def _begin(self) -> None:
         """Create the registry, unless it exists."""
@@ -89,71 +96,67 @@ class StorageTarget(Target):
     def _blobs(self) -> BlobStore:
         return self._registry.blobs
 
-    def _repository(self, name: str) -> Repository:
-        return self._registry.repository(name)
-
     def _changed(self, name: str) -> Repository:
         """Return a repository that will be changed."""
         if not self._has_begun:
             self._begin()
         return self._registry.repository(name)
 
+    def survey(self, progress: Progress) -> None:
+        if self.location.root is None and self.location.bucket is None:
+            return  # the inventory would be of another memory
+        if self._is_missing:
+            inventory = empty_inventory(self.location)
+        else:
+            inventory = survey_target(self.location, progress, verify=False)
+        self._view = SurveyedView(self._registry, self._driver, inventory)
+
     def missing(self, repository: str, blobs: Sequence[Descriptor]) -> list[Descriptor]:
-        layers = self._repository(repository).layers
-
-        def is_served(blob: Descriptor) -> bool:
-            return self._size(layers, blob.digest) == blob.size
-
-        return [blob for blob, served in map_each(self._driver, is_served, blobs) if not served]
-
-    def _size(self, links: LinkedBlobStore, digest: Digest) -> int | None:
-        """The size of a linked blob; None if it is missing or damaged."""
-        try:
-            target = links.resolve(digest)
-            found = self._blobs.stat_now(target)
-            self._blobs.verify_name(digest, target)
-        except (BlobUnknown, Corrupt):
-            return None
-        return found.size
+        sizes = self._view.sizes(repository, LinkKind.LAYER, [blob.digest for blob in blobs])
+        return [blob for blob in blobs if sizes.get(blob.digest) != blob.size]
 
     def link(self, repository: str, blob: Descriptor, holder: str | None) -> bool:
         digest = blob.digest
-        try:
-            if digest.algorithm != CANONICAL:
-                digest = self._repository(holder or repository).layers.resolve(digest)
-            found = self._blobs.stat_now(digest)
-            self._blobs.verify_name(blob.digest, digest)
-        except (BlobUnknown, Corrupt):
+        if digest.algorithm != CANONICAL:
+            try:
+                digest = self._view.resolve(holder or repository, LinkKind.LAYER, digest)
+                self._blobs.verify_name(blob.digest, digest)
+            except (BlobUnknown, Corrupt):
+                return False
+        if self._view.stored_size(digest) != blob.size:
             return False
-        if found.size != blob.size:
-            return False
-        self._link(self._changed(repository).layers, blob.digest, digest)
+        self._changed(repository)
+        self._link(repository, LinkKind.LAYER, blob.digest, digest)
         return True
 
-    def _link(self, links: LinkedBlobStore, name: Digest, target: Digest) -> None:
+    def _link(self, repository: str, kind: LinkKind, name: Digest, target: Digest) -> None:
+        link_set = _LINK_SETS[kind](RepositoryName(repository))
         for digest in {target, name}:
-            write_link(self._driver, paths.link(links.link_set, digest), target)
+            write_link(self._driver, paths.link(link_set, digest), target)
+            self._view.note_link(repository, kind, digest, target)
 
     def put_blob(self, repository: str, blob: Descriptor, chunks: Iterable[bytes]) -> None:
-        found = self._changed(repository)
-        if blob.digest.algorithm == CANONICAL:
-            self._blobs.copy(blob.digest, chunks)
-            self._link(found.layers, blob.digest, blob.digest)
+        found, digest = self._changed(repository), blob.digest
+        if digest.algorithm == CANONICAL:
+            self._blobs.copy(digest, chunks)
         else:
-            _upload(found, blob, chunks)
+            digest = _upload(found, blob, chunks)
+        self._view.note_blob(digest, blob.size)
+        self._link(repository, LinkKind.LAYER, blob.digest, digest)
 
     def has_manifest(self, repository: str, manifest: Descriptor) -> bool:
-        links = self._repository(repository).manifests.links
-        return self._size(links, manifest.digest) == manifest.size
+        sizes = self._view.sizes(repository, LinkKind.REVISION, [manifest.digest])
+        return sizes.get(manifest.digest) == manifest.size
 
     def put_manifest(self, repository: str, digest: Digest, payload: bytes) -> None:
-        links = self._changed(repository).manifests.links
+        self._changed(repository)
         self._check(repository, payload)
         canonical = Digest.of(payload)
         if Digest.of(payload, digest.algorithm) != digest:
             raise DigestMismatch(f"the content of manifest {digest} does not match its digest")
         self._blobs.copy(canonical, (payload,))
-        self._link(links, digest, canonical)
+        self._view.note_blob(canonical, len(payload))
+        self._link(repository, LinkKind.REVISION, digest, canonical)
 
     def _check(self, repository: str, payload: bytes) -> None:
         """Raise ManifestRejected unless the repository serves all that a manifest refers to."""
@@ -161,34 +164,38 @@ class StorageTarget(Target):
             manifest = Manifest.parse(payload)
         except ManifestInvalid as exc:
             raise ManifestRejected(f"is not a manifest: {exc}") from None
-        found = self._repository(repository)
-        sets = (found.manifests.links, found.layers) if manifest.is_index else (found.layers,)
-
-        def is_served(blob: Descriptor) -> bool:
-            return any(self._size(links, blob.digest) is not None for links in sets)
-
-        needed = (each for each in manifest.references if each.digest not in manifest.foreign)
-        for blob, served in map_each(self._driver, is_served, needed):
-            if not served:
-                raise ManifestRejected(f"refers to {blob.digest}, which {repository} does not have")
+        needed = [each.digest for each in manifest.references]
+        needed = [digest for digest in needed if digest not in manifest.foreign]
+        kinds = [LinkKind.REVISION, LinkKind.LAYER] if manifest.is_index else [LinkKind.LAYER]
+        for kind in kinds:
+            served = self._view.sizes(repository, kind, needed)
+            needed = [digest for digest in needed if digest not in served]
+        if needed:
+            raise ManifestRejected(f"refers to {needed[0]}, which {repository} does not have")
 
     def tag(self, repository: str, tag: Tag, digest: Digest, history: Sequence[Digest]) -> None:
         tags = self._changed(repository).tags
-        tags.add_history(tag, history)
+        known = self._view.history(repository, tag) if history else ()
+        tags.add_history(tag, set(history).difference(known))
         tags.tag(tag, digest)
+        self._view.note_tag(repository, tag, digest)
 
     def repositories(self) -> Iterator[str]:
-        return iter(sorted(self._registry.enumerate()))
+        return iter(self._view.repositories())
 
     def tags(self, repository: str) -> Iterator[Tag]:
-        return self._repository(repository).tags.enumerate()
+        try:
+            return self._view.tags(repository)
+        except RepositoryUnknown:
+            return iter(())
 
     def tagged(self, repository: str, tag: Tag) -> Digest:
-        return self._repository(repository).tags.get_now(tag)
+        return self._view.tagged(repository, tag)
 
     def untag(self, repository: str, tag: Tag) -> None:
         with suppress(TagUnknown):
-            self._repository(repository).tags.untag(tag)
+            self._registry.repository(repository).tags.untag(tag)
+        self._view.note_tag(repository, tag, None)
 
     def flush(self) -> None:
         self._driver.flush()
@@ -199,6 +206,7 @@ class StorageTarget(Target):
         self._driver.flush()
 
     def close(self) -> None:
+        self._view.close()
         self._registry.close()
 
 
@@ -242,14 +250,14 @@ def _rank(path: str) -> int:
     return 0
 
 
-def _upload(repository: Repository, blob: Descriptor, chunks: Iterable[bytes]) -> None:
-    """Store a blob with an alias, whose canonical digest is known after its last byte."""
+def _upload(repository: Repository, blob: Descriptor, chunks: Iterable[bytes]) -> Digest:
+    """Store a blob with an alias, and return its canonical digest."""
     upload = repository.uploads.create(digest=blob.digest, size=blob.size)
     with closing(upload):
         try:
             for chunk in chunks:
                 upload.write(chunk)
-            upload.commit()
+            return upload.commit().digest
         except ContentMismatch as exc:
             upload.cancel()
             raise DigestMismatch(str(exc)) from None

@@ -5,13 +5,19 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 
 from blobfs import paths
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.factory import driver_for
 from blobfs.drivers.inmemory import InMemoryDriver
+from blobfs.drivers.s3.client import client_for, session_for
+from blobfs.drivers.s3.options import S3Options
 from blobfs.reference import Tag
 from blobfs.transfer.base import Source, Target
 from blobfs.transfer.layout import LayoutSource, LayoutTarget
@@ -22,6 +28,10 @@ from tests.support.layout import image
 from tests.support.s3_prefixes import keys_of
 from tests.support.s3_servers import S3Server
 from tests.support.services import DockerRegistry, ServiceFailed
+
+if TYPE_CHECKING:
+    from botocore.session import Session
+    from types_boto3_s3 import S3Client
 
 
 class Place(ABC):
@@ -60,20 +70,33 @@ class Place(ABC):
 
 
 class StoragePlace(Place):
-    """The storage at *url*; *opened* opens its driver."""
+    """The storage at *url*, which is surveyed with *survey*; *opened* opens its driver."""
 
-    def __init__(self, url: str, opened: Callable[[], StorageDriver] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        survey: bool = False,
+        opened: Callable[[], StorageDriver] | None = None,
+    ) -> None:
         self.url = url
+        self._survey = survey
         self._opened = opened
 
     def _driver(self) -> StorageDriver | None:
         return None if self._opened is None else self._opened()
 
     def source(self) -> StorageSource:
-        return StorageSource(self.url, driver=self._driver())
+        source = StorageSource(self.url, driver=self._driver())
+        if self._survey:
+            source.survey(_nothing)
+        return source
 
     def target(self) -> StorageTarget:
-        return StorageTarget(self.url, driver=self._driver())
+        target = StorageTarget(self.url, driver=self._driver())
+        if self._survey:
+            target.survey(_nothing)
+        return target
 
     def driver(self) -> StorageDriver:
         """Open its driver; the caller closes it."""
@@ -86,15 +109,19 @@ class StoragePlace(Place):
                 driver.put_content(paths.blob_data(digest), content)
 
 
-def directory_place(directory: Path) -> StoragePlace:
+def _nothing(kind: str, count: int) -> None:
+    """Show no progress."""
+
+
+def directory_place(directory: Path, *, survey: bool = False) -> StoragePlace:
     """A directory, which is made by its target."""
-    return StoragePlace(str(directory / "storage"))
+    return StoragePlace(str(directory / "storage"), survey=survey)
 
 
 def memory_place() -> StoragePlace:
     """A registry in memory."""
     driver = InMemoryDriver()
-    return StoragePlace("memory:", lambda: driver)
+    return StoragePlace("memory:", opened=lambda: driver)
 
 
 class RegistryPlace(Place):
@@ -143,10 +170,21 @@ class LayoutPlace(Place):
 
 
 @contextmanager
-def bucket_place(server: S3Server) -> Iterator[StoragePlace]:
-    """A prefix of a new bucket."""
-    with keys_of(server), server.bucket() as bucket:
-        yield StoragePlace(server.storage_url(bucket, secrets.token_hex(4)))
+def bucket_place(server: S3Server, *, survey: bool = False) -> Iterator[StoragePlace]:
+    """A prefix of a new bucket. All its drivers share a client, as one is slow to make."""
+    with keys_of(server), server.bucket() as bucket, pytest.MonkeyPatch.context() as patch:
+        url = server.storage_url(bucket, secrets.token_hex(4))
+        session, client = _client(server)
+        patch.setattr("blobfs.drivers.s3.driver.session_for", lambda _: session)
+        patch.setattr("blobfs.drivers.s3.driver.client_for", lambda *_: client)
+        yield StoragePlace(url, survey=survey)
+
+
+@cache
+def _client(server: S3Server) -> tuple["Session", "S3Client"]:
+    options = S3Options.parse(server.storage_url("any"))
+    session = session_for(options)
+    return session, client_for(options, session)
 
 
 def described(content: bytes, algorithm: str = "sha256") -> Descriptor:

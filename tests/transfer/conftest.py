@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from blobfs.inventory import scanning
 from tests.support.places import (
     LayoutPlace,
     Place,
@@ -18,19 +19,22 @@ from tests.support.services import DockerRegistry
 
 PLACES = [
     "directory",
+    "surveyed directory",
     "memory",
     "layout",
     pytest.param("bucket", marks=pytest.mark.s3),
+    pytest.param("surveyed bucket", marks=pytest.mark.s3),
     pytest.param("registry", marks=pytest.mark.registry),
 ]
 
 
 @pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    *surveyed, kind = request.param.split()
     with ExitStack() as stack:
-        match request.param:
+        match kind:
             case "directory":
-                yield directory_place(tmp_path)
+                yield directory_place(tmp_path, survey=bool(surveyed))
             case "memory":
                 yield memory_place()
             case "layout":
@@ -38,7 +42,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
             case "registry":
                 yield RegistryPlace(request.getfixturevalue("empty_registry"))
             case _:
-                yield stack.enter_context(bucket_place(request.getfixturevalue("moto")))
+                moto = request.getfixturevalue("moto")
+                yield stack.enter_context(bucket_place(moto, survey=bool(surveyed)))
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +51,9 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerR
     """A registry that each test empties first."""
     with DockerRegistry.serving(tmp_path_factory.mktemp("empty") / "storage") as registry:
         yield registry
+
+
+@pytest.fixture(autouse=True)
+def _drivers_are_closed() -> Iterator[None]:
+    yield
+    scanning.close_all()
