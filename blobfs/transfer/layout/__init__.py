@@ -5,12 +5,12 @@ A layout has its blobs once, by digest, and the file ``index.json``, whose entri
 ``org.opencontainers.image.ref.name``. skopeo and umoci show it after a colon.
 
 A registry has more than that: repositories, manifests without a tag, single blobs, and the history
-of tags. So in our layouts the name of an entry is ``repository:tag``. An entry of a manifest
-without a tag, or of a single blob (``application/octet-stream``), has no name; the annotation
-``io.blobfs.repository`` has its repository. ``io.blobfs.history`` has the history of a tag. A
-manifest that an index of the repository names, and a blob that a manifest of it names, need no
-entry. Other tools see a layout with odd names and some more entries. The entries of other tools are
-kept as they are.
+of tags. So in our layouts the name of an entry is ``repository:tag``. A manifest without a tag, and
+a single blob (``application/octet-stream``), has the name ``repository@digest``: the garbage
+collection of umoci removes what only entries without a name refer to. ``io.blobfs.history`` has the
+history of a tag. A manifest that an index of the repository names, and a blob that a manifest of it
+names, need no entry. A name without a colon is a tag of the repository ``""``. Entries of other
+tools are kept as they are.
 
 ``entries`` reads and writes the index. ``contents`` is the content of one repository, which follows
 from its entries. ``source`` and ``target`` are the two contracts of a copy, over a ``store`` of

@@ -21,7 +21,6 @@ LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 """The content of the file ``oci-layout``."""
 
 REF_NAME: Final = "org.opencontainers.image.ref.name"
-REPOSITORY: Final = "io.blobfs.repository"
 HISTORY: Final = "io.blobfs.history"
 
 _IMAGE_NAME: Final = "io.containerd.image.name"
@@ -54,8 +53,8 @@ class Entry:
 
     @property
     def is_ours(self) -> bool:
-        """True if it was made for a manifest without a tag, or for a single blob."""
-        return REPOSITORY in annotations_of(self.document)
+        """True if it has our name of a manifest without a tag, or of a single blob."""
+        return self.name == _name(self.repository, self.descriptor.digest)
 
     @property
     def name(self) -> str:
@@ -71,7 +70,7 @@ class Entry:
                     digest = Digest.parse(text)
                     if 0 <= size < _MAX_SIZE:
                         noted = annotations_of(rest)
-                        repository, tag = _named(noted)
+                        repository, tag = _named(noted, text)
                         history = _digests(noted.get(HISTORY, ""))
                         whole = {"mediaType": media_type, "digest": text, "size": size, **rest}
                         descriptor = Descriptor(digest, size, media_type)
@@ -81,14 +80,11 @@ class Entry:
     @classmethod
     def of(cls, descriptor: Descriptor, repository: str, tag: Tag | None = None) -> Entry:
         """Return a new entry."""
-        noted = {REPOSITORY: repository}
-        if tag is not None:
-            noted = {REF_NAME: f"{repository}:{tag}" if repository else tag}
         document = {
             "mediaType": descriptor.media_type,
             "digest": str(descriptor.digest),
             "size": descriptor.size,
-            "annotations": noted,
+            "annotations": {REF_NAME: _name(repository, tag or descriptor.digest)},
         }
         return cls(document, descriptor, repository, tag)
 
@@ -165,27 +161,24 @@ def annotations_of(document: Document) -> dict[str, str]:
     return {}
 
 
-def _named(noted: Mapping[str, str]) -> tuple[str, Tag | None]:
-    """Return the repository and the tag that the annotations of an entry name."""
-    name = noted.get(REF_NAME, "")
-    if not name:
-        repository = noted.get(REPOSITORY, "")
-        return (repository if _is_repository(repository) else ""), None
-    whole = noted.get(_IMAGE_NAME, "")
+def _name(repository: str, target: Tag | Digest) -> str:
+    if not repository:
+        return str(target)
+    return f"{repository}{'@' if isinstance(target, Digest) else ':'}{target}"
+
+
+def _named(noted: Mapping[str, str], digest: str) -> tuple[str, Tag | None]:
+    """Return the repository and the tag that the annotations of the entry of *digest* name."""
+    name, whole = noted.get(REF_NAME, ""), noted.get(_IMAGE_NAME, "")
     if whole.endswith(f":{name}"):
         name = whole
     repository, _, tag = _HOST_WITH_PORT.sub("", name, count=1).rpartition(":")
+    if name.endswith(digest):
+        repository, tag = name.removesuffix(digest).removesuffix("@"), ""
     try:
-        return (RepositoryName(repository) if repository else ""), Tag(tag)
+        return (RepositoryName(repository) if repository else ""), (Tag(tag) if tag else None)
     except NameInvalid:
         return "", None
-
-
-def _is_repository(text: str) -> bool:
-    try:
-        return bool(RepositoryName(text))
-    except NameInvalid:
-        return False
 
 
 def _digests(text: str) -> tuple[Digest, ...]:
