@@ -131,7 +131,8 @@ class Wire:
     def _through(self, mark: bytes) -> bytes:
         while mark not in self.ahead:
             received = self.sock.recv(_HEAD_SIZE_LIMIT)
-            if not received or len(self.ahead) > _HEAD_SIZE_LIMIT:
+            is_tls = (self.ahead + received)[:1] == b"\x16"  # of a client that tries it first
+            if not received or is_tls or len(self.ahead) > _HEAD_SIZE_LIMIT:
                 raise Closed("inside a head, or before it")
             self.ahead += received
         before, _, self.ahead = self.ahead.partition(mark)
