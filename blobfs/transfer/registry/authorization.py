@@ -18,13 +18,12 @@ from urllib.request import parse_http_list, parse_keqv_list
 from blobfs.concurrency import SingleFlight, guard
 from blobfs.errors import AccessDenied
 from blobfs.transfer.registry.logins import Login, Logins
+from blobfs.transfer.registry.options import RegistryOptions, allowed_schemes
 
 _DEFAULT_LIFE_S: Final = 60
 _PRINTABLE: Final = re.compile(r"[\x21-\x7e]+")
 _KEPT: Final = 1000
 """Tokens that are kept: one for each repository in use."""
-
-LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Scope(NamedTuple):
@@ -54,11 +53,11 @@ Fetch = Callable[[str, str, Mapping[str, str], bytes | None], tuple[int, bytes]]
 class Authorization:
     """Makes the headers for one registry. Thread-safe: ``_lock`` guards the table of tokens."""
 
-    def __init__(self, host: str, logins: Logins, fetch: Fetch, *, allow_plain: bool) -> None:
+    def __init__(self, host: str, logins: Logins, fetch: Fetch, options: RegistryOptions) -> None:
         self._host = host
         self._logins = logins
         self._fetch = fetch
-        self._allow_plain = allow_plain
+        self._options = options
         self._challenge: _Challenge | None = None
         self._tokens: dict[Scope, _Token] = {}
         self._lock = guard()
@@ -151,7 +150,7 @@ class Authorization:
     def _check_realm(self, realm: str, login: Login | None) -> None:
         """Raise AccessDenied for a realm that a login must not be sent to."""
         parts = urlsplit(realm)
-        is_safe = parts.scheme == "https" or parts.hostname in LOOPBACK or self._allow_plain
+        is_safe = parts.scheme in allowed_schemes(parts.netloc, self._options)
         if parts.scheme not in {"https", "http"} or (login is not None and not is_safe):
             raise AccessDenied(
                 f"{self._host}: its token service is not behind https, so no login is sent to it; "

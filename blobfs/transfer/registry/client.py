@@ -32,9 +32,9 @@ from blobfs.errors import (
     Unsupported,
 )
 from blobfs.notifications.envelope import USER_AGENT
-from blobfs.transfer.registry.authorization import LOOPBACK, Authorization, Scope
+from blobfs.transfer.registry.authorization import Authorization, Scope
 from blobfs.transfer.registry.logins import Logins
-from blobfs.transfer.registry.options import RegistryOptions, ssl_context
+from blobfs.transfer.registry.options import RegistryOptions, allowed_schemes, ssl_context
 
 T = TypeVar("T")
 
@@ -108,15 +108,13 @@ class RegistryClient(Closing):
         if _HOST.fullmatch(host) is None:
             raise NameInvalid(f"not the host[:port] of a registry: {host[:160]!r}")
         self.host = host
-        name = (urlsplit(f"//{host}").hostname or "").lower()
-        allow_plain = not options.tls_verify
-        self._schemes = ("https", "http") if allow_plain or name in LOOPBACK else ("https",)
+        self._schemes = allowed_schemes(host, options)
+        if not options.tls_verify:  # the user has chosen it
+            urllib3.disable_warnings(exceptions.InsecureRequestWarning)
         self._pool = urllib3.PoolManager(
             num_pools=8, maxsize=_CONNECTIONS, ssl_context=ssl_context(host, options)
         )
-        self._auth = Authorization(
-            host, Logins(host, options), self._fetch_token, allow_plain=allow_plain
-        )
+        self._auth = Authorization(host, Logins(host, options), self._fetch_token, options)
         self._base: str | None = None
         self._connecting: SingleFlight[str, str] = SingleFlight()
         self._not_before_s = 0.0  # monotonic
@@ -242,7 +240,8 @@ class RegistryClient(Closing):
                 if response.status == 401:
                     self._auth.note(challenges)
                 return base
-            failure = self._error(Call("GET", "/v2/", _NO_SCOPE), response)
+            if failure is None or response.status != 400:  # as a server of TLS answers plain HTTP
+                failure = self._error(Call("GET", "/v2/", _NO_SCOPE), response)
         assert failure is not None  # noqa: S101
         raise failure
 
@@ -358,6 +357,8 @@ def failure_of(host: str, exc: Exception) -> BlobfsError:
                 f"{host}: its certificate is refused: {cause.verify_message}; give the "
                 "certificate of its CA in a directory with --cert-dir"
             )
+        if isinstance(cause, ssl.SSLError):
+            return StorageUnavailable(f"{host}: TLS with it fails: {cause.reason}")
     match exc:
         case exceptions.NameResolutionError():
             reason = "its name cannot be resolved"
@@ -365,8 +366,6 @@ def failure_of(host: str, exc: Exception) -> BlobfsError:
             reason = strerror
         case exceptions.TimeoutError():
             reason = "it does not respond in time"
-        case exceptions.SSLError():
-            reason = "TLS with it fails"
         case _:
             reason = f"the connection failed ({type(exc).__name__})"
     return StorageUnavailable(f"{host}: {reason}")

@@ -9,8 +9,12 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
 
 from blobfs.errors import MountRefused
+
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,13 @@ class RegistryOptions:
     authfile: Path | None = None
     anonymous: bool = False
     credentials: tuple[str, str] | None = field(default=None, repr=False)
+
+
+def allowed_schemes(host: str, options: RegistryOptions) -> tuple[str, ...]:
+    """Return the schemes to try with ``host[:port]``, the best one first."""
+    name = urlsplit(f"//{host}").hostname
+    is_plain_allowed = name in _LOOPBACK or not options.tls_verify
+    return ("https", "http") if is_plain_allowed else ("https",)
 
 
 def ssl_context(host: str, options: RegistryOptions) -> ssl.SSLContext:
