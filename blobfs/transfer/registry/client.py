@@ -240,8 +240,9 @@ class RegistryClient(Closing):
                 if response.status == 401:
                     self._auth.note(challenges)
                 return base
+            error = self._error(Call("GET", "/v2/", _NO_SCOPE), response)
             if failure is None or response.status != 400:  # as a server of TLS answers plain HTTP
-                failure = self._error(Call("GET", "/v2/", _NO_SCOPE), response)
+                failure = error
         assert failure is not None  # noqa: S101
         raise failure
 
