@@ -32,6 +32,7 @@ _CONTEXT: Final = {
 _SECTIONS: Final = {
     "Mounting": ("mount", "umount"),
     "Looking": ("ls", "show", "stat", "cat", "diff", "index", "config"),
+    "Copying": ("cp",),
     "Changing": ("tag", "untag", "rm", "uploads"),
     "Maintenance": ("du", "verify", "gc", "prune", "trash", "undelete", "doctor"),
 }
@@ -39,6 +40,7 @@ _SECTIONS: Final = {
 
 _MODULES: Final = {
     "cat": "cat_command",
+    "cp": "copy_command",
     "diff": "diff_command",
     "doctor": "doctor_command",
     "du": "du_command",

@@ -15,6 +15,7 @@ from blobfs.cli.reports import human_size
 from blobfs.cli.storage import Storage
 from blobfs.concurrency import CallLock
 from blobfs.digest import Digest
+from blobfs.logs import printable
 from blobfs.reference import Reference
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
@@ -67,14 +68,15 @@ class Counts:
 class ByteBar:
     """A bar on the terminal with the bytes that are read, their rate, and the time left.
 
-    Elsewhere it shows nothing. ``add`` may be called in any thread: ``_bar_lock`` serializes the
-    calls.
+    Elsewhere it shows nothing. *note* is shown beside the rate. ``add`` may be called in any
+    thread: ``_bar_lock`` serializes the calls.
     """
 
     def __init__(self, label: str) -> None:
         self._label = label
         self._bar_lock = CallLock()
         self._bar: ProgressBar[object] | None = None
+        self.note = ""
         self._began = 0.0
         self._count = 0
 
@@ -84,7 +86,9 @@ class ByteBar:
             if self._bar is not None:
                 self._count += count
                 rate = self._count / max(1e-3, time.monotonic() - self._began)
-                self._bar.update(count, f"{human_size(int(rate))}/s")
+                self._bar.update(
+                    count, f"{human_size(int(rate))}/s {printable(self.note)}".rstrip()
+                )
 
     @contextmanager
     def showing(self, total: int) -> Iterator[None]:

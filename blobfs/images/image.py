@@ -144,7 +144,7 @@ def _leaves(
         yield above
     elif above.digest not in indexes and len(indexes) < _MAX_INDEXES:
         indexes.append(above.digest)
-        platforms = _platforms(repository.manifests.payload(above.digest))
+        platforms = platforms_in(repository.manifests.payload(above.digest))
         for reference in above.manifest.references:
             child = reference.digest
             try:
@@ -155,7 +155,7 @@ def _leaves(
             yield from _leaves(repository, leaf, broken, indexes)
 
 
-def _platforms(index: bytes) -> Mapping[str, Platform]:
+def platforms_in(index: bytes) -> Mapping[str, Platform]:
     """Return the platforms that an index declares, by digest."""
     match json.loads(index):
         case {"manifests": list(children)}:

@@ -1,0 +1,111 @@
+"""The progress of a copy: a bar on a terminal, lines elsewhere, or events in JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import click
+
+from blobfs.cli.notices import echo
+from blobfs.cli.opening import ByteBar
+from blobfs.cli.reports import Report, Row, human_size
+from blobfs.concurrency import CallLock
+from blobfs.transfer.route import Fault
+from blobfs.transfer.target_tasks import Done, How
+
+_INTERVAL_S: Final = 10.0
+"""Time between two lines of progress that are not for a terminal."""
+
+_KINDS: Final = ("blob", "manifest", "tag")
+_WAYS: Final = (How.THERE, How.LINKED, How.COPIED, How.SENT)
+
+
+class CopyProgress:
+    """Counts the items of a copy, and shows them. Thread-safe: ``_lines_lock`` guards the line.
+
+    Items are noted by the thread of the copy only.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._counts: Counter[tuple[str, How]] = Counter()
+        self._sent: Counter[str] = Counter()
+        self._bar = ByteBar("Copying")
+        self._lines_lock = CallLock()
+        self._began = self._shown_at = time.monotonic()
+        self._bytes = self._total = 0
+        self._current = ""
+
+    @contextmanager
+    def showing(self, total: int) -> Iterator[None]:
+        """Show the progress of *total* bytes meanwhile."""
+        self._total = total
+        with self._bar.showing(0 if self._as_json else total):
+            yield
+
+    def add_bytes(self, count: int) -> None:
+        """Count bytes that came into the target, or were there."""
+        self._bar.add(count)
+        with self._lines_lock:
+            self._bytes += count
+            self._show_line()
+
+    def item(self, kind: str, repository: str, name: str, result: Done | Fault) -> None:
+        """Count an item, and print its event."""
+        if isinstance(result, Done):
+            self._counts[kind, result.how] += 1
+            if result.how is How.SENT:
+                self._sent[kind] += result.size
+        if kind == "tag":
+            self._bar.note = self._current = f"{repository}:{name}"
+        if self._as_json:
+            self._print_event(kind, repository, name, result)
+
+    def report(self) -> Report:
+        """Return the table of what was copied in which way."""
+        rows: list[Row] = [
+            (kind, *(self._counts[kind, way] for way in _WAYS), self._sent[kind]) for kind in _KINDS
+        ]
+        return Report(("kind", *(way.value for way in _WAYS), "bytes"), rows)
+
+    def summary(self) -> dict[str, object]:
+        """Return the table as an event."""
+        columns, rows = self.report().columns, self.report().rows
+        found: dict[str, object] = {
+            f"{row[0]}s": dict(zip(columns[1:], row[1:], strict=True)) for row in rows
+        }
+        return {"event": "summary", **found, "seconds": round(self.seconds, 3)}
+
+    @property
+    def seconds(self) -> float:
+        """The time since the beginning."""
+        return time.monotonic() - self._began
+
+    def _print_event(self, kind: str, repository: str, name: str, result: Done | Fault) -> None:
+        event: dict[str, object] = {"event": kind, "repository": repository, "name": name}
+        if isinstance(result, Done):
+            event |= {"result": result.how.value, "bytes": result.size}
+        elif not result.is_looked_at_again:
+            event |= {"result": "failed", "reason": result.text}
+        else:
+            return  # it is looked at again
+        click.echo(json.dumps(event))
+
+    def _show_line(self) -> None:
+        now = time.monotonic()
+        if self._as_json or sys.stderr.isatty() or now < self._shown_at + _INTERVAL_S:
+            return
+        self._shown_at = now
+        rate = self._bytes / max(1e-3, self.seconds)
+        left_s = (self._total - self._bytes) / max(1.0, rate)
+        text = (
+            f"{human_size(self._bytes)} of {human_size(self._total)}, {human_size(int(rate))}/s,"
+            f" {max(0, round(left_s))} s left"
+        )
+        echo(f"{text}, last image {self._current}" if self._current else text)

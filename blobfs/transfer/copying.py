@@ -1,0 +1,133 @@
+"""A copy from one place to another: the plan, the transfer, and what ``sync`` deletes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from blobfs.concurrency import ThreadPool
+from blobfs.drivers.base import Closing
+from blobfs.inventory.inventory import Workers
+from blobfs.transfer.base import Progress
+from blobfs.transfer.catalog import Catalog
+from blobfs.transfer.copier import Copier, Feedback
+from blobfs.transfer.places import Kind, Place, check_pair
+from blobfs.transfer.planner import Planner
+from blobfs.transfer.route import Route, ends_of
+from blobfs.transfer.selection import Selection
+
+LOCAL_JOBS: Final = 4
+REMOTE_JOBS: Final = 16
+
+_SURVEYED: Final = 1000
+"""Blobs of a plan from which on the content of a target is learnt as a whole."""
+
+_WANTED: Final = """
+    SELECT target,
+        (SELECT count(*) FROM tag WHERE tag.repository = repository.id AND state = 'wanted'),
+        count(blob.id), coalesce(sum(blob.size), 0)
+    FROM repository
+    LEFT JOIN (
+        SELECT blob, min(repository) AS repository FROM link WHERE state = 'wanted' GROUP BY blob
+    ) AS first ON first.repository = repository.id
+    LEFT JOIN blob ON blob.id = first.blob AND NOT blob.there
+    GROUP BY repository.id ORDER BY target
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy of what *selection* has of the route's source."""
+
+    route: Route
+    selection: Selection
+
+    def __post_init__(self) -> None:
+        """Raise MountRefused for places between which nothing can be copied."""
+        check_pair(self.route.source, self.route.target)
+
+    @property
+    def name(self) -> str:
+        """The places and the selection, as the catalog keeps them."""
+        source, target = self.route.source, self.route.target
+        return f"{source} to {target}, {self.selection}"
+
+    @property
+    def journal(self) -> str:
+        """The name of the catalog's file, the same for all names of the places."""
+        source, target = self.route.source, self.route.target
+        name = f"{source.key} {source.part} {target.key} {target.part} {self.selection}"
+        return f"cp-{sha256(name.encode()).hexdigest()[:16]}.db"
+
+    def open(
+        self, state: Path | None, workers: Workers, progress: Progress, *, restart: bool = False
+    ) -> OpenCopy:
+        """Open the catalog and the places, and complete the plan.
+
+        *state* is the catalog's file, which is temporary if it is None. Raises MountRefused,
+        NameInvalid, AccessDenied, StorageUnavailable.
+        """
+        catalog = Catalog.opened(state, self.name, restart=restart)
+        try:
+            ends = ends_of(self.route)
+            if self.selection.part.is_everything and self.route.source.kind is not Kind.FILE:
+                ends.source.survey(progress)
+            planner = Planner(catalog, workers, self.route, self.selection, progress)
+            planner.plan()
+            if catalog.one("SELECT count(*) FROM link") >= _SURVEYED:
+                ends.target.survey(progress)
+        except BaseException:
+            catalog.close()
+            raise
+        return OpenCopy(self, catalog, planner)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCopy(Closing):
+    """A copy with its complete plan. It owns the catalog, and closes it."""
+
+    copy: Copy
+    catalog: Catalog
+    planner: Planner
+
+    def close(self) -> None:
+        self.catalog.close()
+
+    @property
+    def size(self) -> int:
+        """The bytes of all blobs of the plan, each once."""
+        return int(self.catalog.one("SELECT coalesce(sum(size), 0) FROM blob"))
+
+    def run(self, feedback: Feedback, *, fail_fast: bool = False) -> None:
+        """Copy everything; what failed is in the catalog."""
+        ends_of(self.copy.route).on_bytes = feedback.add_bytes
+        Copier(self.planner, feedback, fail_fast=fail_fast).copy()
+
+    def wanted(self) -> list[tuple[str, int, int, int]]:
+        """Return the repositories of the target, with the tags, blobs and bytes that it lacks.
+
+        A blob counts for the first repository that gets it.
+        """
+        return self.catalog.rows(_WANTED)
+
+    def finish(self) -> None:
+        """Complete the target, and remove the journal."""
+        ends_of(self.copy.route).target.finish()
+        self.catalog.remove()
+
+    def ask(self, feedback: Feedback) -> None:
+        """Find out which blobs the target has, and change nothing."""
+        Copier(self.planner, feedback).ask()
+
+
+@contextmanager
+def threads(jobs: int | None, *places: Place) -> Iterator[Workers]:
+    """Yield *jobs* threads, by default as many as suit the places."""
+    is_local = all(place.root is not None or place.kind is Kind.FILE for place in places)
+    count = jobs or (LOCAL_JOBS if is_local else REMOTE_JOBS)
+    with closing(ThreadPool("copy", count)) as pool:
+        yield Workers(pool, count)

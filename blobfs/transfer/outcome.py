@@ -1,0 +1,68 @@
+"""The outcome of a copy: the failures, with the images that they hurt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from blobfs.inventory.rows import unpack
+from blobfs.transfer.catalog import Catalog
+
+_ABOVE: Final = """
+    UNION SELECT follows.manifest FROM follows JOIN hurt ON follows.earlier = hurt.id WHERE required
+"""
+_IMAGES: Final = """
+    SELECT DISTINCT repository.name || ':' || tag.name FROM hurt
+    JOIN manifest ON manifest.id = hurt.id
+    JOIN tag ON tag.repository = manifest.repository AND tag.digest = manifest.digest
+    JOIN repository ON repository.id = manifest.repository ORDER BY 1
+"""
+_OF_BLOB: Final = f"""
+    WITH RECURSIVE hurt (id) AS (
+        SELECT needs_blob.manifest FROM needs_blob
+        JOIN manifest ON manifest.id = needs_blob.manifest
+        JOIN link ON link.repository = manifest.repository AND link.blob = needs_blob.blob
+        WHERE needs_blob.blob = :number AND link.state = 'failed' {_ABOVE}
+    ) {_IMAGES}
+"""
+_OF_MANIFEST: Final = f"WITH RECURSIVE hurt (id) AS (SELECT :number {_ABOVE}) {_IMAGES}"
+
+
+class Failure(NamedTuple):
+    """An item that could not be copied, and the *images* that were left out for it."""
+
+    item: str
+    reason: str
+    images: list[str]
+
+    def __str__(self) -> str:
+        hurt = f"; left out: {', '.join(self.images)}" if self.images else ""
+        return f"{self.item}: {self.reason}{hurt}"
+
+
+def failures(catalog: Catalog) -> Iterator[Failure]:
+    """Yield the causes of what could not be copied: repositories, tags, manifests, blobs."""
+    for name, fault in catalog.rows("SELECT name, fault FROM repository WHERE state = 'failed'"):
+        yield Failure(f"repository {name}", fault, [])
+    for name, tag, fault in catalog.rows(
+        "SELECT repository.name, tag.name, tag.fault FROM tag"
+        " JOIN repository ON repository.id = tag.repository"
+        " WHERE tag.state = 'failed' AND tag.fault IS NOT NULL ORDER BY 1, 2",
+    ):
+        yield Failure(f"tag {name}:{tag}", fault, [f"{name}:{tag}"])
+    for number, name, digest, fault in catalog.rows(
+        "SELECT manifest.id, name, digest, manifest.fault FROM manifest"
+        " JOIN repository ON repository.id = repository"
+        " WHERE manifest.state = 'failed' AND manifest.fault IS NOT NULL ORDER BY 2, 1",
+    ):
+        item = f"manifest {name}@{unpack(digest)}"
+        yield Failure(item, fault, _names(catalog, _OF_MANIFEST, number))
+    for number, digest, fault in catalog.rows(
+        "SELECT blob.id, digest, min(fault) FROM link JOIN blob ON blob.id = blob"
+        " WHERE link.state = 'failed' GROUP BY blob.id ORDER BY 1",
+    ):
+        yield Failure(f"blob {unpack(digest)}", fault, _names(catalog, _OF_BLOB, number))
+
+
+def _names(catalog: Catalog, select: str, number: int) -> list[str]:
+    return [name for (name,) in catalog.rows(select, number=number)]

@@ -1,0 +1,226 @@
+"""The places of a copy, as the command line names them, and how they are opened."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from blobfs.digest import Digest
+from blobfs.drivers.location import Location, local_root
+from blobfs.errors import MountRefused, NameInvalid
+from blobfs.reference import Tag
+from blobfs.transfer.base import Source, Target
+from blobfs.transfer.selection import EVERYTHING, Part
+
+if TYPE_CHECKING:
+    from blobfs.transfer.registry import RegistryOptions
+
+_PART: Final = "!/"
+
+_CONFIGS: Final = (".yml", ".yaml")
+
+_PAIRS: Final = (
+    "blobfs cp copies between storages (a directory, s3://…, config.yml), oci:DIR,"
+    " oci-archive:FILE and docker://HOST, in both directions; and one blob from STORAGE!/repository"
+    "@digest into a file or -, or from a file or - into PLACE!/repository"
+)
+
+
+class Kind(Enum):
+    """The kinds of places."""
+
+    STORAGE = "storage"
+    LAYOUT = "oci"
+    ARCHIVE = "oci-archive"
+    REGISTRY = "docker"
+    FILE = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place, and the *part* of it that is copied from or to.
+
+    A storage has a *location*; a layout, an archive and a file have a *path*, which is None for the
+    standard streams; a registry has a *host*. A pickled place has no credentials.
+    """
+
+    kind: Kind
+    part: Part = EVERYTHING
+    location: Location | None = None
+    path: Path | None = None
+    host: str = ""
+
+    @classmethod
+    def parse(cls, text: str, locate: Callable[[str], Location] = Location.of) -> Self:
+        """Parse the argument of a command; *locate* returns the location of a storage.
+
+        Raises MountRefused, NameInvalid.
+        """
+        scheme, colon, rest = text.partition(":")
+        try:
+            if colon and scheme == "docker":
+                return cls._registry(text, rest)
+            place, bang, named = text.partition(_PART)
+            part = Part.parse(named)
+            if colon and scheme in {Kind.LAYOUT.value, Kind.ARCHIVE.value}:
+                return cls._layout(Kind(scheme), place, None if not bang else part)
+        except NameInvalid as exc:
+            raise NameInvalid(f"{text}: {exc}") from None
+        root = None if place == "-" else local_root(place)
+        if place == "-" or (root is not None and not bang and _is_plain(root)):
+            return cls(Kind.FILE, path=root)
+        return cls(Kind.STORAGE, part, location=locate(place))
+
+    @classmethod
+    def _registry(cls, text: str, rest: str) -> Self:
+        found = re.fullmatch(r"//([A-Za-z0-9.:\[\]-]+)(?:/(.*))?", rest)
+        if found is None:
+            raise MountRefused(f"{text} is not docker://HOST[:PORT][/NAME[:TAG|@DIGEST]]")
+        return cls(Kind.REGISTRY, Part.parse(found[2] or ""), host=found[1])
+
+    @classmethod
+    def _layout(cls, kind: Kind, place: str, part: Part | None) -> Self:
+        """Parse ``oci:DIR[:name]``; a name without a colon is a tag of the repository ``""``."""
+        directory, _, name = place.partition(":")[2].partition(":")
+        if not directory or (name and part is not None):
+            raise MountRefused(
+                f"{place} is not {kind.value}:PATH[:NAME] or {kind.value}:PATH!/NAME"
+            )
+        if part is None:
+            is_tag = bool(name) and not re.search("[:@/]", name)
+            part = Part("", Tag(name)) if is_tag else Part.parse(name)
+        return cls(kind, part, path=Path(directory).absolute())
+
+    def __str__(self) -> str:
+        part = str(self.part)
+        match self.kind:
+            case Kind.REGISTRY:
+                return f"docker://{self.host}" + (f"/{part}" if part else "")
+            case Kind.FILE:
+                return str(self.path or "-")
+        start = str(self.location) if self.location else f"{self.kind.value}:{self.path}"
+        return start + (f"{_PART}{part}" if part else "")
+
+    @property
+    def key(self) -> str:
+        """16 digits that are the same for all names of the place, without its part."""
+        if self.location is not None:
+            return self.location.key
+        name = f"{self.kind.value}:{self.host}:{self.path and self.path.resolve()}"
+        return sha256(os.fsencode(name)).hexdigest()[:16]
+
+    @property
+    def root(self) -> Path | None:
+        """The path of the place if it is on this machine."""
+        return self.path or (self.location.root if self.location else None)
+
+
+def _is_plain(path: Path) -> bool:
+    """True if *path* is a file that is no configuration."""
+    return path.exists() and not path.is_dir() and path.suffix not in _CONFIGS
+
+
+def new_file(source: Place, target: Place) -> Place:
+    """Return *target* as a file, if it is a path that does not exist and *source* has a digest."""
+    root = target.location.root if target.location else None
+    is_new = root is not None and not root.exists() and target.part == EVERYTHING
+    if is_new and isinstance(source.part.target, Digest):
+        return Place(Kind.FILE, path=root)
+    return target
+
+
+def check_pair(source: Place, target: Place) -> None:
+    """Raise MountRefused if nothing can be copied from *source* to *target*."""
+    if source.kind is Kind.FILE is target.kind:
+        raise MountRefused(f"{source} and {target} are files; use cp. {_PAIRS}")
+    if target.kind is Kind.FILE and not isinstance(source.part.target, Digest):
+        raise MountRefused(
+            f"{target} is no directory, and a file gets one blob: create the directory, or name"
+            f" one blob of the source. {_PAIRS}"
+        )
+    if source.kind is Kind.FILE and not target.part.repository:
+        raise MountRefused(f"{target}: name the repository that gets the blob. {_PAIRS}")
+    _check_nesting(source, target)
+
+
+def _check_nesting(source: Place, target: Place) -> None:
+    """Raise MountRefused if one of the places is in the other, or a part would replace itself."""
+    if source.key == target.key:
+        ours, theirs = source.part, target.part
+        is_moved = theirs != EVERYTHING and replace(ours, target=None) != replace(
+            theirs, target=None
+        )
+        is_retagged = isinstance(theirs.target, Tag) and theirs.target != ours.target
+        if not (is_moved or is_retagged):
+            raise MountRefused(f"{target} is the source; give another place, or another name in it")
+        return
+    if source.root is None or target.root is None:
+        return
+    inside, outside = target.root.resolve(), source.root.resolve()
+    if inside.is_relative_to(outside) or outside.is_relative_to(inside):
+        raise MountRefused(f"one of {source} and {target} is in the other; give a place outside")
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceOptions:
+    """The options of one place.
+
+    With *link_files* a storage gets hard links or reflinks. Surveys are kept in *state_dir*.
+    """
+
+    link_files: bool = False
+    state_dir: Path | None = None
+    registry: RegistryOptions | None = None
+
+
+DEFAULTS: Final = PlaceOptions()
+
+
+def open_source(place: Place, options: PlaceOptions = DEFAULTS) -> Source:
+    """Open a place to copy from it.
+
+    Raises MountRefused, PathNotFound, AccessDenied, StorageUnavailable.
+    """
+    match place.kind:
+        case Kind.STORAGE if place.location is not None:
+            from blobfs.transfer.storage import StorageSource  # noqa: PLC0415  (as below)
+
+            return StorageSource(place.location, state_dir=options.state_dir)
+        case Kind.REGISTRY:
+            from blobfs.transfer.registry import (  # noqa: PLC0415  (urllib3 is slow to import)
+                RegistryOptions,
+                RegistrySource,
+            )
+
+            return RegistrySource(
+                place.host, options.registry or RegistryOptions(), place.part.repository
+            )
+    raise MountRefused(f"cannot copy from {place}. {_PAIRS}")
+
+
+def open_target(place: Place, options: PlaceOptions = DEFAULTS) -> Target:
+    """Open a place to copy to it.
+
+    Raises MountRefused, PathNotFound, AccessDenied, StorageUnavailable.
+    """
+    match place.kind:
+        case Kind.STORAGE if place.location is not None:
+            from blobfs.transfer.storage_target import StorageTarget  # noqa: PLC0415  (as below)
+
+            return StorageTarget(place.location, link_files=options.link_files)
+        case Kind.REGISTRY:
+            from blobfs.transfer.registry import (  # noqa: PLC0415  (urllib3 is slow to import)
+                RegistryOptions,
+                RegistryTarget,
+            )
+
+            return RegistryTarget(
+                place.host, options.registry or RegistryOptions(), place.part.repository
+            )
+    raise MountRefused(f"cannot copy to {place}. {_PAIRS}")

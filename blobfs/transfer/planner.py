@@ -1,0 +1,253 @@
+"""The plan of a copy: a walk from the selected tags and digests to all that they need."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from blobfs.errors import MountRefused
+from blobfs.inventory.inventory import Workers
+from blobfs.inventory.rows import pack, unpack
+from blobfs.transfer.base import Progress
+from blobfs.transfer.catalog import Catalog, State
+from blobfs.transfer.places import Kind
+from blobfs.transfer.route import Cause, Fault, Route, ends_of
+from blobfs.transfer.selection import Naming, Selection
+from blobfs.transfer.source_tasks import (
+    Listing,
+    ManifestRead,
+    TagRead,
+    list_repository,
+    read_manifests,
+    read_tags,
+)
+
+_BATCH: Final = 16
+"""Tags or manifests that one task reads."""
+
+_ADD_BLOB: Final = "INSERT OR IGNORE INTO blob (digest, size) VALUES (?, ?)"
+_ADD_LINK: Final = (
+    "INSERT OR IGNORE INTO link SELECT ?, id, ?, 'wanted', NULL FROM blob WHERE digest = ?"
+)
+_ADD_MANIFEST: Final = (
+    "INSERT OR IGNORE INTO manifest (repository, digest, root, state) VALUES (?, ?, ?, 'unread')"
+)
+
+
+class Planner:
+    """Fills the catalog. A walk that is stopped goes on with what was not read yet."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        workers: Workers,
+        route: Route,
+        selection: Selection,
+        progress: Progress = lambda _kind, _count: None,
+    ) -> None:
+        self.catalog = catalog
+        self.workers = workers
+        self.route = route
+        self._selection = selection
+        self._progress = progress
+        self.naming = Naming(route.source.part, route.target.part)
+
+    def plan(self) -> None:
+        """Complete the plan, unless it is complete.
+
+        Raises MountRefused if two repositories would have one name in the target, and what
+        ``Source.repositories`` raises.
+        """
+        if self.catalog.is_planned:
+            return
+        self._add_repositories()
+        self._list_repositories()
+        self.walk()
+        self.catalog.set_planned()
+
+    def second(self) -> Planner:
+        """Return a planner that asks the source again."""
+        return Planner(
+            self.catalog,
+            self.workers,
+            replace(self.route, second_look=True),
+            self._selection,
+        )
+
+    def walk(self) -> None:
+        """Read all tags and manifests that were not read, and those that they lead to."""
+        while True:
+            self._read_tags()
+            while self._read_manifests():
+                pass
+            if not self._select_signatures():
+                return
+
+    def _names(self) -> Iterable[str]:
+        part = self._selection.part
+        if self.route.source.kind is Kind.FILE:
+            return [""]
+        if part.repository is not None:
+            return [part.repository]
+        found = ends_of(self.route).source.repositories()
+        return filter(self._selection.wants_repository, found)
+
+    def _add_repositories(self) -> None:
+        with self.catalog.transaction() as db:
+            for name in self._names():
+                target = self.naming.repository(name)
+                if db.execute("SELECT 1 FROM repository WHERE name = ?", (name,)).fetchone():
+                    continue
+                try:
+                    db.execute(
+                        "INSERT INTO repository (name, target, state) VALUES (?, ?, ?)",
+                        (name, target, State.UNREAD),
+                    )
+                except sqlite3.IntegrityError:
+                    raise MountRefused(
+                        f"{target} would get the images of two repositories, one of them {name};"
+                        " copy one of them, or give !/prefix/ as the target"
+                    ) from None
+
+    def _list_repositories(self) -> None:
+        call = partial(_list, self.route, self._selection)
+        waiting = self.catalog.queue("SELECT id, name FROM repository WHERE state = 'unread'", 1)
+        for [(number, _)], found in self.workers.run(call, lambda: next(waiting, None)):
+            with self.catalog.transaction() as db:
+                if isinstance(found, Fault):
+                    state, fault = State.FAILED, found.text
+                else:
+                    state, fault = State.WANTED, None
+                    _add_listing(db, number, found)
+                db.execute("UPDATE repository SET state = ?, fault = ? WHERE id = ?",
+                           (state, fault, number))  # fmt: skip
+            self._progress("repositories", 1)
+
+    def _read_tags(self) -> None:
+        call = partial(read_tags, self.route, self._selection, self.catalog.began)
+        waiting = self.catalog.queue(
+            "SELECT tag.id, repository.name, tag.name FROM tag"
+            " JOIN repository ON repository.id = repository WHERE tag.state = 'unread'",
+            _BATCH,
+        )
+        for batch, results in self.workers.run(call, lambda: next(waiting, None)):
+            with self.catalog.transaction() as db:
+                for (number, _, _), found in zip(batch, results, strict=True):
+                    _set_tag(db, number, found)
+            self._progress("tags", len(batch))
+
+    def _read_manifests(self) -> bool:
+        """Read the manifests that were not read; False if there was none."""
+        call = partial(_read, self.route)
+        waiting = self.catalog.queue(
+            "SELECT manifest.id, repository, name, digest FROM manifest"
+            " JOIN repository ON repository.id = repository WHERE manifest.state = 'unread'",
+            _BATCH,
+        )
+        count = 0
+        for batch, results in self.workers.run(call, lambda: next(waiting, None)):
+            with self.catalog.transaction() as db:
+                for (number, repository, *_), found in zip(batch, results, strict=True):
+                    _set_manifest(db, number, repository, found)
+            count += len(batch)
+            self._progress("manifests", len(batch))
+        return bool(count)
+
+    def _select_signatures(self) -> bool:
+        """Select the tags that name a manifest which is copied; False if there is none."""
+        with self.catalog.transaction() as db:
+            return bool(
+                db.execute(
+                    "UPDATE tag SET state = ? WHERE state = ? AND EXISTS (SELECT 1 FROM manifest"
+                    " WHERE manifest.repository = tag.repository AND manifest.digest = signs"
+                    " AND manifest.state IN (?, ?))",
+                    (State.UNREAD, State.UNSELECTED, State.WANTED, State.THERE),
+                ).rowcount
+            )
+
+
+def _list(route: Route, selection: Selection, batch: Sequence[tuple[int, str]]) -> Listing | Fault:
+    [(_, name)] = batch
+    return list_repository(route, selection, name)
+
+
+def _read(route: Route, batch: Sequence[tuple[int, int, str, bytes]]) -> list[ManifestRead | Fault]:
+    return read_manifests(route, [(name, unpack(digest)) for _, _, name, digest in batch])
+
+
+def _add_listing(db: sqlite3.Connection, repository: int, found: Listing) -> None:
+    add_tag = "INSERT OR IGNORE INTO tag (repository, name, signs, state) VALUES (?, ?, ?, ?)"
+    db.executemany(add_tag, ((repository, tag, None, State.UNREAD) for tag in found.tags))
+    db.executemany(
+        add_tag, ((repository, tag, signed, State.UNSELECTED) for tag, signed in found.signatures)
+    )
+    db.executemany(_ADD_MANIFEST, ((repository, digest, True) for digest in found.manifests))
+    _add_blobs(db, repository, found.blobs, are_roots=True)
+
+
+def _add_blobs(
+    db: sqlite3.Connection,
+    repository: int,
+    blobs: Sequence[tuple[bytes, int]],
+    *,
+    are_roots: bool = False,
+) -> None:
+    db.executemany(_ADD_BLOB, blobs)
+    db.executemany(_ADD_LINK, ((repository, are_roots, digest) for digest, _ in blobs))
+
+
+def _set_tag(db: sqlite3.Connection, number: int, found: TagRead | Fault) -> None:
+    if isinstance(found, Fault):
+        if found.cause is Cause.GONE:
+            db.execute("DELETE FROM tag WHERE id = ?", (number,))
+        else:
+            db.execute(
+                "UPDATE tag SET state = ?, fault = ? WHERE id = ?",
+                (State.FAILED, found.text, number),
+            )
+        return
+    if found.digest is None:
+        db.execute("UPDATE tag SET state = ? WHERE id = ?", (State.UNSELECTED, number))
+        return
+    db.execute(
+        "UPDATE tag SET state = ?, digest = ?, history = ?, fault = NULL WHERE id = ?",
+        (State.WANTED, found.digest, " ".join(map(str, found.history)), number),
+    )
+    [[repository]] = db.execute("SELECT repository FROM tag WHERE id = ?", (number,))
+    packed = {found.digest, *map(pack, found.history)}
+    db.executemany(_ADD_MANIFEST, ((repository, digest, False) for digest in packed))
+
+
+def _set_manifest(
+    db: sqlite3.Connection, number: int, repository: int, found: ManifestRead | Fault
+) -> None:
+    if isinstance(found, Fault):
+        state = State.GONE if found.cause is Cause.GONE else State.FAILED
+        db.execute(
+            "UPDATE manifest SET state = ?, fault = ? WHERE id = ?", (state, found.text, number)
+        )
+        return
+    outline = found.outline
+    subject = outline.subject and pack(outline.subject)
+    db.execute(
+        "UPDATE manifest SET state = ?, size = ?, subject = ?, fault = NULL WHERE id = ?",
+        (State.WANTED, outline.manifest.size, subject, number),
+    )
+    children = [pack(digest) for digest in outline.children]
+    db.executemany(
+        _ADD_MANIFEST, ((repository, digest, False) for digest in (*children, *found.referrers))
+    )
+    db.executemany(
+        "INSERT OR IGNORE INTO follows SELECT ?, id, 1 FROM manifest"
+        " WHERE repository = ? AND digest = ?",
+        ((number, repository, digest) for digest in children),
+    )
+    blobs = [(pack(blob.digest), blob.size) for blob in outline.blobs]
+    _add_blobs(db, repository, [*blobs, *found.foreign])
+    db.executemany(
+        "INSERT OR IGNORE INTO needs_blob SELECT ?, id FROM blob WHERE digest = ?",
+        ((number, digest) for digest, _ in blobs),
+    )

@@ -1,0 +1,174 @@
+"""The way of a copy: its source and its target, as each process opens them for its tasks."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cache
+from typing import Final, NamedTuple, Self, TypeVar
+
+from blobfs.drivers.base import Closing
+from blobfs.drivers.rate_limit import Pacer
+from blobfs.errors import (
+    BlobfsError,
+    DigestMismatch,
+    Interrupted,
+    ManifestRejected,
+    MountRefused,
+    NotFound,
+    StorageFull,
+    StorageUnavailable,
+)
+from blobfs.transfer.base import Source, Target
+from blobfs.transfer.places import DEFAULTS, Place, PlaceOptions, open_source, open_target
+
+T = TypeVar("T")
+
+_PAUSES_S: Final = (0.5, 2.0, 8.0)
+"""The mean pauses before the second attempt of a call and the later ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The source and the target of a copy. A pickled route has no credentials.
+
+    The source of a *second_look* asks the place again for what the first one has learnt.
+    """
+
+    source: Place
+    target: Place
+    source_options: PlaceOptions = DEFAULTS
+    target_options: PlaceOptions = DEFAULTS
+    bytes_per_s: int = 0
+    verifies_target: bool = False
+    second_look: bool = False
+
+
+class Ends(Closing):
+    """The open source and target of a route in this process. Thread-safe, as both are.
+
+    *on_bytes* is called with the number of bytes that were read. Once ``is_stopped`` is set, calls
+    that transfer blobs raise Interrupted.
+    """
+
+    def __init__(self, source: Source, target: Target, bytes_per_s: int) -> None:
+        self.source = source
+        self.target = target
+        self.on_bytes: Callable[[int], None] = lambda _: None
+        self.is_stopped = False
+        self._pacer = _pacer(bytes_per_s)
+
+    def close(self) -> None:
+        try:
+            self.source.close()
+        finally:
+            self.target.close()
+
+    def counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield *chunks* within the rate; raises Interrupted once the copy is stopped."""
+        for chunk in chunks:
+            self.check()
+            self._pacer.wait(len(chunk))
+            yield chunk
+            self.on_bytes(len(chunk))
+
+    def check(self) -> None:
+        """Raise Interrupted once the copy is stopped."""
+        if self.is_stopped:
+            raise Interrupted("the copy was stopped")
+
+    def attempt(self, call: Callable[[], T]) -> T:
+        """Return the result of *call*, which is repeated after StorageUnavailable, a few times."""
+        for pause_s in _PAUSES_S:
+            try:
+                return call()
+            except StorageUnavailable:
+                self.check()
+                time.sleep(pause_s * random.uniform(0.5, 1.5))
+        return call()
+
+
+_opened: dict[Route, Ends] = {}
+"""The ends of this process; tasks share them."""
+
+
+@cache
+def _pacer(bytes_per_s: int) -> Pacer:
+    return Pacer(bytes_per_s)
+
+
+def ends_of(route: Route) -> Ends:
+    """Return this process's ends of *route*, which stay open until ``close_all``.
+
+    Raises MountRefused, PathNotFound, AccessDenied, StorageUnavailable.
+    """
+    found = _opened.get(route)
+    if found is None:
+        ours = _open(route)
+        found = _opened.setdefault(route, ours)
+        if found is not ours:  # another thread was faster
+            ours.close()
+    return found
+
+
+def _open(route: Route) -> Ends:
+    source = open_source(route.source, route.source_options)
+    if route.second_look:
+        first = ends_of(replace(route, second_look=False))
+        ends = Ends(source, first.target, route.bytes_per_s)
+        ends.on_bytes = first.on_bytes
+        return ends
+    return Ends(source, open_target(route.target, route.target_options), route.bytes_per_s)
+
+
+def stop_all() -> None:
+    """Stop the transfers of this process."""
+    for ends in list(_opened.values()):
+        ends.is_stopped = True
+
+
+def close_all() -> None:
+    """Close the ends of this process; no task may be under way."""
+    while _opened:
+        _opened.popitem()[1].close()
+
+
+class Cause(Enum):
+    """The cause of a fault."""
+
+    GONE = "the source does not have the item"
+    REJECTED = "the target does not accept the item"
+    DAMAGED = "the bytes are wrong"
+    UNAVAILABLE = "a place does not answer"
+    OTHER = "other"
+
+
+_CAUSES: Final[tuple[tuple[type[BlobfsError], Cause], ...]] = (
+    (NotFound, Cause.GONE),
+    (ManifestRejected, Cause.REJECTED),
+    (DigestMismatch, Cause.DAMAGED),
+    (StorageUnavailable, Cause.UNAVAILABLE),
+)
+
+
+class Fault(NamedTuple):
+    """The reason why an item cannot be copied."""
+
+    text: str
+    cause: Cause = Cause.OTHER
+
+    @classmethod
+    def of(cls, error: BlobfsError) -> Self:
+        """Return the fault that *error* is; raises it if it stops the whole copy."""
+        if isinstance(error, StorageFull | MountRefused | Interrupted):
+            raise error
+        causes = (cause for kind, cause in _CAUSES if isinstance(error, kind))
+        return cls(str(error), next(causes, Cause.OTHER))
+
+    @property
+    def is_looked_at_again(self) -> bool:
+        """True if the item may be copied after a second look at its repository."""
+        return self.cause in {Cause.GONE, Cause.REJECTED}

@@ -1,0 +1,136 @@
+"""``blobfs cp`` between two directories."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from blobfs.digest import Digest
+from blobfs.reference import RepositoryName, Tag
+from tests.support.command import invoke
+from tests.support.copies import Copies, counts
+
+OTHER = RepositoryName("other")
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> Copies:
+    return Copies(tmp_path)
+
+
+def test_an_image_is_copied_with_all_that_belongs_to_it(copies: Copies) -> None:
+    """[S22.1] its config and layers, the children of an index, referrers, and tags of signatures"""
+    child = copies.put_image("", b"config", b"layer")
+    other = copies.put_image("", b"config 2", b"layer")
+    top = copies.put_index("v1", child, other)
+    referrer = copies.put_referrer(top, b"attestation")
+    copies.put_referrer(referrer, b"of the referrer")
+    copies.put_image(f"sha256-{child.encoded}.sig", b"signature", b"signature layer")
+    copies.put_image("v2", b"another", b"image")
+    assert copies.cp(source="!/team/app:v1").exit_code == 0
+    expected = copies.files(copies.source)
+    found = copies.files(copies.target)
+    assert {path: found[path] for path in found if path in expected} == found
+    assert set(copies.tags()) == {"team/app:v1", f"team/app:sha256-{child.encoded}.sig"}
+    missing = {content for path, content in expected.items() if path not in found}
+    assert {b"another", b"image"} <= missing
+    assert not {b"attestation", b"of the referrer", b"signature"} & missing
+
+
+def test_a_second_run_sends_nothing(copies: Copies) -> None:
+    """[S22.3] a blob of several repositories is sent once"""
+    copies.put_image("v1", b"config", b"layer")
+    copies.put_image("v1", b"config", b"layer", name=OTHER)
+    first = counts(copies.cp("--json"))
+    assert first["blob"] == {"there": 0, "linked": 2, "copied": 0, "sent": 2, "bytes": 11}
+    before = {path: (copies.target / path).stat().st_ino for path in copies.target.rglob("*")}
+    second = counts(copies.cp("--json"))
+    assert [second[kind]["sent"] for kind in second] == [0, 0, 0]
+    assert second["blob"]["there"] == 4
+    assert before == {
+        path: (copies.target / path).stat().st_ino for path in copies.target.rglob("*")
+    }
+    assert copies.files(copies.source) == copies.files(copies.target)
+
+
+def test_a_wrong_blob_leaves_out_its_images_only(copies: Copies) -> None:
+    """[S22.4] It is listed with these images. Everything else is copied"""
+    bad = copies.put_image("bad", b"config", b"layer")
+    copies.put_index("multi", bad)
+    copies.put_image("good", b"config", b"another layer")
+    damaged = Digest.of(b"layer")
+    copies.blob(copies.source, damaged).write_bytes(b"LAYER")
+    result = copies.cp()
+    assert result.exit_code == 1
+    [line] = [line for line in result.stderr.splitlines() if str(damaged) in line]
+    assert line.endswith("left out: team/app:bad, team/app:multi")
+    assert set(copies.tags()) == {"team/app:good"}
+    assert str(bad) not in "".join(copies.files(copies.target))
+    assert not copies.blob(copies.target, damaged).exists()
+    assert invoke("verify", "--content", copies.target).exit_code == 0
+
+
+@pytest.mark.parametrize("damage", ["blob", "manifest", "link"])
+def test_what_is_missing_is_a_failure(copies: Copies, damage: str) -> None:
+    """[S22.4] What is missing, wrong or unreadable keeps the images that need it out"""
+    digest = copies.put_image("bad", b"config", b"layer")
+    copies.put_image("good", b"config", b"another layer")
+    if damage == "link":
+        copies.layout.tag(Digest.of(b"missing"), Tag("bad"))
+    else:
+        gone = digest if damage == "manifest" else Digest.of(b"layer")
+        copies.blob(copies.source, gone).unlink()
+    result = copies.cp("--json")
+    assert result.exit_code == 1
+    failures = [
+        event
+        for event in map(json.loads, result.stdout.splitlines())
+        if event["event"] == "failure"
+    ]
+    assert [failure["images"] for failure in failures] == [["team/app:bad"]]
+    assert set(copies.tags()) == {"team/app:good"}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        ("", "", {"other:v1", "team/app:v1", "team/app:v2"}),
+        ("!/team/app", "", {"team/app:v1", "team/app:v2"}),
+        ("!/team/app:v1", "", {"team/app:v1"}),
+        ("!/team/app:v1", "!/app:stable", {"app:stable"}),
+        ("!/team/app", "!/app", {"app:v1", "app:v2"}),
+        ("!/team/", "", {"team/app:v1", "team/app:v2"}),
+        ("!/team/", "!/old/", {"old/app:v1", "old/app:v2"}),
+        ("", "!/old/", {"old/other:v1", "old/team/app:v1", "old/team/app:v2"}),
+    ],
+)
+def test_parts_and_names(copies: Copies, source: str, target: str, expected: set[str]) -> None:
+    """[S22.7] with `!/prefix/` their names are below that prefix"""
+    copies.put_image("v1", b"config", b"layer")
+    copies.put_image("v2", b"config", b"layer")
+    copies.put_image("v1", b"config", b"layer", name=OTHER)
+    result = copies.cp(source=source, target=target)
+    assert result.exit_code == 0, result.output
+    assert set(copies.tags()) == expected
+
+
+def test_a_clash_of_names_is_refused_before_anything_is_written(copies: Copies) -> None:
+    """[S22.7] Two repositories that would get one name are refused before anything is written"""
+    copies.put_image("v1", b"config", b"layer")
+    copies.put_image("v1", b"config", b"layer", name=OTHER)
+    result = copies.cp(target="!/app")
+    assert result.exit_code == 1
+    assert "two repositories" in result.stderr
+    assert not copies.target.exists()
+
+
+def test_a_place_is_not_copied_into_itself(copies: Copies) -> None:
+    """[S22.7] So is a copy of a place into itself or into a directory inside it"""
+    copies.put_image("v1", b"config", b"layer")
+    for target in (copies.source, copies.source / "docker", copies.source.parent):
+        result = invoke("cp", copies.source, target, "--state-dir", copies.state)
+        assert result.exit_code == 1
+        assert "give " in result.stderr
+    name = f"{copies.source}!/copy/"
+    assert invoke("cp", copies.source, name, "--state-dir", copies.state).exit_code == 0
+    assert set(copies.tags(copies.source)) == {"team/app:v1", "copy/team/app:v1"}
