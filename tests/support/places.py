@@ -20,7 +20,7 @@ from blobfs.drivers.s3.client import client_for, session_for
 from blobfs.drivers.s3.options import S3Options
 from blobfs.reference import Tag
 from blobfs.transfer.base import Source, Target
-from blobfs.transfer.layout import LayoutSource, LayoutTarget
+from blobfs.transfer.layout import ArchiveSource, ArchiveTarget, LayoutSource, LayoutTarget
 from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget
 from blobfs.transfer.storage import StorageSource
 from blobfs.transfer.storage_target import StorageTarget
@@ -167,6 +167,25 @@ class LayoutPlace(Place):
         path.unlink()
         if content is not None:
             path.write_bytes(content)
+
+
+class ArchivePlace(Place):
+    """An OCI archive, which each copy makes anew."""
+
+    has_aliases = False
+    replaces_damaged_blobs = False
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def source(self) -> ArchiveSource:
+        return ArchiveSource(self._file)
+
+    def target(self) -> ArchiveTarget:
+        return ArchiveTarget(self._file, replace=True)
+
+    def damage(self, digest: Digest, content: bytes | None) -> None:
+        raise ServiceFailed("the bytes of an archive cannot be replaced")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import pytest
 
 from blobfs.inventory import scanning
 from tests.support.places import (
+    ArchivePlace,
     LayoutPlace,
     Place,
     RegistryPlace,
@@ -22,6 +23,7 @@ PLACES = [
     "surveyed directory",
     "memory",
     "layout",
+    "archive",
     pytest.param("bucket", marks=pytest.mark.s3),
     pytest.param("surveyed bucket", marks=pytest.mark.s3),
     pytest.param("registry", marks=pytest.mark.registry),
@@ -39,6 +41,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
                 yield memory_place()
             case "layout":
                 yield LayoutPlace(tmp_path / "layout")
+            case "archive":
+                yield ArchivePlace(tmp_path / "archive.tar")
             case "registry":
                 yield RegistryPlace(request.getfixturevalue("empty_registry"))
             case _:

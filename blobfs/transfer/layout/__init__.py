@@ -22,7 +22,9 @@ index of many tags cannot be written for each of them. A killed copy continues f
 blob is sent again. ``finish`` writes the index and removes the notes.
 """
 
+from blobfs.transfer.layout.archive import ArchiveSource
+from blobfs.transfer.layout.archive_writer import ArchiveTarget
 from blobfs.transfer.layout.source import LayoutSource
 from blobfs.transfer.layout.target import LayoutTarget
 
-__all__ = ["LayoutSource", "LayoutTarget"]
+__all__ = ["ArchiveSource", "ArchiveTarget", "LayoutSource", "LayoutTarget"]

@@ -154,16 +154,12 @@ class DirectoryWriter(LayoutWriter):
             target.parent.mkdir(exist_ok=True)
             os.link(source, temporary, follow_symlinks=False)
             os.replace(temporary, target)
-            _sync(target.parent)
+            sync_directory(target.parent)
 
     def add_notes(self, lines: bytes) -> None:
         self._opened.batch.flush()
-        path = self._directory / _NOTES
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os_errors(str(path)), owned_fd(os.open(path, flags, 0o666)) as fd:
-            write_all(fd, b"\n" + lines)  # a crash may have cut off the line before
-            os.fsync(fd)
-            _sync(self._directory)
+        with os_errors(self.place):
+            append_durably(self._directory / _NOTES, lines)
 
     def write_index(self, payload: bytes) -> None:
         self._refuse_changed()
@@ -202,6 +198,16 @@ def _is_of_a_layout(name: str) -> bool:
     return name in {_LAYOUT, "blobs", _NOTES} or is_temporary(name)
 
 
-def _sync(directory: Path) -> None:
+def append_durably(path: Path, lines: bytes) -> None:
+    """Append *lines* to a file of notes, which is created if it is missing."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with owned_fd(os.open(path, flags, 0o666)) as fd:
+        write_all(fd, b"\n" + lines)  # a crash may have cut off the line before
+        os.fsync(fd)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names of the files in a directory durable."""
     with owned_fd(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as fd:
         os.fsync(fd)

@@ -199,7 +199,9 @@ class IndexedTarget(Target):
                 yield from self._entries[repository]
             else:
                 yield from contents.entries()
-                yield from contents.blobs(finished=finished)
+                for entry in contents.blobs(finished=finished):
+                    if not entry.is_ours or self._store.size(entry.descriptor.digest) is not None:
+                        yield entry
 
     def _read(self, repository: str) -> Contents:
         """Return the content of a repository, which is empty if it is new."""

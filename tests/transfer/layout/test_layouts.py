@@ -5,11 +5,12 @@ The tools that read them are in ``test_tools``.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -18,14 +19,30 @@ from hypothesis import strategies as st
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import Busy, ManifestInvalid, MountRefused, PathNotFound
 from blobfs.reference import Tag
-from blobfs.transfer.base import Target
-from blobfs.transfer.layout.source import LayoutSource
-from blobfs.transfer.layout.target import LayoutTarget
+from blobfs.transfer.base import Source, Target
+from blobfs.transfer.layout import ArchiveSource, ArchiveTarget, LayoutSource, LayoutTarget
 from tests.support.killing import ends_before
 from tests.support.layout import image, index
 from tests.support.transfers import Repository, content_of, copy, read
 
 LATEST = Tag("latest")
+
+
+class Kind(NamedTuple):
+    """A directory or an archive."""
+
+    name: str
+    source: Callable[[Path], Source]
+    target: Callable[[Path], Target]
+
+
+KINDS = [
+    Kind("directory", LayoutSource, LayoutTarget),
+    Kind("archive", ArchiveSource, partial(ArchiveTarget, replace=True)),
+]
+
+kinds = pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+
 APP = "team/app"
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -87,21 +104,22 @@ def memory() -> Iterator[Path]:
         yield Path(directory)
 
 
-@settings(max_examples=30, deadline=None)
+@kinds
+@settings(max_examples=20, deadline=None)
 @given(st.data())
-def test_any_registry_comes_back_from_a_layout(data: st.DataObject) -> None:
+def test_any_registry_comes_back_from_a_layout(kind: Kind, data: st.DataObject) -> None:
     with TemporaryDirectory(dir=MEMORY) as made_in:
         first, second = Path(made_in, "1"), Path(made_in, "2")
-        with LayoutTarget(first) as target:
+        with kind.target(first) as target:
             expected = _any_registry(data, Made(target))
             target.finish()
-        with LayoutSource(first) as source:
+        with kind.source(first) as source:
             assert content_of(source) == expected
-            with LayoutTarget(second) as target:
+            with kind.target(second) as target:
                 copy(source, target)
-            with LayoutTarget(second) as target:
+            with kind.target(second) as target:
                 assert copy(source, target) == 0
-        with LayoutSource(second) as source:
+        with kind.source(second) as source:
             assert content_of(source) == expected
 
 
@@ -126,33 +144,38 @@ def _any_registry(data: st.DataObject, made: Made) -> dict[str, Repository]:
     return made.content
 
 
+@kinds
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.long)])
 def test_a_copy_that_is_killed_anywhere_goes_on_and_every_entry_is_complete(
-    memory: Path, step: int
+    kind: Kind, memory: Path, step: int
 ) -> None:
     origin = memory / "origin"
     with LayoutTarget(origin) as target:
         expected = everything(target)
     sent = [len(set().union(*(each.blobs for each in expected.values())))]
     for number in count(0, step):
-        directory = memory / str(number)
-        is_done = ends_before(number, partial(_copy, origin, directory))
-        if (directory / "index.json").exists():
-            with LayoutSource(directory) as source:
+        place = memory / str(number) / "copy"
+        place.parent.mkdir()
+        is_done = ends_before(number, partial(_copy, kind, origin, place))
+        if (place if kind.name == "archive" else place / "index.json").exists():
+            with kind.source(place) as source:
                 content_of(source)
-        sent.append(_copy(origin, directory))
+        sent.append(_copy(kind, origin, place))
         assert sent[-1] <= sent[-2]
-        with LayoutSource(directory) as source:
+        with kind.source(place) as source:
             assert content_of(source) == expected
-        assert set(os.listdir(directory)) == {"blobs", "index.json", "oci-layout"}
-        assert not list(directory.rglob("*.tmp"))
+        found = {file.name for file in place.parent.rglob("*") if file.parent.name != "sha256"}
+        assert found - {"blobs", "sha256", "sha512", "index.json", "oci-layout", "copy"} == {
+            name for name in found if len(name) == 128
+        }
+        assert not list(place.parent.rglob("*.tmp"))
         if is_done:
             break
-    assert (sent[-1], number > 40) == (0, True)
+    assert (sent[-1], number > 30) == (0, True)
 
 
-def _copy(origin: Path, directory: Path) -> int:
-    with LayoutSource(origin) as source, LayoutTarget(directory) as target:
+def _copy(kind: Kind, origin: Path, place: Path) -> int:
+    with LayoutSource(origin) as source, kind.target(place) as target:
         return copy(source, target)
 
 

@@ -1,0 +1,256 @@
+"""A layout in a tar archive that is being written."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from operator import itemgetter
+from pathlib import Path
+from typing import Final
+
+from blobfs.concurrency import CallLock
+from blobfs.digest import Digest
+from blobfs.drivers.base import FileReader
+from blobfs.drivers.filelock import EXCLUSIVE, lock
+from blobfs.drivers.oserrors import os_errors
+from blobfs.errors import BlobUnknown, Busy, Corrupt, MountRefused, StorageUnavailable
+from blobfs.images.sparse import BLOCK
+from blobfs.transfer.layout import entries
+from blobfs.transfer.layout.archive import INDEX, LAYOUT, Archive, ArchiveReader, Extent, blob_name
+from blobfs.transfer.layout.directory import append_durably, sync_directory
+from blobfs.transfer.layout.notes import parse_notes
+from blobfs.transfer.layout.store import LayoutWriter
+from blobfs.transfer.layout.target import IndexedTarget
+
+_SMALL: Final = 2**20
+"""The largest blob in bytes that is received in memory; others are received in a file."""
+
+_STEP: Final = 2**22
+"""Bytes that are copied at a time."""
+
+
+class ArchiveWriter(LayoutWriter):
+    """Writes ``FILE.partial``, and renames it to *file* at the end. Thread-safe.
+
+    The members are blobs that were verified; the last two are the index and ``oci-layout``. A
+    partial file of a killed copy is continued. Else the blobs of an archive that is replaced are
+    copied into it first.
+
+    The lock is held while a member is appended. From ``begin`` to ``close`` the partial file has a
+    lock of the kernel.
+    """
+
+    has_live_index = False
+
+    def __init__(self, file: Path, *, replace: bool) -> None:
+        self.place = str(file)
+        self._file = file
+        self._partial = file.with_name(f"{file.name}.partial")
+        self._notes = file.with_name(f"{file.name}.partial.notes")
+        self._lock = CallLock()
+        self._fd = -1
+        self._end = 0
+        if file.exists() and not replace:
+            raise MountRefused(
+                f"{file} exists; name another file, or use sync, which makes a new archive of it"
+            )
+        self._old = ArchiveReader.opened(file) if file.exists() else None
+        self._new = None
+        if self._partial.exists():
+            self._new = ArchiveReader(self._partial, self._open_partial(0))
+
+    def _open_partial(self, flags: int) -> int:
+        with os_errors(str(self._partial)):
+            flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+            return os.open(self._partial, flags, 0o666)
+
+    @property
+    def _reader(self) -> ArchiveReader | None:
+        return self._new or self._old
+
+    def index(self) -> bytes | None:
+        return None if self._old is None else self._old.index()
+
+    def notes(self) -> bytes:
+        with os_errors(str(self._notes)):
+            is_there = self._new is not None and self._notes.exists()
+            return self._notes.read_bytes() if is_there else b""
+
+    def size(self, digest: Digest) -> int | None:
+        return None if self._reader is None else self._reader.size(digest)
+
+    def open(self, digest: Digest) -> FileReader:
+        if self._reader is None:
+            raise BlobUnknown(digest)
+        return self._reader.open(digest)
+
+    def begin(self) -> None:
+        if self._fd < 0:
+            with self._lock, os_errors(str(self._partial)):
+                if self._fd < 0:
+                    self._begin()
+
+    def _begin(self) -> None:
+        new = self._new or ArchiveReader(self._partial, self._open_partial(os.O_CREAT))
+        self._new = new
+        fd = new.fd
+        if not lock(fd, EXCLUSIVE) or not _is_at(self._partial, fd):
+            raise Busy(f"{self._partial}: another copy writes to this archive; wait for its end")
+        if not os.fstat(fd).st_size:
+            self._notes.unlink(missing_ok=True)
+        if self._old is not None and not os.fstat(fd).st_size:
+            _copy(self._old.fd, fd, self._old.archive.blobs_end, 0)
+            os.fsync(fd)
+        new.archive = Archive(fd, os.fstat(fd).st_size)
+        self._end = self._durable_end(new)
+        os.ftruncate(fd, self._end)
+        new.archive = Archive(fd, self._end)
+        self._fd = fd
+
+    def _durable_end(self, new: ArchiveReader) -> int:
+        """Return the end of the blobs, before the first whose bytes a crash has damaged.
+
+        Members up to a blob with a note are durable.
+        """
+        blobs = new.archive.blobs
+        noted = (blobs.get(note.descriptor.digest) for note in parse_notes(self.notes())
+                 if note.descriptor)  # fmt: skip
+        end = max((extent.end for extent in noted if extent), default=0)
+        for digest, extent in sorted(blobs.items(), key=itemgetter(1)):
+            if extent.offset >= end:
+                try:
+                    with new.open(digest) as reader:
+                        for _ in digest.verified(reader.chunks()):
+                            pass
+                except Corrupt:
+                    return end
+                end = extent.end
+        return new.archive.blobs_end
+
+    def put(self, blob: Digest, chunks: Iterable[bytes], size: int) -> None:
+        if size <= _SMALL:
+            self._append(blob, content=b"".join(blob.verified(chunks)))
+            return
+        with os_errors(self.place), tempfile.TemporaryFile(dir=self._file.parent) as staged:
+            for chunk in blob.verified(chunks):
+                staged.write(chunk)
+            staged.flush()
+            self._append(blob, staged=staged.fileno())
+
+    def _append(self, blob: Digest, content: bytes = b"", staged: int | None = None) -> None:
+        """Append a blob, which is *content* or the file *staged*."""
+        size = len(content) if staged is None else os.fstat(staged).st_size
+        info = tarfile.TarInfo(blob_name(blob))
+        info.size = size
+        with self._lock:
+            start = self._add(info, content, staged)
+            self._opened.archive.blobs[blob] = Extent(start, size)
+
+    def _add(self, info: tarfile.TarInfo, content: bytes = b"", staged: int | None = None) -> int:
+        """Append a member, and return the offset of its content; the caller has the lock."""
+        info.mode = 0o444
+        header = info.tobuf(tarfile.PAX_FORMAT)
+        start = self._end + len(header)
+        padding = bytes(-info.size % BLOCK)
+        with os_errors(self.place):
+            try:
+                if staged is None:
+                    _write(self._fd, header + content + padding, self._end)
+                else:
+                    _write(self._fd, header, self._end)
+                    _copy(staged, self._fd, info.size, start)
+                    _write(self._fd, padding, start + info.size)
+            except BaseException:
+                os.ftruncate(self._fd, self._end)
+                raise
+        self._end = start + info.size + len(padding)
+        return start
+
+    @property
+    def _opened(self) -> ArchiveReader:
+        if self._new is None:
+            raise StorageUnavailable(f"{self._partial} is not created yet")
+        return self._new
+
+    def alias(self, blob: Digest, canonical: Digest) -> None:
+        info = tarfile.TarInfo(blob_name(canonical))
+        info.type, info.linkname = tarfile.LNKTYPE, blob_name(blob)
+        with self._lock:
+            blobs = self._opened.archive.blobs
+            if canonical not in blobs:
+                self._add(info)
+                blobs[canonical] = blobs[blob]
+
+    def add_notes(self, lines: bytes) -> None:
+        with os_errors(self.place):
+            os.fdatasync(self._fd)
+        with os_errors(str(self._notes)):
+            append_durably(self._notes, lines)
+
+    def write_index(self, payload: bytes) -> None:
+        """Do nothing: the index is the last but one member."""
+
+    def finish(self, index: bytes) -> None:
+        with self._lock, os_errors(self.place):
+            end = self._end
+            for name, content in ((INDEX, index), (LAYOUT, entries.LAYOUT)):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                self._add(info, content)
+            _write(self._fd, bytes(2 * BLOCK), self._end)
+            self._end = end
+            os.fsync(self._fd)
+            if self._old is None and self._file.exists():
+                raise MountRefused(f"{self._file} exists now; move it away, and copy again")
+            os.rename(self._partial, self._file)
+            self._notes.unlink(missing_ok=True)
+            sync_directory(self._file.parent)
+            if self._old is not None:
+                self._old.close()
+            self._opened.archive.blobs_end = end
+            self._old, self._new, self._fd = self._new, None, -1
+
+    def close(self) -> None:
+        for reader in (self._old, self._new):
+            if reader is not None:
+                reader.close()
+        self._fd = -1
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    """True if *fd* is the file at *path*."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _write(fd: int, content: bytes, offset: int) -> None:
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(fd, rest, offset)
+        offset += written
+        rest = rest[written:]
+
+
+def _copy(source: int, target: int, size: int, offset: int) -> None:
+    """Copy the first *size* bytes of a file."""
+    done = 0
+    while done < size:
+        piece = os.pread(source, min(_STEP, size - done), done)
+        if not piece:
+            raise StorageUnavailable("a file was truncated while it was copied")
+        _write(target, piece, offset + done)
+        done += len(piece)
+
+
+class ArchiveTarget(IndexedTarget):
+    """Writes the OCI archive *file*; with *replace* an existing one gets what is copied as well.
+
+    Raises MountRefused for an existing one otherwise, AccessDenied, Unsupported, Corrupt.
+    """
+
+    def __init__(self, file: Path, *, replace: bool = False) -> None:
+        super().__init__(ArchiveWriter(file, replace=replace))
