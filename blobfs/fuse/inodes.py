@@ -1,12 +1,14 @@
 """The inodes that the kernel holds, and their nodes.
 
-Used on the event loop only, so it takes no lock.
+The kernel may hold millions of files of one image. Of those only the latest are in the table; the
+others are made again from their numbers. Used on the event loop only, so it takes no lock.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, TypeVar
@@ -20,6 +22,7 @@ from blobfs.vfs.nodes import (
     BrokenNode,
     Child,
     Directory,
+    Family,
     File,
     Kind,
     Lifetime,
@@ -32,6 +35,12 @@ N = TypeVar("N", bound=Node)
 
 _NOT_DIRECTORY: Final = 1 << 62
 """A bit of all numbers but those of directories: no file looks like a loop in the tree."""
+
+_MAX_OF_FAMILIES: Final = 16_384
+"""Inodes of nodes with a family in the table."""
+
+_MAX_FAMILY: Final = 2**32
+"""The limit of the numbers in a family."""
 
 _REFUSALS: Final[Mapping[type[Node], tuple[type[BlobfsError], str]]] = {
     Directory: (NotADirectory, "not a directory:"),
@@ -79,14 +88,36 @@ class HeldChild:
         self.listed_until = listed_until
 
 
+class _Dropped:
+    """The inodes of a family that the kernel holds, without those in the table.
+
+    *base* is the number of the family's node 0. *lookups* are those of all of them.
+    """
+
+    __slots__ = ("base", "family", "lookups")
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.base = _place_of(f"{family.key}//0")
+        self.lookups = 0
+
+    def position(self, number: int) -> int:
+        """Return the number in the family of the node with the inode *number*."""
+        return (number - self.base) % _NOT_DIRECTORY
+
+
 class InodeTable:
     """Inodes by number, with the kernel's lookup counts.
 
     A number is a hash of the node's key, so it is the same after a remount and on another host.
-    If two nodes have the same hash, the later one gets the next free number.
+    If two nodes have the same hash, the later one gets the next free number. Of nodes with a family
+    the table has the latest *limit*, about 1.6 KB each.
     """
 
-    def __init__(self, root: Node, mapper: AttributeMapper) -> None:
+    def __init__(self, root: Node, mapper: AttributeMapper, limit: int = _MAX_OF_FAMILIES) -> None:
+        self._limit = limit
+        self._of_families: OrderedDict[InodeT, None] = OrderedDict()
+        self._dropped: dict[str, _Dropped] = {}
         self._mapper = mapper
         self.timeouts = mapper.timeouts
         attr = Attr(Kind.DIRECTORY)
@@ -95,13 +126,15 @@ class InodeTable:
         self._changed_at = 0.0  # monotonic
 
     def __len__(self) -> int:
-        return len(self._inodes)
+        """Return the number of inodes; of those that were dropped it is that of their lookups."""
+        return len(self._inodes) + sum(each.lookups for each in self._dropped.values())
 
     def __getitem__(self, number: InodeT) -> Inode:
-        return self._inodes[number]
+        """Return the inode *number*, which is made again if it was dropped."""
+        return self._inodes.get(number) or self._remade(number)
 
     def get(self, number: InodeT) -> Inode | None:
-        """Return the inode *number*; None if the kernel does not hold it."""
+        """Return the inode *number*; None if the table does not have it."""
         return self._inodes.get(number)
 
     def remember(self, parent: Inode, child: Child) -> Inode:
@@ -111,8 +144,7 @@ class InodeTable:
         inode = self._inodes.get(number)
         if inode is None:
             entry = self._mapper.entry(number, child.attr)
-            inode = Inode(number, child.node, child.attr, entry)
-            self._inodes[number] = inode
+            inode = self._add(Inode(number, child.node, child.attr, entry))
         else:
             if not isinstance(child.node, BrokenNode):  # it may be broken only briefly
                 inode.node = inode.node.merged_with(child.node)
@@ -142,7 +174,9 @@ class InodeTable:
 
     def find_file(self, key: str) -> Inode | None:
         """Return the inode of the file or symlink *key*; None if the kernel does not hold it."""
-        return self._inodes.get(self._number(key, _NOT_DIRECTORY))
+        number = self._number(key, _NOT_DIRECTORY)
+        is_dropped = number not in self._inodes and self._owner(number) is not None
+        return self._remade(number) if is_dropped else self._inodes.get(number)
 
     def changed(self) -> None:
         """Invalidate the names of all directories after a change through this mount."""
@@ -150,6 +184,8 @@ class InodeTable:
 
     def names_are_stale(self, inode: Inode) -> bool:
         """True if the names of the last listing of a directory are out of date."""
+        if isinstance(inode.node, Directory) and inode.node.never_changes and inode.names_until:
+            return False
         return time.monotonic() >= inode.names_until or inode.names_at <= self._changed_at
 
     def drop_child(self, parent: Inode, name: str) -> None:
@@ -160,23 +196,70 @@ class InodeTable:
     def forget(self, number: InodeT, lookups: int) -> None:
         """Subtract *lookups*; at zero the kernel does not hold the inode any more."""
         inode = self._inodes.get(number)
-        if inode is None or inode is self._root:
+        if inode is self._root:
             return
-        inode.lookups -= lookups
-        if inode.lookups > 0:
-            return
-        del self._inodes[number]
+        if inode is not None:
+            known = min(inode.lookups, lookups)
+            inode.lookups -= known
+            lookups -= known
+            if not inode.lookups:
+                self._remove(inode)
+        owner = self._owner(number) if lookups else None
+        if owner is not None:
+            owner.lookups -= lookups
+            if owner.lookups <= 0:
+                del self._dropped[owner.family.key]
+
+    def _remove(self, inode: Inode) -> None:
+        del self._inodes[inode.number]
+        self._of_families.pop(inode.number, None)
         for parent_number, name in inode.parents:
             parent = self._inodes.get(parent_number)
             if parent is not None:
                 parent.children.pop(name, None)
+
+    def _add(self, inode: Inode) -> Inode:
+        """Add an inode; drop the oldest inodes of families above the limit."""
+        self._inodes[inode.number] = inode
+        key = inode.node.key
+        if inode.node.family is None or inode.number != _NOT_DIRECTORY | _place_of(key):
+            return inode
+        self._of_families[inode.number] = None
+        if len(self._of_families) > self._limit:
+            self._drop(self._inodes[next(iter(self._of_families))])
+        return inode
+
+    def _drop(self, inode: Inode) -> None:
+        """Remove an inode that the kernel holds."""
+        self._remove(inode)
+        family = inode.node.family
+        if family is not None and inode.lookups:
+            dropped = self._dropped.setdefault(family.key, _Dropped(family))
+            dropped.lookups += inode.lookups
+        inode.lookups = 0  # an open listing may have it
+
+    def _owner(self, number: int) -> _Dropped | None:
+        """Return the family that *number* is of, if inodes of it were dropped."""
+        if not self._dropped or not number & _NOT_DIRECTORY:
+            return None
+        nearest = min(self._dropped.values(), key=lambda each: each.position(number))
+        return nearest if nearest.position(number) < _MAX_FAMILY else None
+
+    def _remade(self, number: InodeT) -> Inode:
+        """Make an inode that was dropped again; raises the errors of its node."""
+        owner = self._owner(number)
+        if owner is None:
+            raise KeyError(number)
+        node = owner.family.node(owner.position(number))
+        attr = node.attr()
+        return self._add(Inode(number, node, attr, self._mapper.entry(number, attr)))
 
     def node(self, number: InodeT, kind: type[N]) -> N:
         """Return the node of an inode; raises the error of ``_REFUSALS`` if it is no *kind*.
 
         A broken node raises the error of its lookup.
         """
-        node = self._inodes[number].node
+        node = self[number].node
         if isinstance(node, kind):
             return node
         if isinstance(node, BrokenNode):
@@ -187,12 +270,20 @@ class InodeTable:
         raise error(f"{text} {node.key}")
 
     def _number(self, key: str, kind: int) -> InodeT:
-        number = hashed(key) & (_NOT_DIRECTORY - 1)
+        number = _place_of(key)
         while True:
             found = self._inodes.get(InodeT(kind | number))
-            if number > ROOT_INODE and (found is None or found.node.key == key):
+            owner = self._owner(kind | number) if found is None else None
+            if owner is not None and not key.startswith(f"{owner.family.key}//"):
+                number = (owner.base + _MAX_FAMILY) % _NOT_DIRECTORY
+            elif number > ROOT_INODE and (found is None or found.node.key == key):
                 return InodeT(kind | number)
-            number = (number + 1) % _NOT_DIRECTORY
+            else:
+                number = (number + 1) % _NOT_DIRECTORY
+
+
+def _place_of(key: str) -> int:
+    return hashed(key) & (_NOT_DIRECTORY - 1)
 
 
 def hashed(key: str) -> int:

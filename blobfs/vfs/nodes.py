@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 from blobfs.drivers.base import FileReader
 from blobfs.errors import (
@@ -72,6 +72,17 @@ class Measured(NamedTuple):
     value: Callable[[], str]
 
 
+class Family(Protocol):
+    """Nodes that can be made again from their numbers. Their keys are ``<key>//<number>``."""
+
+    @property
+    def key(self) -> str:
+        """The part of the nodes' keys before their numbers."""
+
+    def node(self, number: int) -> Node:
+        """Make a node; raises the errors of a lookup."""
+
+
 class Node(ABC):
     """A file, directory or symlink."""
 
@@ -90,6 +101,11 @@ class Node(ABC):
     @abstractmethod
     def key(self) -> str:
         """Identity of the node: the path of a directory or symlink, the digest of a blob."""
+
+    @property
+    def family(self) -> Family | None:
+        """The family that can make this node again, if it is a file or symlink of one."""
+        return None
 
     @abstractmethod
     def attr(self) -> Attr:
@@ -154,6 +170,9 @@ class Directory(Node):
 
     def prepare(self) -> None:
         """Do what may take minutes, once for all programs that wait for it."""
+
+    never_changes: ClassVar[bool] = False
+    """True if every listing shows the same names."""
 
     gains_names: ClassVar[bool] = False
     """True if a commit can add names to it; then the kernel may not cache missing names."""

@@ -41,7 +41,7 @@ _KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A root filesystem in the tree, at *path*.
+    """A root filesystem in the tree, at *path*: the family of its files and symlinks.
 
     *flatten_owners* gives its files to the owner of the mount.
     """
@@ -49,6 +49,15 @@ class Root:
     path: str
     files: RootFilesystem
     flatten_owners: bool
+
+    @property
+    def key(self) -> str:
+        """The part of the nodes' keys before their numbers."""
+        return self.path
+
+    def node(self, number: int) -> Node:
+        """Make the node of an entry; raises NotFound, LayerInvalid, StorageUnavailable."""
+        return _node(self, self.files.entry(number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,10 @@ class RootNode(Node):
     @property
     def key(self) -> str:
         return f"{self.root.path}//{self.entry.number}"
+
+    @property
+    def family(self) -> Root | None:
+        return self.root
 
     def attr(self) -> Attr:
         entry = self.entry
@@ -105,6 +118,12 @@ class RootFile(RootNode, File):
 class RootDirectory(RootNode, Directory):
     """A directory of a root filesystem."""
 
+    never_changes = True
+
+    @property
+    def family(self) -> None:
+        return None
+
     def lookup(self, name: str) -> Node:
         return _node(self.root, self.root.files.lookup(self.entry.number, os.fsencode(name)))
 
@@ -126,6 +145,7 @@ class RootfsDirectory(Directory):
     is_read_only = True
     has_stored_xattrs = True
     takes_long = True
+    never_changes = True
 
     path: str
     images: Images

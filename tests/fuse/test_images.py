@@ -331,3 +331,28 @@ def _waiting(mount: MountedRegistry, name: str) -> list[object]:
     """The requests that wait for an answer below *name*."""
     requests = json.loads((mount.path / ".blobfs/requests.json").read_text())
     return [each for each in requests if each["waiting"] and name in each["path"]]
+
+
+@pytest.mark.long
+def test_memory_for_a_large_directory_is_bounded(mount: MountedRegistry, layout: Layout) -> None:
+    """[S21.10] A directory of a million files is listed in 128 MiB of memory. ``test_inodes`` has
+    the bound of the table.
+    """
+    count = 10**6
+    files = (member(b"d/file-%07d" % number, mtime_ns=10**18) for number in range(count))
+    store_image(layout, archive(*files), compress=True, tag=Tag("many"))
+    directory = image(mount, "many") / "rootfs/d"
+    directory.stat()  # makes the index
+    before = _memory(mount)
+    for _ in range(2):
+        found = [entry.stat().st_mtime_ns for entry in os.scandir(directory)]
+        assert found == [10**18] * count
+    assert _memory(mount) - before < 2**27
+    last = directory / f"file-{count - 1:07}"
+    assert (directory / "file-0000000").stat().st_ino == last.stat().st_ino - count + 1
+
+
+def _memory(mount: MountedRegistry) -> int:
+    """The largest memory of the mount so far, in bytes."""
+    status = Path(f"/proc/{mount.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
