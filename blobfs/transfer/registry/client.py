@@ -148,8 +148,11 @@ class RegistryClient(Closing):
         A registry behind a proxy may name itself with http: it keeps the scheme that was used.
         Raises Corrupt for another scheme than https, unless plain HTTP is used already.
         """
-        found = urlsplit(urljoin(url, location))
         base = urlsplit(url)
+        try:
+            found = urlsplit(urljoin(url, location))
+        except ValueError:
+            raise Corrupt(f"{self.host}: a response leads to an invalid URL") from None
         if found.netloc == base.netloc:
             found = found._replace(scheme=base.scheme)
         if found.scheme not in {"https", base.scheme}:
