@@ -6,6 +6,8 @@
     v1/building/<kind>-<digest>/  the directory of the process that makes the file
         lock                      locked while it does
         file                      the file that is being made
+    v1/building/used              the size of all files at most, and a number of additions after
+                                  which they are looked at again
 
 A file is complete and immutable. Neither it nor its directory is synced: the checksum shows what a
 crash has damaged. Its mtime is the time of its last use.
@@ -18,7 +20,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -45,6 +47,9 @@ _ATTEMPTS: Final = 5
 
 _LOOK_S: Final = 0.05
 """Interval at which a process looks at a lock that another one holds."""
+
+_MIN_ADDITIONS: Final = 64
+"""Additions after which all files are looked at again, or as many as there are files."""
 
 _USE_STEP_NS: Final = 60 * 10**9
 """The precision of the time of the last use, so that few uses write it."""
@@ -194,8 +199,8 @@ class IndexStore:
                 shutil.rmtree(directory, ignore_errors=True)
 
     @contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
-        """Hold the lock file *path*, which is created with its directory."""
+    def _locked(self, path: Path) -> Iterator[int]:
+        """Hold the lock file *path*, which is created with its directory; yield its descriptor."""
         fd = -1
         try:
             while fd < 0:
@@ -204,26 +209,41 @@ class IndexStore:
                 if fd < 0:
                     stop_check.get()()
                     time.sleep(_LOOK_S)
-            yield
+            yield fd
         finally:
             if fd >= 0:
                 os.close(fd)
 
     def _make_room(self, size: int) -> None:
-        """Evict the files that were not used for longest until *size* more bytes fit."""
+        """Evict the files that were not used for longest until *size* more bytes fit.
+
+        A file has the size of all files at most, so that few calls look at all of them.
+        """
         if size > self.limit:
             raise StorageFull(f"{self.directory}: no room for {size} bytes; {self._advice()}")
-        files = sorted(self._scan())
-        excess = sum(each.size for each in files) + size - self.limit
+        with self._locked(self._root / _BUILDING / "used") as fd:
+            used, additions = _read_used(fd)
+            if not additions or used + size > self.limit:
+                files = sorted(self._scan())
+                used = self._evict(files, size)
+                additions = max(_MIN_ADDITIONS, len(files))
+            os.pwrite(fd, b"%-20d %-20d" % (used + size, additions - 1), 0)
+
+    def _evict(self, files: Sequence[_Stored], size: int) -> int:
+        """Evict the first of *files* until *size* bytes fit; return the size of the others."""
+        used = sum(each.size for each in files)
         for each in files:
-            if excess <= 0:
-                return
+            if used + size <= self.limit:
+                break
             if _evict(each.path):
-                excess -= each.size
-        if excess > 0:
-            raise StorageFull(
-                f"{self.directory}: no room for {size} bytes beside files in use; {self._advice()}"
-            )
+                used -= each.size
+        else:
+            if used + size > self.limit:
+                raise StorageFull(
+                    f"{self.directory}: no room for {size} bytes beside files in use;"
+                    f" {self._advice()}"
+                )
+        return used
 
     def _scan(self) -> Iterator[_Stored]:
         for kind in _entries(self._root):
@@ -275,6 +295,15 @@ def _replace(file: Path, path: Path) -> None:
     except FileNotFoundError:  # the directory was removed meanwhile
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file.rename(path)
+
+
+def _read_used(fd: int) -> tuple[int, int]:
+    """Return the content of the file ``used``; no additions if it is damaged."""
+    try:
+        used, additions = map(int, os.pread(fd, 64, 0).split())
+    except ValueError:
+        return 0, 0
+    return (used, additions) if used >= 0 <= additions else (0, 0)
 
 
 def _try_to_lock(path: Path) -> int:

@@ -286,7 +286,7 @@ def test_process_that_is_killed_leaves_nothing(directory: Path, tmp_path: Path) 
     store = IndexStore(directory, 10**6)
     assert store.find("layer", ONE) is None
     assert _content(store, TWO, Maker(b"other")) == b"other"
-    assert {path.name for path in (directory / "v1/building").iterdir()} == {"lock"}
+    assert {path.name for path in (directory / "v1/building").iterdir()} == {"lock", "used"}
 
 
 def test_eviction_by_threads_keeps_the_limit_and_the_contents(directory: Path) -> None:
@@ -386,3 +386,53 @@ def test_locks_that_are_no_files_hinder_nobody(tmp_path: Path) -> None:
     make = Maker()
     IndexStore(tmp_path, 10**6).open("layer", ONE, make).close()
     assert make.made == 1
+
+
+_ADDITIONS = """
+import sys
+from pathlib import Path
+from blobfs.digest import Digest
+from blobfs.images.index_store import IndexStore
+
+listings = 0
+def count(event, arguments):
+    global listings
+    listings += event == "os.scandir" and str(arguments[0]).endswith("/layer")
+sys.addaudithook(count)
+store = IndexStore(Path(sys.argv[1]), 10**6)
+for number in range(300):
+    store.open("layer", Digest.of(b"%d" % number), lambda path: path.write_bytes(b"x")).close()
+print(listings)
+"""
+
+
+def test_few_additions_look_at_all_files(directory: Path) -> None:
+    command = [sys.executable, "-c", _ADDITIONS, str(directory)]
+    assert int(subprocess.run(command, check=True, capture_output=True).stdout) <= 6
+
+
+def test_processes_count_the_additions_of_each_other(directory: Path) -> None:
+    stores = [IndexStore(directory, 4 * (100 + TRAILER_SIZE)) for _ in range(2)]
+    for number in range(8):
+        _content(stores[number % 2], Digest.of(b"%d" % number), Maker(bytes(100)))
+    assert stores[0].used() == stores[0].limit
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"-5 9", b"9 -5", b"0 0", b"\xff" * 99])
+def test_damaged_count_of_the_files_is_made_again(directory: Path, content: bytes) -> None:
+    store = IndexStore(directory, 2 * (100 + TRAILER_SIZE))
+    for number in range(2):
+        _content(store, Digest.of(b"%d" % number), Maker(bytes(100)))
+    (directory / "v1/building/used").write_bytes(content)
+    _content(store, Digest.of(b"2"), Maker(bytes(100)))
+    assert store.used() == store.limit
+
+
+def test_files_that_others_add_are_counted_in_time(directory: Path) -> None:
+    store = IndexStore(directory, 150 * (100 + TRAILER_SIZE))
+    _content(store, ONE, Maker(bytes(100)))
+    for number in range(100):
+        (directory / f"v1/layer/sha256-{number:064x}").write_bytes(bytes(100 + TRAILER_SIZE))
+    for number in range(100):
+        _content(store, Digest.of(b"%d" % number), Maker(bytes(100)))
+    assert store.used() <= store.limit
