@@ -15,7 +15,16 @@ from typing import Final, TypeVar
 
 from pyfuse3 import ROOT_INODE, EntryAttributes, InodeT
 
-from blobfs.errors import BlobfsError, NotADirectory, NotAFile, NotASymlink, NotPermitted, ReadOnly
+from blobfs.concurrency import TakesLong, waiting
+from blobfs.errors import (
+    BlobfsError,
+    NotADirectory,
+    NotAFile,
+    NotASymlink,
+    NotPermitted,
+    ReadOnly,
+    Stale,
+)
 from blobfs.fuse.attributes import AttributeMapper
 from blobfs.vfs.nodes import (
     Attr,
@@ -246,11 +255,18 @@ class InodeTable:
         return nearest if nearest.position(number) < _MAX_FAMILY else None
 
     def _remade(self, number: InodeT) -> Inode:
-        """Make an inode that was dropped again; raises the errors of its node."""
+        """Make an inode that was dropped again; raises the errors of its node.
+
+        Raises Stale if that takes long: the kernel then looks its name up, which may take long.
+        """
         owner = self._owner(number)
         if owner is None:
             raise KeyError(number)
-        node = owner.family.node(owner.position(number))
+        try:
+            with waiting:
+                node = owner.family.node(owner.position(number))
+        except TakesLong:
+            raise Stale(f"{owner.family.key} is not open any more") from None
         attr = node.attr()
         return self._add(Inode(number, node, attr, self._mapper.entry(number, attr)))
 

@@ -26,6 +26,7 @@ from pyfuse3 import (
 )
 
 from blobfs import metrics
+from blobfs.concurrency import TakesLong, waiting
 from blobfs.drivers.base import Capacity, FileReader
 from blobfs.errors import (
     AttributeUnknown,
@@ -215,7 +216,13 @@ class ReadOnlyOperations(pyfuse3.Operations):
         """Return ``call(*args)``, which is a method of *node* or of a reader of it."""
         if isinstance(node, Directory) and node.takes_long:
             return await self._threads.run_in_thread(call, *args)
-        return await self._threads.run(call, *args) if node.asks_storage else call(*args)
+        if node.asks_storage:
+            return await self._threads.run(call, *args)
+        try:
+            with waiting:
+                return call(*args)
+        except TakesLong:
+            return await self._threads.run_in_thread(call, *args)
 
     @logs_errors
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:

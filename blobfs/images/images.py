@@ -183,9 +183,9 @@ class Images:
         repository.layers.stat(found.config.digest)
         return found
 
-    def opened(self, image: Image) -> RootFilesystem | None:
-        """Return the root filesystem of *image* if it is open; no I/O."""
-        return self._trees.get(image.tree)
+    def opened(self, tree: Digest) -> RootFilesystem | None:
+        """Return the root filesystem of the images with *tree* if it is open; no I/O."""
+        return self._trees.get(tree)
 
     def failure(self, image: Image) -> str:
         """Return the reason why an image has no root filesystem; empty if none is known."""

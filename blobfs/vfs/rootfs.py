@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
+from blobfs.concurrency import refuse_to_take_long
+from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import LayerInvalid
 from blobfs.images.image import Image
@@ -43,12 +46,18 @@ _KINDS: Final = {
 class Root:
     """A root filesystem in the tree, at *path*: the family of its files and symlinks.
 
-    *flatten_owners* gives its files to the owner of the mount.
+    *opened* returns it, and opens it if it is not open any more. *flatten_owners* gives its files
+    to the owner of the mount.
     """
 
     path: str
-    files: RootFilesystem
+    opened: Callable[[], RootFilesystem]
     flatten_owners: bool
+
+    @property
+    def files(self) -> RootFilesystem:
+        """The files; on the event loop it may raise TakesLong."""
+        return self.opened()
 
     @property
     def key(self) -> str:
@@ -65,7 +74,7 @@ class RootNode(Node):
     """An entry of a root filesystem: a device, a pipe or a socket, or the base of all others."""
 
     is_read_only = True
-    asks_storage = False  # the index answers
+    asks_storage = False  # the index answers, if it is open
     has_stored_xattrs = True
 
     root: Root
@@ -160,7 +169,7 @@ class RootfsDirectory(Directory):
 
     @property
     def is_ready(self) -> bool:
-        return self.images.opened(self.image) is not None
+        return self.images.opened(self.image.tree) is not None
 
     def prepare(self) -> None:
         self.images.rootfs(self.repository, self.image)
@@ -186,8 +195,16 @@ class RootfsDirectory(Directory):
         return {b"user.blobfs.state": os.fsencode(reason)} if reason else {}
 
     def _directory(self) -> RootDirectory:
-        files = self.images.rootfs(self.repository, self.image)
-        return RootDirectory(Root(self.path, files, self.flatten_owners), files.entry(ROOT))
+        root = Root(self.path, partial(self._reopened, self.image.tree), self.flatten_owners)
+        return RootDirectory(root, self.images.rootfs(self.repository, self.image).entry(ROOT))
+
+    def _reopened(self, tree: Digest) -> RootFilesystem:
+        """Return the root filesystem for its nodes, which the kernel may hold for days."""
+        found = self.images.opened(tree)
+        if found is None:
+            refuse_to_take_long()
+            found = self.images.rootfs(self.repository, self.image)
+        return found
 
 
 def _node(root: Root, entry: Entry) -> Node:

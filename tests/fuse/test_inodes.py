@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pyfuse3 import InodeT
 
-from blobfs.errors import NotFound
+from blobfs.concurrency import refuse_to_take_long
+from blobfs.errors import NotFound, Stale
 from blobfs.fuse.attributes import AttributeMapper
 from blobfs.fuse.inodes import Inode, InodeTable
 from blobfs.images.rootfs import ROOT, RootFilesystem
@@ -27,7 +28,7 @@ def files(tmp_path: Path) -> Iterator[RootFilesystem]:
 
 @pytest.fixture
 def children(files: RootFilesystem) -> list[Child]:
-    directory = RootDirectory(Root("/rootfs", files, False), files.entry(ROOT))
+    directory = RootDirectory(Root("/rootfs", lambda: files, False), files.entry(ROOT))
     return directory.children(NAMES)
 
 
@@ -106,7 +107,26 @@ def test_no_other_node_gets_the_number_of_a_dropped_inode(
     """[S3.3] Two that would get the same one do not."""
     first, *_ = _remember(table, children)
     place = first.number & (2**62 - 1)
-    other = RootDirectory(Root("/other", files, False), files.entry(ROOT)).children(NAMES[:1])
+    other = RootDirectory(Root("/other", lambda: files, False), files.entry(ROOT)).children(
+        NAMES[:1]
+    )
     monkeypatch.setattr("blobfs.fuse.inodes.hashed", lambda _key: place)
     [found] = _remember(table, other)
     assert found.number != first.number
+
+
+def test_inode_whose_image_is_not_open_any_more_is_looked_up_again(
+    table: InodeTable, files: RootFilesystem
+) -> None:
+    opened = [files]
+
+    def reopened() -> RootFilesystem:
+        if not opened:
+            refuse_to_take_long()
+        return files
+
+    root = Root("/rootfs", reopened, False)
+    first, *_ = _remember(table, RootDirectory(root, files.entry(ROOT)).children(NAMES))
+    opened.clear()
+    with pytest.raises(Stale):
+        table[first.number]

@@ -1,5 +1,6 @@
 """Images of a registry: what is read, once, and what cannot be shown."""
 
+import gc
 import json
 import os
 import threading
@@ -21,6 +22,8 @@ from blobfs.images.index_store import IndexStore
 from blobfs.images.rootfs import ROOT, RootFilesystem
 from blobfs.reference import RepositoryName
 from blobfs.storage.registry import Registry
+from blobfs.vfs.nodes import Directory, File, Node
+from blobfs.vfs.rootfs import RootfsDirectory
 from tests.support.layers import archive, image_blobs, member, store_image
 from tests.support.layout import APP, Layout
 
@@ -206,3 +209,29 @@ def test_image_without_room_for_its_index_is_not_read_again(stored: Stored) -> N
             stored.rootfs(digest, images)
     blob = paths.blob_data(Digest.of(image_blobs(LAYERS, compress=True)[0]))
     assert stored.driver.opened[blob] == 1
+
+
+def test_open_files_of_many_images_are_bounded(stored: Stored) -> None:
+    """The kernel may hold nodes of any number of images."""
+    images, repository = stored.images(), stored.registry.repository(APP)
+    nodes: list[Node] = []
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for number in range(150):
+        digest = store_image(stored.layout, archive(member(b"d/f", b"%d" % number)))
+        image = images.here(repository, digest)
+        root = RootfsDirectory(f"/{number}", images, repository, image, 0, flatten_owners=False)
+        nodes.append(root.lookup("d"))
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) - descriptors < 4 * 64 + 20
+    with waiting, pytest.raises(TakesLong):
+        _file_in(nodes[0])
+    for number, node in enumerate(nodes):
+        with _file_in(node).open() as reader:
+            assert reader.read_at(0, 9) == b"%d" % number
+
+
+def _file_in(directory: Node) -> File:
+    assert isinstance(directory, Directory)
+    found = directory.lookup("f")
+    assert isinstance(found, File)
+    return found
