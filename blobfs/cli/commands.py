@@ -32,13 +32,14 @@ _CONTEXT: Final = {
 _SECTIONS: Final = {
     "Mounting": ("mount", "umount"),
     "Looking": ("ls", "show", "stat", "cat", "diff", "index", "config"),
-    "Copying": ("cp",),
+    "Copying": ("cp", "sync", "backup", "restore"),
     "Changing": ("tag", "untag", "rm", "uploads"),
     "Maintenance": ("du", "verify", "gc", "prune", "trash", "undelete", "doctor"),
 }
 """The commands in the help, by section."""
 
 _MODULES: Final = {
+    "backup": "copy_command",
     "cat": "cat_command",
     "cp": "copy_command",
     "diff": "diff_command",
@@ -48,8 +49,10 @@ _MODULES: Final = {
     "index": "index_command",
     "ls": "ls_command",
     "prune": "prune_command",
+    "restore": "copy_command",
     "rm": "tag_command",
     "stat": "stat_command",
+    "sync": "copy_command",
     "tag": "tag_command",
     "trash": "prune_command",
     "undelete": "prune_command",

@@ -3,231 +3,131 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from functools import wraps
-from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from dataclasses import replace
+from typing import Final
 
 import click
 
-from blobfs.cli.completion import complete_storage
+from blobfs.cli.copy_options import CopyOptions, copying
 from blobfs.cli.copy_progress import CopyProgress
 from blobfs.cli.opening import Counts
 from blobfs.cli.output import DAMAGED, print_report
 from blobfs.cli.reports import Report
-from blobfs.cli.storage import Storage
-from blobfs.cli.types import DIRECTORY, FILE, HUMAN, JSON, LONG_HELP, Duration, Parsed, Size
-from blobfs.config.settings import default_state
-from blobfs.drivers.location import Location
-from blobfs.errors import MountRefused
-from blobfs.images.platforms import Platform
+from blobfs.cli.types import LONG_HELP
 from blobfs.transfer.copying import Copy, OpenCopy, threads
+from blobfs.transfer.mirroring import check_mirror
 from blobfs.transfer.outcome import failures
-from blobfs.transfer.places import Place, PlaceOptions, new_file
-from blobfs.transfer.registry import RegistryOptions
-from blobfs.transfer.route import Route, close_all, stop_all
-from blobfs.transfer.selection import Selection
 
-T = TypeVar("T", bound=Callable[..., Any])
+_DRY: Final = "nothing was changed, as --dry-run was given"
 
-_SOURCE: Final = click.argument("source", shell_complete=complete_storage)
-_TARGET: Final = click.argument("target", shell_complete=complete_storage)
-
-_OPTIONS: Final = (
-    click.option("--include", multiple=True, metavar="PATTERN",
-                 help="Copy only tags like this, such as 'team/*:v1.*'."),
-    click.option("--exclude", multiple=True, metavar="PATTERN", help="Copy no tags like this."),
-    click.option("--platform", type=Parsed("os/arch", Platform.parse),
-                 help="Copy of an index only the image for this platform, under its tag."),
-    click.option("--newer-than", type=Duration(), help="Copy only tags that were set since."),
-    click.option("--history", is_flag=True, help="Copy the images that a tag named before, too."),
-    click.option("--all", "everything", is_flag=True,
-                 help="Copy also manifests without a tag, single blobs, and the history."),
-    click.option("--link", is_flag=True,
-                 help="Make hard links or reflinks within one file system."),
-    click.option("--jobs", type=click.IntRange(1, 256),
-                 help="Copy so many items at once.  [default: 4, or 16 over a network]"),
-    click.option("--bwlimit", type=Size(), default="0", metavar="SIZE",
-                 help="Send so many bytes per second at most, such as 10M."),
-    click.option("--verify-target", is_flag=True, help="Read and verify what is there already."),
-    click.option("--fail-fast", is_flag=True, help="Stop at the first failure."),
-    click.option("--dry-run", is_flag=True, help="Show what would be sent."),
-    click.option("--state-dir", type=DIRECTORY,
-                 help="Journals, with which a run that was stopped goes on, and a later one is"
-                 " faster.  [default: /var/lib/blobfs or ~/.local/state/blobfs]"),
-    click.option("--restart", is_flag=True, help="Begin anew, and not where a run was stopped."),
-    click.option("--authfile", type=FILE, help="Logins of registries.  [default: those of podman"
-                 " and docker]"),
-    *(
-        option
-        for end, place in (("src", "SOURCE"), ("dest", "TARGET"))
-        for option in (
-            click.option(f"--{end}-tls-verify", type=bool, default=True, metavar="BOOL",
-                         help=f"Verify the certificate of {place}; without it HTTP is tried too."),
-            click.option(f"--{end}-cert-dir", type=DIRECTORY, help=f"Certificates for {place}."),
-            click.option(f"--{end}-authfile", type=FILE, help=f"Logins of {place}."),
-            click.option(f"--{end}-no-creds", is_flag=True, help=f"Do not log in to {place}."),
-        )
-    ),
-    HUMAN,
-    JSON,
-)  # fmt: skip
-
-
-_DRY: Final = "nothing was copied, as --dry-run was given"
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """The options of all commands that copy."""
-
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    platform: Platform | None
-    newer_than: float | None
-    history: bool
-    everything: bool
-    link: bool
-    jobs: int | None
-    bwlimit: int
-    verify_target: bool
-    fail_fast: bool
-    dry_run: bool
-    state_dir: Path | None
-    restart: bool
-    human: bool
-    as_json: bool
-    authfile: Path | None
-    src_tls_verify: bool
-    src_cert_dir: Path | None
-    src_authfile: Path | None
-    src_no_creds: bool
-    dest_tls_verify: bool
-    dest_cert_dir: Path | None
-    dest_authfile: Path | None
-    dest_no_creds: bool
-
-    def copy(self, source: str, target: str) -> Copy:
-        """Return the copy; raises MountRefused, NameInvalid."""
-        place = Place.parse(source, _location)
-        route = Route(
-            place,
-            new_file(place, Place.parse(target, _location)),
-            self._place_options("src"),
-            self._place_options("dest"),
-            bytes_per_s=self.bwlimit,
-            verifies_target=self.verify_target,
-        )
-        selection = Selection(
-            place.part, self.include, self.exclude, self.platform, self.newer_than,
-            self.history or self.everything, self.everything,
-        )  # fmt: skip
-        return Copy(route, selection)
-
-    @property
-    def states(self) -> Path:
-        """The directory of journals, which is made."""
-        directory = self.state_dir or default_state()
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return directory
-
-    def _place_options(self, end: str) -> PlaceOptions:
-        """Return the options of the source, ``src``, or of the target, ``dest``."""
-        given = os.environ.get(f"BLOBFS_{end.upper()}_CREDS")
-        user, colon, password = (given or "").partition(":")
-        if given and not colon:
-            raise MountRefused(f"BLOBFS_{end.upper()}_CREDS is not USER:PASSWORD")
-        registry = RegistryOptions(
-            tls_verify=getattr(self, f"{end}_tls_verify"),
-            cert_dir=getattr(self, f"{end}_cert_dir"),
-            authfile=getattr(self, f"{end}_authfile") or self.authfile,
-            anonymous=getattr(self, f"{end}_no_creds"),
-            credentials=(user, password) if given else None,
-        )
-        return PlaceOptions(self.link and end == "dest", self.states, registry)
-
-
-_NAMES: Final = {field.name for field in fields(_Options)}
-
-
-def _location(storage: str) -> Location:
-    return Storage.of_argument(storage).location
-
-
-def _copying(command: T) -> T:
-    """Add the arguments and options of a copy to a command, which takes them as *options*."""
-
-    @wraps(command)
-    def with_options(source: str, target: str, **given: object) -> object:
-        others: Any = {name: given.pop(name) for name in set(given) - _NAMES}
-        return command(source, target, options=_Options(**cast(Any, given)), **others)
-
-    decorated: Any = with_options
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
-    return cast(T, _SOURCE(_TARGET(decorated)))
+_DELETE: Final = click.option(
+    "--delete", is_flag=True, help="Remove tags and repositories that SOURCE does not have."
+)
 
 
 @click.command(context_settings=LONG_HELP, short_help="Copy images, blobs, or a whole registry.")
-@_copying
-def cp(source: str, target: str, *, options: _Options) -> None:
+@copying
+def cp(source: str, target: str, *, options: CopyOptions) -> None:
     """Copy images from SOURCE to TARGET, each blob once, verified.
 
-    A place is a storage: a directory, s3://bucket/prefix or a registry's config.yml, also a part
-    of it: STORAGE!/repository, STORAGE!/repository:tag, STORAGE!/repository@digest, or
-    STORAGE!/prefix/ for all repositories below a prefix.
+    A place is a storage, which is a directory, s3://bucket/prefix or a registry's config.yml; an
+    OCI image layout, oci:DIR or oci-archive:FILE; a registry over HTTP, docker://HOST; or for one
+    blob a file, or - for standard input and output.
+
+    A part of a place is PLACE!/repository, PLACE!/repository:tag, PLACE!/repository@digest, or
+    PLACE!/prefix/ for all repositories below a prefix. For a registry it is
+    docker://HOST/repository:tag, and for a layout also oci:DIR:repository:tag.
 
     Images have the same names in TARGET, unless it names others in the same form. They appear
-    there while the copy runs, each complete. What TARGET has is not sent again. A run that was
-    stopped goes on if the same command is given again.
+    there while the copy runs, each complete. What TARGET has is not sent again. If a run is
+    stopped, the same command goes on.
 
     Exits with 1 if something could not be copied, which is listed.
+
+    BLOBFS_SRC_CREDS and BLOBFS_DEST_CREDS can have a login, as USER:PASSWORD.
     """
-    _run(options.copy(source, target), options)
+    _run(options.copy(source, target, replaces=False), options, delete=False)
 
 
-def _run(copy: Copy, options: _Options) -> None:
+@click.command(context_settings=LONG_HELP, short_help="Copy, and remove what the source lost.")
+@copying
+@_DELETE
+def sync(source: str, target: str, *, options: CopyOptions, delete: bool) -> None:
+    """Copy as blobfs cp does, and with --delete remove from TARGET what SOURCE does not have.
+
+    Tags are removed, and repositories unless patterns are given, after everything was copied.
+    Nothing is removed if something could not be copied, or if SOURCE has no images. blobfs gc
+    frees the space in a storage.
+    """
+    _run(options.copy(source, target, replaces=True), options, delete=delete)
+
+
+@click.command(context_settings=LONG_HELP, short_help="Copy all of a registry to a backup.")
+@copying
+@_DELETE
+def backup(source: str, target: str, *, options: CopyOptions, delete: bool) -> None:
+    """Copy all of SOURCE to TARGET, such as oci:DIR: blobfs sync with --all."""
+    everything = replace(options, everything=True)
+    _run(everything.copy(source, target, replaces=True), everything, delete=delete)
+
+
+@click.command(context_settings=LONG_HELP, short_help="Copy a backup to a registry.")
+@copying
+def restore(source: str, target: str, *, options: CopyOptions) -> None:
+    """Copy the backup SOURCE, or a part of it, to TARGET: blobfs cp with --all."""
+    everything = replace(options, everything=True)
+    _run(everything.copy(source, target, replaces=False), everything, delete=False)
+
+
+def _run(copy: Copy, options: CopyOptions, *, delete: bool) -> None:
+    if delete:
+        check_mirror(copy.route, copy.selection)
     progress = CopyProgress(as_json=options.as_json)
-    state = None if options.dry_run else options.states / copy.journal
+    state = None if options.dry_run else options.states / f"cp-{copy.key}.db"
+    act = _show if options.dry_run else _transfer
     try:
         with threads(options.jobs, copy.route.source, copy.route.target) as workers:
             with Counts() as counts:
                 opened = copy.open(state, workers, counts.add, restart=options.restart)
             with opened:
-                if options.dry_run:
-                    _show_plan(opened, progress, options)
-                else:
-                    _transfer(opened, progress, options)
+                act(opened, progress, options, delete=delete)
     except KeyboardInterrupt:
-        stop_all()
         raise click.ClickException("stopped; run the same command again to go on") from None
-    finally:
-        close_all()
 
 
-def _transfer(opened: OpenCopy, progress: CopyProgress, options: _Options) -> None:
+def _transfer(
+    opened: OpenCopy, progress: CopyProgress, options: CopyOptions, *, delete: bool
+) -> None:
     """Copy, and print the outcome; exits with 1 after failures."""
     with progress.showing(opened.size):
         opened.run(progress, fail_fast=options.fail_fast)
+    kept = opened.delete(progress.deleted) if delete else None
     opened.finish()
     failed = list(failures(opened.catalog))
-    report = replace(progress.report(), damaged=len(failed))
-    notes = [*map(str, failed), f"{progress.seconds:.1f} s"]
+    notes = [*map(str, failed), *([] if kept is None else [kept])]
     if options.as_json:
         for failure in failed:
             click.echo(json.dumps({"event": "failure", **failure._asdict()}))
-        click.echo(json.dumps({**progress.summary(), "failures": len(failed)}))
-        if failed:
+        click.echo(json.dumps({**progress.summary(), "failures": len(failed), "kept": kept}))
+        if notes:
             sys.exit(DAMAGED)
-    else:
-        print_report(report, as_json=False, human=options.human, notes=notes)
+        return
+    report = replace(progress.report(), damaged=len(notes))
+    print_report(
+        report, as_json=False, human=options.human, notes=[*notes, f"{progress.seconds:.1f} s"]
+    )
 
 
-def _show_plan(opened: OpenCopy, progress: CopyProgress, options: _Options) -> None:
-    """Print what would be sent, by repository."""
-    opened.ask(progress)
+def _show(opened: OpenCopy, progress: CopyProgress, options: CopyOptions, *, delete: bool) -> None:
+    """Print what would be copied by repository, and what would be deleted."""
+    opened.ask(CopyProgress(as_json=False))
     report = Report(("repository", "tags", "blobs", "bytes"), opened.wanted())
-    print_report(report, as_json=options.as_json, human=options.human, notes=[_DRY])
+    kept = opened.delete(progress.would_delete, dry_run=True) if delete else None
+    if options.as_json:
+        for row in report.rows:
+            event = {"event": "plan", **dict(zip(report.columns, row, strict=True))}
+            click.echo(json.dumps(event))
+        return
+    notes = [*([] if kept is None else [kept]), _DRY]
+    print_report(report, as_json=False, human=options.human, notes=notes)

@@ -16,6 +16,7 @@ from blobfs.cli.notices import echo
 from blobfs.cli.opening import ByteBar
 from blobfs.cli.reports import Report, Row, human_size
 from blobfs.concurrency import CallLock
+from blobfs.transfer.mirroring import Surplus
 from blobfs.transfer.route import Fault
 from blobfs.transfer.target_tasks import Done, How
 
@@ -66,6 +67,21 @@ class CopyProgress:
             self._bar.note = self._current = f"{repository}:{name}"
         if self._as_json:
             self._print_event(kind, repository, name, result)
+
+    def deleted(self, found: Surplus) -> None:
+        """Print a tag or repository that was removed."""
+        self._print_deletion("removed", found)
+
+    def would_delete(self, found: Surplus) -> None:
+        """Print a tag or repository that a run would remove."""
+        self._print_deletion("would remove", found)
+
+    def _print_deletion(self, verb: str, found: Surplus) -> None:
+        if self._as_json:
+            event = {"event": verb, "repository": found.repository, "tag": found.tag}
+            click.echo(json.dumps(event))
+        else:
+            echo(f"{verb} {found}")
 
     def report(self) -> Report:
         """Return the table of what was copied in which way."""

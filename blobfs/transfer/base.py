@@ -172,6 +172,14 @@ class Target(Closing):
     def untag(self, repository: str, tag: Tag) -> None:
         """Remove a tag, and nothing else; a missing one is no error. Raises Unsupported."""
 
+    def remove(self, repository: str) -> None:
+        """Remove a repository, or at least its tags; a missing one is no error.
+
+        Raises Unsupported.
+        """
+        for tag in list(self.tags(repository)):
+            self.untag(repository, tag)
+
     def flush(self) -> None:
         """Make everything that was stored durable and visible."""
 

@@ -141,7 +141,7 @@ class Catalog(Closing):
 
     @classmethod
     def opened(cls, path: Path | None, copy: str, *, restart: bool = False) -> Self:
-        """Open or create the catalog of *copy*, a text that names its places and its selection.
+        """Open or create the catalog of *copy*, the key of its places and its selection.
 
         A copy that has ended, and with *restart* any, begins anew. Raises MountRefused if the file
         is no catalog of this copy, or another process uses it.
@@ -150,16 +150,15 @@ class Catalog(Closing):
             connection = sqlite3.connect(path or "", timeout=0, isolation_level=None)
         except sqlite3.Error as exc:
             raise MountRefused(
-                f"--state {path}: {exc}; give a file in a directory that exists and that you may"
-                " write"
+                f"{path}: {exc}; give --state-dir a directory that exists and that you may write"
             ) from None
         try:
             return cls._prepared(connection, path, copy, restart=restart)
         except sqlite3.Error as exc:
             connection.close()
             is_used = exc.sqlite_errorcode == sqlite3.SQLITE_BUSY
-            advice = " by another copy; wait until it has ended" if is_used else "; give another"
-            raise MountRefused(f"--state {path}: {exc}{advice}") from None
+            advice = " by another copy; wait until it has ended" if is_used else "; remove the file"
+            raise MountRefused(f"{path}: {exc}{advice}") from None
         except BaseException:
             connection.close()
             raise
@@ -181,11 +180,11 @@ class Catalog(Closing):
                 f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {_VERSION}; COMMIT"
             )
         elif version != _VERSION:
-            raise MountRefused(f"--state {path} is of another version of blobfs; remove the file")
+            raise MountRefused(f"{path} is of another version of blobfs; remove the file")
         catalog = cls(connection, path)
         found = connection.execute("SELECT name, ended FROM copy").fetchone()
         if found and found[0] != copy:
-            raise MountRefused(f"--state {path} is of {found[0]}, not of {copy}; give another")
+            raise MountRefused(f"{path} is of another copy; remove it")
         if restart or found is None or found[1] is not None:
             catalog._begin(copy)
         return catalog

@@ -23,6 +23,7 @@ from blobfs.transfer.target_tasks import (
     ManifestItem,
     TagItem,
     ask,
+    ask_tags,
     put_manifests,
     send,
     set_tags,
@@ -77,11 +78,14 @@ _MANIFESTS: Final = f"""
     JOIN repository ON repository.id = manifest.repository
     WHERE part = :part AND manifest.state = 'wanted' AND level = :level AND NOT {UNMET}
 """
-_TAGS: Final = """
+_WANTED_TAGS: Final = """
     SELECT tag.id, repository.id, target, tag.name, tag.digest, history FROM tag
     JOIN repository ON repository.id = tag.repository
-    JOIN manifest ON manifest.repository = tag.repository AND manifest.digest = tag.digest
-    WHERE part = :part AND tag.state = 'wanted' AND manifest.state = 'there'
+    WHERE part = :part AND tag.state = 'wanted'
+"""
+_TAGS: Final = f"""{_WANTED_TAGS} AND EXISTS (
+    SELECT 1 FROM manifest WHERE manifest.repository = tag.repository
+    AND manifest.digest = tag.digest AND manifest.state = 'there')
 """
 
 _STATES: Final = {Cause.GONE: State.GONE, Cause.REJECTED: State.REJECTED}
@@ -128,9 +132,10 @@ class Copier:
                 raise Interrupted(f"stopped at the first failure: {next(failures(self._catalog))}")
 
     def ask(self) -> None:
-        """Ask the target for the blobs of all parts, and change nothing."""
+        """Ask the target for the blobs and tags of all parts, and change nothing."""
         for part in self._catalog.parts():
             self._ask(part)
+            self._ask_tags(part)
 
     def _store(self, part: int) -> None:
         self._ask(part)
@@ -204,6 +209,14 @@ class Copier:
             self._set_states("tag", batch, results)
             for (_, item), result in zip(batch, results, strict=True):
                 self._note("tag", item.target, item.tag, result)
+
+    def _ask_tags(self, part: int) -> None:
+        rows = self._catalog.queue(_WANTED_TAGS, _BATCH, part=part)
+        batches = (self._with_history(batch) for batch in rows)
+        call = partial(_ask_tags, self._route)
+        for batch, results in self._workers.run(call, lambda: next(batches, None)):
+            there = [each for each, found in zip(batch, results, strict=True) if found]
+            self._set_states("tag", there, [Done(How.THERE)] * len(there))
 
     def _with_history(self, batch: Sequence[Row]) -> list[tuple[int, TagItem]]:
         """Return tags with their numbers, and the part of their history that is in the target."""
@@ -290,6 +303,10 @@ def _put_manifests(route: Route, batch: Sequence[Row]) -> list[Done | Fault]:
             for _, origin, target, digest, size in batch
         ],
     )
+
+
+def _ask_tags(route: Route, batch: Sequence[tuple[int, TagItem]]) -> list[bool]:
+    return ask_tags(route, [item for _, item in batch])
 
 
 def _set_tags(route: Route, batch: Sequence[tuple[int, TagItem]]) -> list[Done | Fault]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from blobfs.concurrency import ThreadPool
 from blobfs.drivers.base import Closing
@@ -15,13 +16,20 @@ from blobfs.inventory.inventory import Workers
 from blobfs.transfer.base import Progress
 from blobfs.transfer.catalog import Catalog
 from blobfs.transfer.copier import Copier, Feedback
+from blobfs.transfer.mirroring import Surplus, delete, surplus
+from blobfs.transfer.outcome import failures
 from blobfs.transfer.places import Kind, Place, check_pair
 from blobfs.transfer.planner import Planner
-from blobfs.transfer.route import Route, ends_of
+from blobfs.transfer.route import Route, close_all, ends_of, stop_all
 from blobfs.transfer.selection import Selection
+
+T = TypeVar("T")
 
 LOCAL_JOBS: Final = 4
 REMOTE_JOBS: Final = 16
+
+_END_S: Final = 10.0
+"""The longest wait for transfers that were stopped."""
 
 _SURVEYED: Final = 1000
 """Blobs of a plan from which on the content of a target is learnt as a whole."""
@@ -51,17 +59,11 @@ class Copy:
         check_pair(self.route.source, self.route.target)
 
     @property
-    def name(self) -> str:
-        """The places and the selection, as the catalog keeps them."""
-        source, target = self.route.source, self.route.target
-        return f"{source} to {target}, {self.selection}"
-
-    @property
-    def journal(self) -> str:
-        """The name of the catalog's file, the same for all names of the places."""
+    def key(self) -> str:
+        """16 digits that are the same for all names of the places, and for the same selection."""
         source, target = self.route.source, self.route.target
         name = f"{source.key} {source.part} {target.key} {target.part} {self.selection}"
-        return f"cp-{sha256(name.encode()).hexdigest()[:16]}.db"
+        return sha256(name.encode()).hexdigest()[:16]
 
     def open(
         self, state: Path | None, workers: Workers, progress: Progress, *, restart: bool = False
@@ -71,7 +73,7 @@ class Copy:
         *state* is the catalog's file, which is temporary if it is None. Raises MountRefused,
         NameInvalid, AccessDenied, StorageUnavailable.
         """
-        catalog = Catalog.opened(state, self.name, restart=restart)
+        catalog = Catalog.opened(state, self.key, restart=restart)
         try:
             ends = ends_of(self.route)
             if self.selection.part.is_everything and self.route.source.kind is not Kind.FILE:
@@ -114,6 +116,20 @@ class OpenCopy(Closing):
         """
         return self.catalog.rows(_WANTED)
 
+    def delete(self, deleted: Callable[[Surplus], None], *, dry_run: bool = False) -> str | None:
+        """Delete what the source does not have, after everything was copied.
+
+        *deleted* is called with each. Returns the reason if nothing may be deleted.
+        """
+        if next(failures(self.catalog), None) is not None:
+            return "nothing was deleted, as something could not be copied"
+        if not self.catalog.one("SELECT 1 FROM tag LIMIT 1"):
+            return "nothing was deleted, as the source has no images; is it mounted?"
+        for found in list(surplus(self.planner)):
+            if dry_run or delete(self.copy.route, found):
+                deleted(found)
+        return None
+
     def finish(self) -> None:
         """Complete the target, and remove the journal."""
         ends_of(self.copy.route).target.finish()
@@ -124,10 +140,39 @@ class OpenCopy(Closing):
         Copier(self.planner, feedback).ask()
 
 
+class _Tracked:
+    """Executor that knows which calls have not ended."""
+
+    def __init__(self, pool: ThreadPool) -> None:
+        self._pool = pool
+        self._running: set[Future[Any]] = set()
+
+    def submit(self, call: Callable[[], T], /) -> Future[T]:
+        future = self._pool.submit(call)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        return future
+
+    def have_ended(self, within_s: float) -> bool:
+        """Wait up to *within_s*; True if all calls have ended."""
+        return not wait(list(self._running), within_s).not_done
+
+
 @contextmanager
 def threads(jobs: int | None, *places: Place) -> Iterator[Workers]:
-    """Yield *jobs* threads, by default as many as suit the places."""
+    """Yield *jobs* threads, by default as many as suit the places.
+
+    At the end the ends of all routes are closed. After an error the transfers are stopped before.
+    """
     is_local = all(place.root is not None or place.kind is Kind.FILE for place in places)
     count = jobs or (LOCAL_JOBS if is_local else REMOTE_JOBS)
     with closing(ThreadPool("copy", count)) as pool:
-        yield Workers(pool, count)
+        tracked = _Tracked(pool)
+        try:
+            yield Workers(tracked, count)
+        except BaseException:
+            stop_all()
+            raise
+        finally:
+            if tracked.have_ended(_END_S):
+                close_all()

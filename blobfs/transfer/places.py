@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from blobfs.digest import Digest
 from blobfs.drivers.location import Location, local_root
 from blobfs.errors import MountRefused, NameInvalid
 from blobfs.reference import Tag
 from blobfs.transfer.base import Source, Target
+from blobfs.transfer.layout import ArchiveSource, ArchiveTarget, LayoutSource, LayoutTarget
+from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget
 from blobfs.transfer.selection import EVERYTHING, Part
-
-if TYPE_CHECKING:
-    from blobfs.transfer.registry import RegistryOptions
+from blobfs.transfer.storage import StorageSource
+from blobfs.transfer.storage_target import StorageTarget
 
 _PART: Final = "!/"
 
@@ -171,12 +172,14 @@ def _check_nesting(source: Place, target: Place) -> None:
 class PlaceOptions:
     """The options of one place.
 
-    With *link_files* a storage gets hard links or reflinks. Surveys are kept in *state_dir*.
+    With *link_files* a storage gets hard links or reflinks. Surveys are kept in *state_dir*. With
+    *replaces* an archive that exists gets more images, by a new one in its place.
     """
 
     link_files: bool = False
     state_dir: Path | None = None
-    registry: RegistryOptions | None = None
+    replaces: bool = False
+    registry: RegistryOptions = field(default_factory=RegistryOptions)
 
 
 DEFAULTS: Final = PlaceOptions()
@@ -187,20 +190,15 @@ def open_source(place: Place, options: PlaceOptions = DEFAULTS) -> Source:
 
     Raises MountRefused, PathNotFound, AccessDenied, StorageUnavailable.
     """
-    match place.kind:
-        case Kind.STORAGE if place.location is not None:
-            from blobfs.transfer.storage import StorageSource  # noqa: PLC0415  (as below)
-
-            return StorageSource(place.location, state_dir=options.state_dir)
-        case Kind.REGISTRY:
-            from blobfs.transfer.registry import (  # noqa: PLC0415  (urllib3 is slow to import)
-                RegistryOptions,
-                RegistrySource,
-            )
-
-            return RegistrySource(
-                place.host, options.registry or RegistryOptions(), place.part.repository
-            )
+    match place:
+        case Place(kind=Kind.STORAGE, location=Location() as location):
+            return StorageSource(location, state_dir=options.state_dir)
+        case Place(kind=Kind.LAYOUT, path=Path() as path):
+            return LayoutSource(path)
+        case Place(kind=Kind.ARCHIVE, path=Path() as path):
+            return ArchiveSource(path)
+        case Place(kind=Kind.REGISTRY):
+            return RegistrySource(place.host, options.registry, place.part.repository)
     raise MountRefused(f"cannot copy from {place}. {_PAIRS}")
 
 
@@ -209,18 +207,13 @@ def open_target(place: Place, options: PlaceOptions = DEFAULTS) -> Target:
 
     Raises MountRefused, PathNotFound, AccessDenied, StorageUnavailable.
     """
-    match place.kind:
-        case Kind.STORAGE if place.location is not None:
-            from blobfs.transfer.storage_target import StorageTarget  # noqa: PLC0415  (as below)
-
-            return StorageTarget(place.location, link_files=options.link_files)
-        case Kind.REGISTRY:
-            from blobfs.transfer.registry import (  # noqa: PLC0415  (urllib3 is slow to import)
-                RegistryOptions,
-                RegistryTarget,
-            )
-
-            return RegistryTarget(
-                place.host, options.registry or RegistryOptions(), place.part.repository
-            )
+    match place:
+        case Place(kind=Kind.STORAGE, location=Location() as location):
+            return StorageTarget(location, link_files=options.link_files)
+        case Place(kind=Kind.LAYOUT, path=Path() as path):
+            return LayoutTarget(path)
+        case Place(kind=Kind.ARCHIVE, path=Path() as path):
+            return ArchiveTarget(path, replace=options.replaces)
+        case Place(kind=Kind.REGISTRY):
+            return RegistryTarget(place.host, options.registry, place.part.repository)
     raise MountRefused(f"cannot copy to {place}. {_PAIRS}")

@@ -28,6 +28,9 @@ from blobfs.transfer.source_tasks import (
 _BATCH: Final = 16
 """Tags or manifests that one task reads."""
 
+_NAMELESS: Final = {Kind.LAYOUT, Kind.ARCHIVE, Kind.FILE}
+"""Places whose images need no name of a repository."""
+
 _ADD_BLOB: Final = "INSERT OR IGNORE INTO blob (digest, size) VALUES (?, ?)"
 _ADD_LINK: Final = (
     "INSERT OR IGNORE INTO link SELECT ?, id, ?, 'wanted', NULL FROM blob WHERE digest = ?"
@@ -51,9 +54,9 @@ class Planner:
         self.catalog = catalog
         self.workers = workers
         self.route = route
-        self._selection = selection
+        self.selection = selection
         self._progress = progress
-        self.naming = Naming(route.source.part, route.target.part)
+        self.naming = Naming(route.source.part, route.target.part, route.target.kind in _NAMELESS)
 
     def plan(self) -> None:
         """Complete the plan, unless it is complete.
@@ -74,7 +77,7 @@ class Planner:
             self.catalog,
             self.workers,
             replace(self.route, second_look=True),
-            self._selection,
+            self.selection,
         )
 
     def walk(self) -> None:
@@ -87,13 +90,13 @@ class Planner:
                 return
 
     def _names(self) -> Iterable[str]:
-        part = self._selection.part
+        part = self.selection.part
         if self.route.source.kind is Kind.FILE:
             return [""]
         if part.repository is not None:
             return [part.repository]
         found = ends_of(self.route).source.repositories()
-        return filter(self._selection.wants_repository, found)
+        return filter(self.selection.wants_repository, found)
 
     def _add_repositories(self) -> None:
         with self.catalog.transaction() as db:
@@ -113,7 +116,7 @@ class Planner:
                     ) from None
 
     def _list_repositories(self) -> None:
-        call = partial(_list, self.route, self._selection)
+        call = partial(_list, self.route, self.selection)
         waiting = self.catalog.queue("SELECT id, name FROM repository WHERE state = 'unread'", 1)
         for [(number, _)], found in self.workers.run(call, lambda: next(waiting, None)):
             with self.catalog.transaction() as db:
@@ -127,7 +130,7 @@ class Planner:
             self._progress("repositories", 1)
 
     def _read_tags(self) -> None:
-        call = partial(read_tags, self.route, self._selection, self.catalog.began)
+        call = partial(read_tags, self.route, self.selection, self.catalog.began)
         waiting = self.catalog.queue(
             "SELECT tag.id, repository.name, tag.name FROM tag"
             " JOIN repository ON repository.id = repository WHERE tag.state = 'unread'",

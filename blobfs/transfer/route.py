@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +34,7 @@ _PAUSES_S: Final = (0.5, 2.0, 8.0)
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The source and the target of a copy. A pickled route has no credentials.
+    """The source and the target of a copy, without credentials.
 
     The source of a *second_look* asks the place again for what the first one has learnt.
     """
@@ -115,13 +116,25 @@ def ends_of(route: Route) -> Ends:
 
 
 def _open(route: Route) -> Ends:
-    source = open_source(route.source, route.source_options)
+    source = open_source(route.source, _with_login(route.source_options, "BLOBFS_SRC_CREDS"))
     if route.second_look:
         first = ends_of(replace(route, second_look=False))
         ends = Ends(source, first.target, route.bytes_per_s)
         ends.on_bytes = first.on_bytes
         return ends
-    return Ends(source, open_target(route.target, route.target_options), route.bytes_per_s)
+    target = open_target(route.target, _with_login(route.target_options, "BLOBFS_DEST_CREDS"))
+    return Ends(source, target, route.bytes_per_s)
+
+
+def _with_login(options: PlaceOptions, variable: str) -> PlaceOptions:
+    """Return options with the login in a variable of this process, ``USER:PASSWORD``."""
+    given = os.environ.get(variable)
+    if not given:
+        return options
+    user, colon, password = given.partition(":")
+    if not colon:
+        raise MountRefused(f"{variable} is not USER:PASSWORD")
+    return replace(options, registry=replace(options.registry, credentials=(user, password)))
 
 
 def stop_all() -> None:

@@ -111,10 +111,14 @@ def _matches(pattern: str, repository: str, tag: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """The names that the repositories and tags of the part *source* have in the part *target*."""
+    """The names that the repositories and tags of the part *source* have in the part *target*.
+
+    A place that *may_be_nameless* has images without the name of a repository.
+    """
 
     source: Part
     target: Part
+    may_be_nameless: bool = False
 
     def __post_init__(self) -> None:
         """Raise MountRefused if *target* cannot name what *source* does."""
@@ -130,7 +134,7 @@ class Naming:
         """Return the name in the target; raises MountRefused, NameInvalid."""
         if self.target.repository is not None:
             return self.target.repository
-        if not name:
+        if not name and not self.may_be_nameless:
             raise MountRefused(
                 "the source has no name of a repository; name one in the target, as !/repository"
             )

@@ -197,6 +197,9 @@ class StorageTarget(Target):
             self._registry.repository(repository).tags.untag(tag)
         self._view.note_tag(repository, tag, None)
 
+    def remove(self, repository: str) -> None:
+        self._registry.remove(RepositoryName(repository))
+
     def flush(self) -> None:
         self._driver.flush()
 

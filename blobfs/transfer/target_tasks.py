@@ -144,6 +144,12 @@ def _put_manifest(ends: Ends, item: ManifestItem) -> Done:
     return Done(How.SENT, len(payload))
 
 
+def ask_tags(route: Route, batch: Sequence[TagItem]) -> list[bool]:
+    """Return for each tag if it names its manifest in the target."""
+    ends = ends_of(route)
+    return [ends.attempt(partial(_tagged, ends, item)) == item.digest for item in batch]
+
+
 def set_tags(route: Route, batch: Sequence[TagItem]) -> list[Done | Fault]:
     """Set tags to manifests that are stored."""
     ends = ends_of(route)

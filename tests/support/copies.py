@@ -102,9 +102,7 @@ class Copies:
         source, target = (Place.parse(str(path)) for path in (self.source, self.target))
         with (
             threads(2, source, target) as workers,
-            Copy(Route(source, target), Selection()).open(
-                self.state, workers, lambda *_: None
-            ) as copy,
+            Copy(Route(source, target), Selection()).open(None, workers, lambda *_: None) as copy,
         ):
             yield copy
         close_all()

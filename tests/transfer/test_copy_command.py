@@ -134,3 +134,18 @@ def test_a_place_is_not_copied_into_itself(copies: Copies) -> None:
     name = f"{copies.source}!/copy/"
     assert invoke("cp", copies.source, name, "--state-dir", copies.state).exit_code == 0
     assert set(copies.tags(copies.source)) == {"team/app:v1", "copy/team/app:v1"}
+
+
+def test_a_dry_run_shows_what_would_be_sent(copies: Copies) -> None:
+    """[S22.10] With `--dry-run` the places are read, and nothing is changed"""
+    copies.put_image("v1", b"config", b"layer")
+    copies.put_image("v1", b"config", b"layer", name=OTHER)
+    result = copies.cp("--dry-run", "--json")
+    assert not copies.target.exists()
+    assert not copies.has_journal()
+    [other, app] = map(json.loads, result.stdout.splitlines())
+    assert other == {"event": "plan", "repository": "other", "tags": 1, "blobs": 2, "bytes": 11}
+    assert app == {"event": "plan", "repository": "team/app", "tags": 1, "blobs": 0, "bytes": 0}
+    copies.cp()
+    result = copies.cp("--dry-run")
+    assert [line.split()[1:] for line in result.stdout.splitlines()[1:]] == [["0", "0", "0"]] * 2

@@ -1,0 +1,102 @@
+"""``blobfs sync``, ``backup`` and ``restore``."""
+
+from pathlib import Path
+
+import pytest
+
+from blobfs import paths
+from blobfs.digest import Digest
+from blobfs.reference import RepositoryName, Tag
+from tests.support.command import invoke
+from tests.support.copies import Copies, Noted
+from tests.support.layout import APP
+
+OTHER = RepositoryName("other")
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> Copies:
+    """A target that is a copy of the source, whose tag ``v2`` and repository ``other`` go then."""
+    copies = Copies(tmp_path)
+    copies.put_image("v1", b"config", b"layer")
+    copies.put_image("v2", b"config", b"another layer")
+    copies.put_image("v1", b"config", b"layer", name=OTHER)
+    assert copies.cp().exit_code == 0
+    copies.layout.driver.delete(paths.tag(APP, Tag("v2")))
+    copies.layout.driver.delete(paths.repository(OTHER))
+    return copies
+
+
+def test_sync_deletes_what_the_source_lost_only_where_asked(copies: Copies) -> None:
+    """[S22.8] `blobfs sync` copies as `cp` does. With `--delete` it then removes the tags"""
+    assert copies.run("sync").exit_code == 0
+    assert set(copies.tags()) == {"team/app:v1", "team/app:v2", "other:v1"}
+    result = copies.run("sync", "--delete", "--dry-run")
+    assert "would remove other" in result.stderr
+    assert set(copies.tags()) == {"team/app:v1", "team/app:v2", "other:v1"}
+    result = copies.run("sync", "--delete")
+    assert result.exit_code == 0
+    assert "removed team/app:v2" in result.stderr
+    assert set(copies.tags()) == {"team/app:v1"}
+    assert not any(path.startswith("repositories/other/") for path in copies.files(copies.target))
+
+
+def test_only_what_is_selected_is_deleted(copies: Copies) -> None:
+    """[S22.8] that the selection has and the source does not"""
+    assert copies.run("sync", "--delete", "--include", "*:v1").exit_code == 0
+    assert set(copies.tags()) == {"team/app:v1", "team/app:v2"}
+    assert copies.run("sync", "--delete", source="!/team/").exit_code == 0
+    assert set(copies.tags()) == {"team/app:v1"}
+
+
+def test_nothing_is_deleted_after_a_failure(copies: Copies) -> None:
+    """[S22.8] Nothing is removed if something could not be copied, or without images"""
+    copies.put_image("bad", b"config", b"missing")
+    copies.blob(copies.source, Digest.of(b"missing")).unlink()
+    result = copies.run("sync", "--delete")
+    assert result.exit_code == 1
+    assert "nothing was deleted" in result.stderr
+    assert set(copies.tags()) == {"team/app:v1", "team/app:v2", "other:v1"}
+
+
+@pytest.mark.parametrize("state", ["empty", "missing", "no registry"])
+def test_an_empty_source_empties_no_target(copies: Copies, state: str) -> None:
+    """[S22.8] Nothing is removed if something could not be copied, or without images"""
+    copies.source.rename(copies.directory / "unmounted")
+    if state != "missing":
+        copies.source.mkdir()
+    if state == "empty":
+        (copies.source / "docker/registry/v2/repositories").mkdir(parents=True)
+    result = copies.run("sync", "--delete")
+    assert result.exit_code == 1
+    assert result.stderr
+    assert set(copies.tags()) == {"team/app:v1", "team/app:v2", "other:v1"}
+
+
+def test_a_tag_that_the_source_got_meanwhile_stays(copies: Copies) -> None:
+    """A push into both places beside a sync."""
+    with copies.opened() as copy:
+        copy.run(Noted())
+        copies.put_image("v2", b"config", b"another layer")
+        removed: list[str] = []
+        assert copy.delete(lambda found: removed.append(str(found))) is None
+    assert removed == ["other"]
+    assert set(copies.tags()) == {"team/app:v1", "team/app:v2"}
+
+
+@pytest.mark.parametrize("place", ["oci:{}/backup", "oci-archive:{}/backup.tar"])
+def test_a_backup_restores_the_same_registry(copies: Copies, place: str) -> None:
+    """[S22.9] with the history of tags, manifests without a tag, and single blobs"""
+    archive = place.format(copies.directory)
+    copies.put_image("v1", b"config", b"new layer")
+    copies.put_image("", b"untagged config", b"untagged layer")
+    copies.layout.layer(b"single")
+    state = ("--state-dir", copies.state)
+    for _ in range(2):
+        assert invoke("backup", copies.source, archive, *state).exit_code == 0
+    restored = copies.directory / "restored"
+    assert invoke("restore", archive, restored, *state).exit_code == 0
+    assert copies.files(restored) == copies.files(copies.source)
+    one = copies.directory / "one"
+    assert invoke("restore", f"{archive}!/team/app:v1", one, *state).exit_code == 0
+    assert set(copies.tags(one)) == {"team/app:v1"}
