@@ -28,8 +28,10 @@ from blobfs.transfer.layout.store import LayoutReader
 
 INDEX: Final = "index.json"
 LAYOUT: Final = "oci-layout"
+BLOBS: Final = "blobs"
+HOLES: Final = "holes"
 
-_BLOB: Final = re.compile(r"blobs/([a-z0-9]+)/([0-9a-f]+)")
+_BLOB: Final = re.compile(r"(blobs|holes)/([a-z0-9]+)/([0-9a-f]+)")
 _COMPRESSED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")
 _MAX_INDEX: Final = 2**28
 
@@ -49,11 +51,13 @@ class Extent(NamedTuple):
 class Archive:
     """The members of an archive, by blob and by name.
 
-    *blobs_end* is the end of the last blob, and *fault* says why nothing after it can be read.
+    *holes* are members of partial archives for blobs that are not complete. *blobs_end* is the end
+    of the last blob or hole, and *fault* says why nothing after it can be read.
     """
 
     def __init__(self, fd: int, size: int) -> None:
         self.blobs: dict[Digest, Extent] = {}
+        self.holes: dict[Digest, Extent] = {}
         self.others: dict[str, Extent] = {}
         self.blobs_end = 0
         self.fault = ""
@@ -76,7 +80,7 @@ class Archive:
         elif is_file and extent.offset + extent.size > size:
             raise LayerInvalid(f"it ends within {name}")
         elif is_file and digest:
-            self.blobs[digest] = extent
+            (self.holes if name.startswith(HOLES) else self.blobs)[digest] = extent
             self.blobs_end = extent.end
         elif is_file and name in {INDEX, LAYOUT, "manifest.json"}:
             self.others[name] = extent
@@ -142,17 +146,12 @@ class ArchiveReader(LayoutReader):
             self.fd = -1
 
 
-def blob_name(digest: Digest) -> str:
-    """Return the name of a blob in a layout."""
-    return f"blobs/{digest.algorithm}/{digest.encoded}"
-
-
 def _named(path: bytes) -> tuple[str, Digest | None]:
     """Return the name of a member without ``./`` before it, and the digest of a blob."""
     name = path.decode("ascii", "replace").removeprefix("./")
     found = _BLOB.fullmatch(name)
     try:
-        return name, None if found is None else Digest(found[1], found[2])
+        return name, None if found is None else Digest(found[2], found[3])
     except DigestInvalid:
         return name, None
 

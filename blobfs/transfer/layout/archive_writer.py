@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tarfile
-import tempfile
 from collections.abc import Iterable
 from operator import itemgetter
 from pathlib import Path
@@ -15,17 +14,32 @@ from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.filelock import EXCLUSIVE, lock
 from blobfs.drivers.oserrors import os_errors
-from blobfs.errors import BlobUnknown, Busy, Corrupt, MountRefused, StorageUnavailable
+from blobfs.errors import (
+    BlobUnknown,
+    Busy,
+    Corrupt,
+    DigestMismatch,
+    MountRefused,
+    StorageUnavailable,
+)
 from blobfs.images.sparse import BLOCK
 from blobfs.transfer.layout import entries
-from blobfs.transfer.layout.archive import INDEX, LAYOUT, Archive, ArchiveReader, Extent, blob_name
+from blobfs.transfer.layout.archive import (
+    BLOBS,
+    HOLES,
+    INDEX,
+    LAYOUT,
+    Archive,
+    ArchiveReader,
+    Extent,
+)
 from blobfs.transfer.layout.directory import append_durably, sync_directory
 from blobfs.transfer.layout.notes import parse_notes
 from blobfs.transfer.layout.store import LayoutWriter
 from blobfs.transfer.layout.target import IndexedTarget
 
 _SMALL: Final = 2**20
-"""The largest blob in bytes that is received in memory; others are received in a file."""
+"""The largest blob in bytes that is received in memory."""
 
 _STEP: Final = 2**22
 """Bytes that are copied at a time."""
@@ -35,8 +49,10 @@ class ArchiveWriter(LayoutWriter):
     """Writes ``FILE.partial``, and renames it to *file* at the end. Thread-safe.
 
     The members are blobs that were verified; the last two are the index and ``oci-layout``. A
-    partial file of a killed copy is continued. Else the blobs of an archive that is replaced are
-    copied into it first.
+    large blob is received in a member of another name, a hole, so that several are received at
+    once. A hole that stays, as its blob could not be received, is zeros in the archive. A partial
+    file of a killed copy is continued. Else the blobs of an archive that is replaced are copied
+    into it first.
 
     The lock is held while a member is appended. From ``begin`` to ``close`` the partial file has a
     lock of the kernel.
@@ -104,68 +120,81 @@ class ArchiveWriter(LayoutWriter):
             _copy(self._old.fd, fd, self._old.archive.blobs_end, 0)
             os.fsync(fd)
         new.archive = Archive(fd, os.fstat(fd).st_size)
-        self._end = self._durable_end(new)
+        self._verify(new)
+        self._end = new.archive.blobs_end
         os.ftruncate(fd, self._end)
-        new.archive = Archive(fd, self._end)
         self._fd = fd
 
-    def _durable_end(self, new: ArchiveReader) -> int:
-        """Return the end of the blobs, before the first whose bytes a crash has damaged.
-
-        Members up to a blob with a note are durable.
-        """
+    def _verify(self, new: ArchiveReader) -> None:
+        """Make holes of blobs that a crash has damaged; those with a note are durable."""
         blobs = new.archive.blobs
-        noted = (blobs.get(note.descriptor.digest) for note in parse_notes(self.notes())
-                 if note.descriptor)  # fmt: skip
-        end = max((extent.end for extent in noted if extent), default=0)
-        for digest, extent in sorted(blobs.items(), key=itemgetter(1)):
-            if extent.offset >= end:
+        noted = {
+            blobs.get(note.descriptor.digest)
+            for note in parse_notes(self.notes())
+            if note.descriptor is not None
+        }
+        for digest, extent in list(blobs.items()):
+            if extent not in noted:
                 try:
                     with new.open(digest) as reader:
                         for _ in digest.verified(reader.chunks()):
                             pass
                 except Corrupt:
-                    return end
-                end = extent.end
-        return new.archive.blobs_end
+                    del blobs[digest]
+                    header = _header(BLOBS, digest, extent.size)
+                    start = extent.offset - len(header)
+                    if os.pread(new.fd, len(header), start) == header:  # not of another program
+                        _write(new.fd, _header(HOLES, digest, extent.size), start)
+                        new.archive.holes[digest] = extent
 
     def put(self, blob: Digest, chunks: Iterable[bytes], size: int) -> None:
         if size <= _SMALL:
-            self._append(blob, content=b"".join(blob.verified(chunks)))
+            content = b"".join(blob.verified(chunks))
+            header = _header(BLOBS, blob, len(content))
+            with self._lock:
+                start = self._append(header, content) + len(header)
+                self._opened.archive.blobs[blob] = Extent(start, len(content))
             return
-        with os_errors(self.place), tempfile.TemporaryFile(dir=self._file.parent) as staged:
+        extent = self._hole(blob, size)
+        with os_errors(self.place):
+            position, end = extent.offset, extent.offset + size
             for chunk in blob.verified(chunks):
-                staged.write(chunk)
-            staged.flush()
-            self._append(blob, staged=staged.fileno())
-
-    def _append(self, blob: Digest, content: bytes = b"", staged: int | None = None) -> None:
-        """Append a blob, which is *content* or the file *staged*."""
-        size = len(content) if staged is None else os.fstat(staged).st_size
-        info = tarfile.TarInfo(blob_name(blob))
-        info.size = size
+                if position + len(chunk) > end:
+                    break
+                _write(self._fd, chunk, position)
+                position += len(chunk)
+            if position != end:
+                raise DigestMismatch(f"the content of blob {blob} has not {size} bytes")
+            header = _header(BLOBS, blob, size)
+            _write(self._fd, header, extent.offset - len(header))
         with self._lock:
-            start = self._add(info, content, staged)
-            self._opened.archive.blobs[blob] = Extent(start, size)
+            self._opened.archive.blobs[blob] = extent
+            del self._opened.archive.holes[blob]
 
-    def _add(self, info: tarfile.TarInfo, content: bytes = b"", staged: int | None = None) -> int:
-        """Append a member, and return the offset of its content; the caller has the lock."""
-        info.mode = 0o444
-        header = info.tobuf(tarfile.PAX_FORMAT)
-        start = self._end + len(header)
-        padding = bytes(-info.size % BLOCK)
+    def _hole(self, blob: Digest, size: int) -> Extent:
+        """Return the hole for a blob, perhaps of an attempt before."""
+        header = _header(HOLES, blob, size)
+        with self._lock:
+            holes = self._opened.archive.holes
+            if blob not in holes or holes[blob].size != size:
+                start = self._append(header) + len(header)
+                holes[blob] = Extent(start, size)
+                self._end = holes[blob].end
+                with os_errors(self.place):
+                    os.ftruncate(self._fd, self._end)
+            return holes[blob]
+
+    def _append(self, header: bytes, content: bytes = b"") -> int:
+        """Append a member, and return its start; the caller has the lock."""
+        start = self._end
+        data = header + content + bytes(-len(content) % BLOCK)
         with os_errors(self.place):
             try:
-                if staged is None:
-                    _write(self._fd, header + content + padding, self._end)
-                else:
-                    _write(self._fd, header, self._end)
-                    _copy(staged, self._fd, info.size, start)
-                    _write(self._fd, padding, start + info.size)
+                _write(self._fd, data, start)
             except BaseException:
-                os.ftruncate(self._fd, self._end)
+                os.ftruncate(self._fd, start)
                 raise
-        self._end = start + info.size + len(padding)
+        self._end = start + len(data)
         return start
 
     @property
@@ -175,12 +204,12 @@ class ArchiveWriter(LayoutWriter):
         return self._new
 
     def alias(self, blob: Digest, canonical: Digest) -> None:
-        info = tarfile.TarInfo(blob_name(canonical))
-        info.type, info.linkname = tarfile.LNKTYPE, blob_name(blob)
+        info = tarfile.TarInfo(_name(BLOBS, canonical))
+        info.type, info.linkname = tarfile.LNKTYPE, _name(BLOBS, blob)
         with self._lock:
             blobs = self._opened.archive.blobs
             if canonical not in blobs:
-                self._add(info)
+                self._append(_block(info))
                 blobs[canonical] = blobs[blob]
 
     def add_notes(self, lines: bytes) -> None:
@@ -194,11 +223,12 @@ class ArchiveWriter(LayoutWriter):
 
     def finish(self, index: bytes) -> None:
         with self._lock, os_errors(self.place):
+            self._clear_holes()
             end = self._end
             for name, content in ((INDEX, index), (LAYOUT, entries.LAYOUT)):
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
-                self._add(info, content)
+                self._append(_block(info), content)
             _write(self._fd, bytes(2 * BLOCK), self._end)
             self._end = end
             os.fsync(self._fd)
@@ -211,6 +241,17 @@ class ArchiveWriter(LayoutWriter):
                 self._old.close()
             self._opened.archive.blobs_end = end
             self._old, self._new, self._fd = self._new, None, -1
+
+    def _clear_holes(self) -> None:
+        """Remove the holes at the end, and fill the others with zeros."""
+        holes = self._opened.archive.holes
+        for blob, hole in sorted(holes.items(), key=itemgetter(1), reverse=True):
+            if hole.end == self._end:
+                self._end = hole.offset - len(_header(HOLES, blob, hole.size))
+                os.ftruncate(self._fd, self._end)
+                del holes[blob]
+            else:
+                _clear(self._fd, hole)
 
     def close(self) -> None:
         for reader in (self._old, self._new):
@@ -225,6 +266,28 @@ def _is_at(path: Path, fd: int) -> bool:
         return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:
         return False
+
+
+def _name(directory: str, digest: Digest) -> str:
+    return f"{directory}/{digest.algorithm}/{digest.encoded}"
+
+
+def _header(directory: str, digest: Digest, size: int) -> bytes:
+    """Return the header of a blob or a hole, which are equally long."""
+    info = tarfile.TarInfo(_name(directory, digest))
+    info.size = size
+    return _block(info)
+
+
+def _block(info: tarfile.TarInfo) -> bytes:
+    info.mode = 0o444
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+def _clear(fd: int, hole: Extent) -> None:
+    """Replace the bytes of a hole by zeros."""
+    for offset in range(hole.offset, hole.end, _STEP):
+        _write(fd, bytes(min(_STEP, hole.end - offset)), offset)
 
 
 def _write(fd: int, content: bytes, offset: int) -> None:

@@ -116,9 +116,9 @@ class IndexedSource(Source):
 
     def _of(self, repository: str) -> list[Entry]:
         found = self._entries.get(repository)
-        if found is None:
+        if found is None and repository:
             raise RepositoryUnknown(repository)
-        return found
+        return found or []
 
     def _entry(self, repository: str, tag: Tag) -> Entry:
         """Return the entry of a tag.

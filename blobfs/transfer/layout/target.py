@@ -72,7 +72,7 @@ class IndexedTarget(Target):
     def put_blob(self, repository: str, blob: Descriptor, chunks: Iterable[bytes]) -> None:
         self._store.begin()
         self._put(blob.digest, chunks, blob.size)
-        self._add_blob(repository, blob)
+        self._add_blob(repository, blob, is_new=True)
 
     def _put(self, digest: Digest, chunks: Iterable[bytes], size: int) -> None:
         """Store bytes under *digest*, and also under the canonical digest."""
@@ -89,9 +89,9 @@ class IndexedTarget(Target):
         self._store.put(digest, hashed(), size)
         self._store.alias(digest, Digest(CANONICAL, hasher.hexdigest()))
 
-    def _add_blob(self, repository: str, blob: Descriptor) -> None:
+    def _add_blob(self, repository: str, blob: Descriptor, *, is_new: bool = False) -> None:
         with self._lock:
-            if self._read(repository).add_blob(blob):
+            if self._read(repository).add_blob(blob) or is_new:
                 self._new.append(Note(repository, Descriptor(blob.digest, blob.size)))
 
     def has_manifest(self, repository: str, manifest: Descriptor) -> bool:

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from blobfs.digest import Descriptor, Digest
-from blobfs.errors import BlobUnknown, Busy, Corrupt, MountRefused, NotAFile, Unsupported
+from blobfs.errors import (
+    BlobUnknown,
+    Busy,
+    Corrupt,
+    DigestMismatch,
+    MountRefused,
+    NotAFile,
+    Unsupported,
+)
 from blobfs.reference import Tag
 from blobfs.transfer.layout import ArchiveSource, ArchiveTarget, LayoutSource, LayoutTarget
 from tests.support import images
@@ -21,6 +29,7 @@ LATEST = Tag("latest")
 CONTENT = bytes(range(256)) * 12_000  # more than is received in memory
 BLOB = Descriptor(Digest.of(CONTENT), len(CONTENT))
 NAME = f"blobs/sha256/{BLOB.digest.encoded}"
+LAYOUT = "oci-layout"
 INDEX = b'{"schemaVersion":2,"manifests":[]}'
 
 
@@ -128,6 +137,25 @@ def test_several_threads_write_one_archive(tmp_path: Path) -> None:
         assert content_of(source)["app"].blobs == set(map(Digest.of, contents))
     with tarfile.open(tmp_path / "copy.tar") as tar:
         assert [info.name for info in tar][-2:] == ["index.json", "oci-layout"]
+
+
+def test_a_large_blob_that_fails_leaves_room_for_the_next_attempt_or_zeros(tmp_path: Path) -> None:
+    file = tmp_path / "copy.tar"
+    contents = [bytes([n]) * (2**20 + n) for n in range(1, 4)]
+    blobs = [Descriptor(Digest.of(each), len(each)) for each in contents]
+    with ArchiveTarget(file) as target:
+        for blob, content in zip(blobs, contents, strict=True):
+            for wrong in (content[:-1], content + b"+", content[:-1] + b"-"):
+                with pytest.raises(DigestMismatch):
+                    target.put_blob("app", blob, [wrong])
+        target.put_blob("app", blobs[1], [contents[1]])
+        target.finish()
+    with ArchiveSource(file) as source:
+        assert content_of(source)["app"].blobs == {blobs[1].digest}
+    with tarfile.open(file) as tar:
+        members = {info.name: tar.extractfile(info) for info in tar}
+    assert list(members)[1:] == [f"blobs/sha256/{blobs[1].digest.encoded}", "index.json", LAYOUT]
+    assert file.read_bytes().count(b"\1") == 0
 
 
 def test_bytes_that_a_crash_has_damaged_are_sent_again(tmp_path: Path) -> None:
