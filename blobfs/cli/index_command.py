@@ -54,7 +54,8 @@ def index(
 ) -> None:
     """Make the indexes of images in STORAGE, so that their first use reads no layer.
 
-    A REPOSITORY without a tag means all its tags; REPOSITORY@DIGEST is possible, too. Of an image
+    A REPOSITORY without a tag means all its tags, but for signatures and other things that are no
+    images; REPOSITORY@DIGEST is possible, too. Of an image
     index the images of all platforms are indexed. Each layer is read once and verified. Mounts and
     commands find the indexes in --index-dir.
 
@@ -90,7 +91,11 @@ def _wanted(
         except BROKEN as exc:
             yield _Wanted(reference, repository, None, str(exc))
         else:
-            yield from _images(repository, images, reference, digest)
+            for each in _images(repository, images, reference, digest):
+                if each.image is not None and each.image.is_artifact:
+                    echo(f"{reference}: skipped, it is no image")
+                else:
+                    yield each
 
 
 def _images(

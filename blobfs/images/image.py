@@ -23,6 +23,13 @@ from blobfs.timestamps import parse_time
 _MAX_INDEXES: Final = 64
 """Nested indexes that are read; tools nest one or two."""
 
+_CONFIGS: Final = {
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+}
+_OF_LAYERS: Final = (".image.layer.", ".image.rootfs.")
+"""Media types of configs of images, and parts of those of their layers."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -61,6 +68,13 @@ class Image:
         layers = [f"{layer.descriptor.digest} {layer.diff_id}" for layer in self.layers]
         return Digest.of("\n".join([str(self.created_ns), *layers]).encode())
 
+    @property
+    def is_artifact(self) -> bool:
+        """True for a signature, a chart or another thing that is stored like an image."""
+        types = [layer.descriptor.media_type for layer in self.layers]
+        has_layers = any(part in each for each in types for part in _OF_LAYERS)
+        return self.config.media_type not in _CONFIGS or bool(types and not has_layers)
+
     @classmethod
     def read(cls, repository: Repository, digest: Digest) -> Image:
         """Read the image of a manifest, which is no index.
@@ -94,19 +108,23 @@ class Leaf(NamedTuple):
     platform: Platform | None
 
 
-def images_of(repository: Repository, digest: Digest) -> Mapping[Platform | None, Digest]:
+def images_of(
+    repository: Repository,
+    digest: Digest,
+    broken: tuple[type[BlobfsError], ...] = (NotFound, Corrupt),
+) -> Mapping[Platform | None, Digest]:
     """Return the manifests of images that a revision leads to, by platform, in the index's order.
 
     A manifest that is no index leads to itself. Of two images for a platform the first counts.
-    Raises ManifestUnknown, Corrupt; a child that is missing or damaged is left out.
+    Raises ManifestUnknown, Corrupt; a child with an error that is *broken* is left out.
     """
     found: dict[Platform | None, Digest] = {}
-    for leaf in leaves_of(repository, digest):
+    for leaf in leaves_of(repository, digest, broken):
         if leaf.digest == digest:
             return {None: digest}
         try:
             platform = leaf.platform or Image.read(repository, leaf.digest).platform
-        except (NotFound, Corrupt):
+        except broken:
             continue
         if platform is not None:
             found.setdefault(platform, leaf.digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import weakref
 from collections import OrderedDict
@@ -49,6 +50,11 @@ _FAILURES: Final = 1024
 
 _FAILED_FOR_S: Final = 60.0
 """Time in which a layer that cannot be indexed is not read again."""
+
+_INCOMPLETE_FOR_S: Final = 1.0
+"""Time in which an index whose images are not all there is not read again."""
+
+_Platforms = Mapping[Platform | None, Digest]
 
 _INDEXING: Final = ThreadPool("indexing", 2)
 """Threads that read whole layers, few so that a mount has time for its requests."""
@@ -132,21 +138,33 @@ class Images:
         self._on_read = on_read
         self._spans = SpanCache()
         metrics.IMAGE_SPANS.watch(self._spans)
-        self._platforms: _Recent[Digest, Mapping[Platform | None, Digest]] = _Recent(_IMAGES)
+        self._platforms: _Recent[Digest, tuple[_Platforms, float]] = _Recent(_IMAGES)
         self._images: _Recent[Digest, Image] = _Recent(_IMAGES)
         self._trees: _Recent[Digest, RootFilesystem] = _Recent(_TREES)
         self._indexes: _Recent[Digest, LayerIndex] = _Recent(_INDEXES)
         self._failures: _Recent[Digest | Layer, tuple[BlobfsError, float]] = _Recent(_FAILURES)
         self._running: SingleFlight[Digest, RootFilesystem] = SingleFlight()
 
-    def platforms(self, repository: Repository, digest: Digest) -> Mapping[Platform | None, Digest]:
-        """Return the images that a revision leads to; see ``images_of``."""
+    def platforms(self, repository: Repository, digest: Digest) -> _Platforms:
+        """Return the images that a revision leads to; see ``images_of``.
+
+        If one is missing or damaged, they are looked at again after _INCOMPLETE_FOR_S, or after ten
+        times as long as that takes.
+        """
         repository.manifests.links.stat(digest)
-        found = self._platforms.get(digest)
-        if found is not None:
+        found, until = self._platforms.get(digest) or ({}, 0.0)
+        if time.monotonic() < until:
             return found
         refuse_to_take_long()
-        return self._platforms.put(digest, images_of(repository, digest))
+        began_at, until = time.monotonic(), math.inf
+        try:
+            found = images_of(repository, digest, broken=())
+        except (NotFound, Corrupt):
+            found = images_of(repository, digest)
+            now = time.monotonic()
+            until = now + max(_INCOMPLETE_FOR_S, 10 * (now - began_at))
+        self._platforms.put(digest, (found, until))
+        return found
 
     def here(self, repository: Repository, digest: Digest) -> Image:
         """Return the image for this machine that a revision leads to, or the first.

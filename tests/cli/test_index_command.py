@@ -144,3 +144,32 @@ def test_bar_is_for_a_terminal_only(capsys: pytest.CaptureFixture[str]) -> None:
     with ByteBar("Indexing").showing(100):
         pass
     assert capsys.readouterr().err == ""
+
+
+OCI = "application/vnd.oci.image"
+SIGNATURE = "application/vnd.dev.cosign.simplesigning.v1+json"
+
+
+@pytest.mark.parametrize(
+    ("config", "layer"),
+    [
+        (f"{OCI}.config.v1+json", SIGNATURE),
+        ("application/vnd.cncf.helm.config.v1+json", "application/vnd.cncf.helm.chart.v1.tar+gzip"),
+        ("application/vnd.oci.empty.v1+json", f"{OCI}.layer.v1.tar"),
+    ],
+)
+def test_things_that_are_no_images_are_skipped(
+    layout: Layout, storage: Path, config: str, layer: str
+) -> None:
+    """[S21.20] Signatures and other things that are no images are skipped."""
+    document: Json = {
+        "schemaVersion": 2,
+        "mediaType": f"{OCI}.manifest.v1+json",
+        "config": descriptor(layout.layer(b"{}"), size=2, media_type=config),
+        "layers": [descriptor(layout.layer(b"signature"), size=9, media_type=layer)],
+    }
+    layout.tag(layout.revision(as_bytes(document)), Tag("sha256-12.sig"))
+    ended = index(storage, APP)
+    assert ended.exit_code == 0
+    assert "sha256-12.sig: skipped, it is no image" in ended.stderr
+    assert index(storage, f"{APP}:sha256-12.sig").exit_code == 1

@@ -21,11 +21,13 @@ from blobfs.images.images import Images
 from blobfs.images.index_store import IndexStore
 from blobfs.images.rootfs import ROOT, RootFilesystem
 from blobfs.reference import RepositoryName
+from blobfs.storage.manifest import OCI_INDEX, OCI_MANIFEST
 from blobfs.storage.registry import Registry
 from blobfs.vfs.nodes import Directory, File, Node
 from blobfs.vfs.rootfs import RootfsDirectory
-from tests.support.layers import archive, image_blobs, member, store_image
-from tests.support.layout import APP, Layout
+from tests.support.layers import archive, image_blobs, member, store_blobs, store_image
+from tests.support.layout import APP, LATEST, Json, Layout, as_bytes, descriptor
+from tests.support.mounts import eventually
 
 OTHER = RepositoryName("other")
 LAYERS = (archive(member(b"a", b"1")), archive(member(b"b", b"2" * 100_000)))
@@ -235,3 +237,17 @@ def _file_in(directory: Node) -> File:
     found = directory.lookup("f")
     assert isinstance(found, File)
     return found
+
+
+def test_image_of_an_index_is_found_when_it_is_pushed_later(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blobfs.images.images._INCOMPLETE_FOR_S", 0.0)
+    images, repository = stored.images(), stored.registry.repository(APP)
+    blobs = image_blobs(LAYERS)
+    child: Json = {"mediaType": OCI_MANIFEST, **descriptor(Digest.of(blobs[-1]))}
+    document: Json = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [child]}
+    index = stored.layout.revision(as_bytes(document))
+    assert not images.platforms(repository, index)
+    digest = store_blobs(stored.layout, blobs, LATEST)
+    eventually(lambda: list(images.platforms(repository, index).values()) == [digest])
