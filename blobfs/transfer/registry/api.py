@@ -29,9 +29,10 @@ from blobfs.errors import (
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.manifest import MEDIA_TYPES, SCHEMA_1, SIGNED_SCHEMA_1
 from blobfs.transfer.registry.authorization import Scope
-from blobfs.transfer.registry.client import Answer, Call, RegistryClient
+from blobfs.transfer.registry.client import Call, RegistryClient
 from blobfs.transfer.registry.options import RegistryOptions
 from blobfs.transfer.registry.referrers import referrers_in
+from blobfs.transfer.registry.responses import Answer
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +70,12 @@ class RegistryApi(Closing):
     ) -> Call:
         """Return a request below a repository; *more* are the scopes beside its own."""
         name = self._name(repository)
-        scope = Scope(repository, (f"repository:{name}:{self._actions}", *more))
+        scope = Scope(repository, (self.scope(repository, self._actions), *more))
         return Call(method, f"/v2/{name}/{path}", scope, **details)
 
-    def scope_of(self, repository: str) -> str:
-        """Return the scope of reading a repository."""
-        return f"repository:{self._name(repository)}:pull"
+    def scope(self, repository: str, actions: str) -> str:
+        """Return a scope of a token."""
+        return f"repository:{self._name(repository)}:{actions}"
 
     def repositories(self) -> Iterator[str]:
         """Yield the names of all repositories in order, or that of the only one in use."""

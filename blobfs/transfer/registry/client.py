@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import random
 import re
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +20,6 @@ from blobfs.errors import (
     AccessDenied,
     BlobfsError,
     Corrupt,
-    MountRefused,
     NameInvalid,
     NotFound,
     StorageFull,
@@ -35,6 +31,15 @@ from blobfs.notifications.envelope import USER_AGENT
 from blobfs.transfer.registry.authorization import Authorization, Scope
 from blobfs.transfer.registry.logins import Logins
 from blobfs.transfer.registry.options import RegistryOptions, allowed_schemes, ssl_context
+from blobfs.transfer.registry.pools import Pools
+from blobfs.transfer.registry.responses import (
+    NO_SPACE,
+    Answer,
+    body_of,
+    discard,
+    failure_of,
+    message_of,
+)
 
 T = TypeVar("T")
 
@@ -42,8 +47,8 @@ _HOST: Final = re.compile(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 _HUB: Final = "registry-1.docker.io"
 
 _ATTEMPTS: Final = 7
-_FIRST_ATTEMPTS: Final = 2
-"""Index of the last attempt as long as no request has succeeded: the host may be wrong."""
+_FIRST_ATTEMPTS: Final = 3
+"""Attempts as long as no request has succeeded: the host may be wrong."""
 
 _FIRST_DELAY_S: Final = 0.2
 _LONGEST_DELAY_S: Final = 10.0
@@ -52,18 +57,10 @@ _REDIRECTS: Final = 5
 
 _CONNECT_S: Final = 15.0
 _READ_S: Final = 60.0
-_BODY_S: Final = 300.0
-"""Time in which a body in memory must come."""
-
+_BODY_SIZE: Final = 4 * 2**20
 _PIECE: Final = 256 * 1024
 """Bytes of a request that are sent together, within _CONNECT_S."""
 
-_CONNECTIONS: Final = 32
-_AT_ONCE: Final = 64 * 1024
-_ERROR_SIZE: Final = 64 * 1024
-_SHOWN: Final = 300  # characters of a server's message
-_BODY_SIZE: Final = 4 * 2**20
-_NO_SPACE: Final = "no space left"
 
 _NO_SCOPE: Final = Scope("", ())
 
@@ -87,16 +84,6 @@ class Call:
     read_s: float = _READ_S
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A response with its whole body; *url* is that of the request."""
-
-    url: str
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
 class RegistryClient(Closing):
     """The connections to one registry. Thread-safe.
 
@@ -109,11 +96,7 @@ class RegistryClient(Closing):
             raise NameInvalid(f"not the host[:port] of a registry: {host[:160]!r}")
         self.host = host
         self._schemes = allowed_schemes(host, options)
-        if not options.tls_verify:  # the user has chosen it
-            urllib3.disable_warnings(exceptions.InsecureRequestWarning)
-        self._pool = urllib3.PoolManager(
-            num_pools=8, maxsize=_CONNECTIONS, ssl_context=ssl_context(host, options)
-        )
+        self._pools = Pools(ssl_context(host, options))
         self._auth = Authorization(host, Logins(host, options), self._fetch_token, options)
         self._base: str | None = None
         self._connecting: SingleFlight[str, str] = SingleFlight()
@@ -122,7 +105,7 @@ class RegistryClient(Closing):
 
     def close(self) -> None:
         self._closed.set()
-        self._pool.clear()
+        self._pools.close()
 
     def ask(self, call: Call) -> Answer:
         """Make a request, and read the body of the response, of at most ``call.limit`` bytes.
@@ -133,14 +116,16 @@ class RegistryClient(Closing):
 
         def read(response: BaseHTTPResponse, url: str) -> Answer:
             headers = {name.lower(): value for name, value in response.headers.items()}
-            body = _body(response, call.limit, self.host)
+            body = body_of(response, call.limit, self.host)
             return Answer(url, response.status, headers, body)
 
-        return self._retried(call, read)
+        return self.retrying(lambda: self._attempt(call, read), call.attempts)
 
     def open(self, call: Call) -> BaseHTTPResponse:
         """Make a request, and return the response, whose body the caller reads; raises as ask."""
-        return self._retried(call, lambda response, _: response)
+        return self.retrying(
+            lambda: self._attempt(call, lambda response, _: response), call.attempts
+        )
 
     def resolve(self, url: str, location: str) -> str:
         """Return the URL that a header of the response from *url* names.
@@ -161,14 +146,19 @@ class RegistryClient(Closing):
             raise Corrupt(f"{self.host}: a response leads to an invalid URL")
         return found.geturl()
 
-    def waits(self, attempts: int = _ATTEMPTS) -> Iterator[int]:
-        """Yield the numbers of *attempts*, after a growing delay from the second time on."""
-        for attempt in range(attempts):
-            if attempt:
-                longest = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2 ** (attempt - 1))
-                self._wait(longest * random.uniform(0.5, 1))
-            self._wait(min(self._not_before_s - time.monotonic(), _LONGEST_RETRY_AFTER_S))
-            yield attempt
+    def retrying(self, call: Callable[[], T], attempts: int = _ATTEMPTS) -> T:
+        """Return the result of *call*; it is repeated, with delays, while it is unavailable."""
+        attempt = 0
+        while True:
+            self._wait(self._not_before_s - time.monotonic())
+            try:
+                return call()
+            except StorageUnavailable:
+                attempt += 1
+                if attempt >= (_FIRST_ATTEMPTS if self._base is None else attempts):
+                    raise
+            longest_s = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2 ** (attempt - 1))
+            self._wait(longest_s * random.uniform(0.5, 1))
 
     def is_own(self, url: str) -> bool:
         """True if *url* is at the registry itself, so that it may get the authorization."""
@@ -177,18 +167,6 @@ class RegistryClient(Closing):
     def _wait(self, delay_s: float) -> None:
         if delay_s > 0 and self._closed.wait(delay_s):
             raise StorageUnavailable(f"{self.host}: the connection is closed")
-
-    def _retried(self, call: Call, read: Callable[[BaseHTTPResponse, str], T]) -> T:
-        failure: StorageUnavailable | None = None
-        for attempt in self.waits(call.attempts):
-            try:
-                return self._attempt(call, read)
-            except StorageUnavailable as exc:
-                failure = exc
-                if self._base is None and attempt >= _FIRST_ATTEMPTS:
-                    break
-        assert failure is not None  # noqa: S101
-        raise failure
 
     def _attempt(self, call: Call, read: Callable[[BaseHTTPResponse, str], T]) -> T:
         url = urljoin(self._connected(), call.url)
@@ -199,7 +177,7 @@ class RegistryClient(Closing):
                 break
             if location is None:
                 break
-            _discard(response)
+            discard(response)
             url = self.resolve(url, location)
             response = self._authorized(call, url)
         if 200 <= response.status < 300 or response.status in call.also:
@@ -214,7 +192,7 @@ class RegistryClient(Closing):
         response = self._send_with(header, call, url)
         challenges = response.headers.getlist("WWW-Authenticate")
         if response.status == 401 and self._auth.learn(challenges, call.scope, header):
-            _discard(response)
+            discard(response)
             response = self._send_with(self._auth.header(call.scope), call, url)
         return response
 
@@ -239,7 +217,7 @@ class RegistryClient(Closing):
             if response.status in {200, 401, 403}:
                 self._base = base
                 challenges = response.headers.getlist("WWW-Authenticate")
-                _discard(response)
+                discard(response)
                 if response.status == 401:
                     self._auth.note(challenges)
                 return base
@@ -255,7 +233,7 @@ class RegistryClient(Closing):
         response = self._send(method, url, headers, body, _READ_S)
         if response.status == 429 or response.status >= 500:
             raise self._error(Call(method, "token", _NO_SCOPE), response)
-        return response.status, _body(response, _BODY_SIZE, self.host)
+        return response.status, body_of(response, _BODY_SIZE, self.host)
 
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, read_s: float
@@ -268,7 +246,7 @@ class RegistryClient(Closing):
             own["Content-Length"] = str(len(body))
             pieces = (body[begin : begin + _PIECE] for begin in range(0, len(body), _PIECE))
         try:
-            return self._pool.request(
+            return self._pools.of(url).request(
                 method,
                 url,
                 body=pieces,
@@ -285,91 +263,21 @@ class RegistryClient(Closing):
     def _error(self, call: Call, response: BaseHTTPResponse) -> BlobfsError:
         """Return the error for a response, after its body is read."""
         status = response.status
-        text = _message(response)
+        text = message_of(response)
         path = urlsplit(call.url).path.removeprefix("/v2/")
         line = f"{self.host}: {call.method} of {path[:200]}: {status} {text}".rstrip()
         if status in {401, 403}:
             return AccessDenied(f"{line}; {self._auth.hint(call.scope.repository)}")
         if status == 404:
             return NotFound(line)
-        if status == 507 or _NO_SPACE in text:
+        if status == 507 or NO_SPACE in text:
             return StorageFull(line)
         if status in {429, 503}:
             after = response.headers.get("Retry-After", "")
             if re.fullmatch("[0-9]{1,6}", after):
-                self._not_before_s = time.monotonic() + int(after)
+                delay_s = min(int(after), _LONGEST_RETRY_AFTER_S)
+                self._not_before_s = time.monotonic() + delay_s
             return StorageOverloaded(line)
         if status >= 500 or status == 408:
             return StorageUnavailable(line)
         return Unsupported(line)
-
-
-def _body(response: BaseHTTPResponse, limit: int, host: str) -> bytes:
-    """Read a body; raises Corrupt if it is too large, and StorageUnavailable."""
-    pieces: list[bytes] = []
-    size = 0
-    end_s = time.monotonic() + _BODY_S
-    try:
-        while piece := response.read1(_AT_ONCE):
-            pieces.append(piece)
-            size += len(piece)
-            if size > limit:
-                raise Corrupt(f"{host}: a response is larger than {limit} bytes")
-            if time.monotonic() > end_s:
-                raise StorageUnavailable(f"{host}: a response takes too long")
-    except (exceptions.HTTPError, OSError) as exc:
-        response.close()
-        raise failure_of(host, exc) from None
-    except BlobfsError:
-        response.close()
-        raise
-    response.release_conn()
-    return b"".join(pieces)
-
-
-def _discard(response: BaseHTTPResponse) -> None:
-    """Read a short body, so that the connection can be used again."""
-    try:
-        _body(response, _ERROR_SIZE, "")
-    except BlobfsError:
-        response.close()
-
-
-def _message(response: BaseHTTPResponse) -> str:
-    """Return the code and the message of an error's body, shortened and printable."""
-    try:
-        body = _body(response, _ERROR_SIZE, "")
-        match json.loads(body):
-            case {"errors": [{"code": str(code), **rest}, *_]}:
-                message = f"{code}: {rest.get('message')}"
-            case _:
-                return ""
-        match rest.get("detail"):
-            case {"Enclosed": {"Err": errno.ENOSPC | errno.EDQUOT}}:  # distribution's, on Linux
-                message += f" ({_NO_SPACE})"
-    except (BlobfsError, ValueError, RecursionError):
-        return ""
-    return "".join(c if c.isprintable() else "?" for c in message[:_SHOWN])
-
-
-def failure_of(host: str, exc: Exception) -> BlobfsError:
-    """Return the error for a failed connection; urllib3's text may contain the URL."""
-    causes = [exc, exc.__cause__, exc.__context__, *exc.args]
-    for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return MountRefused(
-                f"{host}: its certificate is refused: {cause.verify_message}; give the "
-                "certificate of its CA in a directory with --cert-dir"
-            )
-        if isinstance(cause, ssl.SSLError):
-            return StorageUnavailable(f"{host}: TLS with it fails: {cause.reason}")
-    match exc:
-        case exceptions.NameResolutionError():
-            reason = "its name cannot be resolved"
-        case exceptions.NewConnectionError(__cause__=OSError(strerror=str(strerror))):
-            reason = strerror
-        case exceptions.TimeoutError():
-            reason = "it does not respond in time"
-        case _:
-            reason = f"the connection failed ({type(exc).__name__})"
-    return StorageUnavailable(f"{host}: {reason}")

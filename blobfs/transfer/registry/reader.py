@@ -11,7 +11,7 @@ from blobfs.digest import Descriptor
 from blobfs.drivers.base import FileReader
 from blobfs.errors import BlobUnknown, Corrupt, NotFound, StorageUnavailable
 from blobfs.transfer.registry.api import RegistryApi
-from blobfs.transfer.registry.client import failure_of
+from blobfs.transfer.registry.responses import failure_of
 
 _AT_ONCE: Final = 2**20
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+|\*)")
@@ -38,15 +38,7 @@ class BlobReader(FileReader):
         size = min(size, self.size - offset)
         if size <= 0:
             return b""
-        failure: StorageUnavailable | None = None
-        for _ in self._api.client.waits():
-            try:
-                return self._read(offset, size)
-            except StorageUnavailable as exc:
-                failure = exc
-                self.close()
-        assert failure is not None  # noqa: S101
-        raise failure
+        return self._api.client.retrying(lambda: self._read(offset, size))
 
     def close(self) -> None:
         response, self._response = self._response, None
@@ -63,8 +55,10 @@ class BlobReader(FileReader):
         try:
             piece = response.read(size)
         except (exceptions.HTTPError, OSError) as exc:
+            self.close()
             raise failure_of(self._api.host, exc) from None
         if len(piece) != size:
+            self.close()
             raise StorageUnavailable(f"{self._api.host}: blob {self._blob.digest} ends early")
         self._position += size
         return piece
@@ -73,7 +67,9 @@ class BlobReader(FileReader):
         """Return a response whose body begins at *offset*."""
         digest = self._blob.digest
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        call = self._api.call("GET", self._repository, f"blobs/{digest}", headers=headers)
+        call = self._api.call(
+            "GET", self._repository, f"blobs/{digest}", headers=headers, attempts=1
+        )
         try:
             response = self._api.client.open(call)
         except NotFound:

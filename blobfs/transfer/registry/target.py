@@ -20,9 +20,9 @@ from blobfs.reference import Tag
 from blobfs.transfer.base import Outline, Target
 from blobfs.transfer.outlines import outline_of
 from blobfs.transfer.registry.api import RegistryApi
-from blobfs.transfer.registry.client import Answer
 from blobfs.transfer.registry.options import RegistryOptions
 from blobfs.transfer.registry.referrers import referrers_tag, with_referrer
+from blobfs.transfer.registry.responses import Answer
 from blobfs.transfer.registry.upload import Upload
 
 
@@ -40,6 +40,7 @@ class RegistryTarget(Target):
         self._tagging = CallLock()
 
     def close(self) -> None:
+        self.finish()
         self._api.close()
 
     def finish(self) -> None:
@@ -55,7 +56,7 @@ class RegistryTarget(Target):
             return False
         query = f"mount={quote(str(blob.digest))}&from={quote(holder, safe='')}"
         try:
-            upload = Upload.begin(self._api, repository, query, (self._api.scope_of(holder),))
+            upload = Upload.begin(self._api, repository, query, (self._api.scope(holder, "pull"),))
         except (AccessDenied, NotFound):  # of the holder; or else the upload fails in the same way
             return False
         if upload is None:
@@ -122,7 +123,7 @@ class RegistryTarget(Target):
         return self._api.tagged(repository, tag)
 
     def untag(self, repository: str, tag: Tag) -> None:
-        more = (self._api.scope_of(repository).replace(":pull", ":delete"),)
+        more = (self._api.scope(repository, "delete"),)
         try:
             self._api.client.ask(
                 self._api.call("DELETE", repository, f"manifests/{tag}", more=more, also=(404,))

@@ -15,9 +15,11 @@ from blobfs.errors import (
     DigestMismatch,
     StorageUnavailable,
     Unsupported,
+    UploadUnknown,
 )
 from blobfs.transfer.registry.api import RegistryApi
-from blobfs.transfer.registry.client import Answer, Call
+from blobfs.transfer.registry.client import Call
+from blobfs.transfer.registry.responses import Answer
 
 _CHUNK: Final = 16 * 2**20
 """Bytes of a chunk, which is in memory until the registry has it."""
@@ -28,6 +30,8 @@ _COMMIT_S: Final = 900.0
 """Time for the response to a chunk or a commit; on S3 a registry copies the whole blob."""
 
 _ATTEMPTS: Final = 5
+_LOST: Final = (404, 416)
+"""Statuses of an upload that the registry has removed, or that has another size."""
 
 
 class Upload:
@@ -92,22 +96,27 @@ class Upload:
     def _send(self, part: bytes, blob: Descriptor | None) -> None:
         """Send *part* until the registry has it, and *blob* if it is the last part of that."""
         begin = self._acknowledged
-        failure: StorageUnavailable | None = None
-        for _ in self._api.client.waits(_ATTEMPTS):
-            try:
-                if failure is not None and self._is_committed_or_found(blob):
-                    return
-                if not begin <= self._acknowledged <= begin + len(part):
-                    break  # the registry has lost parts that are not in memory any more
-                rest = part[self._acknowledged - begin :]
-                if blob is None:
-                    self._patch(rest)
-                else:
-                    self._commit(rest, blob)
+        is_again = False
+
+        def send() -> None:
+            nonlocal is_again
+            if is_again and self._is_committed_or_found(blob):
                 return
-            except StorageUnavailable as exc:
-                failure = exc
-        raise failure or StorageUnavailable(f"{self._api.host}: the upload is lost")
+            is_again = True
+            if not begin <= self._acknowledged <= begin + len(part):
+                raise UploadUnknown(self._repository)
+            rest = part[self._acknowledged - begin :]
+            if blob is None:
+                self._patch(rest)
+            else:
+                self._commit(rest, blob)
+
+        try:
+            self._api.client.retrying(send, _ATTEMPTS)
+        except UploadUnknown:
+            raise StorageUnavailable(
+                f"{self._api.host} has lost an upload after {begin} bytes; it must begin anew"
+            ) from None
 
     def _is_committed_or_found(self, blob: Descriptor | None) -> bool:
         """After a failure: True if *blob* is stored; else find the end of what is acknowledged."""
@@ -115,8 +124,8 @@ class Upload:
             self._url = None
             return True
         if self._url is not None:
-            answer = self._api.client.ask(self._call("GET", self._url, also=(404,)))
-            if answer.status != 404:
+            answer = self._api.client.ask(self._call("GET", self._url, also=_LOST))
+            if answer.status not in _LOST:
                 self._advance(answer, self._acknowledged)
                 return False
         self._open()
@@ -168,12 +177,12 @@ class Upload:
                 url,
                 headers=headers,
                 body=rest,
-                also=(404, 416),
+                also=_LOST,
                 attempts=1,
                 read_s=_COMMIT_S,
             )
         )
-        if answer.status in {404, 416}:
+        if answer.status in _LOST:
             raise StorageUnavailable(f"{self._api.host}: the upload was lost ({answer.status})")
         return answer
 

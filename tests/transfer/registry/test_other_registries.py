@@ -1,13 +1,21 @@
 """Registries that do what docker-registry does not: well, badly, or with bad intent."""
 
 import json
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 
 import pytest
 
 from blobfs.digest import Descriptor, Digest
-from blobfs.errors import AccessDenied, BlobfsError, Corrupt, DigestMismatch, Unsupported
+from blobfs.errors import (
+    AccessDenied,
+    BlobfsError,
+    Corrupt,
+    DigestMismatch,
+    StorageUnavailable,
+    Unsupported,
+)
 from blobfs.reference import Tag
 from blobfs.storage.manifest import OCI_INDEX
 from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget, client
@@ -396,3 +404,21 @@ def test_official_image_of_docker_hub_has_a_namespace_in_urls() -> None:
     with RegistrySource("docker.io", ANONYMOUS) as source:
         assert source._api.call("GET", "alpine", "tags/list").url == "/v2/library/alpine/tags/list"
         assert source._api.call("GET", "team/app", "tags/list").url == "/v2/team/app/tags/list"
+
+
+def test_proxy_of_the_environment_is_used(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = ScriptedServer.serving(lambda _: Response(200, b'{"tags": ["v1"]}'))
+    options = RegistryOptions(anonymous=True, tls_verify=False)
+    with proxy as server:
+        monkeypatch.setenv("http_proxy", f"http://me:pass%20word@{server.address}")
+        monkeypatch.setenv("no_proxy", "direct.invalid")
+        with RegistrySource("registry.invalid", options) as source:
+            assert list(source.tags("a")) == ["v1"]
+        with (
+            RegistrySource("direct.invalid", options) as source,
+            pytest.raises(StorageUnavailable, match="resolved"),
+        ):
+            list(source.tags("a"))
+    assert server.requests[-1].target == "http://registry.invalid/v2/a/tags/list?n=1000"
+    login = b64encode(b"me:pass word").decode()
+    assert server.requests[-1].headers["proxy-authorization"] == f"Basic {login}"

@@ -1,0 +1,106 @@
+"""Responses of a registry: bodies, messages of errors, and failed connections."""
+
+from __future__ import annotations
+
+import errno
+import json
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from urllib3 import BaseHTTPResponse, exceptions
+
+from blobfs.errors import BlobfsError, Corrupt, MountRefused, StorageUnavailable
+
+_BODY_S: Final = 300.0
+"""Time in which a body in memory must come."""
+
+_AT_ONCE: Final = 64 * 1024
+_ERROR_SIZE: Final = 64 * 1024
+_SHOWN: Final = 300  # characters of a server's message
+
+NO_SPACE: Final = "no space left"
+"""A part of the message of a registry whose storage is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response with its whole body; *url* is that of the request."""
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def body_of(response: BaseHTTPResponse, limit: int, host: str) -> bytes:
+    """Read a body; raises Corrupt if it is too large, and StorageUnavailable."""
+    pieces: list[bytes] = []
+    size = 0
+    end_s = time.monotonic() + _BODY_S
+    try:
+        while piece := response.read1(_AT_ONCE):
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise Corrupt(f"{host}: a response is larger than {limit} bytes")
+            if time.monotonic() > end_s:
+                raise StorageUnavailable(f"{host}: a response takes too long")
+    except (exceptions.HTTPError, OSError) as exc:
+        response.close()
+        raise failure_of(host, exc) from None
+    except BlobfsError:
+        response.close()
+        raise
+    response.release_conn()
+    return b"".join(pieces)
+
+
+def discard(response: BaseHTTPResponse) -> None:
+    """Read a short body, so that the connection can be used again."""
+    try:
+        body_of(response, _ERROR_SIZE, "")
+    except BlobfsError:
+        response.close()
+
+
+def message_of(response: BaseHTTPResponse) -> str:
+    """Return the code and the message of an error's body, shortened and printable."""
+    try:
+        body = body_of(response, _ERROR_SIZE, "")
+        match json.loads(body):
+            case {"errors": [{"code": str(code), **rest}, *_]}:
+                message = f"{code}: {rest.get('message')}"
+            case _:
+                return ""
+        match rest.get("detail"):
+            case {"Enclosed": {"Err": errno.ENOSPC | errno.EDQUOT}}:  # distribution's, on Linux
+                message += f" ({NO_SPACE})"
+    except (BlobfsError, ValueError, RecursionError):
+        return ""
+    return "".join(c if c.isprintable() else "?" for c in message[:_SHOWN])
+
+
+def failure_of(host: str, exc: Exception) -> BlobfsError:
+    """Return the error for a failed connection; urllib3's text may contain the URL."""
+    causes = [exc, exc.__cause__, exc.__context__, *exc.args]
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return MountRefused(
+                f"{host}: its certificate is refused: {cause.verify_message}; give the "
+                "certificate of its CA in a directory with --cert-dir"
+            )
+        if isinstance(cause, ssl.SSLError):
+            return StorageUnavailable(f"{host}: TLS with it fails: {cause.reason}")
+    match exc:
+        case exceptions.NameResolutionError():
+            reason = "its name cannot be resolved"
+        case exceptions.NewConnectionError(__cause__=OSError(strerror=str(strerror))):
+            reason = strerror
+        case exceptions.TimeoutError():
+            reason = "it does not respond in time"
+        case _:
+            reason = f"the connection failed ({type(exc).__name__})"
+    return StorageUnavailable(f"{host}: {reason}")
