@@ -154,7 +154,7 @@ class Authorization:
         if parts.scheme not in {"https", "http"} or (login is not None and not is_safe):
             raise AccessDenied(
                 f"{self._host}: its token service is not behind https, so no login is sent to it; "
-                "use an anonymous connection, or allow plain HTTP with --tls-verify=false"
+                "use --src-no-creds, or allow plain HTTP with --src-tls-verify=false (or --dest-…)"
             )
 
 

@@ -90,7 +90,7 @@ def failure_of(host: str, exc: Exception) -> BlobfsError:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return MountRefused(
                 f"{host}: its certificate is refused: {cause.verify_message}; give the "
-                "certificate of its CA in a directory with --cert-dir"
+                "certificate of its CA in a directory with --src-cert-dir or --dest-cert-dir"
             )
         if isinstance(cause, ssl.SSLError):
             return StorageUnavailable(f"{host}: TLS with it fails: {cause.reason}")

@@ -70,6 +70,7 @@ def test_user_of_a_file_may_write_and_read(guarded: DockerRegistry) -> None:
 def test_login_of_skopeo_is_found(
     guarded: DockerRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """[S22.12] Logins are those of skopeo, podman and docker"""
     authfile = tmp_path / "auth.json"
     run(
         *("skopeo", "login", "--tls-verify=false", "--authfile", authfile),

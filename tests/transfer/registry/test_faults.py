@@ -61,6 +61,7 @@ def reading(proxy: S3Proxy, target: RegistryTarget) -> Iterator[RegistrySource]:
 def test_blob_is_read_on_where_a_connection_was_lost(
     reading: RegistrySource, proxy: S3Proxy
 ) -> None:
+    """[S22.13] A blob whose connection was lost is read on from there"""
     proxy.faults = on("GET", Damage.CUT_ANSWER, 1, 2)
     with reading.open("read", BLOB) as reader:
         assert b"".join(reader.chunks(100_000)) == CONTENT
@@ -137,6 +138,7 @@ def test_registry_that_loses_an_upload_gets_it_anew_only_from_its_begin(
 def test_all_requests_wait_as_long_as_the_registry_says(
     proxied: RegistryTarget, proxy: S3Proxy
 ) -> None:
+    """[S22.13] and wait as long as it asks for"""
     proxy.faults = on("HEAD", Refuse(429, "TOOMANYREQUESTS", b"", ("Retry-After: 1",)), 1)
     begin_s = time.monotonic()
     assert proxied.missing("limits", [BLOB]) == [BLOB]

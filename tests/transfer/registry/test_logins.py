@@ -57,6 +57,7 @@ def test_given_login_and_anonymous_access_ignore_files(tmp_path: Path) -> None:
 
 
 def test_most_specific_name_wins(tmp_path: Path) -> None:
+    """[S22.12] The one with the most specific name is used"""
     names = {HOST: "all", f"{HOST}/team": "team", f"{HOST}/team/app": "app", "example.com": "other"}
     write(tmp_path / DOCKER, {"auths": {name: auth(user) for name, user in names.items()}})
     found = [user_of(name) for name in ("team/app", "team/app2", "team/x/y", "teams", "")]

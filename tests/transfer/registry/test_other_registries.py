@@ -163,6 +163,7 @@ def test_registry_without_the_api_of_referrers_is_asked_for_it_once(serve: Serve
 
 
 def test_redirect_to_another_host_carries_no_authorization(serve: Serve) -> None:
+    """[S22.12] a token only to the registry"""
     storage = serve({"GET /bucket/key": Response(200, b"some bytes")})
 
     def blob(request: Request) -> Response:
@@ -223,6 +224,7 @@ def test_blob_of_another_size_is_refused(source: Sourced, answer: Response) -> N
 
 @pytest.mark.parametrize("realm", ["http://127.0.0.2.example.com/token", "ftp://x/", "file://x/"])
 def test_login_is_not_sent_to_a_token_service_without_tls(serve: Serve, realm: str) -> None:
+    """[S22.12] over https, to its token service"""
     challenge = {"WWW-Authenticate": f'Bearer realm="{realm}",service="x"'}
     server = serve({"GET /v2/": Response(401, b"", challenge)})
     with RegistrySource(server.address, LOGIN) as source, pytest.raises(AccessDenied) as caught:
@@ -312,6 +314,7 @@ def in_chunks(content: bytes) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("taken", [0, 1_000_000, 16 * 2**20 - 1])
 def test_upload_goes_on_where_the_registry_has_its_end(taken: int) -> None:
+    """[S22.13] An upload goes on where the registry has its end"""
     registry = Resumable(taken)
     with (
         ScriptedServer.serving(registry.respond) as server,

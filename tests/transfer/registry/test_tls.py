@@ -73,6 +73,7 @@ def test_registry_with_certificates_of_a_directory_is_used(address: str, cert_di
 
 
 def test_directory_of_the_host_is_found(address: str, cert_dir: Path) -> None:
+    """[S22.11] Certificates are found where skopeo and docker find them"""
     parent = Path.home() / ".config/containers/certs.d"
     parent.mkdir(parents=True)
     cert_dir.rename(parent / address)
@@ -81,7 +82,8 @@ def test_directory_of_the_host_is_found(address: str, cert_dir: Path) -> None:
 
 
 def test_unknown_authority_is_refused_at_once_and_not_replaced_by_plain_http(address: str) -> None:
-    with pytest.raises(MountRefused, match="--cert-dir"):
+    """[S22.11] Its certificate is verified"""
+    with pytest.raises(MountRefused, match="--src-cert-dir"):
         look(address)
 
 
@@ -108,6 +110,7 @@ def test_unusable_file_is_named(cert_dir: Path) -> None:
 
 
 def test_plain_http_is_only_for_this_machine_or_without_verification() -> None:
+    """[S22.11] Plain HTTP is tried only with a registry on this machine"""
     assert options.allowed_schemes("localhost:5000", RegistryOptions()) == ("https", "http")
     assert options.allowed_schemes("[::1]:5000", RegistryOptions()) == ("https", "http")
     assert options.allowed_schemes("example.com", RegistryOptions()) == ("https",)

@@ -180,6 +180,7 @@ def test_tag_is_moved(target: RegistryTarget) -> None:
 
 
 def test_registry_that_cannot_remove_a_tag_says_so(target: RegistryTarget) -> None:
+    """[S22.15] A registry that cannot remove a tag alone keeps it"""
     digest, _ = image(target, "untagged")
     target.tag("untagged", V1, digest, [])
     with pytest.raises(Unsupported, match="skopeo delete"):
@@ -190,6 +191,7 @@ def test_registry_that_cannot_remove_a_tag_says_so(target: RegistryTarget) -> No
 def test_referrers_are_found_by_their_tag_where_the_api_is_missing(
     target: RegistryTarget, empty: DockerRegistry
 ) -> None:
+    """[S22.14] A registry without the referrers API keeps referrers"""
     subject, payload = image(target, "signed")
     referrer, signature = image(
         target,
