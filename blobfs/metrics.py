@@ -112,7 +112,7 @@ LEFT_OVER_LINKS: Final = Counter(
 )
 IMAGE_INDEXES: Final = Counter(
     "blobfs_image_indexes",
-    "Uses of indexes by kind (layer, tree), and by result: found, built, failed.",
+    "Uses of indexes by kind (layer, table, tree), and by result: found, built, failed.",
     ["kind", "result"],
     registry=REGISTRY,
 )

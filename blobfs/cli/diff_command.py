@@ -16,9 +16,9 @@ from blobfs.cli.image_options import ImageOpener, image_options
 from blobfs.cli.opening import open_existing
 from blobfs.cli.output import sentence
 from blobfs.cli.types import JSON, REFERENCE, STORAGE
-from blobfs.digest import Digest
 from blobfs.errors import BlobfsError
 from blobfs.images.comparison import Aspect, Change, Comparison, Difference, Side
+from blobfs.images.image import Layer
 from blobfs.logs import printable
 from blobfs.reference import Reference
 
@@ -89,13 +89,11 @@ def _lines(
 ) -> Iterator[str]:
     """Yield a line for each difference."""
     with open_existing(storage) as registry:
-        old, new = (
-            Side(opened.files, [layer.descriptor.digest for layer in opened.image.layers])
-            for opened in opener.open(registry, *references)
-        )
-        for each in Comparison(old, new, ignored).differences():
-            side = old if each.change is Change.REMOVED else new
-            yield _as_json(each, side.layers) if as_json else _as_text(each)
+        old, new = opener.open(registry, *references)
+        before, after = (Side(each.files, each.image.layers) for each in (old, new))
+        for each in Comparison(before, after, ignored).differences():
+            image = old.image if each.change is Change.REMOVED else new.image
+            yield _as_json(each, image.layers) if as_json else _as_text(each)
 
 
 def _as_text(found: Difference) -> str:
@@ -103,7 +101,7 @@ def _as_text(found: Difference) -> str:
     return f"{found.change:<{_WIDTH}} {found.layer + 1:>3}  {shown(found.path)}{aspects}"
 
 
-def _as_json(found: Difference, layers: Sequence[Digest]) -> str:
+def _as_json(found: Difference, layers: Sequence[Layer]) -> str:
     file = ListedFile(found.path, found.entry)
     layer = layers[found.layer] if found.layer < len(layers) else None
     document = {
@@ -112,6 +110,8 @@ def _as_json(found: Difference, layers: Sequence[Digest]) -> str:
         "type": file.type,
         "size": found.entry.size,
         "layer": found.layer + 1,
-        "layer_digest": None if layer is None else str(layer),  # an image without layers has a root
+        "layer_digest": None
+        if layer is None
+        else str(layer.descriptor.digest),  # an image without layers has a root
     }
     return json.dumps(document | ({"aspects": found.aspects} if found.aspects else {}))

@@ -13,7 +13,7 @@ import click
 from blobfs.cli.opening import ByteBar, digest_of
 from blobfs.cli.types import DIRECTORY, Option, Parsed, Size
 from blobfs.config.settings import default_indexes
-from blobfs.images.image import Image
+from blobfs.images.image import Image, Layer
 from blobfs.images.images import Images
 from blobfs.images.index_store import IndexStore
 from blobfs.images.platforms import Platform
@@ -78,7 +78,8 @@ class ImageOpener:
         for reference in references:
             repository = registry.existing(reference.repository)
             found.append((repository, self._image(images, repository, reference)))
-        with bar.showing(bytes_to_read(images, [image for _, image in found])):
+        layers = [layer for _, image in found for layer in images.unindexed(image)]
+        with bar.showing(bytes_of(layer for layer in layers if layer.table is None)):
             return [
                 ImageFiles(image, images.rootfs(repository, image)) for repository, image in found
             ]
@@ -90,14 +91,9 @@ class ImageOpener:
         return images.for_platform(repository, digest, self.platform)
 
 
-def bytes_to_read(images: Images, wanted: Iterable[Image]) -> int:
-    """Return the size of the layers of *wanted* that have no index."""
-    layers = {
-        layer.descriptor.digest: layer.descriptor.size
-        for image in wanted
-        for layer in images.unindexed(image)
-    }
-    return sum(layers.values())
+def bytes_of(layers: Iterable[Layer]) -> int:
+    """Return the size of the blobs of *layers*."""
+    return sum({layer.descriptor.digest: layer.descriptor.size for layer in layers}.values())
 
 
 def image_options(command: Callable[..., T]) -> Callable[..., T]:

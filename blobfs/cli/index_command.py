@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from blobfs.cli.image_options import Indexes, bytes_to_read, index_options
+from blobfs.cli.image_options import Indexes, bytes_of, index_options
 from blobfs.cli.notices import echo
 from blobfs.cli.opening import ByteBar, digest_of, open_existing
 from blobfs.cli.output import print_report
@@ -66,8 +66,9 @@ def index(
     with open_existing(storage) as registry:
         images = indexes.images(registry, bar.add)
         wanted = [each for name in names for each in _wanted(registry, images, name)]
-        readable = [each.image for each in wanted if each.image is not None]
-        with bar.showing(0 if quiet else bytes_to_read(images, readable)):
+        readable = (each.image for each in wanted if each.image is not None)
+        layers = (layer for image in readable for layer in images.unindexed(image))
+        with bar.showing(0 if quiet else bytes_of(layers)):
             rows = list(_rows(images, wanted, is_told=not quiet and not sys.stderr.isatty()))
     damaged = [row for row in rows if row[-1] != OK]
     report = Report(_COLUMNS, damaged if quiet else rows, damaged=len(damaged))
@@ -123,7 +124,7 @@ def _row(images: Images, wanted: _Wanted) -> Row:
         return name, None, None, None, None, None, wanted.fault
     platform = "" if image.platform is None else image.platform.specifier
     try:
-        files = images.rootfs(wanted.repository, image)
+        files = images.index(wanted.repository, image)
     except (NotFound, Corrupt) as exc:
         return name, platform, None, None, len(image.layers), None, str(exc)
     entries, size = files.totals

@@ -8,7 +8,8 @@ A layer is a tar archive, mostly compressed. One pass over it makes its ``LayerI
 the ``Point``s (``source``) at which decompression can begin, which ``gzip`` (with ``inflate``) and
 ``zstd`` find. The same pass verifies the layer's digest and its diff ID, so that an index exists
 only for a layer whose content is right. With the index, a ``SeekableLayer`` (``seekable``) reads
-any range of the archive; a layer with too few points is decompressed once, as a whole.
+any range of the archive; a layer with too few points is decompressed once, as a whole. A layer with
+a table of contents is indexed without that pass (``toc``).
 
 ``write_tree`` (``tree``, with ``tree_names``) merges the members of all layers of an image, one
 layer on the other, into a SQLite file (``tree_file``). ``RootFilesystem`` (``rootfs``, with

@@ -8,14 +8,13 @@ their bytes. The times of directories do not count: they change with each file t
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from operator import attrgetter
 from typing import Final
 
-from blobfs.digest import Digest
 from blobfs.images.rootfs import ROOT, Entry, RootFilesystem
 
 _BATCH: Final = 500
@@ -46,16 +45,16 @@ class Aspect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the images: its files, and the digests of its layers."""
+    """One of the images: its files, and its layers; equal ones have the same content."""
 
     files: RootFilesystem
-    layers: Sequence[Digest]
+    layers: Sequence[Hashable]
 
     def layer(self, entry: Entry) -> int:
         """Return the position of the layer that has *entry*."""
         return self.files.origin(entry.number)[0]
 
-    def member(self, entry: Entry) -> tuple[Digest, int]:
+    def member(self, entry: Entry) -> tuple[Hashable, int]:
         """Return the layer and the place of the member that *entry* is."""
         layer, offset = self.files.origin(entry.number)
         return self.layers[layer], offset

@@ -8,7 +8,7 @@ from typing import Final
 
 from blobfs.errors import LayerInvalid
 from blobfs.images import gzip, zstd
-from blobfs.images.source import SPACING, Decode, Piece, Point, Source
+from blobfs.images.source import SPACING, START, Decode, Piece, Point, Source
 
 HEAD: Final = tarfile.BLOCKSIZE
 """The number of bytes that ``compression_of`` needs."""
@@ -70,3 +70,10 @@ DECODERS: Final[Mapping[str, Decode]] = {
     "gzip": gzip.decode,
     "zstd": zstd.decode,
 }
+
+
+def decompress(compression: str, source: Source, start: Point = START) -> Iterator[bytes]:
+    """Yield the bytes of the archive from *start* on, where *source* begins."""
+    for piece in DECODERS[compression](source, start):
+        if not isinstance(piece, Point):
+            yield piece

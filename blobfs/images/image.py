@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from blobfs.digest import CANONICAL, Descriptor, Digest
 from blobfs.errors import BlobfsError, Corrupt, DigestInvalid, ManifestInvalid, NotFound
 from blobfs.images.platforms import Platform
+from blobfs.images.toc.table import Table
 from blobfs.storage.blobstore import MAX_CONTENT
 from blobfs.storage.manifest import DOCKER_MANIFEST, OCI_MANIFEST, Manifest
 from blobfs.storage.repository import Repository
@@ -35,18 +36,30 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer of an image. *diff_id* is the digest of the uncompressed archive."""
+    """A layer of an image. *diff_id* is the digest of the uncompressed archive.
+
+    *table* is the table of contents that the manifest names. With *by_table* it makes the index of
+    the layer; without, the archive does.
+    """
 
     descriptor: Descriptor
     diff_id: Digest | None
+    table: Table | None = None
+    by_table: bool = False
 
     @property
     def index(self) -> Digest:
-        """The key of its index, which has a diff ID of the same algorithm as the image's."""
-        digest = self.descriptor.digest
-        if self.diff_id is None or self.diff_id.algorithm == CANONICAL:
-            return digest
-        return Digest.of(f"{digest} {self.diff_id.algorithm}".encode())
+        """The key of its index.
+
+        The index has a diff ID of the same algorithm as the image's. That of a layer with a table
+        is made by the table, or compared with it.
+        """
+        parts = [str(self.descriptor.digest)]
+        if self.diff_id is not None and self.diff_id.algorithm != CANONICAL:
+            parts.append(self.diff_id.algorithm)
+        if self.table is not None:
+            parts += [self.table.digest, self.table.position, str(self.by_table)]
+        return self.descriptor.digest if len(parts) == 1 else Digest.of(f"{parts}".encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +78,7 @@ class Image:
     @property
     def tree(self) -> Digest:
         """A digest of all that its root filesystem depends on."""
-        layers = [f"{layer.descriptor.digest} {layer.diff_id}" for layer in self.layers]
+        layers = [f"{layer.index} {layer.diff_id}" for layer in self.layers]
         return Digest.of("\n".join([str(self.created_ns), *layers]).encode())
 
     @property
@@ -92,7 +105,11 @@ class Image:
             digest,
             config,
             tuple(
-                Layer(layer, diff_ids[index] if index < len(diff_ids) else None)
+                Layer(
+                    layer,
+                    diff_ids[index] if index < len(diff_ids) else None,
+                    Table.of(manifest.annotations[index + 1]),
+                )
                 for index, layer in enumerate(layers)
             ),
             Platform.read(document),

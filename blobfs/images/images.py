@@ -9,6 +9,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -27,6 +28,8 @@ from blobfs.images.platforms import Platform
 from blobfs.images.rootfs import RootFilesystem
 from blobfs.images.seekable import SpanCache, open_archive
 from blobfs.images.stored_file import StoredFile
+from blobfs.images.toc import index as table_index
+from blobfs.images.toc.verification import build_index, open_index
 from blobfs.images.tree import write_tree
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
@@ -39,7 +42,7 @@ V = TypeVar("V")
 _TREE: Final = "tree1"
 """The kind of trees in an IndexStore; the number is the version of their format."""
 
-_KINDS: Final = {_TREE: "tree", layer_index.KIND: "layer"}
+_KINDS: Final = {_TREE: "tree", layer_index.KIND: "layer", table_index.KIND: "table"}
 """Names of kinds in metrics."""
 
 _IMAGES: Final = 1024
@@ -210,7 +213,7 @@ class Images:
         return str(self._failure(image.tree) or "")
 
     def unindexed(self, image: Image) -> Sequence[Layer]:
-        """Return the layers that ``rootfs`` has to read."""
+        """Return the layers that ``index`` has to read."""
         if self._stored_size(_TREE, image.tree):
             return []
         return [
@@ -251,6 +254,7 @@ class Images:
     def rootfs(self, repository: Repository, image: Image) -> RootFilesystem:
         """Open the root filesystem of *image*, whose layers are read if they have no index.
 
+        Of a layer with a table of contents that can be used, little more than the table is read.
         Raises LayerInvalid and other Corrupt; StorageUnavailable, AccessDenied, StorageFull.
         """
         for layer in image.layers:
@@ -259,15 +263,40 @@ class Images:
         if found is not None:
             return found
         with self._keeping_failure(image.tree):
-            return self._running.run(image.tree, partial(self._open, repository, image))
+            return self._running.run(image.tree, partial(self._look, repository, image))
 
-    def _open(self, repository: Repository, image: Image) -> RootFilesystem:
+    def index(self, repository: Repository, image: Image) -> RootFilesystem:
+        """Open the root filesystem of *image*, whose layers are read in full; see ``rootfs``."""
+        return self._open(repository, image, image)
+
+    def _look(self, repository: Repository, image: Image) -> RootFilesystem:
         if (found := self._trees.get(image.tree)) is not None:
             return found
-        write = partial(self._write_tree, repository, image)
-        stored = self._stored(_TREE, image.tree, write)
+        return self._open(repository, image, self._with_tables(repository, image))
+
+    def _with_tables(self, repository: Repository, image: Image) -> Image:
+        """Return *image* with the layers that have an index by their table, or get one now."""
+        if not any(layer.table for layer in image.layers) or self._stored_size(_TREE, image.tree):
+            return image
+        layers = tuple(_INDEXING.map(partial(self._with_table, repository), image.layers))
+        return replace(image, layers=layers)
+
+    def _with_table(self, repository: Repository, layer: Layer) -> Layer:
+        if layer.table is None or self._stored_size(layer_index.KIND, layer.index):
+            return layer
+        by_table = replace(layer, by_table=True)
         try:
-            root = RootFilesystem(stored.path, partial(self._open_layer, repository, image.layers))
+            self._index(repository, by_table)
+        except Corrupt:  # reading the layer in full reports it
+            return layer
+        return by_table
+
+    def _open(self, repository: Repository, image: Image, used: Image) -> RootFilesystem:
+        """Open the tree of *image*, with the indexes that *used* has."""
+        write = partial(self._write_tree, repository, used)
+        stored = self._stored(_TREE, used.tree, write)
+        try:
+            root = RootFilesystem(stored.path, partial(self._open_layer, repository, used.layers))
         except BaseException:
             stored.close()
             raise
@@ -287,7 +316,7 @@ class Images:
     def _verify(self, repository: Repository, layer: Layer) -> None:
         """Build the index of a layer, if there is none, and compare its diff ID."""
         index = self._index(repository, layer)
-        if layer.diff_id not in (None, index.diff_id):
+        if not layer.by_table and layer.diff_id not in (None, index.diff_id):
             raise DigestMismatch(
                 f"the archive of layer {index.digest} has the digest {index.diff_id},"
                 f" in the image {layer.diff_id}"
@@ -300,19 +329,22 @@ class Images:
             return found
 
         build = partial(self._build_index, repository, layer)
-        stored = self._stored(layer_index.KIND, layer.index, build)
+        kind = table_index.KIND if layer.by_table else layer_index.KIND
+        stored = self._stored(kind, layer.index, build)
         try:
-            index = LayerIndex(stored.path)
+            index = open_index(stored.path, layer)
         except BaseException:
             stored.close()
             raise
         weakref.finalize(index, stored.close)
+        if index.fault:
+            raise LayerInvalid(f"layer {index.digest}: {index.fault}")
         return self._indexes.put(layer.index, index)
 
     def _build_index(self, repository: Repository, layer: Layer, path: Path) -> None:
         with self._blob(repository, layer) as blob, self._keeping_failure(layer):
             try:
-                LayerIndex.build(_CountingReader(blob, self._on_read), layer, path)
+                build_index(_CountingReader(blob, self._on_read), layer, path)
             except LayerInvalid as exc:
                 raise LayerInvalid(f"layer {layer.descriptor.digest}: {exc}") from None
 

@@ -16,8 +16,9 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from mmap import mmap
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from zstandard import ZstdCompressor, ZstdDecompressor
 
@@ -26,13 +27,13 @@ from blobfs.digest import CANONICAL, Digest
 from blobfs.drivers.base import Closing, FileReader
 from blobfs.errors import DigestMismatch, LayerInvalid
 from blobfs.images import database
-from blobfs.images.compression import DECODERS, HEAD, compression_of
+from blobfs.images.compression import DECODERS, HEAD, compression_of, decompress
 from blobfs.images.image import Layer
 from blobfs.images.members import Member
 from blobfs.images.source import START, Piece, Point, Source
-from blobfs.images.tar import read_members
+from blobfs.images.tar import ByteSource, read_members
 
-KIND: Final = "layer1"
+KIND: Final = "layer2"
 """The kind of indexes in an IndexStore; the number is the version of their format."""
 
 MAX_SPAN: Final = 16 * 2**20
@@ -51,8 +52,11 @@ _ROW: Final = 2**18  # bytes of members before their compression
 
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 
-_SCHEMA: Final = """
-CREATE TABLE layer (digest TEXT, compression TEXT, blob_size INTEGER, size INTEGER, diff_id TEXT);
+SCHEMA: Final = """
+CREATE TABLE layer (
+    digest TEXT, key TEXT, compression TEXT, blob_size INTEGER, size INTEGER, diff_id TEXT,
+    fault TEXT
+);
 CREATE TABLE points (
     offset INTEGER PRIMARY KEY, position INTEGER, bits INTEGER, window BLOB, checksum INTEGER
 );
@@ -69,15 +73,40 @@ class Span(NamedTuple):
     checksum: int
 
 
+class Header(NamedTuple):
+    """The row of an index about its layer.
+
+    *blob_size* is where the last span ends at the latest. *diff_id* is empty in an index that a
+    table of contents has made. *fault* says why the layer cannot be shown; it is empty for others.
+    """
+
+    digest: str
+    key: str
+    compression: str
+    blob_size: int
+    size: int
+    diff_id: str = ""
+    fault: str = ""
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write the row."""
+        connection.execute("INSERT INTO layer VALUES (?, ?, ?, ?, ?, ?, ?)", self)
+
+
+class Watch(Protocol):
+    """An observer of the archive that is indexed. *fault* says what is wrong with the layer."""
+
+    fault: str
+
+    def read_members(self, source: ByteSource) -> Iterator[Member]:
+        """Yield the members of *source*; see ``tar.read_members``."""
+
+
 class LayerIndex(Closing):
     """The index of one layer, in a file that ``build`` has made.
 
     Memory: 24 bytes for each point. Thread-safe: ``_connection_lock`` serializes the queries.
     """
-
-    compression: str
-    blob_size: int
-    size: int
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -86,9 +115,12 @@ class LayerIndex(Closing):
         weakref.finalize(self, self._connection.close)  # in a cycle with its statements
         with database.reading(path):
             (row,) = self._connection.execute("SELECT * FROM layer")
-            digest, self.compression, self.blob_size, self.size, diff_id = row
-            self.digest = Digest.parse(digest)
-            self.diff_id = Digest.parse(diff_id)
+            header = Header(*row)
+            self.digest = Digest.parse(header.digest)
+            self.key = Digest.parse(header.key)
+            self.diff_id = Digest.parse(header.diff_id) if header.diff_id else None
+            self.compression, self.blob_size = header.compression, header.blob_size
+            self.size, self.fault = header.size, header.fault
             self._offsets = array("Q")
             self._ends = array("Q")  # of the spans, in the blob
             self._read_points()
@@ -100,20 +132,22 @@ class LayerIndex(Closing):
             self._offsets.append(offset)
             starts.append(position)
             self._ends.append(position + (bits > 0))
-        del self._ends[0]
         self._ends.append(self.blob_size)
-        stops = (*self._offsets[1:], self.size)
-        self.is_seekable = all(
-            stop - offset <= MAX_SPAN and end - start <= MAX_SPAN
-            for offset, stop, start, end in zip(
-                self._offsets, stops, starts, self._ends, strict=True
-            )
-        )
+        del self._ends[0]
+        self.is_seekable = self._has_short_spans(starts)
         """False if a span is so long that the layer must be decompressed as a whole."""
 
+    def _has_short_spans(self, starts: Iterable[int]) -> bool:
+        stops = (*self._offsets[1:], self.size)
+        spans = zip(self._offsets, stops, starts, self._ends, strict=True)
+        return all(
+            stop - offset <= MAX_SPAN and end - start <= MAX_SPAN
+            for offset, stop, start, end in spans
+        )
+
     @staticmethod
-    def build(reader: FileReader, layer: Layer, path: Path) -> None:
-        """Create the index *path* of a layer, whose blob is read once.
+    def build(reader: FileReader, layer: Layer, path: Path, watch: Watch | None = None) -> None:
+        """Create the index *path* of a layer, whose blob is read once, while *watch* observes it.
 
         Raises LayerInvalid; DigestMismatch if the blob or the archive has another digest; OSError
         if the file cannot be written.
@@ -121,8 +155,8 @@ class LayerIndex(Closing):
         digest = layer.descriptor.digest
         chunks = digest.verified(reader.chunks())
         try:
-            with database.creating(path, _SCHEMA) as connection:
-                _write(connection, Source(chunks), layer)
+            with database.creating(path, SCHEMA) as connection:
+                _write(connection, Source(chunks), layer, watch)
         except LayerInvalid:
             deque(chunks, maxlen=0)  # a blob with another digest has that fault
             raise
@@ -145,8 +179,6 @@ class LayerIndex(Closing):
     def span(self, number: int) -> Span:
         """Return a span with its window."""
         offset = self._offsets[number]
-        is_last = number + 1 == len(self._offsets)
-        stop = self.size if is_last else self._offsets[number + 1]
         query = "SELECT position, bits, window, checksum FROM points WHERE offset = ?"
         with self._connection_lock, database.reading(self._path):
             (row,) = self._connection.execute(query, (offset,))
@@ -154,20 +186,50 @@ class LayerIndex(Closing):
         if window is not None:
             window = ZstdDecompressor().decompress(window)
         point = Point(offset, position, bits, window)
-        return Span(point, stop - offset, self._ends[number], checksum)
+        return Span(point, self._span_size(number), self._ends[number], checksum)
+
+    def _span_size(self, number: int) -> int:
+        is_last = number + 1 == len(self._offsets)
+        return (self.size if is_last else self._offsets[number + 1]) - self._offsets[number]
+
+    def read_span(self, number: int, blob: FileReader) -> mmap:
+        """Read and decompress a span; raises DigestMismatch if it has another checksum."""
+        span = self.span(number)
+        start = span.point.position
+        # One read: several would look like a stream, for which much is fetched ahead.
+        data = blob.read_at(start, span.end - start)
+        content = mmap(-1, span.size)  # malloc would keep the memory of spans for later ones
+        at = 0
+        for piece in decompress(self.compression, Source((data,), start), span.point):
+            part = piece[: span.size - at]
+            content[at : at + len(part)] = part
+            at += len(part)
+            if at == span.size:
+                break
+        if at < span.size or zlib.crc32(content) != span.checksum:
+            raise self.changed()
+        return content
+
+    def changed(self) -> DigestMismatch:
+        """Return the error for bytes that do not match the index."""
+        return DigestMismatch(
+            f"the content of layer {self.digest} has changed since it was indexed"
+        )
 
     def close(self) -> None:
         with self._connection_lock:
             self._connection.close()
 
 
-def _write(connection: sqlite3.Connection, source: Source, layer: Layer) -> None:
+def _write(
+    connection: sqlite3.Connection, source: Source, layer: Layer, watch: Watch | None
+) -> None:
     digest, media_type = layer.descriptor.digest, layer.descriptor.media_type
     compression = compression_of(source.peek(HEAD), media_type)
     pieces = DECODERS[compression](source, START)
     archive = _Archive(connection, layer.diff_id.algorithm if layer.diff_id else CANONICAL)
     content = Source(archive.chunks(pieces), content="archive")
-    _write_members(connection, read_members(content))
+    write_members(connection, watch.read_members(content) if watch else read_members(content))
     while content.fill():
         content.skip(len(content.chunk) - content.at)
     diff_id = archive.digest()
@@ -175,8 +237,11 @@ def _write(connection: sqlite3.Connection, source: Source, layer: Layer) -> None
         raise DigestMismatch(
             f"the archive of layer {digest} has the digest {diff_id}, in the image {layer.diff_id}"
         )
-    row = (str(digest), compression, source.position, archive.size, str(diff_id))
-    connection.execute("INSERT INTO layer VALUES (?, ?, ?, ?, ?)", row)
+    key, fault = str(layer.index), watch.fault if watch else ""
+    size = archive.size
+    Header(str(digest), key, compression, source.position, size, str(diff_id), fault).write(
+        connection
+    )
 
 
 class _Archive:
@@ -218,7 +283,8 @@ class _Archive:
         self._connection.execute("INSERT INTO points VALUES (?, ?, ?, ?, ?)", row)
 
 
-def _write_members(connection: sqlite3.Connection, members: Iterable[Member]) -> None:
+def write_members(connection: sqlite3.Connection, members: Iterable[Member]) -> None:
+    """Write *members*, in their order; raises LayerInvalid if they are too large."""
     compressor = ZstdCompressor()
     for row in _rows(members):
         content = compressor.compress(_ENCODER.encode(row).encode())

@@ -16,7 +16,7 @@ _SPARSE_RECORDS: Final = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 
 _TEXTS: Final = (b"path", b"linkpath", b"uname", b"gname")
 
-_XATTR: Final = b"SCHILY.xattr."
+XATTR: Final = b"SCHILY.xattr."
 _NAMESPACES: Final = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
 
 _OF_THE_HOST: Final = (b"security.selinux", b"trusted.overlay.opaque")
@@ -94,7 +94,7 @@ def xattrs(records: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """Return the extended attributes that a file on Linux can have."""
     found = {}
     for key, value in records.items():
-        name = key.removeprefix(_XATTR)
+        name = key.removeprefix(XATTR)
         if name != key and len(value) <= _XATTR_SIZE_MAX and _is_attribute(name):
             found[name] = value
     return found

@@ -6,9 +6,8 @@ So a sequential reader decompresses each span once, and several readers share th
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from mmap import mmap
 from pathlib import Path
@@ -18,11 +17,10 @@ from typing import Final
 from blobfs.concurrency import SingleFlight, guard, refuse_to_take_long, stop_check
 from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
-from blobfs.errors import DigestMismatch
-from blobfs.images.compression import DECODERS
+from blobfs.images.compression import decompress
 from blobfs.images.index_store import IndexStore
 from blobfs.images.layer_index import LayerIndex
-from blobfs.images.source import START, Point, Source
+from blobfs.images.source import Source
 
 KIND: Final = "archive"
 """The kind of decompressed layers in an IndexStore."""
@@ -87,7 +85,7 @@ class SpanCache:
 
 
 class SeekableLayer(FileReader):
-    """The archive of a compressed layer. Owns the reader of the blob. Thread-safe.
+    """The archive of a layer, by spans of its index. Owns the reader of the blob. Thread-safe.
 
     A span with another checksum than that in the index raises DigestMismatch.
     """
@@ -106,8 +104,8 @@ class SeekableLayer(FileReader):
         end = min(offset + size, self.size)
         while offset < end:
             number = self._index.span_number(offset)
-            key = (self._index.digest, number)
-            span = self._spans.get(key, partial(self._decompress, number))
+            key = (self._index.key, number)
+            span = self._spans.get(key, partial(self._index.read_span, number, self._blob))
             start = offset - self._index.span_start(number)
             part = span[start : start + end - offset]
             offset += len(part)
@@ -121,7 +119,7 @@ class SeekableLayer(FileReader):
         number = self._index.span_number(offset)
         if self._index.span_number(end - 1) != number:
             return None
-        span = self._spans.find((self._index.digest, number))
+        span = self._spans.find((self._index.key, number))
         if span is None:
             return None
         start = self._index.span_start(number)
@@ -129,25 +127,6 @@ class SeekableLayer(FileReader):
 
     def close(self) -> None:
         self._blob.close()
-
-    def _decompress(self, number: int) -> mmap:
-        span = self._index.span(number)
-        start = span.point.position
-        # One read: several would look like a stream, for which much is fetched ahead.
-        data = self._blob.read_at(start, span.end - start)
-        content = mmap(-1, span.size)  # malloc would keep the memory of spans for later ones
-        at = 0
-        for piece in _pieces(self._index, Source((data,), start), span.point):
-            part = piece[: span.size - at]
-            content[at : at + len(part)] = part
-            at += len(part)
-            if at == span.size:
-                break
-        if at < span.size or zlib.crc32(content) != span.checksum:
-            raise DigestMismatch(
-                f"the content of layer {self._index.digest} has changed since it was indexed"
-            )
-        return content
 
 
 def open_archive(
@@ -164,15 +143,10 @@ def open_archive(
 
 
 def _write_archive(blob: FileReader, index: LayerIndex, path: Path) -> None:
-    pieces = index.diff_id.verified(_pieces(index, Source(blob.chunks()), START))
+    pieces = decompress(index.compression, Source(blob.chunks()))
+    if index.diff_id is not None:
+        pieces = index.diff_id.verified(pieces)
     with path.open("wb") as file:
         for piece in pieces:
             stop_check.get()()
             file.write(piece)
-
-
-def _pieces(index: LayerIndex, source: Source, start: Point) -> Iterator[bytes]:
-    """Decompress *source* from *start* on."""
-    for piece in DECODERS[index.compression](source, start):
-        if not isinstance(piece, Point):
-            yield piece

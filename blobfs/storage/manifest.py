@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeGuard
 from urllib.parse import urlsplit
 
@@ -123,12 +123,14 @@ class Manifest:
     *references* are the config and the layers of an image, or the children of an index, without
     those whose digest is invalid. *foreign* blobs are downloaded from elsewhere; a registry need
     not have them. *for_linux_amd64* is the child served to a client that does not accept lists.
+    *annotations* are those of each reference.
     """
 
     media_type: str
     references: tuple[Descriptor, ...]
     foreign: frozenset[Digest] = frozenset()
     for_linux_amd64: Digest | None = None
+    annotations: tuple[Mapping[str, str], ...] = field(default=(), compare=False)
 
     @property
     def is_index(self) -> bool:
@@ -156,6 +158,7 @@ class Manifest:
     @classmethod
     def _of(cls, media_type: str, read: list[_Reference]) -> Manifest:
         references: list[Descriptor] = []
+        annotations: list[Mapping[str, str]] = []
         needed: set[Digest] = set()
         for_linux_amd64: Digest | None = None
         for reference in read:
@@ -163,12 +166,13 @@ class Manifest:
             if descriptor is None:
                 continue
             references.append(descriptor)
+            annotations.append(reference.annotations)
             if media_type in INDEXES or not reference.urls:
                 needed.add(descriptor.digest)
             if reference.is_for_linux_amd64 and for_linux_amd64 is None:
                 for_linux_amd64 = descriptor.digest
         foreign = frozenset(reference.digest for reference in references) - needed
-        return cls(media_type, tuple(references), foreign, for_linux_amd64)
+        return cls(media_type, tuple(references), foreign, for_linux_amd64, tuple(annotations))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +185,20 @@ class _Reference:
     media_type: str
     urls: tuple[str, ...]
     is_for_linux_amd64: bool
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, where: str, value: object) -> _Reference:
         match value:
             case {"blobSum": str(digest)}:
-                return cls(where, digest, 0, _SCHEMA_1_LAYER, (), is_for_linux_amd64=False)
+                return cls(where, digest, 0, _SCHEMA_1_LAYER, (), False)
             case {
                 "digest": str(digest),
                 "size": int(size),
                 "mediaType": str(media_type),
                 "urls": urls,
                 "platform": platform,
+                "annotations": annotations,
             }:
                 match platform:
                     case {"architecture": "amd64", "os": "linux"}:
@@ -200,7 +206,8 @@ class _Reference:
                     case _:
                         is_default = False
                 found = tuple(map(str, urls)) if isinstance(urls, list) else ()
-                return cls(where, digest, size, media_type, found, is_for_linux_amd64=is_default)
+                noted = annotations if isinstance(annotations, dict) else {}
+                return cls(where, digest, size, media_type, found, is_default, noted)
         raise ManifestInvalid(f"{where} is not a descriptor")
 
     def descriptor(self) -> Descriptor | None:

@@ -312,7 +312,7 @@ def test_program_that_waits_for_an_index_can_be_killed(
 ) -> None:
     """[S21.6] A program that waits for that can be killed."""
     digest = store_image(layout, LAYERS[0], tag=Tag("slow"))
-    building = tmp_path / f"index/v1/building/layer1-sha256-{Digest.of(LAYERS[0]).encoded}"
+    building = tmp_path / f"index/v1/building/layer2-sha256-{Digest.of(LAYERS[0]).encoded}"
     building.mkdir(parents=True)
     with (building / "lock").open("wb") as file:  # as another process that builds the index
         assert lock(file.fileno(), EXCLUSIVE)
