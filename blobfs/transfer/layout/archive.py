@@ -107,7 +107,9 @@ class ArchiveReader(LayoutReader):
     def check(self) -> None:
         """Raise Unsupported, Corrupt for a file that cannot be read."""
         if os.pread(self.fd, 6, 0).startswith(_COMPRESSED):
-            raise Unsupported(f"{self.place} is compressed; decompress it and name that file")
+            raise Unsupported(
+                f"{self.place} is compressed; decompress it first, as gunzip and unzstd do"
+            )
         if self.archive.fault:
             raise Corrupt(f"{self.place} is no whole tar archive: {self.archive.fault}")
         if INDEX not in self.archive.others and "manifest.json" in self.archive.others:

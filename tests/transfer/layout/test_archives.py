@@ -140,6 +140,7 @@ def test_several_threads_write_one_archive(tmp_path: Path) -> None:
 
 
 def test_a_large_blob_that_fails_leaves_room_for_the_next_attempt_or_zeros(tmp_path: Path) -> None:
+    """[S22.44] A blob that could not be copied may leave zeros in the archive"""
     file = tmp_path / "copy.tar"
     contents = [bytes([n]) * (2**20 + n) for n in range(1, 4)]
     blobs = [Descriptor(Digest.of(each), len(each)) for each in contents]
@@ -159,6 +160,7 @@ def test_a_large_blob_that_fails_leaves_room_for_the_next_attempt_or_zeros(tmp_p
 
 
 def test_bytes_that_a_crash_has_damaged_are_sent_again(tmp_path: Path) -> None:
+    """[S22.44] A copy that was killed goes on with it"""
     file, other = tmp_path / "copy.tar", Descriptor(Digest.of(b"other"), 5)
     with ArchiveTarget(file) as target:
         target.put_blob("app", BLOB, [CONTENT])
@@ -180,6 +182,7 @@ def test_bytes_that_a_crash_has_damaged_are_sent_again(tmp_path: Path) -> None:
 
 
 def test_compressed_archives_and_those_of_old_docker_are_refused(tmp_path: Path) -> None:
+    """[S22.45] is refused with the command that converts it"""
     file = archive(tmp_path / "a.tar", (member("index.json"), INDEX))
     for command in (("gzip", "-k"), ("zstd", "-q"), ("xz", "-k"), ("bzip2", "-k")):
         run(*command, file)
@@ -196,6 +199,7 @@ def test_compressed_archives_and_those_of_old_docker_are_refused(tmp_path: Path)
 
 
 def test_links_count_only_if_they_lead_to_a_blob_before_them(tmp_path: Path) -> None:
+    """[S22.45] No name and no link in it leads out of it"""
     secret = tmp_path / "secret"
     secret.write_bytes(CONTENT)
     names = [f"blobs/sha256/{number:064x}" for number in range(5)]

@@ -149,6 +149,7 @@ def _any_registry(data: st.DataObject, made: Made) -> dict[str, Repository]:
 def test_a_copy_that_is_killed_anywhere_goes_on_and_every_entry_is_complete(
     kind: Kind, memory: Path, step: int
 ) -> None:
+    """[S22.43] `index.json` is replaced as a whole, at intervals and at the end"""
     origin = memory / "origin"
     with LayoutTarget(origin) as target:
         expected = everything(target)
@@ -190,6 +191,7 @@ def test_a_second_name_of_a_blob_is_a_hard_link(tmp_path: Path) -> None:
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    """[S22.43] One copy at a time writes to a layout or an archive"""
     with LayoutTarget(tmp_path) as first, LayoutTarget(tmp_path) as second:
         Made(first).image(APP, b"config")
         with pytest.raises(Busy, match="another copy writes"):
@@ -201,6 +203,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 
 
 def test_an_index_that_another_program_changes_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    """[S22.43] If another program changes `index.json` meanwhile"""
     with LayoutTarget(tmp_path) as target:
         Made(target).image(APP, b"config")
         (tmp_path / "index.json").write_text('{"schemaVersion":2,"manifests":[]}')
@@ -228,6 +231,7 @@ def test_other_files_are_no_layout(tmp_path: Path) -> None:
 
 
 def test_entries_of_other_tools_stay_as_they_are(tmp_path: Path) -> None:
+    """[S22.40] The images of `docker save` (version 25 and later) have the names"""
     with LayoutTarget(tmp_path) as target:
         made = Made(target)
         digests = [made.image("", b"config", bytes([n])) for n in range(4)]
@@ -276,6 +280,7 @@ def _entry(digest: Digest, **annotations: str) -> dict[str, object]:
 
 
 def test_a_tag_that_moves_keeps_its_name_and_the_manifest_before(tmp_path: Path) -> None:
+    """[S22.42] If a tag moves, the manifest that it"""
     with LayoutTarget(tmp_path) as target:
         made = Made(target)
         old, new = made.image("", b"config", b"old"), made.image("", b"config", b"new")

@@ -49,6 +49,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_skopeo_finds_images_by_repository_and_tag(layout: Path, tmp_path: Path) -> None:
+    """[S22.40] find an image by the name `repository:tag`"""
     for name in ("v1", f"{APP}:v1", f"{APP}:latest"):
         out = tmp_path / name.replace("/", "-")
         run("skopeo", "copy", "--all", f"oci:{layout}:{name}", f"dir:{out}")
@@ -61,6 +62,7 @@ def test_skopeo_finds_images_by_repository_and_tag(layout: Path, tmp_path: Path)
 def test_umoci_unpacks_changes_and_collects_and_nothing_of_ours_is_lost(
     layout: Path, tmp_path: Path
 ) -> None:
+    """[S22.42] Entries and annotations that other tools made in `index.json` stay"""
     copied = tmp_path / "layout"
     with LayoutSource(layout) as source, LayoutTarget(copied) as target:
         copy(source, target)

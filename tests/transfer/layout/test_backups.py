@@ -1,0 +1,79 @@
+"""Backups of a whole registry in a layout or an archive, and what is restored from them."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from blobfs import paths
+from blobfs.digest import Digest
+from blobfs.reference import RepositoryName
+from tests.support.command import invoke
+from tests.support.copies import Copies
+
+OTHER = RepositoryName("other")
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> Copies:
+    """A source with one of everything that a registry may have."""
+    copies = Copies(tmp_path)
+    old = copies.put_image("v1", b"config", b"old layer")
+    new = copies.put_image("v1", b"config", b"layer")
+    copies.put_index("multi", old, new)
+    copies.put_referrer(new, b"attestation")
+    copies.put_image("", b"config", b"of no tag")
+    copies.put_image("v1", b"config", b"layer", name=OTHER)
+    copies.layout.layer(b"single", OTHER)
+    copies.layout.layer(b"only a blob", RepositoryName("only/blobs"))
+    named_twice = copies.layout.layer(b"named twice", OTHER)
+    alias = Digest.of(b"named twice", "sha512")
+    copies.layout.link(paths.layers(OTHER), alias, str(named_twice).encode())
+    return copies
+
+
+def run(copies: Copies, command: str, *arguments: object) -> str:
+    result = invoke(command, *arguments, "--state-dir", copies.state)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("place", ["oci:{}/layout", "oci-archive:{}/archive.tar"])
+def test_a_whole_registry_comes_back_from_its_backup(copies: Copies, place: str) -> None:
+    """[S22.41] A copy of it into a new storage has the same files"""
+    backup = place.format(copies.directory)
+    run(copies, "backup", copies.source, backup)
+    run(copies, "restore", backup, copies.target)
+    assert copies.files(copies.target) == copies.files(copies.source)
+    before = {path: path.stat().st_ino for path in copies.directory.glob("layout/blobs/*/*")}
+    copies.put_image("v3", b"config", b"another")
+    run(copies, "backup", copies.source, backup)
+    assert {path: path.stat().st_ino for path in before} == before
+    run(copies, "restore", backup, copies.target)
+    assert copies.files(copies.target) == copies.files(copies.source)
+
+
+def test_one_tag_of_a_backup_is_restored(copies: Copies) -> None:
+    """[S22.40] find an image by the name `repository:tag`"""
+    backup = copies.directory / "layout"
+    run(copies, "backup", copies.source, f"oci:{backup}")
+    run(copies, "cp", f"oci:{backup}:team/app:v1", f"{copies.target}!/new:v2")
+    assert set(copies.tags()) == {"new:v2"}
+    run(copies, "cp", f"{copies.source}!/team/app:v1", f"oci:{copies.directory}/plain:v7")
+    run(copies, "cp", f"oci:{copies.directory}/plain:v7", f"{copies.target}!/plain:v8")
+    assert set(copies.tags()) == {"new:v2", "plain:v8"}
+
+
+def test_an_archive_is_refused_by_cp_and_made_anew_by_sync(copies: Copies) -> None:
+    """[S22.44] `cp` refuses an archive that exists; `sync` makes a new one of it and the copy"""
+    file = copies.directory / "copy.tar"
+    run(copies, "cp", f"{copies.source}!/other:v1", f"oci-archive:{file}")
+    result = invoke("cp", copies.source, f"oci-archive:{file}", "--state-dir", copies.state)
+    assert result.exit_code == 1
+    assert "use sync" in result.stderr
+    run(copies, "sync", f"{copies.source}!/team/app:v1", f"oci-archive:{file}")
+    run(copies, "cp", f"oci-archive:{file}", copies.target)
+    assert set(copies.tags()) == {"other:v1", "team/app:v1"}
+    with tarfile.open(file) as tar:
+        names = tar.getnames()
+    assert len(names) == len(set(names))
