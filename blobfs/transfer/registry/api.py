@@ -31,6 +31,7 @@ from blobfs.storage.manifest import MEDIA_TYPES, SCHEMA_1, SIGNED_SCHEMA_1
 from blobfs.transfer.registry.authorization import Scope
 from blobfs.transfer.registry.client import Call, RegistryClient
 from blobfs.transfer.registry.options import RegistryOptions
+from blobfs.transfer.registry.payloads import Payloads
 from blobfs.transfer.registry.referrers import referrers_in
 from blobfs.transfer.registry.responses import Answer
 
@@ -53,6 +54,7 @@ class RegistryApi(Closing):
     ) -> None:
         self.client = RegistryClient(host, options)
         self.host = host
+        self.payloads = Payloads()
         self._repository = repository
         self._actions = actions
 
@@ -125,9 +127,12 @@ class RegistryApi(Closing):
 
     def manifest(self, repository: str, digest: Digest) -> bytes:
         """Return the bytes of a manifest; raises ManifestUnknown, DigestMismatch."""
-        payload = self._manifest(repository, digest)
-        if Digest.of(payload, digest.algorithm) != digest:
-            raise DigestMismatch(f"{self.host} sends other content for manifest {digest}")
+        payload = self.payloads.get(repository, digest)
+        if payload is None:
+            payload = self._manifest(repository, digest)
+            if Digest.of(payload, digest.algorithm) != digest:
+                raise DigestMismatch(f"{self.host} sends other content for manifest {digest}")
+            self.payloads.add(repository, digest, payload)
         return payload
 
     def _manifest(self, repository: str, reference: Tag | Digest) -> bytes:

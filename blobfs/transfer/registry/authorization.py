@@ -10,7 +10,7 @@ import re
 import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 from urllib.parse import urlencode, urlsplit
 from urllib.request import parse_http_list, parse_keqv_list
@@ -98,8 +98,9 @@ class Authorization:
         parsed = [found for text in challenges if (found := _parse(text))]
         if not parsed:
             return None
-        self._challenge = max(parsed, key=lambda each: each.scheme == "bearer")
-        return self._challenge
+        found = max(parsed, key=lambda each: each.scheme == "bearer")
+        self._challenge = replace(found, scope="")  # that of the one request
+        return found
 
     def hint(self, repository: str) -> str:
         """Return a clause that says which login was used, or how to make one."""

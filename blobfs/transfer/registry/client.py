@@ -61,7 +61,6 @@ _BODY_SIZE: Final = 4 * 2**20
 _PIECE: Final = 256 * 1024
 """Bytes of a request that are sent together, within _CONNECT_S."""
 
-
 _NO_SCOPE: Final = Scope("", ())
 
 
@@ -191,7 +190,14 @@ class RegistryClient(Closing):
         header = self._auth.header(call.scope)
         response = self._send_with(header, call, url)
         challenges = response.headers.getlist("WWW-Authenticate")
-        if response.status == 401 and self._auth.learn(challenges, call.scope, header):
+        if response.status != 401:
+            return response
+        try:
+            is_repeated = self._auth.learn(challenges, call.scope, header)
+        except BlobfsError:
+            response.close()
+            raise
+        if is_repeated:
             discard(response)
             response = self._send_with(self._auth.header(call.scope), call, url)
         return response

@@ -108,6 +108,7 @@ class RegistryTarget(Target):
         stored = answer.headers.get("docker-content-digest", str(digest))
         if stored.startswith(f"{digest.algorithm}:") and stored != str(digest):
             raise DigestMismatch(f"{self._api.host} stored manifest {digest} as {stored[:160]!r}")
+        self._api.payloads.add(repository, digest, payload)
         return answer, outline
 
     def repositories(self) -> Iterator[str]:

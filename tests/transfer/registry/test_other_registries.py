@@ -13,6 +13,7 @@ from blobfs.errors import (
     BlobfsError,
     Corrupt,
     DigestMismatch,
+    ManifestUnknown,
     StorageUnavailable,
     Unsupported,
 )
@@ -425,3 +426,13 @@ def test_proxy_of_the_environment_is_used(serve: Serve, monkeypatch: pytest.Monk
     assert server.requests[-1].target == "http://registry.invalid/v2/a/tags/list?n=1000"
     login = b64encode(b"me:pass word").decode()
     assert server.requests[-1].headers["proxy-authorization"] == f"Basic {login}"
+
+
+def test_manifest_is_fetched_once_of_a_source(serve: Serve) -> None:
+    digest = Digest.of(MANIFEST)
+    server = serve({f"GET /v2/a/manifests/{digest}": Response(200, MANIFEST)})
+    with RegistrySource(server.address, ANONYMOUS) as source:
+        assert source.outline("a", digest).manifest.size == len(source.manifest("a", digest))
+        with pytest.raises(ManifestUnknown):
+            source.manifest("b", digest)
+    assert sum(request.target.startswith("/v2/a/") for request in server.requests) == 1

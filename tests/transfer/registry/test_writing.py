@@ -179,6 +179,15 @@ def test_tag_is_moved(target: RegistryTarget) -> None:
         target.tag("moved", V1, Digest.of(b"nothing"), [])
 
 
+def test_tag_is_set_to_a_manifest_of_an_earlier_run(
+    target: RegistryTarget, empty: DockerRegistry
+) -> None:
+    digest, _ = image(target, "earlier")
+    with RegistryTarget(empty.address, ANONYMOUS) as later:
+        later.tag("earlier", V1, digest, [])
+        assert later.tagged("earlier", V1) == digest
+
+
 def test_registry_that_cannot_remove_a_tag_says_so(target: RegistryTarget) -> None:
     """[S22.15] A registry that cannot remove a tag alone keeps it"""
     digest, _ = image(target, "untagged")
