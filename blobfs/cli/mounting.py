@@ -22,7 +22,7 @@ from blobfs.cli.notices import Notice, cache_notice, show
 from blobfs.cli.services import MountServices
 from blobfs.cli.storage import Storage
 from blobfs.cli.types import PATH, STORAGE
-from blobfs.config.settings import Settings
+from blobfs.config.settings import Settings, default_indexes
 from blobfs.drivers.location import Location
 from blobfs.errors import MountRefused
 from blobfs.fuse.attributes import AttributeMapper, Timeouts
@@ -73,7 +73,7 @@ def start(storage: str, mountpoint: Path, options: dict[str, Any]) -> Settings:
     root, checks = given.location.root, given.checks
     place = checks.run(partial(_check_directories, given, mountpoint, create=options["create"]))
     _check_cache(options["cache_dir"], given.location, place)
-    _check_outside("--index-dir", options["index_dir"], place)
+    _check_outside("--index-dir", options["index_dir"] or default_indexes(), place)
     unwritable = None
     if root is not None and not options["read_only"]:
         unwritable = checks.run(partial(preflight.unwritable, root))

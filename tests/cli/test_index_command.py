@@ -173,3 +173,18 @@ def test_things_that_are_no_images_are_skipped(
     assert ended.exit_code == 0
     assert "sha256-12.sig: skipped, it is no image" in ended.stderr
     assert index(storage, f"{APP}:sha256-12.sig").exit_code == 1
+
+
+@pytest.mark.parametrize("option", [True, False])
+def test_directory_of_indexes_in_the_mount_is_refused(
+    storage: Path, tmp_path: Path, option: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one of the option, and the default one."""
+    place = tmp_path / "mnt"
+    place.mkdir()
+    monkeypatch.setattr("blobfs.cli.mounting.default_indexes", lambda: place / "images")
+    options = ("--index-dir", place / "images") if option else ()
+    ended = invoke("mount", storage, place, *options)
+    assert ended.exit_code == 1
+    assert "--index-dir" in ended.stderr
+    assert "is in the mount; give another directory" in ended.stderr

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -99,6 +100,19 @@ def test_rootfs_of_a_digest_is_that_of_its_tag(mount: MountedRegistry, layout: L
     digest = store_image(layout, *LAYERS, compress=True)
     found = tree_below(image(mount, str(digest)) / "rootfs", time.time_ns())
     assert differences(found, tree_below(image(mount) / "rootfs", time.time_ns())) == []
+
+
+def test_rootfs_has_its_attributes_once_its_index_is_made(
+    mount: MountedRegistry, layout: Layout
+) -> None:
+    """[S21.4] `rootfs` is what `umoci unpack` makes of the layers as root."""
+    store_image(layout, archive(directory(b"./", 0o1711, uid=7, mtime_ns=5)), tag=Tag("root"))
+    root = image(mount, "root") / "rootfs"
+    placeholder = root.stat()
+    assert (placeholder.st_mode, placeholder.st_uid) == (stat.S_IFDIR | 0o755, os.getuid())
+    os.listdir(root)
+    found = root.stat()
+    assert (found.st_mode, found.st_uid, found.st_mtime_ns) == (stat.S_IFDIR | 0o1711, 7, 5)
 
 
 def test_images_are_found_by_name_and_not_listed(mount: MountedRegistry, tmp_path: Path) -> None:

@@ -211,6 +211,22 @@ def test_namespaces_bind_it(debian: Debian, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_podman_runs_it(debian: Debian, tmp_path: Path) -> None:
+    if shutil.which("podman") is None:
+        cannot("not installed: podman")
+    root, unpacked_root = debian.roots("changed")
+    places = ("--root", tmp_path / "root", "--runroot", tmp_path / "run")
+    runtime = ("--cgroup-manager", "cgroupfs", "--runtime", "runc")
+    limits = ("--network=none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=500:500")
+    script = "echo more >>/etc/motd; cat /etc/motd; dpkg -l"
+    command = ("run", "--rm", *limits, "--rootfs", f"{root}:O", "sh", "-ec", script)
+    found = run("podman", *places, *runtime, *command, timeout_s=120)
+    assert found.startswith(b"A changed file.\nmore\n")
+    assert found.endswith(run("chroot", root, "dpkg", "-l"))
+    assert (root / "etc/motd").read_bytes() == (unpacked_root / "etc/motd").read_bytes()
+
+
+@pytest.mark.long
 def test_layouts_of_debian_are_read(debian: Debian, tmp_path: Path) -> None:
     """[S21.3] skopeo copies from `oci` and `dir`, and umoci unpacks `oci`."""
     image = debian.image("changed")
