@@ -11,6 +11,7 @@ import click
 
 from blobfs.cli.copy_options import CopyOptions, copying
 from blobfs.cli.copy_progress import CopyProgress
+from blobfs.cli.notices import echo
 from blobfs.cli.opening import Counts
 from blobfs.cli.output import DAMAGED, print_report
 from blobfs.cli.reports import Report
@@ -84,7 +85,8 @@ def _run(copy: Copy, options: CopyOptions, *, delete: bool) -> None:
     if delete:
         check_mirror(copy.route, copy.selection)
     progress = CopyProgress(as_json=options.as_json)
-    state = None if options.dry_run else options.states / f"cp-{copy.key}.db"
+    is_temporary = options.dry_run or copy.is_of_a_file
+    state = None if is_temporary else options.states / f"cp-{copy.key}.db"
     act = _show if options.dry_run else _transfer
     try:
         with threads(options.jobs, copy.route.source, copy.route.target) as workers:
@@ -102,10 +104,10 @@ def _transfer(
     """Copy, and print the outcome; exits with 1 after failures."""
     with progress.showing(opened.size):
         opened.run(progress, fail_fast=options.fail_fast)
-    kept = opened.delete(progress.deleted) if delete else None
+    kept = opened.delete(progress.deleted) if delete else []
     opened.finish()
     failed = list(failures(opened.catalog))
-    notes = [*map(str, failed), *([] if kept is None else [kept])]
+    notes = [*map(str, failed), *kept]
     if options.as_json:
         for failure in failed:
             click.echo(json.dumps({"event": "failure", **failure._asdict()}))
@@ -113,6 +115,10 @@ def _transfer(
         if notes:
             sys.exit(DAMAGED)
         return
+    if opened.copy.is_to_stdout:
+        for note in notes:
+            echo(note)
+        sys.exit(DAMAGED if notes else 0)
     report = replace(progress.report(), damaged=len(notes))
     print_report(
         report, as_json=False, human=options.human, notes=[*notes, f"{progress.seconds:.1f} s"]
@@ -123,11 +129,11 @@ def _show(opened: OpenCopy, progress: CopyProgress, options: CopyOptions, *, del
     """Print what would be copied by repository, and what would be deleted."""
     opened.ask(CopyProgress(as_json=False))
     report = Report(("repository", "tags", "blobs", "bytes"), opened.wanted())
-    kept = opened.delete(progress.would_delete, dry_run=True) if delete else None
+    kept = opened.delete(progress.would_delete, dry_run=True) if delete else []
     if options.as_json:
         for row in report.rows:
             event = {"event": "plan", **dict(zip(report.columns, row, strict=True))}
             click.echo(json.dumps(event))
         return
-    notes = [*([] if kept is None else [kept]), _DRY]
+    notes = [*kept, _DRY]
     print_report(report, as_json=False, human=options.human, notes=notes)

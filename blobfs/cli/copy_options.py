@@ -17,7 +17,7 @@ from blobfs.config.settings import default_state
 from blobfs.drivers.location import Location
 from blobfs.images.platforms import Platform
 from blobfs.transfer.copying import Copy
-from blobfs.transfer.places import Kind, Place, PlaceOptions, new_file
+from blobfs.transfer.places import Kind, Place, PlaceOptions, paired
 from blobfs.transfer.registry import RegistryOptions
 from blobfs.transfer.route import Route
 from blobfs.transfer.selection import Selection
@@ -103,7 +103,7 @@ class CopyOptions:
         place = Place.parse(source, _location)
         route = Route(
             place,
-            new_file(place, Place.parse(target, _location)),
+            paired(place, Place.parse(target, _location)),
             self._place_options("src"),
             replace(self._place_options("dest"), link_files=self.link, replaces=replaces),
             bytes_per_s=self.bwlimit,

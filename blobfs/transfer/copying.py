@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from blobfs.concurrency import ThreadPool
 from blobfs.drivers.base import Closing
+from blobfs.errors import AccessDenied, Unsupported
 from blobfs.inventory.inventory import Workers
 from blobfs.transfer.base import Progress
 from blobfs.transfer.catalog import Catalog
@@ -65,6 +66,16 @@ class Copy:
         name = f"{source.key} {source.part} {target.key} {target.part} {self.selection}"
         return sha256(name.encode()).hexdigest()[:16]
 
+    @property
+    def is_of_a_file(self) -> bool:
+        """True if one blob is copied, from a file or to one."""
+        return Kind.FILE in {self.route.source.kind, self.route.target.kind}
+
+    @property
+    def is_to_stdout(self) -> bool:
+        """True if the bytes of a blob go to the standard output."""
+        return self.route.target.kind is Kind.FILE and self.route.target.path is None
+
     def open(
         self, state: Path | None, workers: Workers, progress: Progress, *, restart: bool = False
     ) -> OpenCopy:
@@ -116,19 +127,23 @@ class OpenCopy(Closing):
         """
         return self.catalog.rows(_WANTED)
 
-    def delete(self, deleted: Callable[[Surplus], None], *, dry_run: bool = False) -> str | None:
+    def delete(self, deleted: Callable[[Surplus], None], *, dry_run: bool = False) -> list[str]:
         """Delete what the source does not have, after everything was copied.
 
-        *deleted* is called with each. Returns the reason if nothing may be deleted.
+        *deleted* is called with each. Returns the reasons why something was not deleted.
         """
         if next(failures(self.catalog), None) is not None:
-            return "nothing was deleted, as something could not be copied"
+            return ["nothing was deleted, as something could not be copied"]
         if not self.catalog.one("SELECT 1 FROM tag LIMIT 1"):
-            return "nothing was deleted, as the source has no images; is it mounted?"
+            return ["nothing was deleted, as the source has no images; is it mounted?"]
+        reasons = []
         for found in list(surplus(self.planner)):
-            if dry_run or delete(self.copy.route, found):
-                deleted(found)
-        return None
+            try:
+                if dry_run or delete(self.copy.route, found):
+                    deleted(found)
+            except (AccessDenied, Unsupported) as exc:
+                reasons.append(f"{found} was not deleted: {exc}")
+        return reasons
 
     def finish(self) -> None:
         """Complete the target, and remove the journal."""

@@ -36,7 +36,8 @@ class Failure(NamedTuple):
     images: list[str]
 
     def __str__(self) -> str:
-        hurt = f"; left out: {', '.join(self.images)}" if self.images else ""
+        others = [image for image in self.images if not self.item.endswith(f" {image}")]
+        hurt = f"; left out: {', '.join(others)}" if others else ""
         return f"{self.item}: {self.reason}{hurt}"
 
 

@@ -16,6 +16,7 @@ from blobfs.drivers.location import Location, local_root
 from blobfs.errors import MountRefused, NameInvalid
 from blobfs.reference import Tag
 from blobfs.transfer.base import Source, Target
+from blobfs.transfer.blobfile import FileSource, FileTarget
 from blobfs.transfer.layout import ArchiveSource, ArchiveTarget, LayoutSource, LayoutTarget
 from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget
 from blobfs.transfer.selection import EVERYTHING, Part
@@ -127,12 +128,15 @@ def _is_plain(path: Path) -> bool:
     return path.exists() and not path.is_dir() and path.suffix not in _CONFIGS
 
 
-def new_file(source: Place, target: Place) -> Place:
-    """Return *target* as a file, if it is a path that does not exist and *source* has a digest."""
-    root = target.location.root if target.location else None
+def paired(source: Place, target: Place) -> Place:
+    """Return *target* as a file for one blob of *source* if it is one, or a path of nothing."""
+    root = target.location.root if target.location else target.path
     is_new = root is not None and not root.exists() and target.part == EVERYTHING
-    if is_new and isinstance(source.part.target, Digest):
-        return Place(Kind.FILE, path=root)
+    wanted = source.part.target
+    if isinstance(wanted, Digest) and (
+        target.kind is Kind.FILE or (target.kind is Kind.STORAGE and is_new)
+    ):
+        return Place(Kind.FILE, Part("", wanted), path=root)
     return target
 
 
@@ -199,6 +203,8 @@ def open_source(place: Place, options: PlaceOptions = DEFAULTS) -> Source:
             return ArchiveSource(path)
         case Place(kind=Kind.REGISTRY):
             return RegistrySource(place.host, options.registry, place.part.repository)
+        case Place(kind=Kind.FILE):
+            return FileSource(place.path)
     raise MountRefused(f"cannot copy from {place}. {_PAIRS}")
 
 
@@ -216,4 +222,6 @@ def open_target(place: Place, options: PlaceOptions = DEFAULTS) -> Target:
             return ArchiveTarget(path, replace=options.replaces)
         case Place(kind=Kind.REGISTRY):
             return RegistryTarget(place.host, options.registry, place.part.repository)
+        case Place(kind=Kind.FILE, part=Part(target=Digest() as digest)):
+            return FileTarget(place.path, digest)
     raise MountRefused(f"cannot copy to {place}. {_PAIRS}")

@@ -24,7 +24,7 @@ from blobfs.errors import (
     StorageUnavailable,
 )
 from blobfs.transfer.base import Source, Target
-from blobfs.transfer.places import DEFAULTS, Place, PlaceOptions, open_source, open_target
+from blobfs.transfer.places import DEFAULTS, Kind, Place, PlaceOptions, open_source, open_target
 
 T = TypeVar("T")
 
@@ -116,6 +116,8 @@ def ends_of(route: Route) -> Ends:
 
 
 def _open(route: Route) -> Ends:
+    if route.second_look and route.source.kind is Kind.FILE:
+        return ends_of(replace(route, second_look=False))  # the standard input is read once
     source = open_source(route.source, _with_login(route.source_options, "BLOBFS_SRC_CREDS"))
     if route.second_look:
         first = ends_of(replace(route, second_look=False))

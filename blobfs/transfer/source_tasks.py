@@ -22,6 +22,7 @@ from blobfs.images.image import platforms_in
 from blobfs.inventory.rows import pack
 from blobfs.reference import Tag
 from blobfs.transfer.base import Outline, Source
+from blobfs.transfer.places import Kind
 from blobfs.transfer.route import Cause, Ends, Fault, Route, ends_of
 from blobfs.transfer.selection import Selection
 
@@ -46,12 +47,12 @@ def list_repository(route: Route, selection: Selection, name: str) -> Listing | 
     """Return the tags of a repository that are selected, and with everything the rest of it."""
     ends = ends_of(route)
     try:
-        return ends.attempt(lambda: _listing(ends.source, selection, name))
+        return ends.attempt(lambda: _listing(ends.source, selection, name, route))
     except BlobfsError as exc:
         return Fault.of(exc)
 
 
-def _listing(source: Source, selection: Selection, name: str) -> Listing:
+def _listing(source: Source, selection: Selection, name: str, route: Route) -> Listing:
     target = selection.part.target
     names = _tags(source, name, is_optional=target is not None)
     found = Listing([tag for tag in names if selection.wants(name, tag)], [], [], [])
@@ -62,7 +63,10 @@ def _listing(source: Source, selection: Selection, name: str) -> Listing:
     if isinstance(target, Tag) and target not in found.tags:
         found.tags.append(target)
     if isinstance(target, Digest):
-        _add(source, name, target, found)
+        is_blob = route.target.kind is Kind.FILE or not _add_manifest(source, name, target, found)
+        found.blobs.extend([(pack(target), source.size(name, target))] if is_blob else [])
+        if isinstance(route.target.part.target, Tag):
+            found.tags.append(route.target.part.target)
     if selection.everything:
         found.manifests.extend(map(pack, source.revisions(name)))
         found.blobs.extend(_with_sizes(source, name, source.blobs(name)))
@@ -85,14 +89,14 @@ def _with_sizes(source: Source, name: str, blobs: Iterable[Digest]) -> Iterator[
             yield pack(digest), source.size(name, digest)
 
 
-def _add(source: Source, name: str, digest: Digest, found: Listing) -> None:
-    """Add the manifest *digest*, or the blob if there is no such manifest."""
+def _add_manifest(source: Source, name: str, digest: Digest, found: Listing) -> bool:
+    """Add the manifest *digest*; False if there is none."""
     try:
         source.outline(name, digest)
     except ManifestUnknown:
-        found.blobs.append((pack(digest), source.size(name, digest)))
-    else:
-        found.manifests.append(pack(digest))
+        return False
+    found.manifests.append(pack(digest))
+    return True
 
 
 def _signed(tag: str) -> Digest | None:
@@ -123,6 +127,9 @@ def read_tags(
     ends = ends_of(route)
     found: list[TagRead | Fault] = []
     for _, repository, name in batch:
+        if isinstance(selection.part.target, Digest) and route.target.part.target == name:
+            found.append(TagRead(pack(selection.part.target)))
+            continue
         try:
             read = partial(_read_tag, ends.source, selection, since_ns, repository, Tag(name))
             found.append(ends.attempt(read))

@@ -1,14 +1,17 @@
 """``blobfs cp`` between two directories."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName, Tag
 from tests.support.command import invoke
 from tests.support.copies import Copies, counts
+from tests.support.layout import APP
 
 OTHER = RepositoryName("other")
 
@@ -149,3 +152,74 @@ def test_a_dry_run_shows_what_would_be_sent(copies: Copies) -> None:
     copies.cp()
     result = copies.cp("--dry-run")
     assert [line.split()[1:] for line in result.stdout.splitlines()[1:]] == [["0", "0", "0"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--include", "team/*"), {"team/app:v1", "team/app:v2"}),
+        (("--include", "*:v[12]", "--exclude", "other"), {"team/app:v1", "team/app:v2"}),
+        (("--exclude", "*:v1"), {"team/app:v2"}),
+        (("--newer-than", "1h"), {"team/app:v1", "team/app:v2", "other:v1"}),
+        (("--newer-than", "0s"), set()),
+    ],
+)  # fmt: skip
+def test_tags_are_selected(copies: Copies, options: tuple[str, ...], expected: set[str]) -> None:
+    """[S22.22] A pattern with a colon is for `repository:tag`, another one for the repository"""
+    copies.put_image("v1", b"config", b"layer")
+    copies.put_image("v2", b"config", b"another")
+    copies.put_image("v1", b"config", b"layer", name=OTHER)
+    assert copies.cp(*options).exit_code == 0
+    assert (copies.tags() if expected else {}).keys() == expected
+
+
+def test_history_and_everything(copies: Copies) -> None:
+    """[S22.23] `--history` copies the images that a tag named before, too"""
+    old = copies.put_image("v1", b"config", b"old")
+    copies.put_image("v1", b"config", b"new")
+    copies.put_image("", b"untagged", b"layer")
+    copies.layout.layer(b"single")
+    gone = copies.put_image("v1", b"config", b"newest")
+    copies.layout.link(paths.tag_index(APP, Tag("v1")), Digest("sha256", "0" * 64))
+    assert copies.cp(source="!/team/app:v1").exit_code == 0
+    assert not copies.blob(copies.target, old).exists()
+    assert copies.cp("--history", source="!/team/app:v1").exit_code == 0
+    assert copies.blob(copies.target, old).exists()
+    assert copies.blob(copies.target, gone).exists()
+    assert not copies.blob(copies.target, Digest.of(b"single")).exists()
+    assert copies.cp("--all").exit_code == 0
+    left = copies.files(copies.source).keys() - copies.files(copies.target)
+    assert [path.count("0" * 64) for path in left] == [1]
+
+
+def test_a_digest_is_a_manifest_or_a_blob(copies: Copies) -> None:
+    """[S22.7] An image or a blob can be named by its digest"""
+    digest = copies.put_image("v1", b"config", b"layer")
+    blob = Digest.of(b"layer")
+    copies.target.mkdir()
+    assert copies.cp(source=f"!/team/app@{blob}").exit_code == 0
+    assert copies.blob(copies.target, blob).exists()
+    assert copies.tags() == {}
+    assert copies.cp(source=f"!/team/app@{digest}", target="!/app:new").exit_code == 0
+    assert copies.tags() == {"app:new": str(digest)}
+
+
+def test_wrong_bytes_in_the_target_are_replaced_where_it_is_verified(copies: Copies) -> None:
+    """[S22.24] With `--verify-target` the blobs that are there are read"""
+    copies.put_image("v1", b"config", b"layer")
+    copies.cp()
+    blob = copies.blob(copies.target, Digest.of(b"layer"))
+    blob.write_bytes(b"LAYER")
+    assert counts(copies.cp("--json"))["blob"]["sent"] == 0
+    assert counts(copies.cp("--json", "--verify-target"))["blob"] == {
+        "there": 1, "linked": 0, "copied": 0, "sent": 1, "bytes": 5,
+    }  # fmt: skip
+    assert blob.read_bytes() == b"layer"
+
+
+def test_the_rate_is_limited(copies: Copies) -> None:
+    """[S22.25] `--bwlimit` bounds the bytes per second that a process sends"""
+    copies.put_image("v1", b"config", *(bytes([n]) * 1000 for n in range(12)))
+    began = time.monotonic()
+    assert copies.cp("--bwlimit", "10K").exit_code == 0
+    assert time.monotonic() - began > 0.9

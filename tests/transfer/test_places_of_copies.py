@@ -1,0 +1,104 @@
+"""Copies between places of all kinds, with real registries and programs."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from blobfs.digest import Digest
+from tests.support.command import invoke
+from tests.support.copies import Copies, counts
+from tests.support.services import DockerRegistry, inspect, run
+
+_PLAIN = ("--src-tls-verify=false", "--dest-tls-verify=false", "--src-no-creds", "--dest-no-creds")
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> Copies:
+    return Copies(tmp_path)
+
+
+@pytest.mark.registry
+def test_a_registry_over_http_and_back(
+    copies: Copies, registry: DockerRegistry, tmp_path: Path
+) -> None:
+    """[S22.20] Storages, OCI image layouts and registries over HTTP are copied"""
+    state = ("--state-dir", copies.state, "--json", *_PLAIN)
+    with DockerRegistry.serving(tmp_path / "served") as served:
+        place = f"docker://{served.address}"
+        first = invoke("cp", registry.root, place, *state)
+        assert first.exit_code == 0, first.output
+        second = counts(invoke("cp", registry.root, place, *state))
+        assert [second[kind]["sent"] for kind in second] == [0, 0, 0]
+        result = invoke("cp", place, f"oci:{tmp_path}/layout", *state)
+        assert result.exit_code == 0, result.output
+        pulled = f"docker://{served.address}/library/multi:latest"
+        run("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", "--all", pulled,
+            f"dir:{tmp_path}/pulled")  # fmt: skip
+        assert inspect(served.address, "team/app", "v1").digest == (
+            inspect(registry.address, "team/app", "v1").digest
+        )
+    back = tmp_path / "back"
+    assert invoke("cp", f"oci:{tmp_path}/layout", back, *state).exit_code == 0
+    assert copies.tags(back) == copies.tags(registry.root) == copies.tags(tmp_path / "served")
+    assert invoke("verify", "--content", back).exit_code == 0
+
+
+@pytest.mark.registry
+def test_one_image_of_a_registry(copies: Copies, registry: DockerRegistry) -> None:
+    """[S22.20] With `--platform` only the image for that platform is copied"""
+    place = f"docker://{registry.address}/library/multi:latest"
+    options = ("--state-dir", copies.state, *_PLAIN)
+    result = invoke("cp", place, copies.target, *options, "--platform", "linux/arm64")
+    assert result.exit_code == 0, result.output
+    platforms = inspect(registry.address, "library/multi", "latest").platforms
+    assert copies.tags() == {"library/multi:latest": platforms["linux/arm64"]}
+    missing = invoke("cp", f"{place}r", copies.target, *options)
+    assert missing.exit_code == 1
+    assert missing.stderr.startswith("tag library/multi:latestr: unknown tag:")
+
+
+def test_a_blob_of_a_file(copies: Copies, tmp_path: Path) -> None:
+    """[S22.21] One blob is copied from a file, and to one, also the standard input and output"""
+    content = os.urandom(100_000)
+    digest = Digest.of(content)
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    options = ("--state-dir", copies.state)
+    assert invoke("cp", file, f"{copies.target}!/app", *options).exit_code == 0
+    name = f"{copies.target}!/app@{digest}"
+    assert invoke("cp", name, tmp_path / "new", *options).exit_code == 0
+    assert (tmp_path / "new").read_bytes() == content
+    command = ["blobfs", "cp", name, "-", *map(str, options)]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == content
+    copies.blob(copies.target, digest).write_bytes(content[:-1] + b"x")
+    assert invoke("cp", name, tmp_path / "wrong", *options).exit_code == 1
+    assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "advice"),
+    [
+        ("file", "new", "name the repository"),
+        ("file", "file", "use cp"),
+        ("{}/source", "file", "one blob"),
+        ("file", "{}/target", "name the repository"),
+        ("{}/source", "docker://", "docker://HOST"),
+        ("{}/source", "{}/target!/app:v1", "name one of the source"),
+        ("{}/source!/a/b:c:d", "{}/target", "not a repository name"),
+        ("{}/missing", "{}/target", "missing"),
+        ("ftp://host/", "{}/target", "not a storage"),
+    ],
+)
+def test_places_that_make_no_sense(
+    copies: Copies, monkeypatch: pytest.MonkeyPatch, source: str, target: str, advice: str
+) -> None:
+    """Each error says what to give instead."""
+    copies.put_image("v1", b"config", b"layer")
+    monkeypatch.chdir(copies.directory)
+    Path("file").touch()
+    places = (place.format(copies.directory) for place in (source, target))
+    result = invoke("cp", *places, "--state-dir", copies.state)
+    assert result.exit_code == 1
+    assert advice in result.stderr
