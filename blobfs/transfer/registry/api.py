@@ -55,6 +55,7 @@ class RegistryApi(Closing):
         self.client = RegistryClient(host, options)
         self.host = host
         self.payloads = Payloads()
+        self.takes_chunks = True  # False once the registry has refused one
         self._repository = repository
         self._actions = actions
 

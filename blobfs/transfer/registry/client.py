@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Final, TypeVar
@@ -68,15 +68,15 @@ _NO_SCOPE: Final = Scope("", ())
 class Call:
     """A request to the registry. *url* is a path, or the URL of a Location header.
 
-    Statuses in *also* are returned as those of success are. *read_s* is the time in which the
-    response must begin.
+    A *body* in pieces is sent once; *headers* then have its length. Statuses in *also* are returned
+    as those of success are. *read_s* is the time in which the response must begin.
     """
 
     method: str
     url: str
     scope: Scope
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | None = None
+    body: bytes | Iterable[bytes] | None = None
     also: tuple[int, ...] = ()
     attempts: int = _ATTEMPTS
     limit: int = _BODY_SIZE
@@ -197,6 +197,9 @@ class RegistryClient(Closing):
         except BlobfsError:
             response.close()
             raise
+        if is_repeated and not isinstance(call.body, bytes | None):
+            response.close()
+            raise StorageUnavailable(f"{self.host}: it wants a new token")
         if is_repeated:
             discard(response)
             response = self._send_with(self._auth.header(call.scope), call, url)
@@ -242,20 +245,26 @@ class RegistryClient(Closing):
         return response.status, body_of(response, _BODY_SIZE, self.host)
 
     def _send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, read_s: float
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | Iterable[bytes] | None,
+        read_s: float,
     ) -> BaseHTTPResponse:
         if self._closed.is_set():
             raise StorageUnavailable(f"{self.host}: the connection is closed")
         own = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-        pieces: bytes | Iterator[bytes] | None = body
-        if body is not None and len(body) > _PIECE:
+        if isinstance(body, bytes) and len(body) > _PIECE:
             own["Content-Length"] = str(len(body))
-            pieces = (body[begin : begin + _PIECE] for begin in range(0, len(body), _PIECE))
+            body = (body,)
+        if body is not None and not isinstance(body, bytes):
+            body = _pieces(body)
         try:
             return self._pools.of(url).request(
                 method,
                 url,
-                body=pieces,
+                body=body,
                 headers=own | dict(headers),
                 timeout=urllib3.Timeout(connect=_CONNECT_S, read=read_s),
                 redirect=False,
@@ -287,3 +296,9 @@ class RegistryClient(Closing):
         if status >= 500 or status == 408:
             return StorageUnavailable(line)
         return Unsupported(line)
+
+
+def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
+    for part in parts:
+        for begin in range(0, len(part), _PIECE):
+            yield part[begin : begin + _PIECE]

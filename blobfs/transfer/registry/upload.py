@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Final, Self
 from urllib.parse import quote
 
@@ -65,8 +66,12 @@ class Upload:
         try:
             if self._url is None:
                 self._open()
-            for part, is_last in self._parts(chunks):
-                self._send(part, blob if is_last else None)
+            parts = self._parts(chunks)
+            for part, is_last in parts:
+                if is_last:
+                    self._send(part, blob)
+                elif not self._takes(part):
+                    self._stream(blob, chain((part,), (more for more, _ in parts)))
         except BaseException:
             self.cancel()
             raise
@@ -93,6 +98,29 @@ class Upload:
             size += len(chunk)
         yield b"".join(pieces), True
 
+    def _takes(self, chunk: bytes) -> bool:
+        """Send a chunk; False, with nothing sent, if the registry takes blobs only as a whole.
+
+        Google's Artifact Registry is one. After other chunks this is StorageUnavailable instead.
+        """
+        if self._api.takes_chunks:
+            try:
+                self._send(chunk, None)
+            except Unsupported as exc:
+                self._api.takes_chunks = False
+                if self._acknowledged:
+                    raise StorageUnavailable(f"{exc}; it gets the blob as a whole") from None
+                self._open()
+        return self._api.takes_chunks
+
+    def _stream(self, blob: Descriptor, parts: Iterable[bytes]) -> None:
+        """Send a blob as a whole, once."""
+        try:
+            self._commit(parts, blob, {"Content-Length": str(blob.size)})
+        except StorageUnavailable:
+            if not self._api.has_blob(self._repository, blob):
+                raise
+
     def _send(self, part: bytes, blob: Descriptor | None) -> None:
         """Send *part* until the registry has it, and *blob* if it is the last part of that."""
         begin = self._acknowledged
@@ -109,7 +137,7 @@ class Upload:
             if blob is None:
                 self._patch(rest)
             else:
-                self._commit(rest, blob)
+                self._commit(rest, blob, self._range_of(rest) if self._acknowledged else {})
 
         try:
             self._api.client.retrying(send, _ATTEMPTS)
@@ -126,7 +154,10 @@ class Upload:
         if self._url is not None:
             answer = self._api.client.ask(self._call("GET", self._url, also=_LOST))
             if answer.status not in _LOST:
-                self._advance(answer, self._acknowledged)
+                self._follow(answer)
+                match = _RANGE.fullmatch(answer.headers.get("range", ""))
+                if match and (match[1] != "0" or self._acknowledged):  # an empty one is 0-0, too
+                    self._acknowledged = int(match[1]) + 1
                 return False
         self._open()
         return False
@@ -140,7 +171,7 @@ class Upload:
         if "location" not in answer.headers:
             raise Corrupt(f"{self._api.host}: it has opened an upload without a Location")
         self._acknowledged = 0
-        self._advance(answer, 0)
+        self._follow(answer)
         shortest = answer.headers.get("oci-chunk-min-length", "")
         if re.fullmatch("[0-9]{1,12}", shortest):
             if int(shortest) > _LONGEST_CHUNK:
@@ -150,32 +181,34 @@ class Upload:
     def _patch(self, rest: bytes) -> None:
         if not rest:
             return
-        answer = self._transfer("PATCH", self._url or "", rest)
-        end = self._acknowledged + len(rest)
-        self._advance(answer, end)
-        if self._acknowledged != end:
-            raise StorageUnavailable(f"{self._api.host}: it has not taken all of a chunk")
+        answer = self._transfer("PATCH", self._url or "", rest, self._range_of(rest))
+        self._follow(answer)
+        self._acknowledged += len(rest)  # whatever the response has: ECR gives another range
 
-    def _commit(self, rest: bytes, blob: Descriptor) -> None:
+    def _commit(
+        self, rest: bytes | Iterable[bytes], blob: Descriptor, headers: Mapping[str, str]
+    ) -> None:
         url = self._url or ""
-        separator = "&" if "?" in url else "?"
-        answer = self._transfer("PUT", f"{url}{separator}digest={quote(str(blob.digest))}", rest)
+        url += f"{'&' if '?' in url else '?'}digest={quote(str(blob.digest))}"
+        answer = self._transfer("PUT", url, rest, headers)
         stored = answer.headers.get("docker-content-digest", str(blob.digest))
         if stored.startswith(f"{blob.digest.algorithm}:") and stored != str(blob.digest):
             raise DigestMismatch(f"{self._api.host} stored blob {blob.digest} as {stored[:160]!r}")
         self._url = None
 
-    def _transfer(self, method: str, url: str, rest: bytes) -> Answer:
+    def _range_of(self, rest: bytes) -> dict[str, str]:
+        last = self._acknowledged + len(rest) - 1
+        return {"Content-Range": f"{self._acknowledged}-{last}"} if rest else {}
+
+    def _transfer(
+        self, method: str, url: str, rest: bytes | Iterable[bytes], headers: Mapping[str, str]
+    ) -> Answer:
         """Send bytes once; a lost upload is a StorageUnavailable, as it can begin anew."""
-        headers = {"Content-Type": OCTET_STREAM}
-        if rest and (self._acknowledged or method == "PATCH"):
-            last = self._acknowledged + len(rest) - 1
-            headers["Content-Range"] = f"{self._acknowledged}-{last}"
         answer = self._api.client.ask(
             self._call(
                 method,
                 url,
-                headers=headers,
+                headers={"Content-Type": OCTET_STREAM, **headers},
                 body=rest,
                 also=_LOST,
                 attempts=1,
@@ -183,21 +216,15 @@ class Upload:
             )
         )
         if answer.status in _LOST:
-            raise StorageUnavailable(f"{self._api.host}: the upload was lost ({answer.status})")
+            is_first = method == "PATCH" and not self._acknowledged
+            error = Unsupported if is_first else StorageUnavailable
+            raise error(f"{self._api.host}: the upload was refused or lost ({answer.status})")
         return answer
 
-    def _advance(self, answer: Answer, expected: int) -> None:
-        """Take the next URL, and the end of the acknowledged bytes, *expected* if it is not said.
-
-        The range of an empty upload is that of one byte.
-        """
+    def _follow(self, answer: Answer) -> None:
+        """Take the URL of the next request."""
         if location := answer.headers.get("location"):
             self._url = self._api.client.resolve(answer.url, location)
-        match = _RANGE.fullmatch(answer.headers.get("range", ""))
-        if match is None or (match[1] == "0" and expected == 0):
-            self._acknowledged = expected
-        else:
-            self._acknowledged = int(match[1]) + 1
 
     def _call(self, method: str, url: str, **details: Any) -> Call:  # noqa: ANN401  (Call's fields)
         call = self._api.call(method, self._repository, "blobs/uploads/", **details)

@@ -280,6 +280,7 @@ class Resumable:
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
         self.content = b""
         self.sizes: list[int] = []
+        self.refused: dict[int, int] = {}
 
     def respond(self, request: Request) -> Response | None:
         match request.method, request.path:
@@ -296,6 +297,8 @@ class Resumable:
     def _take(self, request: Request) -> Response | None:
         assert request.headers["content-range"].startswith(f"{len(self.content)}-")
         self.sizes.append(len(request.body))
+        if status := self.refused.get(len(self.sizes)):
+            return Response(status)
         taken = request.body[: self.limit] if len(self.sizes) == 1 else request.body
         self.content += taken
         return Response(202, b"", self._state()) if taken == request.body else None
@@ -324,6 +327,53 @@ def test_upload_goes_on_where_the_registry_has_its_end(taken: int) -> None:
         target.put_blob("a", LARGE_BLOB, in_chunks(LARGE))
     assert registry.content == LARGE
     assert registry.sizes == [16 * 2**20, 16 * 2**20 - taken, 16 * 2**20]
+
+
+@pytest.mark.parametrize("status", [400, 405, 413, 416])
+def test_registry_that_takes_no_chunks_gets_blobs_as_a_whole(status: int) -> None:
+    registry = Resumable(2**30)
+    registry.refused = {1: status}
+    with (
+        ScriptedServer.serving(registry.respond) as server,
+        RegistryTarget(server.address, ANONYMOUS) as target,
+    ):
+        for _ in range(2):
+            registry.content = b""
+            target.put_blob("a", LARGE_BLOB, in_chunks(LARGE))
+            assert registry.content == LARGE
+        methods = [request.method for request in server.requests[1:]]
+        assert methods == ["POST", "PATCH", "POST", "PUT", "POST", "PUT"]
+        with pytest.raises(DigestMismatch):
+            target.put_blob("a", LARGE_BLOB, in_chunks(LARGE[:-1] + b"!"))
+
+
+def test_registry_that_takes_only_one_chunk_gets_the_blob_as_a_whole_when_it_is_repeated() -> None:
+    registry = Resumable(2**30)
+    registry.refused = {2: 400}
+    with (
+        ScriptedServer.serving(registry.respond) as server,
+        RegistryTarget(server.address, ANONYMOUS) as target,
+    ):
+        with pytest.raises(StorageUnavailable):
+            target.put_blob("a", LARGE_BLOB, in_chunks(LARGE))
+        registry.content = b""
+        target.put_blob("a", LARGE_BLOB, in_chunks(LARGE))
+    assert registry.content == LARGE
+
+
+def test_range_in_the_answer_to_a_chunk_is_not_needed(serve: Serve) -> None:
+    """ECR has that of the chunk alone."""
+    content: list[bytes] = []
+
+    def take(request: Request) -> Response:
+        content.append(request.body)
+        return Response(201, b"", {"Range": "0-10485759"})
+
+    post = Response(202, b"", {"Location": "/up"})
+    server = serve({"POST /v2/a/blobs/uploads/": post, "PATCH /up": take, "PUT /up": take})
+    with RegistryTarget(server.address, ANONYMOUS) as target:
+        target.put_blob("a", LARGE_BLOB, in_chunks(LARGE))
+    assert b"".join(content) == LARGE
 
 
 def test_chunks_have_the_length_that_the_registry_needs() -> None:
