@@ -15,8 +15,9 @@ from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.manifest import OCI_INDEX
 from tests.support.command import invoke
-from tests.support.layers import archive, image_blobs, member, store_image
+from tests.support.layers import archive, image_blobs, member, store_blobs, store_image
 from tests.support.layout import APP, Json, Layout, as_bytes, descriptor
+from tests.support.tables import estargz, image_of
 
 LOW = archive(member(b"etc/passwd", b"root"))
 HIGH = archive(member(b"srv/data", b"x" * 1000))
@@ -188,3 +189,17 @@ def test_directory_of_indexes_in_the_mount_is_refused(
     assert ended.exit_code == 1
     assert "--index-dir" in ended.stderr
     assert "is in the mount; give another directory" in ended.stderr
+
+
+def test_layers_with_tables_are_read_in_full_and_compared(layout: Layout, storage: Path) -> None:
+    """[S21.13] `blobfs index` reads such layers in full, too"""
+    content = archive(member(b"a", b"1", mtime_ns=10**18))
+    honest = estargz(content)
+    lying = estargz(content, lambda document: document["entries"][0].update(uid=1))
+    for tag, tabled in (("honest", honest), ("lying", lying)):
+        store_blobs(layout, image_of(tabled), Tag(tag))
+        listed = invoke("ls", storage, f"{APP}:{tag}", "--index-dir", storage.parent / "index")
+        assert listed.stdout == "a\nstargz.index.json\n"
+    assert [row["state"] for row in rows(storage, f"{APP}:honest")] == ["ok"]
+    [row] = rows(storage, f"{APP}:lying")
+    assert "table of contents differs from the archive: b'a'" in str(row["state"])

@@ -355,6 +355,15 @@ def test_table_that_rounds_times_is_refused(
     assert each.mtime_ns == layers.MTIME_NS
 
 
+def test_table_without_the_last_files_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cut(document: Json) -> None:
+        del document["entries"][-2:]
+
+    assert "lacks b'many/49'" in _refused(estargz(ARCHIVE, cut), tmp_path / "a", caplog)
+
+
 def test_table_with_a_huge_entry_is_refused(tmp_path: Path) -> None:
     def enlarge(document: Json) -> None:
         document["entries"][0]["linkName"] = "a" * 5_000_000

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from blobfs.concurrency import stop_check
 from blobfs.digest import CANONICAL, Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import LayerInvalid
@@ -40,6 +41,7 @@ _FOOTER_SIZE: Final = 51
 
 _NAME: Final = b"stargz.index.json"
 _SECOND: Final = 10**9
+_SHOWN: Final = 200
 
 
 @dataclass(slots=True)
@@ -153,11 +155,20 @@ class _EStargz:
         """
         archive = self._archive_from(chunk.position)
         archive.skip(chunk.skip + chunk.size + -size % BLOCK)
-        return any(member.path == _NAME for member in read_members(archive))
+        for member in read_members(archive):
+            if member.path == _NAME:
+                return True
+            if member.size:
+                raise LayerInvalid(f"it lacks {member.path[:_SHOWN]!r}")
+        return False
 
     def _archive_from(self, start: int) -> Source:
-        positions = range(start, self._end, PIECE)
-        return _archive((self._reader.read_at(at, PIECE) for at in positions), start)
+        return _archive(self._pieces_from(start), start)
+
+    def _pieces_from(self, start: int) -> Iterator[bytes]:
+        for position in range(start, self._end, PIECE):
+            stop_check.get()()
+            yield self._reader.read_at(position, PIECE)
 
 
 def _archive(compressed: Iterable[bytes], start: int) -> Source:

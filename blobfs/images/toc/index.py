@@ -122,8 +122,8 @@ class _Spans:
     def members(self, contents: Contents) -> Iterator[Member]:
         """Yield the members, and write the spans."""
         for each in contents.pieces:
+            stop_check.get()()
             if isinstance(each, Member):
-                stop_check.get()()
                 yield each
             else:
                 self._add(each)
