@@ -12,10 +12,13 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, S
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from blobfs.images.rootfs import ROOT, Entry, RootFilesystem
+
+_COMPARED: Final = 4096
+"""Names whose contents are compared in the order of the archives."""
 
 _BATCH: Final = 500
 _CHUNK: Final = 2**20
@@ -93,12 +96,41 @@ class Comparison:
         self._old = old
         self._new = new
         self._ignored = ignored
+        self._with_same_content: set[tuple[int, int]] = set()
 
     def differences(self) -> Iterator[Difference]:
         """Yield the differences, a directory before what is in it.
 
         Raises Corrupt and StorageUnavailable if the bytes of a file cannot be read.
         """
+        pairs = self._all_pairs()
+        while batch := list(islice(pairs, _COMPARED)):
+            self._compare_contents(batch)
+            for pair in batch:
+                yield from self._difference(*pair)
+
+    def _compare_contents(self, pairs: Sequence[_Pair]) -> None:
+        """Compare the contents of files in the order of the archives, so that these are read once.
+
+        A layer can have its files in another order than that of their paths.
+        """
+        self._with_same_content.clear()
+        files = [
+            (self._new.files.origin(new.number), old, new)
+            for _, old, new in pairs
+            if old is not None and new is not None and self._needs_content(old, new)
+        ]
+        for _, old, new in sorted(files, key=itemgetter(0)):
+            if self._has_same_content(old, new):
+                self._with_same_content.add((old.number, new.number))
+
+    def _needs_content(self, old: Entry, new: Entry) -> bool:
+        is_file = stat.S_ISREG(old.mode) and stat.S_ISREG(new.mode)
+        is_usable = not old.fault and not new.fault
+        return is_file and is_usable and self._old.member(old) != self._new.member(new)
+
+    def _all_pairs(self) -> Iterator[_Pair]:
+        """Yield all names in both images, with their entries, a directory before what is in it."""
         roots = (b"/", self._old.files.entry(ROOT), self._new.files.entry(ROOT))
         pending: list[Iterator[_Pair]] = [iter([roots])]
         while pending:
@@ -106,7 +138,7 @@ class Comparison:
             if pair is None:
                 pending.pop()
                 continue
-            yield from self._difference(*pair)
+            yield pair
             pending.append(self._pairs(*pair))
 
     def _pairs(self, path: bytes, old: Entry | None, new: Entry | None) -> Iterator[_Pair]:
@@ -154,7 +186,8 @@ class Comparison:
         left, right = self._old.files, self._new.files
         if old.target != new.target:
             yield Aspect.TARGET
-        if stat.S_ISREG(new.mode) and not self._has_same_content(old, new):
+        is_file = stat.S_ISREG(new.mode)
+        if is_file and (old.number, new.number) not in self._with_same_content:
             yield Aspect.CONTENT
         if left.xattrs(old.number) != right.xattrs(new.number):
             yield Aspect.XATTRS

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from blobfs.digest import Digest
-from blobfs.drivers.base import FileReader
+from blobfs.drivers.base import BytesReader, FileReader
 from blobfs.errors import LayerInvalid
 from blobfs.images.comparison import Aspect, Change, Comparison, Difference, Side
 from blobfs.images.rootfs import RootFilesystem
@@ -175,3 +175,22 @@ def test_directory_with_many_names_is_walked_in_order(images: Images) -> None:
     found = images.differences([old], [new])
     assert [each.change for each in found] == [Change.REMOVED, Change.ADDED] * 750
     assert [each.path for each in found] == [b"/" + name for name in names]
+
+
+def test_contents_are_read_in_the_order_of_the_archive(images: Images, tmp_path: Path) -> None:
+    names = [b"%02d" % number for number in range(30)]
+    old = images.side(archive(*(member(name, b"old" + name) for name in names)))
+    layer = archive(*(member(name, b"new" + name) for name in reversed(names)))
+    new = images.side(layer)
+    offsets: list[int] = []
+
+    class Recorder(BytesReader):
+        def read_at(self, offset: int, size: int) -> bytes:
+            offsets.append(offset)
+            return super().read_at(offset, size)
+
+    recorded = RootFilesystem(tmp_path / "tree2", lambda _: Recorder(layer))
+    found = Comparison(old, Side(recorded, new.layers)).differences()
+    assert [each.path for each in found] == [b"/" + name for name in names]
+    assert offsets == sorted(offsets)
+    assert len(offsets) == len(names)
