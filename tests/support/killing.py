@@ -10,6 +10,9 @@ _CALLS: Final = (
 )  # fmt: skip
 _KILLED: Final = 9
 
+MEMORY: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""A directory that is synced at once, as tests that kill processes write much."""
+
 
 def ends_before(number: int, work: Callable[[], object]) -> bool:
     """Run *work* in a process that is killed before its call of that number.

@@ -23,6 +23,7 @@ from blobfs.images.members import Member
 from blobfs.images.readers import RangeReader
 from blobfs.images.sparse import BLOCK
 from blobfs.images.tar import read_members
+from blobfs.transfer.layout.entries import MAX_INDEX
 from blobfs.transfer.layout.source import IndexedSource
 from blobfs.transfer.layout.store import LayoutReader
 
@@ -33,7 +34,6 @@ HOLES: Final = "holes"
 
 _BLOB: Final = re.compile(r"(blobs|holes)/([a-z0-9]+)/([0-9a-f]+)")
 _COMPRESSED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")
-_MAX_INDEX: Final = 2**28
 
 
 class Extent(NamedTuple):
@@ -122,7 +122,7 @@ class ArchiveReader(LayoutReader):
         extent = self.archive.others.get(INDEX)
         if extent is None:
             return None
-        if extent.size > _MAX_INDEX:
+        if extent.size > MAX_INDEX:
             raise Corrupt(f"{self.place}: index.json has {extent.size} bytes")
         with self._reader(extent) as reader:
             return b"".join(reader.chunks())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Final
@@ -42,7 +43,7 @@ _SMALL: Final = 2**20
 """The largest blob in bytes that is received in memory."""
 
 _STEP: Final = 2**22
-"""Bytes that are copied at a time."""
+"""Zeros that are written at a time."""
 
 
 class ArchiveWriter(LayoutWriter):
@@ -51,8 +52,8 @@ class ArchiveWriter(LayoutWriter):
     The members are blobs that were verified; the last two are the index and ``oci-layout``. A
     large blob is received in a member of another name, a hole, so that several are received at
     once. A hole that stays, as its blob could not be received, is zeros in the archive. A partial
-    file of a killed copy is continued. Else the blobs of an archive that is replaced are copied
-    into it first.
+    file of a killed copy is continued. The blobs of an archive that is replaced are copied into it
+    first.
 
     The lock is held while a member is appended. From ``begin`` to ``close`` the partial file has a
     lock of the kernel.
@@ -66,6 +67,8 @@ class ArchiveWriter(LayoutWriter):
         self._partial = file.with_name(f"{file.name}.partial")
         self._notes = file.with_name(f"{file.name}.partial.notes")
         self._lock = CallLock()
+        self._beginning = CallLock()
+        self._has_begun = False
         self._fd = -1
         self._end = 0
         if file.exists() and not replace:
@@ -73,7 +76,7 @@ class ArchiveWriter(LayoutWriter):
                 f"{file} exists; name another file, or use sync, which makes a new archive of it"
             )
         self._old = ArchiveReader.opened(file) if file.exists() else None
-        self._new = None
+        self._new: ArchiveReader | None = None
         if self._partial.exists():
             self._new = ArchiveReader(self._partial, self._open_partial(0))
 
@@ -81,10 +84,6 @@ class ArchiveWriter(LayoutWriter):
         with os_errors(str(self._partial)):
             flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
             return os.open(self._partial, flags, 0o666)
-
-    @property
-    def _reader(self) -> ArchiveReader | None:
-        return self._new or self._old
 
     def index(self) -> bytes | None:
         return None if self._old is None else self._old.index()
@@ -95,35 +94,54 @@ class ArchiveWriter(LayoutWriter):
             return self._notes.read_bytes() if is_there else b""
 
     def size(self, digest: Digest) -> int | None:
-        return None if self._reader is None else self._reader.size(digest)
+        holder = self._holder(digest)
+        return None if holder is None else holder.size(digest)
 
     def open(self, digest: Digest) -> FileReader:
-        if self._reader is None:
+        holder = self._holder(digest)
+        if holder is None:
             raise BlobUnknown(digest)
-        return self._reader.open(digest)
+        return holder.open(digest)
+
+    def _holder(self, digest: Digest) -> ArchiveReader | None:
+        """Return the archive that has a blob, the new one first."""
+        readers = (reader for reader in (self._new, self._old) if reader is not None)
+        return next((reader for reader in readers if digest in reader.archive.blobs), None)
 
     def begin(self) -> None:
-        if self._fd < 0:
-            with self._lock, os_errors(str(self._partial)):
-                if self._fd < 0:
+        if not self._has_begun:
+            with self._beginning, os_errors(str(self._partial)):
+                if not self._has_begun:
                     self._begin()
+                    self._has_begun = True
 
     def _begin(self) -> None:
-        new = self._new or ArchiveReader(self._partial, self._open_partial(os.O_CREAT))
-        self._new = new
-        fd = new.fd
-        if not lock(fd, EXCLUSIVE) or not _is_at(self._partial, fd):
+        new = self._new = self._new or ArchiveReader(self._partial, self._open_partial(os.O_CREAT))
+        if not lock(new.fd, EXCLUSIVE) or not _is_at(self._partial, new.fd):
             raise Busy(f"{self._partial}: another copy writes to this archive; wait for its end")
-        if not os.fstat(fd).st_size:
+        size = os.fstat(new.fd).st_size
+        if not size:
             self._notes.unlink(missing_ok=True)
-        if self._old is not None and not os.fstat(fd).st_size:
-            _copy(self._old.fd, fd, self._old.archive.blobs_end, 0)
-            os.fsync(fd)
-        new.archive = Archive(fd, os.fstat(fd).st_size)
+        new.archive = Archive(new.fd, size)
         self._verify(new)
         self._end = new.archive.blobs_end
-        os.ftruncate(fd, self._end)
-        self._fd = fd
+        os.ftruncate(new.fd, self._end)
+        self._fd = new.fd
+        if self._old is not None:
+            self._take_over(self._old.archive.blobs, new.archive.blobs)
+
+    def _take_over(self, old: Mapping[Digest, Extent], new: Mapping[Digest, Extent]) -> None:
+        """Copy the blobs of the archive that is replaced, but for damaged ones."""
+        names: dict[Extent, Digest] = {}
+        for digest, extent in old.items():
+            first = names.setdefault(extent, digest)
+            if digest in new:
+                continue
+            if first in new:
+                self.alias(first, digest)
+                continue
+            with suppress(Corrupt), self.open(digest) as reader:
+                self.put(digest, reader.chunks(), extent.size)
 
     def _verify(self, new: ArchiveReader) -> None:
         """Make holes of blobs that a crash has damaged; those with a note are durable."""
@@ -240,7 +258,8 @@ class ArchiveWriter(LayoutWriter):
             if self._old is not None:
                 self._old.close()
             self._opened.archive.blobs_end = end
-            self._old, self._new, self._fd = self._new, None, -1
+            self._old, self._new = self._new, None
+            self._fd, self._has_begun = -1, False
 
     def _clear_holes(self) -> None:
         """Remove the holes at the end, and fill the others with zeros."""
@@ -257,7 +276,10 @@ class ArchiveWriter(LayoutWriter):
         for reader in (self._old, self._new):
             if reader is not None:
                 reader.close()
-        self._fd = -1
+        self._fd, self._has_begun = -1, False
+        if not self._partial.exists():  # a copy was killed after its last rename
+            with suppress(OSError):
+                self._notes.unlink()
 
 
 def _is_at(path: Path, fd: int) -> bool:
@@ -296,17 +318,6 @@ def _write(fd: int, content: bytes, offset: int) -> None:
         written = os.pwrite(fd, rest, offset)
         offset += written
         rest = rest[written:]
-
-
-def _copy(source: int, target: int, size: int, offset: int) -> None:
-    """Copy the first *size* bytes of a file."""
-    done = 0
-    while done < size:
-        piece = os.pread(source, min(_STEP, size - done), done)
-        if not piece:
-            raise StorageUnavailable("a file was truncated while it was copied")
-        _write(target, piece, offset + done)
-        done += len(piece)
 
 
 class ArchiveTarget(IndexedTarget):

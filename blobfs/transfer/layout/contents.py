@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import Corrupt, ManifestUnknown
@@ -102,6 +102,10 @@ class Contents:
             return False
         self.single[packed] = blob.size
         return True
+
+    def add_blobs(self, blobs: Mapping[bytes, int]) -> None:
+        """Add blobs, by their packed digests with their sizes."""
+        self.single.update((key, size) for key, size in blobs.items() if key not in self._named)
 
     @property
     def is_empty(self) -> bool:

@@ -22,8 +22,8 @@ from blobfs.drivers.temporaries import (
     unlink_if_there,
     write_all,
 )
-from blobfs.errors import BlobUnknown, Busy, MountRefused, PathNotFound, StorageUnavailable
-from blobfs.transfer.layout.entries import LAYOUT
+from blobfs.errors import BlobUnknown, Busy, Corrupt, MountRefused, PathNotFound, StorageUnavailable
+from blobfs.transfer.layout.entries import LAYOUT, MAX_INDEX
 from blobfs.transfer.layout.store import LayoutReader, LayoutWriter
 
 _INDEX: Final = "/index.json"
@@ -52,6 +52,9 @@ class DirectoryReader(LayoutReader):
             return None
 
     def index(self) -> bytes | None:
+        info = stat_or_none(self._driver, _INDEX)
+        if info is not None and info.size > MAX_INDEX:
+            raise Corrupt(f"{self.place}: index.json has {info.size} bytes")
         return self.content(_INDEX)
 
     def size(self, digest: Digest) -> int | None:
@@ -83,11 +86,10 @@ class DirectoryWriter(LayoutWriter):
         self._beginning = CallLock()
         self._lock_fd = -1
         self._files: _Files | None = None
-        self._seen = self._notes = None
+        self._seen = None
         if directory.exists():
             self._files = _Files(directory)
             self._seen = self._files.reader.index()
-            self._notes = self._files.reader.content(f"/{_NOTES}")
             if self._seen is None and not all(map(_is_of_a_layout, os.listdir(directory))):
                 raise MountRefused(
                     f"{directory} has files and is no OCI image layout; name a new or empty"
@@ -98,7 +100,7 @@ class DirectoryWriter(LayoutWriter):
         return self._seen
 
     def notes(self) -> bytes:
-        return self._notes or b""
+        return (self._files and self._files.reader.content(f"/{_NOTES}")) or b""
 
     def size(self, digest: Digest) -> int | None:
         return None if self._files is None else self._files.reader.size(digest)

@@ -20,6 +20,9 @@ from blobfs.storage.manifest import OCI_INDEX
 LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 """The content of the file ``oci-layout``."""
 
+MAX_INDEX: Final = 2**28
+"""Bytes of ``index.json`` at the most: a million entries."""
+
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 HISTORY: Final = "io.blobfs.history"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 
 from blobfs.digest import OCTET_STREAM, Descriptor, Digest
 from blobfs.errors import DigestInvalid, NameInvalid
@@ -39,7 +40,7 @@ class Note:
 
 def parse_notes(lines: bytes) -> Iterator[Note]:
     """Yield the notes in *lines*; a crash may have damaged some of them."""
-    for line in lines.splitlines():
+    for line in BytesIO(lines):
         try:
             repository, tag, described, history = json.loads(line)
             descriptor = described and Descriptor(Digest.parse(described[0]), *described[1:])

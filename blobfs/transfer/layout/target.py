@@ -12,6 +12,7 @@ from typing import Final
 from blobfs.concurrency import CallLock
 from blobfs.digest import CANONICAL, Descriptor, Digest
 from blobfs.errors import Corrupt, ManifestRejected, ManifestUnknown, TagUnknown
+from blobfs.inventory.rows import pack
 from blobfs.reference import Tag
 from blobfs.transfer.base import Outline, Target
 from blobfs.transfer.layout.contents import Contents
@@ -45,11 +46,16 @@ class IndexedTarget(Target):
         for entry in self._index.entries:
             self._entries[entry.repository].append(entry)
         self._noted: dict[str, list[Note]] = defaultdict(list)
+        self._noted_blobs: dict[str, dict[bytes, int]] = defaultdict(dict)
         for note in parse_notes(store.notes()):
-            self._noted[note.repository].append(note)
+            if note.is_blob and note.descriptor is not None:
+                packed = pack(note.descriptor.digest)
+                self._noted_blobs[note.repository][packed] = note.descriptor.size
+            else:
+                self._noted[note.repository].append(note)
         self._contents: dict[str, Contents] = {}
         self._new: list[Note] = []
-        self._is_complete = payload is not None and not self._noted
+        self._is_complete = payload is not None and not self._noted and not self._noted_blobs
         self._next_index = 0.0  # monotonic
 
     def missing(self, repository: str, blobs: Sequence[Descriptor]) -> list[Descriptor]:
@@ -128,9 +134,13 @@ class IndexedTarget(Target):
 
     def tag(self, repository: str, tag: Tag, digest: Digest, history: Sequence[Digest]) -> None:
         with self._lock:
-            descriptor = self._read(repository).manifests.get(digest)
+            contents = self._read(repository)
+            descriptor = contents.manifests.get(digest)
             if descriptor is None:
                 raise ManifestUnknown(digest)
+            before = contents.tags.get(tag)
+            if before and before.moved_to(descriptor).with_history(history) is before:
+                return
             self._set_tag(Note(repository, descriptor, tag, tuple(history)))
 
     def untag(self, repository: str, tag: Tag) -> None:
@@ -146,7 +156,7 @@ class IndexedTarget(Target):
     def repositories(self) -> Iterator[str]:
         with self._lock:
             new = (name for name, contents in self._contents.items() if not contents.is_empty)
-            return iter(sorted({*self._entries, *self._noted, *new}))
+            return iter(sorted({*self._entries, *self._noted, *self._noted_blobs, *new}))
 
     def tags(self, repository: str) -> Iterator[Tag]:
         with self._lock:
@@ -179,10 +189,11 @@ class IndexedTarget(Target):
             if self._is_complete:
                 return
             self._store.begin()
-            for repository in self._noted:
+            for repository in {*self._noted, *self._noted_blobs}:
                 self._read(repository)
             self._store.finish(self._index.payload(self._listed(finished=True)))
             self._noted.clear()
+            self._noted_blobs.clear()
             self._is_complete = True
 
     def close(self) -> None:
@@ -209,6 +220,7 @@ class IndexedTarget(Target):
         if contents is None:
             entries = self._entries.get(repository, ())
             contents = Contents.read(repository, entries, self._manifests.outline)
+            contents.add_blobs(self._noted_blobs.get(repository, {}))
             for note in self._noted.get(repository, ()):
                 contents.apply(note, self._manifests.outline)
             self._contents[repository] = contents

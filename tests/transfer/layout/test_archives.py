@@ -2,8 +2,11 @@
 
 import io
 import os
+import shutil
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from blobfs.errors import (
 from blobfs.reference import Tag
 from blobfs.transfer.layout import ArchiveSource, ArchiveTarget, LayoutSource, LayoutTarget
 from tests.support import images
+from tests.support.killing import ends_before
 from tests.support.layout import image
 from tests.support.services import run
 from tests.support.transfers import content_of, copy, read
@@ -108,6 +112,39 @@ def test_an_existing_archive_is_refused_or_made_anew(tmp_path: Path) -> None:
         assert set(source.revisions("app")) == {first, second, third}
         assert read(source, "app", BLOB.digest) == CONTENT
     assert os.listdir(tmp_path) == ["copy.tar"]
+
+
+@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.long)])
+def test_a_sync_that_is_killed_anywhere_keeps_the_old_archive(memory: Path, step: int) -> None:
+    """[S22.44] `sync` makes a new one of it and the copy, and then replaces it"""
+    old, origin = memory / "old.tar", memory / "origin.tar"
+    for file, tag in ((old, "old"), (origin, "new")):
+        with ArchiveTarget(file) as target:
+            put_image(target, b"config", CONTENT, tag.encode(), tag=tag)
+            alias = Descriptor(Digest.of(b"alias", "sha512"), 5)
+            target.put_blob("app", alias, [b"alias"])
+            target.finish()
+
+    def sync(file: Path) -> None:
+        with ArchiveSource(origin) as source, ArchiveTarget(file, replace=True) as target:
+            copy(source, target)
+
+    for number in count(0, step):
+        file = memory / str(number) / "copy.tar"
+        file.parent.mkdir()
+        shutil.copy(old, file)
+        is_done = ends_before(number, partial(sync, file))
+        for expected in ({"old"}, {"old", "new"}):
+            with ArchiveSource(file) as source:
+                content = content_of(source)["app"]
+                assert content.tags.keys() >= expected
+                assert len(content.blobs) == 3 + len(content.tags)
+            sync(file)
+        assert os.listdir(file.parent) == ["copy.tar"]
+        shutil.rmtree(file.parent)
+        if is_done:
+            break
+    assert number > 20
 
 
 def test_one_writer_of_an_archive_at_a_time(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ The tools that read them are in ``test_tools``.
 """
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -21,7 +20,7 @@ from blobfs.errors import Busy, ManifestInvalid, MountRefused, PathNotFound
 from blobfs.reference import Tag
 from blobfs.transfer.base import Source, Target
 from blobfs.transfer.layout import ArchiveSource, ArchiveTarget, LayoutSource, LayoutTarget
-from tests.support.killing import ends_before
+from tests.support.killing import MEMORY, ends_before
 from tests.support.layout import image, index
 from tests.support.transfers import Repository, content_of, copy, read
 
@@ -44,9 +43,6 @@ KINDS = [
 kinds = pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
 
 APP = "team/app"
-
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-"""A directory that is synced at once."""
 
 
 class Made:
@@ -96,12 +92,6 @@ def everything(target: Target) -> dict[str, Repository]:
     made.blob("only/blobs", b"")
     target.finish()
     return made.content
-
-
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    with TemporaryDirectory(dir=MEMORY) as directory:
-        yield Path(directory)
 
 
 @kinds
@@ -292,6 +282,18 @@ def test_a_tag_that_moves_keeps_its_name_and_the_manifest_before(tmp_path: Path)
         assert source.tagged("", LATEST) == new
         assert set(source.revisions("")) == {old, new}
         assert source.history("", LATEST) == ()
+
+
+def test_a_second_copy_of_the_same_writes_nothing(tmp_path: Path) -> None:
+    with LayoutTarget(tmp_path / "1") as target:
+        everything(target)
+    with LayoutSource(tmp_path / "1") as source:
+        with LayoutTarget(tmp_path / "2") as target:
+            copy(source, target)
+        before = {path: path.stat().st_ino for path in (tmp_path / "2").rglob("*")}
+        with LayoutTarget(tmp_path / "2") as target:
+            copy(source, target)
+    assert before == {path: path.stat().st_ino for path in (tmp_path / "2").rglob("*")}
 
 
 def test_a_missing_child_of_an_index_does_not_hide_the_others(tmp_path: Path) -> None:
