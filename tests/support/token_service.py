@@ -24,11 +24,13 @@ SERVICE = "registry of the tests"
 class TokenService:
     """Issues tokens for what is asked for, to *user*, or anonymously for pulls.
 
-    *life_s* is the time for which they are valid. A refresh token is accepted, too.
+    *life_s* is the time for which they are valid. A refresh token is accepted, too. Nobody may use
+    the *hidden* repositories.
     """
 
     def __init__(self, directory: Path, user: str, password: str) -> None:
         self.life_s = 300
+        self.hidden: set[str] = set()
         self.refresh_token = secrets.token_hex()
         self._basic = f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
         self._directory = directory
@@ -70,10 +72,15 @@ class TokenService:
         if fields["service"] != SERVICE or (request.authorization and not is_known):
             return Response(401)
         scopes = [scope for name, value in asked if name == "scope" for scope in value.split()]
-        access = [_access(scope, with_all=is_known) for scope in scopes]
+        access = [self._access(scope, with_all=is_known) for scope in scopes]
         name = "access_token" if request.method == "POST" else "token"
         document = {name: self._token(access), "expires_in": self.life_s}
         return Response(200, json.dumps(document).encode())
+
+    def _access(self, scope: str, *, with_all: bool) -> dict[str, Any]:
+        kind, name, actions = scope.split(":")
+        granted = [action for action in actions.split(",") if with_all or action == "pull"]
+        return {"type": kind, "name": name, "actions": [] if name in self.hidden else granted}
 
     def _token(self, access: list[dict[str, Any]]) -> str:
         certificate = b"".join((self._directory / "certificate").read_bytes().splitlines()[1:-1])
@@ -98,9 +105,3 @@ class TokenService:
 
 def _encoded(content: bytes) -> bytes:
     return urlsafe_b64encode(content).rstrip(b"=")
-
-
-def _access(scope: str, *, with_all: bool) -> dict[str, Any]:
-    kind, name, actions = scope.split(":")
-    kept = [action for action in actions.split(",") if with_all or action == "pull"]
-    return {"type": kind, "name": name, "actions": kept}

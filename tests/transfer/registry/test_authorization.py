@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from blobfs.digest import Descriptor, Digest
-from blobfs.errors import AccessDenied
+from blobfs.errors import AccessDenied, Unsupported
+from blobfs.reference import Tag
 from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget
 from tests.support.services import DockerRegistry, run
 from tests.support.token_service import TokenService
@@ -115,6 +116,26 @@ def test_mount_asks_for_the_origin_too(tokened: DockerRegistry, service: TokenSe
         assert target.link("tokens/mounted", BLOB, "tokens/origin")
     scopes = [value for name, value in service.server.requests[-1].query if name == "scope"]
     assert scopes == ["repository:tokens/mounted:pull,push", "repository:tokens/origin:pull"]
+
+
+def test_blob_of_a_repository_that_must_not_be_read_is_not_mounted(
+    tokened: DockerRegistry, service: TokenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(tokened, "tokens/hidden")
+    monkeypatch.setattr(service, "hidden", {"tokens/hidden"})
+    with RegistryTarget(tokened.address, LOGIN) as target:
+        assert not target.link("tokens/visible", BLOB, "tokens/hidden")
+        target.put_blob("tokens/visible", BLOB, [b"some bytes"])
+        assert target.missing("tokens/visible", [BLOB]) == []
+        with pytest.raises(AccessDenied):
+            target.missing("tokens/hidden", [BLOB])
+
+
+def test_removal_of_a_tag_asks_for_that(tokened: DockerRegistry, service: TokenService) -> None:
+    with RegistryTarget(tokened.address, LOGIN) as target, pytest.raises(Unsupported):
+        target.untag("tokens/a", Tag("v1"))
+    scopes = [value for name, value in service.server.requests[-1].query if name == "scope"]
+    assert scopes == ["repository:tokens/a:pull,push", "repository:tokens/a:delete"]
 
 
 def test_repositories_are_listed_with_a_token_for_that(tokened: DockerRegistry) -> None:
