@@ -115,10 +115,14 @@ def _transfer(
         if notes:
             sys.exit(DAMAGED)
         return
-    if opened.copy.is_to_stdout:
+    if opened.copy.is_of_a_file:
         for note in notes:
             echo(note)
-        sys.exit(DAMAGED if notes else 0)
+        if notes:
+            sys.exit(DAMAGED)
+        if not opened.copy.is_to_stdout:
+            click.echo(opened.blob)
+        return
     report = replace(progress.report(), damaged=len(notes))
     print_report(
         report, as_json=False, human=options.human, notes=[*notes, f"{progress.seconds:.1f} s"]

@@ -15,6 +15,7 @@ from blobfs.cli.storage import Storage
 from blobfs.cli.types import DIRECTORY, FILE, HUMAN, JSON, Duration, Parsed, Size
 from blobfs.config.settings import default_state
 from blobfs.drivers.location import Location
+from blobfs.errors import MountRefused
 from blobfs.images.platforms import Platform
 from blobfs.transfer.copying import Copy
 from blobfs.transfer.places import Kind, Place, PlaceOptions, paired
@@ -100,10 +101,10 @@ class CopyOptions:
 
     def copy(self, source: str, target: str, *, replaces: bool) -> Copy:
         """Return the copy, which *replaces* an archive; raises MountRefused, NameInvalid."""
-        place = Place.parse(source, _location)
+        place, end = paired(Place.parse(source, _location), Place.parse(target, _location))
         route = Route(
             place,
-            paired(place, Place.parse(target, _location)),
+            end,
             self._place_options("src"),
             replace(self._place_options("dest"), link_files=self.link, replaces=replaces),
             bytes_per_s=self.bwlimit,
@@ -114,7 +115,10 @@ class CopyOptions:
             place.part, self.include, self.exclude, self.platform, self.newer_than,
             self.history or self.everything, everything,
         )  # fmt: skip
-        return Copy(route, selection)
+        copy = Copy(route, selection)
+        if copy.is_to_stdout and self.as_json:
+            raise MountRefused("--json and the blob need the standard output; omit one of both")
+        return copy
 
     @property
     def states(self) -> Path:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from blobfs.concurrency import ThreadPool
+from blobfs.digest import Digest
 from blobfs.drivers.base import Closing
 from blobfs.errors import AccessDenied, Unsupported
 from blobfs.inventory.inventory import Workers
+from blobfs.inventory.rows import unpack
 from blobfs.transfer.base import Progress
 from blobfs.transfer.catalog import Catalog
 from blobfs.transfer.copier import Copier, Feedback
@@ -114,6 +116,11 @@ class OpenCopy(Closing):
     def size(self) -> int:
         """The bytes of all blobs of the plan, each once."""
         return int(self.catalog.one("SELECT coalesce(sum(size), 0) FROM blob"))
+
+    @property
+    def blob(self) -> Digest:
+        """The first blob of the plan, which is the only one if a file is copied."""
+        return unpack(self.catalog.one("SELECT digest FROM blob ORDER BY id"))
 
     def run(self, feedback: Feedback, *, fail_fast: bool = False) -> None:
         """Copy everything; what failed is in the catalog."""

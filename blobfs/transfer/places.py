@@ -128,16 +128,21 @@ def _is_plain(path: Path) -> bool:
     return path.exists() and not path.is_dir() and path.suffix not in _CONFIGS
 
 
-def paired(source: Place, target: Place) -> Place:
-    """Return *target* as a file for one blob of *source* if it is one, or a path of nothing."""
+def paired(source: Place, target: Place) -> tuple[Place, Place]:
+    """Return both places; one that is a file has the digest that the other one names.
+
+    If *source* names a digest, a *target* that does not exist is a file.
+    """
     root = target.location.root if target.location else target.path
     is_new = root is not None and not root.exists() and target.part == EVERYTHING
-    wanted = source.part.target
+    wanted, named = source.part.target, target.part.target
     if isinstance(wanted, Digest) and (
         target.kind is Kind.FILE or (target.kind is Kind.STORAGE and is_new)
     ):
-        return Place(Kind.FILE, Part("", wanted), path=root)
-    return target
+        target = Place(Kind.FILE, Part("", wanted), path=root)
+    elif source.kind is Kind.FILE and isinstance(named, Digest):
+        source = replace(source, part=Part("", named))
+    return source, target
 
 
 def check_pair(source: Place, target: Place) -> None:

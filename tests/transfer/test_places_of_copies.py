@@ -66,12 +66,20 @@ def test_a_blob_of_a_file(copies: Copies, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(content)
     options = ("--state-dir", copies.state)
-    assert invoke("cp", file, f"{copies.target}!/app", *options).exit_code == 0
+    stored = invoke("cp", file, f"{copies.target}!/app", *options)
+    assert (stored.exit_code, stored.stdout) == (0, f"{digest}\n")
     name = f"{copies.target}!/app@{digest}"
     assert invoke("cp", name, tmp_path / "new", *options).exit_code == 0
     assert (tmp_path / "new").read_bytes() == content
     command = ["blobfs", "cp", name, "-", *map(str, options)]
     assert subprocess.run(command, capture_output=True, check=True).stdout == content
+    assert invoke("cp", name, "-", "--json", *options).exit_code == 1
+    other = Digest.of(content, "sha512")
+    assert invoke("cp", file, f"{copies.target}!/app@{other}", *options).exit_code == 0
+    file.write_bytes(b"changed")
+    changed = invoke("cp", file, f"{copies.target}!/app@{digest}", *options)
+    assert changed.exit_code == 1
+    assert f"{Digest.of(b'changed')}, and not {digest}" in changed.stderr
     copies.blob(copies.target, digest).write_bytes(content[:-1] + b"x")
     assert invoke("cp", name, tmp_path / "wrong", *options).exit_code == 1
     assert not (tmp_path / "wrong").exists()
