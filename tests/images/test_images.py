@@ -171,11 +171,12 @@ def test_members_that_have_no_place_are_one_warning(
     )
 
 
-def test_image_of_many_layers_keeps_few_files_open(stored: Stored) -> None:
-    layers = [archive(member(b"%d" % number, b"x")) for number in range(200)]
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.long)])
+def test_image_of_many_layers_keeps_few_files_open(stored: Stored, count: int) -> None:
+    layers = [archive(member(b"%d" % number, b"x")) for number in range(count)]
     before = len(os.listdir("/proc/self/fd"))
     rootfs = stored.rootfs(store_image(stored.layout, *layers))
-    assert len(list(rootfs.names(ROOT))) == 200
+    assert len(list(rootfs.names(ROOT))) == count
     assert len(os.listdir("/proc/self/fd")) < before + 140
 
 
@@ -218,7 +219,7 @@ def test_open_files_of_many_images_are_bounded(stored: Stored) -> None:
     images, repository = stored.images(), stored.registry.repository(APP)
     nodes: list[Node] = []
     descriptors = len(os.listdir("/proc/self/fd"))
-    for number in range(150):
+    for number in range(100):
         digest = store_image(stored.layout, archive(member(b"d/f", b"%d" % number)))
         image = images.here(repository, digest)
         root = RootfsDirectory(f"/{number}", images, repository, image, 0, flatten_owners=False)
@@ -245,9 +246,24 @@ def test_image_of_an_index_is_found_when_it_is_pushed_later(
     monkeypatch.setattr("blobfs.images.images._INCOMPLETE_FOR_S", 0.0)
     images, repository = stored.images(), stored.registry.repository(APP)
     blobs = image_blobs(LAYERS)
-    child: Json = {"mediaType": OCI_MANIFEST, **descriptor(Digest.of(blobs[-1]))}
+    child = descriptor(Digest.of(blobs[-1]), media_type=OCI_MANIFEST)
     document: Json = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [child]}
     index = stored.layout.revision(as_bytes(document))
     assert not images.platforms(repository, index)
     digest = store_blobs(stored.layout, blobs, LATEST)
     eventually(lambda: list(images.platforms(repository, index).values()) == [digest])
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.long)])
+def test_index_of_many_images_and_an_index_of_it(stored: Stored, count: int) -> None:
+    images, repository = stored.images(), stored.registry.repository(APP)
+    children: list[Json] = []
+    for number in range(count):
+        child = stored.with_config({"os": "linux", "architecture": f"a{number}"})
+        children.append(descriptor(child, media_type=OCI_MANIFEST))
+    for _ in range(2):
+        document: Json = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": children}
+        index = stored.layout.revision(as_bytes(document))
+        found = images.platforms(repository, index)
+        assert [str(platform) for platform in found] == [f"linux-a{n}" for n in range(count)]
+        children = [descriptor(index, media_type=OCI_INDEX)]
