@@ -18,6 +18,17 @@ b'the'
 
 from __future__ import annotations
 
-from blobfs.storage.registry import Registry, open_registry
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from blobfs.storage.registry import Registry, open_registry
 
 __all__ = ["Registry", "open_registry"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the library with its first use: a child process of a mount needs little of it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("blobfs.storage.registry"), name)

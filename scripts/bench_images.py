@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from benchmarks import Row, drop, mounted, resident_mib, run_parts
+from benchmarks import Row, drop, mounted, processes, resident_mib, run_parts
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName, Tag
@@ -214,7 +214,7 @@ def run(*words: object) -> None:
 
 
 def cost(action: Callable[[], object], mount: Path | None = None) -> Cost:
-    """Return the cost of *action*, with that of the daemon of *mount*."""
+    """Return the cost of *action*, with that of the processes of *mount*."""
     before, began = _processor(mount), time.perf_counter()
     action()
     return time.perf_counter() - began, _processor(mount) - before
@@ -223,19 +223,18 @@ def cost(action: Callable[[], object], mount: Path | None = None) -> Cost:
 def _processor(mount: Path | None) -> float:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     seconds = sum(each.ru_utime + each.ru_stime for each in used)
-    if mount is not None:
-        fields = Path(f"/proc/{_pid(mount)}/stat").read_text().rpartition(")")[2].split()
+    for process in () if mount is None else processes(_root(mount)):
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
         seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return seconds
 
 
-def _pid(mount: Path) -> int:
-    return int(json.loads(_control(mount, "config.json"))["pid"])
+def _root(mount: Path) -> Path:
+    return next(each for each in (mount, *mount.parents) if each.is_mount())
 
 
 def _control(mount: Path, name: str) -> str:
-    root = next(each for each in (mount, *mount.parents) if each.is_mount())
-    return (root / ".blobfs" / name).read_text()
+    return (_root(mount) / ".blobfs" / name).read_text()
 
 
 def rows(
@@ -306,7 +305,7 @@ def _layer_work(mount: Path) -> float:
 
 def _read_bytes(mount: Path) -> int:
     """Return the number of bytes that the daemon has read of all its files."""
-    lines = Path(f"/proc/{_pid(mount)}/io").read_text().splitlines()
+    lines = (processes(_root(mount))[0] / "io").read_text().splitlines()
     return int(lines[0].removeprefix("rchar: "))
 
 

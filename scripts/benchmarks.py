@@ -97,11 +97,17 @@ def machine() -> str:
 
 
 def resident_mib(mount: Path, field: str = "VmRSS") -> float:
-    """Return the memory of the daemon of *mount* in MiB; its maximum with ``VmHWM``."""
+    """Return the memory of the processes of *mount* in MiB; their maxima with ``VmHWM``."""
+    texts = [(each / "status").read_text() for each in processes(mount)]
+    return sum(int(text.split(f"{field}:")[1].split()[0]) for text in texts) / 1024
+
+
+def processes(mount: Path) -> list[Path]:
+    """Return the directories in ``/proc`` of the daemon of *mount* and of its children."""
     config = (mount / ".blobfs/config.json").read_text()
-    pid = config.split('"pid":')[1].split(",")[0].strip()
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split(f"{field}:")[1].split()[0]) / 1024
+    daemon = Path("/proc", config.split('"pid":')[1].split(",")[0].strip())
+    children = [file.read_text().split() for file in daemon.glob("task/*/children")]
+    return [daemon, *(Path("/proc", child) for each in children for child in each)]
 
 
 Part = Callable[[Path, int], Iterator[Row]]

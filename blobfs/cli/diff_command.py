@@ -18,7 +18,7 @@ from blobfs.cli.output import sentence
 from blobfs.cli.types import JSON, REFERENCE, STORAGE
 from blobfs.errors import BlobfsError
 from blobfs.images.comparison import Aspect, Change, Comparison, Difference, Side
-from blobfs.images.image import Layer
+from blobfs.images.layer import Layer
 from blobfs.logs import printable
 from blobfs.reference import Reference
 

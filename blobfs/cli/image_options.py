@@ -13,9 +13,10 @@ import click
 from blobfs.cli.opening import ByteBar, digest_of
 from blobfs.cli.types import DIRECTORY, Option, Parsed, Size
 from blobfs.config.settings import default_indexes
-from blobfs.images.image import Image, Layer
+from blobfs.images.image import Image
 from blobfs.images.images import Images
 from blobfs.images.index_store import IndexStore
+from blobfs.images.layer import Layer
 from blobfs.images.platforms import Platform
 from blobfs.images.rootfs import RootFilesystem
 from blobfs.reference import Reference

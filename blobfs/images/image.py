@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from blobfs.digest import CANONICAL, Descriptor, Digest
+from blobfs.digest import Descriptor, Digest
 from blobfs.errors import BlobfsError, Corrupt, DigestInvalid, ManifestInvalid, NotFound
+from blobfs.images.layer import Layer
 from blobfs.images.platforms import Platform
 from blobfs.images.toc.table import Table
 from blobfs.storage.blobstore import MAX_CONTENT
@@ -32,34 +33,6 @@ _OF_LAYERS: Final = (".image.layer.", ".image.rootfs.")
 """Media types of configs of images, and parts of those of their layers."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A layer of an image. *diff_id* is the digest of the uncompressed archive.
-
-    *table* is the table of contents that the manifest names. With *by_table* it makes the index of
-    the layer; without, the archive does.
-    """
-
-    descriptor: Descriptor
-    diff_id: Digest | None
-    table: Table | None = None
-    by_table: bool = False
-
-    @property
-    def index(self) -> Digest:
-        """The key of its index.
-
-        The index has a diff ID of the same algorithm as the image's. That of a layer with a table
-        is made by the table, or compared with it.
-        """
-        parts = [str(self.descriptor.digest)]
-        if self.diff_id is not None and self.diff_id.algorithm != CANONICAL:
-            parts.append(self.diff_id.algorithm)
-        if self.table is not None:
-            parts += [self.table.digest, self.table.position, str(self.by_table)]
-        return self.descriptor.digest if len(parts) == 1 else Digest.of(f"{parts}".encode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 import weakref
 from collections import OrderedDict
@@ -21,16 +22,18 @@ from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import BlobfsError, Corrupt, DigestMismatch, LayerInvalid, NotFound, StorageFull
 from blobfs.images import layer_index
-from blobfs.images.image import Image, Layer, best_image, images_of
+from blobfs.images.image import Image, best_image, images_of
 from blobfs.images.index_store import IndexStore, Make
+from blobfs.images.layer import Layer
 from blobfs.images.layer_index import LayerIndex
 from blobfs.images.platforms import Platform
+from blobfs.images.processes import ChildProcesses
 from blobfs.images.rootfs import RootFilesystem
 from blobfs.images.seekable import SpanCache, open_archive
 from blobfs.images.stored_file import StoredFile
 from blobfs.images.toc import index as table_index
-from blobfs.images.toc.verification import build_index, open_index
-from blobfs.images.tree import write_tree
+from blobfs.images.toc.verification import ask_for_index, open_index
+from blobfs.images.tree import merge_indexes
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 
@@ -62,8 +65,11 @@ _Platforms = Mapping[Platform | None, Digest]
 _INDEXING: Final = ThreadPool("indexing", 2)
 """Threads that read whole layers, few so that a mount has time for its requests."""
 
+_READS: Final = BoundedSemaphore(2)
 _MERGES: Final = BoundedSemaphore(1)
-"""Trees that are written at once, for the same reason."""
+"""Layers that are read and trees that are written at once, each in a child process."""
+
+_PROCESSES: Final = ChildProcesses()
 
 
 class _Recent(Generic[K, V]):
@@ -90,26 +96,6 @@ class _Recent(Generic[K, V]):
             dropped = self._values.popitem(last=False) if len(self._values) > self._limit else None
         del dropped  # a finalizer may do I/O
         return value
-
-
-class _CountingReader(FileReader):
-    """A reader that reports the numbers of bytes that are read. Its owner closes *reader*."""
-
-    def __init__(self, reader: FileReader, on_read: Callable[[int], object]) -> None:
-        self._reader = reader
-        self._on_read = on_read
-
-    @property
-    def size(self) -> int:
-        return self._reader.size
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        data = self._reader.read_at(offset, size)
-        self._on_read(len(data))
-        return data
-
-    def close(self) -> None:
-        """Do nothing: the owner closes the reader."""
 
 
 def _build_counted(kind: str, build: Make, path: Path) -> None:
@@ -308,10 +294,15 @@ class Images:
     def _write_tree(self, repository: Repository, image: Image, path: Path) -> None:
         for _ in _INDEXING.map(partial(self._verify, repository), image.layers):
             pass
-        # An image may have more layers than the process may have files.
-        indexes = (self._index(repository, layer) for layer in image.layers)
+        paths = self._index_paths(repository, image)
         with _MERGES:
-            write_tree(path, (index.members() for index in indexes), image.created_ns)
+            _PROCESSES.run(merge_indexes, lambda *_: next(paths, b""), path, image.created_ns)
+
+    def _index_paths(self, repository: Repository, image: Image) -> Iterator[bytes]:
+        """Yield the paths of the indexes of the layers; each is in use until the next one."""
+        for layer in image.layers:  # may be more than the process may have files
+            index = self._index(repository, layer)
+            yield os.fsencode(index.path)
 
     def _verify(self, repository: Repository, layer: Layer) -> None:
         """Build the index of a layer, if there is none, and compare its diff ID."""
@@ -344,9 +335,15 @@ class Images:
     def _build_index(self, repository: Repository, layer: Layer, path: Path) -> None:
         with self._blob(repository, layer) as blob, self._keeping_failure(layer):
             try:
-                build_index(_CountingReader(blob, self._on_read), layer, path)
+                with _READS:
+                    _PROCESSES.run(ask_for_index, partial(self._read, blob), blob.size, layer, path)
             except LayerInvalid as exc:
                 raise LayerInvalid(f"layer {layer.descriptor.digest}: {exc}") from None
+
+    def _read(self, blob: FileReader, offset: int, size: int) -> bytes:
+        data = blob.read_at(offset, min(size, layer_index.MAX_SPAN))
+        self._on_read(len(data))
+        return data
 
     def _stored(self, kind: str, key: Digest, build: Make) -> StoredFile:
         """Open a file of the store, and count that; *build* creates the file if it is missing."""

@@ -5,7 +5,7 @@
     v1/<kind>/<digest>            a file, and at its end a trailer with its checksum
     v1/building/<kind>-<digest>/  the directory of the process that makes the file
         lock                      locked while it does
-        file                      the file that is being made
+        <32 hex digits>           the file that is being made, under a new name each time
     v1/building/used              the size of all files at most, and a number of additions after
                                   which they are looked at again
 
@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
+from uuid import uuid4
 
 from blobfs.concurrency import SingleFlight, guard, refuse_to_take_long, stop_check
 from blobfs.digest import Digest
@@ -173,7 +174,7 @@ class IndexStore:
                 return
             if size:
                 self._make_room(size)
-            file = directory / "file"
+            file = directory / uuid4().hex  # a child that outlives its parent may write another
             make(file)
             append_trailer(file, path)
             with self._locked(self._root / _BUILDING / "lock"):  # nobody else adds a file

@@ -28,7 +28,7 @@ from blobfs.drivers.base import Closing, FileReader
 from blobfs.errors import DigestMismatch, LayerInvalid
 from blobfs.images import database
 from blobfs.images.compression import DECODERS, HEAD, compression_of, decompress
-from blobfs.images.image import Layer
+from blobfs.images.layer import Layer
 from blobfs.images.members import Member
 from blobfs.images.source import START, Piece, Point, Source
 from blobfs.images.tar import ByteSource, read_members
@@ -109,7 +109,7 @@ class LayerIndex(Closing):
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._connection_lock = CallLock()
         self._connection = database.opened(path)
         weakref.finalize(self, self._connection.close)  # in a cycle with its statements
@@ -164,7 +164,7 @@ class LayerIndex(Closing):
     def members(self) -> Iterator[Member]:
         """Yield the members in the order of the archive."""
         decompressor = ZstdDecompressor()
-        with database.reading(self._path), closing(database.opened(self._path)) as connection:
+        with database.reading(self.path), closing(database.opened(self.path)) as connection:
             for (row,) in connection.execute("SELECT content FROM members ORDER BY number"):
                 yield from map(_member, json.loads(decompressor.decompress(row)))
 
@@ -180,7 +180,7 @@ class LayerIndex(Closing):
         """Return a span with its window."""
         offset = self._offsets[number]
         query = "SELECT position, bits, window, checksum FROM points WHERE offset = ?"
-        with self._connection_lock, database.reading(self._path):
+        with self._connection_lock, database.reading(self.path):
             (row,) = self._connection.execute(query, (offset,))
         position, bits, window, checksum = row
         if window is not None:

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 
 from blobfs.drivers.base import FileReader
 from blobfs.errors import LayerInvalid
 from blobfs.images.sparse import Extents
+
+Ask = Callable[[int, int], bytes]
+"""Returns the bytes at an offset, up to a size."""
+
+
+class AskingReader(FileReader):
+    """A content of *size* bytes that *ask* returns."""
+
+    def __init__(self, ask: Ask, size: int) -> None:
+        self._ask = ask
+        self._size = size
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._ask(offset, size)
+
+    def close(self) -> None:
+        """Do nothing: the other side closes the content."""
 
 
 class RangeReader(FileReader):

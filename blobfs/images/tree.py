@@ -7,17 +7,21 @@ file of the result.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import stat
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from blobfs.errors import LayerInvalid
 from blobfs.images import tree_file
+from blobfs.images.layer_index import LayerIndex
 from blobfs.images.members import Member
+from blobfs.images.readers import Ask
 from blobfs.images.tree_names import (
     DIRECTORY,
     NAME_MAX,
@@ -65,6 +69,16 @@ def write_tree(path: Path, layers: Iterable[Iterable[Member]], created_ns: int) 
         for number, members in enumerate(layers):
             merge.add_layer(number, members)
         tree_file.write(db, path, merge.unplaced)
+
+
+def merge_indexes(ask: Ask, path: Path, created_ns: int) -> None:
+    """Merge layers; *ask* returns the path of the next index, and none at last.
+
+    See ``write_tree``.
+    """
+    indexes = iter(partial(ask, 0, 0), b"")
+    layers = (LayerIndex(Path(os.fsdecode(index))).members() for index in indexes)
+    write_tree(path, layers, created_ns)
 
 
 def _connected(path: Path) -> sqlite3.Connection:

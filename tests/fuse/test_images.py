@@ -341,6 +341,22 @@ def test_program_that_waits_for_an_index_can_be_killed(
     assert mount.warnings() == []
 
 
+def test_processes_of_a_mount_that_is_killed_end(mount: MountedRegistry) -> None:
+    """[S21.14] They end with the mount, also if it is killed."""
+    os.listdir(image(mount) / "rootfs")
+    pid = mount.pid
+    children = [
+        Path("/proc", child)
+        for file in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in file.read_text().split()
+    ]
+    assert children
+    for child in children:
+        assert "/dev/fuse" not in {os.readlink(fd) for fd in (child / "fd").iterdir()}
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not any(child.exists() for child in children))
+
+
 def _waiting(mount: MountedRegistry, name: str) -> list[object]:
     """The requests that wait for an answer below *name*."""
     requests = json.loads((mount.path / ".blobfs/requests.json").read_text())

@@ -348,3 +348,13 @@ def test_faults_do_not_hide_other_files(outside: Path) -> None:
             "members without a place: 2; the first is b'a/x' of layer 1,"
             " because b'a' above it is no directory"
         )
+
+
+def test_layers_that_are_too_many_together_are_no_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blobfs.images.tree._MAX_SIZE", 20_000)
+    layer = archive(*(member(b"d/%d" % number) for number in range(10)))
+    merged([layer] * 10, tmp_path / "few").close()
+    with pytest.raises(LayerInvalid, match="more than 20000 bytes"):
+        merged([layer] * 100, tmp_path / "many")

@@ -193,17 +193,6 @@ def test_event_loop_reads_no_manifest_or_config_of_an_image(stored: Stored) -> N
         assert images.here(repository, digest).digest == digest
 
 
-def test_layers_that_are_too_many_together_are_no_image(
-    stored: Stored, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("blobfs.images.tree._MAX_SIZE", 20_000)
-    layer = archive(*(member(b"d/%d" % number) for number in range(10)))
-    images = stored.images()
-    stored.rootfs(store_image(stored.layout, *[layer] * 10), images)
-    with pytest.raises(LayerInvalid, match="more than 20000 bytes"):
-        stored.rootfs(store_image(stored.layout, *[layer] * 100), images)
-
-
 def test_image_without_room_for_its_index_is_not_read_again(stored: Stored) -> None:
     digest = store_image(stored.layout, *LAYERS, compress=True)
     images = Images(stored.registry, IndexStore(stored.directory, 1000))

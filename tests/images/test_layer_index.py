@@ -22,7 +22,7 @@ import pytest
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import BytesReader
 from blobfs.errors import DigestMismatch, LayerInvalid
-from blobfs.images.image import Layer
+from blobfs.images.layer import Layer
 from blobfs.images.layer_index import LayerIndex
 from blobfs.images.members import Member
 from tests.support.compressed_layers import (

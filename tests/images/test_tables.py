@@ -13,7 +13,7 @@ import pytest
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import BytesReader
 from blobfs.errors import Corrupt, DigestMismatch, LayerInvalid
-from blobfs.images.image import Layer
+from blobfs.images.layer import Layer
 from blobfs.images.layer_index import LayerIndex
 from blobfs.images.members import Member
 from blobfs.images.seekable import SeekableLayer, SpanCache

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import BytesReader
-from blobfs.images.image import Layer
+from blobfs.images.layer import Layer
 from blobfs.images.layer_index import LayerIndex
 from tests.support.services import run
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import zstandard
 
 from blobfs.digest import Descriptor, Digest
-from blobfs.images.image import Layer
+from blobfs.images.layer import Layer
 from blobfs.images.toc.table import CHUNKED, CHUNKED_POSITION, ESTARGZ, Table
 from tests.support.layers import image_blobs
 

@@ -20,7 +20,7 @@ from blobfs.drivers.base import FileReader
 from blobfs.errors import Corrupt, LayerInvalid
 from blobfs.images import database
 from blobfs.images.compression import decompress
-from blobfs.images.image import Layer
+from blobfs.images.layer import Layer
 from blobfs.images.layer_index import MAX_SPAN, SCHEMA, Header, LayerIndex, write_members
 from blobfs.images.members import Member
 from blobfs.images.source import SPACING, Point, Source
@@ -64,7 +64,7 @@ class TableIndex(LayerIndex):
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all chunks in their order."""
-        with database.reading(self._path):
+        with database.reading(self.path):
             for (packed,) in self._connection.execute("SELECT content FROM chunks ORDER BY offset"):
                 yield from map(Chunk._make, _CHUNK.iter_unpack(packed))
 
@@ -83,7 +83,7 @@ class TableIndex(LayerIndex):
 
     def _chunks_of(self, number: int) -> list[Chunk]:
         query = "SELECT content FROM chunks WHERE offset = ?"
-        with self._connection_lock, database.reading(self._path):
+        with self._connection_lock, database.reading(self.path):
             ((packed,),) = self._connection.execute(query, (self._offsets[number],))
         return [Chunk._make(fields) for fields in _CHUNK.iter_unpack(packed)]
 

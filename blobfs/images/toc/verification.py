@@ -12,9 +12,10 @@ from typing import Final
 
 from blobfs.drivers.base import FileReader
 from blobfs.errors import Corrupt
-from blobfs.images.image import Layer
+from blobfs.images.layer import Layer
 from blobfs.images.layer_index import LayerIndex
 from blobfs.images.members import Member
+from blobfs.images.readers import Ask, AskingReader
 from blobfs.images.source import PIECE
 from blobfs.images.sparse import ByteSource
 from blobfs.images.tar import read_members
@@ -37,6 +38,11 @@ def build_index(reader: FileReader, layer: Layer, path: Path) -> None:
         LayerIndex.build(reader, layer, path)
     else:
         _build_compared(reader, layer, path)
+
+
+def ask_for_index(ask: Ask, size: int, layer: Layer, path: Path) -> None:
+    """``build_index`` of a blob of *size* bytes, which are asked for by offset and size."""
+    build_index(AskingReader(ask, size), layer, path)
 
 
 def open_index(path: Path, layer: Layer) -> LayerIndex:
