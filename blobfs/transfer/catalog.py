@@ -133,11 +133,15 @@ class Catalog(Closing):
     """A SQLite file, used by one thread of one process. Each method that stores is a transaction.
 
     A program that is killed loses no transaction. *path* is None for a temporary catalog.
+    *is_resumed* is true for the catalog of a copy that was stopped.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path | None) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path | None, key: str) -> None:
         self.db = connection
+        self.is_resumed = False
         self._path = path
+        self._key = key
+        self._has_ended = False
 
     @classmethod
     def opened(cls, path: Path | None, copy: str, *, restart: bool = False) -> Self:
@@ -181,22 +185,28 @@ class Catalog(Closing):
             )
         elif version != _VERSION:
             raise MountRefused(f"{path} is of another version of blobfs; remove the file")
-        catalog = cls(connection, path)
+        catalog = cls(connection, path, copy)
         found = connection.execute("SELECT name, ended FROM copy").fetchone()
         if found and found[0] != copy:
             raise MountRefused(f"{path} is of another copy; remove it")
-        if restart or found is None or found[1] is not None:
-            catalog._begin(copy)
+        catalog.is_resumed = bool(found) and found[1] is None and not restart
+        if not catalog.is_resumed:
+            catalog.begin()
         return catalog
 
     def close(self) -> None:
         self.db.close()
+        if self._has_ended and self._path is not None:
+            for suffix in ("", "-wal"):
+                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
 
-    def _begin(self, copy: str) -> None:
+    def begin(self) -> None:
+        """Begin anew, without a plan."""
+        self.is_resumed = False
         with self.transaction() as db:
             for table in _ALL:
                 db.execute(f"DELETE FROM {table}")
-            db.execute("INSERT INTO copy VALUES (?, ?, NULL, NULL)", (copy, time.time()))
+            db.execute("INSERT INTO copy VALUES (?, ?, NULL, NULL)", (self._key, time.time()))
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -254,11 +264,10 @@ class Catalog(Closing):
             _divide(db)
             db.execute("UPDATE copy SET planned = ?", (time.time(),))
 
-    def remove(self) -> None:
-        """Remove the file, as the copy has ended; the catalog can be read until it is closed."""
+    def end(self) -> None:
+        """Note that the copy has ended; the file is removed when the catalog is closed."""
         self.db.execute("UPDATE copy SET ended = ?", (time.time(),))
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        self._has_ended = True
 
     def set_levels(self) -> None:
         """Give each manifest a higher level than those that must be stored before it."""

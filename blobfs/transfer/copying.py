@@ -123,9 +123,17 @@ class OpenCopy(Closing):
         return unpack(self.catalog.one("SELECT digest FROM blob ORDER BY id"))
 
     def run(self, feedback: Feedback, *, fail_fast: bool = False) -> None:
-        """Copy everything; what failed is in the catalog."""
+        """Copy everything; what failed is in the catalog.
+
+        After a plan that was stopped before, what has changed since is copied by another plan.
+        """
         ends_of(self.copy.route).on_bytes = feedback.add_bytes
-        Copier(self.planner, feedback, fail_fast=fail_fast).copy()
+        copier = Copier(self.planner, feedback, fail_fast=fail_fast)
+        copier.copy()
+        if self.catalog.is_resumed:
+            self.catalog.begin()
+            self.planner.plan()
+            copier.copy()
 
     def wanted(self) -> list[tuple[str, int, int, int]]:
         """Return the repositories of the target, with the tags, blobs and bytes that it lacks.
@@ -155,7 +163,7 @@ class OpenCopy(Closing):
     def finish(self) -> None:
         """Complete the target, and remove the journal."""
         ends_of(self.copy.route).target.finish()
-        self.catalog.remove()
+        self.catalog.end()
 
     def ask(self, feedback: Feedback) -> None:
         """Find out which blobs the target has, and change nothing."""

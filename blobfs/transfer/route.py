@@ -36,7 +36,7 @@ _PAUSES_S: Final = (0.5, 2.0, 8.0)
 class Route:
     """The source and the target of a copy, without credentials.
 
-    The source of a *second_look* asks the place again for what the first one has learnt.
+    A *second_look* asks storages again for what the first one has learnt.
     """
 
     source: Place
@@ -116,16 +116,19 @@ def ends_of(route: Route) -> Ends:
 
 
 def _open(route: Route) -> Ends:
-    if route.second_look and route.source.kind is Kind.FILE:
-        return ends_of(replace(route, second_look=False))  # the standard input is read once
+    first = ends_of(replace(route, second_look=False)) if route.second_look else None
+    if first is not None and route.source.kind is Kind.FILE:
+        return first  # the standard input is read once
     source = open_source(route.source, _with_login(route.source_options, "BLOBFS_SRC_CREDS"))
-    if route.second_look:
-        first = ends_of(replace(route, second_look=False))
-        ends = Ends(source, first.target, route.bytes_per_s)
+    if first is not None and route.target.kind is not Kind.STORAGE:
+        target = first.target  # it has one writer
+    else:
+        options = _with_login(route.target_options, "BLOBFS_DEST_CREDS")
+        target = open_target(route.target, options)
+    ends = Ends(source, target, route.bytes_per_s)
+    if first is not None:
         ends.on_bytes = first.on_bytes
-        return ends
-    target = open_target(route.target, _with_login(route.target_options, "BLOBFS_DEST_CREDS"))
-    return Ends(source, target, route.bytes_per_s)
+    return ends
 
 
 def _with_login(options: PlaceOptions, variable: str) -> PlaceOptions:

@@ -48,7 +48,7 @@ class Copies:
 
     def has_journal(self) -> bool:
         """True while a copy has begun and not ended."""
-        return bool([*self.state.glob("cp-*.db")])
+        return bool([*self.state.glob("cp-*")])
 
     @property
     def layout(self) -> Layout:

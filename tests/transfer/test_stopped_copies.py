@@ -1,6 +1,8 @@
 """Copies that are killed, and sources that change while they are copied."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import Tag
 from tests.support.command import invoke
-from tests.support.copies import Copies, Noted, completed
+from tests.support.copies import Copies, Noted, completed, counts
 from tests.support.layout import APP
 
 
@@ -30,11 +32,15 @@ def _stock(copies: Copies, images: int = 20) -> None:
     copies.put_index("multi", *children)
 
 
+def _command(copies: Copies) -> list[str]:
+    """The command line of a copy that prints its events."""
+    return [sys.executable, "-m", "blobfs", "cp", str(copies.source), str(copies.target),
+            "--json", "--state-dir", str(copies.state), "--jobs", "1"]  # fmt: skip
+
+
 def _killed_after(copies: Copies, lines: int) -> None:
     """Start a copy, and kill it after so many events."""
-    command = [sys.executable, "-m", "blobfs", "cp", str(copies.source), str(copies.target),
-               "--json", "--state-dir", str(copies.state), "--jobs", "1"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(_command(copies), stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         for _ in range(lines):
             process.stdout.readline()
@@ -46,7 +52,22 @@ def _sent(result: Result) -> set[str]:
     return {event["name"] for event in events if event.get("result") == "sent"}
 
 
-@pytest.mark.parametrize("lines", [0, 1, 33, 50, 64])
+def test_an_interrupt_says_how_to_go_on(copies: Copies) -> None:
+    """Ctrl-C ends a copy within a moment, with one line."""
+    copies.put_image("v1", b"config", *(os.urandom(4 * 2**20) for _ in range(4)))
+    command = [*_command(copies), "--bwlimit", "8M"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert errors.decode() == "Error: stopped; run the same command again to go on\n"
+    assert copies.has_journal()
+    assert copies.cp().exit_code == 0
+
+
+@pytest.mark.parametrize("lines", [0, 33, 64])
 def test_a_killed_copy_leaves_whole_images_and_goes_on(copies: Copies, lines: int) -> None:
     """[S22.2] So no reader of the target sees an incomplete image, also after a kill at any moment
 
@@ -66,20 +87,29 @@ def test_a_killed_copy_leaves_whole_images_and_goes_on(copies: Copies, lines: in
     assert not copies.has_journal()
 
 
-def test_a_stopped_copy_keeps_its_plan_unless_it_begins_anew(copies: Copies) -> None:
-    """[S22.5] with the same plan; `--restart` begins anew"""
+def test_a_stopped_copy_also_copies_what_has_changed_since(copies: Copies) -> None:
+    """[S22.5] Then it copies what has changed since that plan"""
     copies.put_image("bad", b"config", b"layer")
     copies.blob(copies.source, Digest.of(b"layer")).unlink()
     assert copies.cp("--fail-fast").exit_code == 1
     assert copies.has_journal()
     copies.put_image("good", b"config", b"another")
-    assert copies.cp().exit_code == 1
-    assert copies.tags() == {}
+    result = copies.cp()
+    assert result.exit_code == 1
+    assert result.stderr.count("left out: team/app:bad") == 1
+    assert set(copies.tags()) == {"team/app:good"}
     assert not copies.has_journal()
+
+
+def test_a_stopped_copy_can_begin_anew(copies: Copies) -> None:
+    """[S22.5] With `--restart` it makes a new plan at once, as a copy that has ended does"""
+    copies.put_image("bad", b"config", b"layer")
+    copies.blob(copies.source, Digest.of(b"layer")).unlink()
     assert copies.cp("--fail-fast").exit_code == 1
-    copies.put_image("later", b"config", b"another layer")
-    assert copies.cp("--restart").exit_code == 1
-    assert set(copies.tags()) == {"team/app:good", "team/app:later"}
+    copies.layout.blob(b"layer")
+    summary = counts(copies.cp("--restart", "--json"))
+    assert [summary[kind]["there"] for kind in summary] == [1, 0, 0]
+    assert [summary[kind]["sent"] for kind in summary] == [1, 1, 1]
 
 
 def test_what_changes_after_the_plan_is_looked_at_again(copies: Copies) -> None:
