@@ -16,7 +16,7 @@ from blobfs.cli.opening import Counts
 from blobfs.cli.output import DAMAGED, print_report
 from blobfs.cli.reports import Report
 from blobfs.cli.types import LONG_HELP
-from blobfs.transfer.copying import Copy, OpenCopy, threads
+from blobfs.transfer.copying import Copy, OpenCopy, workers_for
 from blobfs.transfer.mirroring import check_mirror
 from blobfs.transfer.outcome import failures
 
@@ -89,9 +89,9 @@ def _run(copy: Copy, options: CopyOptions, *, delete: bool) -> None:
     state = None if is_temporary else options.states / f"cp-{copy.key}.db"
     act = _show if options.dry_run else _transfer
     try:
-        with threads(options.jobs, copy.route.source, copy.route.target) as workers:
+        with workers_for(copy.route, options.jobs, options.cluster) as crew:
             with Counts() as counts:
-                opened = copy.open(state, workers, counts.add, restart=options.restart)
+                opened = copy.open(state, crew, counts.add, restart=options.restart)
             with opened:
                 act(opened, progress, options, delete=delete)
     except KeyboardInterrupt:

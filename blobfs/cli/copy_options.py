@@ -42,6 +42,8 @@ _OPTIONS: Final = (
                  help="Make hard links or reflinks within one file system."),
     click.option("--jobs", type=click.IntRange(1, 256),
                  help="Copy so many items at once.  [default: 4, or 16 over a network]"),
+    click.option("--cluster", metavar="tcp://HOST:PORT",
+                 help="Copy with the workers of this Dask scheduler; they need the same storages."),
     click.option("--bwlimit", type=Size(), default="0", metavar="SIZE",
                  help="Send so many bytes per second at most, such as 10M."),
     click.option("--verify-target", is_flag=True, help="Read and verify what is there already."),
@@ -81,6 +83,7 @@ class CopyOptions:
     everything: bool
     link: bool
     jobs: int | None
+    cluster: str | None
     bwlimit: int
     verify_target: bool
     fail_fast: bool

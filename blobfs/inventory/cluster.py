@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -49,42 +49,41 @@ class _Sight(NamedTuple):
 
 
 class _ClusterExecutor:
-    """Submits calls to *executor* that run only where *storage* is what this process sees."""
+    """Submits calls to *executor* that run only where *storages* are what this process sees."""
 
-    def __init__(self, executor: Executor, storage: Location) -> None:
+    def __init__(self, executor: Executor, storages: Sequence[Location]) -> None:
         self._executor = executor
-        self._storage = storage
-        self._sight = _Sight.of(storage)
+        self._sights = {storage: _Sight.of(storage) for storage in storages}
 
     def submit(self, call: Callable[[], T], /) -> Future[T]:
-        return self._executor.submit(_Guarded(call, self._storage, self._sight))
+        return self._executor.submit(_Guarded(call, self._sights))
 
 
 @dataclass(frozen=True, slots=True)
 class _Guarded(Generic[T]):
-    """A call that runs only where *storage* looks as in *sight*."""
+    """A call that runs only where storages look as in *sights*."""
 
     call: Callable[[], T]
-    storage: Location
-    sight: _Sight
+    sights: Mapping[Location, _Sight]
 
     def __call__(self) -> T:
-        found = _Sight.of(self.storage)
-        if found != self.sight:
-            raise MountRefused(
-                f"the worker on {socket.gethostname()} sees {found}, and this machine {self.sight};"
-                " give all workers the same storage, AWS_… variables, and blobfs"
-            )
+        for storage, sight in self.sights.items():
+            found = _Sight.of(storage)
+            if found != sight:
+                raise MountRefused(
+                    f"the worker on {socket.gethostname()} sees {found}, and this machine {sight};"
+                    " give all workers the same storage, AWS_… variables, and blobfs"
+                )
         return self.call()
 
 
 @contextmanager
-def cluster_workers(address: str, storage: Location) -> Iterator[Workers]:
+def cluster_workers(address: str, *storages: Location) -> Iterator[Workers]:
     """Yield the workers of the Dask scheduler at *address*, such as ``tcp://host:8786``.
 
-    Raises MountRefused.
+    All see the same *storages*. Raises MountRefused.
     """
-    if storage.root is None and storage.bucket is None:
+    if any(storage.root is None and storage.bucket is None for storage in storages):
         raise MountRefused("--cluster: a storage in memory is in one process only")
     try:
         from distributed import Client  # noqa: PLC0415  (optional, and takes a second)
@@ -99,7 +98,7 @@ def cluster_workers(address: str, storage: Location) -> Iterator[Workers]:
         threads = sum(client.nthreads().values())
         if not threads:
             raise MountRefused(f"--cluster {address} has no workers; run dask worker {address}")
-        executor = _ClusterExecutor(client.get_executor(pure=False), storage)
+        executor = _ClusterExecutor(client.get_executor(pure=False), storages)
         try:
             executor.submit(int).result()
         except (ImportError, RuntimeError) as exc:

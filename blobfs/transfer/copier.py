@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, groupby
 from operator import itemgetter
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import Interrupted, StorageUnavailable
+from blobfs.inventory.inventory import Workers
 from blobfs.inventory.rows import pack, unpack
 from blobfs.reference import Tag
 from blobfs.transfer.catalog import State
@@ -101,6 +102,13 @@ class Feedback(Protocol):
         """Receive the result of an item of *kind*: ``blob``, ``manifest`` or ``tag``."""
 
 
+class Crew(NamedTuple):
+    """The workers of a copy: those of a *cluster*, if there is one, do what writes."""
+
+    threads: Workers
+    cluster: Workers | None = None
+
+
 class Copier:
     """Copies what the catalog of *planner* wants; a second planner looks again at what is gone.
 
@@ -108,9 +116,13 @@ class Copier:
     raise StorageUnavailable.
     """
 
-    def __init__(self, planner: Planner, feedback: Feedback, *, fail_fast: bool = False) -> None:
+    def __init__(
+        self, planner: Planner, crew: Crew, feedback: Feedback, *, fail_fast: bool = False
+    ) -> None:
         self._catalog = planner.catalog
-        self._workers = planner.workers
+        self._threads = crew.threads
+        self._workers = crew.cluster or crew.threads
+        self._is_remote = crew.cluster is not None
         self._route = planner.route
         self._second = planner.second()
         self._feedback = feedback
@@ -150,7 +162,7 @@ class Copier:
         rows = self._catalog.queue(_LINKS, _ASKED, part=part)
         groups = (list(group) for batch in rows for _, group in groupby(batch, key=itemgetter(0)))
         call = partial(_ask, self._route)
-        for batch, results in self._workers.run(call, lambda: next(groups, None)):
+        for batch, results in self._threads.run(call, lambda: next(groups, None)):
             done = [Done(How.THERE, row[5]) if found is True else found
                     for row, found in zip(batch, results, strict=True)]  # fmt: skip
             self._set_links(batch, done)
@@ -187,7 +199,7 @@ class Copier:
                         "UPDATE blob SET there = 1, size = ? WHERE id = ? AND NOT there",
                         (result.size, blob),
                     ).rowcount
-                    and result.how is not How.SENT
+                    and (self._is_remote or result.how is not How.SENT)
                 ):
                     self._feedback.add_bytes(result.size)
         for (_, _, _, target, digest, *_), result in found:
@@ -214,7 +226,7 @@ class Copier:
         rows = self._catalog.queue(_WANTED_TAGS, _BATCH, part=part)
         batches = (self._with_history(batch) for batch in rows)
         call = partial(_ask_tags, self._route)
-        for batch, results in self._workers.run(call, lambda: next(batches, None)):
+        for batch, results in self._threads.run(call, lambda: next(batches, None)):
             there = [each for each, found in zip(batch, results, strict=True) if found]
             self._set_states("tag", there, [Done(How.THERE)] * len(there))
 

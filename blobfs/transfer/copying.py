@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,12 +13,13 @@ from typing import Any, Final, TypeVar
 from blobfs.concurrency import ThreadPool
 from blobfs.digest import Digest
 from blobfs.drivers.base import Closing
-from blobfs.errors import AccessDenied, Unsupported
+from blobfs.errors import AccessDenied, MountRefused, Unsupported
+from blobfs.inventory.cluster import cluster_workers
 from blobfs.inventory.inventory import Workers
 from blobfs.inventory.rows import unpack
 from blobfs.transfer.base import Progress
 from blobfs.transfer.catalog import Catalog
-from blobfs.transfer.copier import Copier, Feedback
+from blobfs.transfer.copier import Copier, Crew, Feedback
 from blobfs.transfer.mirroring import Surplus, delete, surplus
 from blobfs.transfer.outcome import failures
 from blobfs.transfer.places import Kind, Place, check_pair
@@ -79,7 +80,7 @@ class Copy:
         return self.route.target.kind is Kind.FILE and self.route.target.path is None
 
     def open(
-        self, state: Path | None, workers: Workers, progress: Progress, *, restart: bool = False
+        self, state: Path | None, crew: Crew, progress: Progress, *, restart: bool = False
     ) -> OpenCopy:
         """Open the catalog and the places, and complete the plan.
 
@@ -91,14 +92,14 @@ class Copy:
             ends = ends_of(self.route)
             if self.selection.part.is_everything and self.route.source.kind is not Kind.FILE:
                 ends.source.survey(progress)
-            planner = Planner(catalog, workers, self.route, self.selection, progress)
+            planner = Planner(catalog, crew.threads, self.route, self.selection, progress)
             planner.plan()
             if catalog.one("SELECT count(*) FROM link") >= _SURVEYED:
                 ends.target.survey(progress)
         except BaseException:
             catalog.close()
             raise
-        return OpenCopy(self, catalog, planner)
+        return OpenCopy(self, catalog, planner, crew)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ class OpenCopy(Closing):
     copy: Copy
     catalog: Catalog
     planner: Planner
+    crew: Crew
 
     def close(self) -> None:
         self.catalog.close()
@@ -128,7 +130,7 @@ class OpenCopy(Closing):
         After a plan that was stopped before, what has changed since is copied by another plan.
         """
         ends_of(self.copy.route).on_bytes = feedback.add_bytes
-        copier = Copier(self.planner, feedback, fail_fast=fail_fast)
+        copier = Copier(self.planner, self.crew, feedback, fail_fast=fail_fast)
         copier.copy()
         if self.catalog.is_resumed:
             self.catalog.begin()
@@ -167,7 +169,7 @@ class OpenCopy(Closing):
 
     def ask(self, feedback: Feedback) -> None:
         """Find out which blobs the target has, and change nothing."""
-        Copier(self.planner, feedback).ask()
+        Copier(self.planner, self.crew, feedback).ask()
 
 
 class _Tracked:
@@ -189,20 +191,39 @@ class _Tracked:
 
 
 @contextmanager
-def threads(jobs: int | None, *places: Place) -> Iterator[Workers]:
-    """Yield *jobs* threads, by default as many as suit the places.
+def workers_for(
+    route: Route, jobs: int | None = None, cluster: str | None = None
+) -> Iterator[Crew]:
+    """Yield *jobs* threads, by default as many as suit the places, and the workers of a *cluster*.
 
     At the end the ends of all routes are closed. After an error the transfers are stopped before.
+    Raises MountRefused.
     """
+    places = (route.source, route.target)
     is_local = all(place.root is not None or place.kind is Kind.FILE for place in places)
     count = jobs or (LOCAL_JOBS if is_local else REMOTE_JOBS)
-    with closing(ThreadPool("copy", count)) as pool:
+    with closing(ThreadPool("copy", count)) as pool, _cluster(places, cluster) as remote:
         tracked = _Tracked(pool)
         try:
-            yield Workers(tracked, count)
+            yield Crew(Workers(tracked, count), remote)
         except BaseException:
             stop_all()
             raise
         finally:
             if tracked.have_ended(_END_S):
                 close_all()
+
+
+def _cluster(
+    places: Sequence[Place], address: str | None
+) -> AbstractContextManager[Workers | None]:
+    """Connect with the cluster at *address*, if it is given."""
+    if address is None:
+        return nullcontext()
+    if not {place.kind for place in places} <= {Kind.STORAGE, Kind.REGISTRY}:
+        raise MountRefused(
+            "--cluster copies between storages and registries; a layout, an archive or a file has"
+            " one writer, so omit --cluster"
+        )
+    storages = (place.location for place in places if place.location is not None)
+    return cluster_workers(address, *storages)

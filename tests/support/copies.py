@@ -13,7 +13,7 @@ from blobfs.digest import Digest
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.manifest import OCI_INDEX, OCI_MANIFEST
-from blobfs.transfer.copying import Copy, OpenCopy, threads
+from blobfs.transfer.copying import Copy, OpenCopy, workers_for
 from blobfs.transfer.outcome import Failure, failures
 from blobfs.transfer.places import Place
 from blobfs.transfer.route import Fault, Route, close_all
@@ -99,10 +99,10 @@ class Copies:
     @contextmanager
     def opened(self) -> Iterator[OpenCopy]:
         """Yield a copy of all images that has a plan, and has not begun."""
-        source, target = (Place.parse(str(path)) for path in (self.source, self.target))
+        route = Route(Place.parse(str(self.source)), Place.parse(str(self.target)))
         with (
-            threads(2, source, target) as workers,
-            Copy(Route(source, target), Selection()).open(None, workers, lambda *_: None) as copy,
+            workers_for(route, jobs=2) as crew,
+            Copy(route, Selection()).open(None, crew, lambda *_: None) as copy,
         ):
             yield copy
         close_all()
