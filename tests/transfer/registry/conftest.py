@@ -6,12 +6,32 @@ from pathlib import Path
 import pytest
 
 from blobfs import open_registry
+from blobfs.digest import Digest
 from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget
 from tests.support.api_server import serving
 from tests.support.s3_proxy import S3Proxy
 from tests.support.services import DockerRegistry
 
 ANONYMOUS = RegistryOptions(anonymous=True)
+
+
+def in_chunks(content: bytes) -> Iterator[bytes]:
+    """The chunks of a blob, as a reader gives them."""
+    return (content[begin : begin + 2**20] for begin in range(0, len(content), 2**20))
+
+
+def copy(
+    source: RegistrySource, origin: str, digest: Digest, target: RegistryTarget, repository: str
+) -> None:
+    """Copy an image with all its parts, in the order that a target needs."""
+    outline = source.outline(origin, digest)
+    for child in outline.children:
+        copy(source, origin, child, target, repository)
+    for blob in target.missing(repository, outline.blobs):
+        with source.open(origin, blob) as reader:
+            target.put_blob(repository, blob, reader.chunks())
+    target.put_manifest(repository, digest, source.manifest(origin, digest))
+    target.flush()
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,19 @@ from blobfs.digest import Descriptor, Digest
 from blobfs.errors import DigestMismatch, StorageFull, StorageOverloaded, StorageUnavailable
 from blobfs.reference import Tag
 from blobfs.transfer.registry import RegistrySource, RegistryTarget, client
-from tests.support.s3_faults import Damage, Fault, Faults, Lose, Refuse, Request
+from tests.support.s3_faults import (
+    Damage,
+    Fault,
+    Faults,
+    Lose,
+    Refuse,
+    Request,
+    at_random,
+    no_faults,
+)
 from tests.support.s3_proxy import S3Proxy
-from tests.support.services import DockerRegistry
-from tests.transfer.registry.conftest import ANONYMOUS
+from tests.support.services import DockerRegistry, inspect
+from tests.transfer.registry.conftest import ANONYMOUS, copy, in_chunks
 
 pytestmark = pytest.mark.registry
 
@@ -44,10 +53,6 @@ def on(method: str, fault: Fault, *numbers: int, path: str = "/blobs/") -> Fault
 
 def sent(proxy: S3Proxy, method: str) -> list[Request]:
     return [request for request in proxy.requests if request.method == method]
-
-
-def in_chunks(content: bytes) -> Iterator[bytes]:
-    return (content[begin : begin + 2**20] for begin in range(0, len(content), 2**20))
 
 
 @pytest.fixture
@@ -171,3 +176,24 @@ def test_error_that_stays_is_raised(
 def test_page_that_is_cut_is_asked_for_again(reading: RegistrySource, proxy: S3Proxy) -> None:
     proxy.faults = on("GET", Damage.CUT_ANSWER, 1, path="/_catalog")
     assert "read" in list(reading.repositories())
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_image_arrives_whole_although_many_requests_fail(
+    registry: DockerRegistry, proxied: RegistryTarget, proxy: S3Proxy, seed: int
+) -> None:
+    """[S22.13] Requests are repeated with growing delays while a registry is unavailable"""
+    repository = f"often/failing{seed}"
+    faults = (Damage.CUT_ANSWER, Damage.CUT_REQUEST, Refuse(503, "none"), Lose())
+    proxy.faults = at_random(*faults, rate=0.15, seed=seed)
+    with (
+        S3Proxy.before(registry.url) as before,
+        RegistrySource(before.url.removeprefix("http://"), ANONYMOUS) as source,
+    ):
+        before.faults = at_random(*faults, rate=0.15, seed=-seed)
+        digest = source.tagged("library/multi", Tag("latest"))
+        copy(source, "library/multi", digest, proxied, repository)
+        proxied.tag(repository, Tag("latest"), digest, [])
+    found = inspect(registry.address, "library/multi", "latest")
+    proxy.faults = no_faults
+    assert inspect(proxy.url.removeprefix("http://"), repository, "latest") == found

@@ -22,7 +22,7 @@ from blobfs.storage.manifest import OCI_INDEX
 from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget, client
 from tests.support.layout import image
 from tests.support.scripted_server import Request, Response, ScriptedServer
-from tests.transfer.registry.conftest import ANONYMOUS
+from tests.transfer.registry.conftest import ANONYMOUS, in_chunks
 
 LOGIN = RegistryOptions(credentials=("me", "secret"))
 BLOB = Descriptor(Digest.of(b"some bytes"), 10)
@@ -310,10 +310,6 @@ class Resumable:
 
 LARGE = bytes(range(251)) * (35 * 2**20 // 251)
 LARGE_BLOB = Descriptor(Digest.of(LARGE), len(LARGE))
-
-
-def in_chunks(content: bytes) -> Iterator[bytes]:
-    return (content[begin : begin + 2**20] for begin in range(0, len(content), 2**20))
 
 
 @pytest.mark.parametrize("taken", [0, 1_000_000, 16 * 2**20 - 1])

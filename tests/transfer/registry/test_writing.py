@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -12,21 +12,14 @@ from blobfs.errors import DigestMismatch, ManifestRejected, ManifestUnknown, Uns
 from blobfs.reference import Tag
 from blobfs.storage.manifest import OCI_INDEX, OCI_MANIFEST
 from blobfs.transfer.registry import RegistrySource, RegistryTarget
+from tests.support.places import described
 from tests.support.services import DockerRegistry, inspect
-from tests.transfer.registry.conftest import ANONYMOUS
+from tests.transfer.registry.conftest import ANONYMOUS, copy, in_chunks
 
 pytestmark = pytest.mark.registry
 
 V1 = Tag("v1")
 LARGE = random.Random(7).randbytes(2**20) * 17
-
-
-def descriptor(content: bytes) -> Descriptor:
-    return Descriptor(Digest.of(content), len(content))
-
-
-def in_chunks(content: bytes) -> Iterator[bytes]:
-    return (content[begin : begin + 2**20] for begin in range(0, len(content), 2**20))
 
 
 def read(address: str, repository: str, blob: Descriptor) -> bytes:
@@ -47,7 +40,7 @@ def uploads(registry: DockerRegistry, repository: str) -> list[Path]:
     "content", [b"", b"small", LARGE], ids=["empty", "in one request", "in chunks"]
 )
 def test_blob_is_stored(target: RegistryTarget, empty: DockerRegistry, content: bytes) -> None:
-    blob = descriptor(content)
+    blob = described(content)
     repository = f"blobs/of{len(content)}"
     assert target.missing(repository, [blob]) == [blob]
     target.put_blob(repository, blob, in_chunks(content))
@@ -57,7 +50,7 @@ def test_blob_is_stored(target: RegistryTarget, empty: DockerRegistry, content: 
 
 
 def test_blob_of_another_size_is_missing(target: RegistryTarget) -> None:
-    blob = descriptor(b"some bytes")
+    blob = described(b"some bytes")
     target.put_blob("sizes", blob, [b"some bytes"])
     other = Descriptor(blob.digest, blob.size + 1)
     assert target.missing("sizes", [other, blob]) == [other]
@@ -67,7 +60,7 @@ def test_blob_of_another_size_is_missing(target: RegistryTarget) -> None:
 def test_wrong_content_leaves_nothing(
     target: RegistryTarget, empty: DockerRegistry, content: bytes
 ) -> None:
-    blob = descriptor(content + b"more")
+    blob = described(content + b"more")
     with pytest.raises(DigestMismatch):
         target.put_blob("wrong", blob, in_chunks(content))
     assert target.missing("wrong", [blob]) == [blob]
@@ -82,14 +75,14 @@ def test_error_of_the_chunks_cancels_the_upload(
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        target.put_blob("interrupted", descriptor(LARGE), chunks())
+        target.put_blob("interrupted", described(LARGE), chunks())
     assert uploads(empty, "interrupted") == []
 
 
 def test_blob_of_another_repository_is_mounted(
     target: RegistryTarget, empty: DockerRegistry
 ) -> None:
-    blob = descriptor(b"shared")
+    blob = described(b"shared")
     target.put_blob("mounts/from", blob, [b"shared"])
     assert target.link("mounts/to", blob, "mounts/from")
     assert target.missing("mounts/to", [blob]) == []
@@ -99,7 +92,7 @@ def test_blob_of_another_repository_is_mounted(
 def test_upload_that_is_opened_instead_of_a_mount_is_used(
     target: RegistryTarget, empty: DockerRegistry
 ) -> None:
-    blob = descriptor(b"not there yet")
+    blob = described(b"not there yet")
     assert not target.link("mounts/new", blob, "mounts/nobody")
     [_] = uploads(empty, "mounts/new")
     target.put_blob("mounts/new", blob, [b"not there yet"])
@@ -110,21 +103,9 @@ def test_upload_that_is_opened_instead_of_a_mount_is_used(
 def test_upload_that_is_not_used_is_cancelled(
     target: RegistryTarget, empty: DockerRegistry
 ) -> None:
-    assert not target.link("mounts/unused", descriptor(b"unused"), "mounts/nobody")
+    assert not target.link("mounts/unused", described(b"unused"), "mounts/nobody")
     target.finish()
     assert uploads(empty, "mounts/unused") == []
-
-
-def copy(source: RegistrySource, target: RegistryTarget, repository: str, digest: Digest) -> None:
-    """Copy an image with all its parts, in the order that a target needs."""
-    outline = source.outline(repository, digest)
-    for child in outline.children:
-        copy(source, target, repository, child)
-    for blob in target.missing(repository, outline.blobs):
-        with source.open(repository, blob) as reader:
-            target.put_blob(repository, blob, reader.chunks())
-    target.put_manifest(repository, digest, source.manifest(repository, digest))
-    target.flush()
 
 
 @pytest.mark.parametrize(
@@ -139,7 +120,7 @@ def test_image_is_the_same_after_a_copy(
 ) -> None:
     with RegistrySource(registry.address, ANONYMOUS) as source:
         digest = source.tagged(repository, Tag(tag))
-        copy(source, target, repository, digest)
+        copy(source, repository, digest, target, repository)
         manifest = Descriptor(digest, len(source.manifest(repository, digest)))
     assert target.has_manifest(repository, manifest)
     target.tag(repository, Tag(tag), digest, [])
@@ -151,7 +132,7 @@ def test_image_is_the_same_after_a_copy(
 
 def image(target: RegistryTarget, repository: str, **more: object) -> tuple[Digest, bytes]:
     """Store an image without layers; *more* is in its manifest."""
-    config = descriptor(b"{}")
+    config = described(b"{}")
     target.put_blob(repository, config, [b"{}"])
     entry = {"mediaType": OCTET_STREAM, "digest": str(config.digest), "size": config.size}
     document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": entry, "layers": []}
