@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -11,8 +12,8 @@ import urllib3
 from urllib3 import exceptions
 from urllib3.util import make_headers
 
-_CONNECTIONS: Final = 32
-"""Connections to one host that are kept."""
+_CONNECTIONS: Final = 300
+"""Connections to one host that are kept: one for each thread of a copy, and of ``PARALLEL``."""
 
 
 class Pools:
@@ -24,6 +25,8 @@ class Pools:
     def __init__(self, context: ssl.SSLContext) -> None:
         if context.verify_mode == ssl.CERT_NONE:  # the user has chosen it
             urllib3.disable_warnings(exceptions.InsecureRequestWarning)
+        # Its warnings have URLs, with signatures and states of uploads.
+        logging.getLogger(urllib3.__name__).setLevel(logging.ERROR)
         self._direct = urllib3.PoolManager(maxsize=_CONNECTIONS, ssl_context=context)
         self._proxied = {
             scheme: _proxied(proxy, context)

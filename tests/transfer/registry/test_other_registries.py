@@ -482,3 +482,12 @@ def test_manifest_is_fetched_once_of_a_source(serve: Serve) -> None:
         with pytest.raises(ManifestUnknown):
             source.manifest("b", digest)
     assert sum(request.target.startswith("/v2/a/") for request in server.requests) == 1
+
+
+def test_log_has_no_url_with_a_signature(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    storage = serve({"GET /key": Response(200, b"some bytes", {"X": "a\r\nnot a header\r\nY: b"})})
+    moved = Response(307, b"", {"Location": f"{storage.url}/key?signature=secret"})
+    server = serve({f"GET {blob_path()}": moved})
+    with RegistrySource(server.address, ANONYMOUS) as source, source.open("a", BLOB) as reader:
+        assert reader.read_at(0, 10) == b"some bytes"
+    assert "secret" not in caplog.text
