@@ -18,7 +18,7 @@ from blobfs.drivers.temporaries import (
     remove_abandoned,
     unlink_if_there,
 )
-from blobfs.errors import Busy
+from blobfs.errors import Busy, NotADirectory
 
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 
@@ -44,22 +44,26 @@ def sync_if_whole(name: str, directory: int, size: int) -> bool:
     return is_whole
 
 
-def make_below(name: str, opened: list[int]) -> None:
-    """Make the directory *name* in the last one of *opened*, and append it.
+def made_below(name: str, above: int) -> int:
+    """Open the directory *name* in *above*, and make it if it is missing.
 
     It gets the owner, group and mode of the directory above. One that is not empty is left
     unchanged: a program that may write there has replaced the new one, and must not become the
-    owner of the other.
+    owner of the other. Raises NotADirectory.
     """
-    above = opened[-1]
     try:
         os.mkdir(name, dir_fd=above)
         is_ours = True
-    except FileExistsError:  # another program was faster
+    except FileExistsError:  # perhaps another program was faster
         is_ours = False
-    opened.append(os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=above))
-    if is_ours and not os.listdir(opened[-1]):
-        ownership.adopt(opened[-1], above, ownership.DIRECTORY)
+    try:
+        fd = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+    except NotADirectoryError:
+        raise NotADirectory(f"below a file: {name}") from None
+    with closed_on_failure(fd):
+        if is_ours and not os.listdir(fd):
+            ownership.adopt(fd, above, ownership.DIRECTORY)
+    return fd
 
 
 def create_file(name: str, directory: int) -> int:

@@ -27,7 +27,7 @@ from blobfs.drivers.directories import (
     READ,
     WRITE,
     create_file,
-    make_below,
+    made_below,
     prune_tree,
     remove_tree,
     sync_if_whole,
@@ -165,7 +165,7 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
             os.fsync(directory)
 
     def put_files(self, files: Iterable[NewFile]) -> None:
-        with closing(FileBatch(self._opened_or_made, self._directory)) as batch:
+        with closing(FileBatch(self._opened_or_made)) as batch:
             batch.put(files)
 
     def sync(self, path: str) -> None:
@@ -375,7 +375,7 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
                 except FileNotFoundError:
                     existing -= 1
             for name in names[existing:]:
-                make_below(name, opened)
+                opened.append(made_below(name, opened[-1]))
         except NotADirectoryError:
             raise NotADirectory(f"below a file: {path}") from None
 

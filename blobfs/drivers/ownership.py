@@ -29,7 +29,12 @@ def adopt(fd: int, directory: int, permissions: int) -> None:
 
     The mode is within *permissions*.
     """
-    above, new = os.fstat(directory), os.fstat(fd)
+    adopt_from(fd, os.fstat(directory), permissions)
+
+
+def adopt_from(fd: int, above: os.stat_result, permissions: int) -> None:
+    """Do the same as ``adopt``, with the attributes of the directory *above*."""
+    new = os.fstat(fd)
     if (new.st_uid, new.st_gid) != (above.st_uid, above.st_gid):
         _set_owner(fd, above)
     mode = above.st_mode & permissions
