@@ -22,6 +22,7 @@ from blobfs.drivers.base import (
     NewFile,
     StorageDriver,
 )
+from blobfs.drivers.copying import Copying
 from blobfs.drivers.directories import (
     DIRECTORY,
     READ,
@@ -35,6 +36,7 @@ from blobfs.drivers.directories import (
 from blobfs.drivers.file_batch import FileBatch
 from blobfs.drivers.localfile import LocalReader, LocalWriter
 from blobfs.drivers.oserrors import os_errors, raise_translated
+from blobfs.drivers.reflinks import share
 from blobfs.drivers.resumable import ResumableUploads, Unfinished
 from blobfs.drivers.submounts import Submounts, is_on_local
 from blobfs.drivers.temporaries import (
@@ -58,7 +60,7 @@ _DISCONNECTED: Final = {errno.ENOTCONN, errno.ESTALE}
 _NO_DIRECTORY: Final = {errno.ENOENT, errno.ENOTDIR}
 
 
-class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
+class FilesystemDriver(StorageDriver, ResumableUploads, Bounded, Copying):
     """Stores the path ``/a/b`` as the file ``<root>/a/b``, and never leaves *root*. Thread-safe.
 
     It follows no symlink below *root*: a path through one raises AccessDenied.
@@ -167,6 +169,17 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded):
     def put_files(self, files: Iterable[NewFile]) -> None:
         with closing(FileBatch(self._opened_or_made)) as batch:
             batch.put(files)
+
+    def copy_from(self, other: StorageDriver, source: str, path: str, size: int) -> bool:
+        if not isinstance(other, FilesystemDriver):
+            return False
+        parent, name = _split(path)
+        with os_errors(source), other.opened(source) as fd, self._made_directory(parent) as above:
+            return share(fd, size, name, above)
+
+    def opened(self, path: str) -> owned_fd:
+        """Open a file, which another driver shares."""
+        return owned_fd(self._open(path, READ))
 
     def sync(self, path: str) -> None:
         parent, name = _split(path)

@@ -9,7 +9,8 @@ from typing import Final
 from blobfs import paths
 from blobfs.digest import CANONICAL, Descriptor, Digest
 from blobfs.drivers.base import BytesReader, FileReader, StorageDriver
-from blobfs.drivers.factory import driver_for
+from blobfs.drivers.base_driver import with_base
+from blobfs.drivers.factory import concrete_driver_for
 from blobfs.drivers.location import Location
 from blobfs.drivers.objectstore import ObjectStore
 from blobfs.drivers.wrapper import ReaderWrapper
@@ -53,13 +54,15 @@ class StorageSource(Source):
         self._state_dir = state_dir
         if driver is None and self.location.root is not None:
             check_storage(self.location.root)
-        self.driver = driver or with_presence(driver_for(self.location))
+        self.concrete = driver or concrete_driver_for(self.location)
+        self.driver = driver or with_presence(with_base(self.concrete))
         cached = self.driver
         if isinstance(cached, ObjectStore):
             cached = with_caching(cached, RemoteOptions())
         self._registry = Registry(cached)
         self._open = cached.open
-        self._view = StorageView(self._registry, self.driver)
+        self._view = StorageView()
+        self._view.use(self._registry, self.driver)
         try:
             check_registry(self._registry, self.location)
         except BaseException:
@@ -73,7 +76,8 @@ class StorageSource(Source):
             None if self._state_dir is None else self._state_dir / f"copy-{self.location.key}.db"
         )
         inventory = survey_source(self.location, state, progress)
-        self._view = SurveyedView(self._registry, self.driver, inventory)
+        self._view = SurveyedView(inventory)
+        self._view.use(self._registry, self.driver)
 
     def repositories(self) -> Iterator[str]:
         return iter(self._view.repositories())

@@ -11,8 +11,10 @@ from blobfs import paths
 from blobfs.concurrency import CallLock
 from blobfs.digest import CANONICAL, Descriptor, Digest
 from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.base_driver import with_base
 from blobfs.drivers.batch import BatchDriver
-from blobfs.drivers.factory import driver_for
+from blobfs.drivers.copying import Copying
+from blobfs.drivers.factory import concrete_driver_for
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.drivers.location import Location
 from blobfs.errors import (
@@ -23,6 +25,8 @@ from blobfs.errors import (
     ManifestInvalid,
     ManifestRejected,
     MountRefused,
+    NotAFile,
+    PathNotFound,
     RepositoryUnknown,
     TagUnknown,
 )
@@ -35,7 +39,8 @@ from blobfs.storage.listing.presence import with_presence
 from blobfs.storage.manifest import Manifest
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
-from blobfs.transfer.base import Progress, Target
+from blobfs.transfer.base import Progress, Source, Target
+from blobfs.transfer.storage import StorageSource
 from blobfs.transfer.survey import SurveyedView, empty_inventory, survey_target
 from blobfs.transfer.views import StorageView
 
@@ -59,24 +64,26 @@ class StorageTarget(Target):
         driver: StorageDriver | None = None,
     ) -> None:
         self.location = Location.of(location)
-        self._link_files = link_files
+        self._copies = link_files or self.location.bucket is not None
+        self._view = StorageView()
         self._beginning = CallLock()
         self._is_missing = driver is None and _is_missing(self.location)
-        if driver is None:
-            driver = InMemoryDriver() if self._is_missing else _driver_of(self.location)
-        self._use(driver)
+        if driver is None and not self._is_missing:
+            driver = concrete_driver_for(self.location)
+        self._use(driver or InMemoryDriver())
         self._has_begun = self._registry.exists()
-        if not self._has_begun and not _is_empty(driver):
+        if not self._has_begun and not _is_empty(self._driver):
             self.close()
             raise MountRefused(
                 f"{self.location} holds other files and no registry; give an empty place,"
                 " or the root of a registry"
             )
 
-    def _use(self, driver: StorageDriver) -> None:
-        self._driver = BatchDriver(driver, _rank)
+    def _use(self, concrete: StorageDriver) -> None:
+        self._concrete = concrete
+        self._driver = BatchDriver(with_presence(with_base(concrete)), _rank)
         self._registry = Registry(self._driver)
-        self._view = StorageView(self._registry, self._driver)
+        self._view.use(self._registry, self._driver)
 
     def _begin(self) -> None:
         """Create the registry, unless it exists."""
@@ -86,7 +93,7 @@ class StorageTarget(Target):
             if self.location.root is not None:
                 if self._is_missing:
                     _make(self.location.root)
-                    self._use(_driver_of(self.location))
+                    self._use(concrete_driver_for(self.location))
                 create_storage(self.location.root)
             else:
                 self._registry.create()
@@ -109,7 +116,8 @@ class StorageTarget(Target):
             inventory = empty_inventory(self.location)
         else:
             inventory = survey_target(self.location, progress, verify=False)
-        self._view = SurveyedView(self._registry, self._driver, inventory)
+        self._view = SurveyedView(inventory)
+        self._view.use(self._registry, self._driver)
 
     def missing(self, repository: str, blobs: Sequence[Descriptor]) -> list[Descriptor]:
         sizes = self._view.sizes(repository, LinkKind.LAYER, [blob.digest for blob in blobs])
@@ -143,6 +151,24 @@ class StorageTarget(Target):
             digest = _upload(found, blob, chunks)
         self._view.note_blob(digest, blob.size)
         self._link(repository, LinkKind.LAYER, blob.digest, digest)
+
+    def copy(self, source: Source, origin: str, repository: str, blob: Descriptor) -> bool:
+        if not isinstance(source, StorageSource) or not self._copies:
+            return False
+        self._changed(repository)
+        concrete = self._concrete
+        if not isinstance(concrete, Copying):
+            return False
+        target = source.stored(origin, blob.digest)
+        path = paths.blob_data(target)
+        try:
+            if not concrete.copy_from(source.concrete, path, path, blob.size):
+                return False
+        except (PathNotFound, NotAFile):
+            return False
+        self._view.note_blob(target, blob.size)
+        self._link(repository, LinkKind.LAYER, blob.digest, target)
+        return True
 
     def has_manifest(self, repository: str, manifest: Descriptor) -> bool:
         sizes = self._view.sizes(repository, LinkKind.REVISION, [manifest.digest])
@@ -211,10 +237,6 @@ class StorageTarget(Target):
     def close(self) -> None:
         self._view.close()
         self._registry.close()
-
-
-def _driver_of(location: Location) -> StorageDriver:
-    return with_presence(driver_for(location))
 
 
 def _is_missing(location: Location) -> bool:

@@ -10,7 +10,6 @@ from typing import Any
 
 from blobfs.concurrency import CallLock
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
-from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.location import Location
 from blobfs.errors import (
     BlobUnknown,
@@ -27,7 +26,6 @@ from blobfs.inventory.journal import Journal
 from blobfs.inventory.rows import LinkKind, pack, unpack
 from blobfs.inventory.scanning import ReferenceKind, ReferenceRow
 from blobfs.reference import Tag, is_repository_name
-from blobfs.storage.registry import Registry
 from blobfs.transfer.base import Outline
 from blobfs.transfer.outlines import outline
 from blobfs.transfer.views import StorageView
@@ -41,8 +39,8 @@ class SurveyedView(StorageView):
     What was noted since is a part of it. Thread-safe: ``_querying`` is for the connection.
     """
 
-    def __init__(self, registry: Registry, driver: StorageDriver, inventory: Inventory) -> None:
-        super().__init__(registry, driver)
+    def __init__(self, inventory: Inventory) -> None:
+        super().__init__()
         self._inventory = inventory
         self._db = inventory.journal.db
         self._querying = CallLock()

@@ -19,16 +19,22 @@ from blobfs.transfer.outlines import outline_of
 
 
 class StorageView:
-    """The content of *registry*, whose driver is *driver*.
+    """The content of the registry that ``use`` sets before any other call.
 
     Thread-safe: ``_reading`` lets one thread read the manifests of a repository for all.
     """
 
-    def __init__(self, registry: Registry, driver: StorageDriver) -> None:
-        self._registry = registry
-        self._driver = driver
+    _registry: Registry
+    _driver: StorageDriver
+
+    def __init__(self) -> None:
         self._reading = CallLock()
         self._subjects: dict[str, Mapping[Digest, Sequence[Digest]]] = {}
+
+    def use(self, registry: Registry, driver: StorageDriver) -> None:
+        """Ask *registry*, whose driver is *driver*."""
+        self._registry = registry
+        self._driver = driver
 
     def repositories(self) -> Sequence[str]:
         """The names of all repositories, sorted."""

@@ -152,3 +152,44 @@ def test_a_copy_that_is_killed_at_any_call_leaves_nothing_wrong() -> None:
             _check_stored(driver)
             _copy_something(driver)
             _check_stored(driver)
+
+
+@pytest.mark.s3
+def test_a_server_copies_between_its_buckets_for_the_same_keys(
+    ceph: S3Server, moto: S3Server, tmp_path: Path
+) -> None:
+    """[S1.1] TODO."""
+    large = bytes(range(256)) * 40_000
+    with bucket_place(ceph) as origin, bucket_place(ceph) as place:
+        with origin.writing() as target:
+            target.put_blob(APP, described(large), [large])
+        with place.writing() as target:
+            with origin.source() as source:
+                assert target.copy(source, APP, "other", described(large))
+                assert not target.copy(source, APP, "other", described(b"unknown"))
+            with directory_place(tmp_path).writing() as elsewhere:
+                elsewhere.put_blob(APP, described(b"c"), [b"c"])
+            with directory_place(tmp_path).source() as source:
+                assert not target.copy(source, APP, "other", described(b"c"))
+            target.flush()
+            assert target.missing("other", [described(large)]) == []
+        with place.source() as source, source.open("other", described(large)) as reader:
+            assert b"".join(reader.chunks()) == large
+
+
+def test_files_are_linked_on_one_file_system_only_if_asked(tmp_path: Path) -> None:
+    """[S1.1] TODO."""
+    origin = directory_place(tmp_path)
+    with origin.writing() as target:
+        target.put_blob(APP, described(b"blob"), [b"blob"])
+    path = paths.blob_data(Digest.of(b"blob"))
+    with origin.source() as source:
+        for is_asked in (False, True):
+            root = tmp_path / f"linked {is_asked}"
+            with StorageTarget(str(root), link_files=is_asked) as target:
+                assert target.copy(source, APP, "other", described(b"blob")) is is_asked
+                assert not target.copy(source, APP, "other", described(b"unknown"))
+                target.flush()
+                assert bool(target.missing("other", [described(b"blob")])) is not is_asked
+    assert (root / path[1:]).samefile(tmp_path / f"storage{path}")
+    assert [name.name for name in (root / path[1:]).parent.iterdir()] == ["data"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import md5
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
 
 import boto3
 import botocore.session
@@ -44,6 +44,13 @@ if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
 
 
+class CopySource(TypedDict):
+    """An object that S3 copies."""
+
+    Bucket: str
+    Key: str
+
+
 class Bucket(NamedTuple):
     """A bucket's clients and options. *pool* runs requests in parallel. Thread-safe."""
 
@@ -56,6 +63,15 @@ class Bucket(NamedTuple):
     def name(self) -> str:
         """The name of the bucket."""
         return self.options.bucket
+
+    def source(self, path: str) -> CopySource:
+        """The object at *path*, as a request to copy it names it."""
+        return {"Bucket": self.name, "Key": self.options.key(path)}
+
+    def is_beside(self, other: Bucket) -> bool:
+        """True if both buckets are of one server, and of clients with the same credentials."""
+        mine, theirs = self.client.meta.endpoint_url, other.client.meta.endpoint_url
+        return mine == theirs and self.small_gets.keys() == other.small_gets.keys()
 
 
 def session_for(options: S3Options) -> Session:

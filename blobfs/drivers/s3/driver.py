@@ -8,12 +8,20 @@ from itertools import chain
 from typing import Any, Final
 
 from blobfs.concurrency import ThreadPool
-from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter, NewFile, is_below
+from blobfs.drivers.base import (
+    DirEntry,
+    FileInfo,
+    FileReader,
+    FileWriter,
+    NewFile,
+    StorageDriver,
+    is_below,
+)
+from blobfs.drivers.copying import Copying
 from blobfs.drivers.objectstore import ListedFile, ObjectStore, Page
 from blobfs.drivers.resumable import Unfinished
 from blobfs.drivers.s3.client import (
     Bucket,
-    check_size,
     client_for,
     head_object,
     nanoseconds,
@@ -22,7 +30,7 @@ from blobfs.drivers.s3.client import (
     s3_errors,
     session_for,
 )
-from blobfs.drivers.s3.multipart import MultipartUpload, unfinished
+from blobfs.drivers.s3.multipart import MultipartUpload, copy_object, unfinished
 from blobfs.drivers.s3.options import S3Options
 from blobfs.drivers.s3.reach import connecting_once
 from blobfs.drivers.s3.reader import S3Reader, get_part
@@ -48,7 +56,7 @@ _REDIRECT_S: Final = 1200
 """Seconds for which a presigned URL is valid, as in distribution."""
 
 
-class S3Driver(ObjectStore):
+class S3Driver(ObjectStore, Copying):
     """Stores the path ``/a/b`` as the object ``<root>/a/b``.
 
     Owns the client and the pool of threads of its bucket. Thread-safe: its other state is the list
@@ -226,8 +234,11 @@ class S3Driver(ObjectStore):
         self.put_content(path, bytes(begin))
 
     def put_files(self, files: Iterable[NewFile]) -> None:
+        bucket = self._bucket
+
         def put(file: NewFile) -> None:
-            self.put_content(file.path, file.content)
+            if not bucket.small_gets.put(bucket.options.key(file.path), file.content):
+                self.put_content(file.path, file.content)
 
         for _ in self._bucket.pool.map(put, files):
             pass
@@ -273,33 +284,22 @@ class S3Driver(ObjectStore):
         size = self.open(source).size
         if source == target:
             return
-        if size <= self._bucket.options.copy_threshold:
-            self._copy(source, target, size)
-        else:
-            self._copy_in_parts(source, target, size)
+        copy_object(self._bucket, self._bucket.source(source), target, size)
         remove_object(self._bucket, source)
 
-    def _copy(self, source: str, target: str, size: int) -> None:
-        call: Any = self._bucket.client.copy_object
-        options = self._bucket.options
-        with s3_errors(source):
-            call(
-                Bucket=options.bucket,
-                Key=options.key(target),
-                CopySource={"Bucket": options.bucket, "Key": options.key(source)},
-                **options.for_writes,
-                **options.for_reads,
-            )
-        check_size(self._bucket, target, size)
+    @property
+    def bucket(self) -> Bucket:
+        """The bucket, for a copy to another one."""
+        return self._bucket
 
-    def _copy_in_parts(self, source: str, target: str, size: int) -> None:
-        upload = MultipartUpload.begin(self._bucket, target)
-        parts = upload.copy_all(source, size)
+    def copy_from(self, other: StorageDriver, source: str, path: str, size: int) -> bool:
+        if not isinstance(other, S3Driver) or not self._bucket.is_beside(other.bucket):
+            return False
         try:
-            upload.complete(parts)
-        except BaseException:
-            upload.abort()
-            raise
+            copy_object(self._bucket, other.bucket.source(source), path, size)
+        except (AccessDenied, PathNotFound):
+            return False
+        return True
 
     def delete(self, path: str) -> None:
         found = [

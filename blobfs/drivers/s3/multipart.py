@@ -13,7 +13,14 @@ from urllib.parse import unquote_plus
 
 from blobfs.concurrency import result_unless_stopped
 from blobfs.drivers.resumable import Unfinished
-from blobfs.drivers.s3.client import Bucket, check_size, head_object, nanoseconds, s3_errors
+from blobfs.drivers.s3.client import (
+    Bucket,
+    CopySource,
+    check_size,
+    head_object,
+    nanoseconds,
+    s3_errors,
+)
 from blobfs.drivers.s3.options import MIN_PART
 from blobfs.errors import BlobfsError, PathNotFound, StorageUnavailable
 
@@ -69,20 +76,19 @@ class MultipartUpload:
             answer = self._call("upload_part", PartNumber=number, Body=content)
         return UploadedPart(number, answer["ETag"], len(content))
 
-    def copy(self, number: int, source: str, first: int, size: int) -> UploadedPart:
-        """Copy *size* bytes from the offset *first* of the object at *source* into a part."""
-        bucket = self._bucket
-        with s3_errors(source):
+    def copy(self, number: int, source: CopySource, first: int, size: int) -> UploadedPart:
+        """Copy *size* bytes from the offset *first* of the object *source* into a part."""
+        with s3_errors(source["Key"]):
             answer = self._call(
                 "upload_part_copy",
                 PartNumber=number,
-                CopySource={"Bucket": bucket.name, "Key": bucket.options.key(source)},
+                CopySource=source,
                 CopySourceRange=f"bytes={first}-{first + size - 1}",
             )
         return UploadedPart(number, answer["CopyPartResult"]["ETag"], size)
 
-    def copy_all(self, source: str, size: int) -> list[UploadedPart]:
-        """Copy the whole object at *source* into parts, in parallel.
+    def copy_all(self, source: CopySource, size: int) -> list[UploadedPart]:
+        """Copy the whole object *source* into parts, in parallel.
 
         After a failure, or a stop by ``stop_check``, the upload is aborted.
         """
@@ -148,6 +154,29 @@ class MultipartUpload:
         return call(
             Bucket=self._bucket.name, Key=self._key, UploadId=self.id, **arguments, **reading
         )
+
+
+def copy_object(bucket: Bucket, source: CopySource, target: str, size: int) -> None:
+    """Copy an object of *size* bytes, which may be in another bucket, and check the new size."""
+    if size > bucket.options.copy_threshold:
+        upload = MultipartUpload.begin(bucket, target)
+        parts = upload.copy_all(source, size)
+        try:
+            upload.complete(parts)
+        except BaseException:
+            upload.abort()
+            raise
+        return
+    call: Any = bucket.client.copy_object
+    with s3_errors(source["Key"]):
+        call(
+            Bucket=bucket.name,
+            Key=bucket.options.key(target),
+            CopySource=source,
+            **bucket.options.for_writes,
+            **bucket.options.for_reads,
+        )
+    check_size(bucket, target, size)
 
 
 def _etag_of(parts: Sequence[UploadedPart]) -> str | None:

@@ -172,7 +172,7 @@ class MultipartWriter(FileWriter):
             self._tail = bytearray(get_whole(self._bucket, self._path).content)
             return
         self._upload = MultipartUpload.begin(self._bucket, self._path)
-        self._parts = self._upload.copy_all(self._path, size)
+        self._parts = self._upload.copy_all(self._bucket.source(self._path), size)
         self._size_of_parts = size
 
     @property
