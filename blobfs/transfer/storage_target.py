@@ -31,6 +31,7 @@ from blobfs.errors import (
     TagUnknown,
 )
 from blobfs.host.preflight import create_storage
+from blobfs.inventory.inventory import Depth, Inventory
 from blobfs.inventory.rows import LinkKind
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.blobstore import BlobStore
@@ -41,7 +42,7 @@ from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 from blobfs.transfer.base import Progress, Source, Target
 from blobfs.transfer.storage import StorageSource
-from blobfs.transfer.survey import SurveyedView, empty_inventory, survey_target
+from blobfs.transfer.survey import SurveyedView, empty_inventory
 from blobfs.transfer.views import StorageView
 
 _LINK_SETS: Final = {LinkKind.LAYER: paths.layers, LinkKind.REVISION: paths.revisions}
@@ -115,7 +116,7 @@ class StorageTarget(Target):
         if self._is_missing:
             inventory = empty_inventory(self.location)
         else:
-            inventory = survey_target(self.location, progress, verify=False)
+            inventory = Inventory.taken(self.location, depth=Depth.LINKS, progress=progress)
         self._view = SurveyedView(inventory)
         self._view.use(self._registry, self._driver)
 

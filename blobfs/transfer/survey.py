@@ -21,7 +21,7 @@ from blobfs.errors import (
     RepositoryUnknown,
     TagUnknown,
 )
-from blobfs.inventory.inventory import Depth, Inventory, Progress
+from blobfs.inventory.inventory import Inventory, Progress
 from blobfs.inventory.journal import Journal
 from blobfs.inventory.rows import LinkKind, pack, unpack
 from blobfs.inventory.scanning import ReferenceKind, ReferenceRow
@@ -242,17 +242,6 @@ def survey_source(storage: Location, state: Path | None, progress: Progress) -> 
             raise
         log.info("%s; all manifests are read", exc)
         return Inventory.taken(storage, progress=progress)
-
-
-def survey_target(storage: Location, progress: Progress, *, verify: bool) -> Inventory:
-    """Take the inventory of a target; with *verify* damaged blobs are not in it."""
-    inventory = Inventory.taken(storage, depth=Depth.LINKS, progress=progress)
-    if verify:
-        inventory.hash_blobs(progress=progress)
-        inventory.journal.db.execute(
-            "DELETE FROM blob WHERE digest IN (SELECT digest FROM hashed WHERE fault IS NOT NULL)"
-        )
-    return inventory
 
 
 def empty_inventory(storage: Location) -> Inventory:

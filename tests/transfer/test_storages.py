@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,9 @@ from tests.support.failing_driver import Crash, TroubledDriver
 from tests.support.files import content_of, walk
 from tests.support.layout import APP, LATEST, Layout
 from tests.support.places import StoragePlace, bucket_place, described, directory_place, put_image
+from tests.support.s3_faults import Kind
 from tests.support.s3_prefixes import keys_of
+from tests.support.s3_proxy import S3Proxy
 from tests.support.s3_servers import S3Server
 
 
@@ -33,6 +35,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoragePla
 
 
 def test_a_missing_place_is_made_by_the_first_change(place: StoragePlace) -> None:
+    """[S22.50] A missing or empty directory below an existing one becomes a registry."""
     with place.target() as target:
         assert list(target.repositories()) == []
         assert target.missing(APP, [described(b"c")]) == [described(b"c")]
@@ -46,6 +49,7 @@ def test_a_missing_place_is_made_by_the_first_change(place: StoragePlace) -> Non
 
 
 def test_a_directory_of_other_files_is_no_target(tmp_path: Path) -> None:
+    """[S22.50] A place with other files and a missing bucket are refused."""
     (tmp_path / "file").touch()
     with pytest.raises(MountRefused, match="other files"):
         StorageTarget(str(tmp_path))
@@ -140,6 +144,7 @@ def _check_stored(driver: StorageDriver) -> None:
 
 
 def test_a_copy_that_is_killed_at_any_call_leaves_nothing_wrong() -> None:
+    """[S22.51] Each file of the target is complete or missing after a kill or a crash."""
     counted = TroubledDriver(InMemoryDriver())
     _copy_something(counted)
     calls = len(counted.calls)
@@ -155,10 +160,58 @@ def test_a_copy_that_is_killed_at_any_call_leaves_nothing_wrong() -> None:
 
 
 @pytest.mark.s3
+def test_a_second_survey_reads_listings_only(moto: S3Server, tmp_path: Path) -> None:
+    """[S22.54] It reads a manifest once, also over several runs."""
+    with ExitStack() as stack:
+        stack.enter_context(keys_of(moto))
+        proxy = stack.enter_context(S3Proxy.before(moto.endpoint))
+        bucket = stack.enter_context(moto.bucket())
+        url = moto.storage_url(bucket).replace(moto.endpoint, proxy.url)
+        with StoragePlace(url).writing() as target:
+            digests = {put_image(target, APP, b"c", b"%d" % n, tag=f"v{n}") for n in range(9)}
+        for reads in (True, False):
+            source = stack.enter_context(StorageSource(url, state_dir=tmp_path))
+            with proxy.counting() as requests:
+                source.survey(lambda _kind, _count: None)
+                found = {source.tagged(APP, tag) for tag in source.tags(APP)}
+                outlines = [source.outline(APP, digest) for digest in found]
+            assert found == digests
+            assert {len(outline.blobs) for outline in outlines} == {2}
+            assert (requests[Kind.GET] > 0) is reads
+            source.close()
+
+
+def test_two_copies_from_one_source_run_at_once(tmp_path: Path) -> None:
+    place = directory_place(tmp_path)
+    with place.writing() as target:
+        put_image(target, APP, b"c", b"l", tag=LATEST)
+    with ExitStack() as stack:
+        for _ in range(2):
+            source = stack.enter_context(StorageSource(place.url, state_dir=tmp_path))
+            source.survey(lambda _kind, _count: None)
+            assert list(source.tags(APP)) == [LATEST]
+
+
+def test_what_a_copy_has_stored_is_not_asked_again(tmp_path: Path) -> None:
+    place = directory_place(tmp_path, survey=True)
+    with place.writing() as target:
+        digest = put_image(target, APP, b"c", b"l", tag=LATEST)
+    with place.target() as target:
+        target.put_blob("new/app", described(b"new"), [b"new"])
+        assert target.link("new/app", described(b"l"), APP)
+        target.flush()
+        for file in sorted(tmp_path.rglob("*"), reverse=True):
+            file.rmdir() if file.is_dir() else file.unlink()
+        assert target.missing("new/app", [described(b"new"), described(b"l")]) == []
+        assert list(target.repositories()) == ["new/app", APP]
+        assert target.tagged(APP, LATEST) == digest
+
+
+@pytest.mark.s3
 def test_a_server_copies_between_its_buckets_for_the_same_keys(
-    ceph: S3Server, moto: S3Server, tmp_path: Path
+    ceph: S3Server, tmp_path: Path
 ) -> None:
-    """[S1.1] TODO."""
+    """[S22.52] Between buckets of one server that the same keys open, the server copies blobs."""
     large = bytes(range(256)) * 40_000
     with bucket_place(ceph) as origin, bucket_place(ceph) as place:
         with origin.writing() as target:
@@ -178,7 +231,7 @@ def test_a_server_copies_between_its_buckets_for_the_same_keys(
 
 
 def test_files_are_linked_on_one_file_system_only_if_asked(tmp_path: Path) -> None:
-    """[S1.1] TODO."""
+    """[S22.53] reflinks, or else hard links."""
     origin = directory_place(tmp_path)
     with origin.writing() as target:
         target.put_blob(APP, described(b"blob"), [b"blob"])
@@ -191,5 +244,6 @@ def test_files_are_linked_on_one_file_system_only_if_asked(tmp_path: Path) -> No
                 assert not target.copy(source, APP, "other", described(b"unknown"))
                 target.flush()
                 assert bool(target.missing("other", [described(b"blob")])) is not is_asked
-    assert (root / path[1:]).samefile(tmp_path / f"storage{path}")
-    assert [name.name for name in (root / path[1:]).parent.iterdir()] == ["data"]
+    linked = tmp_path / f"linked True{path}"
+    assert linked.samefile(tmp_path / f"storage{path}")
+    assert [name.name for name in linked.parent.iterdir()] == ["data"]
