@@ -8,10 +8,10 @@ NotFound: PathNotFound BlobUnknown ManifestUnknown TagUnknown UploadUnknown Repo
 Interrupted: CallerKilled
 Invalid: DigestInvalid HashStateInvalid NameInvalid PathInvalid OffsetInvalid AppendOnly
     ManifestRejected MountRefused
-AccessDenied: StorageReadOnly
+ManifestRejected: ManifestIncomplete
 Corrupt: LinkInvalid LinkDangling BlobDamaged FileChanged ManifestInvalid DigestMismatch
     LayerInvalid
-StorageFull: QuotaExceeded
+AccessDenied: StorageReadOnly    StorageFull: QuotaExceeded
 StorageUnavailable: StorageTimeout StorageOverloaded
 """
 
@@ -109,6 +109,14 @@ class AppendOnly(Invalid):
 
 class ManifestRejected(Invalid):
     """The uploaded manifest is not valid in the repository; the message says why."""
+
+
+class ManifestIncomplete(ManifestRejected):
+    """The repository does not have *missing*, to which the manifest refers."""
+
+    def __init__(self, message: str, missing: object) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 class MountRefused(Invalid):

@@ -101,7 +101,7 @@ def show(storage: str, name: RepositoryName, upload: str, *, as_json: bool) -> N
     with open_existing(storage) as registry:
         repository = registry.existing(name)
         upload_id = _id(repository, upload)
-        store = repository.uploads
+        store = repository.store_of(upload_id)
         record = store.record(upload_id)
         fields = {
             "repository": name,
@@ -134,10 +134,11 @@ def commit(storage: str, name: RepositoryName, upload: str, *, digest: Digest | 
     with open_existing(storage) as registry:
         repository = registry.existing(name)
         upload_id = _id(repository, upload)
-        wanted = digest or repository.uploads.record(upload_id).digest
+        store = repository.store_of(upload_id)
+        wanted = digest or store.record(upload_id).digest
         if wanted is None:
             raise NotPermitted(f"no digest was declared for {upload}; give --digest")
-        with repository.uploads.resume(upload_id) as writer:
+        with store.resume(upload_id) as writer:
             descriptor = writer.commit(wanted)
     click.echo(f"{name}@{descriptor.digest} has {descriptor.size} bytes")
 
@@ -150,7 +151,8 @@ def cancel(storage: str, name: RepositoryName, upload: str) -> None:
     """Remove an upload with its bytes."""
     with open_existing(storage) as registry:
         repository = registry.existing(name)
-        repository.uploads.discard(_id(repository, upload))
+        upload_id = _id(repository, upload)
+        repository.store_of(upload_id).discard(upload_id)
 
 
 def _id(repository: Repository, upload: str) -> str:

@@ -319,6 +319,9 @@ class StorageDriver(ABC):
     def sync(self, path: str) -> None:  # noqa: B027  (most backends are durable at once)
         """Make the file at *path*, of any writer, durable; raises PathNotFound."""
 
+    def set_mtime(self, path: str, mtime_ns: int) -> None:  # noqa: B027  (most backends cannot)
+        """Set the modification time of a file, if the backend can; raises PathNotFound."""
+
     @abstractmethod
     def create(self, path: str) -> FileWriter:
         """Write a file from its start.

@@ -136,6 +136,9 @@ class BaseDriver(StorageDriver, ResumableUploads, Bounded):
     def sync(self, path: str) -> None:
         self._timer.run("sync", self._driver.sync, _checked(path))
 
+    def set_mtime(self, path: str, mtime_ns: int) -> None:
+        self._timer.run("set_mtime", self._driver.set_mtime, _checked(path), mtime_ns)
+
     def create(self, path: str) -> FileWriter:
         writer = self._timer.run("create", self._driver.create, _checked(path))
         return _BaseWriter(writer, self._timer)

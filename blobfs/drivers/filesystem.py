@@ -188,6 +188,11 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded, Copying):
                 os.fsync(fd)
             os.fsync(directory)
 
+    def set_mtime(self, path: str, mtime_ns: int) -> None:
+        parent, name = _split(path)
+        with os_errors(path), self._directory(parent) as directory:
+            os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=False)
+
     def create(self, path: str) -> FileWriter:
         parent, name = _split(path)
         with os_errors(path), self._made_directory(parent) as directory:

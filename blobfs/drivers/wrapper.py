@@ -50,6 +50,9 @@ class DriverWrapper(StorageDriver):
     def sync(self, path: str) -> None:
         self._driver.sync(path)
 
+    def set_mtime(self, path: str, mtime_ns: int) -> None:
+        self._driver.set_mtime(path, mtime_ns)
+
     def create(self, path: str) -> FileWriter:
         return self._driver.create(path)
 

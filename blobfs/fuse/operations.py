@@ -26,11 +26,12 @@ from pyfuse3 import (
 from blobfs import metrics
 from blobfs.errors import Busy, Exists, Invalid, NotPermitted, ReadOnly, Stale, Unsupported
 from blobfs.fuse.errnos import replies_errno
+from blobfs.fuse.inodes import Inode
+from blobfs.fuse.making_calls import call_making
 from blobfs.fuse.open_file_scanner import Opener
 from blobfs.fuse.readonly_operations import OpenFile, ReadOnlyOperations, text_of
 from blobfs.vfs.blobs import BlobFile
-from blobfs.vfs.manifests import TagLink
-from blobfs.vfs.nodes import Child, Directory, File, MutableDirectory, Node
+from blobfs.vfs.nodes import Child, Directory, File, Kind, MutableDirectory, Node, Symlink
 from blobfs.vfs.upload import Upload
 from blobfs.vfs.upload_handle import OpenUpload
 from blobfs.vfs.upload_nodes import remove_xattr, set_xattr, upload_of
@@ -44,6 +45,17 @@ _WRITER_DESCRIPTORS: Final = 2
 
 class Operations(ReadOnlyOperations):
     """The handlers of a writable mount. Used on the event loop only, as the base class."""
+
+    async def _look_up(self, directory: Directory, name: str, thread: int) -> Child | None:
+        if isinstance(directory, MutableDirectory):
+            kind = directory.asked_for(name)
+            if kind is not None and await self._is_being_made(name, kind, thread):
+                return None  # the kernel asks to make it then, which succeeds
+        return await super()._look_up(directory, name, thread)
+
+    async def _is_being_made(self, name: str, kind: Kind, thread: int) -> bool:
+        call = call_making(kind, thread)
+        return call is not None and await self._threads.run_in_thread(call.is_of, name)
 
     @replies_errno
     async def create(
@@ -146,6 +158,8 @@ class Operations(ReadOnlyOperations):
         held = self._inodes[inode]
         if (upload := upload_of(held.node)) is not None:
             await self._set_upload_attributes(upload, attr, fields, fh)
+        elif isinstance(held.node, BlobFile) and not held.node.is_read_only:
+            await self._set_blob_attributes(held, attr, fields)
         elif _is_immutable(held.node) or fields.update_size:
             raise ReadOnly(f"{held.node.key} is immutable")
         # Changes of owners, modes and times of directories and tags succeed without effect, because
@@ -164,7 +178,26 @@ class Operations(ReadOnlyOperations):
                 await self._dispatcher.truncate(upload, attr.st_size)
                 self._invalidate_after_commit(upload)
         if fields.update_mtime:
-            upload.mtime_ns = attr.st_mtime_ns
+            if upload.is_copy and upload.receipt is not None:
+                await self._threads.run_write(upload.set_mtime, attr.st_mtime_ns)
+            else:
+                upload.set_mtime(attr.st_mtime_ns)
+
+    async def _set_blob_attributes(
+        self, held: Inode, attr: EntryAttributes, fields: SetattrFields
+    ) -> None:
+        """Set the time, as copying programs do; a mode and an owner that it has are accepted."""
+        now = held.entry
+        is_changed = (
+            fields.update_size
+            or (fields.update_mode and attr.st_mode & 0o7777 != now.st_mode & 0o7777)
+            or (fields.update_uid and attr.st_uid != now.st_uid)
+            or (fields.update_gid and attr.st_gid != now.st_gid)
+        )
+        if is_changed or not isinstance(held.node, BlobFile):
+            raise ReadOnly(f"{held.node.key} is immutable")
+        if fields.update_mtime:
+            held.node = await self._threads.run_write(held.node.set_mtime, attr.st_mtime_ns)
 
     @replies_errno
     async def setxattr(
@@ -172,6 +205,10 @@ class Operations(ReadOnlyOperations):
     ) -> None:
         if not name.startswith(b"user."):
             raise Unsupported(f"only user.* attributes exist, not {os.fsdecode(name)}")
+        node = self._inodes[inode].node
+        is_blob = isinstance(node, BlobFile) and upload_of(node) is None
+        if is_blob and name.startswith(b"user.blobfs."):
+            return  # a program copies the attributes of a mount
         upload = self._upload(inode)
         await self._dispatcher.wait_for_commits(upload.directory)
         await self._dispatcher.finish(upload, set_xattr, upload, os.fsdecode(name), value)
@@ -281,7 +318,7 @@ class Operations(ReadOnlyOperations):
 
 
 def _is_immutable(node: Node) -> bool:
-    return node.is_read_only or not isinstance(node, Directory | TagLink)
+    return node.is_read_only or not isinstance(node, Directory | Symlink)
 
 
 def _replace_receipt(receipt: Upload) -> None:

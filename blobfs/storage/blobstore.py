@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 from blobfs import paths
@@ -122,6 +123,13 @@ class BlobStore:
     def _hashed(self, digest: Digest, algorithm: str) -> Digest:
         with self.open(digest) as reader:
             return Digest.of_chunks(reader.chunks(), algorithm)
+
+    def set_mtime(self, digest: Digest, mtime_ns: int) -> None:
+        """Set the time of a blob, where the storage keeps times that are set."""
+        if not self._driver.is_object_store:
+            with suppress(AccessDenied):  # the file of another user
+                self._driver.set_mtime(paths.blob_data(digest), mtime_ns)
+                self.descriptors.invalidate(digest)
 
     def redirect_url(self, digest: Digest) -> str | None:
         """Return a temporary URL of the blob that needs no credentials; None if there is none."""

@@ -8,6 +8,7 @@ from blobfs.digest import Descriptor, Digest
 from blobfs.errors import (
     BlobUnknown,
     Corrupt,
+    ManifestIncomplete,
     ManifestInvalid,
     ManifestRejected,
     ManifestUnknown,
@@ -32,8 +33,8 @@ class ManifestStore:
     def put(self, payload: bytes) -> Descriptor:
         """Store a manifest unchanged, as a revision of the repository.
 
-        Raises ManifestRejected for an invalid manifest, and for one that refers to a missing blob
-        or manifest that is not foreign; TooLarge above ``MAX_CONTENT`` bytes.
+        Raises ManifestRejected for an invalid manifest; ManifestIncomplete for one that refers to a
+        missing blob or manifest that is not foreign; TooLarge above ``MAX_CONTENT`` bytes.
         """
         manifest = self._validated(payload)
         return replace(self.links.put(payload), media_type=manifest.media_type)
@@ -57,7 +58,9 @@ class ManifestStore:
                     check(reference.digest)
                 except (BlobUnknown, Corrupt) as exc:
                     what = "manifest" if manifest.is_index else "blob"
-                    raise ManifestRejected(f"refers to a {what} that is missing: {exc}") from None
+                    raise ManifestIncomplete(
+                        f"refers to a {what} that is missing: {exc}", reference.digest
+                    ) from None
         return manifest
 
     def _check_child(self, digest: Digest) -> None:

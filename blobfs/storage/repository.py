@@ -16,8 +16,9 @@ from blobfs.storage.mediatypes import MediaTypes
 from blobfs.storage.revisionstore import RevisionStore
 from blobfs.storage.tagstore import TagStore
 from blobfs.storage.tagtrash import TagTrash
-from blobfs.storage.uploads.manifestwriter import ManifestUploadStore
-from blobfs.storage.uploads.store import UploadStore
+from blobfs.storage.uploads.manifestuploads import CopiedManifests, ManifestUploadStore
+from blobfs.storage.uploads.manifestwriter import UploadTags
+from blobfs.storage.uploads.store import StoredUploads, UploadStore, is_of_copy
 
 
 class Repository:
@@ -44,10 +45,16 @@ class Repository:
         self.tags = TagStore(driver, blobs, name, events)
         self.trash = TagTrash(driver, self.tags, revisions)
         self.uploads = UploadStore(driver, blobs, self.layers, name)
-        self.manifest_uploads = ManifestUploadStore(self.manifests, self.tags)
+        upload_tags = UploadTags(self.tags)
+        copies = CopiedManifests(driver, blobs, self.manifests, upload_tags)
+        self.manifest_uploads = ManifestUploadStore(self.manifests, upload_tags, copies)
         self.media_types = MediaTypes(
             revisions, self.layers, blobs.aliases, memory or ManifestMemory()
         )
+
+    def store_of(self, upload_id: str) -> StoredUploads:
+        """Return the store of a stored upload, of a blob or of a copied manifest."""
+        return self.manifest_uploads.stored if is_of_copy(upload_id) else self.uploads
 
     def pulled(self, descriptor: Descriptor, tag: Tag | None = None) -> None:
         """Report the start of a read of a blob, or of a manifest, by *tag* if that was used."""

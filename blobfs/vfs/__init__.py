@@ -8,7 +8,9 @@ state of a mount is in a few services that the tree passes to its nodes:
 * ``Uploads`` (module ``uploads``) has the files of the ``_uploads`` directories. Each ``Upload``
   has a lock, which keeps its calls apart; the I/O of its own writer runs under that lock.
 * ``Verification`` has the progress and the results of hashing blobs that are read.
-* ``MadeRepositories`` (module ``tree``) has directories that exist only in this mount.
+* ``WaitingTags`` has the tags that a program has copied before their revisions. Copied manifests
+  that come before what they refer to are uploads (``copied_upload``).
+* ``MadeRepositories`` has directories that exist only in this mount.
 
 ``nodes`` has the contracts. ``tree`` has the upper levels, and its docstring the whole layout;
 ``links``, ``blobs``, ``manifests``, ``upload_nodes`` and ``control`` have the levels below.

@@ -8,7 +8,7 @@ from typing import Final
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
-from blobfs.errors import BlobUnknown, DigestMismatch, Invalid, Stale
+from blobfs.errors import BlobUnknown, DigestMismatch, Stale
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
@@ -96,17 +96,20 @@ class BlobFile(File):
         self.blobs.registry.blobs.invalidate(self.descriptor.digest)
         self.blobs.verification.invalidate(self.descriptor)
 
-    def source(self, digest: Digest) -> LinkedBlobStore | BlobStore:
-        """Return the store that has the blob under *digest*, for ``ln``; see ``Linkable``.
-
-        Raises Invalid if none has.
-        """
+    def source(self, digest: Digest) -> LinkedBlobStore | BlobStore | None:
+        """Return the store that has the blob under *digest*, for ``ln``; see ``Linkable``."""
         for repository in self.repositories:
             if digest in repository.layers.existing([digest]):
                 return repository.layers  # *digest* may be of another algorithm
         if digest == self.descriptor.digest:
             return self.blobs.registry.blobs
-        raise Invalid(f"blob {self.descriptor.digest} cannot be called {digest}")
+        return None
+
+    def set_mtime(self, mtime_ns: int) -> BlobFile:
+        """Set the time of the blob, where the storage keeps times; return the changed node."""
+        self.blobs.registry.blobs.set_mtime(self.descriptor.digest, mtime_ns)
+        descriptor = self.blobs.registry.blobs.stat_now(self.descriptor.digest)
+        return replace(self, descriptor=descriptor)
 
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         names: dict[str, Callable[[], str]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from blobfs import paths
@@ -14,6 +14,7 @@ from blobfs.errors import (
     Exists,
     NameInvalid,
     NotFound,
+    NotPermitted,
     TagUnknown,
 )
 from blobfs.reference import Tag
@@ -21,7 +22,7 @@ from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 from blobfs.storage.tagstore import TagStore
 from blobfs.vfs.blobs import BlobFile
-from blobfs.vfs.links import LinkChanges, LinkSetDirectory, mtime_of
+from blobfs.vfs.links import LinkChanges, LinkSetDirectory, Mount, mtime_of
 from blobfs.vfs.nodes import (
     Attr,
     Directory,
@@ -35,6 +36,7 @@ from blobfs.vfs.nodes import (
 )
 from blobfs.vfs.upload_nodes import UploadsDirectory
 from blobfs.vfs.uploads import Uploads
+from blobfs.vfs.waiting_tags import WaitingTags
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class TagsDirectory(Placed, Directory, MutableDirectory):
     path: str
     repository: Repository
     mtime_ns: Callable[[], int]
+    uploads: Uploads
+    copies: UploadsDirectory  # of manifests
 
     @property
     def kind_of_children(self) -> Kind:
@@ -91,19 +95,40 @@ class TagsDirectory(Placed, Directory, MutableDirectory):
         return Attr(Kind.DIRECTORY, mtime_ns=self.mtime_ns())
 
     def lookup(self, name: str) -> Node:
-        return self._link(_tag_named(name))
+        if (waiting := self._waiting) is not None and (found := waiting.get(name)) is not None:
+            return RevisionLink(f"{self.path}/{name}", "../", found.digest, found.mtime_ns)
+        try:
+            return self._link(_tag_named(name))
+        except TagUnknown:
+            return self.copies.begun(name)
+
+    @property
+    def _waiting(self) -> WaitingTags | None:
+        return self.uploads.known_waiting_tags(self.repository)
 
     def names(self) -> Iterator[str]:
-        return self.repository.tags.list_unchecked()
+        waiting = set() if self._waiting is None else set(self._waiting.names())
+        for name in self.repository.tags.list_unchecked():
+            waiting.discard(name)
+            yield name
+        yield from waiting
+
+    def create(self, name: str) -> Node:
+        return self.copies.create(Tag(name))
 
     def symlink(self, name: str, target: str) -> Node:
-        tag = Tag(name)
         digest = self._revision(target)
-        self.repository.manifests.links.stat_now(digest)
-        if self.repository.tags.exists(tag):
-            raise Exists(f"{self.path}/{tag}")
-        self.repository.tags.tag(tag, digest)
-        return self._link(tag)
+        self._check_missing(name)
+        self.uploads.waiting_tags(self.repository).add(name, digest)
+        return self.lookup(name)
+
+    def _check_missing(self, name: str) -> None:
+        try:
+            is_there = self.repository.tags.exists(Tag(name))
+        except NameInvalid:
+            return  # perhaps a temporary name
+        if is_there:
+            raise Exists(f"{self.path}/{name}")
 
     def _revision(self, target: str) -> Digest:
         """Return the revision that *target* names; raises NameInvalid, TagUnknown."""
@@ -121,17 +146,26 @@ class TagsDirectory(Placed, Directory, MutableDirectory):
         )
 
     def unlink(self, name: str) -> None:
-        self.repository.tags.untag(_tag_named(name))
+        is_done = self._waiting is not None and self._waiting.discard(name)
+        try:
+            self.repository.tags.untag(_tag_named(name))
+        except TagUnknown:
+            if not is_done and not self.copies.discard_copy(name):
+                raise
 
     def rename(self, name: str, target: Node, new_name: str, *, replace: bool) -> None:
         if target.key != self.key:
             raise CrossesDirectories(
                 f"{self.path}/{name[:160]} cannot move: make a new symlink there instead"
             )
+        if not replace:
+            self._check_missing(new_name)
+        if self._waiting is not None and self._waiting.rename(name, new_name):
+            return
         tag = Tag(new_name)
-        if not replace and self.repository.tags.exists(tag):
-            raise Exists(f"{self.path}/{tag}")
         self.repository.tags.rename(_tag_named(name), tag)
+        if self._waiting is not None:
+            self._waiting.discard(tag)
 
     def _link(self, tag: Tag) -> Node:
         tags = self.repository.tags
@@ -146,7 +180,41 @@ class TagsDirectory(Placed, Directory, MutableDirectory):
 
 
 @dataclass(frozen=True, slots=True)
-class HistoryDirectory(Placed, Directory):
+class HistoryEntries:
+    """The symlinks of a tag's history, as ``Entries``.
+
+    tar(1) makes files first, and replaces them by the symlinks at its end.
+    """
+
+    tag: Tag
+    repository: Repository
+    uploads: Uploads
+    copies: UploadsDirectory  # of manifests
+
+    def add(self, digest: Digest, target: str) -> None:
+        if target != f"../../{_target(digest)}":
+            raise NameInvalid(f"an entry here must lead to ../../{_target(digest)}")
+        self.uploads.waiting_tags(self.repository).add_history(self.tag, digest)
+
+    def remove(self, digest: Digest) -> None:
+        waiting = self.uploads.known_waiting_tags(self.repository)
+        if waiting is not None and waiting.discard_history(self.tag, digest):
+            return
+        if not self.copies.discard_copy(self._file(digest)):
+            raise NotPermitted(f"remove the tag {self.tag}, and its history goes with it")
+
+    def begin(self, digest: Digest) -> Node:
+        return self.copies.create(self._file(digest))
+
+    def begun(self, digest: Digest) -> Node:
+        return self.copies.begun(self._file(digest))
+
+    def _file(self, digest: Digest) -> str:
+        return f".history.{self.tag}.{digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryDirectory(Placed, Directory, MutableDirectory):
     """``history``: for each tag a link set of all its revisions, the current and earlier ones."""
 
     gains_names = True
@@ -155,6 +223,8 @@ class HistoryDirectory(Placed, Directory):
     registry: Registry
     repository: Repository
     mtime_ns: Callable[[], int]
+    uploads: Uploads
+    copies: UploadsDirectory  # of manifests
 
     @property
     def kind_of_children(self) -> Kind:
@@ -168,17 +238,43 @@ class HistoryDirectory(Placed, Directory):
 
     def lookup(self, name: str) -> Node:
         tag = _tag_named(name)
-        self.repository.tags.mtime_ns(tag)
+        waiting = self._waiting_for(tag)
+        if waiting is None:
+            self.repository.tags.mtime_ns(tag)
         links = self.repository.tags.history(tag)
         path = f"{self.path}/{tag}"
 
         def node_for(digest: Digest) -> Node:
-            links.resolve(digest)
-            mtime_ns = mtime_of(self.registry, paths.link(links.link_set, digest))()
+            mtime_ns = (self._waiting_for(tag) or {}).get(digest)
+            if mtime_ns is None:
+                links.resolve(digest)
+                mtime_ns = mtime_of(self.registry, paths.link(links.link_set, digest))()
             below = f"{path}/{digest.algorithm}/{digest.encoded}"
             return RevisionLink(below, "../../../", digest, mtime_ns)
 
-        return LinkSetDirectory(path, self.registry, links, node_for, Kind.SYMLINK)
+        entries = HistoryEntries(tag, self.repository, self.uploads, self.copies)
+        made = self.uploads.made
+        return LinkSetDirectory(
+            path, self.registry, links, node_for, Kind.SYMLINK, entries=entries, made=made
+        )
+
+    def _waiting_for(self, tag: Tag) -> Mapping[Digest, int] | None:
+        waiting = self.uploads.known_waiting_tags(self.repository)
+        return None if waiting is None else waiting.history(tag)
+
+    def asked_for(self, name: str) -> Kind | None:
+        return Kind.DIRECTORY
+
+    def mkdir(self, name: str) -> Node:
+        tag = Tag(name)
+        if not self.repository.tags.exists(tag):
+            self.uploads.waiting_tags(self.repository).begin_history(tag)
+        return self.lookup(name)
+
+    def rmdir(self, name: str) -> None:
+        waiting = self.uploads.known_waiting_tags(self.repository)
+        if waiting is None or not waiting.discard_history(_tag_named(name)):
+            raise self._not_permitted(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +285,8 @@ class Manifests:
     registry: Registry
     repository: Repository
     node_for_revision: Callable[[Digest], BlobFile]
-    changes: LinkChanges
+    mount: Mount
+    delete: Callable[[Digest], None] | None
     uploads: Uploads
 
     def directory(self) -> Directory:
@@ -197,6 +294,13 @@ class Manifests:
         repository = self.repository
         tags_mtime_ns = mtime_of(self.registry, paths.tags(repository.name))
         mtime_ns = mtime_of(self.registry, f"{paths.repository(repository.name)}/_manifests")
+        copies = UploadsDirectory(
+            f"{self.path}/_uploads",
+            self.uploads,
+            repository.manifest_uploads,
+            mtime_ns,
+            self.node_for_revision,
+        )
         return FixedDirectory(
             self.path,
             {
@@ -205,19 +309,21 @@ class Manifests:
                     self.registry,
                     repository.manifests.links,
                     self.node_for_revision,
-                    changes=self.changes,
+                    changes=LinkChanges(self.mount, self.delete, copies),
+                    made=self.uploads.made,
                 ),
-                "tags": lambda: TagsDirectory(f"{self.path}/tags", repository, tags_mtime_ns),
+                "tags": lambda: TagsDirectory(
+                    f"{self.path}/tags", repository, tags_mtime_ns, self.uploads, copies
+                ),
                 "history": lambda: HistoryDirectory(
-                    f"{self.path}/history", self.registry, repository, tags_mtime_ns
-                ),
-                "_uploads": lambda: UploadsDirectory(
-                    f"{self.path}/_uploads",
+                    f"{self.path}/history",
+                    self.registry,
+                    repository,
+                    tags_mtime_ns,
                     self.uploads,
-                    repository.manifest_uploads,
-                    mtime_ns,
-                    self.node_for_revision,
+                    copies,
                 ),
+                "_uploads": lambda: copies,
             },
             mtime_ns,
         )

@@ -257,6 +257,10 @@ class MutableDirectory(Node):
         """Remove a directory; raises NotFound, NotEmpty."""
         raise self._not_permitted(name)
 
+    def asked_for(self, name: str) -> Kind | None:
+        """Note that a program looks up *name*; return its kind if it can be made again."""
+        return None
+
     def rename(self, name: str, target: Node, new_name: str, *, replace: bool) -> None:
         """Move it to *new_name* in the directory *target*; raises CrossesDirectories, Exists."""
         if target.key != self.key:
@@ -400,3 +404,11 @@ class FixedDirectory(NamedChildren, Lasting):
 
     def makers(self) -> Mapping[str, Callable[[], Node]]:
         return self.nodes
+
+    def asked_for(self, name: str) -> Kind | None:
+        return Kind.DIRECTORY if name in self.nodes else None
+
+    def mkdir(self, name: str) -> Node:
+        if name not in self.nodes:
+            raise self._not_permitted(name)
+        return self.lookup(name)

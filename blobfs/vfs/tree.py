@@ -22,8 +22,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from blobfs import paths
-from blobfs.concurrency import guard
-from blobfs.digest import ALGORITHMS, Digest
+from blobfs.digest import ALGORITHMS, Descriptor, Digest
 from blobfs.errors import (
     Exists,
     NameInvalid,
@@ -34,64 +33,20 @@ from blobfs.errors import (
 )
 from blobfs.images.images import Images
 from blobfs.reference import RepositoryName
+from blobfs.storage.blobstore import BlobStore
+from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 from blobfs.vfs.blobs import BlobFile, Blobs, ShardDirectory
 from blobfs.vfs.control import ControlDirectory, Report
 from blobfs.vfs.images import ImagesDirectory, ImageServices
-from blobfs.vfs.links import LinkChanges, LinkSetDirectory, mtime_of
+from blobfs.vfs.links import LinkChanges, LinkSetDirectory, Mount, mtime_of
+from blobfs.vfs.made_repositories import MadeRepositories
 from blobfs.vfs.manifests import Manifests
 from blobfs.vfs.nodes import Attr, Directory, FixedDirectory, Kind, Lasting, Measured, Node
 from blobfs.vfs.upload_nodes import UploadsDirectory
 from blobfs.vfs.uploads import Uploads, upload_states
 from blobfs.vfs.verification import Verification
-
-
-class MadeRepositories:
-    """Directories made in this mount, which the storage may not have. Thread-safe by its lock.
-
-    A directory is a repository if it was declared to be one, or while no other directory was made
-    below it: ``mkdir -p`` makes all but the last for the path only.
-    """
-
-    def __init__(self) -> None:
-        self._lock = guard()
-        self._names: set[str] = set()
-        self._declared: set[str] = set()
-
-    def __contains__(self, name: str) -> bool:
-        if name in self._declared:
-            return True
-        return name in self._names and not self.below(name)
-
-    def has(self, prefix: str) -> bool:
-        """True if *prefix* is one of them, or a parent of one."""
-        with self._lock:
-            return any(name == prefix or name.startswith(f"{prefix}/") for name in self._names)
-
-    def below(self, prefix: str) -> set[str]:
-        """The names of the children of *prefix*, or of the root for ``""``."""
-        start = f"{prefix}/" if prefix else ""
-        with self._lock:
-            found = [name for name in self._names if name.startswith(start)]
-        return {name[len(start) :].split("/")[0] for name in found}
-
-    def add(self, name: RepositoryName) -> None:
-        """Add a directory."""
-        with self._lock:
-            self._names.add(name)
-
-    def declare(self, name: RepositoryName) -> None:
-        """Add a repository, which directories below it do not change."""
-        with self._lock:
-            self._names.add(name)
-            self._declared.add(name)
-
-    def discard(self, name: RepositoryName) -> None:
-        """Remove a directory, if it is one of them."""
-        with self._lock:
-            self._names.discard(name)
-            self._declared.discard(name)
 
 
 class DiskUsage(Protocol):
@@ -174,24 +129,45 @@ class Tree:
                 return self._images_directory(key, repository, layer, revision)
             case "_layers":
                 layers = repository.layers
-                changes = LinkChanges(layers.mount, layers.delete if self.allow_delete else None)
-                return LinkSetDirectory(key, self.registry, layers, layer, changes=changes)
+                delete = layers.delete if self.allow_delete else None
+                copies = self._uploads_directory(repository, layer)
+                changes = LinkChanges(self._mounting(repository, layers.mount), delete, copies)
+                made = self.uploads.made
+                return LinkSetDirectory(
+                    key, self.registry, layers, layer, changes=changes, made=made
+                )
             case "_manifests":
                 manifests = repository.manifests
                 delete = manifests.links.delete if self.allow_delete else None
-                changes = LinkChanges(manifests.mount, delete)
+                mount = self._mounting(repository, manifests.mount)
                 return Manifests(
-                    key, self.registry, repository, revision, changes, self.uploads
+                    key, self.registry, repository, revision, mount, delete, self.uploads
                 ).directory()
             case _:
-                return UploadsDirectory(
-                    key,
-                    self.uploads,
-                    repository.uploads,
-                    mtime_of(self.registry, paths.uploads(name)),
-                    layer,
-                    layers=f"/{name}/_layers",
-                )
+                return self._uploads_directory(repository, layer)
+
+    def _uploads_directory(
+        self, repository: Repository, layer: Callable[[Digest], BlobFile]
+    ) -> UploadsDirectory:
+        name = repository.name
+        return UploadsDirectory(
+            f"/{name}/_uploads",
+            self.uploads,
+            repository.uploads,
+            mtime_of(self.registry, paths.uploads(name)),
+            layer,
+            layers=f"/{name}/_layers",
+        )
+
+    def _mounting(self, repository: Repository, mount: Mount) -> Mount:
+        """Return *mount*, after which what has waited for the digest is committed."""
+
+        def mounted(digest: Digest, source: LinkedBlobStore | BlobStore) -> Descriptor:
+            descriptor = mount(digest, source)
+            self.uploads.linked(f"/{repository.name}", digest, descriptor.digest)
+            return descriptor
+
+        return mounted
 
     def _images_directory(
         self,
@@ -316,10 +292,16 @@ class NameDirectory(Lasting):
     def _made_repository(self, marker: str) -> Node:
         """Make a parent of repositories a repository too, by ``mkdir`` of its *marker*."""
         name = RepositoryName(self.prefix)
-        if self.tree.is_made(name) or self.tree.registry.is_repository(name):
-            raise Exists(f"/{name}/{marker}")
-        self.tree.made.declare(name)
+        if not self.tree.registry.is_repository(name):
+            self.tree.made.declare(name)
         return self.tree.below_repository(name, marker)
+
+    def asked_for(self, name: str) -> Kind | None:
+        if not self.prefix or name not in paths.MARKERS:
+            return None
+        if name != "_uploads":  # a first upload does not need it, and ends
+            self.tree.made.use(self.prefix)
+        return Kind.DIRECTORY
 
     def rmdir(self, name: str) -> None:
         if self.prefix and name in paths.MARKERS:

@@ -7,18 +7,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import ClassVar, Final, Self
 
 from blobfs.concurrency import CallLock
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import (
     BlobfsError,
     Busy,
-    DigestInvalid,
     ReadOnly,
     Stale,
     StorageTimeout,
-    TooLarge,
     UploadUnknown,
 )
 from blobfs.logs import about
@@ -29,7 +27,9 @@ from blobfs.storage.uploads.base import (
     check_length,
 )
 from blobfs.storage.uploads.metadata import MAX_REASON, UploadInfo, state_of
-from blobfs.storage.uploads.store import UploadStore
+from blobfs.storage.uploads.store import StoredUploads
+from blobfs.vfs.declarations import check_size, declared_by
+from blobfs.vfs.upload_observer import UploadObserver
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,17 @@ class Upload:
     ``suspend_writer`` with the lock held.
     """
 
-    def __init__(
-        self, directory: str, store: ContentStore, name: str, upload_id: str, reason: str = ""
+    is_copy: ClassVar[bool] = False
+    """True for a file that a program copies into a link set."""
+
+    def __init__(  # noqa: PLR0913, PLR0917
+        self,
+        directory: str,
+        store: ContentStore,
+        name: str,
+        upload_id: str,
+        observer: UploadObserver,
+        reason: str = "",
     ) -> None:
         self.directory = directory
         self.name = name
@@ -80,12 +89,16 @@ class Upload:
         self.writer: ContentWriter | None = None
         self.reason = reason
         self._store = store
+        self._observer = observer
 
     @classmethod
-    def begun(cls, directory: str, store: ContentStore, name: str) -> Upload:
+    def begun(
+        cls, directory: str, store: ContentStore, name: str, observer: UploadObserver
+    ) -> Self:
         """Begin an upload, which is in memory at first."""
-        writer = store.create(name=name, digest=declared_by(name))
-        upload = cls(directory, store, name, writer.id)
+        begin = store.copy if cls.is_copy else store.create
+        writer = begin(name=name, digest=declared_by(name))
+        upload = cls(directory, store, name, writer.id, observer)
         upload.writer = writer
         upload.mtime_ns = time.time_ns()
         return upload
@@ -124,7 +137,7 @@ class Upload:
         return self.is_held or bool(self.reason)
 
     @property
-    def _stored(self) -> UploadStore:
+    def _stored(self) -> StoredUploads:
         """The store that has its bytes while nobody writes it; raises UploadUnknown."""
         if self._store.stored is None:
             raise UploadUnknown(self.path)
@@ -298,10 +311,15 @@ class Upload:
         if digest is not None and found is not None and digest.algorithm == found.algorithm:
             check_digest(self.path, found, digest)
 
+    def set_mtime(self, mtime_ns: int) -> None:
+        """Set the time that a program has chosen; after the commit that of the blob shows."""
+        self.mtime_ns = mtime_ns
+
     def commit(self, writer: ContentWriter, digest: Digest | None = None) -> None:
-        """Publish it; a failure sets the reason, and makes the received bytes durable."""
+        """Publish it, unless it waits; a failure sets the reason, and makes the bytes durable."""
+        declared = digest or writer.record.digest
         try:
-            descriptor = writer.commit(digest)
+            descriptor = self._publish(writer, digest)
         except BlobfsError as exc:
             self.reason = str(exc)
             try:
@@ -310,10 +328,17 @@ class Upload:
                 fields = about(path=self.path)
                 log.debug("upload %s cannot be suspended: %s", self.path, again, extra=fields)
             raise
+        if descriptor is None:
+            return
         self.mtime_ns = self.mtime_ns or descriptor.mtime_ns
         self.receipt = Receipt(descriptor, time.monotonic())  # before *writer* is cleared: ``info``
         self.writer = None
         self.reason = ""
+        self._observer.committed(self, declared)
+
+    def _publish(self, writer: ContentWriter, digest: Digest | None) -> Descriptor | None:
+        """Publish it; return None if it waits."""
+        return writer.commit(digest)
 
     def commit_if_complete(self) -> None:
         """Commit it if it is complete and not open; else leave it in the storage."""
@@ -373,27 +398,3 @@ class Upload:
         """Make the received bytes durable before the mount ends; raises StorageTimeout."""
         with self._interrupted(MOUNT_ENDS, within_s):
             self.make_durable()
-
-
-def check_size(writer: ContentWriter, size: int, max_undeclared: int | None) -> None:
-    """Raise TooLarge if *size* in bytes is more than an upload may have without a declaration."""
-    if max_undeclared is None or size <= max_undeclared:
-        return
-    if writer.record.digest is None and writer.record.size is None:
-        raise TooLarge(
-            f"{size} bytes are more than --max-upload ({max_undeclared});"
-            " declare the digest or the size, or raise the option"
-        )
-
-
-def declared_by(name: str) -> Digest | None:
-    """Return the digest that a file's name declares, or None.
-
-    rsync(1) calls an unfinished file ``.<name>.<six letters and digits>``; then *<name>* counts.
-    """
-    if name.startswith("."):
-        name = name[1:].rpartition(".")[0]
-    try:
-        return Digest.parse(name)
-    except DigestInvalid:
-        return None

@@ -15,7 +15,8 @@ from typing import Final, NamedTuple, Self
 from blobfs.errors import BlobfsError, Busy, ReadOnly, UploadUnknown
 from blobfs.logs import about
 from blobfs.storage.uploads.base import ContentWriter
-from blobfs.vfs.upload import Upload, check_size
+from blobfs.vfs.declarations import check_size
+from blobfs.vfs.upload import Upload
 
 log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from blobfs.concurrency import refuse_to_take_long
 from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import (
@@ -14,12 +15,18 @@ from blobfs.errors import (
     NotADirectory,
     NotFound,
     NotPermitted,
+    TagUnknown,
+    UploadUnknown,
 )
+from blobfs.storage.blobstore import MAX_CONTENT
 from blobfs.storage.uploads.base import ContentStore
 from blobfs.vfs.blobs import BlobFile
+from blobfs.vfs.copied_upload import CopiedUpload
+from blobfs.vfs.declarations import declared_by
 from blobfs.vfs.nodes import Attr, Directory, File, Kind, Lifetime, MutableDirectory, Node, Placed
 from blobfs.vfs.upload import Upload
-from blobfs.vfs.uploads import DELAYED, Uploads, UploadSet
+from blobfs.vfs.upload_set import DELAYED, UploadSet
+from blobfs.vfs.uploads import Uploads
 
 _DIGEST = "user.blobfs.digest"
 _SIZE = "user.blobfs.size"
@@ -148,6 +155,84 @@ class UploadsDirectory(Placed, Directory, MutableDirectory):
     def unlink(self, name: str) -> None:
         self._set.remove(name)
 
+    def link(self, name: str, node: Node) -> Node:
+        """Copy a receipt, which is a hard link of a blob."""
+        if not isinstance(node, BlobFile):
+            raise self._not_permitted(name)
+        self.store.commit_again(node.descriptor, node.descriptor.digest)
+        self._set.add_receipt(name, node.descriptor)
+        return self.lookup(name)
+
+    def link_temporary(self, name: str, node: Node) -> None:
+        """Add a receipt that is not listed."""
+        if not isinstance(node, BlobFile):
+            raise self._not_permitted(name)
+        self._set.add_receipt(name, node.descriptor, is_copy=True)
+
+    def copied(self, name: str) -> Node:
+        """Return the upload of a copied file; a manifest that waits is tried again."""
+        if self.layers:
+            upload = self._set.peek(name)
+        else:
+            upload = self._set.get(name)
+            if isinstance(upload, CopiedUpload) and not upload.is_open:
+                refuse_to_take_long()
+                self._set.retry(upload)
+        if upload.is_gone and upload.receipt is not None:
+            return self.published(upload.receipt.descriptor.digest)
+        return self.file(name)
+
+    def begun(self, name: str) -> Node:
+        """Return an upload of this mount that is not committed; raises TagUnknown."""
+        try:
+            upload = self._set.peek(name)
+        except UploadUnknown:
+            raise TagUnknown(repr(name[:160])) from None
+        if upload.receipt is not None:
+            raise TagUnknown(repr(name[:160]))
+        return UploadFile(upload)
+
+    def copy(self, name: str) -> Node:
+        """Begin the upload of a copied file."""
+        if declared_by(name) is None:
+            raise NotPermitted(f"{name[:160]!r} is no digest; see {self.path}")
+        return UploadFile(self._set.begin_copy(name))
+
+    def rename_copy(self, name: str, new_name: str) -> None:
+        """Rename the upload of a copied file."""
+        try:
+            self._set.peek(name)
+        except UploadUnknown:
+            raise self._not_permitted(name) from None
+        if declared_by(new_name) is None:
+            raise NotPermitted(f"{new_name[:160]!r} is no digest; see {self.path}")
+        self._set.rename(name, new_name, replace=True)
+
+    def discard_copy(self, name: str) -> bool:
+        """Remove the upload of a copied file; False if there is none."""
+        try:
+            self._set.peek(name)
+        except UploadUnknown:
+            return False
+        self._set.remove(name)
+        return True
+
+    def link_copy(self, name: str, node: Node) -> None:
+        """Copy a manifest that waits, or link a blob under its digest of another algorithm."""
+        digest = declared_by(name)
+        match node:
+            case BlobFile() if self.layers and digest is not None:
+                if digest.algorithm == node.descriptor.digest.algorithm:
+                    raise Invalid(f"blob {node.descriptor.digest} cannot be called {digest}")
+                self.store.commit_again(node.descriptor, digest)
+                self.uploads.linked(self.path, digest, node.descriptor.digest)
+            case File() if not self.layers:
+                with node.open() as reader:
+                    content = reader.read_at(0, MAX_CONTENT)
+                self._set.begin_copy(name).receive(content)
+            case _:
+                raise self._not_permitted(name)
+
     def rename(self, name: str, target: Node, new_name: str, *, replace: bool) -> None:
         if target.key == self.key:
             self._set.rename(name, new_name, replace=replace)
@@ -204,8 +289,11 @@ class DelayedDirectory(Placed, Directory, MutableDirectory):
 def set_xattr(upload: Upload, name: str, value: bytes) -> None:
     """Declare the digest or size of *upload*; raises Invalid, ContentMismatch.
 
-    Other programs' attributes, and attributes copied from a file of a mount, have no effect.
+    Other programs' attributes, and attributes copied from a file of a mount, have no effect. Nor
+    has any on a file that is copied into a link set, since its name declares the digest.
     """
+    if upload.is_copy:
+        return
     text = value.decode("ascii", "replace")
     if name == _DIGEST:
         upload.declare(digest=Digest.parse(text))
@@ -224,7 +312,7 @@ def remove_xattr(upload: Upload, name: str) -> None:
     """
     if name not in {_DIGEST, _SIZE, *_WITHOUT_EFFECT}:
         raise AttributeUnknown(f"an upload has no attribute {name[:160]}")
-    if name not in _WITHOUT_EFFECT and not upload.is_receipt:
+    if name not in _WITHOUT_EFFECT and not upload.is_receipt and not upload.is_copy:
         raise NotPermitted(f"{name} is declared; declare another value, or remove the upload")
 
 

@@ -252,7 +252,7 @@ def test_descriptor_that_outlives_the_commit_reads_the_blob(repository: Path) ->
 
 def test_blob_is_not_changed_once_its_receipt_is_gone(repository: Path, receipt: Path) -> None:
     """[S2.2] Blobs and manifests never change: to open one for writing is EROFS, and so is to
-    change its mode or times (but for the time that a receipt is a name of it: see S7.9).
+    change its mode or owner (but for the time that a receipt is a name of it: see S7.9).
     """
     receipt.unlink()
     blob = layer(repository, DIGEST)

@@ -82,10 +82,12 @@ def test_rm_untags_and_forgets_the_history(repository: Path, tags: Path, first: 
     assert revision(repository, first).exists()
 
 
-def test_unknown_revision_is_not_tagged(tags: Path) -> None:
-    """[S8.5] ENOENT for an unknown revision."""
-    with failing_with(errno.ENOENT):
-        (tags / "v1").symlink_to(_target(Digest.of(b"unknown")))
+def test_tag_of_an_unknown_revision_waits_for_it(tags: Path) -> None:
+    """[S8.5] One whose revision is not there yet waits for it: see S8.20."""
+    (tags / "v1").symlink_to(_target(Digest.of(b"unknown")))
+    assert os.listdir(tags) == ["v1"]
+    assert not (tags / "v1").exists()
+    (tags / "v1").unlink()
     assert os.listdir(tags) == []
 
 

@@ -12,7 +12,8 @@ from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import ContentMismatch
 from blobfs.storage.registry import Registry
 from blobfs.vfs.upload_handle import OpenersReport, OpenUpload
-from blobfs.vfs.uploads import Uploads, UploadSet
+from blobfs.vfs.upload_set import UploadSet
+from blobfs.vfs.uploads import Uploads
 from tests.support.layout import APP
 from tests.support.uploads import LARGE, blob_content, states
 

@@ -7,7 +7,8 @@ from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import ManifestRejected, UploadUnknown
 from blobfs.storage.registry import Registry
 from blobfs.vfs.upload_handle import OpenersReport, OpenUpload
-from blobfs.vfs.uploads import Uploads, UploadSet
+from blobfs.vfs.upload_set import UploadSet
+from blobfs.vfs.uploads import Uploads
 from tests.support.layout import index
 
 MIB = 2**20

@@ -10,8 +10,9 @@ record ``blobfs.json``.
   bytes of one upload, and commits it.
 * ``store`` and ``blobwriter`` implement the contracts for blobs. ``store`` also finds stored
   uploads and resumes them.
-* ``manifestwriter`` implements the contracts for manifests. They are small, so they stay in memory
-  until the commit.
+* ``manifestwriter`` and ``manifestuploads`` implement the contracts for manifests. They are small,
+  so they stay in memory until the commit. Only one that a program copies is stored if it has to
+  wait for a blob or manifest.
 * ``buffer`` holds the bytes of a blob's upload. An upload of up to 1 MiB stays in memory, and a
   larger one is moved to the storage. All uploads of the process share one limit of memory. A small
   blob thus needs no files of an upload. ``digests`` has the running hashes of the bytes.

@@ -12,7 +12,7 @@ from blobfs.errors import ContentMismatch
 from blobfs.storage.uploads.metadata import UploadRecord
 
 if TYPE_CHECKING:
-    from blobfs.storage.uploads.store import UploadStore
+    from blobfs.storage.uploads.store import StoredUploads
 
 
 def check_digest(label: str, found: Digest, declared: Digest) -> None:
@@ -130,11 +130,17 @@ class ContentStore(Protocol):
     """Begins uploads, and has the content of committed ones."""
 
     @property
-    def stored(self) -> UploadStore | None:
+    def stored(self) -> StoredUploads | None:
         """The store that has the uploads which nobody writes; None if none is ever stored."""
 
     def create(self, *, name: str = "", digest: Digest | None = None) -> ContentWriter:
         """Begin an upload."""
+
+    def copy(self, name: str, digest: Digest | None) -> ContentWriter:
+        """Begin an upload of a file that a program copies into a link set."""
+
+    def set_mtime(self, digest: Digest, mtime_ns: int) -> None:
+        """Set the time of a blob, where the storage keeps times that are set."""
 
     def open_committed(self, descriptor: Descriptor) -> FileReader:
         """Open the published content of a committed upload; raises Stale if it was removed."""

@@ -12,6 +12,7 @@ from blobfs.errors import BlobfsError, NotFound, PathInvalid
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 from blobfs.storage.uploads.metadata import UploadRecord
+from blobfs.storage.uploads.store import StoredUploads
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +42,14 @@ def of_repository(
 ) -> Iterator[UnfinishedUpload]:
     """Yield the stored uploads of one repository, except those with an id in *without*."""
     uploads = repository.uploads
-    ids = (each for each in uploads.enumerate() if each not in without)
+    ids = (each for each in uploads.of_both_kinds() if each not in without)
     for _, found in uploads.each(partial(_stored, repository), ids):
         if found is not None:
             yield found
 
 
 def _stored(repository: Repository, upload_id: str) -> UnfinishedUpload | None:
-    uploads = repository.uploads
+    uploads = repository.store_of(upload_id)
     try:
         began: float | None = uploads.started_at(upload_id).timestamp()
         record = uploads.listed_record(upload_id)
@@ -60,16 +61,16 @@ def _stored(repository: Repository, upload_id: str) -> UnfinishedUpload | None:
         repository.name,
         record.name or upload_id,
         upload_id,
-        _size(repository, upload_id),
+        _size(uploads, upload_id),
         began,
         record.reason,
         partial(uploads.discard, upload_id),
     )
 
 
-def _size(repository: Repository, upload_id: str) -> int | None:
+def _size(uploads: StoredUploads, upload_id: str) -> int | None:
     try:
-        return repository.uploads.stat(upload_id).size
+        return uploads.stat(upload_id).size
     except BlobfsError:
         return None
 

@@ -11,14 +11,11 @@ from typing import Final
 
 from blobfs.concurrency import guard
 from blobfs.digest import Descriptor, Digest
-from blobfs.drivers.base import FileReader
 from blobfs.errors import (
-    BlobUnknown,
-    ContentMismatch,
     LinkInvalid,
+    ManifestIncomplete,
     ManifestRejected,
     NameInvalid,
-    Stale,
     StorageFull,
     TagUnknown,
     TooLarge,
@@ -152,8 +149,15 @@ WAITING: Final = WaitingManifests()
 class ManifestWriter(ContentWriter):
     """Receives a manifest, stores it as a revision, and tags it with the upload's name."""
 
-    def __init__(self, manifests: ManifestStore, tags: UploadTags, record: UploadRecord) -> None:
-        super().__init__(str(uuid.uuid4()), datetime.now(UTC))
+    def __init__(
+        self,
+        manifests: ManifestStore,
+        tags: UploadTags,
+        record: UploadRecord,
+        upload_id: str = "",
+        started_at: datetime | None = None,
+    ) -> None:
+        super().__init__(upload_id or str(uuid.uuid4()), started_at or datetime.now(UTC))
         self._record = record
         self._is_over = False
         self._manifests = manifests
@@ -224,6 +228,8 @@ class ManifestWriter(ContentWriter):
         check_length(self.label, self.size, self._record.size)
         try:
             descriptor = self._manifests.put(content)
+        except ManifestIncomplete as exc:
+            raise ManifestIncomplete(f"{self.label} {exc}", exc.missing) from None
         except ManifestRejected as exc:
             raise ManifestRejected(f"{self.label} {exc}") from None
         if declared is not None:
@@ -249,33 +255,3 @@ class ManifestWriter(ContentWriter):
     def _check_open(self) -> None:
         if self._is_over:
             raise WriterClosed(f"upload {self.id} has ended")
-
-
-class ManifestUploadStore:
-    """Begins a repository's uploads of manifests, none of which is ever stored unfinished."""
-
-    stored = None
-
-    def __init__(self, manifests: ManifestStore, tags: TagStore) -> None:
-        self._manifests = manifests
-        self._tags = UploadTags(tags)
-
-    def create(self, *, name: str = "", digest: Digest | None = None) -> ContentWriter:
-        """Begin an upload; *name* becomes a tag of the manifest if it is a valid one."""
-        return ManifestWriter(self._manifests, self._tags, UploadRecord(name, digest=digest))
-
-    def open_committed(self, descriptor: Descriptor) -> FileReader:
-        """Open the manifest of a committed upload; raises Stale if it was removed."""
-        try:
-            return self._manifests.links.open(descriptor.digest)
-        except BlobUnknown:
-            raise Stale(f"manifest {descriptor.digest} was deleted") from None
-
-    def commit_again(self, descriptor: Descriptor, digest: Digest) -> None:
-        """Raise ContentMismatch unless *digest* is the manifest's own."""
-        if digest != descriptor.digest:
-            raise ContentMismatch(f"manifest {descriptor.digest} is not {digest}")
-
-    def rename_committed(self, digest: Digest, old: str, new: str) -> None:
-        """Tag the manifest if *new* is a tag, and remove the tag that an upload made of *old*."""
-        self._tags.rename(old, new, digest)

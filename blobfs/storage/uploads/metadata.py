@@ -187,6 +187,10 @@ class UploadFiles:
         """Replace the record, durably."""
         self._driver.put_content(self.record_path, record.to_json())
 
+    def put_data(self, content: bytes) -> None:
+        """Replace the data as a whole, durably."""
+        self._driver.put_content(self.data, content)
+
     def save_state(self, digester: Digester) -> None:
         """Save the digester's state, from which blobfs or a registry can continue hashing."""
         path = self._state_path(digester.algorithm, digester.size)
