@@ -40,6 +40,14 @@ def complete_storage(
     return [CompletionItem(incomplete, type="file")]
 
 
+def complete_place(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the path of a place; after ``!/`` the repositories and tags of a storage."""
+    storage, bang, name = incomplete.partition("!/")
+    if not bang:
+        return [CompletionItem(incomplete, type="file")]
+    return [CompletionItem(f"{storage}!/{text}") for text in _found(storage, name, names)]
+
+
 def repositories(registry: Registry, incomplete: str) -> Iterator[str]:
     """Yield the repositories whose names begin with *incomplete*, in order."""
     if incomplete and registry.is_repository(RepositoryName(incomplete.rstrip("/"))):
@@ -69,10 +77,16 @@ def names(registry: Registry, incomplete: str) -> Iterator[str]:
 
 def complete(ctx: click.Context, incomplete: str, offered: _Complete) -> list[CompletionItem]:
     """Return what is *offered* of the STORAGE in *ctx*; nothing if that is not a local registry."""
+    storage = str(ctx.params.get("storage") or "")
+    return [CompletionItem(text) for text in _found(storage, incomplete, offered)]
+
+
+def _found(storage: str, incomplete: str, offered: _Complete) -> list[str]:
     try:
-        root = local_root(str(ctx.params.get("storage") or ""))
-        found = ThreadCall("completion", lambda: _offered(root, incomplete, offered))
-        return [CompletionItem(text) for text in found.result(_LIMIT_S)]
+        root = local_root(storage)
+        return ThreadCall("completion", lambda: _offered(root, incomplete, offered)).result(
+            _LIMIT_S
+        )
     except BlobfsError:
         return []
 

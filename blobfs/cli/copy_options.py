@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, cast
 
 import click
 
-from blobfs.cli.completion import complete_storage
+from blobfs.cli.completion import complete_place
 from blobfs.cli.storage import Storage
 from blobfs.cli.types import DIRECTORY, FILE, HUMAN, JSON, Duration, Parsed, Size
 from blobfs.config.settings import default_state
@@ -25,8 +25,8 @@ from blobfs.transfer.selection import Selection
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-_SOURCE: Final = click.argument("source", shell_complete=complete_storage)
-_TARGET: Final = click.argument("target", shell_complete=complete_storage)
+_SOURCE: Final = click.argument("source", shell_complete=complete_place)
+_TARGET: Final = click.argument("target", shell_complete=complete_place)
 
 _OPTIONS: Final = (
     click.option("--include", multiple=True, metavar="PATTERN",

@@ -118,10 +118,12 @@ class CopyProgress:
         if self._as_json or sys.stderr.isatty() or now < self._shown_at + _INTERVAL_S:
             return
         self._shown_at = now
+        done = {kind: sum(self._counts[kind, way] for way in _WAYS) for kind in _KINDS}
         rate = self._bytes / max(1e-3, self.seconds)
-        left_s = (self._total - self._bytes) / max(1.0, rate)
         text = (
             f"{human_size(self._bytes)} of {human_size(self._total)}, {human_size(int(rate))}/s,"
-            f" {max(0, round(left_s))} s left"
+            f" {done['blob']:,} blobs, {done['manifest']:,} manifests, {done['tag']:,} tags"
         )
-        echo(f"{text}, last image {self._current}" if self._current else text)
+        if self._bytes * 100 > self._total:
+            text += f", {max(0, round((self._total - self._bytes) / rate))} s left"
+        echo(f"{text}, last {self._current}" if self._current else text)

@@ -23,6 +23,12 @@ _VERSION: Final = 1
 _CACHE_KIB: Final = 32 * 1024
 """SQLite's page cache."""
 
+_COMMIT_S: Final = 1.0
+"""The age at which a transaction is committed: each commit writes whole pages.
+
+The target is asked for what is not noted, so that nothing is sent again.
+"""
+
 PART_BLOBS: Final = 10_000
 PART_BYTES: Final = 32 * 2**30
 """The size of a part of a copy, unless a repository has more."""
@@ -130,9 +136,9 @@ _CONCLUDE: Final = (
 
 
 class Catalog(Closing):
-    """A SQLite file, used by one thread of one process. Each method that stores is a transaction.
+    """A SQLite file, used by one thread of one process.
 
-    A program that is killed loses no transaction. *path* is None for a temporary catalog.
+    A program that is killed loses the last second. *path* is None for a temporary catalog.
     *is_resumed* is true for the catalog of a copy that was stopped.
     """
 
@@ -142,6 +148,7 @@ class Catalog(Closing):
         self._path = path
         self._key = key
         self._has_ended = False
+        self._commit_at = 0.0
 
     @classmethod
     def opened(cls, path: Path | None, copy: str, *, restart: bool = False) -> Self:
@@ -195,6 +202,7 @@ class Catalog(Closing):
         return catalog
 
     def close(self) -> None:
+        self.db.commit()
         self.db.close()
         if self._has_ended and self._path is not None:
             for suffix in ("", "-wal"):
@@ -210,14 +218,19 @@ class Catalog(Closing):
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Commit what the block does, or nothing of it if it raises."""
-        self.db.execute("BEGIN IMMEDIATE")
+        """Store what the block does, or nothing of it if it raises; it is committed in a second."""
+        if not self.db.in_transaction:
+            self.db.execute("BEGIN IMMEDIATE")
+            self._commit_at = time.monotonic() + _COMMIT_S
+        self.db.execute("SAVEPOINT block")
         try:
             yield self.db
         except BaseException:
-            self.db.execute("ROLLBACK")
+            self.db.execute("ROLLBACK TO block")
             raise
-        self.db.execute("COMMIT")
+        self.db.execute("RELEASE block")
+        if time.monotonic() >= self._commit_at:
+            self.db.commit()
 
     def rows(self, select: str, /, **values: object) -> list[Any]:
         """Return the rows of a query."""
@@ -266,7 +279,8 @@ class Catalog(Closing):
 
     def end(self) -> None:
         """Note that the copy has ended; the file is removed when the catalog is closed."""
-        self.db.execute("UPDATE copy SET ended = ?", (time.time(),))
+        with self.transaction() as db:
+            db.execute("UPDATE copy SET ended = ?", (time.time(),))
         self._has_ended = True
 
     def set_levels(self) -> None:

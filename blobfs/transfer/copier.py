@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, groupby
@@ -88,6 +89,9 @@ _TAGS: Final = f"""{_WANTED_TAGS} AND EXISTS (
     SELECT 1 FROM manifest WHERE manifest.repository = tag.repository
     AND manifest.digest = tag.digest AND manifest.state = 'there')
 """
+
+_SET_LINK: Final = "UPDATE link SET state = ?, fault = ? WHERE repository = ? AND blob = ?"
+_SET_LINKS: Final = "UPDATE link SET state = ?, fault = ? WHERE blob = ? AND state = 'wanted'"
 
 _STATES: Final = {Cause.GONE: State.GONE, Cause.REJECTED: State.REJECTED}
 
@@ -187,23 +191,22 @@ class Copier:
         ]
         with self._catalog.transaction() as db:
             for (repository, blob, *_), result in found:
-                state, fault = _state(result)
-                db.execute(
-                    "UPDATE link SET state = ?, fault = ? WHERE blob = ? AND state = ?"
-                    " AND (repository = ? OR ?)",
-                    (state, fault, blob, State.WANTED, repository, _is_damaged(result)),
-                )
-                if (
-                    isinstance(result, Done)
-                    and db.execute(
-                        "UPDATE blob SET there = 1, size = ? WHERE id = ? AND NOT there",
-                        (result.size, blob),
-                    ).rowcount
-                    and (self._is_remote or result.how is not How.SENT)
-                ):
-                    self._feedback.add_bytes(result.size)
+                if _is_damaged(result):
+                    db.execute(_SET_LINKS, (*_state(result), blob))
+                else:
+                    db.execute(_SET_LINK, (*_state(result), repository, blob))
+                if isinstance(result, Done):
+                    self._set_there(db, blob, result)
         for (_, _, _, target, digest, *_), result in found:
             self._note("blob", target, str(unpack(digest)), result)
+
+    def _set_there(self, db: sqlite3.Connection, blob: int, result: Done) -> None:
+        """Note that a blob is in the target, and count its bytes unless they were counted."""
+        is_first = db.execute(
+            "UPDATE blob SET there = 1, size = ? WHERE id = ? AND NOT there", (result.size, blob)
+        ).rowcount
+        if is_first and (self._is_remote or result.how is not How.SENT):
+            self._feedback.add_bytes(result.size)
 
     def _put_manifests(self, part: int, level: int) -> None:
         rows = self._catalog.queue(_MANIFESTS, _BATCH, part=part, level=level)

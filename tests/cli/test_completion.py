@@ -7,7 +7,7 @@ import click
 import pytest
 
 from blobfs.cli import main
-from blobfs.cli.completion import complete, names, references, repositories
+from blobfs.cli.completion import complete, complete_place, names, references, repositories
 from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.reference import RepositoryName, Tag
@@ -72,6 +72,15 @@ def test_tags_are_offered(typed: str, offered: list[str], storage: Path) -> None
 def test_tags_are_offered_after_a_colon(typed: str, offered: list[str], storage: Path) -> None:
     """[S19.69] Commands, options, and repositories and tags of a local STORAGE are completed."""
     assert [item.value for item in complete(_context(storage), typed, names)] == offered
+
+
+def test_parts_of_places_are_offered(storage: Path) -> None:
+    """[S19.69] Commands, options, and repositories and tags of a local STORAGE are completed."""
+    parameter = click.Argument(["source"])
+    items = complete_place(_context(""), parameter, f"{storage}!/b/only:v")
+    assert [item.value for item in items] == [f"{storage}!/b/only:v1", f"{storage}!/b/only:v2"]
+    assert [item.type for item in complete_place(_context(""), parameter, "/tm")] == ["file"]
+    assert complete_place(_context(""), parameter, "docker://host!/") == []
 
 
 @pytest.mark.parametrize("storage", ["/nonexistent", "s3://bucket/x", "ftp://x", "", "/etc/passwd"])
