@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from blobfs.digest import Descriptor, Digest
-from blobfs.errors import Interrupted, StorageUnavailable
+from blobfs.errors import Interrupted
 from blobfs.inventory.inventory import Workers
 from blobfs.inventory.rows import pack, unpack
 from blobfs.reference import Tag
@@ -40,9 +40,6 @@ _ASKED: Final = 512
 _BATCH: Final = 32
 _BATCH_BYTES: Final = 8 * 2**20
 """Items, and bytes of blobs, that one task stores, if it has more than one."""
-
-_UNAVAILABLE: Final = 10
-"""Items in a row that were not answered, each after several attempts, before a copy stops."""
 
 _LINKS: Final = """
     SELECT link.repository, blob.id, repository.name, repository.target, digest, size FROM link
@@ -116,8 +113,7 @@ class Crew(NamedTuple):
 class Copier:
     """Copies what the catalog of *planner* wants; a second planner looks again at what is gone.
 
-    With *fail_fast* the first failure raises Interrupted. Ten items in a row that were not answered
-    raise StorageUnavailable.
+    With *fail_fast* the first failure raises Interrupted.
     """
 
     def __init__(
@@ -131,7 +127,6 @@ class Copier:
         self._second = planner.second()
         self._feedback = feedback
         self._fail_fast = fail_fast
-        self._unavailable = 0
 
     def copy(self) -> None:
         """Copy all parts."""
@@ -191,7 +186,7 @@ class Copier:
         ]
         with self._catalog.transaction() as db:
             for (repository, blob, *_), result in found:
-                if _is_damaged(result):
+                if _is_lost(result):
                     db.execute(_SET_LINKS, (*_state(result), blob))
                 else:
                     db.execute(_SET_LINK, (*_state(result), repository, blob))
@@ -261,15 +256,10 @@ class Copier:
 
     def _note(self, kind: str, repository: str, name: str, result: Done | Fault) -> None:
         self._feedback.item(kind, repository, name, result)
-        is_unavailable = isinstance(result, Fault) and result.cause is Cause.UNAVAILABLE
-        self._unavailable = self._unavailable + 1 if is_unavailable else 0
-        if isinstance(result, Fault):
-            if self._unavailable == _UNAVAILABLE:
-                raise StorageUnavailable(result.text)
-            if self._fail_fast and not result.is_looked_at_again:
-                raise Interrupted(
-                    f"stopped at the first failure: {repository}: {kind} {name}: {result.text}"
-                )
+        if self._fail_fast and isinstance(result, Fault) and not result.is_looked_at_again:
+            raise Interrupted(
+                f"stopped at the first failure: {repository}: {kind} {name}: {result.text}"
+            )
 
 
 def _state(result: Done | Fault | bool) -> tuple[State, str | None]:
@@ -278,9 +268,9 @@ def _state(result: Done | Fault | bool) -> tuple[State, str | None]:
     return State.THERE, None
 
 
-def _is_damaged(result: object) -> bool:
-    """True if the bytes are wrong, so that no repository has right ones."""
-    return isinstance(result, Fault) and result.cause is Cause.DAMAGED
+def _is_lost(result: object) -> bool:
+    """True if the bytes are wrong or unreadable, so that no repository has right ones."""
+    return isinstance(result, Fault) and result.cause in {Cause.DAMAGED, Cause.UNAVAILABLE}
 
 
 def _by_size(rows: Iterable[Row]) -> Iterator[list[Row]]:

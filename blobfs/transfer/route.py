@@ -31,6 +31,9 @@ T = TypeVar("T")
 _PAUSES_S: Final = (0.5, 2.0, 8.0)
 """The mean pauses before the second attempt of a call and the later ones."""
 
+_UNANSWERED: Final = 10
+"""Calls in a row that were not answered, each after all attempts, before a copy stops."""
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -60,6 +63,7 @@ class Ends(Closing):
         self.target = target
         self.on_bytes: Callable[[int], None] = lambda _: None
         self.is_stopped = False
+        self._unanswered = 0
         self._pacer = _pacer(bytes_per_s)
 
     def close(self) -> None:
@@ -82,14 +86,32 @@ class Ends(Closing):
             raise Interrupted("the copy was stopped")
 
     def attempt(self, call: Callable[[], T]) -> T:
-        """Return the result of *call*, which is repeated after StorageUnavailable, a few times."""
-        for pause_s in _PAUSES_S:
+        """Return the result of *call*, which is repeated after StorageUnavailable, a few times.
+
+        Raises Interrupted once the copy is stopped, and after ten calls in a row without an answer.
+        """
+        for pause_s in _PAUSES_S if self._unanswered < _UNANSWERED else ():
+            self.check()
             try:
-                return call()
+                return self._answered(call)
             except StorageUnavailable:
-                self.check()
                 time.sleep(pause_s * random.uniform(0.5, 1.5))
-        return call()
+        self.check()
+        try:
+            return self._answered(call)
+        except StorageUnavailable as exc:
+            self._unanswered += 1
+            if self._unanswered < _UNANSWERED:
+                raise
+            raise Interrupted(
+                f"{exc}; the copy was stopped, as nothing is answered any more: run the same"
+                " command again to go on"
+            ) from None
+
+    def _answered(self, call: Callable[[], T]) -> T:
+        result = call()
+        self._unanswered = 0
+        return result
 
 
 _opened: dict[Route, Ends] = {}
