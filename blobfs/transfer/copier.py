@@ -38,8 +38,13 @@ _ASKED: Final = 512
 """Blobs of a repository that one question to the target names."""
 
 _BATCH: Final = 32
+_LOCAL_BATCH: Final = 1024
 _BATCH_BYTES: Final = 8 * 2**20
-"""Items, and bytes of blobs, that one task stores, if it has more than one."""
+"""Items, and bytes of blobs, that one task stores, if it has more than one.
+
+A local directory is synced after each task: 20,000 small blobs take 23 s of syncs with tasks of 32,
+and 3 s with those of 1,024.
+"""
 
 _LINKS: Final = """
     SELECT link.repository, blob.id, repository.name, repository.target, digest, size FROM link
@@ -124,6 +129,7 @@ class Copier:
         self._workers = crew.cluster or crew.threads
         self._is_remote = crew.cluster is not None
         self._route = planner.route
+        self._batch = _LOCAL_BATCH if self._route.target.is_directory else _BATCH
         self._second = planner.second()
         self._feedback = feedback
         self._fail_fast = fail_fast
@@ -168,8 +174,8 @@ class Copier:
 
     def _send(self, part: int, select: str) -> bool:
         """Send the blobs of *select*, or link them; False if there was none."""
-        rows = self._catalog.queue(select, _BATCH, part=part)
-        batches = _by_size(chain.from_iterable(rows))
+        rows = self._catalog.queue(select, self._batch, part=part)
+        batches = _by_size(chain.from_iterable(rows), self._batch)
         call = partial(_send, self._route)
         any_sent = False
         for batch, results in self._workers.run(call, lambda: next(batches, None)):
@@ -204,7 +210,7 @@ class Copier:
             self._feedback.add_bytes(result.size)
 
     def _put_manifests(self, part: int, level: int) -> None:
-        rows = self._catalog.queue(_MANIFESTS, _BATCH, part=part, level=level)
+        rows = self._catalog.queue(_MANIFESTS, self._batch, part=part, level=level)
         call = partial(_put_manifests, self._route)
         for batch, results in self._workers.run(call, lambda: next(rows, None)):
             self._set_states("manifest", batch, results)
@@ -212,7 +218,7 @@ class Copier:
                 self._note("manifest", target, str(unpack(digest)), result)
 
     def _set_tags(self, part: int) -> None:
-        rows = self._catalog.queue(_TAGS, _BATCH, part=part)
+        rows = self._catalog.queue(_TAGS, self._batch, part=part)
         batches = (self._with_history(batch) for batch in rows)
         call = partial(_set_tags, self._route)
         for batch, results in self._workers.run(call, lambda: next(batches, None)):
@@ -273,12 +279,12 @@ def _is_lost(result: object) -> bool:
     return isinstance(result, Fault) and result.cause in {Cause.DAMAGED, Cause.UNAVAILABLE}
 
 
-def _by_size(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Divide blobs into batches of at most ``_BATCH_BYTES``, or of one blob."""
+def _by_size(rows: Iterable[Row], most: int) -> Iterator[list[Row]]:
+    """Divide blobs into batches of *most* blobs and ``_BATCH_BYTES`` at most, or of one blob."""
     batch: list[Row] = []
     size = 0
     for row in rows:
-        if batch and (len(batch) == _BATCH or size + row[5] > _BATCH_BYTES):
+        if batch and (len(batch) == most or size + row[5] > _BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(row)

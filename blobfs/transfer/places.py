@@ -110,6 +110,11 @@ class Place:
         return start + (f"{_PART}{part}" if part else "")
 
     @property
+    def is_directory(self) -> bool:
+        """True for a storage in a directory."""
+        return self.location is not None and self.location.root is not None
+
+    @property
     def key(self) -> str:
         """16 digits that are the same for all names of the place, without its part."""
         if self.location is not None:
