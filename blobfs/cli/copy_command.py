@@ -16,11 +16,15 @@ from blobfs.cli.opening import Counts
 from blobfs.cli.output import DAMAGED, print_report
 from blobfs.cli.reports import Report
 from blobfs.cli.types import LONG_HELP
+from blobfs.errors import Interrupted, StorageFull, StorageUnavailable
+from blobfs.logs import printable
 from blobfs.transfer.copying import Copy, OpenCopy, workers_for
 from blobfs.transfer.mirroring import check_mirror
 from blobfs.transfer.outcome import failures
 
 _DRY: Final = "nothing was changed, as --dry-run was given"
+
+_GO_ON: Final = "run the same command again to go on"
 
 _DELETE: Final = click.option(
     "--delete", is_flag=True, help="Remove tags and repositories that SOURCE does not have."
@@ -95,7 +99,9 @@ def _run(copy: Copy, options: CopyOptions, *, delete: bool) -> None:
             with opened:
                 act(opened, progress, options, delete=delete)
     except KeyboardInterrupt:
-        raise click.ClickException("stopped; run the same command again to go on") from None
+        raise click.ClickException(f"stopped; {_GO_ON}") from None
+    except (StorageUnavailable, StorageFull, Interrupted) as exc:
+        raise click.ClickException(printable(f"{exc}; {_GO_ON}")) from exc
 
 
 def _transfer(

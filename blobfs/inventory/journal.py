@@ -15,6 +15,7 @@ from blobfs.errors import MountRefused
 from blobfs.inventory.rows import LinkKind, LinkRow, Rows, Target, UploadFileRow, link_path
 from blobfs.inventory.scanning import Hashed, ManifestRow
 from blobfs.inventory.spans import Span
+from blobfs.inventory.statefile import connect
 
 _VERSION: Final = 1
 
@@ -86,47 +87,12 @@ class Journal(Closing):
 
         Raises MountRefused if the file is no journal of *storage*, or another process uses it.
         """
-        try:
-            connection = sqlite3.connect(
-                path or "", timeout=0, isolation_level=None, check_same_thread=False
-            )
-        except sqlite3.Error as exc:
-            raise MountRefused(
-                f"--state {path}: {exc}; give a file in a directory that exists and that you may"
-                " write"
-            ) from None
-        try:
-            return cls._prepared(connection, path, storage)
-        except sqlite3.Error as exc:
-            connection.close()
-            is_used = exc.sqlite_errorcode == sqlite3.SQLITE_BUSY
-            advice = (
-                " by another blobfs; wait until it has ended" if is_used else "; give another file"
-            )
-            raise MountRefused(f"--state {path}: {exc}{advice}") from None
-        except BaseException:
-            connection.close()
-            raise
-
-    @classmethod
-    def _prepared(cls, connection: sqlite3.Connection, path: Path | None, storage: str) -> Self:
-        for setting in (
-            f"cache_size = -{_CACHE_KIB}",
-            "locking_mode = EXCLUSIVE",
-            "synchronous = NORMAL",
-            "journal_mode = WAL",
-        ):
-            connection.execute(f"PRAGMA {setting}")
-        [[version]] = connection.execute("PRAGMA user_version")
-        if version == 0:
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {_VERSION}; COMMIT"
-            )
-        elif version != _VERSION:
-            raise MountRefused(f"--state {path} is of another version of blobfs; remove the file")
+        name = f"--state {path}"
+        connection = connect(path, _TABLES, _VERSION, cache_kib=_CACHE_KIB, name=name)
         found = connection.execute("SELECT storage FROM pass").fetchone()
         if found and found[0] != storage:
-            raise MountRefused(f"--state {path} is of {found[0]}, not of {storage}; give another")
+            connection.close()
+            raise MountRefused(f"{name} is of {found[0]}, not of {storage}; give another")
         journal = cls(connection, path)
         journal._repositories = dict(connection.execute("SELECT name, id FROM repository"))
         return journal

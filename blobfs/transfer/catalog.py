@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 from blobfs.drivers.base import Closing
 from blobfs.errors import MountRefused
+from blobfs.inventory.statefile import connect
 
 _VERSION: Final = 1
 
@@ -157,44 +158,11 @@ class Catalog(Closing):
         A copy that has ended, and with *restart* any, begins anew. Raises MountRefused if the file
         is no catalog of this copy, or another process uses it.
         """
-        try:
-            connection = sqlite3.connect(path or "", timeout=0, isolation_level=None)
-        except sqlite3.Error as exc:
-            raise MountRefused(
-                f"{path}: {exc}; give --state-dir a directory that exists and that you may write"
-            ) from None
-        try:
-            return cls._prepared(connection, path, copy, restart=restart)
-        except sqlite3.Error as exc:
-            connection.close()
-            is_used = exc.sqlite_errorcode == sqlite3.SQLITE_BUSY
-            advice = " by another copy; wait until it has ended" if is_used else "; remove the file"
-            raise MountRefused(f"{path}: {exc}{advice}") from None
-        except BaseException:
-            connection.close()
-            raise
-
-    @classmethod
-    def _prepared(
-        cls, connection: sqlite3.Connection, path: Path | None, copy: str, *, restart: bool
-    ) -> Self:
-        for setting in (
-            f"cache_size = -{_CACHE_KIB}",
-            "locking_mode = EXCLUSIVE",
-            "synchronous = NORMAL",
-            "journal_mode = WAL",
-        ):
-            connection.execute(f"PRAGMA {setting}")
-        [[version]] = connection.execute("PRAGMA user_version")
-        if version == 0:
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {_VERSION}; COMMIT"
-            )
-        elif version != _VERSION:
-            raise MountRefused(f"{path} is of another version of blobfs; remove the file")
+        connection = connect(path, _TABLES, _VERSION, cache_kib=_CACHE_KIB, name=str(path))
         catalog = cls(connection, path, copy)
         found = connection.execute("SELECT name, ended FROM copy").fetchone()
         if found and found[0] != copy:
+            catalog.close()
             raise MountRefused(f"{path} is of another copy; remove it")
         catalog.is_resumed = bool(found) and found[1] is None and not restart
         if not catalog.is_resumed:
