@@ -6,8 +6,9 @@ part at a time. So the parent alone uses the storage, with its credentials and c
 needs only the files of the IndexStore.
 
 A child reads hostile archives. It has limits, a short environment, and a low priority, and the
-kernel ends it first if memory is short. Its parent takes no objects from it, only text. It ends
-with its parent, however that ends, and after a minute without a call.
+kernel ends it first if memory is short. Its parent takes no objects from it, only text, and ends a
+child that hangs, or whose replies have another form. A child ends with its parent, however that
+ends, and after a minute without a call.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ import os
 import pickle
 import resource
 import select
+import socket
+import struct
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
+from importlib.metadata import version
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from signal import SIG_IGN, SIGTERM, Signals, signal
 from subprocess import DEVNULL, PIPE, Popen
-from typing import IO, Any, Concatenate, Final, ParamSpec, cast
+from typing import IO, Concatenate, Final, ParamSpec, cast
 
 from blobfs import errors
 from blobfs.concurrency import ThreadCall, guard, start_thread, stop_check
@@ -44,34 +48,48 @@ _LOOK_S: Final = 0.1
 _END_S: Final = 5.0
 """Time for the end of a child that has closed its connection."""
 
+_SILENT_S: Final = 3600.0
+"""The longest time between two replies: the merge of millions of names takes minutes."""
+
 _NICE: Final = 5
 _MEMORY: Final = 2**30
 _LIMITS: Final = {
     resource.RLIMIT_AS: _MEMORY,
     resource.RLIMIT_CORE: 0,
-    resource.RLIMIT_FSIZE: 2**34,
+    resource.RLIMIT_FSIZE: 2**40,
     resource.RLIMIT_NOFILE: 64,
 }
 
 _ENVIRONMENT: Final = ("LANG", "LC_", "LD_", "PYTHON", "SQLITE_TMPDIR", "TMPDIR")
 """Beginnings of the names that a child inherits; others may have credentials."""
 
+_VERSION: Final = version("blobfs")
+_OTHER_VERSION: Final = os.EX_CONFIG
+"""Exit code of a child that was installed after its parent began."""
+
 _MAX_REPLY: Final = 2**16
+_MAX_REPLIES: Final = 2**20  # a terabyte in parts of 1 MiB
+_MAX_RECORDS: Final = 64
 _MAX_TEXT: Final = 2**12  # characters of an error; JSON has up to 12 bytes for one
-_ASK: Final = "ask"
-_LOG: Final = "log"
-_DONE: Final = "done"
+_MAX_NUMBER: Final = 2**63 - 1
+
+_ERRORS: Final[Mapping[str, type[BlobfsError]]] = {
+    name: error
+    for name, error in vars(errors).items()
+    if isinstance(error, type) and issubclass(error, BlobfsError)
+}
 
 
 class ChildProcesses:
     """Child processes, each for one call at a time. Thread-safe: the guard protects the list.
 
     A call starts a child if none is idle, so the callers limit their number. A child ends after
-    *idle_s* without a call.
+    *idle_s* without a call. It hangs after *hangs_s* without a reply and without CPU time.
     """
 
-    def __init__(self, idle_s: float = 60.0) -> None:
+    def __init__(self, idle_s: float = 60.0, hangs_s: int = 120) -> None:
         self._idle_s = idle_s
+        self._hangs_s = hangs_s
         self._lock = guard()
         self._idle: list[_Child] = []
 
@@ -84,22 +102,23 @@ class ChildProcesses:
     ) -> None:
         """Make the call ``call(ask, *args, **kwargs)``; raises its BlobfsError or OSError.
 
-        ``ask`` returns what *answer* returns here. Raises LayerInvalid if the child dies; it is
-        ended if *answer* or ``stop_check`` raises an error. Log records of the call are logged.
+        ``ask`` returns what *answer* returns here. Raises LayerInvalid if the child dies, hangs, or
+        replies in another form; StorageUnavailable if it is of another version. It is ended if
+        *answer* or ``stop_check`` raises an error. Log records of the call are logged.
         """
         child = self._take()
-        name, *reason = child.run(pickle.dumps((call, args, kwargs)), answer)
+        error = child.run(pickle.dumps((call, args, kwargs)), answer)
         with self._lock:
             self._idle.append(child)
-        if name != _DONE:
-            raise OSError(*reason) if name == OSError.__name__ else getattr(errors, name)(*reason)
+        if error is not None:
+            raise error
 
     def _take(self) -> _Child:
         while True:
             with self._lock:
                 child = self._idle.pop() if self._idle else None
             if child is None:
-                return _Child(self._idle_s)
+                return _Child(self._idle_s, self._hangs_s)
             if child.is_ready:
                 return child
 
@@ -107,15 +126,17 @@ class ChildProcesses:
 class _Child:
     """A child process, and the connection to it. Used by one thread at a time."""
 
-    def __init__(self, idle_s: float) -> None:
+    def __init__(self, idle_s: float, hangs_s: int) -> None:
         self._idle_s = idle_s
+        self._hangs_s = hangs_s
         self._connection, theirs = Pipe()
+        _limit_waits(self._connection.fileno(), hangs_s)
         with theirs:
             fd = theirs.fileno()
             inherited = {k: v for k, v in os.environ.items() if k.startswith(_ENVIRONMENT)}
             try:
                 self._process = Popen(  # noqa: S603  (constant arguments)
-                    [sys.executable, "-P", "-m", __name__, str(fd), str(idle_s)],
+                    [sys.executable, "-P", "-m", __name__, str(fd), str(idle_s), _VERSION],
                     env={**inherited, "PYTHONPATH": os.pathsep.join(sys.path)},
                     stdin=DEVNULL,
                     stdout=DEVNULL,
@@ -133,30 +154,63 @@ class _Child:
         """True if the child waits for a call, and is not about to end."""
         return time.monotonic() - self._used < self._idle_s / 2 and not self._end.has_ended(0)
 
-    def run(self, message: bytes, answer: Ask) -> list[Any]:
-        """Send a call and the answers that it asks for, and return the last reply."""
+    def run(self, call: bytes, answer: Ask) -> BlobfsError | OSError | None:
+        """Make a call, with the answers that it asks for, and return its error."""
         try:
-            while (reply := self._reply_to(message))[0] == _ASK:
-                message = answer(*reply[1:])
+            self._send(call)
+            error = self._answer_until_done(answer)
         except BaseException:
             self._process.kill()
             raise
         self._used = time.monotonic()
-        return reply
+        return error
 
-    def _reply_to(self, message: bytes) -> list[Any]:
-        try:
+    def _answer_until_done(self, answer: Ask) -> BlobfsError | OSError | None:
+        records = _MAX_RECORDS
+        for _ in range(_MAX_REPLIES):
+            match self._receive():
+                case ["ask", int(at), int(size)] if 0 <= at <= _MAX_NUMBER >= size >= 0:
+                    self._send(answer(at, size))
+                case ["log", int(level), str(text)] if records:
+                    records -= 1
+                    log.log(level, "%s", text)
+                case ["done"]:
+                    return None
+                case ["error", str(name), str(text)] if name in _ERRORS:
+                    return _ERRORS[name](text)
+                case ["OSError", int(number), str(text)]:
+                    return OSError(number, text)
+                case _:
+                    break
+        raise _lost("replies in another form")
+
+    def _send(self, message: bytes) -> None:
+        with self._errors():
             self._connection.send_bytes(message)
-            while (reply := self._receive())[0] == _LOG:
-                log.log(*reply[1:])
-            return reply
-        except (EOFError, ConnectionError):
-            raise LayerInvalid(f"the process that indexes it {self._reason()}") from None
 
-    def _receive(self) -> list[Any]:
+    def _receive(self) -> object:
+        deadline = time.monotonic() + _SILENT_S
+        used, hangs_at = -1.0, deadline
         while not self._connection.poll(_LOOK_S):
             stop_check.get()()
-        return list(json.loads(self._connection.recv_bytes(_MAX_REPLY)))
+            now = time.monotonic()
+            if (now_used := _cpu_time(self._process.pid)) != used:
+                used, hangs_at = now_used, min(deadline, now + self._hangs_s)
+            if now >= hangs_at:
+                raise _lost("hangs")
+        with self._errors():
+            return json.loads(self._connection.recv_bytes(_MAX_REPLY))
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BlockingIOError:  # see _limit_waits
+            raise _lost("hangs") from None
+        except (EOFError, ConnectionError):
+            raise _lost(self._reason()) from None
+        except (OSError, ValueError, RecursionError):
+            raise _lost("replies in another form") from None
 
     def _reason(self) -> str:
         try:
@@ -165,10 +219,31 @@ class _Child:
             return "does not answer"
 
 
+def _lost(reason: str) -> LayerInvalid:
+    return LayerInvalid(f"the process that indexes it {reason}")
+
+
+def _limit_waits(fd: int, seconds: int) -> None:
+    """Let reads and writes of the socket *fd* fail with EAGAIN after *seconds*."""
+    with socket.socket(fileno=os.dup(fd)) as connection:
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))
+
+
+def _cpu_time(pid: int) -> float:
+    """Return the CPU time of a process in seconds; 0 if it is over."""
+    try:
+        return time.clock_gettime(~pid << 3 | 2)  # clock_getcpuclockid(3)
+    except OSError:
+        return 0.0
+
+
 def _end_of(child: Popen[bytes]) -> str:
     """Wait for the end of a child, and describe it."""
     with child:
         text = cast("IO[bytes]", child.stderr).read(_MAX_REPLY).decode("utf-8", "replace")
+    if child.returncode == _OTHER_VERSION:
+        raise StorageUnavailable("blobfs was replaced by another version; restart this one")
     if child.returncode < 0:
         return f"was ended by {Signals(-child.returncode).name}; see dmesg"
     return f"ended with {child.returncode}: {''.join(text.splitlines()[-1:])}"
@@ -208,7 +283,7 @@ def _send(parent: Connection, *reply: object) -> None:
 
 
 def _ask(parent: Connection, offset: int, size: int) -> bytes:
-    _send(parent, _ASK, offset, size)
+    _send(parent, "ask", offset, size)
     return parent.recv_bytes()
 
 
@@ -220,21 +295,23 @@ class _ParentLog(logging.Handler):
         self._parent = parent
 
     def emit(self, record: logging.LogRecord) -> None:
-        _send(self._parent, _LOG, record.levelno, "%s", record.getMessage()[:_MAX_TEXT])
+        _send(self._parent, "log", record.levelno, record.getMessage()[:_MAX_TEXT])
 
 
 def _reply(call: Callable[[], None]) -> list[object]:
     try:
         call()
     except BlobfsError as exc:
-        return [type(exc).__name__, str(exc)[:_MAX_TEXT]]
+        return ["error", type(exc).__name__, str(exc)[:_MAX_TEXT]]
     except OSError as exc:
-        return [OSError.__name__, exc.errno, exc.strerror]
+        return ["OSError", exc.errno, exc.strerror]
     except MemoryError:
-        return [LayerInvalid.__name__, f"it needs more than {_MEMORY} bytes of memory"]
-    return [_DONE]
+        return ["error", LayerInvalid.__name__, f"it needs more than {_MEMORY} bytes of memory"]
+    return ["done"]
 
 
 if __name__ == "__main__":
+    if sys.argv[3] != _VERSION:
+        sys.exit(_OTHER_VERSION)
     _restrict()
     _serve(int(sys.argv[1]), float(sys.argv[2]))

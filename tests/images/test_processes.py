@@ -98,6 +98,58 @@ def test_fault_of_the_program_is_an_error_with_its_reason(processes: ChildProces
         processes.run(child_calls.fail_unexpectedly, lambda *_: b"123")
 
 
+OTHER_REPLIES = {
+    "no JSON": b"\xff{",
+    "deep": b"[" * 60_000,
+    "an object": b"{}",
+    "no error": b'["error","os","x"]',
+    "a text as a number": b'["ask","0",1]',
+    "a negative number": b'["ask",0,-1]',
+    "a huge number": b'["ask",0,9223372036854775808]',
+    "a format": b'["log",30,"%s","x"]',
+    "too large": b" " * 65_537,
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_REPLIES)
+def test_reply_in_another_form_is_an_error_and_ends_the_process(
+    processes: ChildProcesses, kind: str
+) -> None:
+    with pytest.raises(LayerInvalid, match="process that indexes it replies in another form"):
+        processes.run(child_calls.reply, no_answer, OTHER_REPLIES[kind])
+
+
+def test_records_of_a_call_are_bounded(
+    processes: ChildProcesses, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(LayerInvalid, match="replies in another form"):
+        processes.run(child_calls.reply_often, no_answer, b'["log",30,"again"]')
+    assert len(caplog.messages) == 64
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_process_that_hangs_is_ended(is_whole: bool) -> None:
+    processes = ChildProcesses(hangs_s=1)
+    with pytest.raises(LayerInvalid, match="process that indexes it hangs"):
+        processes.run(child_calls.reply, no_answer, b'["log",30,"once"]', is_whole=is_whole)
+
+
+def test_process_that_takes_no_answer_is_ended() -> None:
+    processes = ChildProcesses(hangs_s=1)
+    with pytest.raises(LayerInvalid, match="process that indexes it hangs"):
+        processes.run(child_calls.stop_itself, lambda *_: bytes(2**22))
+
+
+def test_process_that_computes_does_not_hang() -> None:
+    ChildProcesses(hangs_s=1).run(child_calls.work_long, no_answer, 1.5)
+
+
+def test_process_of_another_version_makes_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blobfs.images.processes._VERSION", "0.0.1")
+    with pytest.raises(StorageUnavailable, match="another version; restart this one"):
+        ChildProcesses().run(child_calls.warn, no_answer)
+
+
 def test_memory_of_a_process_is_bounded(processes: ChildProcesses) -> None:
     with pytest.raises(LayerInvalid, match="more than 1073741824 bytes of memory"):
         processes.run(child_calls.use_memory, no_answer)
@@ -155,7 +207,7 @@ def test_process_has_limits_and_no_credentials(
     environment, limits, nice, files = json.loads((tmp_path / "file").read_text())
     assert "AWS_SECRET_ACCESS_KEY" not in environment
     assert environment["TMPDIR"] == "/var/tmp"
-    assert limits == [2**30, 0, 2**34, 64]
+    assert limits == [2**30, 0, 2**40, 64]
     assert len(LIMITS) == len(limits)
     assert nice > os.nice(0)
     opened = [

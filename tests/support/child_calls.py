@@ -49,6 +49,35 @@ def hang(ask: Ask, path: Path) -> None:
     time.sleep(600)
 
 
+def reply(ask: Ask, message: bytes, *, is_whole: bool = True) -> None:
+    """Send *message* as a reply, or only half of it, and do not return."""
+    connection = ask.args[0]  # type: ignore[attr-defined]
+    if is_whole:
+        connection.send_bytes(message)
+    else:
+        os.write(connection.fileno(), len(message).to_bytes(4, "big") + message[:1])
+    time.sleep(600)
+
+
+def reply_often(ask: Ask, message: bytes) -> None:
+    """Send *message* as a reply again and again."""
+    while True:
+        ask.args[0].send_bytes(message)  # type: ignore[attr-defined]
+
+
+def stop_itself(ask: Ask) -> None:
+    """Ask for something, and do not run any more, as if the machine did not run it."""
+    os.write(ask.args[0].fileno(), b"\0\0\0\x0c" + b'["ask",0,99]')  # type: ignore[attr-defined]
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def work_long(ask: Ask, seconds: float) -> None:
+    """Use the CPU without a reply."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
 def write_surroundings(ask: Ask, path: Path) -> None:
     """Write the environment, the limits, the nice value and the open files to *path*."""
     files = [os.readlink(f"/proc/self/fd/{fd}") for fd in map(int, os.listdir("/proc/self/fd"))
