@@ -14,7 +14,7 @@ import zlib
 from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from mmap import mmap
 from pathlib import Path
@@ -71,6 +71,12 @@ class Span(NamedTuple):
     size: int
     end: int
     checksum: int
+
+
+class SpanContent(mmap):
+    """The bytes of a span, which malloc would keep for later ones. *damaged* have other digests."""
+
+    damaged: Sequence[range] = ()
 
 
 class Header(NamedTuple):
@@ -192,13 +198,13 @@ class LayerIndex(Closing):
         is_last = number + 1 == len(self._offsets)
         return (self.size if is_last else self._offsets[number + 1]) - self._offsets[number]
 
-    def read_span(self, number: int, blob: FileReader) -> mmap:
+    def read_span(self, number: int, blob: FileReader) -> SpanContent:
         """Read and decompress a span; raises DigestMismatch if it has another checksum."""
         span = self.span(number)
         start = span.point.position
         # One read: several would look like a stream, for which much is fetched ahead.
         data = blob.read_at(start, span.end - start)
-        content = mmap(-1, span.size)  # malloc would keep the memory of spans for later ones
+        content = SpanContent(-1, span.size)
         at = 0
         for piece in decompress(self.compression, Source((data,), start), span.point):
             part = piece[: span.size - at]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
-from mmap import mmap
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Final
@@ -19,7 +18,7 @@ from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
 from blobfs.images.compression import decompress
 from blobfs.images.index_store import IndexStore
-from blobfs.images.layer_index import LayerIndex
+from blobfs.images.layer_index import LayerIndex, SpanContent
 from blobfs.images.source import Source
 
 KIND: Final = "archive"
@@ -43,16 +42,16 @@ class SpanCache:
         self.decompressed = 0
         self._limit = limit
         self._lock = guard()
-        self._spans: OrderedDict[_Key, mmap] = OrderedDict()
+        self._spans: OrderedDict[_Key, SpanContent] = OrderedDict()
         self._size = 0
-        self._running: SingleFlight[_Key, mmap] = SingleFlight()
+        self._running: SingleFlight[_Key, SpanContent] = SingleFlight()
         self._places = BoundedSemaphore(_DECOMPRESSIONS)
 
     def stats(self) -> Mapping[str, int]:
         """Return the counts for the metrics."""
         return {"decompressed": self.decompressed}
 
-    def find(self, key: _Key) -> mmap | None:
+    def find(self, key: _Key) -> SpanContent | None:
         """Return a span; None if it is not in the cache."""
         with self._lock:
             span = self._spans.get(key)
@@ -60,7 +59,7 @@ class SpanCache:
                 self._spans.move_to_end(key)
             return span
 
-    def get(self, key: _Key, decompress: Callable[[], mmap]) -> mmap:
+    def get(self, key: _Key, decompress: Callable[[], SpanContent]) -> SpanContent:
         """Return a span, which one thread decompresses if it is missing; raises its errors."""
         found = self.find(key)
         if found is not None:
@@ -68,7 +67,13 @@ class SpanCache:
         refuse_to_take_long()
         return self._running.run(key, partial(self._fill, key, decompress))
 
-    def _fill(self, key: _Key, decompress: Callable[[], mmap]) -> mmap:
+    def discard(self, key: _Key) -> None:
+        """Remove a span from the cache."""
+        with self._lock:
+            span = self._spans.pop(key, None)
+            self._size -= len(span or b"")
+
+    def _fill(self, key: _Key, decompress: Callable[[], SpanContent]) -> SpanContent:
         found = self.find(key)
         if found is not None:
             return found
@@ -87,7 +92,7 @@ class SpanCache:
 class SeekableLayer(FileReader):
     """The archive of a layer, by spans of its index. Owns the reader of the blob. Thread-safe.
 
-    A span with another checksum than that in the index raises DigestMismatch.
+    Bytes with another checksum than that in the index raise DigestMismatch.
     """
 
     def __init__(self, blob: FileReader, index: LayerIndex, spans: SpanCache) -> None:
@@ -108,6 +113,9 @@ class SeekableLayer(FileReader):
             span = self._spans.get(key, partial(self._index.read_span, number, self._blob))
             start = offset - self._index.span_start(number)
             part = span[start : start + end - offset]
+            if _is_damaged(span, start, start + len(part)):
+                self._spans.discard(key)  # the next read reads the blob again
+                raise self._index.changed()
             offset += len(part)
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -123,10 +131,16 @@ class SeekableLayer(FileReader):
         if span is None:
             return None
         start = self._index.span_start(number)
+        if _is_damaged(span, offset - start, end - start):
+            return None
         return memoryview(span)[offset - start : end - start]
 
     def close(self) -> None:
         self._blob.close()
+
+
+def _is_damaged(span: SpanContent, start: int, end: int) -> bool:
+    return any(start < each.stop and each.start < end for each in span.damaged)
 
 
 def open_archive(

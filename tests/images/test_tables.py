@@ -164,8 +164,32 @@ def test_changed_bytes_of_a_chunk_are_an_error(tmp_path: Path) -> None:
         (each,) = index.members()
         with pytest.raises(DigestMismatch, match="has changed"):
             SeekableLayer(BytesReader(blob), index, SpanCache()).read_at(each.offset, 10)
-        with pytest.raises(LayerInvalid):
+        with pytest.raises(DigestMismatch, match="has changed"):
             SeekableLayer(BytesReader(blob[:at]), index, SpanCache()).read_at(each.offset, 10)
+
+
+@pytest.mark.parametrize("write", [estargz, zstd_chunked])
+@pytest.mark.parametrize("at", [0, 100])
+def test_changed_bytes_of_a_chunk_leave_the_files_beside_it(
+    write: Callable[[bytes], TabledLayer], at: int, tmp_path: Path
+) -> None:
+    """[S21.11] Every chunk that is read is verified by its digest in the table"""
+    tabled = write(archive(*(file(b"%d" % each, _CHANCE.randbytes(1000)) for each in range(3))))
+    with _by_table(tabled, tmp_path / "a") as index:
+        files = {each.path: each for each in index.members()}
+        at += [chunk.position for chunk in index.chunks() if chunk.size == 1000][1]
+        blob = tabled.blob[:at] + bytes((tabled.blob[at] ^ 1,)) + tabled.blob[at + 1 :]
+        spans = SpanCache()
+        changed = SeekableLayer(BytesReader(blob), index, spans)
+        right = SeekableLayer(BytesReader(tabled.blob), index, spans)
+        for name in (b"0", b"2"):
+            where = (files[name].offset, 1000)
+            assert changed.read_at(*where) == right.read_at(*where)
+        assert changed.read_nowait(files[b"0"].offset, 1000) is not None
+        assert changed.read_nowait(files[b"1"].offset, 1000) is None
+        with pytest.raises(DigestMismatch, match="has changed"):
+            changed.read_at(files[b"1"].offset, 1)
+        assert len(right.read_at(files[b"1"].offset, 1000)) == 1000  # the blob is read again
 
 
 def _at(which: str, **values: object) -> Change:

@@ -6,10 +6,11 @@ Chunks that are beside each other make a span, so that reading many small files 
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import groupby
-from mmap import mmap
 from operator import attrgetter
 from pathlib import Path
 from struct import Struct
@@ -21,7 +22,14 @@ from blobfs.errors import Corrupt, LayerInvalid
 from blobfs.images import database
 from blobfs.images.compression import decompress
 from blobfs.images.layer import Layer
-from blobfs.images.layer_index import MAX_SPAN, SCHEMA, Header, LayerIndex, write_members
+from blobfs.images.layer_index import (
+    MAX_SPAN,
+    SCHEMA,
+    Header,
+    LayerIndex,
+    SpanContent,
+    write_members,
+)
 from blobfs.images.members import Member
 from blobfs.images.source import SPACING, Point, Source
 from blobfs.images.toc.contents import BASE, Chunk
@@ -68,17 +76,22 @@ class TableIndex(LayerIndex):
             for (packed,) in self._connection.execute("SELECT content FROM chunks ORDER BY offset"):
                 yield from map(Chunk._make, _CHUNK.iter_unpack(packed))
 
-    def read_span(self, number: int, blob: FileReader) -> mmap:
+    def read_span(self, number: int, blob: FileReader) -> SpanContent:
+        """Read and decompress a span; chunks with another checksum are damaged."""
         chunks = self._chunks_of(number)
         start, last = chunks[0].position, chunks[-1]
         later = (end for end in self._ends[number:] if end > last.position)
         end = min(next(later, self.blob_size), start + MAX_SPAN, last.position + _most(last))
         data = blob.read_at(start, end - start)
-        content = mmap(-1, self._span_size(number))
+        content = SpanContent(-1, self._span_size(number))
+        damaged = []
         for chunk, piece in self._pieces(chunks, data):
-            if hashlib.sha256(piece).digest() != chunk.checksum:
-                raise self.changed()
-            content.write(piece)
+            if hashlib.sha256(piece).digest() == chunk.checksum:
+                content.write(piece)
+            else:
+                damaged.append(range(content.tell(), content.tell() + chunk.size))
+                content.seek(chunk.size, os.SEEK_CUR)
+        content.damaged = damaged
         return content
 
     def _chunks_of(self, number: int) -> list[Chunk]:
@@ -88,7 +101,10 @@ class TableIndex(LayerIndex):
         return [Chunk._make(fields) for fields in _CHUNK.iter_unpack(packed)]
 
     def _pieces(self, chunks: list[Chunk], data: bytes) -> Iterator[tuple[Chunk, bytes]]:
-        """Decompress *chunks*; *data* are the bytes of the blob from the first one on."""
+        """Yield *chunks* with their bytes, none for one that cannot be decompressed.
+
+        *data* are the bytes of the blob from the first one on.
+        """
         first = chunks[0].position
         streams = [(at, list(each)) for at, each in groupby(chunks, attrgetter("position"))]
         ends = [at for at, _ in streams[1:]] + [first + len(data)]
@@ -97,8 +113,11 @@ class TableIndex(LayerIndex):
             pieces = decompress(self.compression, compressed, Point(0, start))
             archive = Source(pieces, content="archive")
             for chunk in parts:
-                archive.skip(chunk.skip - archive.position)
-                yield chunk, archive.read_exactly(chunk.size)
+                piece = b""
+                with suppress(LayerInvalid):
+                    archive.skip(chunk.skip - archive.position)
+                    piece = archive.read_exactly(chunk.size)
+                yield chunk, piece
 
     def _has_short_spans(self, starts: Iterable[int]) -> bool:
         return True
