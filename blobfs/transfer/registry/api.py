@@ -33,7 +33,7 @@ from blobfs.transfer.registry.client import Call, RegistryClient
 from blobfs.transfer.registry.options import RegistryOptions
 from blobfs.transfer.registry.payloads import Payloads
 from blobfs.transfer.registry.referrers import referrers_in
-from blobfs.transfer.registry.responses import Answer
+from blobfs.transfer.registry.responses import Answer, number_in
 
 log = logging.getLogger(__name__)
 
@@ -156,10 +156,10 @@ class RegistryApi(Closing):
             answer = self.client.ask(self.call("HEAD", repository, f"blobs/{digest}"))
         except NotFound:
             raise BlobUnknown(digest) from None
-        length = answer.headers.get("content-length", "")
-        if not (length.isascii() and length.isdigit()):
+        size = number_in(answer.headers.get("content-length", ""))
+        if size is None:
             raise Corrupt(f"{self.host} does not say the size of blob {digest}")
-        return int(length)
+        return size
 
     def has_blob(self, repository: str, blob: Descriptor) -> bool:
         """True if the repository serves the blob with its size."""

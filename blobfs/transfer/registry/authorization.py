@@ -190,4 +190,4 @@ def _token_of(answer: bytes) -> tuple[str, int] | None:
     if not isinstance(token, str) or _PRINTABLE.fullmatch(token) is None:
         return None
     life_s = document.get("expires_in")
-    return token, life_s if isinstance(life_s, int) and life_s > 0 else _DEFAULT_LIFE_S
+    return token, life_s if isinstance(life_s, int) and 0 < life_s < 2**31 else _DEFAULT_LIFE_S

@@ -11,10 +11,10 @@ from blobfs.digest import Descriptor
 from blobfs.drivers.base import FileReader
 from blobfs.errors import BlobUnknown, Corrupt, NotFound, StorageUnavailable
 from blobfs.transfer.registry.api import RegistryApi
-from blobfs.transfer.registry.responses import failure_of
+from blobfs.transfer.registry.responses import failure_of, number_in
 
 _AT_ONCE: Final = 2**20
-_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+|\*)")
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
 
 
 class BlobReader(FileReader):
@@ -93,6 +93,5 @@ def _extent(response: BaseHTTPResponse) -> tuple[int, int | None]:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if match is None:
             return 2**63, None
-        return int(match[1]), None if match[3] == "*" else int(match[3])
-    length = response.headers.get("Content-Length", "")
-    return 0, int(length) if length.isascii() and length.isdigit() else None
+        return int(match[1]), None if match[2] == "*" else int(match[2])
+    return 0, number_in(response.headers.get("Content-Length", ""))

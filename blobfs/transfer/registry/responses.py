@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import ssl
 import time
 from collections.abc import Mapping
@@ -81,6 +82,11 @@ def message_of(response: BaseHTTPResponse) -> str:
     except (BlobfsError, ValueError, RecursionError):
         return ""
     return "".join(c if c.isprintable() else "?" for c in message[:_SHOWN])
+
+
+def number_in(text: str) -> int | None:
+    """Return the size that a header has; None if it is no number, or larger than any size."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
 def failure_of(host: str, exc: Exception) -> BlobfsError:

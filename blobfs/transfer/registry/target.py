@@ -100,11 +100,18 @@ class RegistryTarget(Target):
             raise ManifestRejected(f"{repository}@{digest}: {exc}") from None
         path = f"manifests/{reference}"
         headers = {"Content-Type": outline.manifest.media_type}
-        call = self._api.call("PUT", repository, path, headers=headers, body=payload)
+        also = (500,) if outline.foreign else ()
+        call = self._api.call("PUT", repository, path, headers=headers, body=payload, also=also)
         try:
             answer = self._api.client.ask(call)
         except (NotFound, Unsupported) as exc:
             raise ManifestRejected(str(exc)) from None
+        if answer.status == 500:  # as docker-registry answers
+            raise ManifestRejected(
+                f"{self._api.host} does not take manifest {digest} (status 500), perhaps as it has"
+                " layers with URLs; allow them by validation.manifests.urls.allow in the"
+                " registry's configuration"
+            )
         stored = answer.headers.get("docker-content-digest", str(digest))
         if stored.startswith(f"{digest.algorithm}:") and stored != str(digest):
             raise DigestMismatch(f"{self._api.host} stored manifest {digest} as {stored[:160]!r}")

@@ -26,7 +26,7 @@ _CHUNK: Final = 16 * 2**20
 """Bytes of a chunk, which is in memory until the registry has it."""
 
 _LONGEST_CHUNK: Final = 256 * 2**20
-_RANGE: Final = re.compile(r"(?:bytes[= ])?0-([0-9]+)")
+_RANGE: Final = re.compile(r"(?:bytes[= ])?0-([0-9]{1,18})")
 _COMMIT_S: Final = 900.0
 """Time for the response to a chunk or a commit; on S3 a registry copies the whole blob."""
 

@@ -13,6 +13,7 @@ from blobfs.errors import (
     BlobfsError,
     Corrupt,
     DigestMismatch,
+    ManifestRejected,
     ManifestUnknown,
     StorageUnavailable,
     Unsupported,
@@ -20,7 +21,7 @@ from blobfs.errors import (
 from blobfs.reference import Tag
 from blobfs.storage.manifest import OCI_INDEX
 from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget, client
-from tests.support.layout import image
+from tests.support.layout import descriptor, image
 from tests.support.scripted_server import Request, Response, ScriptedServer
 from tests.transfer.registry.conftest import ANONYMOUS, in_chunks
 
@@ -215,12 +216,20 @@ def test_server_that_ignores_ranges_is_read_from_the_begin_again(serve: Serve) -
         Response(200, b"some"),
         Response(206, b"some bytes", {"Content-Range": "bytes 3-12/13"}),
         Response(206, b"some bytes", {"Content-Range": "nonsense"}),
+        Response(206, b"some bytes", {"Content-Range": f"bytes 0-9/{'9' * 5000}"}),
     ],
 )
 def test_blob_of_another_size_is_refused(source: Sourced, answer: Response) -> None:
     reader = source({f"GET {blob_path()}": answer}).open("a", BLOB)
     with pytest.raises(Corrupt):
         reader.read_at(0, 10)
+
+
+@pytest.mark.parametrize("length", ["9" * 30, "9" * 5000, "ten"])
+def test_size_that_is_no_number_of_bytes_is_refused(source: Sourced, length: str) -> None:
+    answer = Response(200, b"", {"Content-Length": length})
+    with pytest.raises(Corrupt):
+        source({f"HEAD {blob_path()}": answer}).size("a", BLOB.digest)
 
 
 @pytest.mark.parametrize("realm", ["http://127.0.0.2.example.com/token", "ftp://x/", "file://x/"])
@@ -439,6 +448,22 @@ def test_registry_that_knows_subjects_gets_no_tag_for_them(serve: Serve) -> None
     answer = Response(201, b"", {"OCI-Subject": subject})
     server = serve({f"PUT /v2/a/manifests/{Digest.of(payload)}": answer})
     with RegistryTarget(server.address, ANONYMOUS) as target:
+        target.put_manifest("a", Digest.of(payload), payload)
+    assert [request.method for request in server.requests[1:]] == ["PUT"]
+
+
+def test_registry_that_forbids_layers_with_urls_gets_one_request_and_is_named(
+    serve: Serve,
+) -> None:
+    """docker-registry answers with an unknown error then."""
+    foreign = {**descriptor(BLOB.digest, size=10), "urls": ["https://example.com/layer"]}
+    payload = json.dumps(json.loads(MANIFEST) | {"layers": [foreign]}).encode()
+    path = f"PUT /v2/a/manifests/{Digest.of(payload)}"
+    server = serve({path: Response(500, b'{"errors": [{"code": "UNKNOWN"}]}')})
+    with (
+        RegistryTarget(server.address, ANONYMOUS) as target,
+        pytest.raises(ManifestRejected, match=r"validation\.manifests\.urls\.allow"),
+    ):
         target.put_manifest("a", Digest.of(payload), payload)
     assert [request.method for request in server.requests[1:]] == ["PUT"]
 
