@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from blobfs.errors import MountRefused, NotFound
+from blobfs.inventory.rows import unpack
 from blobfs.reference import Tag
 from blobfs.transfer.catalog import Catalog
 from blobfs.transfer.places import Kind
 from blobfs.transfer.planner import Planner
+from blobfs.transfer.registry.referrers import referrers_tag
 from blobfs.transfer.route import Route, ends_of
 from blobfs.transfer.selection import Selection
 
@@ -52,8 +54,9 @@ def surplus(planner: Planner) -> Iterator[Surplus]:
         if _is_lost(planner.catalog, planner.selection, source):
             yield Surplus(repository, None, source)
             continue
+        kept = _tags_of_referrers(planner.catalog, source)
         for tag in tags:
-            is_selected = planner.selection.wants(source, tag)
+            is_selected = planner.selection.wants(source, tag) and tag not in kept
             if is_selected and not _has_tag(planner.catalog, source, tag):
                 yield Surplus(repository, tag, source)
 
@@ -73,6 +76,16 @@ def _has_tag(catalog: Catalog, source: str, tag: Tag) -> bool:
             tag=tag,
         )
     )
+
+
+def _tags_of_referrers(catalog: Catalog, source: str) -> set[Tag]:
+    """The tags by which a registry without the API for referrers finds those that were copied."""
+    subjects = catalog.rows(
+        "SELECT DISTINCT subject FROM manifest JOIN repository ON repository.id = repository"
+        " WHERE repository.name = :name AND subject IS NOT NULL",
+        name=source,
+    )
+    return {referrers_tag(unpack(subject)) for (subject,) in subjects}
 
 
 def delete(route: Route, found: Surplus) -> bool:

@@ -6,10 +6,11 @@ import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
+from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.reference import RepositoryName, Tag
 from tests.support.command import invoke
 from tests.support.copies import Copies, Noted
-from tests.support.layout import APP
+from tests.support.layout import APP, Layout
 
 OTHER = RepositoryName("other")
 
@@ -100,3 +101,15 @@ def test_a_backup_restores_the_same_registry(copies: Copies, place: str) -> None
     one = copies.directory / "one"
     assert invoke("restore", f"{archive}!/team/app:v1", one, *state).exit_code == 0
     assert set(copies.tags(one)) == {"team/app:v1"}
+
+
+def test_a_tag_that_lists_referrers_is_not_deleted(copies: Copies) -> None:
+    """[S22.14] A registry without the referrers API keeps referrers"""
+    subject = copies.put_image("v1", b"config", b"layer")
+    copies.put_referrer(subject, b"attestation")
+    target = Layout(FilesystemDriver.below(copies.target))
+    names = [f"sha256-{digest.encoded}" for digest in (subject, Digest.of(b"gone"))]
+    for name in names:
+        target.tag(subject, Tag(name))
+    assert copies.run("sync", "--delete").exit_code == 0
+    assert set(copies.tags()) == {"team/app:v1", f"team/app:{names[0]}"}
