@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -16,11 +18,11 @@ from blobfs.cli.opening import Counts
 from blobfs.cli.output import DAMAGED, print_report
 from blobfs.cli.reports import Report
 from blobfs.cli.types import LONG_HELP
-from blobfs.errors import Interrupted, StorageFull, StorageUnavailable
+from blobfs.errors import Interrupted, MountRefused, StorageFull, StorageUnavailable
 from blobfs.logs import printable
 from blobfs.transfer.copying import Copy, OpenCopy, workers_for
 from blobfs.transfer.mirroring import check_mirror
-from blobfs.transfer.outcome import failures
+from blobfs.transfer.outcome import Failure, failures
 
 _DRY: Final = "nothing was changed, as --dry-run was given"
 
@@ -98,6 +100,11 @@ def _run(copy: Copy, options: CopyOptions, *, delete: bool) -> None:
                 opened = copy.open(state, crew, counts.add, restart=options.restart)
             with opened:
                 act(opened, progress, options, delete=delete)
+    except sqlite3.Error as exc:
+        place = options.state_dir or "the directory of journals"
+        raise MountRefused(
+            f"{place}: {exc}; free space there, or give another one by --state-dir; {_GO_ON}"
+        ) from None
     except KeyboardInterrupt:
         raise click.ClickException(f"stopped; {_GO_ON}") from None
     except (StorageUnavailable, StorageFull, Interrupted) as exc:
@@ -115,8 +122,7 @@ def _transfer(
     failed = list(failures(opened.catalog))
     notes = [*map(str, failed), *kept]
     if options.as_json:
-        for failure in failed:
-            click.echo(json.dumps({"event": "failure", **failure._asdict()}))
+        _print_failures(failed)
         click.echo(json.dumps({**progress.summary(), "failures": len(failed), "kept": kept}))
         if notes:
             sys.exit(DAMAGED)
@@ -136,14 +142,23 @@ def _transfer(
 
 
 def _show(opened: OpenCopy, progress: CopyProgress, options: CopyOptions, *, delete: bool) -> None:
-    """Print what would be copied by repository, and what would be deleted."""
-    opened.ask(CopyProgress(as_json=False))
-    report = Report(("repository", "tags", "blobs", "bytes"), opened.wanted())
+    """Print what would be copied by repository, what cannot be, and what would be deleted."""
+    wanted = opened.ask(CopyProgress(as_json=False))
+    failed = list(failures(opened.catalog))
+    report = Report(("repository", "tags", "blobs", "bytes"), wanted, damaged=len(failed))
     kept = opened.delete(progress.would_delete, dry_run=True) if delete else []
     if options.as_json:
         for row in report.rows:
             event = {"event": "plan", **dict(zip(report.columns, row, strict=True))}
             click.echo(json.dumps(event))
+        _print_failures(failed)
+        if failed:
+            sys.exit(DAMAGED)
         return
-    notes = [*kept, _DRY]
+    notes = [*map(str, failed), *kept, _DRY]
     print_report(report, as_json=False, human=options.human, notes=notes)
+
+
+def _print_failures(failed: Iterable[Failure]) -> None:
+    for failure in failed:
+        click.echo(json.dumps({"event": "failure", **failure._asdict()}))

@@ -138,7 +138,7 @@ class CopyOptions:
             authfile=getattr(self, f"{end}_authfile") or self.authfile,
             anonymous=getattr(self, f"{end}_no_creds"),
         )
-        return PlaceOptions(state_dir=self.states, registry=registry)
+        return PlaceOptions(state_dir=None if self.dry_run else self.states, registry=registry)
 
 
 _NAMES: Final = {field.name for field in fields(CopyOptions)}

@@ -341,7 +341,7 @@ def _divide(db: sqlite3.Connection) -> None:
     # A blob counts for its first repository.
     firsts = "SELECT blob, min(repository) AS repository FROM link GROUP BY blob"
     sizes = db.execute(
-        "SELECT repository.id, count(blob.id), coalesce(sum(blob.size), 0) FROM repository"
+        "SELECT repository.id, count(blob.id), CAST(total(blob.size) AS INTEGER) FROM repository"
         f" LEFT JOIN ({firsts}) AS first ON first.repository = repository.id"
         " LEFT JOIN blob ON blob.id = first.blob GROUP BY repository.id ORDER BY repository.id"
     ).fetchall()

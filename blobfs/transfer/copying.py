@@ -19,7 +19,7 @@ from blobfs.inventory.inventory import Workers
 from blobfs.inventory.rows import unpack
 from blobfs.transfer.base import Progress
 from blobfs.transfer.catalog import Catalog
-from blobfs.transfer.copier import Copier, Crew, Feedback
+from blobfs.transfer.copier import UNMET, Copier, Crew, Feedback
 from blobfs.transfer.mirroring import Surplus, delete, surplus
 from blobfs.transfer.outcome import failures
 from blobfs.transfer.places import Kind, Place, check_pair
@@ -41,7 +41,7 @@ _SURVEYED: Final = 1000
 _WANTED: Final = """
     SELECT target,
         (SELECT count(*) FROM tag WHERE tag.repository = repository.id AND state = 'wanted'),
-        count(blob.id), coalesce(sum(blob.size), 0)
+        count(blob.id), CAST(total(blob.size) AS INTEGER)
     FROM repository
     LEFT JOIN (
         SELECT blob, min(repository) AS repository FROM link WHERE state = 'wanted' GROUP BY blob
@@ -117,7 +117,7 @@ class OpenCopy(Closing):
     @property
     def size(self) -> int:
         """The bytes of all blobs of the plan, each once."""
-        return int(self.catalog.one("SELECT coalesce(sum(size), 0) FROM blob"))
+        return int(self.catalog.one("SELECT total(size) FROM blob"))
 
     @property
     def blob(self) -> Digest:
@@ -136,13 +136,6 @@ class OpenCopy(Closing):
             self.catalog.begin()
             self.planner.plan()
             copier.copy()
-
-    def wanted(self) -> list[tuple[str, int, int, int]]:
-        """Return the repositories of the target, with the tags, blobs and bytes that it lacks.
-
-        A blob counts for the first repository that gets it.
-        """
-        return self.catalog.rows(_WANTED)
 
     def delete(self, deleted: Callable[[Surplus], None], *, dry_run: bool = False) -> list[str]:
         """Delete what the source does not have, after everything was copied.
@@ -167,9 +160,17 @@ class OpenCopy(Closing):
         ends_of(self.copy.route).target.finish()
         self.catalog.end()
 
-    def ask(self, feedback: Feedback) -> None:
-        """Find out which blobs the target has, and change nothing."""
+    def ask(self, feedback: Feedback) -> list[tuple[str, int, int, int]]:
+        """Return the repositories of the target, with the tags, blobs and bytes that it lacks.
+
+        A blob counts for the first repository that gets it. Nothing is changed, but the catalog
+        has what cannot be copied.
+        """
         Copier(self.planner, self.crew, feedback).ask()
+        wanted = self.catalog.rows(_WANTED)
+        for part in self.catalog.parts():
+            self.catalog.conclude(part, UNMET)
+        return wanted
 
 
 class _Tracked:

@@ -67,7 +67,7 @@ class Place:
         scheme, colon, rest = text.partition(":")
         try:
             if colon and scheme == "docker":
-                return cls._registry(text, rest)
+                return cls._registry(rest)
             place, bang, named = text.partition(_PART)
             part = Part.parse(named)
             if colon and scheme in {Kind.LAYOUT.value, Kind.ARCHIVE.value}:
@@ -80,10 +80,13 @@ class Place:
         return cls(Kind.STORAGE, part, location=locate(place))
 
     @classmethod
-    def _registry(cls, text: str, rest: str) -> Self:
+    def _registry(cls, rest: str) -> Self:
         found = re.fullmatch(r"//([A-Za-z0-9.:\[\]-]+)(?:/(.*))?", rest)
         if found is None:
-            raise MountRefused(f"{text} is not docker://HOST[:PORT][/NAME[:TAG|@DIGEST]]")
+            raise MountRefused(  # it may have a password
+                "a registry is given as docker://HOST[:PORT][/NAME[:TAG|@DIGEST]], and its login by"
+                " skopeo login, or in BLOBFS_SRC_CREDS or BLOBFS_DEST_CREDS"
+            )
         return cls(Kind.REGISTRY, Part.parse(found[2] or ""), host=found[1])
 
     @classmethod

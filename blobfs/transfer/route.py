@@ -21,6 +21,7 @@ from blobfs.errors import (
     MountRefused,
     NotFound,
     StorageFull,
+    StorageReadOnly,
     StorageUnavailable,
 )
 from blobfs.transfer.base import Source, Target
@@ -103,10 +104,7 @@ class Ends(Closing):
             self._unanswered += 1
             if self._unanswered < _UNANSWERED:
                 raise
-            raise Interrupted(
-                f"{exc}; the copy was stopped, as nothing is answered any more: run the same"
-                " command again to go on"
-            ) from None
+            raise Interrupted(f"{exc}; nothing is answered any more") from None
 
     def _answered(self, call: Callable[[], T]) -> T:
         result = call()
@@ -116,6 +114,9 @@ class Ends(Closing):
 
 _opened: dict[Route, Ends] = {}
 """The ends of this process; tasks share them."""
+
+_read_back: dict[Route, Source] = {}
+"""The targets that are verified."""
 
 
 @cache
@@ -170,8 +171,22 @@ def stop_all() -> None:
         ends.is_stopped = True
 
 
+def target_as_source(route: Route) -> Source:
+    """Return the target of *route*, opened to be read, until ``close_all``; raises as ends_of."""
+    found = _read_back.get(route)
+    if found is None:
+        options = _with_login(route.target_options, "BLOBFS_DEST_CREDS")
+        ours = open_source(route.target, options)
+        found = _read_back.setdefault(route, ours)
+        if found is not ours:  # another thread was faster
+            ours.close()
+    return found
+
+
 def close_all() -> None:
     """Close the ends of this process; no task may be under way."""
+    while _read_back:
+        _read_back.popitem()[1].close()
     while _opened:
         _opened.popitem()[1].close()
 
@@ -203,7 +218,7 @@ class Fault(NamedTuple):
     @classmethod
     def of(cls, error: BlobfsError) -> Self:
         """Return the fault that *error* is; raises it if it stops the whole copy."""
-        if isinstance(error, StorageFull | MountRefused | Interrupted):
+        if isinstance(error, StorageFull | StorageReadOnly | MountRefused | Interrupted):
             raise error
         causes = (cause for kind, cause in _CAUSES if isinstance(error, kind))
         return cls(str(error), next(causes, Cause.OTHER))

@@ -7,17 +7,16 @@ again; the others of its batch are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from enum import Enum
 from functools import partial
 from typing import NamedTuple
 
 from blobfs.digest import Descriptor, Digest
-from blobfs.errors import BlobfsError, DigestMismatch, LinkInvalid, NotFound, TagUnknown
+from blobfs.errors import BlobfsError, Corrupt, LinkInvalid, NotFound, TagUnknown, Unsupported
 from blobfs.reference import Tag
-from blobfs.transfer.places import open_source
-from blobfs.transfer.route import Ends, Fault, Route, ends_of
+from blobfs.transfer.places import Kind
+from blobfs.transfer.route import Ends, Fault, Route, ends_of, target_as_source
 
 
 class How(Enum):
@@ -84,13 +83,10 @@ def _is_right(route: Route, item: BlobItem) -> bool | Fault:
     """Read a blob of the target; True if it has its digest."""
     ends = ends_of(route)
     try:
-        with (
-            closing(open_source(route.target, route.target_options)) as place,
-            place.open(item.target, item.blob) as reader,
-        ):
+        with target_as_source(route).open(item.target, item.blob) as reader:
             for _ in item.blob.digest.verified(ends.counted(reader.chunks())):
                 pass
-    except (DigestMismatch, NotFound):
+    except (Corrupt, NotFound):
         return False
     except BlobfsError as exc:
         return Fault.of(exc)
@@ -106,7 +102,7 @@ def send(route: Route, batch: Sequence[BlobItem]) -> list[Done | Fault]:
 def _send(route: Route, ends: Ends, item: BlobItem) -> Done:
     try:
         return _store(route, ends, item)
-    except DigestMismatch:
+    except Corrupt:
         size = ends.source.size(item.origin, item.blob.digest)
         if size == item.blob.size:
             raise
@@ -124,8 +120,14 @@ def _store(route: Route, ends: Ends, item: BlobItem) -> Done:
         return Done(How.LINKED, blob.size)
     if target.copy(ends.source, item.origin, item.target, blob):
         return Done(How.COPIED, blob.size)
+    is_wrong = route.verifies_target and not target.missing(item.target, [blob])
     with ends.source.open(item.origin, blob) as reader:
         target.put_blob(item.target, blob, ends.counted(reader.chunks()))
+    if is_wrong and route.target.kind is Kind.REGISTRY and not _is_right(route, item):
+        raise Unsupported(
+            f"{route.target} keeps other bytes for {blob.digest}; quarantine them in its storage"
+            " by blobfs verify --content --repair, and copy again"
+        )
     return Done(How.SENT, blob.size)
 
 

@@ -1,18 +1,27 @@
 """Copies from and to places that fail: they end soon, and say what to do."""
 
+import errno
+import json
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
+from blobfs.drivers.filesystem import FilesystemDriver
+from blobfs.drivers.oserrors import raise_translated
 from blobfs.errors import Interrupted, StorageUnavailable
-from blobfs.reference import RepositoryName
+from blobfs.reference import RepositoryName, Tag
+from blobfs.storage.manifest import OCI_MANIFEST
 from blobfs.transfer import route
+from blobfs.transfer.catalog import Catalog
 from blobfs.transfer.route import Ends
 from blobfs.transfer.storage import StorageSource
 from blobfs.transfer.storage_target import StorageTarget
+from tests.support.command import invoke
 from tests.support.copies import Copies
+from tests.support.layout import APP, as_bytes, descriptor
 
 
 @pytest.fixture
@@ -36,7 +45,7 @@ def test_a_place_that_does_not_answer_ends_a_copy_after_some_attempts(copies: Co
             with pytest.raises(StorageUnavailable):
                 ends.attempt(fail)
         for _ in range(2):
-            with pytest.raises(Interrupted, match="run the same command again"):
+            with pytest.raises(Interrupted, match="nothing is answered"):
                 ends.attempt(fail)
         assert len(calls) == 10 * 4 + 1
         assert ends.attempt(lambda: 7) == 7
@@ -65,3 +74,70 @@ def test_a_blob_of_many_repositories_that_cannot_be_read_fails_once(
     assert result.exit_code == 1
     assert len(attempts) == 4
     assert set(copies.tags()) == {"team/app:good"}
+
+
+def test_a_read_only_target_ends_a_copy(copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[S22.28] A copy ends at once if the target is full or read-only"""
+    for n in range(5):
+        copies.put_image("v1", b"config", b"layer", name=RepositoryName(f"app{n}"))
+    copies.target.mkdir()
+    (copies.target / "docker/registry/v2/repositories").mkdir(parents=True)
+    error = OSError(errno.EROFS, "Read-only file system")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise_translated(error, "/docker")
+
+    monkeypatch.setattr(FilesystemDriver, "put_files", refuse)
+    result = copies.cp()
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert line == "Error: /docker: Read-only file system; mount that file system for writing"
+
+
+def test_a_full_journal_is_one_line(copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies.put_image("v1", b"config", b"layer")
+
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Catalog, "set_planned", fail)
+    result = copies.cp()
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert "database or disk is full" in line
+    assert "--state-dir" in line
+
+
+def test_sizes_that_a_manifest_invents_are_no_overflow(copies: Copies) -> None:
+    """The sum of two sizes may be larger than any integer of SQLite."""
+    digests = [copies.layout.layer(content, APP) for content in (b"config", b"layer", b"other")]
+    sizes = (2**63 - 1, 2**63 - 1, -1)
+    parts = [descriptor(digest, size=size) for digest, size in zip(digests, sizes, strict=True)]
+    payload = as_bytes(
+        {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": parts[0], "layers": parts[1:]}
+    )
+    copies.layout.tag(copies.layout.revision(payload), Tag("v1"))
+    assert copies.cp("--dry-run").exit_code == 0
+    assert copies.cp().exit_code == 0
+    assert set(copies.tags()) == {"team/app:v1"}
+
+
+def test_a_dry_run_makes_no_journal_and_lists_failures(copies: Copies) -> None:
+    """[S22.10] With `--dry-run` the places are read, and nothing is changed"""
+    copies.put_image("v1", b"config", b"layer")
+    copies.layout.tag(Digest.of(b"missing"), Tag("bad"))
+    result = copies.cp("--dry-run")
+    assert result.exit_code == 1
+    assert "team/app:bad" in result.stderr
+    assert not copies.state.exists()
+    assert not copies.target.exists()
+    events = [json.loads(line) for line in copies.cp("--dry-run", "--json").stdout.splitlines()]
+    assert [event["event"] for event in events] == ["plan", "failure"]
+
+
+def test_a_password_in_an_argument_is_not_printed(copies: Copies) -> None:
+    copies.put_image("v1", b"config")
+    result = invoke("cp", copies.source, "docker://me:secret@host/app")
+    assert result.exit_code == 1
+    assert "secret" not in result.output
+    assert "BLOBFS_DEST_CREDS" in result.output

@@ -46,6 +46,20 @@ def test_a_registry_over_http_and_back(
 
 
 @pytest.mark.registry
+def test_a_registry_that_keeps_wrong_bytes_is_no_success(copies: Copies, tmp_path: Path) -> None:
+    """[S22.24] With `--verify-target` the blobs that are there are read, and wrong ones"""
+    copies.put_image("v1", b"config", b"layer")
+    options = ("--state-dir", copies.state, *_PLAIN)
+    with DockerRegistry.serving(tmp_path / "served") as served:
+        place = f"docker://{served.address}"
+        assert invoke("cp", copies.source, place, *options).exit_code == 0
+        copies.blob(tmp_path / "served", Digest.of(b"layer")).write_bytes(b"LAYER")
+        result = invoke("cp", copies.source, place, *options, "--verify-target")
+    assert result.exit_code == 1
+    assert f"keeps other bytes for {Digest.of(b'layer')}" in result.stderr
+
+
+@pytest.mark.registry
 def test_one_image_of_a_registry(copies: Copies, registry: DockerRegistry) -> None:
     """[S22.20] With `--platform` only the image for that platform is copied"""
     place = f"docker://{registry.address}/library/multi:latest"

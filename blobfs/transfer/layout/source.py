@@ -13,6 +13,7 @@ from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import (
     BlobUnknown,
+    DigestMismatch,
     ManifestInvalid,
     ManifestUnknown,
     PathNotFound,
@@ -109,7 +110,11 @@ class IndexedSource(Source):
         return size
 
     def open(self, repository: str, blob: Descriptor) -> FileReader:
-        return self._store.open(blob.digest)
+        reader = self._store.open(blob.digest)
+        if reader.size != blob.size:
+            reader.close()
+            raise DigestMismatch(f"blob {blob.digest} has {reader.size} bytes, not {blob.size}")
+        return reader
 
     def close(self) -> None:
         self._store.close()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blobfs.digest import Descriptor, Digest
-from blobfs.errors import Busy, ManifestInvalid, MountRefused, PathNotFound
+from blobfs.errors import Busy, DigestMismatch, ManifestInvalid, MountRefused, PathNotFound
 from blobfs.reference import Tag
 from blobfs.transfer.base import Source, Target
 from blobfs.transfer.layout import ArchiveSource, ArchiveTarget, LayoutSource, LayoutTarget
@@ -335,3 +335,12 @@ def test_the_index_is_not_written_for_each_tag(memory: Path) -> None:
     with LayoutSource(memory) as source:
         assert len(list(source.tags(APP))) == 500
         assert read(source, APP, Digest.of(b"config")) == b"config"
+
+
+def test_a_blob_of_another_size_than_its_descriptor_says_is_not_read(tmp_path: Path) -> None:
+    """A manifest may invent a size, and an archive keeps a small blob in memory."""
+    with LayoutTarget(tmp_path) as target:
+        blob = Made(target).blob(APP, b"ten bytes.")
+        target.finish()
+    with LayoutSource(tmp_path) as source, pytest.raises(DigestMismatch):
+        source.open(APP, Descriptor(blob, 1))
