@@ -27,6 +27,9 @@ _PART: Final = "!/"
 
 _CONFIGS: Final = (".yml", ".yaml")
 
+_NAMED: Final = 10
+"""Images that an error names."""
+
 _PAIRS: Final = (
     "blobfs cp copies between storages (a directory, s3://…, config.yml), oci:DIR,"
     " oci-archive:FILE and docker://HOST, in both directions; and one blob from STORAGE!/repository"
@@ -139,7 +142,8 @@ def _is_plain(path: Path) -> bool:
 def paired(source: Place, target: Place) -> tuple[Place, Place]:
     """Return both places; one that is a file has the digest that the other one names.
 
-    If *source* names a digest, a *target* that does not exist is a file.
+    If *source* names a digest, a *target* that does not exist is a file. If only *target* names an
+    image, a layout must have one image. Raises MountRefused, and what ``open_source`` raises.
     """
     root = target.location.root if target.location else target.path
     is_new = root is not None and not root.exists() and target.part == EVERYTHING
@@ -150,7 +154,32 @@ def paired(source: Place, target: Place) -> tuple[Place, Place]:
         target = Place(Kind.FILE, Part("", wanted), path=root)
     elif source.kind is Kind.FILE and isinstance(named, Digest):
         source = replace(source, part=Part("", named))
+    elif (
+        isinstance(named, Tag)
+        and source.part == EVERYTHING
+        and source.kind in {Kind.LAYOUT, Kind.ARCHIVE}
+    ):
+        source = replace(source, part=_only_image(source))
     return source, target
+
+
+def _only_image(place: Place) -> Part:
+    """Return the only image of a layout."""
+    with open_source(place) as layout:
+        names = list(layout.repositories())
+        images = [Part(name, tag) for name in names for tag in layout.tags(name)]
+        for name in () if images else names:
+            outlines = [layout.outline(name, digest) for digest in layout.revisions(name)]
+            parts = {child for outline in outlines for child in outline.children}
+            images += [
+                Part(name, outline.manifest.digest)
+                for outline in outlines
+                if outline.manifest.digest not in parts and outline.subject is None
+            ]
+    if len(images) != 1:
+        listed = ", ".join(map(str, images[:_NAMED])) or "none"
+        raise MountRefused(f"{place} has not one image, but {listed}; name one, as {place}:NAME")
+    return images[0]
 
 
 def check_pair(source: Place, target: Place) -> None:

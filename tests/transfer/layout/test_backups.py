@@ -64,6 +64,21 @@ def test_one_tag_of_a_backup_is_restored(copies: Copies) -> None:
     assert set(copies.tags()) == {"new:v2", "plain:v8"}
 
 
+def test_the_only_image_of_a_layout_needs_no_name(copies: Copies) -> None:
+    """[S22.46] The only image of a layout needs no name"""
+    one, untagged = f"oci:{copies.directory}/one", f"oci-archive:{copies.directory}/untagged.tar"
+    run(copies, "cp", f"{copies.source}!/other:v1", one)
+    run(copies, "cp", one, f"{copies.target}!/new:v2")
+    index = copies.tags(copies.source)["team/app:multi"]
+    run(copies, "cp", f"{copies.source}!/team/app@{index}", untagged)
+    run(copies, "cp", untagged, f"{copies.target}!/new:v3")
+    assert copies.tags() == {"new:v2": copies.tags(copies.source)["other:v1"], "new:v3": index}
+    run(copies, "cp", f"{copies.source}!/team/app:v1", one)
+    result = invoke("cp", one, f"{copies.target}!/new:v4", "--state-dir", copies.state)
+    assert result.exit_code == 1
+    assert f"other:v1, team/app:v1; name one, as {one}:NAME" in result.stderr
+
+
 def test_an_archive_is_refused_by_cp_and_made_anew_by_sync(copies: Copies) -> None:
     """[S22.44] `cp` refuses an archive that exists; `sync` makes a new one of it and the copy"""
     file = copies.directory / "copy.tar"
