@@ -24,6 +24,10 @@ from blobfs.transfer.copying import Copy, OpenCopy, workers_for
 from blobfs.transfer.mirroring import check_mirror
 from blobfs.transfer.outcome import Failure, failures
 
+_NOTHING: Final = (
+    "nothing was selected: SOURCE has no such tags; with --all manifests without a tag are copied"
+)
+
 _DRY: Final = "nothing was changed, as --dry-run was given"
 
 _GO_ON: Final = "run the same command again to go on"
@@ -99,6 +103,8 @@ def _run(copy: Copy, options: CopyOptions, *, delete: bool) -> None:
             with Counts() as counts:
                 opened = copy.open(state, crew, counts.add, restart=options.restart)
             with opened:
+                if opened.is_empty:
+                    echo(_NOTHING)
                 act(opened, progress, options, delete=delete)
     except sqlite3.Error as exc:
         place = options.state_dir or "the directory of journals"

@@ -120,6 +120,15 @@ class OpenCopy(Closing):
         return int(self.catalog.one("SELECT total(size) FROM blob"))
 
     @property
+    def is_empty(self) -> bool:
+        """True if nothing is selected."""
+        return not self.catalog.one(
+            "SELECT EXISTS (SELECT 1 FROM manifest) OR EXISTS (SELECT 1 FROM link)"
+            " OR EXISTS (SELECT 1 FROM tag WHERE state <> 'unselected')"
+            " OR EXISTS (SELECT 1 FROM repository WHERE state = 'failed')"
+        )
+
+    @property
     def blob(self) -> Digest:
         """The first blob of the plan, which is the only one if a file is copied."""
         return unpack(self.catalog.one("SELECT digest FROM blob ORDER BY id"))

@@ -134,6 +134,8 @@ class StorageTarget(Target):
                 return False
         if self._view.stored_size(digest) != blob.size:
             return False
+        if holder is None and self._view.stored_size_now(digest) != blob.size:
+            return False  # nothing linked it, so a collection has deleted it since the survey
         self._changed(repository)
         self._link(repository, LinkKind.LAYER, blob.digest, digest)
         return True

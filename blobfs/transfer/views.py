@@ -108,6 +108,10 @@ class StorageView:
 
     def stored_size(self, digest: Digest) -> int | None:
         """The size of the blob that is stored under *digest*; None if it is missing or damaged."""
+        return self.stored_size_now(digest)
+
+    def stored_size_now(self, digest: Digest) -> int | None:
+        """``stored_size``, asked of the storage."""
         try:
             return self._registry.blobs.stat_now(digest).size
         except (BlobUnknown, Corrupt):

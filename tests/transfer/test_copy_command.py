@@ -223,3 +223,12 @@ def test_the_rate_is_limited(copies: Copies) -> None:
     began = time.monotonic()
     assert copies.cp("--bwlimit", "10K").exit_code == 0
     assert time.monotonic() - began > 0.9
+
+
+def test_a_copy_that_selects_nothing_says_so(copies: Copies) -> None:
+    """A pattern with a mistake is no backup."""
+    copies.put_image("v1", b"config", b"layer")
+    result = copies.cp("--include", "team/ap:*")
+    assert result.exit_code == 0
+    assert "nothing was selected" in result.stderr
+    assert "nothing was selected" not in copies.cp("--include", "team/app:*").stderr

@@ -207,6 +207,24 @@ def test_what_a_copy_has_stored_is_not_asked_again(tmp_path: Path) -> None:
         assert target.tagged(APP, LATEST) == digest
 
 
+def test_a_blob_that_a_collection_has_deleted_since_the_survey_is_sent(tmp_path: Path) -> None:
+    """[S22.51] Registries may use the target meanwhile."""
+    place = directory_place(tmp_path, survey=True)
+    with place.writing() as target:
+        put_image(target, APP, b"c", b"l", tag=LATEST)
+        target.put_blob("gone/app", described(b"unused"), [b"unused"])
+        target.flush()
+        target.remove("gone/app")
+    with place.target() as target:
+        digest = described(b"unused").digest
+        blob = tmp_path / f"storage{paths.blob_data(digest)}"
+        blob.unlink()
+        assert not target.link(APP, described(b"unused"), None)
+        target.put_blob(APP, described(b"unused"), [b"unused"])
+        target.flush()
+        assert blob.read_bytes() == b"unused"
+
+
 @pytest.mark.s3
 def test_a_server_copies_between_its_buckets_for_the_same_keys(
     ceph: S3Server, tmp_path: Path
