@@ -44,7 +44,7 @@ class MountedRegistry:
         return [line for line in lines if " WARNING " in line or " ERROR " in line]
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     """The blobfs command, as a person runs it."""
     return subprocess.run(
         [*BLOBFS, *map(str, arguments)],
@@ -52,7 +52,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         text=True,
         errors="surrogateescape",
         check=False,
-        timeout=60,
+        timeout=timeout_s,
     )
 
 

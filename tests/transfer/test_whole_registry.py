@@ -1,0 +1,100 @@
+"""A registry with everything in it goes through every kind of place, and arrives whole."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from blobfs.drivers.factory import driver_for
+from tests.support.mounts import run
+from tests.support.s3_servers import S3Server
+from tests.support.services import DockerRegistry, inspect
+from tests.support.varied_registry import Holdings, VariedRegistry, holdings, tagged
+
+pytestmark = [pytest.mark.registry, pytest.mark.s3]
+
+_LARGE = 20 * 2**20
+"""Bytes of a layer, for a registry of 2 GB."""
+
+
+def filled(root: Path, *, size: int, images: int, with_odds: bool = False) -> Path:
+    """Make a storage with content of every kind."""
+    root.mkdir()
+    with driver_for(str(root)) as driver:
+        registry = VariedRegistry(driver, size)
+        registry.fill(images)
+        if with_odds:
+            registry.fill_what_has_no_tag()
+    return root
+
+
+def held(storage: object) -> Holdings:
+    """Read all that the storage holds."""
+    with driver_for(str(storage)) as driver:
+        return holdings(driver)
+
+
+def copied(*arguments: object) -> str:
+    """Run ``blobfs``, and expect that it succeeds."""
+    done = run(*arguments, timeout_s=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def verified(storage: object) -> None:
+    """Expect that every byte of the storage is right."""
+    copied("verify", "--content", storage)
+
+
+def travel(tmp_path: Path, ceph: S3Server, monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
+    """Copy to Ceph, to a layout, to a registry, and to a directory; compare at the end."""
+    for name, value in ceph.environment().items():
+        monkeypatch.setenv(name, value)
+    with ceph.bucket() as bucket:
+        remote = ceph.storage_url(bucket, "registry")
+        copied("cp", source, remote)
+        verified(remote)
+        assert held(remote) == held(source)
+        copied("cp", remote, f"oci:{tmp_path}/layout")
+    with DockerRegistry.serving(tmp_path / "served") as registry:
+        copied("cp", f"oci:{tmp_path}/layout", f"docker://{registry.address}")
+        verified(registry.root)
+        copied("cp", f"docker://{registry.address}", tmp_path / "end")
+    verified(tmp_path / "end")
+
+
+def pulls(root: Path, found: Holdings) -> None:
+    """Expect that a registry serves each tag."""
+    with DockerRegistry.serving(root) as registry:
+        for name, tag, digest in tagged(found):
+            assert inspect(registry.address, name, tag).digest == digest
+
+
+@pytest.mark.parametrize(
+    ("size", "images"),
+    [pytest.param(1000, 6, id="small"), pytest.param(_LARGE, 40, marks=pytest.mark.long, id="2GB")],
+)
+def test_it_is_equal_after_a_bucket_a_layout_and_a_registry(
+    size: int, images: int, tmp_path: Path, ceph: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Directory, Ceph, OCI layout, docker-registry, directory: all tags and digests are there."""
+    source = filled(tmp_path / "source", size=size, images=images)
+    travel(tmp_path, ceph, monkeypatch, source)
+    before, after = held(source), held(tmp_path / "end")
+    assert after.tags == before.tags
+    assert after.revisions == before.revisions
+    assert after.layers == before.layers
+    pulls(tmp_path / "end", after)
+
+
+@pytest.mark.parametrize("kind", ["directory", "oci", "oci-archive"])
+def test_a_backup_restores_what_no_tag_names(kind: str, tmp_path: Path) -> None:
+    """History, untagged manifests and single blobs come back as well."""
+    source = filled(tmp_path / "source", size=100, images=3, with_odds=True)
+    archive = tmp_path / ("backup.tar" if kind == "oci-archive" else "backup")
+    place = archive if kind == "directory" else f"{kind}:{archive}"
+    copied("backup", source, place)
+    copied("restore", place, tmp_path / "end")
+    verified(tmp_path / "end")
+    assert held(tmp_path / "end") == held(source)
+    assert os.listdir(tmp_path / "end") == os.listdir(source)
