@@ -1,0 +1,220 @@
+"""Copies that are killed, or lose their target for a while, and then go on."""
+
+import re
+import subprocess
+import sys
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from urllib.parse import unquote
+
+import pytest
+
+from blobfs.drivers.factory import driver_for
+from blobfs.drivers.objectstore import ObjectStore
+from tests.support.mounts import run
+from tests.support.s3_proxy import S3Proxy
+from tests.support.s3_servers import S3Server
+from tests.support.services import DockerRegistry
+from tests.support.varied_registry import VariedRegistry, holdings
+
+pytestmark = [pytest.mark.registry, pytest.mark.s3]
+
+Stamps = Mapping[str, object]
+
+_OPTIONS = ("--bwlimit", "3M", "--jobs", "2")
+"""A copy of a small registry takes two or three seconds then, so that there is time to kill it."""
+
+_LONGEST_S = 3.0
+_OUTAGE_S = 0.3
+
+
+@dataclass(frozen=True)
+class Place:
+    """A target. *arrived* has a stamp of each complete blob, which changes if it is sent again.
+
+    *verify* expects that all that the place shows is whole. *proxy* is on the way to it.
+    """
+
+    name: str
+    arrived: Callable[[], Stamps]
+    verify: Callable[[], None]
+    proxy: S3Proxy | None = None
+
+
+@contextmanager
+def directory(tmp_path: Path) -> Iterator[Place]:
+    root = tmp_path / "target"
+    yield Place(str(root), lambda: _inodes(root, "docker/registry/v2/blobs/sha256/*/*/data"),
+                lambda: _verified(root))  # fmt: skip
+
+
+@contextmanager
+def layout(tmp_path: Path) -> Iterator[Place]:
+    root = tmp_path / "target"
+
+    def verify() -> None:
+        if (root / "index.json").exists():
+            copied("cp", f"oci:{root}", tmp_path / "checked")
+            _verified(tmp_path / "checked")
+
+    yield Place(f"oci:{root}", lambda: _inodes(root, "blobs/sha256/[0-9a-f]*"), verify)
+
+
+@contextmanager
+def archive(tmp_path: Path) -> Iterator[Place]:
+    file = tmp_path / "target.tar"
+
+    def arrived() -> Stamps:
+        found = next((each for each in (file, Path(f"{file}.partial")) if each.exists()), None)
+        return {} if found is None else dict(_members(found))
+
+    def verify() -> None:
+        if file.exists():
+            copied("cp", f"oci-archive:{file}", tmp_path / "checked")
+            _verified(tmp_path / "checked")
+
+    yield Place(f"oci-archive:{file}", arrived, verify)
+
+
+@contextmanager
+def registry(tmp_path: Path) -> Iterator[Place]:
+    log = {"accesslog": {"disabled": False}}
+    with (
+        DockerRegistry.serving(tmp_path / "target", log=log) as served,
+        S3Proxy.before(served.url) as proxy,
+    ):
+        address = proxy.url.removeprefix("http://")
+        printed = served.config.with_suffix(".log")
+        yield Place(f"docker://{address}", lambda: _completed_uploads(printed.read_text()),
+                    lambda: _verified(served.root), proxy)  # fmt: skip
+
+
+@contextmanager
+def bucket(ceph: S3Server) -> Iterator[Place]:
+    with ceph.bucket() as name, S3Proxy.before(ceph.endpoint) as proxy:
+        url = ceph.storage_url(name, "registry").replace(ceph.endpoint, proxy.url)
+        direct = ceph.storage_url(name, "registry")
+        yield Place(url, lambda: _objects(direct), lambda: _verified(direct), proxy)
+
+
+def _inodes(root: Path, pattern: str) -> Stamps:
+    return {str(path): path.stat().st_ino for path in root.glob(pattern)}
+
+
+def _members(file: Path) -> Iterator[tuple[str, int]]:
+    """Yield the blobs of an archive with their offsets, without one that is cut off."""
+    size = file.stat().st_size
+    with tarfile.open(file) as tar:
+        for member in tar:
+            if member.name.startswith("blobs/") and member.offset_data + member.size <= size:
+                yield member.name, member.offset_data
+
+
+def _completed_uploads(log: str) -> Stamps:
+    return Counter(
+        unquote(each) for each in re.findall(r'PUT /v2/\S*digest=(\S+?)[& ].*?" 201', log)
+    )
+
+
+def _objects(url: str) -> Stamps:
+    with driver_for(url) as store:
+        assert isinstance(store, ObjectStore)
+        pages = store.pages("/docker/registry/v2/blobs")
+        return {each.path: each.mtime_ns for page in pages for each in page.files}
+
+
+def _verified(storage: object) -> None:
+    """Expect that nothing of a storage is damaged; an empty one is none."""
+    done = run("verify", "--content", storage)
+    assert done.returncode == 0 or "no such" in done.stderr or "is empty" in done.stderr, (
+        done.stdout + done.stderr
+    )
+
+
+def copied(*arguments: object) -> None:
+    done = run(*arguments, timeout_s=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry of 5 MB."""
+    root = tmp_path_factory.mktemp("source")
+    with driver_for(str(root)) as driver:
+        VariedRegistry(driver, size=100_000).fill(images=12)
+    return root
+
+
+@contextmanager
+def place_of(kind: str, tmp_path: Path, ceph: S3Server) -> Iterator[Place]:
+    kinds = {"directory": directory, "oci": layout, "oci-archive": archive, "docker": registry}
+    with bucket(ceph) if kind == "s3" else kinds[kind](tmp_path) as place:
+        yield place
+
+
+def interrupted(source: Path, place: Place, event: str, after_s: float) -> None:
+    """Begin a copy, and kill it, or let its target be down for a while."""
+    command = [sys.executable, "-m", "blobfs", "cp", *_OPTIONS, str(source), place.name]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as copy:
+        try:
+            copy.wait(after_s)
+        except subprocess.TimeoutExpired:
+            if event == "client":
+                copy.kill()
+            elif place.proxy is not None:
+                with place.proxy.down():
+                    time.sleep(_OUTAGE_S)
+
+
+KINDS = ["directory", "s3", "oci", "oci-archive", "docker"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "event", "points"),
+    [
+        pytest.param("directory", "client", 1),
+        pytest.param("docker", "client", 1),
+        *(pytest.param(kind, "client", 40, marks=pytest.mark.long) for kind in KINDS),
+        *(pytest.param(kind, "outage", 40, marks=pytest.mark.long) for kind in ("s3", "docker")),
+    ],
+)
+def test_a_copy_goes_on_after_it_was_stopped(
+    kind: str,
+    event: str,
+    points: int,
+    source: Path,
+    tmp_path: Path,
+    ceph: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The target is whole at each point, and no blob that had arrived is sent again."""
+    for name, value in ceph.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    random = Random(f"{kind} {event}")
+    for point in range(points):
+        here = tmp_path / str(point)
+        here.mkdir()
+        with place_of(kind, here, ceph) as place:
+            interrupted(source, place, event, random.uniform(0.3, _LONGEST_S))
+            before = place.arrived()
+            place.verify()
+            copied("cp", source, place.name)
+            after = place.arrived()
+            assert {each: after[each] for each in before} == before
+            end = here / "end"
+            copied("cp", place.name, end)
+            assert _tags(end) == _tags(source)
+            _verified(end)
+
+
+def _tags(root: Path) -> object:
+    with driver_for(str(root)) as driver:
+        found = holdings(driver)
+    return found.tags, found.revisions
