@@ -7,10 +7,11 @@ import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import pytest
@@ -123,7 +124,7 @@ def _completed_uploads(log: str) -> Stamps:
 
 
 def _objects(url: str) -> Stamps:
-    with driver_for(url) as store:
+    with closing(driver_for(url)) as store:
         assert isinstance(store, ObjectStore)
         pages = store.pages("/docker/registry/v2/blobs")
         return {each.path: each.mtime_ns for page in pages for each in page.files}
@@ -142,11 +143,20 @@ def copied(*arguments: object) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.fixture
+def keys(ceph: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """Ceph, with its keys in the environment of commands, and a state directory of their own."""
+    for name, value in ceph.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return ceph
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry of 5 MB."""
     root = tmp_path_factory.mktemp("source")
-    with driver_for(str(root)) as driver:
+    with closing(driver_for(str(root))) as driver:
         VariedRegistry(driver, size=100_000).fill(images=12)
     return root
 
@@ -173,36 +183,43 @@ def interrupted(source: Path, place: Place, event: str, after_s: float) -> None:
 
 
 KINDS = ["directory", "s3", "oci", "oci-archive", "docker"]
+OUTAGES = ["s3", "docker"]
+
+
+class Stop(NamedTuple):
+    """A kind of target, what stops the copy, and at how many random points."""
+
+    kind: str
+    event: str
+    points: int
+
+    def __str__(self) -> str:
+        return "-".join(map(str, self))
 
 
 @pytest.mark.parametrize(
-    ("kind", "event", "points"),
+    "stop",
     [
-        pytest.param("directory", "client", 1),
-        pytest.param("docker", "client", 1),
-        *(pytest.param(kind, "client", 40, marks=pytest.mark.long) for kind in KINDS),
-        *(pytest.param(kind, "outage", 40, marks=pytest.mark.long) for kind in ("s3", "docker")),
+        Stop("directory", "client", 1),
+        Stop("docker", "client", 1),
+        *(pytest.param(Stop(kind, "client", 40), marks=pytest.mark.long) for kind in KINDS),
+        *(pytest.param(Stop(kind, "outage", 40), marks=pytest.mark.long) for kind in OUTAGES),
     ],
+    ids=str,
 )
 def test_a_copy_goes_on_after_it_was_stopped(
-    kind: str,
-    event: str,
-    points: int,
+    stop: Stop,
     source: Path,
     tmp_path: Path,
-    ceph: S3Server,
-    monkeypatch: pytest.MonkeyPatch,
+    keys: S3Server,
 ) -> None:
     """The target is whole at each point, and no blob that had arrived is sent again."""
-    for name, value in ceph.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    random = Random(f"{kind} {event}")
-    for point in range(points):
+    random = Random(str(stop))
+    for point in range(stop.points):
         here = tmp_path / str(point)
         here.mkdir()
-        with place_of(kind, here, ceph) as place:
-            interrupted(source, place, event, random.uniform(0.3, _LONGEST_S))
+        with place_of(stop.kind, here, keys) as place:
+            interrupted(source, place, stop.event, random.uniform(0.3, _LONGEST_S))
             before = place.arrived()
             place.verify()
             copied("cp", source, place.name)
@@ -215,6 +232,6 @@ def test_a_copy_goes_on_after_it_was_stopped(
 
 
 def _tags(root: Path) -> object:
-    with driver_for(str(root)) as driver:
+    with closing(driver_for(str(root))) as driver:
         found = holdings(driver)
     return found.tags, found.revisions

@@ -1,6 +1,7 @@
 """A registry with everything in it goes through every kind of place, and arrives whole."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ _LARGE = 20 * 2**20
 def filled(root: Path, *, size: int, images: int, with_odds: bool = False) -> Path:
     """Make a storage with content of every kind."""
     root.mkdir()
-    with driver_for(str(root)) as driver:
+    with closing(driver_for(str(root))) as driver:
         registry = VariedRegistry(driver, size)
         registry.fill(images)
         if with_odds:
@@ -30,7 +31,7 @@ def filled(root: Path, *, size: int, images: int, with_odds: bool = False) -> Pa
 
 def held(storage: object) -> Holdings:
     """Read all that the storage holds."""
-    with driver_for(str(storage)) as driver:
+    with closing(driver_for(str(storage))) as driver:
         return holdings(driver)
 
 
