@@ -72,7 +72,7 @@ class VariedRegistry:
     def fill_what_has_no_tag(self, name: RepositoryName = RepositoryName("odds")) -> None:  # noqa: B008
         """Add a moved tag, an untagged revision, and a blob that no manifest names."""
         for _ in range(2):
-            self._tag(name, "moved", self._oci(name, [self._layer()]))
+            self._tag(name, "v1", self._oci(name, [self._layer()]))
         self._oci(name, [self._layer()])
         self._layout.layer(b"single " + self._random.randbytes(8), name)
 

@@ -1,0 +1,74 @@
+"""The recipes for copies, run as they are written."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import blobfs
+from blobfs.drivers.factory import driver_for
+from blobfs.reference import RepositoryName
+from tests.support.s3_servers import S3Server
+from tests.support.services import DockerRegistry
+from tests.support.varied_registry import Holdings, VariedRegistry, holdings
+
+pytestmark = [pytest.mark.registry, pytest.mark.s3]
+
+RECIPES = Path(blobfs.__file__).parent / "docs" / "RECIPES.md"
+
+_DEMO = RepositoryName("demo/app")
+
+
+def _recipes() -> list[str]:
+    """Return the commands of the section on copies."""
+    [section] = re.findall(
+        r"^## Copies and backups$(.*?)^## ", RECIPES.read_text(), re.DOTALL | re.MULTILINE
+    )
+    return re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[DockerRegistry]:
+    """A registry on the storage of the recipes."""
+    with closing(driver_for(str(tmp_path / "storage"))) as driver:
+        registry = VariedRegistry(driver, size=100)
+        registry.fill(images=2)
+        registry.fill_what_has_no_tag(_DEMO)
+    with DockerRegistry.serving(tmp_path / "storage") as served:
+        yield served
+
+
+def test_each_recipe_works(served: DockerRegistry, ceph: S3Server, tmp_path: Path) -> None:
+    """Every block of commands ends with 0, and the copies hold what the text says."""
+    environment = {
+        **os.environ,
+        **ceph.environment(),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    with ceph.bucket() as bucket:
+        url = ceph.storage_url(bucket)
+        path, _, options = url.partition("?")
+        for recipe in _recipes():
+            recipe = re.sub(r"'?s3://bucket(/\w+)(![^\s']*)?'?", rf"'{path}\1?{options}\2'", recipe)
+            recipe = recipe.replace("/tmp/", f"{tmp_path}/")
+            recipe = recipe.replace("registry.example.org", served.address)
+            done = subprocess.run(
+                ["bash", "-euc", recipe], env=environment, capture_output=True, text=True,
+                check=False, timeout=120,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{recipe}\n{done.stdout}{done.stderr}"
+    source = _held(tmp_path / "storage")
+    assert _held(tmp_path / "restored") == source
+    assert _held(tmp_path / "there").tags == {_DEMO: {"v1": source.tags[_DEMO]["v1"]}}
+    assert _held(tmp_path / "mirror").tags == {_DEMO: {"v1": source.tags[_DEMO]["v1"]}}
+
+
+def _held(root: Path) -> Holdings:
+    with closing(driver_for(str(root))) as driver:
+        return holdings(driver)
