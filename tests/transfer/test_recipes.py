@@ -32,6 +32,13 @@ def _recipes() -> list[str]:
     return re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
 
 
+def _in_place(recipe: str, directory: Path, bucket: str, registry: str) -> str:
+    """Return the commands with the directory, bucket and registry of the test."""
+    url, _, options = bucket.partition("?")
+    named = re.sub(r"'?s3://bucket(/\w+)(![^\s']*)?'?", rf"'{url}\1?{options}\2'", recipe)
+    return named.replace("/tmp/", f"{directory}/").replace("registry.example.org", registry)
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[DockerRegistry]:
     """A registry on the storage of the recipes."""
@@ -53,16 +60,13 @@ def test_each_recipe_works(served: DockerRegistry, ceph: S3Server, tmp_path: Pat
     }
     with ceph.bucket() as bucket:
         url = ceph.storage_url(bucket)
-        path, _, options = url.partition("?")
         for recipe in _recipes():
-            recipe = re.sub(r"'?s3://bucket(/\w+)(![^\s']*)?'?", rf"'{path}\1?{options}\2'", recipe)
-            recipe = recipe.replace("/tmp/", f"{tmp_path}/")
-            recipe = recipe.replace("registry.example.org", served.address)
+            command = _in_place(recipe, tmp_path, url, served.address)
             done = subprocess.run(
-                ["bash", "-euc", recipe], env=environment, capture_output=True, text=True,
+                ["bash", "-euc", command], env=environment, capture_output=True, text=True,
                 check=False, timeout=120,
             )  # fmt: skip
-            assert done.returncode == 0, f"{recipe}\n{done.stdout}{done.stderr}"
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     source = _held(tmp_path / "storage")
     assert _held(tmp_path / "restored") == source
     assert _held(tmp_path / "there").tags == {_DEMO: {"v1": source.tags[_DEMO]["v1"]}}
