@@ -42,6 +42,7 @@ def _in_place(recipe: str, directory: Path, bucket: str, registry: str) -> str:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[DockerRegistry]:
     """A registry on the storage of the recipes."""
+    (tmp_path / "storage").mkdir()
     with closing(driver_for(str(tmp_path / "storage"))) as driver:
         registry = VariedRegistry(driver, size=100)
         registry.fill(images=2)

@@ -6,16 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from blobfs.digest import Digest
 from blobfs.drivers.factory import driver_for
 from tests.support.mounts import run
 from tests.support.s3_servers import S3Server
-from tests.support.services import DockerRegistry, inspect
+from tests.support.services import DockerRegistry
+from tests.support.services import run as command
 from tests.support.varied_registry import Holdings, VariedRegistry, holdings, tagged
 
 pytestmark = [pytest.mark.registry, pytest.mark.s3]
 
 _LARGE = 20 * 2**20
 """Bytes of a layer, for a registry of 2 GB."""
+
+
+_FOREIGN = {"manifests": {"urls": {"allow": ["^https://example.org/"]}}}
+"""A registry takes layers that are elsewhere only if it is told to."""
 
 
 def filled(root: Path, *, size: int, images: int, with_odds: bool = False) -> Path:
@@ -57,18 +63,29 @@ def travel(tmp_path: Path, ceph: S3Server, monkeypatch: pytest.MonkeyPatch, sour
         verified(remote)
         assert held(remote) == held(source)
         copied("cp", remote, f"oci:{tmp_path}/layout")
-    with DockerRegistry.serving(tmp_path / "served") as registry:
+    with DockerRegistry.serving(tmp_path / "served", validation=_FOREIGN) as registry:
         copied("cp", f"oci:{tmp_path}/layout", f"docker://{registry.address}")
         verified(registry.root)
         copied("cp", f"docker://{registry.address}", tmp_path / "end")
     verified(tmp_path / "end")
 
 
-def pulls(root: Path, found: Holdings) -> None:
-    """Expect that a registry serves each tag."""
+_NOT_PULLED = {"cache", "foreign", "alias"}
+"""An index of layers is no image, a foreign layer is elsewhere, and skopeo has no sha512."""
+
+
+def pulls(root: Path, directory: Path, found: Holdings) -> None:
+    """Expect that skopeo gets each image of a registry."""
+    directory.mkdir()
     with DockerRegistry.serving(root) as registry:
         for name, tag, digest in tagged(found):
-            assert inspect(registry.address, name, tag).digest == digest
+            image = f"docker://{registry.address}/{name}:{tag}"
+            skopeo = ("skopeo", "--insecure-policy")
+            raw = command(*skopeo, "inspect", "--tls-verify=false", "--raw", image)
+            assert str(Digest.of(raw)) == digest
+            if tag not in _NOT_PULLED:
+                target = f"dir:{directory}/{name.replace('/', '-')}-{tag}"
+                command(*skopeo, "copy", "-q", "--all", "--src-tls-verify=false", image, target)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +102,7 @@ def test_it_is_equal_after_a_bucket_a_layout_and_a_registry(
     assert after.tags == before.tags
     assert after.revisions == before.revisions
     assert after.layers == before.layers
-    pulls(tmp_path / "end", after)
+    pulls(tmp_path / "end", tmp_path / "pulled", after)
 
 
 @pytest.mark.parametrize("kind", ["directory", "oci", "oci-archive"])
