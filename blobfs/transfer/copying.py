@@ -50,6 +50,11 @@ _WANTED: Final = """
     GROUP BY repository.id ORDER BY target
 """
 
+_HAS_ARRIVED: Final = """
+    SELECT EXISTS (SELECT 1 FROM blob WHERE there)
+        OR EXISTS (SELECT 1 FROM manifest WHERE state = 'there')
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Copy:
@@ -165,8 +170,9 @@ class OpenCopy(Closing):
         return reasons
 
     def finish(self) -> None:
-        """Complete the target, and remove the journal."""
-        ends_of(self.copy.route).target.finish()
+        """Complete the target, unless nothing could be copied to it, and end the plan."""
+        if self.catalog.one(_HAS_ARRIVED) or next(failures(self.catalog), None) is None:
+            ends_of(self.copy.route).target.finish()
         self.catalog.end()
 
     def ask(self, feedback: Feedback) -> list[tuple[str, int, int, int]]:

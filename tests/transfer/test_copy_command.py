@@ -232,3 +232,12 @@ def test_a_copy_that_selects_nothing_says_so(copies: Copies) -> None:
     assert result.exit_code == 0
     assert "nothing was selected" in result.stderr
     assert "nothing was selected" not in copies.cp("--include", "team/app:*").stderr
+
+
+def test_a_copy_of_nothing_that_exists_leaves_no_target(copies: Copies, tmp_path: Path) -> None:
+    copies.put_image("v1", b"config", b"layer")
+    target = tmp_path / "new"
+    found = invoke("cp", f"{copies.source}!/{APP}:unknown", target)
+    assert found.exit_code == 1
+    assert "unknown tag" in found.stderr
+    assert not target.exists()

@@ -1,6 +1,5 @@
 """Copies that are killed, or lose their target for a while, and then go on."""
 
-import os
 import re
 import subprocess
 import sys
@@ -186,7 +185,6 @@ def interrupted(source: Path, place: Place, event: str, after_s: float) -> None:
 
 
 KINDS = ["directory", "s3", "oci", "oci-archive", "docker"]
-POINTS = int(os.environ.get("POINTS", "40"))
 OUTAGES = ["s3", "docker"]
 
 
@@ -206,8 +204,8 @@ class Stop(NamedTuple):
     [
         Stop("directory", "client", 1),
         Stop("docker", "client", 1),
-        *(pytest.param(Stop(kind, "client", POINTS), marks=pytest.mark.long) for kind in KINDS),
-        *(pytest.param(Stop(kind, "outage", POINTS), marks=pytest.mark.long) for kind in OUTAGES),
+        *(pytest.param(Stop(kind, "client", 40), marks=pytest.mark.long) for kind in KINDS),
+        *(pytest.param(Stop(kind, "outage", 40), marks=pytest.mark.long) for kind in OUTAGES),
     ],
     ids=str,
 )
