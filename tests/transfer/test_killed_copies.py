@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import pytest
@@ -85,7 +85,7 @@ def archive(tmp_path: Path) -> Iterator[Place]:
 
 @contextmanager
 def registry(tmp_path: Path) -> Iterator[Place]:
-    settings = {
+    settings: dict[str, Any] = {
         "log": {"accesslog": {"disabled": False}},
         "validation": {"manifests": {"urls": {"allow": ["^https://example.org/"]}}},
     }
