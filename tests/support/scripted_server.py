@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from typing import Self
 from urllib.parse import parse_qsl, urlsplit
 
@@ -37,11 +39,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer. A Content-Length that is not that of the body is a lie that is sent."""
+    """An answer. A Content-Length that is not that of the body is a lie that is sent.
+
+    With *pause_s* each byte of the body comes after a pause.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    pause_s: float = 0.0
 
 
 class ScriptedServer:
@@ -98,7 +104,7 @@ def _handler(scripted: ScriptedServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.close_connection = sent["Content-Length"] != str(len(response.body))
             if self.command != "HEAD":
-                self.wfile.write(response.body)
+                _send(self.wfile, response)
 
         do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
 
@@ -106,3 +112,12 @@ def _handler(scripted: ScriptedServer) -> type[BaseHTTPRequestHandler]:
             """Be silent."""
 
     return Handler
+
+
+def _send(stream: BufferedIOBase, response: Response) -> None:
+    if not response.pause_s:
+        stream.write(response.body)
+        return
+    for byte in response.body:
+        time.sleep(response.pause_s)
+        stream.write(bytes([byte]))

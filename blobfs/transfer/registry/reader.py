@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Final
 
 from urllib3 import BaseHTTPResponse, exceptions
@@ -14,6 +15,9 @@ from blobfs.transfer.registry.api import RegistryApi
 from blobfs.transfer.registry.responses import failure_of, number_in
 
 _AT_ONCE: Final = 2**20
+_PIECE_S: Final = 300.0
+"""Time in which a piece must come; a reader asks for a mebibyte."""
+
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
 
 
@@ -52,16 +56,25 @@ class BlobReader(FileReader):
         return self._take(self._response, size)
 
     def _take(self, response: BaseHTTPResponse, size: int) -> bytes:
+        pieces: list[bytes] = []
+        rest = size
+        end_s = time.monotonic() + _PIECE_S
         try:
-            piece = response.read(size)
+            while rest and (piece := response.read1(rest)):
+                pieces.append(piece)
+                rest -= len(piece)
+                if time.monotonic() > end_s:
+                    break
         except (exceptions.HTTPError, OSError) as exc:
             self.close()
             raise failure_of(self._api.host, exc) from None
-        if len(piece) != size:
+        if rest:
             self.close()
-            raise StorageUnavailable(f"{self._api.host}: blob {self._blob.digest} ends early")
+            raise StorageUnavailable(
+                f"{self._api.host}: blob {self._blob.digest} ends early, or comes too slowly"
+            )
         self._position += size
-        return piece
+        return b"".join(pieces)
 
     def _open(self, offset: int) -> BaseHTTPResponse:
         """Return a response whose body begins at *offset*."""

@@ -20,7 +20,7 @@ from blobfs.errors import (
 )
 from blobfs.reference import Tag
 from blobfs.storage.manifest import OCI_INDEX
-from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget, client
+from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget, client, reader
 from tests.support.layout import descriptor, image
 from tests.support.scripted_server import Request, Response, ScriptedServer
 from tests.transfer.registry.conftest import ANONYMOUS, in_chunks
@@ -223,6 +223,17 @@ def test_blob_of_another_size_is_refused(source: Sourced, answer: Response) -> N
     reader = source({f"GET {blob_path()}": answer}).open("a", BLOB)
     with pytest.raises(Corrupt):
         reader.read_at(0, 10)
+
+
+def test_body_that_comes_byte_by_byte_ends_in_time(
+    source: Sourced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "_PIECE_S", 0.03)
+    monkeypatch.setattr(client, "_ATTEMPTS", 1)
+    answer = Response(200, b"some bytes", pause_s=0.01)
+    blob = source({f"GET {blob_path()}": answer}).open("a", BLOB)
+    with pytest.raises(StorageUnavailable, match="too slowly"):
+        blob.read_at(0, 10)
 
 
 @pytest.mark.parametrize("length", ["9" * 30, "9" * 5000, "ten"])
