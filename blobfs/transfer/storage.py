@@ -61,8 +61,8 @@ class StorageSource(Source):
             cached = with_caching(cached, RemoteOptions())
         self._registry = Registry(cached)
         self._open = cached.open
-        self._view = StorageView()
-        self._view.use(self._registry, self.driver)
+        self._view = self._live = StorageView()
+        self._live.use(self._registry, self.driver)
         try:
             check_registry(self._registry, self.location)
         except BaseException:
@@ -82,36 +82,40 @@ class StorageSource(Source):
     def repositories(self) -> Iterator[str]:
         return iter(self._view.repositories())
 
+    def _view_of(self, repository: str) -> StorageView:
+        """Return the survey, or the storage itself for what the survey could not read."""
+        return self._live if repository in self._view.unreadable else self._view
+
     def tags(self, repository: str) -> Iterator[Tag]:
-        return self._view.tags(repository)
+        return self._view_of(repository).tags(repository)
 
     def tagged(self, repository: str, tag: Tag) -> Digest:
-        return self._view.tagged(repository, tag)
+        return self._view_of(repository).tagged(repository, tag)
 
     def tagged_ns(self, repository: str, tag: Tag) -> int:
-        return self._view.tagged_ns(repository, tag)
+        return self._view_of(repository).tagged_ns(repository, tag)
 
     def history(self, repository: str, tag: Tag) -> Sequence[Digest]:
-        return self._view.history(repository, tag)
+        return self._view_of(repository).history(repository, tag)
 
     def revisions(self, repository: str) -> Iterator[Digest]:
-        return self._view.digests(repository, LinkKind.REVISION)
+        return self._view_of(repository).digests(repository, LinkKind.REVISION)
 
     def blobs(self, repository: str) -> Iterator[Digest]:
-        return self._view.digests(repository, LinkKind.LAYER)
+        return self._view_of(repository).digests(repository, LinkKind.LAYER)
 
     def referrers(self, repository: str, digest: Digest) -> Sequence[Digest]:
-        return self._view.referrers(repository, digest)
+        return self._view_of(repository).referrers(repository, digest)
 
     def outline(self, repository: str, digest: Digest) -> Outline:
-        return self._view.outline(repository, digest)
+        return self._view_of(repository).outline(repository, digest)
 
     def size(self, repository: str, digest: Digest) -> int:
-        return self._view.size(repository, digest)
+        return self._view_of(repository).size(repository, digest)
 
     def manifest(self, repository: str, digest: Digest) -> bytes:
         try:
-            target = self._view.resolve(repository, LinkKind.REVISION, digest)
+            target = self._view_of(repository).resolve(repository, LinkKind.REVISION, digest)
             payload = self.driver.read_at(paths.blob_data(target), 0, MAX_CONTENT + 1)
         except (BlobUnknown, PathNotFound):
             raise ManifestUnknown(digest) from None
@@ -134,7 +138,7 @@ class StorageSource(Source):
         """Return the digest under which a blob is stored; raises BlobUnknown, LinkInvalid."""
         if digest.algorithm == CANONICAL:
             return digest
-        return self._view.resolve(repository, LinkKind.LAYER, digest)
+        return self._view_of(repository).resolve(repository, LinkKind.LAYER, digest)
 
     def close(self) -> None:
         self._view.close()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from blobfs import paths
 from blobfs.concurrency import CallLock
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
 from blobfs.drivers.location import Location
@@ -25,6 +26,7 @@ from blobfs.inventory.inventory import Inventory, Progress
 from blobfs.inventory.journal import Journal
 from blobfs.inventory.rows import LinkKind, pack, unpack
 from blobfs.inventory.scanning import ReferenceKind, ReferenceRow
+from blobfs.inventory.spans import EntryKind
 from blobfs.reference import Tag, is_repository_name
 from blobfs.transfer.base import Outline
 from blobfs.transfer.outlines import outline
@@ -45,6 +47,14 @@ class SurveyedView(StorageView):
         self._db = inventory.journal.db
         self._querying = CallLock()
         self._numbers: dict[str, int] = dict(self._rows("SELECT name, id FROM repository"))
+        self.unreadable = {
+            path.removeprefix(f"{paths.REPOSITORIES}/").partition("/_")[0]
+            for (path,) in self._rows(
+                "SELECT path FROM other WHERE kind = ? AND path GLOB ?",
+                int(EntryKind.UNREADABLE),
+                f"{paths.REPOSITORIES}/*",
+            )
+        }
         self._db.execute("BEGIN")  # the notes are for this process, and are never committed
         empty = [pack(Digest.of(b"", algorithm)) for algorithm in ALGORITHMS]
         self._db.execute("DELETE FROM blob WHERE size = 0 AND digest NOT IN (?, ?, ?)", empty)
@@ -57,7 +67,7 @@ class SurveyedView(StorageView):
         return next(iter(self._rows(f"{query} LIMIT 1", *arguments)), None)
 
     def repositories(self) -> Sequence[str]:
-        return sorted(filter(is_repository_name, self._numbers))
+        return sorted(filter(is_repository_name, {*self._numbers, *self.unreadable}))
 
     def _number(self, repository: str) -> int:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from blobfs.concurrency import CallLock
 from blobfs.digest import Digest
@@ -26,6 +26,8 @@ class StorageView:
 
     _registry: Registry
     _driver: StorageDriver
+    unreadable: Collection[str] = frozenset()
+    """The repositories whose directories could not all be read."""
 
     def __init__(self) -> None:
         self._reading = CallLock()

@@ -3,15 +3,16 @@
 import errno
 import json
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from blobfs.digest import Descriptor, Digest
-from blobfs.drivers.base import FileReader
+from blobfs.drivers.base import DirEntry, FileReader
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.oserrors import raise_translated
-from blobfs.errors import Interrupted, StorageUnavailable
+from blobfs.errors import AccessDenied, Interrupted, StorageUnavailable
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.manifest import OCI_MANIFEST
 from blobfs.transfer import route
@@ -141,3 +142,23 @@ def test_a_password_in_an_argument_is_not_printed(copies: Copies) -> None:
     assert result.exit_code == 1
     assert "secret" not in result.output
     assert "BLOBFS_DEST_CREDS" in result.output
+
+
+def test_a_repository_that_cannot_be_listed_is_a_failure(
+    copies: Copies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[S22.4] What is missing, wrong or unreadable keeps the images that need it out"""
+    copies.put_image("v1", b"config", b"layer", name=RepositoryName("secret"))
+    copies.put_image("good", b"config", b"another layer")
+    found = FilesystemDriver.listdir
+
+    def listdir(self: FilesystemDriver, path: str) -> Iterator[DirEntry]:
+        if "/secret" in path:
+            raise AccessDenied(f"{path}: Permission denied")
+        return found(self, path)
+
+    monkeypatch.setattr(FilesystemDriver, "listdir", listdir)
+    result = copies.cp()
+    assert result.exit_code == 1
+    assert "repository secret: " in result.stderr
+    assert set(copies.tags()) == {"team/app:good"}
