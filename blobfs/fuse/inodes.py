@@ -182,10 +182,8 @@ class InodeTable:
         return held if held is not None and held.known_until > now else None
 
     def find_file(self, key: str) -> Inode | None:
-        """Return the inode of the file or symlink *key*; None if the kernel does not hold it."""
-        number = self._number(key, _NOT_DIRECTORY)
-        is_dropped = number not in self._inodes and self._owner(number) is not None
-        return self._remade(number) if is_dropped else self._inodes.get(number)
+        """Return the inode of the file or symlink *key*; None if the table does not have it."""
+        return self._inodes.get(self._number(key, _NOT_DIRECTORY))
 
     def changed(self) -> None:
         """Invalidate the names of all directories after a change through this mount."""

@@ -20,9 +20,9 @@ and a directory that no layer names has the time of the image.
 ``IndexStore`` (``index_store``, with ``stored_file``) keeps indexes and trees in a directory: under
 the digest of what they describe, with a checksum and a version, bounded, and shared by all
 processes of the machine.
-``Images`` (``images``) is the entrance for mounts and commands. It makes indexes and trees in
-``ChildProcesses`` (``processes``), beside the requests of a mount. ``Comparison`` (``comparison``)
-finds the differences between two root filesystems.
+``Images`` (``images``, with ``recent``) is the entrance for mounts and commands. It makes indexes
+and trees in ``ChildProcesses`` (``processes``), beside the requests of a mount. ``Comparison``
+(``comparison``) finds the differences between two root filesystems.
 
 Everything in a layer is hostile: names, links, sizes, numbers of members. A member that cannot be
 shown has a ``fault``, and uses of its name raise LayerInvalid. Nothing in an archive is ever used

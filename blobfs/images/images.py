@@ -7,17 +7,16 @@ import math
 import os
 import time
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from blobfs import metrics
-from blobfs.concurrency import SingleFlight, ThreadPool, guard, refuse_to_take_long
+from blobfs.concurrency import SingleFlight, ThreadPool, refuse_to_take_long
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import FileReader
 from blobfs.errors import BlobfsError, Corrupt, DigestMismatch, LayerInvalid, NotFound, StorageFull
@@ -28,8 +27,9 @@ from blobfs.images.layer import Layer
 from blobfs.images.layer_index import LayerIndex
 from blobfs.images.platforms import Platform
 from blobfs.images.processes import ChildProcesses
+from blobfs.images.recent import Recent
 from blobfs.images.rootfs import RootFilesystem
-from blobfs.images.seekable import SpanCache, open_archive
+from blobfs.images.seekable import SpanCache, ask_for_archive, open_archive
 from blobfs.images.stored_file import StoredFile
 from blobfs.images.toc import index as table_index
 from blobfs.images.toc.verification import ask_for_index, open_index
@@ -38,9 +38,6 @@ from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 
 log = logging.getLogger(__name__)
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 _TREE: Final = "tree1"
 """The kind of trees in an IndexStore; the number is the version of their format."""
@@ -72,32 +69,6 @@ _MERGES: Final = BoundedSemaphore(1)
 _PROCESSES: Final = ChildProcesses()
 
 
-class _Recent(Generic[K, V]):
-    """The *limit* values that were used last. Thread-safe by its lock."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._lock = guard()
-        self._values: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        """Return the value of *key*, or None."""
-        with self._lock:
-            if key not in self._values:
-                return None
-            self._values.move_to_end(key)
-            return self._values[key]
-
-    def put(self, key: K, value: V) -> V:
-        """Keep and return *value*."""
-        with self._lock:
-            self._values[key] = value
-            self._values.move_to_end(key)
-            dropped = self._values.popitem(last=False) if len(self._values) > self._limit else None
-        del dropped  # a finalizer may do I/O
-        return value
-
-
 def _build_counted(kind: str, build: Make, path: Path) -> None:
     """Build an index, and count that."""
     try:
@@ -127,11 +98,11 @@ class Images:
         self._on_read = on_read
         self._spans = SpanCache()
         metrics.IMAGE_SPANS.watch(self._spans)
-        self._platforms: _Recent[Digest, tuple[_Platforms, float]] = _Recent(_IMAGES)
-        self._images: _Recent[Digest, Image] = _Recent(_IMAGES)
-        self._trees: _Recent[Digest, RootFilesystem] = _Recent(_TREES)
-        self._indexes: _Recent[Digest, LayerIndex] = _Recent(_INDEXES)
-        self._failures: _Recent[Digest | Layer, tuple[BlobfsError, float]] = _Recent(_FAILURES)
+        self._platforms: Recent[Digest, tuple[_Platforms, float]] = Recent(_IMAGES)
+        self._images: Recent[Digest, Image] = Recent(_IMAGES)
+        self._trees: Recent[Digest, tuple[RootFilesystem, Image]] = Recent(_TREES)
+        self._indexes: Recent[Digest, LayerIndex] = Recent(_INDEXES)
+        self._failures: Recent[Digest | Layer, tuple[BlobfsError, float]] = Recent(_FAILURES)
         self._running: SingleFlight[Digest, RootFilesystem] = SingleFlight()
 
     def platforms(self, repository: Repository, digest: Digest) -> _Platforms:
@@ -192,7 +163,15 @@ class Images:
 
     def opened(self, tree: Digest) -> RootFilesystem | None:
         """Return the root filesystem of the images with *tree* if it is open; no I/O."""
-        return self._trees.get(tree)
+        found = self._trees.get(tree)
+        return None if found is None else found[0]
+
+    def _current(self, image: Image) -> RootFilesystem | None:
+        """Return the open root filesystem of *image*, unless the index of a table is obsolete."""
+        root, used = self._trees.get(image.tree) or (None, image)
+        tabled = (replace(each, by_table=False) for each in used.layers if each.by_table)
+        is_obsolete = any(self._stored_size(layer_index.KIND, each.index) for each in tabled)
+        return None if is_obsolete else root
 
     def failure(self, image: Image) -> str:
         """Return the reason why an image has no root filesystem; empty if none is known."""
@@ -245,7 +224,7 @@ class Images:
         """
         for layer in image.layers:
             _linked(repository, layer)
-        found = self._trees.get(image.tree)
+        found = self._current(image)
         if found is not None:
             return found
         with self._keeping_failure(image.tree):
@@ -256,8 +235,9 @@ class Images:
         return self._open(repository, image, image)
 
     def _look(self, repository: Repository, image: Image) -> RootFilesystem:
-        if (found := self._trees.get(image.tree)) is not None:
+        if (found := self._current(image)) is not None:
             return found
+        self._trees.discard(image.tree)
         return self._open(repository, image, self._with_tables(repository, image))
 
     def _with_tables(self, repository: Repository, image: Image) -> Image:
@@ -289,7 +269,8 @@ class Images:
         weakref.finalize(root, stored.close)
         if root.unplaced:
             log.warning("image %s: %s", image.digest, root.unplaced)
-        return self._trees.put(image.tree, root)
+        self._trees.put(image.tree, (root, used))
+        return root
 
     def _write_tree(self, repository: Repository, image: Image, path: Path) -> None:
         for _ in _INDEXING.map(partial(self._verify, repository), image.layers):
@@ -341,7 +322,7 @@ class Images:
                 raise LayerInvalid(f"layer {layer.descriptor.digest}: {exc}") from None
 
     def _read(self, blob: FileReader, offset: int, size: int) -> bytes:
-        data = blob.read_at(offset, min(size, layer_index.MAX_SPAN))
+        data = _part(blob, offset, size)
         self._on_read(len(data))
         return data
 
@@ -364,10 +345,19 @@ class Images:
         index = self._index(repository, layer)
         blob = self._blob(repository, layer)
         try:
-            return open_archive(self._store, index, blob, self._spans)
+            return open_archive(self._store, index, blob, self._spans, _write_archive)
         except BaseException:
             blob.close()
             raise
+
+
+def _part(blob: FileReader, offset: int, size: int) -> bytes:
+    return blob.read_at(offset, min(size, layer_index.MAX_SPAN))
+
+
+def _write_archive(blob: FileReader, compression: str, diff_id: Digest | None, path: Path) -> None:
+    with _READS:
+        _PROCESSES.run(ask_for_archive, partial(_part, blob), blob.size, compression, diff_id, path)
 
 
 def _linked(repository: Repository, layer: Layer) -> Descriptor:

@@ -19,6 +19,7 @@ from blobfs.drivers.base import FileReader
 from blobfs.images.compression import decompress
 from blobfs.images.index_store import IndexStore
 from blobfs.images.layer_index import LayerIndex, SpanContent
+from blobfs.images.readers import Ask, AskingReader
 from blobfs.images.source import Source
 
 KIND: Final = "archive"
@@ -143,24 +144,37 @@ def _is_damaged(span: SpanContent, start: int, end: int) -> bool:
     return any(start < each.stop and each.start < end for each in span.damaged)
 
 
-def open_archive(
-    store: IndexStore, index: LayerIndex, blob: FileReader, spans: SpanCache
-) -> FileReader:
-    """Return a reader of the archive of a layer, which owns *blob*.
-
-    A layer that is not seekable is decompressed into *store* now, if it is not there.
-    """
-    if index.is_seekable:
-        return SeekableLayer(blob, index, spans)
-    with blob:
-        return store.open(KIND, index.digest, partial(_write_archive, blob, index), index.size)
-
-
-def _write_archive(blob: FileReader, index: LayerIndex, path: Path) -> None:
-    pieces = decompress(index.compression, Source(blob.chunks()))
-    if index.diff_id is not None:
-        pieces = index.diff_id.verified(pieces)
+def write_archive(blob: FileReader, compression: str, diff_id: Digest | None, path: Path) -> None:
+    """Decompress a layer as a whole into the file *path*; raises Corrupt, OSError."""
+    pieces = decompress(compression, Source(blob.chunks()))
+    if diff_id is not None:
+        pieces = diff_id.verified(pieces)
     with path.open("wb") as file:
         for piece in pieces:
             stop_check.get()()
             file.write(piece)
+
+
+def ask_for_archive(
+    ask: Ask, size: int, compression: str, diff_id: Digest | None, path: Path
+) -> None:
+    """``write_archive`` of a blob of *size* bytes, which are asked for by offset and size."""
+    write_archive(AskingReader(ask, size), compression, diff_id, path)
+
+
+def open_archive(
+    store: IndexStore,
+    index: LayerIndex,
+    blob: FileReader,
+    spans: SpanCache,
+    write: Callable[[FileReader, str, Digest | None, Path], None] = write_archive,
+) -> FileReader:
+    """Return a reader of the archive of a layer, which owns *blob*.
+
+    A layer that is not seekable is decompressed into *store* now, by *write*, if it is not there.
+    """
+    if index.is_seekable:
+        return SeekableLayer(blob, index, spans)
+    with blob:
+        make = partial(write, blob, index.compression, index.diff_id)
+        return store.open(KIND, index.digest, make, index.size)

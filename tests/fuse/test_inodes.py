@@ -59,7 +59,7 @@ def test_dropped_inode_is_made_again_as_it_was(table: InodeTable, children: list
     again = table[first.number]
     assert (again.number, again.attr, again.node) == (first.number, first.attr, first.node)
     assert table.node(first.number, File) == first.node
-    assert table.find_file(children[1].node.key) is not None
+    assert table.find_file(children[1].node.key) is None
 
 
 def test_number_is_the_same_after_the_inode_was_dropped(

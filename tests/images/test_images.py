@@ -25,9 +25,11 @@ from blobfs.storage.manifest import OCI_INDEX, OCI_MANIFEST
 from blobfs.storage.registry import Registry
 from blobfs.vfs.nodes import Directory, File, Node
 from blobfs.vfs.rootfs import RootfsDirectory
+from tests.support.compressed_layers import zstandard
 from tests.support.layers import archive, image_blobs, member, store_blobs, store_image
 from tests.support.layout import APP, LATEST, Json, Layout, as_bytes, descriptor
 from tests.support.mounts import eventually
+from tests.support.tables import TabledLayer, image_of
 
 OTHER = RepositoryName("other")
 LAYERS = (archive(member(b"a", b"1")), archive(member(b"b", b"2" * 100_000)))
@@ -154,6 +156,17 @@ def test_index_is_made_again_after_it_was_damaged(stored: Stored) -> None:
     for file in stored.directory.rglob("sha256-*"):
         file.write_bytes(file.read_bytes()[:-100] + bytes(100))
     assert list(stored.rootfs(digest).names(ROOT)) == [b"a", b"b"]
+
+
+def test_layer_in_one_frame_is_decompressed_in_another_process(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = archive(member(b"zeros", bytes(17 * 2**20)), member(b"last", b"1"))
+    layer = TabledLayer(zstandard(content), content, {})
+    rootfs = stored.rootfs(store_blobs(stored.layout, image_of(layer), LATEST))
+    monkeypatch.setattr("blobfs.images.seekable.decompress", None)
+    with rootfs.open(rootfs.resolve(b"last").number) as reader:
+        assert reader.read_at(0, 2) == b"1"
 
 
 def test_members_that_have_no_place_are_one_warning(
