@@ -135,7 +135,7 @@ class InodeTable:
         self._changed_at = 0.0  # monotonic
 
     def __len__(self) -> int:
-        """Return the number of inodes; of those that were dropped it is that of their lookups."""
+        """Return the number of inodes; each lookup of a dropped inode counts as one."""
         return len(self._inodes) + sum(each.lookups for each in self._dropped.values())
 
     def __getitem__(self, number: InodeT) -> Inode:

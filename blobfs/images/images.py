@@ -83,8 +83,8 @@ def _build_counted(kind: str, build: Make, path: Path) -> None:
 class Images:
     """Images by repository and digest, and their root filesystems by way of *store*. Thread-safe.
 
-    What is read of a repository is only what the repository links. *on_read* is called with the
-    number of bytes that were read of a layer to build its index, in several threads.
+    Only blobs that the repository links are read. *on_read* is called in several threads, with the
+    number of bytes that were read of a layer to build its index.
     """
 
     def __init__(

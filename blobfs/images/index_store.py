@@ -6,8 +6,8 @@
     v1/building/<kind>-<digest>/  the directory of the process that makes the file
         lock                      locked while it does
         <32 hex digits>           the file that is being made, under a new name each time
-    v1/building/used              the size of all files at most, and a number of additions after
-                                  which they are looked at again
+    v1/building/used              an upper bound of the size of all files, and the number of
+                                  additions before their sizes are added up again
 
 A file is complete and immutable. Neither it nor its directory is synced: the checksum shows what a
 crash has damaged. Its mtime is the time of its last use.
@@ -218,7 +218,7 @@ class IndexStore:
     def _make_room(self, size: int) -> None:
         """Evict the files that were not used for longest until *size* more bytes fit.
 
-        A file has the size of all files at most, so that few calls look at all of them.
+        The file ``used`` has a bound of the size of all files, so few calls look at all of them.
         """
         if size > self.limit:
             raise StorageFull(f"{self.directory}: no room for {size} bytes; {self._advice()}")

@@ -12,8 +12,8 @@ from blobfs.images.toc.table import Table
 class Layer:
     """A layer of an image. *diff_id* is the digest of the uncompressed archive.
 
-    *table* is the table of contents that the manifest names. With *by_table* it makes the index of
-    the layer; without, the archive does.
+    *table* is the table of contents that the manifest names. The index of the layer is made from
+    the table if *by_table* is true, otherwise from the archive.
     """
 
     descriptor: Descriptor
@@ -25,8 +25,8 @@ class Layer:
     def index(self) -> Digest:
         """The key of its index.
 
-        The index has a diff ID of the same algorithm as the image's. That of a layer with a table
-        is made by the table, or compared with it.
+        It depends on the algorithm of the diff ID, which the index has, too. It depends on the
+        table, because an index is made from it or compared with it.
         """
         parts = [str(self.descriptor.digest)]
         if self.diff_id is not None and self.diff_id.algorithm != CANONICAL:

@@ -129,23 +129,13 @@ class _Child:
     def __init__(self, idle_s: float, hangs_s: int) -> None:
         self._idle_s = idle_s
         self._hangs_s = hangs_s
-        self._connection, theirs = Pipe()
-        _limit_waits(self._connection.fileno(), hangs_s)
-        with theirs:
-            fd = theirs.fileno()
-            inherited = {k: v for k, v in os.environ.items() if k.startswith(_ENVIRONMENT)}
-            try:
-                self._process = Popen(  # noqa: S603  (constant arguments)
-                    [sys.executable, "-P", "-m", __name__, str(fd), str(idle_s), _VERSION],
-                    env={**inherited, "PYTHONPATH": os.pathsep.join(sys.path)},
-                    stdin=DEVNULL,
-                    stdout=DEVNULL,
-                    stderr=PIPE,
-                    pass_fds=(fd,),
-                    start_new_session=True,
-                )
-            except OSError as exc:
-                raise StorageUnavailable(f"cannot start a process: {exc.strerror}") from None
+        try:
+            self._connection, theirs = Pipe()
+            with theirs:
+                _limit_waits(self._connection.fileno(), hangs_s)
+                self._process = _started(theirs.fileno(), idle_s)
+        except OSError as exc:
+            raise StorageUnavailable(f"cannot start a process: {exc.strerror}") from None
         self._end = ThreadCall("child", partial(_end_of, self._process))
         self._used = time.monotonic()
 
@@ -219,6 +209,20 @@ class _Child:
             return "does not answer"
 
 
+def _started(fd: int, idle_s: float) -> Popen[bytes]:
+    """Start a child whose connection is its descriptor *fd*."""
+    inherited = {k: v for k, v in os.environ.items() if k.startswith(_ENVIRONMENT)}
+    return Popen(  # noqa: S603  (constant arguments)
+        [sys.executable, "-P", "-m", __name__, str(fd), str(idle_s), _VERSION],
+        env={**inherited, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=DEVNULL,
+        stdout=DEVNULL,
+        stderr=PIPE,
+        pass_fds=(fd,),
+        start_new_session=True,
+    )
+
+
 def _lost(reason: str) -> LayerInvalid:
     return LayerInvalid(f"the process that indexes it {reason}")
 
@@ -231,11 +235,11 @@ def _limit_waits(fd: int, seconds: int) -> None:
 
 
 def _cpu_time(pid: int) -> float:
-    """Return the CPU time of a process in seconds; 0 if it is over."""
+    """Return the CPU time of a process in seconds; the time of the system if it is unknown."""
     try:
         return time.clock_gettime(~pid << 3 | 2)  # clock_getcpuclockid(3)
-    except OSError:
-        return 0.0
+    except OSError:  # the process has ended, or the system lacks that clock
+        return time.monotonic()
 
 
 def _end_of(child: Popen[bytes]) -> str:

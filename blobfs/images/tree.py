@@ -72,7 +72,7 @@ def write_tree(path: Path, layers: Iterable[Iterable[Member]], created_ns: int) 
 
 
 def merge_indexes(ask: Ask, path: Path, created_ns: int) -> None:
-    """Merge layers; *ask* returns the path of the next index, and none at last.
+    """Merge layers; *ask* returns the path of the next index, or nothing after the last one.
 
     See ``write_tree``.
     """

@@ -114,7 +114,7 @@ class RootSymlink(RootNode, Symlink):
 
 @dataclass(frozen=True, slots=True)
 class RootFile(RootNode, File):
-    """A file of a root filesystem. What is not decompressed yet raises TakesLong."""
+    """A file of a root filesystem. A read of bytes not decompressed yet raises TakesLong."""
 
     asks_storage = True
     never_changes = True

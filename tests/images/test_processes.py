@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,16 @@ def test_process_that_takes_no_answer_is_ended() -> None:
 
 def test_process_that_computes_does_not_hang() -> None:
     ChildProcesses(hangs_s=1).run(child_calls.work_long, no_answer, 1.5)
+
+
+def test_process_that_cannot_start_is_no_fault_of_the_layer() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(StorageUnavailable, match="cannot start a process: Too many open"):
+            ChildProcesses().run(child_calls.warn, no_answer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_process_of_another_version_makes_no_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -297,6 +297,16 @@ def test_layer_with_a_table_that_is_invalid_is_read_in_full(
     assert "is read in full: its table" in _refused(tabled, tmp_path / "a", caplog)
 
 
+@pytest.mark.parametrize("write", [estargz, zstd_chunked])
+def test_table_with_a_chunk_behind_the_contents_is_not_used(
+    write: Callable[[bytes, Change], TabledLayer],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tabled = write(ARCHIVE, _chunk(-1, offset=2**39))
+    assert "is read in full: its table" in _refused(tabled, tmp_path / "a", caplog)
+
+
 _ENTRY: Final = b'{"name": "a", "type": "reg"}'
 
 _TEXTS: Final[dict[str, bytes]] = {

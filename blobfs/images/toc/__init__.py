@@ -6,19 +6,19 @@ make the index of the layer, not the whole of it. containerd's stargz snapshotte
 the same tree.
 
 A ``Table`` (``table``) is found by the annotations of the layer. ``formats`` reads it by ranges and
-verifies its digest, ``document`` parses its JSON, and ``contents`` makes of it the ``Member``s of
-the archive and the ``Chunk``s of their contents. ``TableIndex`` (``index``) is the index of that.
-Each chunk is a gzip member or zstd frame, or a part of one, and has a digest, which every read
-verifies.
+verifies its digest. ``document`` parses its JSON. ``contents`` makes the ``Member``s of the archive
+and the ``Chunk``s of their contents from it. ``TableIndex`` (``index``) is an index of both. A
+chunk is a gzip member or zstd frame, or a part of one. Every read verifies the digest of a chunk.
 
-The table has no offsets in the archive: the contents of its files, one after the other, stand for
-it. So the index of a table and that of the archive are never mixed; ``Layer.by_table`` chooses one.
+The table has no offsets in the archive. The offsets of its index are those in the contents of all
+files, one after the other. So the index of a table and that of the archive are never mixed;
+``Layer.by_table`` chooses one.
 
-A table cannot be compared with the diff ID. When the layer is read in full, ``Claims``
-(``verification``) compares the table with the archive: members, attributes and contents. A layer
-whose table says otherwise cannot be used any more.
+The diff ID does not verify a table. When the layer is read in full, ``Claims`` (``verification``)
+compares the table with the archive: members, attributes and contents. If they differ, the layer
+cannot be used any more.
 
-A table that cannot stand for the archive in each attribute is refused, and the layer is read in
-full: names that are no UTF-8, times that the table rounds, members of unknown types, chunks in
-another order than that of the archive.
+A table must describe each attribute of the archive. Otherwise it is refused, and the layer is read
+in full. Reasons are names that are no UTF-8, rounded times, unknown types of members, and chunks
+that are not in the order of the archive.
 """

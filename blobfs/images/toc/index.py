@@ -144,6 +144,8 @@ class _Spans:
             stop_check.get()()
             if isinstance(each, Member):
                 yield each
+            elif each.position >= contents.end:
+                raise LayerInvalid(f"a chunk at byte {each.position} is behind the contents")
             else:
                 self._add(each)
         self._write()

@@ -111,7 +111,7 @@ class Claims:
 
 
 def _is_same(claimed: Member, member: Member) -> bool:
-    """True if a member of a table is that of the archive, but for its place and a rounded time."""
+    """True if both are the same member. Its place may differ, and a rounded time by a second."""
     is_rounded = not claimed.mtime_ns % _SECOND
     is_time = abs(claimed.mtime_ns - member.mtime_ns) < (_SECOND if is_rounded else 1)
     return is_time and replace(claimed, offset=0, mtime_ns=0) == replace(
@@ -120,7 +120,7 @@ def _is_same(claimed: Member, member: Member) -> bool:
 
 
 class _Compared:
-    """The bytes of an archive. Of those that are skipped *left* are the content of a file."""
+    """The bytes of an archive. The next *left* bytes that are skipped are a file's content."""
 
     def __init__(self, source: ByteSource, claims: Claims) -> None:
         self.left = 0
