@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from blobfs.concurrency import ThreadPool
 from blobfs.digest import Digest
@@ -93,6 +93,16 @@ class Copy:
         NameInvalid, AccessDenied, StorageUnavailable.
         """
         catalog = Catalog.opened(state, self.key, restart=restart)
+        if catalog.is_resumed:
+            return self._replacing()._opened(catalog, crew, progress)
+        return self._opened(catalog, crew, progress)
+
+    def _replacing(self) -> Self:
+        """Return the copy that may replace an archive, which the stopped run has completed."""
+        options = replace(self.route.target_options, replaces=True)
+        return replace(self, route=replace(self.route, target_options=options))
+
+    def _opened(self, catalog: Catalog, crew: Crew, progress: Progress) -> OpenCopy:
         try:
             ends = ends_of(self.route)
             if self.selection.part.is_everything and self.route.source.kind is not Kind.FILE:

@@ -172,7 +172,7 @@ def place_of(kind: str, tmp_path: Path, ceph: S3Server) -> Iterator[Place]:
 
 def interrupted(source: Path, place: Place, event: str, after_s: float) -> None:
     """Begin a copy, and kill it, or let its target be down for a while."""
-    command = [sys.executable, "-m", "blobfs", "cp", *_OPTIONS, str(source), place.name]
+    command = [sys.executable, "-m", "blobfs", "sync", *_OPTIONS, str(source), place.name]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as copy:
         try:
             copy.wait(after_s)
@@ -224,7 +224,7 @@ def test_a_copy_goes_on_after_it_was_stopped(
             interrupted(source, place, stop.event, random.uniform(0.3, _LONGEST_S))
             before = place.arrived()
             place.verify()
-            copied("cp", source, place.name)
+            copied("sync", source, place.name)
             after = place.arrived()
             assert {each: after[each] for each in before} == before
             end = here / "end"
