@@ -93,28 +93,24 @@ class Copy:
         NameInvalid, AccessDenied, StorageUnavailable.
         """
         catalog = Catalog.opened(state, self.key, restart=restart)
-        if catalog.is_resumed:
-            return self._replacing()._opened(catalog, crew, progress)
-        return self._opened(catalog, crew, progress)
-
-    def _replacing(self) -> Self:
-        """Return the copy that may replace an archive, which the stopped run has completed."""
-        options = replace(self.route.target_options, replaces=True)
-        return replace(self, route=replace(self.route, target_options=options))
-
-    def _opened(self, catalog: Catalog, crew: Crew, progress: Progress) -> OpenCopy:
+        copy = self._replacing() if catalog.is_resumed else self
         try:
-            ends = ends_of(self.route)
+            ends = ends_of(copy.route)
             if self.selection.part.is_everything and self.route.source.kind is not Kind.FILE:
                 ends.source.survey(progress)
-            planner = Planner(catalog, crew.threads, self.route, self.selection, progress)
+            planner = Planner(catalog, crew.threads, copy.route, self.selection, progress)
             planner.plan()
             if catalog.one("SELECT count(*) FROM link") >= _SURVEYED:
                 ends.target.survey(progress)
         except BaseException:
             catalog.close()
             raise
-        return OpenCopy(self, catalog, planner, crew)
+        return OpenCopy(copy, catalog, planner, crew)
+
+    def _replacing(self) -> Self:
+        """Return the copy that may replace an archive, which the stopped run has completed."""
+        options = replace(self.route.target_options, replaces=True)
+        return replace(self, route=replace(self.route, target_options=options))
 
 
 @dataclass(frozen=True, slots=True)

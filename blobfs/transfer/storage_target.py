@@ -156,21 +156,39 @@ class StorageTarget(Target):
         self._link(repository, LinkKind.LAYER, blob.digest, digest)
 
     def copy(self, source: Source, origin: str, repository: str, blob: Descriptor) -> bool:
-        if not isinstance(source, StorageSource) or not self._copies:
+        if not isinstance(source, StorageSource):
+            return False
+        stored = source.stored(origin, blob.digest)
+        is_alias = stored != blob.digest
+        if not (is_alias and self._has_as(stored, blob)) and not self._copied(source, stored, blob):
             return False
         self._changed(repository)
-        concrete = self._concrete
-        if not isinstance(concrete, Copying):
+        self._view.note_blob(stored, blob.size)
+        self._link(repository, LinkKind.LAYER, blob.digest, stored)
+        return True
+
+    def _copied(self, source: StorageSource, stored: Digest, blob: Descriptor) -> bool:
+        """Have the server or the file system copy a blob; False if neither can."""
+        if not self._copies:
             return False
-        target = source.stored(origin, blob.digest)
-        path = paths.blob_data(target)
+        self._begin()
+        concrete = self._concrete
+        path = paths.blob_data(stored)
         try:
-            if not concrete.copy_from(source.concrete, path, path, blob.size):
-                return False
+            return isinstance(concrete, Copying) and concrete.copy_from(
+                source.concrete, path, path, blob.size
+            )
         except (PathNotFound, NotAFile):
             return False
-        self._view.note_blob(target, blob.size)
-        self._link(repository, LinkKind.LAYER, blob.digest, target)
+
+    def _has_as(self, stored: Digest, blob: Descriptor) -> bool:
+        """True if a blob is stored under its canonical digest, and has its other one too."""
+        if self._view.stored_size_now(stored) != blob.size:
+            return False
+        try:
+            self._blobs.verify_name(blob.digest, stored)
+        except (BlobUnknown, Corrupt):
+            return False
         return True
 
     def has_manifest(self, repository: str, manifest: Descriptor) -> bool:

@@ -265,3 +265,20 @@ def test_files_are_linked_on_one_file_system_only_if_asked(tmp_path: Path) -> No
     linked = tmp_path / f"linked True{path}"
     assert linked.samefile(tmp_path / f"storage{path}")
     assert [name.name for name in linked.parent.iterdir()] == ["data"]
+
+
+def test_a_blob_that_has_arrived_is_not_sent_again_for_its_other_digest(tmp_path: Path) -> None:
+    """A copy may have been killed before it has written the links."""
+    (tmp_path / "from").mkdir()
+    (tmp_path / "to").mkdir()
+    source, place = directory_place(tmp_path / "from"), directory_place(tmp_path / "to")
+    alias = described(b"content", "sha512")
+    with source.writing() as target:
+        target.put_blob(APP, alias, [b"content"])
+    with place.writing() as target:
+        target.put_blob("other", described(b"content"), [b"content"])
+        target.flush()
+    with place.writing() as target, source.source() as origin:
+        assert target.copy(origin, APP, APP, alias)
+        target.flush()
+        assert target.missing(APP, [alias, described(b"content")]) == []
