@@ -108,7 +108,8 @@ def bucket(ceph: S3Server) -> Iterator[Place]:
 
 
 def _inodes(root: Path, pattern: str) -> Stamps:
-    return {str(path): path.stat().st_ino for path in root.glob(pattern)}
+    complete = (path for path in root.glob(pattern) if path.suffix != ".tmp")
+    return {str(path): path.stat().st_ino for path in complete}
 
 
 def _members(file: Path) -> Iterator[tuple[str, int]]:
