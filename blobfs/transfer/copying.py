@@ -66,6 +66,11 @@ class Copy:
     def __post_init__(self) -> None:
         """Raise MountRefused for places between which nothing can be copied."""
         check_pair(self.route.source, self.route.target)
+        if self.selection.newer_than_s is not None and self.route.source.kind is not Kind.STORAGE:
+            raise MountRefused(
+                f"{self.route.source} has no times of tags; omit --newer-than, or select tags by"
+                " --include"
+            )
 
     @property
     def key(self) -> str:

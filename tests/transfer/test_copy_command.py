@@ -241,3 +241,12 @@ def test_a_copy_of_nothing_that_exists_leaves_no_target(copies: Copies, tmp_path
     assert found.exit_code == 1
     assert "unknown tag" in found.stderr
     assert not target.exists()
+
+
+def test_times_of_tags_need_a_storage(copies: Copies) -> None:
+    copies.put_image("v1", b"config", b"layer")
+    layout = f"oci:{copies.directory}/layout"
+    assert invoke("cp", copies.source, layout, "--state-dir", copies.state).exit_code == 0
+    result = invoke("cp", layout, copies.target, "--newer-than", "1d")
+    assert result.exit_code == 1
+    assert "omit --newer-than" in result.stderr
