@@ -20,9 +20,12 @@ from blobfs.cli.reports import Report
 from blobfs.cli.types import LONG_HELP
 from blobfs.errors import Interrupted, MountRefused, StorageFull, StorageUnavailable
 from blobfs.logs import printable
+from blobfs.maintenance.gc.mount_points import unmounted_of_fstab
+from blobfs.mountinfo import FSTAB
 from blobfs.transfer.copying import Copy, OpenCopy, workers_for
 from blobfs.transfer.mirroring import check_mirror
 from blobfs.transfer.outcome import Failure, failures
+from blobfs.transfer.places import Place
 
 _NOTHING: Final = (
     "nothing was selected: SOURCE has no such tags; with --all manifests without a tag are copied"
@@ -94,6 +97,7 @@ def restore(source: str, target: str, *, options: CopyOptions) -> None:
 def _run(copy: Copy, options: CopyOptions, *, delete: bool) -> None:
     if delete:
         check_mirror(copy.route, copy.selection)
+        _check_mounted(copy.route.source)
     progress = CopyProgress(as_json=options.as_json)
     is_temporary = options.dry_run or copy.is_of_a_file
     state = None if is_temporary else options.states / f"cp-{copy.key}.db"
@@ -115,6 +119,16 @@ def _run(copy: Copy, options: CopyOptions, *, delete: bool) -> None:
         raise click.ClickException(f"stopped; {_GO_ON}") from None
     except (StorageUnavailable, StorageFull, Interrupted) as exc:
         raise click.ClickException(printable(f"{exc}; {_GO_ON}")) from exc
+
+
+def _check_mounted(source: Place) -> None:
+    """Raise MountRefused if a part of the source is not mounted, which seems empty then."""
+    missing = unmounted_of_fstab(source.location) if source.location else []
+    if missing:
+        raise MountRefused(
+            f"{missing[0]} of {source} is a mount point of {FSTAB}, and nothing is mounted; mount"
+            " it, or omit --delete"
+        )
 
 
 def _transfer(

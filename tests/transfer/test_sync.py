@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfs import paths
+from blobfs import mountinfo, paths
 from blobfs.digest import Digest
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.reference import RepositoryName, Tag
@@ -72,6 +72,20 @@ def test_an_empty_source_empties_no_target(copies: Copies, state: str) -> None:
     assert result.exit_code == 1
     assert result.stderr
     assert set(copies.tags()) == {"team/app:v1", "team/app:v2", "other:v1"}
+
+
+def test_a_part_that_is_not_mounted_deletes_nothing(
+    copies: Copies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[S22.29] Nor is anything while a directory of the source that is in fstab(5)"""
+    fstab = tmp_path / "fstab"
+    fstab.write_text(f"/dev/sdz {copies.source}{paths.repository(OTHER)} ext4 defaults 0 0\n")
+    monkeypatch.setattr(mountinfo, "FSTAB", fstab)
+    result = copies.run("sync", "--delete")
+    assert result.exit_code == 1
+    assert "omit --delete" in result.stderr
+    assert set(copies.tags()) == {"team/app:v1", "team/app:v2", "other:v1"}
+    assert copies.run("sync").exit_code == 0
 
 
 def test_a_tag_that_the_source_got_meanwhile_stays(copies: Copies) -> None:

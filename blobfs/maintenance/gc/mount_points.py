@@ -31,6 +31,11 @@ def unmounted(storage: Location, driver: StorageDriver, ledger: Ledger) -> list[
     return sorted(expected - _mounted(storage)) if expected else []
 
 
+def unmounted_of_fstab(storage: Location) -> list[str]:
+    """Return the directories of the registry that are in fstab(5), and have no file system."""
+    return sorted(_of_fstab(storage) - _mounted(storage))
+
+
 def note_mounted_or_missing(storage: Location, driver: StorageDriver, ledger: Ledger) -> list[str]:
     """Return the result of ``unmounted``, and record the mount points for later runs."""
     missing = unmounted(storage, driver, ledger)
