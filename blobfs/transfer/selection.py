@@ -136,7 +136,8 @@ class Naming:
             return self.target.repository
         if not name and not self.may_be_nameless:
             raise MountRefused(
-                "the source has no name of a repository; name one in the target, as !/repository"
+                "the source has images without the name of a repository; name one in the target, as"
+                " !/repository, or leave them out with --include '?*'"
             )
         if not self.target.prefix:
             return name

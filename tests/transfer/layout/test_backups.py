@@ -1,5 +1,6 @@
 """Backups of a whole registry in a layout or an archive, and what is restored from them."""
 
+import json
 import tarfile
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName
+from blobfs.transfer.layout.entries import REF_NAME
 from tests.support.command import invoke
 from tests.support.copies import Copies
 
@@ -77,6 +79,21 @@ def test_the_only_image_of_a_layout_needs_no_name(copies: Copies) -> None:
     result = invoke("cp", one, f"{copies.target}!/new:v4", "--state-dir", copies.state)
     assert result.exit_code == 1
     assert f"other:v1, team/app:v1; name one, as {one}:NAME" in result.stderr
+
+
+def test_entries_without_a_valid_name_can_be_left_out(copies: Copies) -> None:
+    layout = copies.directory / "layout"
+    run(copies, "cp", f"{copies.source}!/other:v1", f"oci:{layout}")
+    index = json.loads((layout / "index.json").read_bytes())
+    entry = index["manifests"][0]
+    for name in ("../../x:v1", "a\x1b[31m:b", "x" * 5000):
+        index["manifests"].append({**entry, "annotations": {REF_NAME: name}})
+    (layout / "index.json").write_text(json.dumps(index))
+    result = invoke("cp", f"oci:{layout}", copies.target, "--state-dir", copies.state)
+    assert result.exit_code == 1
+    assert "--include '?*'" in result.stderr
+    run(copies, "cp", f"oci:{layout}", copies.target, "--include", "?*")
+    assert set(copies.tags()) == {"other:v1"}
 
 
 def test_an_archive_is_refused_by_cp_and_made_anew_by_sync(copies: Copies) -> None:
