@@ -9,7 +9,7 @@ from blobfs.drivers.base import NewFile, StorageDriver
 from blobfs.drivers.batch import BatchDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
-from blobfs.errors import PathNotFound, StorageUnavailable
+from blobfs.errors import NotAFile, PathNotFound, StorageUnavailable
 from tests.support.failing_driver import TroubledDriver
 from tests.support.files import content_of
 
@@ -18,6 +18,18 @@ FILES = [
     NewFile("/a/b/mutable", b"2", is_immutable=False),
     NewFile("/a/empty", b"", is_immutable=False),
 ]
+
+MANY = [NewFile(f"/{n % 7}/{n % 50}/{n}", b"%d" % n, is_immutable=True) for n in range(200)]
+
+
+def test_many_files_are_divided_among_threads(tmp_path: Path) -> None:
+    driver = FilesystemDriver.below(tmp_path)
+    driver.put_files(MANY)
+    driver.put_files(MANY)
+    for file in MANY:
+        assert content_of(driver, file.path) == file.content
+    driver.close()
+    assert sum(len(files) for *_, files in os.walk(tmp_path)) == len(MANY)
 
 
 def test_files_are_created_and_replaced(driver: StorageDriver) -> None:
@@ -58,8 +70,9 @@ def test_no_file_is_visible_before_all_are_durable(
     assert seen[1] == names
 
 
+@pytest.mark.parametrize("files", [FILES, MANY])
 def test_a_failed_batch_leaves_no_temporary_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: list[NewFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(fd: int) -> None:
         raise OSError(5, "Input/output error")
@@ -67,9 +80,18 @@ def test_a_failed_batch_leaves_no_temporary_file(
     monkeypatch.setattr("blobfs.drivers.file_batch._sync_file_system", fail)
     driver = FilesystemDriver.below(tmp_path)
     with pytest.raises(StorageUnavailable):
-        driver.put_files(FILES)
+        driver.put_files(files)
     driver.close()
     assert not [name for *_, files in os.walk(tmp_path) for name in files]
+
+
+def test_an_error_of_one_thread_leaves_no_temporary_file(tmp_path: Path) -> None:
+    (tmp_path / "3/17/17").mkdir(parents=True)
+    driver = FilesystemDriver.below(tmp_path)
+    with pytest.raises(NotAFile):
+        driver.put_files(MANY)
+    driver.close()
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def _rank(path: str) -> int:
