@@ -22,6 +22,7 @@ from blobfs.errors import (
     ContentMismatch,
     Corrupt,
     DigestMismatch,
+    LinkInvalid,
     ManifestInvalid,
     ManifestRejected,
     MountRefused,
@@ -224,6 +225,9 @@ class StorageTarget(Target):
         tags = self._changed(repository).tags
         known = self._view.history(repository, tag) if history else ()
         tags.add_history(tag, set(history).difference(known))
+        with suppress(TagUnknown, LinkInvalid):
+            if digest in known and self._view.tagged(repository, tag) == digest:
+                return
         tags.tag(tag, digest)
         self._view.note_tag(repository, tag, digest)
 

@@ -12,7 +12,7 @@ from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import LinkInvalid, MountRefused
-from blobfs.reference import RepositoryName
+from blobfs.reference import RepositoryName, Tag
 from blobfs.transfer.storage import StorageSource
 from blobfs.transfer.storage_target import StorageTarget
 from tests.support.failing_driver import Crash, TroubledDriver
@@ -282,3 +282,19 @@ def test_a_blob_that_has_arrived_is_not_sent_again_for_its_other_digest(tmp_path
         assert target.copy(origin, APP, APP, alias)
         target.flush()
         assert target.missing(APP, [alias, described(b"content")]) == []
+
+
+def test_a_tag_with_its_history_is_written_once(tmp_path: Path) -> None:
+    digest = Digest.of(b"manifest")
+    link = tmp_path / "t/docker/registry/v2/repositories/app/_manifests/tags/v1/current/link"
+    with closing(StorageTarget(str(tmp_path / "t"))) as target:
+        target.tag("app", Tag("v1"), digest, [digest])
+        target.flush()
+        before = link.stat()
+        target.tag("app", Tag("v1"), digest, [digest])
+        target.flush()
+        assert link.stat().st_ino == before.st_ino
+        link.unlink()
+        target.tag("app", Tag("v1"), digest, [digest])
+        target.flush()
+        assert link.exists()
