@@ -36,7 +36,11 @@ _END_S: Final = 10.0
 """The longest wait for transfers that were stopped."""
 
 _SURVEYED: Final = 1000
-"""Blobs of a plan from which on the content of a target is learnt as a whole."""
+_SURVEYED_IF_WHOLE: Final = 100
+"""Links of a plan from which on the content of a target is learnt as a whole.
+
+A whole place is mostly copied to one that has as much.
+"""
 
 _WANTED: Final = """
     SELECT target,
@@ -105,7 +109,8 @@ class Copy:
                 ends.source.survey(progress)
             planner = Planner(catalog, crew.threads, copy.route, self.selection, progress)
             planner.plan()
-            if catalog.one("SELECT count(*) FROM link") >= _SURVEYED:
+            least = _SURVEYED_IF_WHOLE if self.selection.part.is_everything else _SURVEYED
+            if catalog.one("SELECT count(*) FROM link") >= least:
                 ends.target.survey(progress)
         except BaseException:
             catalog.close()
