@@ -273,7 +273,6 @@ SHAPES: dict[str, Sequence[Callable[[int], Iterator[Member]]]] = {
 }
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("shape", SHAPES)
 def test_time_of_a_merge_grows_with_the_members(shape: str, tmp_path: Path) -> None:
     """Ten times as many members take about ten times as long."""
@@ -303,7 +302,6 @@ print(time.process_time() - started, peak() - before)
 """
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.long)])
 def test_merge_of_many_members_is_quick_and_takes_little_memory(count: int, tmp_path: Path) -> None:
     """Files in one directory, and whiteouts of half of them."""

@@ -204,7 +204,6 @@ class Stop(NamedTuple):
     "stop",
     [
         Stop("directory", "client", 1),
-        Stop("docker", "client", 1),
         *(pytest.param(Stop(kind, "client", 40), marks=pytest.mark.long) for kind in KINDS),
         *(pytest.param(Stop(kind, "outage", 40), marks=pytest.mark.long) for kind in OUTAGES),
     ],

@@ -90,7 +90,7 @@ def pulls(root: Path, directory: Path, found: Holdings) -> None:
 
 @pytest.mark.parametrize(
     ("size", "images"),
-    [pytest.param(1000, 6, id="small"), pytest.param(_LARGE, 40, marks=pytest.mark.long, id="2GB")],
+    [pytest.param(1000, 3, id="small"), pytest.param(_LARGE, 40, marks=pytest.mark.long, id="2GB")],
 )
 def test_it_is_equal_after_a_bucket_a_layout_and_a_registry(
     size: int, images: int, tmp_path: Path, ceph: S3Server, monkeypatch: pytest.MonkeyPatch
@@ -105,7 +105,9 @@ def test_it_is_equal_after_a_bucket_a_layout_and_a_registry(
     pulls(tmp_path / "end", tmp_path / "pulled", after)
 
 
-@pytest.mark.parametrize("kind", ["directory", "oci", "oci-archive"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("directory", marks=pytest.mark.long), "oci", "oci-archive"]
+)
 def test_a_backup_restores_what_no_tag_names(kind: str, tmp_path: Path) -> None:
     """History, untagged manifests and single blobs come back as well."""
     source = filled(tmp_path / "source", size=100, images=3, with_odds=True)
