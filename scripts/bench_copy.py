@@ -87,7 +87,10 @@ def large_blobs(root: Path) -> Path:
     """4 blobs of 1 GiB, each in an image."""
     images, source = Images(root), random.Random(2)
     for number in range(4):
-        parts = images.content(b"{}"), images.content(source.randbytes(2**30))
+        parts = (
+            images.content(b"{}"),
+            images.content(b"".join(source.randbytes(2**26) for _ in range(16))),
+        )
         images.image(f"large{number}", "latest", *parts)
     return root
 
