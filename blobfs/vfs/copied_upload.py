@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import ManifestIncomplete
-from blobfs.storage.uploads.base import ContentStore, ContentWriter
+from blobfs.storage.uploads.base import ContentWriter
 from blobfs.vfs.upload import Upload
-from blobfs.vfs.upload_observer import UploadObserver
 
 
 class CopiedUpload(Upload):
@@ -18,18 +17,11 @@ class CopiedUpload(Upload):
 
     is_copy = True
 
-    def __init__(  # noqa: PLR0913, PLR0917
-        self,
-        directory: str,
-        store: ContentStore,
-        name: str,
-        upload_id: str,
-        observer: UploadObserver,
-        reason: str = "",
-    ) -> None:
-        super().__init__(directory, store, name, upload_id, observer, reason)
-        self.missing: object = None  # the digest for which a manifest waits
-        self._chosen_mtime_ns: int | None = None  # set by a program
+    missing: object = None
+    """The digest for which a manifest waits."""
+
+    _chosen_mtime_ns: int | None = None
+    """The time that a program has set."""
 
     def begin(self, *, truncate: bool) -> ContentWriter:
         writer = super().begin(truncate=truncate)

@@ -3,11 +3,11 @@
 import secrets
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -30,23 +30,40 @@ from tests.support.s3_servers import S3Server
 from tests.support.services import DockerRegistry, ServiceFailed
 
 if TYPE_CHECKING:
+    from _pytest.mark.structures import ParameterSet
     from botocore.session import Session
     from types_boto3_s3 import S3Client
+
+
+_KINDS: Final[Mapping[str, Sequence[pytest.MarkDecorator]]] = {
+    "directory": (),
+    "surveyed directory": (),
+    "memory": (),
+    "layout": (),
+    "archive": (),
+    "bucket": (pytest.mark.s3,),
+    "surveyed bucket": (pytest.mark.s3,),
+    "registry": (pytest.mark.registry,),
+}
+
+
+def places(*without: str) -> "list[ParameterSet]":
+    """Return the parameters of the fixture ``place``, *without* some kinds."""
+    kinds = {kind: marks for kind, marks in _KINDS.items() if kind not in without}
+    return [pytest.param(kind, marks=marks, id=kind) for kind, marks in kinds.items()]
 
 
 class Place(ABC):
     """A place with a source and a target of its own content.
 
     What it cannot do is said by its attributes: names of repositories, history of tags, blobs that
-    no manifest names, second digests of a blob, lists of manifests without a tag, and so on.
+    no manifest names, lists of manifests without a tag, and so on.
     """
 
     has_history = True
     has_lone_blobs = True
-    has_aliases = True
     has_lone_manifests = True
     removes_tags = True
-    replaces_damaged_blobs = True
 
     @abstractmethod
     def source(self) -> Source:
@@ -129,10 +146,8 @@ class RegistryPlace(Place):
 
     has_history = False
     has_lone_blobs = False
-    has_aliases = False
     has_lone_manifests = False
     removes_tags = False
-    replaces_damaged_blobs = False
 
     def __init__(self, registry: DockerRegistry) -> None:
         self.registry = registry
@@ -150,8 +165,6 @@ class RegistryPlace(Place):
 
 class LayoutPlace(Place):
     """An OCI image layout in *directory*."""
-
-    has_aliases = False
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -171,9 +184,6 @@ class LayoutPlace(Place):
 
 class ArchivePlace(Place):
     """An OCI archive, which each copy makes anew."""
-
-    has_aliases = False
-    replaces_damaged_blobs = False
 
     def __init__(self, file: Path) -> None:
         self._file = file

@@ -15,22 +15,12 @@ from tests.support.places import (
     bucket_place,
     directory_place,
     memory_place,
+    places,
 )
 from tests.support.services import DockerRegistry
 
-PLACES = [
-    "directory",
-    "surveyed directory",
-    "memory",
-    "layout",
-    "archive",
-    pytest.param("bucket", marks=pytest.mark.s3),
-    pytest.param("surveyed bucket", marks=pytest.mark.s3),
-    pytest.param("registry", marks=pytest.mark.registry),
-]
 
-
-@pytest.fixture(params=PLACES)
+@pytest.fixture(params=places())
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     *surveyed, kind = request.param.split()
     with ExitStack() as stack:

@@ -21,10 +21,11 @@ from blobfs.reference import Tag
 from blobfs.storage.manifest import OCI_MANIFEST
 from blobfs.transfer.base import Source
 from tests.support.layout import as_bytes, descriptor, image, index
-from tests.support.places import Place, described, put_image
+from tests.support.places import Place, described, places, put_image
 
 APP, OTHER = "team/app", "other"
 LATEST, OLD = Tag("latest"), Tag("v1.0-old_x")
+WITH_ALIASES = places("layout", "archive", "registry")  # the others have one digest for each blob
 LARGE = bytes(range(256)) * 12_000  # 3 MB, so more than a place reads or keeps at once
 
 
@@ -98,10 +99,9 @@ def test_the_errors_of_the_chunks_are_passed_on_and_nothing_is_stored(place: Pla
             assert target.missing(APP, [blob]) == [blob]
 
 
+@pytest.mark.parametrize("place", WITH_ALIASES, indirect=True)
 @pytest.mark.parametrize("content", [b"small", LARGE], ids=["small", "large"])
 def test_a_blob_keeps_its_second_name(place: Place, content: bytes) -> None:
-    if not place.has_aliases:
-        pytest.skip("the place stores each blob under one digest")
     alias, canonical = described(content, "sha512"), described(content)
     with place.writing() as target:
         target.put_blob(APP, alias, [content])
@@ -118,9 +118,8 @@ def test_a_blob_keeps_its_second_name(place: Place, content: bytes) -> None:
             assert content_of(source, OTHER, blob) == content
 
 
+@pytest.mark.parametrize("place", WITH_ALIASES, indirect=True)
 def test_a_manifest_keeps_its_second_name(place: Place) -> None:
-    if not place.has_aliases:
-        pytest.skip("the place stores each blob under one digest")
     payload = image(Digest.of(b"c"))
     alias = described(payload, "sha512")
     with place.writing() as target:
@@ -246,13 +245,12 @@ def test_names_that_are_unknown_have_their_errors(place: Place) -> None:
             list(reader.chunks())
 
 
+@pytest.mark.parametrize("place", places("archive", "registry"), indirect=True)
 @pytest.mark.parametrize("damaged", [None, b"", LARGE[:-9], b"!" + LARGE[1:]])
 def test_a_damaged_blob_is_replaced(place: Place, damaged: bytes | None) -> None:
     blob = described(LARGE)
     with place.writing() as target:
         target.put_blob(APP, blob, [LARGE])
-    if not place.replaces_damaged_blobs:
-        pytest.skip("the place keeps what it has")
     place.damage(blob.digest, damaged)
     with place.source() as source:
         try:
