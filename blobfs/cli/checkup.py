@@ -14,7 +14,7 @@ from blobfs.cache.factory import is_redis, redis_failure
 from blobfs.cli.notices import UNLOGGED
 from blobfs.cli.reports import Report, human_size
 from blobfs.cli.storage import Storage
-from blobfs.drivers.base import Capacity
+from blobfs.drivers.capacity import Capacity
 from blobfs.drivers.s3.options import S3Options
 from blobfs.errors import BlobfsError
 from blobfs.fuse.device import refusal_of_allow_other, refusal_of_device, refusal_of_user

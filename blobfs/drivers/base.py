@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from typing import NamedTuple, Self, TypeVar
 
 from blobfs.concurrency import PARALLEL
 from blobfs.errors import AppendOnly, PathNotFound, Unsupported
@@ -48,17 +47,6 @@ class DirEntry(NamedTuple):
 
     name: str
     is_dir: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """The capacity of a backend, in bytes and in files."""
-
-    size: int
-    free: int
-    available: int
-    files: int
-    files_free: int
 
 
 class Closing(ABC):
@@ -360,19 +348,6 @@ class StorageDriver(ABC):
 
     def close(self) -> None:  # noqa: B027  (most drivers hold nothing)
         """Release the driver's resources; it is not used again."""
-
-
-@runtime_checkable
-class Bounded(Protocol):
-    """A driver whose storage may have a known bound."""
-
-    def capacity(self) -> Capacity | None:
-        """The storage's capacity; None if it has no known bound."""
-
-
-def capacity_of(driver: StorageDriver) -> Capacity | None:
-    """The capacity of a driver's storage; None if it has no known bound."""
-    return driver.capacity() if isinstance(driver, Bounded) else None
 
 
 def is_below(path: str, directory: str) -> bool:

@@ -11,17 +11,8 @@ from time import perf_counter
 from typing import Final, ParamSpec, TypeVar
 
 from blobfs import metrics
-from blobfs.drivers.base import (
-    Bounded,
-    Capacity,
-    DirEntry,
-    FileInfo,
-    FileReader,
-    FileWriter,
-    NewFile,
-    StorageDriver,
-    capacity_of,
-)
+from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter, NewFile, StorageDriver
+from blobfs.drivers.capacity import Bounded, Capacity, capacity_of
 from blobfs.drivers.objectstore import ObjectStore, Page
 from blobfs.drivers.resumable import ResumableUploads, Unfinished, uploads_of
 from blobfs.drivers.wrapper import ReaderWrapper, WriterWrapper

@@ -12,16 +12,8 @@ from typing import Final
 
 from blobfs.concurrency import refuse_to_take_long
 from blobfs.drivers import openat2, ownership
-from blobfs.drivers.base import (
-    Bounded,
-    Capacity,
-    DirEntry,
-    FileInfo,
-    FileReader,
-    FileWriter,
-    NewFile,
-    StorageDriver,
-)
+from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter, NewFile, StorageDriver
+from blobfs.drivers.capacity import Bounded, Capacity
 from blobfs.drivers.copying import Copying
 from blobfs.drivers.directories import (
     DIRECTORY,
@@ -278,15 +270,7 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded, Copying):
 
     def capacity(self) -> Capacity:
         with os_errors(str(self._root)):
-            st = os.fstatvfs(self._root_fd)
-        block = st.f_frsize
-        return Capacity(
-            size=st.f_blocks * block,
-            free=st.f_bfree * block,
-            available=st.f_bavail * block,
-            files=st.f_files,
-            files_free=st.f_ffree,
-        )
+            return Capacity.of(os.fstatvfs(self._root_fd))
 
     def close(self) -> None:
         if self._root_fd >= 0:

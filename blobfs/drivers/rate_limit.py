@@ -13,17 +13,8 @@ from functools import cache
 from typing import Final, NamedTuple
 
 from blobfs.concurrency import guard, refuse_to_take_long
-from blobfs.drivers.base import (
-    Bounded,
-    Capacity,
-    DirEntry,
-    FileInfo,
-    FileReader,
-    FileWriter,
-    NewFile,
-    StorageDriver,
-    capacity_of,
-)
+from blobfs.drivers.base import DirEntry, FileInfo, FileReader, FileWriter, NewFile, StorageDriver
+from blobfs.drivers.capacity import Bounded, Capacity, capacity_of
 from blobfs.drivers.objectstore import ObjectStore, Page
 from blobfs.drivers.resumable import Unfinished
 from blobfs.drivers.wrapper import ReaderWrapper, RemoteWrapper, ResumableWrapper, WriterWrapper

@@ -27,7 +27,8 @@ from pyfuse3 import (
 
 from blobfs import metrics
 from blobfs.concurrency import TakesLong, waiting
-from blobfs.drivers.base import Capacity, FileReader
+from blobfs.drivers.base import FileReader
+from blobfs.drivers.capacity import UNBOUNDED, Capacity
 from blobfs.errors import (
     AttributeUnknown,
     BlobfsError,
@@ -387,8 +388,7 @@ def _look_up(parent: Directory, name: str) -> Child | None:
 
 def _statvfs(capacity: Capacity | None) -> StatvfsData:
     block = 4096  # df(1) uses f_bsize as f_frsize
-    unbounded = Capacity(size=2**60, free=2**60, available=2**60, files=2**40, files_free=2**40)
-    capacity = capacity or unbounded
+    capacity = capacity or UNBOUNDED
     data = StatvfsData()
     data.f_bsize = data.f_frsize = block
     data.f_blocks = capacity.size // block

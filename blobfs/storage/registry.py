@@ -13,14 +13,8 @@ from blobfs import paths
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.memory import NoCache
 from blobfs.concurrency import guard
-from blobfs.drivers.base import (
-    Capacity,
-    Closing,
-    FileInfo,
-    StorageDriver,
-    capacity_of,
-    stat_or_none,
-)
+from blobfs.drivers.base import Closing, FileInfo, StorageDriver, stat_or_none
+from blobfs.drivers.capacity import Capacity, capacity_of
 from blobfs.drivers.factory import driver_for
 from blobfs.drivers.location import Location
 from blobfs.drivers.objectstore import ObjectStore, remote_of

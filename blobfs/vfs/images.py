@@ -31,17 +31,8 @@ from blobfs.images.platforms import Platform
 from blobfs.reference import Tag
 from blobfs.storage.manifest import OCI_INDEX
 from blobfs.storage.repository import Repository
-from blobfs.vfs.nodes import (
-    Attr,
-    Directory,
-    File,
-    FixedLink,
-    Kind,
-    Lifetime,
-    NamedChildren,
-    Node,
-    Placed,
-)
+from blobfs.vfs.fixed_nodes import FixedLink, NamedChildren
+from blobfs.vfs.nodes import Attr, Directory, File, Kind, Lifetime, Node, Placed
 from blobfs.vfs.rootfs import RootfsDirectory
 
 _SUFFIXES: Final = {

@@ -22,12 +22,12 @@ from blobfs.errors import (
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkedblobstore import LinkedBlobStore
 from blobfs.storage.registry import Registry
+from blobfs.vfs.fixed_nodes import FixedLink
 from blobfs.vfs.nodes import (
     Attr,
     BrokenNode,
     Child,
     Directory,
-    FixedLink,
     Kind,
     Lasting,
     MutableDirectory,

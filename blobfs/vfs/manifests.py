@@ -22,11 +22,11 @@ from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 from blobfs.storage.tagstore import TagStore
 from blobfs.vfs.blobs import BlobFile
+from blobfs.vfs.fixed_nodes import FixedDirectory
 from blobfs.vfs.links import LinkChanges, LinkSetDirectory, Mount, mtime_of
 from blobfs.vfs.nodes import (
     Attr,
     Directory,
-    FixedDirectory,
     Kind,
     Lifetime,
     MutableDirectory,

@@ -39,11 +39,12 @@ from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 from blobfs.vfs.blobs import BlobFile, Blobs, ShardDirectory
 from blobfs.vfs.control import ControlDirectory, Report
+from blobfs.vfs.fixed_nodes import FixedDirectory
 from blobfs.vfs.images import ImagesDirectory, ImageServices
 from blobfs.vfs.links import LinkChanges, LinkSetDirectory, Mount, mtime_of
 from blobfs.vfs.made_repositories import MadeRepositories
 from blobfs.vfs.manifests import Manifests
-from blobfs.vfs.nodes import Attr, Directory, FixedDirectory, Kind, Lasting, Measured, Node
+from blobfs.vfs.nodes import Attr, Directory, Kind, Lasting, Measured, Node
 from blobfs.vfs.upload_nodes import UploadsDirectory
 from blobfs.vfs.uploads import Uploads, upload_states
 from blobfs.vfs.verification import Verification

@@ -12,7 +12,7 @@ import pytest
 
 from blobfs.cli import checkup
 from blobfs.cli.checkup import OK, PROBLEM, WARNING, Finding
-from blobfs.drivers.base import Capacity
+from blobfs.drivers.capacity import Capacity
 from blobfs.drivers.s3 import account
 from blobfs.fuse import device
 from blobfs.host.preflight import create_storage

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from blobfs.drivers import openat2 as beneath
-from blobfs.drivers.base import DirEntry, StorageDriver, capacity_of
+from blobfs.drivers.base import DirEntry, StorageDriver
 from blobfs.drivers.base_driver import BaseDriver
+from blobfs.drivers.capacity import capacity_of
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.errors import (
     AccessDenied,

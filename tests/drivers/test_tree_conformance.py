@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from blobfs.drivers.base import DirEntry, StorageDriver, capacity_of
+from blobfs.drivers.base import DirEntry, StorageDriver
+from blobfs.drivers.capacity import capacity_of
 from blobfs.errors import NotFound, PathNotFound
 from tests.support.files import walk
 

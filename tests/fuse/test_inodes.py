@@ -11,7 +11,8 @@ from blobfs.errors import NotFound, Stale
 from blobfs.fuse.attributes import AttributeMapper
 from blobfs.fuse.inodes import Inode, InodeTable
 from blobfs.images.rootfs import ROOT, RootFilesystem
-from blobfs.vfs.nodes import Child, File, FixedDirectory
+from blobfs.vfs.fixed_nodes import FixedDirectory
+from blobfs.vfs.nodes import Child, File
 from blobfs.vfs.rootfs import Root, RootDirectory
 from tests.support.image_trees import merged
 from tests.support.layers import archive, member

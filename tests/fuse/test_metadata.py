@@ -17,13 +17,13 @@ from blobfs.errors import LinkInvalid
 from blobfs.fuse.attributes import AttributeMapper
 from blobfs.fuse.inodes import Inode, InodeTable
 from blobfs.reference import RepositoryName, Tag
+from blobfs.vfs.fixed_nodes import FixedDirectory
 from blobfs.vfs.nodes import (
     Attr,
     BrokenNode,
     Child,
     Directory,
     File,
-    FixedDirectory,
     Kind,
     Lifetime,
     MutableDirectory,

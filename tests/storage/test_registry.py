@@ -6,7 +6,8 @@ import pytest
 
 from blobfs import paths
 from blobfs.digest import Digest
-from blobfs.drivers.base import StorageDriver, capacity_of
+from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.capacity import capacity_of
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import MountRefused, NameInvalid, PathInvalid, PathNotFound
 from blobfs.reference import RepositoryName

@@ -16,17 +16,15 @@ from typing import Final
 
 from blobfs import paths
 from blobfs.drivers.base import (
-    Bounded,
-    Capacity,
     DirEntry,
     FileInfo,
     FileReader,
     FileWriter,
     NewFile,
     StorageDriver,
-    capacity_of,
     is_below,
 )
+from blobfs.drivers.capacity import Bounded, Capacity, capacity_of
 from blobfs.drivers.objectstore import ObjectStore, Page
 from blobfs.drivers.wrapper import RemoteWrapper, ResumableWrapper
 from blobfs.errors import PathNotFound, StorageUnavailable
