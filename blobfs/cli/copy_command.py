@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from blobfs.cli.copy_options import CopyOptions, copying
+from blobfs.cli.copy_options import CopyOptions, copying, deleting
 from blobfs.cli.copy_progress import CopyProgress
 from blobfs.cli.notices import echo
 from blobfs.cli.opening import Counts
@@ -35,10 +35,6 @@ _DRY: Final = "nothing was changed, as --dry-run was given"
 
 _GO_ON: Final = "run the same command again to go on"
 
-_DELETE: Final = click.option(
-    "--delete", is_flag=True, help="Remove tags and repositories that SOURCE does not have."
-)
-
 
 @click.command(context_settings=LONG_HELP, short_help="Copy images, blobs, or a whole registry.")
 @copying
@@ -61,29 +57,29 @@ def cp(source: str, target: str, *, options: CopyOptions) -> None:
 
     BLOBFS_SRC_CREDS and BLOBFS_DEST_CREDS can have a login, as USER:PASSWORD.
     """
-    _run(options.copy(source, target, replaces=False), options, delete=False)
+    _run(options.copy(source, target, replaces=False), options)
 
 
 @click.command(context_settings=LONG_HELP, short_help="Copy, and remove what the source lost.")
 @copying
-@_DELETE
-def sync(source: str, target: str, *, options: CopyOptions, delete: bool) -> None:
+@deleting
+def sync(source: str, target: str, *, options: CopyOptions) -> None:
     """Copy as blobfs cp does, and with --delete remove from TARGET what SOURCE does not have.
 
     Tags are removed, and repositories unless patterns are given, after everything was copied.
-    Nothing is removed if something could not be copied, or if SOURCE has no images. blobfs gc
-    frees the space in a storage.
+    Nothing is removed if something could not be copied, if SOURCE has no images, or if more tags
+    would go than --max-delete allows. blobfs gc frees the space in a storage.
     """
-    _run(options.copy(source, target, replaces=True), options, delete=delete)
+    _run(options.copy(source, target, replaces=True), options)
 
 
 @click.command(context_settings=LONG_HELP, short_help="Copy all of a registry to a backup.")
 @copying
-@_DELETE
-def backup(source: str, target: str, *, options: CopyOptions, delete: bool) -> None:
+@deleting
+def backup(source: str, target: str, *, options: CopyOptions) -> None:
     """Copy all of SOURCE to TARGET, such as oci:DIR: blobfs sync with --all."""
     everything = replace(options, everything=True)
-    _run(everything.copy(source, target, replaces=True), everything, delete=delete)
+    _run(everything.copy(source, target, replaces=True), everything)
 
 
 @click.command(context_settings=LONG_HELP, short_help="Copy a backup to a registry.")
@@ -91,11 +87,11 @@ def backup(source: str, target: str, *, options: CopyOptions, delete: bool) -> N
 def restore(source: str, target: str, *, options: CopyOptions) -> None:
     """Copy the backup SOURCE, or a part of it, to TARGET: blobfs cp with --all."""
     everything = replace(options, everything=True)
-    _run(everything.copy(source, target, replaces=False), everything, delete=False)
+    _run(everything.copy(source, target, replaces=False), everything)
 
 
-def _run(copy: Copy, options: CopyOptions, *, delete: bool) -> None:
-    if delete:
+def _run(copy: Copy, options: CopyOptions) -> None:
+    if options.delete:
         check_mirror(copy.route, copy.selection)
         _check_mounted(copy.route.source)
     progress = CopyProgress(as_json=options.as_json)
@@ -109,7 +105,7 @@ def _run(copy: Copy, options: CopyOptions, *, delete: bool) -> None:
             with opened:
                 if opened.is_empty:
                     echo(_NOTHING)
-                act(opened, progress, options, delete=delete)
+                act(opened, progress, options)
     except sqlite3.Error as exc:
         place = options.state_dir or "the directory of journals"
         raise MountRefused(
@@ -131,13 +127,11 @@ def _check_mounted(source: Place) -> None:
         )
 
 
-def _transfer(
-    opened: OpenCopy, progress: CopyProgress, options: CopyOptions, *, delete: bool
-) -> None:
+def _transfer(opened: OpenCopy, progress: CopyProgress, options: CopyOptions) -> None:
     """Copy, and print the outcome; exits with 1 after failures."""
     with progress.showing(opened.size):
         opened.run(progress, fail_fast=options.fail_fast)
-    kept = opened.delete(progress.deleted) if delete else []
+    kept = opened.delete(progress.deleted, at_most=options.max_delete) if options.delete else []
     opened.finish()
     failed = list(failures(opened.catalog))
     notes = [*map(str, failed), *kept]
@@ -161,17 +155,21 @@ def _transfer(
     )
 
 
-def _show(opened: OpenCopy, progress: CopyProgress, options: CopyOptions, *, delete: bool) -> None:
+def _show(opened: OpenCopy, progress: CopyProgress, options: CopyOptions) -> None:
     """Print what would be copied by repository, what cannot be, and what would be deleted."""
     wanted = opened.ask(CopyProgress(as_json=False))
     failed = list(failures(opened.catalog))
     report = Report(("repository", "tags", "blobs", "bytes"), wanted, damaged=len(failed))
-    kept = opened.delete(progress.would_delete, dry_run=True) if delete else []
+    kept: list[str] = []
+    if options.delete:
+        kept = opened.delete(progress.would_delete, at_most=options.max_delete, dry_run=True)
     if options.as_json:
         for row in report.rows:
             event = {"event": "plan", **dict(zip(report.columns, row, strict=True))}
             click.echo(json.dumps(event))
         _print_failures(failed)
+        for note in kept:
+            echo(note)
         if failed:
             sys.exit(DAMAGED)
         return

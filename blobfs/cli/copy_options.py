@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -71,9 +71,17 @@ _OPTIONS: Final = (
 )  # fmt: skip
 
 
+_DELETIONS: Final = (
+    click.option("--delete", is_flag=True,
+                 help="Remove tags and repositories that SOURCE does not have."),
+    click.option("--max-delete", type=click.IntRange(0), metavar="N",
+                 help="Remove nothing if more than N tags would go."),
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class CopyOptions:
-    """The options of all commands that copy."""
+    """The options of all commands that copy. Only some commands have those of deletions."""
 
     include: tuple[str, ...]
     exclude: tuple[str, ...]
@@ -101,9 +109,13 @@ class CopyOptions:
     dest_cert_dir: Path | None
     dest_authfile: Path | None
     dest_no_creds: bool
+    delete: bool = False
+    max_delete: int | None = None
 
     def copy(self, source: str, target: str, *, replaces: bool) -> Copy:
         """Return the copy, which *replaces* an archive; raises MountRefused, NameInvalid."""
+        if self.max_delete is not None and not self.delete:
+            raise click.UsageError("--max-delete limits what --delete removes; give both")
         place, end = paired(Place.parse(source, _location), Place.parse(target, _location))
         route = Route(
             place,
@@ -141,9 +153,6 @@ class CopyOptions:
         return PlaceOptions(state_dir=None if self.dry_run else self.states, registry=registry)
 
 
-_NAMES: Final = {field.name for field in fields(CopyOptions)}
-
-
 def _location(storage: str) -> Location:
     return Storage.of_argument(storage).location
 
@@ -153,10 +162,17 @@ def copying(command: T) -> T:
 
     @wraps(command)
     def with_options(source: str, target: str, **given: object) -> object:
-        others: Any = {name: given.pop(name) for name in set(given) - _NAMES}
-        return command(source, target, options=CopyOptions(**cast(Any, given)), **others)
+        return command(source, target, options=CopyOptions(**cast(Any, given)))
 
-    decorated: Any = with_options
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
-    return cast(T, _SOURCE(_TARGET(decorated)))
+    return _SOURCE(_TARGET(_with(_OPTIONS, cast(T, with_options))))
+
+
+def deleting(command: T) -> T:
+    """Add the options of deletions to a command that copies."""
+    return _with(_DELETIONS, command)
+
+
+def _with(options: Sequence[Callable[[T], T]], command: T) -> T:
+    for option in reversed(options):
+        command = option(command)
+    return command

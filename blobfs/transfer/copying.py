@@ -167,17 +167,31 @@ class OpenCopy(Closing):
             self.planner.plan()
             copier.copy()
 
-    def delete(self, deleted: Callable[[Surplus], None], *, dry_run: bool = False) -> list[str]:
+    def delete(
+        self,
+        deleted: Callable[[Surplus], None],
+        *,
+        at_most: int | None = None,
+        dry_run: bool = False,
+    ) -> list[str]:
         """Delete what the source does not have, after everything was copied.
 
-        *deleted* is called with each. Returns the reasons why something was not deleted.
+        Nothing is deleted if that would be more than *at_most* tags. *deleted* is called with each.
+        Returns the reasons why something was not deleted.
         """
         if next(failures(self.catalog), None) is not None:
             return ["nothing was deleted, as something could not be copied"]
         if not self.catalog.one("SELECT 1 FROM tag LIMIT 1"):
             return ["nothing was deleted, as the source has no images; is it mounted?"]
+        lost = list(surplus(self.planner))
+        count = sum(found.count for found in lost)
         reasons = []
-        for found in list(surplus(self.planner)):
+        if at_most is not None and count > at_most:
+            reasons = [
+                f"nothing was deleted, as {count} tags would go, and --max-delete is {at_most};"
+                f" --dry-run lists them, and --max-delete {count} removes them"
+            ]
+        for found in lost if dry_run or not reasons else ():
             try:
                 if dry_run or delete(self.copy.route, found):
                     deleted(found)

@@ -19,11 +19,15 @@ from blobfs.transfer.selection import Selection
 
 
 class Surplus(NamedTuple):
-    """A tag of the target that its *source* does not have; without a *tag* a whole repository."""
+    """A tag of the target that its *source* does not have; without a *tag* a whole repository.
+
+    *count* is the number of its tags, or 1 if it has none.
+    """
 
     repository: str
     tag: Tag | None
     source: str
+    count: int = 1
 
     def __str__(self) -> str:
         return self.repository if self.tag is None else f"{self.repository}:{self.tag}"
@@ -52,7 +56,7 @@ def surplus(planner: Planner) -> Iterator[Surplus]:
             continue
         tags = sorted(target.tags(repository))
         if _is_lost(planner.catalog, planner.selection, source):
-            yield Surplus(repository, None, source)
+            yield Surplus(repository, None, source, max(1, len(tags)))
             continue
         kept = _tags_of_referrers(planner.catalog, source)
         for tag in tags:

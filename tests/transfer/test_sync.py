@@ -1,5 +1,6 @@
 """``blobfs sync``, ``backup`` and ``restore``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,29 @@ def test_a_part_that_is_not_mounted_deletes_nothing(
     assert "omit --delete" in result.stderr
     assert set(copies.tags()) == {"team/app:v1", "team/app:v2", "other:v1"}
     assert copies.run("sync").exit_code == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_more_deletions_than_are_allowed_delete_nothing(
+    copies: Copies, options: Sequence[str]
+) -> None:
+    """[S22.30] With `--max-delete N` nothing is removed if more than N tags would be"""
+    copies.put_image("v3", b"config", b"layer")
+    result = copies.run("sync", "--delete", "--max-delete", 1, *options)
+    assert result.exit_code == int(not options)
+    assert "nothing was deleted, as 2 tags would go" in result.stderr
+    assert ("would remove other" in result.stderr) == bool(options)
+    copied = set() if options else {"team/app:v3"}
+    assert set(copies.tags()) == {"team/app:v1", "team/app:v2", "other:v1"} | copied
+    assert copies.run("sync", "--delete", "--max-delete", 2).exit_code == 0
+    assert set(copies.tags()) == {"team/app:v1", "team/app:v3"}
+
+
+def test_a_limit_of_deletions_without_deletions_is_refused(copies: Copies) -> None:
+    """It may stand for ``--delete``, or for a copy that deletes nothing."""
+    result = copies.run("sync", "--max-delete", 1)
+    assert result.exit_code == 2
+    assert "give both" in result.stderr
 
 
 def test_a_tag_that_the_source_got_meanwhile_stays(copies: Copies) -> None:
