@@ -184,7 +184,7 @@ class OpenCopy(Closing):
         if not self.catalog.one("SELECT 1 FROM tag LIMIT 1"):
             return ["nothing was deleted, as the source has no images; is it mounted?"]
         lost = list(surplus(self.planner))
-        count = sum(found.count for found in lost)
+        count = sum(found.tags for found in lost)
         reasons = []
         if at_most is not None and count > at_most:
             reasons = [

@@ -21,13 +21,13 @@ from blobfs.transfer.selection import Selection
 class Surplus(NamedTuple):
     """A tag of the target that its *source* does not have; without a *tag* a whole repository.
 
-    *count* is the number of its tags, or 1 if it has none.
+    *tags* is the number of its tags, or 1 if it has none.
     """
 
     repository: str
     tag: Tag | None
     source: str
-    count: int = 1
+    tags: int = 1
 
     def __str__(self) -> str:
         return self.repository if self.tag is None else f"{self.repository}:{self.tag}"
