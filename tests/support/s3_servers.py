@@ -2,16 +2,20 @@
 
 import os
 import secrets
+import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
 
+from tests.support.mounts import eventually
 from tests.support.services import DockerRegistry, free_port, run, serving
 
 if TYPE_CHECKING:
@@ -27,12 +31,14 @@ class S3Server:
     """An S3 server, as a user with these keys has it.
 
     *other* is the same server for a user who may do nothing with what the first one makes.
+    *directory* is that of a Ceph.
     """
 
     endpoint: str
     access_key: str
     secret_key: str
     other: Self | None = None
+    directory: Path | None = None
 
     def storage_url(self, bucket: str, prefix: str = "") -> str:
         path = f"{bucket}/{prefix}" if prefix else bucket
@@ -91,6 +97,29 @@ class S3Server:
         finally:
             self.remove_bucket(name)
 
+    @contextmanager
+    def killed(self) -> Iterator[None]:
+        """Kill the gateway of a Ceph, and start it again after the ``with`` block."""
+        assert self.directory is not None
+        pid = int((self.directory / "rgw.pid").read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not self._is_reached())
+        try:
+            yield
+        finally:
+            start = 'exec setsid "$@" >>"$0/rgw.log" 2>&1 </dev/null & echo $! >"$0/rgw.pid"'
+            run("sh", "-c", start, self.directory, *command)
+            eventually(self._is_reached)
+
+    def _is_reached(self) -> bool:
+        parts = urlsplit(self.endpoint)
+        try:
+            socket.create_connection((parts.hostname, parts.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
 
 @contextmanager
 def serving_ceph(directory: Path) -> Iterator[S3Server]:
@@ -103,7 +132,7 @@ def serving_ceph(directory: Path) -> Iterator[S3Server]:
             endpoint, values["BLOBFS_OTHER_ACCESS_KEY_ID"], values["BLOBFS_OTHER_SECRET_ACCESS_KEY"]
         )
         yield S3Server(
-            endpoint, values["AWS_ACCESS_KEY_ID"], values["AWS_SECRET_ACCESS_KEY"], other
+            endpoint, values["AWS_ACCESS_KEY_ID"], values["AWS_SECRET_ACCESS_KEY"], other, directory
         )
     finally:
         stop_ceph(directory)

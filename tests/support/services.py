@@ -9,8 +9,8 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, Never, Self
 
@@ -64,6 +64,76 @@ def free_port() -> int:
     raise ServiceFailed("no loopback port is free")
 
 
+class Server:
+    """A server that runs. It listens at *address*, and answers ``GET path`` once it is ready.
+
+    The answer is 200, or else that somebody must log in or speak TLS.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        address: str,
+        path: str,
+        log_path: Path,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._command = command
+        self._address = address
+        self._path = path
+        self._log_path = log_path
+        self._environment = environment
+        log_path.write_bytes(b"")
+        self._start()
+
+    def stop(self) -> None:
+        """End it, by a signal that it can handle."""
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    @contextmanager
+    def killed(self) -> Iterator[None]:
+        """Kill it, and start it again after the ``with`` block."""
+        self._process.kill()
+        self._process.wait()
+        try:
+            yield
+        finally:
+            self._start()
+
+    def _start(self) -> None:
+        with self._log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        if trouble := self._wait_until_ready():
+            self.stop()
+            printed = self._log_path.read_text(errors="replace").strip()
+            name = Path(self._command[0]).name
+            raise ServiceFailed(f"{name} at {self._address} {trouble}; its log:\n{printed}")
+
+    def _wait_until_ready(self) -> str | None:
+        """What went wrong, if anything did."""
+        deadline = time.monotonic() + _START_S
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                if _request(self._address, "GET", self._path)[0] in _READY:
+                    return None
+            except OSError:  # it does not listen yet
+                pass
+            time.sleep(0.01)
+        ended = self._process.returncode
+        return f"gave no answer in {_START_S:.0f} s" if ended is None else f"ended with {ended}"
+
+
 @dataclass(frozen=True, slots=True)
 class DockerRegistry:
     """A docker-registry that keeps what it is given below *root*, and listens at *address*.
@@ -74,10 +144,16 @@ class DockerRegistry:
     root: Path
     address: str
     config: Path
+    server: Server | None = None
 
     @property
     def url(self) -> str:
         return f"http://{self.address}"
+
+    def killed(self) -> AbstractContextManager[None]:
+        """Kill it, and start it again after the ``with`` block."""
+        assert self.server is not None
+        return self.server.killed()
 
     @classmethod
     @contextmanager
@@ -102,8 +178,8 @@ class DockerRegistry:
         if cache is not None:
             storage["cache"] = {"blobdescriptor": cache}
         registry = cls(root, f"127.0.0.1:{free_port()}", _beside(root, "yml"))
-        with _serving(registry, storage, settings, user):
-            yield registry
+        with _serving(registry, storage, settings, user) as server:
+            yield replace(registry, server=server)
 
     @classmethod
     @contextmanager
@@ -117,8 +193,8 @@ class DockerRegistry:
         root = Path("/", str(parameters["rootdirectory"]))
         config = directory / "registry.yml"
         registry = cls(root, f"127.0.0.1:{free_port()}", config)
-        with _serving(registry, {"s3": parameters}, settings):
-            yield registry
+        with _serving(registry, {"s3": parameters}, settings) as server:
+            yield replace(registry, server=server)
 
     @classmethod
     @contextmanager
@@ -129,8 +205,8 @@ class DockerRegistry:
         registry = cls(root, f"127.0.0.1:{free_port()}", config)
         environment = {**_environment(), **variables, "REGISTRY_HTTP_ADDR": registry.address}
         command = ("docker-registry", "serve", config)
-        with serving(command, registry.address, "/v2/", log_path, environment):
-            yield registry
+        with serving(command, registry.address, "/v2/", log_path, environment) as server:
+            yield replace(registry, server=server)
 
 
 def _beside(root: Path, suffix: str) -> Path:
@@ -148,7 +224,7 @@ def _serving(
     storage: Mapping[str, object],
     settings: Mapping[str, object],
     user: str = "",
-) -> Iterator[None]:
+) -> Iterator[Server]:
     config = registry.config
     config.write_text(_config(registry, storage, settings))
     config.chmod(0o600)  # it may have keys
@@ -158,8 +234,8 @@ def _serving(
         shutil.chown(registry.root, user)
         command = ("runuser", "-u", user, "--", *command)
     log_path = config.with_suffix(".log")
-    with serving(command, registry.address, "/v2/", log_path, _environment()):
-        yield
+    with serving(command, registry.address, "/v2/", log_path, _environment()) as server:
+        yield server
 
 
 def _config(
@@ -198,51 +274,13 @@ def serving(
     path: str,
     log_path: Path,
     environment: Mapping[str, str],
-) -> Iterator[None]:
-    """Run a server inside the ``with`` block, from when it answers ``GET path``.
-
-    The answer is 200, or else that somebody must log in or speak TLS.
-    """
-    with (
-        log_path.open("wb") as log,
-        subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        ) as process,
-    ):
-        try:
-            if trouble := _wait_until_ready(address, path, process):
-                printed = log_path.read_text(errors="replace").strip()
-                name = Path(command[0]).name
-                raise ServiceFailed(f"{name} at {address} {trouble}; its log:\n{printed}")
-            yield
-        finally:
-            _stop(process)
-
-
-def _wait_until_ready(address: str, path: str, process: subprocess.Popen[bytes]) -> str | None:
-    """What went wrong, if anything did."""
-    deadline = time.monotonic() + _START_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if _request(address, "GET", path)[0] in _READY:
-                return None
-        except OSError:  # it does not listen yet
-            pass
-        time.sleep(0.01)
-    ended = process.returncode
-    return f"gave no answer in {_START_S:.0f} s" if ended is None else f"ended with {ended}"
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+) -> Iterator[Server]:
+    """Run a server inside the ``with`` block, as Server has it, from when it is ready."""
+    server = Server(command, address, path, log_path, environment)
     try:
-        process.wait(_STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
+        yield server
+    finally:
+        server.stop()
 
 
 def push(layout: Path, address: str, name: str, tag: str, *, source_tag: str | None = None) -> None:

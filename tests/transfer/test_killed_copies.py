@@ -4,11 +4,18 @@ import re
 import subprocess
 import sys
 import tarfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -32,20 +39,20 @@ _OPTIONS = ("--bwlimit", "3M", "--jobs", "2")
 """A copy of a small registry takes two or three seconds then, so that there is time to kill it."""
 
 _LONGEST_S = 3.0
-_OUTAGE_S = 0.3
 
 
 @dataclass(frozen=True)
 class Place:
     """A target. *arrived* has a stamp of each complete blob, which changes if it is sent again.
 
-    *verify* expects that all that the place shows is whole. *proxy* is on the way to it.
+    *verify* expects that all that the place shows is whole. A copy does not reach it in *away*, by
+    an event.
     """
 
     name: str
     arrived: Callable[[], Stamps]
     verify: Callable[[], None]
-    proxy: S3Proxy | None = None
+    away: Callable[[str], AbstractContextManager[object]] = nullcontext
 
 
 @contextmanager
@@ -96,7 +103,8 @@ def registry(tmp_path: Path) -> Iterator[Place]:
         address = proxy.url.removeprefix("http://")
         printed = served.config.with_suffix(".log")
         yield Place(f"docker://{address}", lambda: _completed_uploads(printed.read_text()),
-                    lambda: _verified(served.root), proxy)  # fmt: skip
+                    lambda: _verified(served.root),
+                    partial(away, proxy, served.killed))  # fmt: skip
 
 
 @contextmanager
@@ -104,7 +112,19 @@ def bucket(ceph: S3Server) -> Iterator[Place]:
     with ceph.bucket() as name, S3Proxy.before(ceph.endpoint) as proxy:
         url = ceph.storage_url(name, "registry").replace(ceph.endpoint, proxy.url)
         direct = ceph.storage_url(name, "registry")
-        yield Place(url, lambda: _objects(direct), lambda: _verified(direct), proxy)
+        yield Place(url, lambda: _objects(direct), lambda: _verified(direct),
+                    partial(away, proxy, ceph.killed))  # fmt: skip
+
+
+@contextmanager
+def away(
+    proxy: S3Proxy, killed: Callable[[], AbstractContextManager[None]], event: str
+) -> Iterator[None]:
+    """Cut the network, after the server was killed if that is the *event*."""
+    with ExitStack() as stack:
+        with killed() if event == "server" else nullcontext():
+            stack.enter_context(proxy.down())
+        yield
 
 
 def _inodes(root: Path, pattern: str) -> Stamps:
@@ -171,26 +191,36 @@ def place_of(kind: str, tmp_path: Path, ceph: S3Server) -> Iterator[Place]:
         yield place
 
 
-def interrupted(source: Path, place: Place, event: str, after_s: float) -> None:
-    """Begin a copy, and kill it, or let its target be down for a while."""
+def stopped(source: Path, place: Place, event: str, after_s: float) -> Stamps:
+    """Begin a copy, and stop it, or take its target away for a while; return what had arrived."""
     command = [sys.executable, "-m", "blobfs", "sync", *_OPTIONS, str(source), place.name]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as copy:
-        try:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as copy:
+        with suppress(subprocess.TimeoutExpired):
             copy.wait(after_s)
-        except subprocess.TimeoutExpired:
-            if event == "client":
-                copy.kill()
-            elif place.proxy is not None:
-                with place.proxy.down():
-                    time.sleep(_OUTAGE_S)
+        if event == "client":
+            copy.kill()
+            copy.wait()
+        with place.away(event):
+            before = place.arrived()
+            place.verify()
+        _, printed = copy.communicate(timeout=120)
+        assert event == "client" or copy.returncode == 0, printed.decode()
+    expect_still(before, place)
+    return place.arrived()
+
+
+def expect_still(before: Stamps, place: Place) -> None:
+    """Expect that the blobs that had arrived were not sent again."""
+    after = place.arrived()
+    assert {each: after.get(each) for each in before} == before
 
 
 KINDS = ["directory", "s3", "oci", "oci-archive", "docker"]
-OUTAGES = ["s3", "docker"]
+OUTAGES = ["outage", "server"]
 
 
 class Stop(NamedTuple):
-    """A kind of target, what stops the copy, and at how many random points."""
+    """A kind of target, the reason why the copy stops, and the number of random points."""
 
     kind: str
     event: str
@@ -205,7 +235,11 @@ class Stop(NamedTuple):
     [
         Stop("directory", "client", 1),
         *(pytest.param(Stop(kind, "client", 40), marks=pytest.mark.long) for kind in KINDS),
-        *(pytest.param(Stop(kind, "outage", 40), marks=pytest.mark.long) for kind in OUTAGES),
+        *(
+            pytest.param(Stop(kind, event, 40), marks=pytest.mark.long)
+            for kind in ("s3", "docker")
+            for event in OUTAGES
+        ),
     ],
     ids=str,
 )
@@ -221,12 +255,9 @@ def test_a_copy_goes_on_after_it_was_stopped(
         here = tmp_path / str(point)
         here.mkdir()
         with place_of(stop.kind, here, keys) as place:
-            interrupted(source, place, stop.event, random.uniform(0.3, _LONGEST_S))
-            before = place.arrived()
-            place.verify()
+            before = stopped(source, place, stop.event, random.uniform(0.3, _LONGEST_S))
             copied("sync", source, place.name)
-            after = place.arrived()
-            assert {each: after[each] for each in before} == before
+            expect_still(before, place)
             end = here / "end"
             copied("cp", place.name, end)
             assert _tags(end) == _tags(source)
