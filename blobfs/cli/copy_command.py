@@ -129,8 +129,7 @@ def _check_mounted(source: Place) -> None:
 
 def _transfer(opened: OpenCopy, progress: CopyProgress, options: CopyOptions) -> None:
     """Copy, and print the outcome; exits with 1 after failures."""
-    with progress.showing(opened.size):
-        opened.run(progress, fail_fast=options.fail_fast)
+    opened.run(progress, fail_fast=options.fail_fast)
     kept = opened.delete(progress.deleted, at_most=options.max_delete) if options.delete else []
     opened.finish()
     failed = list(failures(opened.catalog))

@@ -39,16 +39,24 @@ class CopyProgress:
         self._sent: Counter[str] = Counter()
         self._bar = ByteBar("Copying")
         self._lines_lock = CallLock()
-        self._began = self._shown_at = time.monotonic()
+        self._began = self._plan_began = self._shown_at = time.monotonic()
         self._bytes = self._total = 0
         self._current = ""
 
     @contextmanager
     def showing(self, total: int) -> Iterator[None]:
-        """Show the progress of *total* bytes meanwhile."""
-        self._total = total
+        """Show the progress of a plan with *total* bytes; items of an earlier plan come again."""
+        for kind in _KINDS:
+            self._counts[kind, How.THERE] -= self._done(kind)
+        with self._lines_lock:
+            self._bytes, self._total, self._plan_began = 0, total, time.monotonic()
         with self._bar.showing(0 if self._as_json else total):
             yield
+
+    def again(self, blobs: int, size: int) -> None:
+        """Do not count blobs, and bytes, that come again."""
+        self._counts["blob", How.THERE] -= blobs
+        self.add_bytes(-size)
 
     def add_bytes(self, count: int) -> None:
         """Count bytes that came into the target, or were there."""
@@ -86,7 +94,8 @@ class CopyProgress:
     def report(self) -> Report:
         """Return the table of what was copied in which way."""
         rows: list[Row] = [
-            (kind, *(self._counts[kind, way] for way in _WAYS), self._sent[kind]) for kind in _KINDS
+            (kind, *(max(0, self._counts[kind, way]) for way in _WAYS), self._sent[kind])
+            for kind in _KINDS
         ]
         return Report(("kind", *(way.value for way in _WAYS), "bytes"), rows)
 
@@ -103,6 +112,9 @@ class CopyProgress:
         """The time since the beginning."""
         return time.monotonic() - self._began
 
+    def _done(self, kind: str) -> int:
+        return sum(self._counts[kind, way] for way in _WAYS)
+
     def _print_event(self, kind: str, repository: str, name: str, result: Done | Fault) -> None:
         event: dict[str, object] = {"event": kind, "repository": repository, "name": name}
         if isinstance(result, Done):
@@ -118,11 +130,11 @@ class CopyProgress:
         if self._as_json or sys.stderr.isatty() or now < self._shown_at + _INTERVAL_S:
             return
         self._shown_at = now
-        done = {kind: sum(self._counts[kind, way] for way in _WAYS) for kind in _KINDS}
-        rate = self._bytes / max(1e-3, self.seconds)
+        rate = self._bytes / max(1e-3, now - self._plan_began)
+        items = ", ".join(f"{self._done(kind):,} {kind}s" for kind in _KINDS)
         text = (
             f"{human_size(self._bytes)} of {human_size(self._total)}, {human_size(int(rate))}/s,"
-            f" {done['blob']:,} blobs, {done['manifest']:,} manifests, {done['tag']:,} tags"
+            f" {items}"
         )
         if self._bytes * 100 > self._total:
             text += f", {max(0, round((self._total - self._bytes) / rate))} s left"

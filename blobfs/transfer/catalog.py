@@ -103,6 +103,10 @@ _FORGET_EDGES: Final = (
 )
 
 _RESET: Final = (
+    "DROP TABLE IF EXISTS temp.again",
+    f"""CREATE TEMP TABLE again AS
+        SELECT repository, blob, state = 'there' AS was_there, size FROM link
+        JOIN blob ON blob.id = blob WHERE blob.there AND {_CHANGED}""",
     f"UPDATE tag SET state = 'unread' WHERE state IN ('wanted', 'failed') AND {_CHANGED}",
     f"DELETE FROM manifest WHERE state <> 'there' AND NOT root AND {_CHANGED}",
     f"UPDATE manifest SET state = 'unread' WHERE state <> 'there' AND {_CHANGED}",
@@ -291,6 +295,16 @@ class Catalog(Closing):
             for statement in _RESET:
                 db.execute(statement)
             return bool(db.execute("SELECT count(*) FROM temp.changed").fetchone()[0])
+
+    def asked_again(self) -> tuple[int, int]:
+        """The links that were copied and are copied again, and the bytes of such blobs.
+
+        They are those of the last ``reset_gone``, without what is not needed any more.
+        """
+        again = "FROM temp.again JOIN link USING (repository, blob)"
+        links = self.one(f"SELECT CAST(total(was_there) AS INTEGER) {again}")
+        size = self.one(f"SELECT total(size) FROM (SELECT DISTINCT blob, size {again})")
+        return links, int(size)
 
     def conclude(self, part: int, unmet: str) -> None:
         """Let what was not copied of *part* fail, unless the source does not have it any more.

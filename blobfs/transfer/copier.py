@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import chain, groupby
 from operator import itemgetter
@@ -101,8 +102,17 @@ _STATES: Final = {Cause.GONE: State.GONE, Cause.REJECTED: State.REJECTED}
 class Feedback(Protocol):
     """Receives each item that was copied or has failed, in the thread of the copy."""
 
+    def showing(self, total: int) -> AbstractContextManager[None]:
+        """Show the progress of a plan meanwhile, whose blobs have *total* bytes.
+
+        The items of an earlier plan are received again.
+        """
+
+    def again(self, blobs: int, size: int) -> None:
+        """Receive that so many blobs, and bytes, will be received again."""
+
     def add_bytes(self, count: int) -> None:
-        """Receive the size of a blob that is in the target without having been sent."""
+        """Receive the size of a blob that was not read here; a negative one takes it back."""
 
     def item(self, kind: str, repository: str, name: str, result: Done | Fault) -> None:
         """Receive the result of an item of *kind*: ``blob``, ``manifest`` or ``tag``."""
@@ -141,6 +151,7 @@ class Copier:
             if self._catalog.reset_gone(part):
                 self._second.walk()
                 self._catalog.set_levels()
+                self._feedback.again(*self._catalog.asked_again())
                 first, self._route = self._route, self._second.route
                 self._store(part)
                 self._route = first
@@ -166,6 +177,8 @@ class Copier:
     def _ask(self, part: int) -> None:
         rows = self._catalog.queue(_LINKS, _ASKED, part=part)
         groups = (list(group) for batch in rows for _, group in groupby(batch, key=itemgetter(0)))
+        if self._route.verifies_target:  # so it reads them
+            groups = (part for group in groups for part in _by_size(group, _ASKED))
         call = partial(_ask, self._route)
         for batch, results in self._threads.run(call, lambda: next(groups, None)):
             done = [Done(How.THERE, row[5]) if found is True else found
@@ -202,12 +215,13 @@ class Copier:
             self._note("blob", target, str(unpack(digest)), result)
 
     def _set_there(self, db: sqlite3.Connection, blob: int, result: Done) -> None:
-        """Note that a blob is in the target, and count its bytes unless they were counted."""
+        """Note that a blob is in the target, and count its bytes once."""
         is_first = db.execute(
             "UPDATE blob SET there = 1, size = ? WHERE id = ? AND NOT there", (result.size, blob)
         ).rowcount
-        if is_first and (self._is_remote or result.how is not How.SENT):
-            self._feedback.add_bytes(result.size)
+        is_counted = result.how is How.SENT and not self._is_remote  # while it was sent
+        if is_first != is_counted:
+            self._feedback.add_bytes(result.size if is_first else -result.size)
 
     def _put_manifests(self, part: int, level: int) -> None:
         rows = self._catalog.queue(_MANIFESTS, self._batch, part=part, level=level)

@@ -54,6 +54,11 @@ _WANTED: Final = """
     GROUP BY repository.id ORDER BY target
 """
 
+_LEFT: Final = """
+    SELECT total(size) FROM blob WHERE NOT there
+        AND EXISTS (SELECT 1 FROM link WHERE blob = blob.id AND state = 'wanted')
+"""
+
 _HAS_ARRIVED: Final = """
     SELECT EXISTS (SELECT 1 FROM blob WHERE there)
         OR EXISTS (SELECT 1 FROM manifest WHERE state = 'there')
@@ -137,8 +142,8 @@ class OpenCopy(Closing):
 
     @property
     def size(self) -> int:
-        """The bytes of all blobs of the plan, each once."""
-        return int(self.catalog.one("SELECT total(size) FROM blob"))
+        """The bytes of the blobs that the plan has left to copy, each once."""
+        return int(self.catalog.one(_LEFT))
 
     @property
     def is_empty(self) -> bool:
@@ -161,11 +166,13 @@ class OpenCopy(Closing):
         """
         ends_of(self.copy.route).on_bytes = feedback.add_bytes
         copier = Copier(self.planner, self.crew, feedback, fail_fast=fail_fast)
-        copier.copy()
+        with feedback.showing(self.size):
+            copier.copy()
         if self.catalog.is_resumed:
             self.catalog.begin()
             self.planner.plan()
-            copier.copy()
+            with feedback.showing(self.size):
+                copier.copy()
 
     def delete(
         self,

@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
@@ -55,8 +56,9 @@ class Route:
 class Ends(Closing):
     """The open source and target of a route in this process. Thread-safe, as both are.
 
-    *on_bytes* is called with the number of bytes that were read. Once ``is_stopped`` is set, calls
-    that transfer blobs raise Interrupted.
+    *on_bytes* is called with the number of bytes that were read to be sent, and with its negative
+    if they were not stored. Once ``is_stopped`` is set, calls that transfer blobs raise
+    Interrupted.
     """
 
     def __init__(self, source: Source, target: Target, bytes_per_s: int) -> None:
@@ -73,13 +75,30 @@ class Ends(Closing):
         finally:
             self.target.close()
 
-    def counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def paced(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Yield *chunks* within the rate; raises Interrupted once the copy is stopped."""
         for chunk in chunks:
             self.check()
             self._pacer.wait(len(chunk))
             yield chunk
-            self.on_bytes(len(chunk))
+
+    @contextmanager
+    def counted(self, chunks: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
+        """Yield an iterator of *chunks* within the rate; after an error they do not count."""
+        count = 0
+
+        def each() -> Iterator[bytes]:
+            nonlocal count
+            for chunk in self.paced(chunks):
+                yield chunk
+                count += len(chunk)
+                self.on_bytes(len(chunk))
+
+        try:
+            yield each()
+        except BaseException:
+            self.on_bytes(-count)
+            raise
 
     def check(self) -> None:
         """Raise Interrupted once the copy is stopped."""

@@ -84,7 +84,7 @@ def _is_right(route: Route, item: BlobItem) -> bool | Fault:
     ends = ends_of(route)
     try:
         with target_as_source(route).open(item.target, item.blob) as reader:
-            for _ in item.blob.digest.verified(ends.counted(reader.chunks())):
+            for _ in item.blob.digest.verified(ends.paced(reader.chunks())):
                 pass
     except (Corrupt, NotFound):
         return False
@@ -121,8 +121,8 @@ def _store(route: Route, ends: Ends, item: BlobItem) -> Done:
     if target.copy(ends.source, item.origin, item.target, blob):
         return Done(How.COPIED, blob.size)
     is_wrong = route.verifies_target and not target.missing(item.target, [blob])
-    with ends.source.open(item.origin, blob) as reader:
-        target.put_blob(item.target, blob, ends.counted(reader.chunks()))
+    with ends.source.open(item.origin, blob) as reader, ends.counted(reader.chunks()) as chunks:
+        target.put_blob(item.target, blob, chunks)
     if is_wrong and route.target.kind is Kind.REGISTRY and not _is_right(route, item):
         raise Unsupported(
             f"{route.target} keeps other bytes for {blob.digest}; quarantine them in its storage"
