@@ -43,7 +43,7 @@ def cp(source: str, target: str, *, options: CopyOptions) -> None:
 
     A place is a storage, which is a directory, s3://bucket/prefix or a registry's config.yml; an
     OCI image layout, oci:DIR or oci-archive:FILE; a registry over HTTP, docker://HOST; or for one
-    blob a file, or - for standard input and output.
+    blob a file. With - for a FILE the standard input or output is used.
 
     A part of a place is PLACE!/repository, PLACE!/repository:tag, PLACE!/repository@digest, or
     PLACE!/prefix/ for all repositories below a prefix. For a registry it is
@@ -77,7 +77,11 @@ def sync(source: str, target: str, *, options: CopyOptions) -> None:
 @copying
 @deleting
 def backup(source: str, target: str, *, options: CopyOptions) -> None:
-    """Copy all of SOURCE to TARGET, such as oci:DIR: blobfs sync with --all."""
+    """Copy all of SOURCE to TARGET, such as oci:DIR: blobfs sync with --all.
+
+    oci-archive:- writes an archive to the standard output, for another machine:
+    blobfs backup SOURCE oci-archive:- | ssh HOST blobfs restore oci-archive:- TARGET
+    """
     everything = replace(options, everything=True)
     _run(everything.copy(source, target, replaces=True), everything)
 
@@ -85,7 +89,10 @@ def backup(source: str, target: str, *, options: CopyOptions) -> None:
 @click.command(context_settings=LONG_HELP, short_help="Copy a backup to a registry.")
 @copying
 def restore(source: str, target: str, *, options: CopyOptions) -> None:
-    """Copy the backup SOURCE, or a part of it, to TARGET: blobfs cp with --all."""
+    """Copy the backup SOURCE, or a part of it, to TARGET: blobfs cp with --all.
+
+    An archive in the standard input, oci-archive:-, is kept in $TMPDIR or /var/tmp meanwhile.
+    """
     everything = replace(options, everything=True)
     _run(everything.copy(source, target, replaces=False), everything)
 
@@ -95,8 +102,9 @@ def _run(copy: Copy, options: CopyOptions) -> None:
         check_mirror(copy.route, copy.selection)
         _check_mounted(copy.route.source)
     progress = CopyProgress(as_json=options.as_json)
-    is_temporary = options.dry_run or copy.is_of_a_file
-    state = None if is_temporary else options.states / f"cp-{copy.key}.db"
+    has_journal = copy.is_repeatable and not options.dry_run
+    state = options.states / f"cp-{copy.key}.db" if has_journal else None
+    go_on = _GO_ON if copy.is_repeatable else "copy again"
     act = _show if options.dry_run else _transfer
     try:
         with workers_for(copy.route, options.jobs, options.cluster) as crew:
@@ -109,12 +117,12 @@ def _run(copy: Copy, options: CopyOptions) -> None:
     except sqlite3.Error as exc:
         place = options.state_dir or "the directory of journals"
         raise MountRefused(
-            f"{place}: {exc}; free space there, or give another one by --state-dir; {_GO_ON}"
+            f"{place}: {exc}; free space there, or give another one by --state-dir; {go_on}"
         ) from None
     except KeyboardInterrupt:
-        raise click.ClickException(f"stopped; {_GO_ON}") from None
+        raise click.ClickException(f"stopped; {go_on}") from None
     except (StorageUnavailable, StorageFull, Interrupted) as exc:
-        raise click.ClickException(printable(f"{exc}; {_GO_ON}")) from exc
+        raise click.ClickException(printable(f"{exc}; {go_on}")) from exc
 
 
 def _check_mounted(source: Place) -> None:
@@ -149,9 +157,9 @@ def _transfer(opened: OpenCopy, progress: CopyProgress, options: CopyOptions) ->
             click.echo(opened.blob)
         return
     report = replace(progress.report(), damaged=len(notes))
-    print_report(
-        report, as_json=False, human=options.human, notes=[*notes, f"{progress.seconds:.1f} s"]
-    )
+    notes.append(f"{progress.seconds:.1f} s")
+    to_stderr = opened.copy.is_to_stdout
+    print_report(report, as_json=False, human=options.human, notes=notes, to_stderr=to_stderr)
 
 
 def _show(opened: OpenCopy, progress: CopyProgress, options: CopyOptions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -11,6 +12,7 @@ from typing import Any, Final, TypeVar, cast
 import click
 
 from blobfs.cli.completion import complete_place
+from blobfs.cli.notices import echo
 from blobfs.cli.storage import Storage
 from blobfs.cli.types import DIRECTORY, FILE, HUMAN, JSON, Duration, Parsed, Size
 from blobfs.config.settings import default_state
@@ -22,6 +24,7 @@ from blobfs.transfer.places import Kind, Place, PlaceOptions, paired
 from blobfs.transfer.registry import RegistryOptions
 from blobfs.transfer.route import Route
 from blobfs.transfer.selection import Selection
+from blobfs.transfer.streams import spool_directory
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -116,7 +119,9 @@ class CopyOptions:
         """Return the copy, which *replaces* an archive; raises MountRefused, NameInvalid."""
         if self.max_delete is not None and not self.delete:
             raise click.UsageError("--max-delete limits what --delete removes; give both")
-        place, end = paired(Place.parse(source, _location), Place.parse(target, _location))
+        places = Place.parse(source, _location), Place.parse(target, _location)
+        _check_streams(*places)
+        place, end = paired(*places)
         route = Route(
             place,
             end,
@@ -132,7 +137,7 @@ class CopyOptions:
         )  # fmt: skip
         copy = Copy(route, selection)
         if copy.is_to_stdout and self.as_json:
-            raise MountRefused("--json and the blob need the standard output; omit one of both")
+            raise MountRefused(f"--json and {end} need the standard output; omit one of both")
         return copy
 
     @property
@@ -151,6 +156,16 @@ class CopyOptions:
             anonymous=getattr(self, f"{end}_no_creds"),
         )
         return PlaceOptions(state_dir=None if self.dry_run else self.states, registry=registry)
+
+
+def _check_streams(source: Place, target: Place) -> None:
+    """Raise MountRefused for an archive in a terminal, and say where one is kept."""
+    if source.is_archive_stream:
+        if sys.stdin.isatty():
+            raise MountRefused(f"{source}: the standard input is a terminal; give it an archive")
+        echo(f"{source} is read into {spool_directory()} first")
+    if target.is_archive_stream and sys.stdout.isatty():
+        raise MountRefused(f"{target}: the standard output is a terminal; give it a file or a pipe")
 
 
 def _location(storage: str) -> Location:

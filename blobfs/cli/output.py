@@ -40,10 +40,16 @@ def sentence(exc: BlobfsError) -> str:
 
 
 def print_report(
-    report: Report, *, as_json: bool, human: bool = False, notes: Iterable[str] = ()
+    report: Report,
+    *,
+    as_json: bool,
+    human: bool = False,
+    notes: Iterable[str] = (),
+    to_stderr: bool = False,
 ) -> None:
     """Print *report*, and the *notes* on stderr; exits with 1 if the report counts damage."""
-    click.echo(report.as_json() if as_json else report.as_table(human=human))
+    text = report.as_json() if as_json else report.as_table(human=human)
+    click.echo(text, err=to_stderr)
     for note in notes:
         echo(note)
     if report.damaged:

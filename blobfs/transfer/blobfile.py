@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Final, NoReturn
+from typing import NoReturn
 
 from blobfs.concurrency import CallLock
 from blobfs.digest import CANONICAL, Descriptor, Digest
@@ -25,8 +24,7 @@ from blobfs.errors import (
 )
 from blobfs.reference import Tag
 from blobfs.transfer.base import Outline, Source, Target
-
-_CHUNK: Final = 2**20
+from blobfs.transfer.streams import STDIN, STDOUT, open_stdin, write_to
 
 
 class FileSource(Source):
@@ -37,12 +35,12 @@ class FileSource(Source):
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._place = str(path or "standard input")
+        self._place = str(path or STDIN)
         self._hashing = CallLock()
         self._digests: dict[str, Digest] = {}
         with os_errors(self._place):
             if path is None:
-                fd = _spooled(sys.stdin.buffer)
+                fd = open_stdin()
             else:
                 fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with closed_on_failure(fd):
@@ -95,15 +93,6 @@ class FileSource(Source):
             return self._digests[algorithm]
 
 
-def _spooled(stream: BinaryIO) -> int:
-    """Return a descriptor of a temporary file with all bytes of *stream*."""
-    with tempfile.TemporaryFile() as spool:
-        while chunk := stream.read(_CHUNK):
-            spool.write(chunk)
-        spool.flush()
-        return os.dup(spool.fileno())
-
-
 class FileTarget(Target):
     """A file that gets the bytes of the blob *wanted*; without *path* it is the standard output.
 
@@ -113,7 +102,7 @@ class FileTarget(Target):
 
     def __init__(self, path: Path | None, wanted: Digest) -> None:
         self._path = path
-        self._place = str(path or "standard output")
+        self._place = str(path or STDOUT)
         self._wanted = wanted
         self._has_begun = self._is_done = False
 
@@ -148,7 +137,7 @@ class FileTarget(Target):
         self._has_begun = True
         with os_errors(self._place):
             for chunk in chunks:
-                sys.stdout.buffer.write(chunk)
+                write_to(sys.stdout.buffer, chunk)
             sys.stdout.buffer.flush()
 
     def _replace(self, path: Path, chunks: Iterable[bytes]) -> None:

@@ -95,8 +95,14 @@ class Copy:
 
     @property
     def is_to_stdout(self) -> bool:
-        """True if the bytes of a blob go to the standard output."""
-        return self.route.target.kind is Kind.FILE and self.route.target.path is None
+        """True if a blob or an archive goes to the standard output."""
+        return self.route.target.is_stream
+
+    @property
+    def is_repeatable(self) -> bool:
+        """True if a run can go on where another one was stopped."""
+        ends = (self.route.source, self.route.target)
+        return not self.is_of_a_file and not any(place.is_stream for place in ends)
 
     def open(
         self, state: Path | None, crew: Crew, progress: Progress, *, restart: bool = False
@@ -253,7 +259,7 @@ def workers_for(
     Raises MountRefused.
     """
     places = (route.source, route.target)
-    is_local = all(place.root is not None or place.kind is Kind.FILE for place in places)
+    is_local = all(place.root is not None or place.is_stream for place in places)
     count = jobs or (LOCAL_JOBS if is_local else REMOTE_JOBS)
     with closing(ThreadPool("copy", count)) as pool, _cluster(places, cluster) as remote:
         tracked = _Tracked(pool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -17,7 +18,13 @@ from blobfs.errors import MountRefused, NameInvalid
 from blobfs.reference import Tag
 from blobfs.transfer.base import Source, Target
 from blobfs.transfer.blobfile import FileSource, FileTarget
-from blobfs.transfer.layout import ArchiveSource, ArchiveTarget, LayoutSource, LayoutTarget
+from blobfs.transfer.layout import (
+    ArchiveSource,
+    ArchiveStreamTarget,
+    ArchiveTarget,
+    LayoutSource,
+    LayoutTarget,
+)
 from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget
 from blobfs.transfer.selection import EVERYTHING, Part
 from blobfs.transfer.storage import StorageSource
@@ -103,7 +110,8 @@ class Place:
         if part is None:
             is_tag = bool(name) and not re.search("[:@/]", name)
             part = Part("", Tag(name)) if is_tag else Part.parse(name)
-        return cls(kind, part, path=Path(directory).absolute())
+        is_stream = kind is Kind.ARCHIVE and directory == "-"
+        return cls(kind, part, path=None if is_stream else Path(directory).absolute())
 
     def __str__(self) -> str:
         part = str(self.part)
@@ -112,13 +120,23 @@ class Place:
                 return f"docker://{self.host}" + (f"/{part}" if part else "")
             case Kind.FILE:
                 return str(self.path or "-")
-        start = str(self.location) if self.location else f"{self.kind.value}:{self.path}"
+        start = str(self.location) if self.location else f"{self.kind.value}:{self.path or '-'}"
         return start + (f"{_PART}{part}" if part else "")
 
     @property
     def is_directory(self) -> bool:
         """True for a storage in a directory."""
         return self.location is not None and self.location.root is not None
+
+    @property
+    def is_stream(self) -> bool:
+        """True for the standard input or output."""
+        return self.is_archive_stream or (self.kind is Kind.FILE and self.path is None)
+
+    @property
+    def is_archive_stream(self) -> bool:
+        """True for an archive in the standard input or output."""
+        return self.kind is Kind.ARCHIVE and self.path is None
 
     @property
     def key(self) -> str:
@@ -241,8 +259,8 @@ def open_source(place: Place, options: PlaceOptions = DEFAULTS) -> Source:
             return StorageSource(location, state_dir=options.state_dir)
         case Place(kind=Kind.LAYOUT, path=Path() as path):
             return LayoutSource(path)
-        case Place(kind=Kind.ARCHIVE, path=Path() as path):
-            return ArchiveSource(path)
+        case Place(kind=Kind.ARCHIVE):
+            return ArchiveSource(place.path)
         case Place(kind=Kind.REGISTRY):
             return RegistrySource(place.host, options.registry, place.part.repository)
         case Place(kind=Kind.FILE):
@@ -262,6 +280,8 @@ def open_target(place: Place, options: PlaceOptions = DEFAULTS) -> Target:
             return LayoutTarget(path)
         case Place(kind=Kind.ARCHIVE, path=Path() as path):
             return ArchiveTarget(path, replace=options.replaces)
+        case Place(kind=Kind.ARCHIVE):
+            return ArchiveStreamTarget(sys.stdout.buffer)
         case Place(kind=Kind.REGISTRY):
             return RegistryTarget(place.host, options.registry, place.part.repository)
         case Place(kind=Kind.FILE, part=Part(target=Digest() as digest)):

@@ -159,8 +159,6 @@ def ends_of(route: Route) -> Ends:
 
 def _open(route: Route) -> Ends:
     first = ends_of(replace(route, second_look=False)) if route.second_look else None
-    if first is not None and route.source.kind is Kind.FILE:
-        return first  # the standard input is read once
     source = open_source(route.source, _with_login(route.source_options, "BLOBFS_SRC_CREDS"))
     if first is not None and route.target.kind is not Kind.STORAGE:
         target = first.target  # it has one writer

@@ -36,7 +36,8 @@ def _in_place(recipe: str, directory: Path, bucket: str, registry: str) -> str:
     """Return the commands with the directory, bucket and registry of the test."""
     url, _, options = bucket.partition("?")
     named = re.sub(r"'?s3://bucket(/\w+)(![^\s']*)?'?", rf"'{url}\1?{options}\2'", recipe)
-    return named.replace("/tmp/", f"{directory}/").replace("registry.example.org", registry)
+    local = named.replace("ssh backup.example.org ", "")
+    return local.replace("/tmp/", f"{directory}/").replace("registry.example.org", registry)
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_each_recipe_works(served: DockerRegistry, ceph: S3Server, tmp_path: Pat
             )  # fmt: skip
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     source = _held(tmp_path / "storage")
-    assert _held(tmp_path / "restored") == source
+    assert _held(tmp_path / "restored") == _held(tmp_path / "there-too") == source
     assert _held(tmp_path / "there").tags == {_DEMO: {"v1": source.tags[_DEMO]["v1"]}}
     assert _held(tmp_path / "mirror").tags == {_DEMO: {"v1": source.tags[_DEMO]["v1"]}}
 

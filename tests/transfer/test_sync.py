@@ -1,5 +1,8 @@
 """``blobfs sync``, ``backup`` and ``restore``."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -139,6 +142,35 @@ def test_a_backup_restores_the_same_registry(copies: Copies, place: str) -> None
     one = copies.directory / "one"
     assert invoke("restore", f"{archive}!/team/app:v1", one, *state).exit_code == 0
     assert set(copies.tags(one)) == {"team/app:v1"}
+
+
+def test_a_backup_to_the_standard_output_has_its_summary_on_stderr(copies: Copies) -> None:
+    """[S22.47] The summary is printed on stderr."""
+    copies.put_image("bad", b"config", b"missing")
+    copies.blob(copies.source, Digest.of(b"missing")).unlink()
+    result = invoke("backup", copies.source, "oci-archive:-", "--state-dir", copies.state)
+    assert result.exit_code == 1
+    assert "left out: team/app:bad" in result.stderr
+    assert "blob " in result.stderr
+    (copies.directory / "backup.tar").write_bytes(result.stdout_bytes)
+    restored = copies.directory / "restored"
+    assert invoke("restore", f"oci-archive:{copies.directory}/backup.tar", restored).exit_code == 0
+    assert set(copies.tags(restored)) == {"team/app:v1"}
+    assert not copies.has_journal()
+
+
+def test_an_archive_in_a_terminal_is_refused(copies: Copies) -> None:
+    """[S22.47] an archive goes through the standard output or input, but for terminals"""
+    primary, terminal = os.openpty()
+    for command in ("backup", copies.source, "oci-archive:-"), ("cp", "oci-archive:-", "x"):
+        done = subprocess.run(
+            [sys.executable, "-m", "blobfs", *command], stdin=terminal, stdout=terminal,
+            stderr=subprocess.PIPE, text=True, check=False, cwd=copies.directory,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "is a terminal; give it" in done.stderr
+    os.close(primary)
+    os.close(terminal)
 
 
 def test_a_tag_that_lists_referrers_is_not_deleted(copies: Copies) -> None:

@@ -14,7 +14,7 @@ tools are kept as they are.
 
 ``entries`` reads and writes the index. ``contents`` is the content of one repository, which follows
 from its entries. ``source`` and ``target`` are the two contracts of a copy, over a ``store`` of
-files: ``directory`` and ``archive``.
+files: ``directory`` and ``archive``, or ``archive_stream`` for the standard output.
 
 Invariants: an index only names what is durable, and is replaced as a whole; bytes are stored under
 a digest only after they were hashed. ``flush`` appends what is new to a file of ``notes``, as the
@@ -23,8 +23,15 @@ blob is sent again. ``finish`` writes the index and removes the notes.
 """
 
 from blobfs.transfer.layout.archive import ArchiveSource
+from blobfs.transfer.layout.archive_stream import ArchiveStreamTarget
 from blobfs.transfer.layout.archive_writer import ArchiveTarget
 from blobfs.transfer.layout.source import LayoutSource
 from blobfs.transfer.layout.target import LayoutTarget
 
-__all__ = ["ArchiveSource", "ArchiveTarget", "LayoutSource", "LayoutTarget"]
+__all__ = [
+    "ArchiveSource",
+    "ArchiveStreamTarget",
+    "ArchiveTarget",
+    "LayoutSource",
+    "LayoutTarget",
+]

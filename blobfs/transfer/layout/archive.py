@@ -24,13 +24,13 @@ from blobfs.images.readers import RangeReader
 from blobfs.images.sparse import BLOCK
 from blobfs.images.tar import read_members
 from blobfs.transfer.layout.entries import MAX_INDEX
+from blobfs.transfer.layout.headers import HOLES
 from blobfs.transfer.layout.source import IndexedSource
 from blobfs.transfer.layout.store import LayoutReader
+from blobfs.transfer.streams import STDIN, open_stdin
 
 INDEX: Final = "index.json"
 LAYOUT: Final = "oci-layout"
-BLOBS: Final = "blobs"
-HOLES: Final = "holes"
 
 _BLOB: Final = re.compile(r"(blobs|holes)/([a-z0-9]+)/([0-9a-f]+)")
 _COMPRESSED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")
@@ -89,18 +89,23 @@ class Archive:
 class ArchiveReader(LayoutReader):
     """Reads the files of a layout in a tar archive. It owns *fd*. Thread-safe."""
 
-    def __init__(self, file: Path, fd: int) -> None:
-        self.place = str(file)
+    def __init__(self, place: str, fd: int) -> None:
+        self.place = place
         self.fd = fd
         self.archive = Archive(fd, size_of_file(self.place, fd))
 
     @classmethod
-    def opened(cls, file: Path) -> Self:
-        """Open an archive; raises PathNotFound, AccessDenied, NotAFile, Unsupported, Corrupt."""
-        with os_errors(str(file)):
-            fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    def opened(cls, file: Path | None) -> Self:
+        """Open an archive, without *file* that in the standard input.
+
+        Raises PathNotFound, AccessDenied, NotAFile, Unsupported, Corrupt.
+        """
+        place = str(file or STDIN)
+        with os_errors(place):
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(file, flags) if file else open_stdin()
             with closed_on_failure(fd):
-                reader = cls(file, fd)
+                reader = cls(place, fd)
                 reader.check()
         return reader
 
@@ -112,11 +117,14 @@ class ArchiveReader(LayoutReader):
             )
         if self.archive.fault:
             raise Corrupt(f"{self.place} is no whole tar archive: {self.archive.fault}")
-        if INDEX not in self.archive.others and "manifest.json" in self.archive.others:
+        if INDEX in self.archive.others:
+            return
+        if "manifest.json" in self.archive.others:
             raise Unsupported(
                 f"{self.place} is no OCI archive, but one of docker before version 25; convert it:"
                 f" skopeo copy docker-archive:{self.place} oci-archive:NEW.tar"
             )
+        raise Corrupt(f"{self.place} has no index.json; it is no OCI archive, or it was cut off")
 
     def index(self) -> bytes | None:
         extent = self.archive.others.get(INDEX)
@@ -159,12 +167,12 @@ def _named(path: bytes) -> tuple[str, Digest | None]:
 
 
 class ArchiveSource(IndexedSource):
-    """Reads an OCI archive.
+    """Reads an OCI archive, without *file* that in the standard input, which is kept in a file.
 
     Raises PathNotFound, AccessDenied, NotAFile, Unsupported, Corrupt.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None) -> None:
         super().__init__(ArchiveReader.opened(file))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from operator import itemgetter
@@ -23,11 +22,8 @@ from blobfs.errors import (
     MountRefused,
     StorageUnavailable,
 )
-from blobfs.images.sparse import BLOCK
 from blobfs.transfer.layout import entries
 from blobfs.transfer.layout.archive import (
-    BLOBS,
-    HOLES,
     INDEX,
     LAYOUT,
     Archive,
@@ -35,6 +31,15 @@ from blobfs.transfer.layout.archive import (
     Extent,
 )
 from blobfs.transfer.layout.directory import append_durably, sync_directory
+from blobfs.transfer.layout.headers import (
+    BLOBS,
+    END,
+    HOLES,
+    header_of,
+    link_to,
+    name_of,
+    padding,
+)
 from blobfs.transfer.layout.notes import parse_notes
 from blobfs.transfer.layout.store import LayoutWriter
 from blobfs.transfer.layout.target import IndexedTarget
@@ -78,7 +83,7 @@ class ArchiveWriter(LayoutWriter):
         self._old = ArchiveReader.opened(file) if file.exists() else None
         self._new: ArchiveReader | None = None
         if self._partial.exists():
-            self._new = ArchiveReader(self._partial, self._open_partial(0))
+            self._new = ArchiveReader(str(self._partial), self._open_partial(0))
 
     def _open_partial(self, flags: int) -> int:
         with os_errors(str(self._partial)):
@@ -116,7 +121,9 @@ class ArchiveWriter(LayoutWriter):
                     self._has_begun = True
 
     def _begin(self) -> None:
-        new = self._new = self._new or ArchiveReader(self._partial, self._open_partial(os.O_CREAT))
+        new = self._new = self._new or ArchiveReader(
+            str(self._partial), self._open_partial(os.O_CREAT)
+        )
         if not lock(new.fd, EXCLUSIVE) or not _is_at(self._partial, new.fd):
             raise Busy(f"{self._partial}: another copy writes to this archive; wait for its end")
         size = os.fstat(new.fd).st_size
@@ -205,7 +212,7 @@ class ArchiveWriter(LayoutWriter):
     def _append(self, header: bytes, content: bytes = b"") -> int:
         """Append a member, and return its start; the caller has the lock."""
         start = self._end
-        data = header + content + bytes(-len(content) % BLOCK)
+        data = header + content + padding(len(content))
         with os_errors(self.place):
             try:
                 _write(self._fd, data, start)
@@ -222,12 +229,10 @@ class ArchiveWriter(LayoutWriter):
         return self._new
 
     def alias(self, blob: Digest, canonical: Digest) -> None:
-        info = tarfile.TarInfo(_name(BLOBS, canonical))
-        info.type, info.linkname = tarfile.LNKTYPE, _name(BLOBS, blob)
         with self._lock:
             blobs = self._opened.archive.blobs
             if canonical not in blobs:
-                self._append(_block(info))
+                self._append(link_to(blob, canonical))
                 blobs[canonical] = blobs[blob]
 
     def add_notes(self, lines: bytes) -> None:
@@ -244,10 +249,8 @@ class ArchiveWriter(LayoutWriter):
             self._clear_holes()
             end = self._end
             for name, content in ((INDEX, index), (LAYOUT, entries.LAYOUT)):
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                self._append(_block(info), content)
-            _write(self._fd, bytes(2 * BLOCK), self._end)
+                self._append(header_of(name, len(content)), content)
+            _write(self._fd, END, self._end)
             self._end = end
             os.fsync(self._fd)
             if self._old is None and self._file.exists():
@@ -290,20 +293,8 @@ def _is_at(path: Path, fd: int) -> bool:
         return False
 
 
-def _name(directory: str, digest: Digest) -> str:
-    return f"{directory}/{digest.algorithm}/{digest.encoded}"
-
-
 def _header(directory: str, digest: Digest, size: int) -> bytes:
-    """Return the header of a blob or a hole, which are equally long."""
-    info = tarfile.TarInfo(_name(directory, digest))
-    info.size = size
-    return _block(info)
-
-
-def _block(info: tarfile.TarInfo) -> bytes:
-    info.mode = 0o444
-    return info.tobuf(tarfile.PAX_FORMAT)
+    return header_of(name_of(directory, digest), size)
 
 
 def _clear(fd: int, hole: Extent) -> None:
