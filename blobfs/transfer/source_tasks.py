@@ -13,6 +13,8 @@ from blobfs.errors import (
     AccessDenied,
     BlobfsError,
     DigestInvalid,
+    LinkDangling,
+    LinkInvalid,
     ManifestUnknown,
     NotFound,
     TagUnknown,
@@ -84,9 +86,14 @@ def _tags(source: Source, name: str, *, is_optional: bool) -> list[Tag]:
 
 
 def _with_sizes(source: Source, name: str, blobs: Iterable[Digest]) -> Iterator[tuple[bytes, int]]:
+    """Yield blobs with their sizes, but without those of left-over links, or gone meanwhile."""
     for digest in blobs:
-        with suppress(NotFound):  # a left-over link, or gone meanwhile
-            yield pack(digest), source.size(name, digest)
+        with suppress(NotFound, LinkDangling):
+            try:
+                size = source.size(name, digest)
+            except LinkInvalid:
+                size = 0  # the copy of the blob fails with the reason
+            yield pack(digest), size
 
 
 def _add_manifest(source: Source, name: str, digest: Digest, found: Listing) -> bool:

@@ -173,6 +173,21 @@ def test_an_archive_in_a_terminal_is_refused(copies: Copies) -> None:
     os.close(terminal)
 
 
+def test_a_backup_has_all_but_what_is_damaged(copies: Copies) -> None:
+    """[S22.4] Everything else is copied, and the exit code is 1"""
+    left_over, damaged = copies.layout.layer(b"left over"), copies.layout.layer(b"damaged")
+    copies.blob(copies.source, left_over).unlink()  # as garbage collections do: no damage
+    assert copies.run("backup").exit_code == 0
+    link = f"{copies.source}{paths.layers(APP)}/sha256/{damaged.encoded}/link"
+    Path(link).write_text("no digest")
+    copies.put_image("v3", b"config", b"the third layer")
+    result = copies.run("backup")
+    assert result.exit_code == 1
+    assert f"blob {damaged}: " in result.stderr
+    assert "repository" not in result.stderr
+    assert set(copies.tags()) == {"team/app:v1", "team/app:v2", "team/app:v3", "other:v1"}
+
+
 def test_a_tag_that_lists_referrers_is_not_deleted(copies: Copies) -> None:
     """[S22.14] A registry without the referrers API keeps referrers"""
     subject = copies.put_image("v1", b"config", b"layer")
