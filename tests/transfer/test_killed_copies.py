@@ -25,7 +25,7 @@ import pytest
 
 from blobfs.drivers.factory import driver_for
 from blobfs.drivers.objectstore import ObjectStore
-from tests.support.mounts import run
+from tests.support.command import invoke
 from tests.support.s3_proxy import S3Proxy
 from tests.support.s3_servers import S3Server
 from tests.support.services import DockerRegistry
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.registry, pytest.mark.s3]
 
 Stamps = Mapping[str, object]
 
-_OPTIONS = ("--bwlimit", "3M", "--jobs", "2")
+_OPTIONS = ("--bwlimit", "1500K", "--jobs", "2")
 """A copy of a small registry takes two or three seconds then, so that there is time to kill it."""
 
 _LONGEST_S = 3.0
@@ -156,14 +156,14 @@ def _objects(url: str) -> Stamps:
 
 def _verified(storage: object) -> None:
     """Expect that nothing of a storage is damaged; an empty one is none."""
-    done = run("verify", "--content", storage)
+    done = invoke("verify", "--content", storage)
     is_empty = "is no registry" in done.stderr or "does not exist" in done.stderr
-    assert done.returncode == 0 or is_empty, done.stdout + done.stderr
+    assert done.exit_code == 0 or is_empty, done.output
 
 
 def copied(*arguments: object) -> None:
-    done = run(*arguments, timeout_s=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = invoke(*arguments)
+    assert done.exit_code == 0, done.output
 
 
 @pytest.fixture
@@ -177,10 +177,10 @@ def keys(ceph: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3S
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry of 5 MB."""
+    """A registry of 2.5 MB."""
     root = tmp_path_factory.mktemp("source")
     with closing(driver_for(str(root))) as driver:
-        VariedRegistry(driver, size=100_000).fill(images=12)
+        VariedRegistry(driver, size=100_000).fill(images=6)
     return root
 
 
@@ -204,7 +204,8 @@ def stopped(source: Path, place: Place, event: str, after_s: float) -> Stamps:
             before = place.arrived()
             place.verify()
         _, printed = copy.communicate(timeout=120)
-        assert event == "client" or copy.returncode == 0, printed.decode()
+        # A target that is not reached at the beginning may have a wrong name.
+        assert event == "client" or not before or copy.returncode == 0, printed.decode()
     expect_still(before, place)
     return place.arrived()
 
