@@ -3,7 +3,7 @@
 BlobfsError: NotFound Invalid NameTooLong NotADirectory NotAFile NotASymlink Stale
     AttributeUnknown Unsupported ReadOnly NotPermitted CrossesDirectories Exists NotEmpty Busy
     Interrupted TooManyOpen TooLarge ContentMismatch AccessDenied Corrupt WriterClosed
-    StorageFull StorageUnavailable
+    SourceDenied StorageFull StorageUnavailable
 NotFound: PathNotFound BlobUnknown ManifestUnknown TagUnknown UploadUnknown RepositoryUnknown
 Interrupted: CallerKilled
 Invalid: DigestInvalid HashStateInvalid NameInvalid PathInvalid OffsetInvalid AppendOnly
@@ -201,6 +201,10 @@ class AccessDenied(BlobfsError):
 
 class StorageReadOnly(AccessDenied):
     """The storage is on a read-only file system."""
+
+
+class SourceDenied(BlobfsError):
+    """The source of a copy denies access."""
 
 
 class Corrupt(BlobfsError):

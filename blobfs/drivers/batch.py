@@ -18,7 +18,7 @@ from blobfs.drivers.base import (
 )
 from blobfs.drivers.objectstore import ObjectStore
 from blobfs.drivers.wrapper import ResumableWrapper
-from blobfs.errors import NotAFile
+from blobfs.errors import AccessDenied, NotAFile, StorageReadOnly
 
 _SMALL: Final = 64 * 2**10
 """The largest file in bytes that is kept in memory."""
@@ -35,13 +35,24 @@ class BatchDriver(ResumableWrapper):
     is removed. *rank* orders the files of a batch by their paths: those of a higher rank are stored
     after those of a lower one are durable.
 
+    *owner* names the part of the storage that a path belongs to. If access to a part is denied,
+    ``refused`` has the reason, and the files of other parts are stored. A file without an owner is
+    needed by others, so that its failure is that of the batch.
+
     Thread-safe: the guard is for the files, and ``_storing_lock`` lets one thread store a batch.
     """
 
-    def __init__(self, driver: StorageDriver, rank: Callable[[str], int]) -> None:
+    def __init__(
+        self,
+        driver: StorageDriver,
+        rank: Callable[[str], int],
+        owner: Callable[[str], str] = lambda _: "",
+    ) -> None:
         super().__init__(driver)
+        self.refused: dict[str, str] = {}
         self._stat_now = driver.stat_now if isinstance(driver, ObjectStore) else driver.stat
         self._rank = rank
+        self._owner = owner
         self._lock = guard()
         self._storing_lock = CallLock()
         self._files: dict[str, NewFile] = {}
@@ -70,6 +81,27 @@ class BatchDriver(ResumableWrapper):
                 self._storing = {}
 
     def _put_all(self, files: Sequence[NewFile]) -> None:
+        """Store files, without those of the parts that may not be written."""
+        if self.refused:
+            files = [file for file in files if self._owner(file.path) not in self.refused]
+        try:
+            self._put_together(files)
+        except AccessDenied:
+            parts: dict[str, list[NewFile]] = {}
+            for file in files:
+                parts.setdefault(self._owner(file.path), []).append(file)
+            for owner, part in parts.items():
+                self._put_part(owner, part)
+
+    def _put_part(self, owner: str, files: Sequence[NewFile]) -> None:
+        try:
+            self._put_together(files)
+        except AccessDenied as exc:
+            if not owner or isinstance(exc, StorageReadOnly):
+                raise
+            self.refused[owner] = str(exc)
+
+    def _put_together(self, files: Sequence[NewFile]) -> None:
         try:
             self._driver.put_files(files)
         except NotAFile:

@@ -44,6 +44,7 @@ ERRNO: Final[dict[type[errors.BlobfsError], int]] = {
     errors.TooLarge: errno.EFBIG,
     errors.ContentMismatch: errno.EBADMSG,
     errors.AccessDenied: errno.EACCES,
+    errors.SourceDenied: errno.EACCES,
     errors.StorageReadOnly: errno.EROFS,
     errors.Corrupt: errno.EIO,
     errors.WriterClosed: errno.EIO,

@@ -103,9 +103,9 @@ class Target(Closing):
     """A place that is copied to.
 
     Every item is complete or missing, after a kill too. It is durable and visible when ``flush``
-    has returned; a place may keep small items in memory until then. So a caller flushes before it
-    stores an item that refers to others, and before it notes an item as done. A failed ``flush``
-    can be repeated.
+    has returned, unless ``refusal`` has a reason then; a place may keep small items in memory until
+    then. So a caller flushes before it stores an item that refers to others, and before it notes an
+    item as done. A failed ``flush`` can be repeated.
     All methods raise StorageUnavailable, StorageFull, AccessDenied.
     """
 
@@ -182,6 +182,10 @@ class Target(Closing):
 
     def flush(self) -> None:
         """Make everything that was stored durable and visible."""
+
+    def refusal(self, repository: str) -> str | None:
+        """The reason why a ``flush`` could not store items of a repository that denies access."""
+        return None
 
     def finish(self) -> None:
         """Make the place complete after the last change, such as an archive."""

@@ -96,6 +96,8 @@ _TAGS: Final = f"""{_WANTED_TAGS} AND EXISTS (
 _SET_LINK: Final = "UPDATE link SET state = ?, fault = ? WHERE repository = ? AND blob = ?"
 _SET_LINKS: Final = "UPDATE link SET state = ?, fault = ? WHERE blob = ? AND state = 'wanted'"
 
+_DENY: Final = "UPDATE repository SET fault = ? WHERE target = ? AND fault IS NULL"
+
 _STATES: Final = {Cause.GONE: State.GONE, Cause.REJECTED: State.REJECTED}
 
 
@@ -276,6 +278,9 @@ class Copier:
 
     def _note(self, kind: str, repository: str, name: str, result: Done | Fault) -> None:
         self._feedback.item(kind, repository, name, result)
+        if isinstance(result, Fault) and result.cause is Cause.DENIED:
+            with self._catalog.transaction() as db:
+                db.execute(_DENY, (result.text, repository))
         if self._fail_fast and isinstance(result, Fault) and not result.is_looked_at_again:
             raise Interrupted(
                 f"stopped at the first failure: {repository}: {kind} {name}: {result.text}"
@@ -283,9 +288,11 @@ class Copier:
 
 
 def _state(result: Done | Fault | bool) -> tuple[State, str | None]:
-    if isinstance(result, Fault):
-        return _STATES.get(result.cause, State.FAILED), result.text
-    return State.THERE, None
+    """Return the state of an item, and its fault unless that is the one of its repository."""
+    if not isinstance(result, Fault):
+        return State.THERE, None
+    text = None if result.cause is Cause.DENIED else result.text
+    return _STATES.get(result.cause, State.FAILED), text
 
 
 def _is_lost(result: object) -> bool:

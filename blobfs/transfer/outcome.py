@@ -25,6 +25,14 @@ _OF_BLOB: Final = f"""
         WHERE needs_blob.blob = :number AND link.state = 'failed' {_ABOVE}
     ) {_IMAGES}
 """
+_OF_REPOSITORY: Final = """
+    SELECT repository.name || ':' || tag.name FROM tag
+    JOIN repository ON repository.id = repository
+    WHERE repository = :number AND tag.state = 'failed' AND tag.fault IS NULL ORDER BY 1
+"""
+_LEFT_OUT: Final = (
+    "SELECT count(*) FROM {} WHERE repository = :number AND state = 'failed' AND fault IS NULL"
+)
 _OF_MANIFEST: Final = f"WITH RECURSIVE hurt (id) AS (SELECT :number {_ABOVE}) {_IMAGES}"
 
 
@@ -43,8 +51,13 @@ class Failure(NamedTuple):
 
 def failures(catalog: Catalog) -> Iterator[Failure]:
     """Yield the causes of what could not be copied: repositories, tags, manifests, blobs."""
-    for name, fault in catalog.rows("SELECT name, fault FROM repository WHERE state = 'failed'"):
-        yield Failure(f"repository {name}", fault, [])
+    for number, name, fault in catalog.rows(
+        "SELECT id, name, fault FROM repository WHERE fault IS NOT NULL ORDER BY 2"
+    ):
+        left = ", ".join(_left_out(catalog, number))
+        item = f"repository {name}"
+        yield Failure(item, f"{fault} ({left})" if left else fault,
+                      _names(catalog, _OF_REPOSITORY, number))  # fmt: skip
     for name, tag, fault in catalog.rows(
         "SELECT repository.name, tag.name, tag.fault FROM tag"
         " JOIN repository ON repository.id = tag.repository"
@@ -60,9 +73,17 @@ def failures(catalog: Catalog) -> Iterator[Failure]:
         yield Failure(item, fault, _names(catalog, _OF_MANIFEST, number))
     for number, digest, fault in catalog.rows(
         "SELECT blob.id, digest, min(fault) FROM link JOIN blob ON blob.id = blob"
-        " WHERE link.state = 'failed' GROUP BY blob.id ORDER BY 1",
+        " WHERE link.state = 'failed' AND fault IS NOT NULL GROUP BY blob.id ORDER BY 1",
     ):
         yield Failure(f"blob {unpack(digest)}", fault, _names(catalog, _OF_BLOB, number))
+
+
+def _left_out(catalog: Catalog, repository: int) -> Iterator[str]:
+    """Yield the numbers of items of a repository that has a fault, such as ``2 blobs``."""
+    for kind, table in (("blob", "link"), ("manifest", "manifest"), ("tag", "tag")):
+        count = catalog.one(_LEFT_OUT.format(table), number=repository)
+        if count:
+            yield f"{count:,} {kind}{'s' * (count > 1)}"
 
 
 def _names(catalog: Catalog, select: str, number: int) -> list[str]:

@@ -15,12 +15,14 @@ from typing import Final, NamedTuple, Self, TypeVar
 from blobfs.drivers.base import Closing
 from blobfs.drivers.rate_limit import Pacer
 from blobfs.errors import (
+    AccessDenied,
     BlobfsError,
     DigestMismatch,
     Interrupted,
     ManifestRejected,
     MountRefused,
     NotFound,
+    SourceDenied,
     StorageFull,
     StorageReadOnly,
     StorageUnavailable,
@@ -58,7 +60,7 @@ class Ends(Closing):
 
     *on_bytes* is called with the number of bytes that were read to be sent, and with its negative
     if they were not stored. Once ``is_stopped`` is set, calls that transfer blobs raise
-    Interrupted.
+    Interrupted. ``denied`` has the repositories of the target that may not be written.
     """
 
     def __init__(self, source: Source, target: Target, bytes_per_s: int) -> None:
@@ -66,6 +68,7 @@ class Ends(Closing):
         self.target = target
         self.on_bytes: Callable[[int], None] = lambda _: None
         self.is_stopped = False
+        self.denied: dict[str, Fault] = {}
         self._unanswered = 0
         self._pacer = _pacer(bytes_per_s)
 
@@ -89,10 +92,11 @@ class Ends(Closing):
 
         def each() -> Iterator[bytes]:
             nonlocal count
-            for chunk in self.paced(chunks):
-                yield chunk
-                count += len(chunk)
-                self.on_bytes(len(chunk))
+            with of_source():
+                for chunk in self.paced(chunks):
+                    yield chunk
+                    count += len(chunk)
+                    self.on_bytes(len(chunk))
 
         try:
             yield each()
@@ -208,6 +212,15 @@ def close_all() -> None:
         _opened.popitem()[1].close()
 
 
+@contextmanager
+def of_source() -> Iterator[None]:
+    """Raise SourceDenied for AccessDenied, which is then the target's elsewhere."""
+    try:
+        yield
+    except AccessDenied as exc:
+        raise SourceDenied(str(exc)) from None
+
+
 class Cause(Enum):
     """The cause of a fault."""
 
@@ -215,6 +228,7 @@ class Cause(Enum):
     REJECTED = "the target does not accept the item"
     DAMAGED = "the bytes are wrong"
     UNAVAILABLE = "a place does not answer"
+    DENIED = "a place denies access"
     OTHER = "other"
 
 
@@ -223,6 +237,7 @@ _CAUSES: Final[tuple[tuple[type[BlobfsError], Cause], ...]] = (
     (ManifestRejected, Cause.REJECTED),
     (DigestMismatch, Cause.DAMAGED),
     (StorageUnavailable, Cause.UNAVAILABLE),
+    (AccessDenied, Cause.DENIED),
 )
 
 

@@ -83,7 +83,7 @@ class StorageTarget(Target):
 
     def _use(self, concrete: StorageDriver) -> None:
         self._concrete = concrete
-        self._driver = BatchDriver(with_presence(with_base(concrete)), _rank)
+        self._driver = BatchDriver(with_presence(with_base(concrete)), _rank, _owner)
         self._registry = Registry(self._driver)
         self._view.use(self._registry, self._driver)
 
@@ -254,6 +254,9 @@ class StorageTarget(Target):
     def flush(self) -> None:
         self._driver.flush()
 
+    def refusal(self, repository: str) -> str | None:
+        return self._driver.refused.get(repository)
+
     def finish(self) -> None:
         if not self._has_begun:
             self._begin()
@@ -298,6 +301,12 @@ def _rank(path: str) -> int:
     if part.startswith("manifests/tags/"):
         return 4 if part.endswith("/current/link") else 3
     return 0
+
+
+def _owner(path: str) -> str:
+    """The name of the repository that a file is in; empty for a blob."""
+    name, has_part, _ = path.removeprefix(f"{paths.REPOSITORIES}/").partition("/_")
+    return name if has_part else ""
 
 
 def _upload(repository: Repository, blob: Descriptor, chunks: Iterable[bytes]) -> Digest:

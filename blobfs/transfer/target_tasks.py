@@ -1,22 +1,31 @@
 """Tasks that write to the target of a route. They run in threads, or on other machines.
 
 Each task stores a few items and makes them durable. An item whose fault is known is not tried
-again; the others of its batch are.
+again; the others of its batch are. A repository that denies access to a blob or a manifest is not
+tried again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import Enum
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import BlobfsError, Corrupt, LinkInvalid, NotFound, TagUnknown, Unsupported
 from blobfs.reference import Tag
 from blobfs.transfer.places import Kind
-from blobfs.transfer.route import Ends, Fault, Route, ends_of, target_as_source
+from blobfs.transfer.route import (
+    Cause,
+    Ends,
+    Fault,
+    Route,
+    ends_of,
+    of_source,
+    target_as_source,
+)
 
 
 class How(Enum):
@@ -64,14 +73,17 @@ class TagItem(NamedTuple):
     history: tuple[Digest, ...] = ()
 
 
+T = TypeVar("T", bound=BlobItem | ManifestItem | TagItem)
+R = TypeVar("R")
+
+
 def ask(route: Route, batch: Sequence[BlobItem]) -> list[bool | Fault]:
     """Return for each blob if its repository has it; all are of one repository."""
     ends = ends_of(route)
-    try:
-        blobs = [item.blob for item in batch]
-        missing = set(ends.attempt(lambda: ends.target.missing(batch[0].target, blobs)))
-    except BlobfsError as exc:
-        return [Fault.of(exc)] * len(batch)
+    blobs = [item.blob for item in batch]
+    missing = _result(ends, batch[0], lambda item: set(ends.target.missing(item.target, blobs)))
+    if isinstance(missing, Fault):
+        return [missing] * len(batch)
     is_there = [item.blob not in missing for item in batch]
     if not route.verifies_target:
         return list(is_there)
@@ -96,14 +108,15 @@ def _is_right(route: Route, item: BlobItem) -> bool | Fault:
 def send(route: Route, batch: Sequence[BlobItem]) -> list[Done | Fault]:
     """Store blobs in their repositories, by a link, a copy of the server, or their bytes."""
     ends = ends_of(route)
-    return _each(ends, (partial(_send, route, ends, item) for item in batch))
+    return _each(ends, batch, partial(_send, route, ends))
 
 
 def _send(route: Route, ends: Ends, item: BlobItem) -> Done:
     try:
         return _store(route, ends, item)
     except Corrupt:
-        size = ends.source.size(item.origin, item.blob.digest)
+        with of_source():
+            size = ends.source.size(item.origin, item.blob.digest)
         if size == item.blob.size:
             raise
     # The manifest has another size than the blob, or none as those of schema 1.
@@ -121,7 +134,9 @@ def _store(route: Route, ends: Ends, item: BlobItem) -> Done:
     if target.copy(ends.source, item.origin, item.target, blob):
         return Done(How.COPIED, blob.size)
     is_wrong = route.verifies_target and not target.missing(item.target, [blob])
-    with ends.source.open(item.origin, blob) as reader, ends.counted(reader.chunks()) as chunks:
+    with of_source():
+        reader = ends.source.open(item.origin, blob)
+    with reader, ends.counted(reader.chunks()) as chunks:
         target.put_blob(item.target, blob, chunks)
     if is_wrong and route.target.kind is Kind.REGISTRY and not _is_right(route, item):
         raise Unsupported(
@@ -134,14 +149,15 @@ def _store(route: Route, ends: Ends, item: BlobItem) -> Done:
 def put_manifests(route: Route, batch: Sequence[ManifestItem]) -> list[Done | Fault]:
     """Store manifests whose references are stored."""
     ends = ends_of(route)
-    return _each(ends, (partial(_put_manifest, ends, item) for item in batch))
+    return _each(ends, batch, partial(_put_manifest, ends))
 
 
 def _put_manifest(ends: Ends, item: ManifestItem) -> Done:
     digest = item.manifest.digest
     if ends.target.has_manifest(item.target, item.manifest):
         return Done(How.THERE, item.manifest.size)
-    payload = ends.source.manifest(item.origin, digest)
+    with of_source():
+        payload = ends.source.manifest(item.origin, digest)
     ends.target.put_manifest(item.target, digest, payload)
     return Done(How.SENT, len(payload))
 
@@ -155,7 +171,7 @@ def ask_tags(route: Route, batch: Sequence[TagItem]) -> list[bool]:
 def set_tags(route: Route, batch: Sequence[TagItem]) -> list[Done | Fault]:
     """Set tags to manifests that are stored."""
     ends = ends_of(route)
-    return _each(ends, (partial(_set_tag, ends, item) for item in batch))
+    return _each(ends, batch, partial(_set_tag, ends))
 
 
 def _set_tag(ends: Ends, item: TagItem) -> Done:
@@ -173,17 +189,33 @@ def _tagged(ends: Ends, item: TagItem) -> Digest | None:
         return None
 
 
-def _each(ends: Ends, calls: Iterable[Callable[[], Done]]) -> list[Done | Fault]:
-    """Return the results of *calls*, after what they have stored is durable."""
-    results = list(_results(ends, calls))
-    if any(isinstance(result, Done) and result.how is not How.THERE for result in results):
-        ends.attempt(ends.target.flush)
-    return results
+def _each(ends: Ends, batch: Sequence[T], call: Callable[[T], Done]) -> list[Done | Fault]:
+    """Return the results of *call* for all items, after what it has stored is durable."""
+    results = [_result(ends, item, call) for item in batch]
+    if all(isinstance(result, Fault) or result.how is How.THERE for result in results):
+        return results
+    ends.attempt(ends.target.flush)
+    return [_flushed(ends, item, result) for item, result in zip(batch, results, strict=True)]
 
 
-def _results(ends: Ends, calls: Iterable[Callable[[], Done]]) -> Iterator[Done | Fault]:
-    for call in calls:
-        try:
-            yield ends.attempt(call)
-        except BlobfsError as exc:
-            yield Fault.of(exc)
+def _result(ends: Ends, item: T, call: Callable[[T], R]) -> R | Fault:
+    fault = ends.denied.get(item.target)
+    if fault is not None:
+        return fault
+    try:
+        return ends.attempt(lambda: call(item))
+    except BlobfsError as exc:
+        fault = Fault.of(exc)
+    if fault.cause is Cause.DENIED and not isinstance(item, TagItem):  # which may be protected
+        ends.denied[item.target] = fault
+    return fault
+
+
+def _flushed(ends: Ends, item: T, result: Done | Fault) -> Done | Fault:
+    """Return the result of an item after the flush, which may have been denied."""
+    reason = ends.target.refusal(item.target)
+    if reason is None or not isinstance(result, Done) or result.how is How.THERE:
+        return result
+    if isinstance(item, BlobItem) and result.how is How.SENT:
+        ends.on_bytes(-result.size)
+    return ends.denied.setdefault(item.target, Fault(reason, Cause.DENIED))

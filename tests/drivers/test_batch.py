@@ -1,6 +1,7 @@
 """Small files that are stored together, by each driver and by the wrapper that keeps them."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from blobfs.drivers.base import NewFile, StorageDriver
 from blobfs.drivers.batch import BatchDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
-from blobfs.errors import NotAFile, PathNotFound, StorageUnavailable
+from blobfs.errors import AccessDenied, NotAFile, PathNotFound, StorageUnavailable
 from tests.support.failing_driver import TroubledDriver
 from tests.support.files import content_of
 
@@ -120,6 +121,33 @@ def test_a_batch_is_stored_when_it_is_full() -> None:
     for number in range(2048):
         batch.put_content(f"/{number}", b"")
     assert content_of(inner, "/2047") == b""
+
+
+def test_a_part_that_may_not_be_written_keeps_no_other_out(tmp_path: Path) -> None:
+    class Refusing(FilesystemDriver):
+        def put_files(self, files: Iterable[NewFile]) -> None:
+            files = list(files)
+            for file in files:
+                if file.path.startswith(("/bad", "/shared/2")):
+                    raise AccessDenied(f"{file.path}: Permission denied")
+            super().put_files(files)
+
+    batch = BatchDriver(Refusing.below(tmp_path), _rank, owner=_owner)
+    for path in ("/shared/1", "/good/1", "/bad/1", "/bad/2", "/good/3"):
+        batch.put_content(path, b"")
+    batch.flush()
+    assert batch.refused == {"bad": "/bad/1: Permission denied"}
+    batch.put_content("/bad/3", b"")
+    batch.flush()
+    stored = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert stored == {"shared/1", "good/1", "good/3"}
+    batch.put_content("/shared/2", b"")
+    with pytest.raises(AccessDenied, match="shared"):
+        batch.flush()
+
+
+def _owner(path: str) -> str:
+    return path.split("/")[1].removeprefix("shared")
 
 
 def test_a_failed_flush_is_repeated_by_the_next_one() -> None:

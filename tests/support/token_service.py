@@ -25,12 +25,13 @@ class TokenService:
     """Issues tokens for what is asked for, to *user*, or anonymously for pulls.
 
     *life_s* is the time for which they are valid. A refresh token is accepted, too. Nobody may use
-    the *hidden* repositories.
+    the *hidden* repositories, or push to the *read_only* ones.
     """
 
     def __init__(self, directory: Path, user: str, password: str) -> None:
         self.life_s = 300
         self.hidden: set[str] = set()
+        self.read_only: set[str] = set()
         self.refresh_token = secrets.token_hex()
         self._basic = f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
         self._directory = directory
@@ -79,7 +80,8 @@ class TokenService:
 
     def _access(self, scope: str, *, with_all: bool) -> dict[str, Any]:
         kind, name, actions = scope.split(":")
-        granted = [action for action in actions.split(",") if with_all or action == "pull"]
+        may_push = with_all and name not in self.read_only
+        granted = [action for action in actions.split(",") if may_push or action == "pull"]
         return {"type": kind, "name": name, "actions": [] if name in self.hidden else granted}
 
     def _token(self, access: list[dict[str, Any]]) -> str:
