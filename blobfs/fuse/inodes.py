@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Final, TypeVar
 
@@ -141,6 +141,14 @@ class InodeTable:
     def __getitem__(self, number: InodeT) -> Inode:
         """Return the inode *number*, which is made again if it was dropped."""
         return self._inodes.get(number) or self._remade(number)
+
+    async def held(
+        self, number: InodeT, run: Callable[[Callable[[], object]], Awaitable[object]]
+    ) -> Inode:
+        """Return the inode *number*; if it was dropped, *run* opens its family before."""
+        if number not in self._inodes and (owner := self._owner(number)) is not None:
+            await run(owner.family.open)
+        return self[number]
 
     def get(self, number: InodeT) -> Inode | None:
         """Return the inode *number*; None if the table does not have it."""

@@ -232,7 +232,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
 
     @replies_errno
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        held = self._inodes[inode]
+        held = self._inodes.get(inode) or await self._inodes.held(inode, self._threads.run)
         if inode == ROOT_INODE:
             return await self._root_attributes(held)
         return self._inodes.refresh(held, await self._ask(held.node, held.node.attr))
@@ -333,7 +333,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
 
     @replies_errno
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        node = self._inodes[inode].node
+        node = (await self._inodes.held(inode, self._threads.run)).node
         if node.has_stored_xattrs:
             stored = await self._ask(node, node.stored_xattrs)
             if name in stored:
@@ -349,7 +349,7 @@ class ReadOnlyOperations(pyfuse3.Operations):
 
     @replies_errno
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        node = self._inodes[inode].node
+        node = (await self._inodes.held(inode, self._threads.run)).node
         if node.has_stored_xattrs:
             return [XAttrNameT(name) for name in await self._ask(node, node.stored_xattrs)]
         return [XAttrNameT(name.encode()) for name in await self._ask(node, node.xattrs)]

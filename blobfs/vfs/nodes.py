@@ -79,6 +79,9 @@ class Family(Protocol):
     def key(self) -> str:
         """The part of the nodes' keys before their numbers."""
 
+    def open(self) -> object:
+        """Let ``node`` answer soon; raises the errors of a lookup."""
+
     def node(self, number: int) -> Node:
         """Make a node; raises the errors of a lookup."""
 

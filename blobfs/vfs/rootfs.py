@@ -46,18 +46,18 @@ _KINDS: Final = {
 class Root:
     """A root filesystem in the tree, at *path*: the family of its files and symlinks.
 
-    *opened* returns it, and opens it if it is not open any more. *flatten_owners* gives its files
+    *open* returns it, and opens it if it is not open any more. *flatten_owners* gives its files
     to the owner of the mount.
     """
 
     path: str
-    opened: Callable[[], RootFilesystem]
+    open: Callable[[], RootFilesystem]
     flatten_owners: bool
 
     @property
     def files(self) -> RootFilesystem:
         """The files; on the event loop it may raise TakesLong."""
-        return self.opened()
+        return self.open()
 
     @property
     def key(self) -> str:

@@ -10,6 +10,7 @@ from blobfs.concurrency import refuse_to_take_long
 from blobfs.errors import NotFound, Stale
 from blobfs.fuse.attributes import AttributeMapper
 from blobfs.fuse.inodes import Inode, InodeTable
+from blobfs.fuse.threads import StorageThreads
 from blobfs.images.rootfs import ROOT, RootFilesystem
 from blobfs.vfs.fixed_nodes import FixedDirectory
 from blobfs.vfs.nodes import Child, File
@@ -116,14 +117,16 @@ def test_no_other_node_gets_the_number_of_a_dropped_inode(
     assert found.number != first.number
 
 
-def test_inode_whose_image_is_not_open_any_more_is_looked_up_again(
+async def test_image_that_is_not_open_any_more_is_opened_for_its_dropped_inodes(
     table: InodeTable, files: RootFilesystem
 ) -> None:
+    """As fstat(2) needs: the kernel does not repeat it after ESTALE, as it has no name."""
     opened = [files]
 
     def reopened() -> RootFilesystem:
         if not opened:
             refuse_to_take_long()
+            opened.append(files)
         return files
 
     root = Root("/rootfs", reopened, False)
@@ -131,3 +134,5 @@ def test_inode_whose_image_is_not_open_any_more_is_looked_up_again(
     opened.clear()
     with pytest.raises(Stale):
         table[first.number]
+    found = await table.held(first.number, StorageThreads(inline=True).run)
+    assert (found.number, found.attr) == (first.number, first.attr)
