@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -15,6 +15,7 @@ from blobfs.cli.reports import human_size
 from blobfs.cli.storage import Storage
 from blobfs.concurrency import CallLock
 from blobfs.digest import Digest
+from blobfs.errors import AccessDenied
 from blobfs.logs import printable
 from blobfs.reference import Reference
 from blobfs.storage.registry import Registry
@@ -29,6 +30,23 @@ T = TypeVar("T")
 def open_existing(storage: str) -> Registry:
     """Open the registry of STORAGE, which must exist; raises MountRefused."""
     return Storage.of_argument(storage).open()
+
+
+def each_readable(
+    registry: Registry, read: Callable[[Repository], T], left_out: list[str]
+) -> Iterator[tuple[Repository, T]]:
+    """Yield each repository with what *read* returns for it, and show the progress.
+
+    For one that cannot be read a sentence is added to *left_out*.
+    """
+    for name in progress(registry.enumerate(), "Reading"):
+        repository = registry.repository(name)
+        try:
+            found = read(repository)
+        except AccessDenied as exc:
+            left_out.append(f"{name} was left out: {exc}")
+            continue
+        yield repository, found
 
 
 def digest_of(repository: Repository, reference: Reference) -> Digest:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import click
 
-from blobfs.cli.opening import open_existing, progress
+from blobfs.cli.opening import each_readable, open_existing
 from blobfs.cli.output import print_report
 from blobfs.cli.reports import BROKEN, Report, Row
 from blobfs.cli.types import FILE, JSON, REPOSITORY, STORAGE, TAGGED, Duration
@@ -20,6 +20,7 @@ from blobfs.maintenance.retention import Rule, TagAge, expired
 from blobfs.reference import Reference, RepositoryName, Tag
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
+from blobfs.storage.tagtrash import TrashedTag
 from blobfs.timestamps import format_seconds
 
 
@@ -81,23 +82,30 @@ def prune(
     if not any(each.removes for each in applied):
         raise click.UsageError("give --remove, --keep-last, --keep-within or --rules")
     rows: list[Row] = []
+    notes: list[str] = []
     with open_existing(storage) as registry:
-        for repository, tag in _expired(registry, applied):
+        for repository, tag in _expired(registry, applied, notes):
             digest, state = _removed(repository, tag, delete=delete)
             rows.append((repository.name, tag.name, _date(tag.tagged_ns), digest, state))
     kept = sum(str(state).startswith(_KEPT) for *_, state in rows)
-    report = Report(("repository", "tag", "tagged", "digest", "state"), rows, damaged=kept)
-    notes = [] if delete or as_json or not rows else [_NOTHING_REMOVED]
+    report = Report(
+        ("repository", "tag", "tagged", "digest", "state"), rows, damaged=kept + len(notes)
+    )
+    notes += [] if delete or as_json or not rows else [_NOTHING_REMOVED]
     print_report(report, as_json=as_json, notes=notes)
 
 
-def _expired(registry: Registry, rules: Sequence[Rule]) -> Iterator[tuple[Repository, TagAge]]:
+def _expired(
+    registry: Registry, rules: Sequence[Rule], left_out: list[str]
+) -> Iterator[tuple[Repository, TagAge]]:
     now_ns = time.time_ns()
-    for name in progress(registry.enumerate(), "Reading"):
-        repository = registry.repository(name)
-        tags = [TagAge(tag, repository.tags.mtime_ns(tag)) for tag in repository.tags.enumerate()]
-        for tag in sorted(expired(rules, name, tags, now_ns)):
+    for repository, tags in each_readable(registry, _ages, left_out):
+        for tag in sorted(expired(rules, repository.name, tags, now_ns)):
             yield repository, tag
+
+
+def _ages(repository: Repository) -> list[TagAge]:
+    return [TagAge(tag, repository.tags.mtime_ns(tag)) for tag in repository.tags.enumerate()]
 
 
 def _removed(repository: Repository, aged: TagAge, *, delete: bool) -> tuple[str | None, str]:
@@ -128,21 +136,27 @@ def trash(storage: str, repository: RepositoryName | None, *, empty: bool, as_js
     The state is gone if a collection has removed the manifest: such a tag cannot be brought back.
     """
     rows: list[Row] = []
+    notes: list[str] = []
     with open_existing(storage) as registry:
         if repository is not None:
-            registry.existing(repository)
-        names = [repository] if repository else progress(registry.enumerate(), "Reading")
-        for name in names:
-            found = registry.repository(name).trash
-            for trashed in list(found.enumerate()):
-                state = "kept" if found.can_restore(trashed) else "gone"
+            found = registry.existing(repository)
+            each: Iterable[tuple[Repository, list[TrashedTag]]] = [(found, _trashed(found))]
+        else:
+            each = each_readable(registry, _trashed, notes)
+        for found, all_trashed in each:
+            for trashed in all_trashed:
+                state = "kept" if found.trash.can_restore(trashed) else "gone"
                 removed = _date(trashed.removed_ns)
                 if empty:
-                    found.discard(trashed)
+                    found.trash.discard(trashed)
                     state = "emptied"
-                rows.append((name, trashed.tag, removed, str(trashed.digest), state))
-    report = Report(("repository", "tag", "removed", "digest", "state"), rows)
-    print_report(report, as_json=as_json)
+                rows.append((found.name, trashed.tag, removed, str(trashed.digest), state))
+    columns = ("repository", "tag", "removed", "digest", "state")
+    print_report(Report(columns, rows, damaged=len(notes)), as_json=as_json, notes=notes)
+
+
+def _trashed(repository: Repository) -> list[TrashedTag]:
+    return list(repository.trash.enumerate())
 
 
 @click.command(short_help="Bring back a removed tag.")

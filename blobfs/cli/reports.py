@@ -95,7 +95,8 @@ def human_size(size: int) -> str:
 def repositories(registry: Registry, progress: Progress) -> Report:
     """List all repositories: numbers of tags, manifests and layers, their bytes, and the damage.
 
-    A blob counts once in a repository, and once in the total. A damaged one counts with 0 bytes.
+    A blob counts once in a repository, and once in the total. A damaged one counts with 0 bytes. A
+    repository that cannot be read counts as damaged.
     ``tagged`` is the time of the latest change of a tag.
     """
     rows: list[Row] = []
@@ -103,7 +104,12 @@ def repositories(registry: Registry, progress: Progress) -> Report:
     counts = [0, 0, 0]
     damaged = 0
     for name in progress(registry.enumerate(), "Reading"):
-        held = _Holdings.of(registry.repository(name))
+        try:
+            held = _Holdings.of(registry.repository(name))
+        except AccessDenied:
+            rows.append((name, *[None] * 5, 1))
+            damaged += 1
+            continue
         rows.append((name, *held.counts, sum(held.sizes.values()), held.tagged, held.damaged))
         everything |= held.sizes
         counts = [total + count for total, count in zip(counts, held.counts, strict=True)]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Final
 
 import click
 
 from blobfs.cli import reports
-from blobfs.cli.opening import open_existing, progress
+from blobfs.cli.opening import each_readable, open_existing, progress
 from blobfs.cli.output import print_report
 from blobfs.cli.storage import Storage
 from blobfs.cli.types import JSON, REPOSITORY, STORAGE, Duration, Parsed
@@ -74,18 +75,19 @@ def _list(storage: str, older_than: float | None, *, abort: bool, as_json: bool)
     given = Storage.of_argument(storage)
     if older_than is None:
         older_than = given.purge_age_s if abort else 0.0
+    notes: list[str] = []
     with given.open() as registry:
-        listed = [u for u in _unfinished(registry) if u.age(time.time()) >= older_than]
+        listed = [u for u in _unfinished(registry, notes) if u.age(time.time()) >= older_than]
         if abort:
             for upload in progress(listed, "Removing"):
                 upload.remove()
-    print_report(reports.uploads(listed), as_json=as_json)
+    report = replace(reports.uploads(listed), damaged=len(notes))
+    print_report(report, as_json=as_json, notes=notes)
 
 
-def _unfinished(registry: Registry) -> list[UnfinishedUpload]:
-    names = progress(registry.enumerate(), "Reading")
-    found = [u for name in names for u in of_repository(registry.repository(name))]
-    return [*found, *lost(registry)]
+def _unfinished(registry: Registry, left_out: list[str]) -> list[UnfinishedUpload]:
+    each = each_readable(registry, lambda repository: list(of_repository(repository)), left_out)
+    return [*(upload for _, found in each for upload in found), *lost(registry)]
 
 
 _REPOSITORY: Final = click.argument("name", metavar="REPOSITORY", type=REPOSITORY)

@@ -43,7 +43,10 @@ class NewFile(NamedTuple):
 
 
 class DirEntry(NamedTuple):
-    """A direct child of a directory."""
+    """A direct child of a directory.
+
+    A symlink counts as a directory, which cannot be read: so it is not left out without an error.
+    """
 
     name: str
     is_dir: bool

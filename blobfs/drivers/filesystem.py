@@ -116,7 +116,7 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded, Copying):
         # *fd* stays open: if readdir(3) gives no types, a stat of each child needs it.
         with os_errors(path), self._directory(path) as fd, os.scandir(fd) as entries:
             found = (
-                DirEntry(entry.name, entry.is_dir(follow_symlinks=False))
+                DirEntry(entry.name, entry.is_dir(follow_symlinks=False) or entry.is_symlink())
                 for entry in entries
                 # A repository and a tag may have the name of a temporary file.
                 if not (is_temporary(entry.name) and entry.is_file(follow_symlinks=False))

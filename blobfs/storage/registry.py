@@ -143,7 +143,8 @@ class Registry(Closing):
     def enumerate(self, after: str = "") -> Iterator[RepositoryName]:
         """Every repository, parents before children, sorted on each level.
 
-        Only those *after* a name, which need not exist; directories before it are not listed.
+        Only those *after* a name, which need not exist; directories before it are not listed. A
+        directory that cannot be read counts as a repository, of which all else is AccessDenied.
         """
         last = after.split("/")
         pending = [""]
@@ -153,6 +154,10 @@ class Registry(Closing):
                 names = sorted(self.children(prefix), reverse=True)
             except PathNotFound:
                 continue
+            except AccessDenied:
+                if not prefix:
+                    raise
+                names = list(paths.MARKERS)
             is_repository = not set(paths.MARKERS).isdisjoint(names)
             if prefix and is_repository and prefix.split("/") > last:
                 yield RepositoryName(prefix)

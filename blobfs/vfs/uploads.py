@@ -6,11 +6,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final, TypedDict
 
 from blobfs.concurrency import guard, start_thread
 from blobfs.digest import Digest
-from blobfs.errors import BlobfsError
+from blobfs.errors import AccessDenied, BlobfsError
 from blobfs.logs import about
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
@@ -196,10 +197,11 @@ def upload_states(registry: Registry, uploads: Uploads) -> list[UploadEntry]:
     known = {upload.id for upload in ours}
     found = [state for upload in ours for state in _state(upload)]
     for name in registry.enumerate():
-        for stored in of_repository(registry.repository(name), without=known):
-            if stored.began is not None and stored.size is not None:
-                key = (name, stored.name, stored.id)
-                found.append(_entry(key, stored.size, stored.began, state_of(stored.reason)))
+        with suppress(AccessDenied):
+            for stored in of_repository(registry.repository(name), without=known):
+                if stored.began is not None and stored.size is not None:
+                    key = (name, stored.name, stored.id)
+                    found.append(_entry(key, stored.size, stored.began, state_of(stored.reason)))
     return sorted(found, key=lambda state: (state["repository"], state["name"], state["uuid"]))
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -215,7 +216,29 @@ def test_symlink_in_the_storage_is_not_followed(
         (mount.path / APP / "_layers/sha256" / digest.encoded).read_bytes()
     with failing_with(errno.EACCES):
         os.stat(mount.path / "planted")
-    assert os.listdir(mount.path) == ["team"]
+
+
+def test_what_is_behind_a_symlink_is_listed(
+    layout: Layout, storage: Path, mount: MountedRegistry, tmp_path: Path
+) -> None:
+    """[S1.9] A repository or a tag behind a symlink is listed, so that programs that copy the tree
+    report it.
+    """
+    layout.tag(layout.revision(layout.layer(b"x").encoded.encode()))
+    (storage / "docker/registry/v2/repositories/planted").symlink_to(tmp_path)
+    Path(f"{storage}{paths.tags(APP)}/planted").symlink_to(tmp_path)
+    tags = mount.path / APP / "_manifests/tags"
+    assert sorted(os.listdir(mount.path)) == ["planted", "team"]
+    assert sorted(os.listdir(tags)) == ["latest", "planted"]
+    with failing_with(errno.EACCES):
+        os.readlink(tags / "planted")
+    done = subprocess.run(
+        ["cp", "-a", mount.path, tmp_path / "copy"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert {line.split("'")[1] for line in done.stderr.splitlines()} >= {
+        f"{mount.path}/planted", f"{tags}/planted",
+    }  # fmt: skip
 
 
 def test_link_deleted_elsewhere_is_found_for_a_while_but_not_listed(
