@@ -70,9 +70,15 @@ def test_each_program_copies_a_tree_of_repositories(
 
 
 def test_cp_makes_the_repository(source: Path, target: Path) -> None:
-    """[S8.21] `mkdir` of a directory that a repository always has succeeds, and changes nothing."""
+    """[S8.21] `mkdir` of a directory that a repository always has succeeds, and changes nothing.
+    [S8.24] A second copy of the same files changes no layer and no manifest.
+    """
     done = shell("cp", "-a", source / "team", target)
     assert (done.returncode, done.stderr) == (0, "")
+    assert differences(source / "team", target / "team") == ""
+    for again in ("-au", "-an"):
+        done = shell("cp", again, source / "team", target)
+        assert (done.returncode, done.stderr) == (0, "")
     assert differences(source / "team", target / "team") == ""
     os.mkdir(target / "team/_layers")
     with failing_with(1):
