@@ -8,6 +8,10 @@ from blobfs.storage.uploads.base import ContentWriter
 from blobfs.vfs.upload import Upload
 
 
+class Placeholder(Upload):
+    """A file that tar(1) makes in place of a tag's symlink, which it makes at its end."""
+
+
 class CopiedUpload(Upload):
     """The upload of a copied file. Thread-safe, as ``Upload``.
 

@@ -100,7 +100,7 @@ class TagsDirectory(Placed, Directory, MutableDirectory):
         try:
             return self._link(_tag_named(name))
         except TagUnknown:
-            return self.copies.begun(name)
+            return self.copies.placeholder(name)
 
     @property
     def _waiting(self) -> WaitingTags | None:
@@ -114,7 +114,7 @@ class TagsDirectory(Placed, Directory, MutableDirectory):
         yield from waiting
 
     def create(self, name: str) -> Node:
-        return self.copies.create(Tag(name))
+        return self.copies.begin_placeholder(Tag(name))
 
     def symlink(self, name: str, target: str) -> Node:
         digest = self._revision(target)
@@ -150,7 +150,7 @@ class TagsDirectory(Placed, Directory, MutableDirectory):
         try:
             self.repository.tags.untag(_tag_named(name))
         except TagUnknown:
-            if not is_done and not self.copies.discard_copy(name):
+            if not is_done and not self.copies.discard_placeholder(name):
                 raise
 
     def rename(self, name: str, target: Node, new_name: str, *, replace: bool) -> None:
@@ -200,14 +200,14 @@ class HistoryEntries:
         waiting = self.uploads.known_waiting_tags(self.repository)
         if waiting is not None and waiting.discard_history(self.tag, digest):
             return
-        if not self.copies.discard_copy(self._file(digest)):
+        if not self.copies.discard_placeholder(self._file(digest)):
             raise NotPermitted(f"remove the tag {self.tag}, and its history goes with it")
 
     def begin(self, digest: Digest) -> Node:
-        return self.copies.create(self._file(digest))
+        return self.copies.begin_placeholder(self._file(digest))
 
     def begun(self, digest: Digest) -> Node:
-        return self.copies.begun(self._file(digest))
+        return self.copies.placeholder(self._file(digest))
 
     def _file(self, digest: Digest) -> str:
         return f".history.{self.tag}.{digest}"

@@ -21,7 +21,7 @@ from blobfs.errors import (
 from blobfs.storage.blobstore import MAX_CONTENT
 from blobfs.storage.uploads.base import ContentStore
 from blobfs.vfs.blobs import BlobFile
-from blobfs.vfs.copied_upload import CopiedUpload
+from blobfs.vfs.copied_upload import CopiedUpload, Placeholder
 from blobfs.vfs.declarations import declared_by
 from blobfs.vfs.nodes import Attr, Directory, File, Kind, Lifetime, MutableDirectory, Node, Placed
 from blobfs.vfs.upload import Upload
@@ -92,6 +92,19 @@ class UploadFile(File):
 
 
 @dataclass(frozen=True, slots=True)
+class CopiedFile(UploadFile):
+    """The upload of a file that is copied into a link set, as a file of the link set.
+
+    It is another file than that in ``_uploads``. A rename of a file to another of its names does
+    nothing, so the rename that is to commit the upload would not reach this mount.
+    """
+
+    @property
+    def key(self) -> str:
+        return f"{self.upload.key}/copied"
+
+
+@dataclass(frozen=True, slots=True)
 class UploadsDirectory(Placed, Directory, MutableDirectory):
     """``_uploads`` of blobs or of manifests.
 
@@ -116,12 +129,15 @@ class UploadsDirectory(Placed, Directory, MutableDirectory):
 
     def file(self, name: str) -> File:
         """Return the upload or receipt *name*, which may be in the ``DelayedDirectory``."""
-        upload = self._set.get(name)
+        return self._file(self._set.get(name), UploadFile)
+
+    def _file(self, upload: Upload, kind: type[UploadFile]) -> File:
+        """Return the file of *upload*: one of *kind*, or the blob that it has become."""
         if upload.is_to_be_replaced:
             upload = self._set.replace(upload)
         receipt = upload.receipt
         if receipt is None:
-            return UploadFile(upload)
+            return kind(upload)
         try:
             return replace(self.published(receipt.descriptor.digest), receipt=upload)
         except NotFound:
@@ -171,37 +187,31 @@ class UploadsDirectory(Placed, Directory, MutableDirectory):
 
     def copied(self, name: str) -> Node:
         """Return the upload of a copied file; a manifest that waits is tried again."""
-        if self.layers:
-            upload = self._set.peek(name)
-        else:
-            upload = self._set.get(name)
-            if isinstance(upload, CopiedUpload) and not upload.is_open:
-                refuse_to_take_long()
-                self._set.retry(upload)
+        upload = self._copied(name)
+        if not self.layers and not upload.is_open:
+            refuse_to_take_long()
+            self._set.retry(upload)
         if upload.is_gone and upload.receipt is not None:
             return self.published(upload.receipt.descriptor.digest)
-        return self.file(name)
+        return self._file(upload, CopiedFile)
 
-    def begun(self, name: str) -> Node:
-        """Return an upload of this mount that is not committed; raises TagUnknown."""
-        try:
-            upload = self._set.peek(name)
-        except UploadUnknown:
-            raise TagUnknown(repr(name[:160])) from None
-        if upload.receipt is not None:
-            raise TagUnknown(repr(name[:160]))
-        return UploadFile(upload)
+    def _copied(self, name: str) -> CopiedUpload:
+        """Return the upload of a copied file, none that was begun here; raises UploadUnknown."""
+        upload = self._set.peek(name) if self.layers else self._set.get(name)
+        if not isinstance(upload, CopiedUpload):
+            raise UploadUnknown(f"no file {name[:160]!r} is being copied")
+        return upload
 
     def copy(self, name: str) -> Node:
         """Begin the upload of a copied file."""
         if declared_by(name) is None:
             raise NotPermitted(f"{name[:160]!r} is no digest; see {self.path}")
-        return UploadFile(self._set.begin_copy(name))
+        return CopiedFile(self._set.begin_copy(name))
 
     def rename_copy(self, name: str, new_name: str) -> None:
         """Rename the upload of a copied file."""
         try:
-            self._set.peek(name)
+            self._copied(name)
         except UploadUnknown:
             raise self._not_permitted(name) from None
         if declared_by(new_name) is None:
@@ -211,8 +221,31 @@ class UploadsDirectory(Placed, Directory, MutableDirectory):
     def discard_copy(self, name: str) -> bool:
         """Remove the upload of a copied file; False if there is none."""
         try:
-            self._set.peek(name)
+            self._copied(name)
         except UploadUnknown:
+            return False
+        self._set.remove(name)
+        return True
+
+    def begin_placeholder(self, name: str) -> Node:
+        """Begin the file that a program later replaces by a tag, or by an entry of its history."""
+        return UploadFile(self._set.begin_placeholder(name))
+
+    def placeholder(self, name: str) -> Node:
+        """Return the file that ``begin_placeholder`` has begun; raises TagUnknown."""
+        try:
+            upload = self._set.peek(name)
+        except UploadUnknown:
+            raise TagUnknown(repr(name[:160])) from None
+        if upload.receipt is not None or not isinstance(upload, Placeholder):
+            raise TagUnknown(repr(name[:160]))
+        return UploadFile(upload)
+
+    def discard_placeholder(self, name: str) -> bool:
+        """Remove the file that ``begin_placeholder`` has begun; False if there is none."""
+        try:
+            self.placeholder(name)
+        except TagUnknown:
             return False
         self._set.remove(name)
         return True
@@ -245,7 +278,8 @@ class UploadsDirectory(Placed, Directory, MutableDirectory):
             raise CrossesDirectories(f"{self.path}/{name[:160]} can only be copied")
         upload = self._set.get(name)
         upload.commit_as(Digest(algorithm, new_name))
-        self._set.remove(name)
+        if not upload.is_gone:  # that of a copied file ends with its commit
+            self._set.remove(name)
 
     @property
     def takes_long(self) -> bool:

@@ -14,7 +14,7 @@ from blobfs.errors import BlobfsError, Busy, Exists, Invalid, NotEmpty, UploadUn
 from blobfs.logs import about
 from blobfs.storage.uploads.base import ContentStore
 from blobfs.storage.uploads.metadata import is_file_name
-from blobfs.vfs.copied_upload import CopiedUpload
+from blobfs.vfs.copied_upload import CopiedUpload, Placeholder
 from blobfs.vfs.declarations import declared_by
 from blobfs.vfs.upload import Receipt, Upload
 
@@ -119,6 +119,10 @@ class UploadSet:
         """Begin an upload; raises Exists, Invalid."""
         return self._begin(Upload, name)
 
+    def begin_placeholder(self, name: str) -> Placeholder:
+        """Do the same as ``begin``, for a file that stands for a symlink."""
+        return self._begin(Placeholder, name)
+
     def _begin(self, kind: type[U], name: str) -> U:
         if not is_file_name(name):
             raise Invalid(f"not a valid name of a file: {name[:160]!r}")
@@ -202,7 +206,7 @@ class UploadSet:
         with self._lock:
             receipt.is_gone = True
             self._note_end(receipt)
-            upload = Upload.begun(self.path, self._store, receipt.name, self)
+            upload = type(receipt).begun(self.path, self._store, receipt.name, self)
             self._by_name[receipt.name] = upload
             return upload
 

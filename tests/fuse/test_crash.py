@@ -59,6 +59,7 @@ def _finish_some(mount: Path, promises: Promises, seed: int) -> None:
             upload.unlink()
         elif (content := upload.read_bytes()) == plan.content:
             upload.rename(layer)
+            assert not upload.exists()
         else:
             as_it_should = plan.content.startswith(content)
             with upload.open("ab" if as_it_should else "wb") as file:

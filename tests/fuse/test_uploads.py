@@ -6,14 +6,15 @@ import os
 import random
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from blobfs import paths
+from blobfs import open_registry, paths
 from blobfs.digest import Digest
+from blobfs.reference import RepositoryName
 from tests.support.layout import APP, Layout
 from tests.support.mounts import BLOBFS, MountedRegistry, eventually, failing_with, mounted
 from tests.support.repositories import layer, layers, put_layer, shell, stored_uploads, upload
@@ -189,6 +190,42 @@ def test_rename_onto_another_layer_is_refused(repository: Path, content: bytes) 
         os.rename(file, layer(repository, Digest.of(b"another still")))
     assert layers(repository) == {}
     assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("place", [upload, layer])
+def test_rename_onto_the_declared_layer_is_refused_too(
+    repository: Path, place: Callable[[Path, Digest], Path]
+) -> None:
+    """[S7.2] Other bytes are EBADMSG at the last close, or at the rename. Also if the upload has
+    the name of the layer.
+    """
+    with failing_with(errno.EBADMSG):
+        place(repository, OTHER).write_bytes(SMALL)
+    with failing_with(errno.EBADMSG):
+        os.rename(upload(repository, OTHER), layer(repository, OTHER))
+    assert upload(repository, OTHER).read_bytes() == SMALL
+
+
+@both
+def test_upload_that_a_crash_left_complete_is_committed_by_a_rename_onto_its_layer(
+    shared: MountedRegistry, repository: Path, content: bytes
+) -> None:
+    """[S7.23] Or by a rename, also where a crash or a kill has left bytes that nobody has
+    hashed.
+    """
+    put_layer(repository, b"another")
+    digest = Digest.of(content)
+    name = RepositoryName(str(repository.relative_to(shared.path)))
+    with open_registry(str(shared.storage)) as registry:
+        writer = registry.repository(name).uploads.create(name=str(digest), digest=digest)
+        writer.write(content)
+        writer.close()
+    file = upload(repository, digest)
+    eventually(file.exists)
+    assert not layer(repository, digest).exists()
+    os.rename(file, layer(repository, digest))
+    assert layers(repository)[digest.encoded] == content
+    assert not file.exists()
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from blobfs.errors import (
     ManifestRejected,
     NotFound,
     NotPermitted,
+    StorageFull,
 )
 from blobfs.reference import Tag
 from blobfs.storage.registry import Registry
@@ -332,3 +333,45 @@ def test_lost_tag_is_told(copy: Copy, caplog: pytest.LogCaptureFixture) -> None:
     copy.tag(IMAGE)
     copy.tree.uploads.suspend(1.0)
     assert f"tag {LATEST} of {APP} is lost" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("uploads", "name", "place"),
+    [
+        ("_uploads", _name(LAYER), f"_layers/sha256/{Digest.of(LAYER).encoded}"),
+        ("_manifests/_uploads", _name(IMAGE), _path(IMAGE)),
+        ("_manifests/_uploads", LATEST, f"_manifests/tags/{LATEST}"),
+    ],
+    ids=["layer", "manifest", "tag"],
+)
+def test_upload_that_is_no_copy_is_not_found_elsewhere(
+    copy: Copy, uploads: str, name: str, place: str
+) -> None:
+    """[S8.17] An upload that was begun in `_uploads` is found only there before its commit."""
+    node = copy.directory(uploads).create(name)
+    assert isinstance(node, UploadFile)
+    with pytest.raises(NotFound):
+        copy.at(place)
+    above, _, last = place.rpartition("/")
+    with pytest.raises((NotFound, NotPermitted)):
+        copy.directory(above).unlink(last)
+    assert copy.at(f"{uploads}/{name}") == node
+
+
+def test_copied_file_and_its_upload_are_two_files(copy: Copy, driver: StorageDriver) -> None:
+    """[S7.2] By a rename onto `../_layers/<algorithm>/<hex>`. rename(2) does nothing between two
+    names of one file.
+    """
+    with pytest.raises(ContentMismatch):
+        copy.write(f"_layers/sha256/{Digest.of(LAYER).encoded}", LAYER[:3])
+    upload = copy.at(f"_uploads/{_name(LAYER)}")
+    assert upload.key != copy.at(f"_layers/sha256/{Digest.of(LAYER).encoded}").key
+    assert isinstance(upload, UploadFile)
+    opened = OpenUpload(upload.upload, truncate=False)
+    opened.write(3, LAYER[3:])
+    opened.fail(StorageFull("no room"))
+    opened.release()
+    layers = copy.at("_layers/sha256")
+    copy.directory("_uploads").rename(_name(LAYER), layers, Digest.of(LAYER).encoded, replace=True)
+    assert copy.repository.layers.get(Digest.of(LAYER)) == LAYER
+    assert files_below(driver, paths.uploads(APP)) == set()
