@@ -83,8 +83,8 @@ def check_storage(storage: Path, promises: Promises) -> None:
 
 def check_promises(mount: Path, promises: Promises) -> None:
     for repository, digests in promises.layers.items():
-        found = {f"sha256:{d}" for d in os.listdir(mount / repository / "_layers/sha256")}
-        assert not digests - found, repository
+        listed = {f"sha256:{d}" for d in os.listdir(mount / repository / "_layers/sha256")}
+        assert not digests - listed, repository
     for (repository, tag), digests in promises.tags.items():
         link = mount / repository / "_manifests/tags" / tag
         found = f"sha256:{link.resolve(strict=True).name}" if link.is_symlink() else ""
