@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import errno
-import sys
 from importlib import import_module
-from importlib.metadata import version
-from pathlib import Path
 from typing import Final
 
 import click
 
-from blobfs.cli import image_report, reports
-from blobfs.cli.mounting import mount
-from blobfs.cli.notices import echo
-from blobfs.cli.opening import open_existing
-from blobfs.cli.output import DAMAGED, sentence
-from blobfs.cli.storage import Storage
-from blobfs.cli.types import HUMAN, JSON, LONG_HELP, PATH, REFERENCE, STORAGE
+from blobfs.cli.output import sentence
 from blobfs.errors import BlobfsError
-from blobfs.fuse.versions import versions
-from blobfs.host.unmount import unmount
 from blobfs.logs import printable
-from blobfs.reference import Reference
 
 _CONTEXT: Final = {
     "auto_envvar_prefix": "BLOBFS",
@@ -41,6 +29,7 @@ _SECTIONS: Final = {
 _MODULES: Final = {
     "backup": "copy_command",
     "cat": "cat_command",
+    "config": "config_command",
     "cp": "copy_command",
     "diff": "diff_command",
     "doctor": "doctor_command",
@@ -48,19 +37,22 @@ _MODULES: Final = {
     "gc": "gc_command",
     "index": "index_command",
     "ls": "ls_command",
+    "mount": "mounting",
     "prune": "prune_command",
     "restore": "copy_command",
     "rm": "tag_command",
+    "show": "show_command",
     "stat": "stat_command",
     "sync": "copy_command",
     "tag": "tag_command",
     "trash": "prune_command",
+    "umount": "umount_command",
     "undelete": "prune_command",
     "untag": "tag_command",
     "uploads": "uploads_command",
     "verify": "verify_command",
 }
-"""The modules of commands that are imported on use: a mount needs none of them."""
+"""The modules of the commands. Each is imported on use, as some take longer than the command."""
 
 _ALIASES: Final = {"unmount": "umount", "tags": "ls"}
 
@@ -69,7 +61,7 @@ class _Group(click.Group):
     """Command group that prints a BlobfsError in one line, and resolves aliases of commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *_MODULES})
+        return sorted(_MODULES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         name = _ALIASES.get(cmd_name, cmd_name)
@@ -99,6 +91,11 @@ class _Group(click.Group):
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
+        # Both are slow to import.
+        from importlib.metadata import version  # noqa: PLC0415
+
+        from blobfs.fuse.versions import versions  # noqa: PLC0415
+
         click.echo(f"blobfs {version('blobfs')}")
         click.echo(", ".join(f"{name} {of}" for name, of in versions().items()))
         ctx.exit()
@@ -121,58 +118,3 @@ def main() -> None:
     can also be the registry's configuration file, such as /etc/docker/registry/config.yml.
     Every option can be given as BLOBFS_<COMMAND>_<OPTION>.
     """
-
-
-main.add_command(mount)
-
-
-@main.command(short_help="Unmount, and wait until the daemon has ended.")
-@click.argument("mountpoint", type=PATH)
-@click.option("--lazy", is_flag=True, help="Detach a mount that is in use; do not wait.")
-def umount(mountpoint: Path, *, lazy: bool) -> None:
-    """Unmount MOUNTPOINT and wait until its daemon has ended; a dead mount is removed too.
-
-    Also called blobfs unmount.
-    """
-    unmount(mountpoint, lazy=lazy, waiting=echo)
-
-
-@main.command(context_settings=LONG_HELP, short_help="Show an image with its platforms and layers.")
-@STORAGE
-@click.argument("reference", type=REFERENCE)
-@HUMAN
-@JSON
-def show(storage: str, reference: Reference, *, human: bool, as_json: bool) -> None:
-    """Show an image in STORAGE: its platforms, config, and layers with their history.
-
-    REFERENCE is REPOSITORY:TAG or REPOSITORY@DIGEST. Exits with 1 if a part of it is missing.
-    """
-    with open_existing(storage) as registry:
-        report = image_report.show(registry, reference)
-    click.echo(report.as_json() if as_json else report.as_text(human=human))
-    if report.is_damaged:
-        sys.exit(DAMAGED)
-
-
-@main.group("config", short_help="Show a registry's configuration.")
-def config_() -> None:
-    """Look at a registry's configuration file."""
-
-
-@config_.command("show", short_help="Print the keys in force, with their origins.")
-@STORAGE
-@JSON
-def config_show(storage: str, *, as_json: bool) -> None:
-    """Print the keys of the registry's configuration that are in force for STORAGE.
-
-    Each has its origin: a line of the file, a variable, or the default. Secrets are masked.
-    """
-    from blobfs.config.report import ConfigReport  # noqa: PLC0415  (PyYAML is slow to import)
-
-    found = ConfigReport.of(Storage.of_argument(storage).configuration())
-    if as_json:
-        click.echo(found.as_json())
-    elif sys.stdout.isatty():
-        click.echo(reports.Report(found.COLUMNS, found.rows).as_table())
-    else:
-        click.echo(found.as_yaml())

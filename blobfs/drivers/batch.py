@@ -23,7 +23,7 @@ from blobfs.errors import AccessDenied, NotAFile, StorageReadOnly
 _SMALL: Final = 64 * 2**10
 """The largest file in bytes that is kept in memory."""
 
-_FILES: Final = 2048
+_FILES: Final = 8192
 _BYTES: Final = 32 * 2**20
 """The files and bytes after which a batch is stored."""
 

@@ -61,7 +61,7 @@ def made_below(name: str, above: int) -> int:
     except NotADirectoryError:
         raise NotADirectory(f"below a file: {name}") from None
     with closed_on_failure(fd):
-        if is_ours and not os.listdir(fd):
+        if is_ours and ownership.differs(fd, above, ownership.DIRECTORY) and not os.listdir(fd):
             ownership.adopt(fd, above, ownership.DIRECTORY)
     return fd
 

@@ -24,6 +24,12 @@ _REFUSED: Final = {errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP}
 """Errors for users other than root, and of file systems without owners or modes."""
 
 
+def differs(fd: int, directory: int, permissions: int) -> bool:
+    """True if ``adopt`` would change *fd*."""
+    new, above = os.fstat(fd), os.fstat(directory)
+    return _owner(new) != _owner(above) or stat.S_IMODE(new.st_mode) != above.st_mode & permissions
+
+
 def adopt(fd: int, directory: int, permissions: int) -> None:
     """Give the new file or directory *fd* the owner, group and mode of *directory*.
 
@@ -35,7 +41,7 @@ def adopt(fd: int, directory: int, permissions: int) -> None:
 def adopt_from(fd: int, above: os.stat_result, permissions: int) -> None:
     """Do the same as ``adopt``, with the attributes of the directory *above*."""
     new = os.fstat(fd)
-    if (new.st_uid, new.st_gid) != (above.st_uid, above.st_gid):
+    if _owner(new) != _owner(above):
         _set_owner(fd, above)
     mode = above.st_mode & permissions
     if stat.S_IMODE(new.st_mode) != mode:  # chmod(2) may clear the set-group-ID bit
@@ -51,6 +57,10 @@ def make_writable(fd: int, mode: int) -> None:
     """Restore the *mode* that the file had before ``make_immutable``."""
     if stat.S_IMODE(os.fstat(fd).st_mode) != stat.S_IMODE(mode):
         _set_mode(fd, stat.S_IMODE(mode))
+
+
+def _owner(st: os.stat_result) -> tuple[int, int]:
+    return st.st_uid, st.st_gid
 
 
 def _set_owner(fd: int, above: os.stat_result) -> None:

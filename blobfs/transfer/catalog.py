@@ -30,7 +30,7 @@ _COMMIT_S: Final = 1.0
 The target is asked for what is not noted, so that nothing is sent again.
 """
 
-PART_BLOBS: Final = 10_000
+PART_BLOBS: Final = 50_000
 PART_BYTES: Final = 32 * 2**30
 """The size of a part of a copy, unless a repository has more."""
 

@@ -118,9 +118,9 @@ def test_small_files_are_kept_until_they_are_flushed_by_rank() -> None:
 def test_a_batch_is_stored_when_it_is_full() -> None:
     inner = InMemoryDriver()
     batch = BatchDriver(inner, _rank)
-    for number in range(2048):
+    for number in range(8192):
         batch.put_content(f"/{number}", b"")
-    assert content_of(inner, "/2047") == b""
+    assert content_of(inner, "/8191") == b""
 
 
 def test_a_part_that_may_not_be_written_keeps_no_other_out(tmp_path: Path) -> None:
