@@ -15,6 +15,8 @@ from blobfs.errors import LinkInvalid, MountRefused
 from blobfs.reference import RepositoryName, Tag
 from blobfs.transfer.storage import StorageSource
 from blobfs.transfer.storage_target import StorageTarget
+from tests.support.command import invoke
+from tests.support.copies import Copies
 from tests.support.failing_driver import Crash, TroubledDriver
 from tests.support.files import content_of, walk
 from tests.support.layout import APP, LATEST, Layout
@@ -179,6 +181,25 @@ def test_a_second_survey_reads_listings_only(moto: S3Server, tmp_path: Path) -> 
             assert {len(outline.blobs) for outline in outlines} == {2}
             assert (requests[Kind.GET] > 0) is reads
             source.close()
+
+
+@pytest.mark.s3
+def test_a_second_copy_of_a_registry_asks_for_pages(moto: S3Server, tmp_path: Path) -> None:
+    """[S22.54] If nothing has changed, it reads nothing but the listings of both places."""
+    copies = Copies(tmp_path)
+    for number in range(12):
+        copies.put_image(f"v{number}", b"config", *(b"%d %d" % (number, n) for n in range(9)))
+    with ExitStack() as stack:
+        stack.enter_context(keys_of(moto))
+        proxy = stack.enter_context(S3Proxy.before(moto.endpoint))
+        bucket = stack.enter_context(moto.bucket())
+        url = moto.storage_url(bucket).replace(moto.endpoint, proxy.url)
+        command = ("cp", "--all", "--state-dir", tmp_path / "state", copies.source, url)
+        assert invoke(*command).exit_code == 0
+        proxy.forget()
+        assert invoke(*command).exit_code == 0
+        assert {request.kind for request in proxy.requests} <= {Kind.BUCKET, Kind.LIST}
+        assert len(proxy.requests) < 16
 
 
 def test_two_copies_from_one_source_run_at_once(tmp_path: Path) -> None:
