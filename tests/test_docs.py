@@ -8,7 +8,7 @@ import click
 import pytest
 
 import blobfs
-from blobfs.cli import main
+from blobfs.cli.mounting import mount
 from blobfs.config.key_table import ignored_keys, taken_keys
 
 PACKAGE = Path(blobfs.__file__).parent
@@ -51,7 +51,7 @@ def test_table_of_options_has_every_option_of_mount_and_no_other() -> None:
     assert isinstance(main, click.Group)
     options = {
         name
-        for parameter in main.commands["mount"].params
+        for parameter in mount.params
         if isinstance(parameter, click.Option)
         for name in parameter.opts + parameter.secondary_opts
     }
