@@ -48,7 +48,6 @@ def test_links_of_a_document_resolve(document: Path) -> None:
 
 
 def test_table_of_options_has_every_option_of_mount_and_no_other() -> None:
-    assert isinstance(main, click.Group)
     options = {
         name
         for parameter in mount.params
