@@ -51,6 +51,8 @@ _WANTED: Final = """
         SELECT blob, min(repository) AS repository FROM link WHERE state = 'wanted' GROUP BY blob
     ) AS first ON first.repository = repository.id
     LEFT JOIN blob ON blob.id = first.blob AND NOT blob.there
+    WHERE repository.id IN (SELECT repository FROM tag WHERE state = 'wanted'
+        UNION SELECT repository FROM link WHERE state = 'wanted')
     GROUP BY repository.id ORDER BY target
 """
 
@@ -219,7 +221,7 @@ class OpenCopy(Closing):
         self.catalog.end()
 
     def ask(self, feedback: Feedback) -> list[tuple[str, int, int, int]]:
-        """Return the repositories of the target, with the tags, blobs and bytes that it lacks.
+        """Return the tags, blobs and bytes that the target lacks, by repository.
 
         A blob counts for the first repository that gets it. Nothing is changed, but the catalog
         has what cannot be copied.

@@ -165,6 +165,8 @@ def paired(source: Place, target: Place) -> tuple[Place, Place]:
     """
     root = target.location.root if target.location else target.path
     is_new = root is not None and not root.exists() and target.part == EVERYTHING
+    if is_new and target.kind is Kind.STORAGE and root is not None and root.suffix == ".tar":
+        raise MountRefused(f"{root} would be a directory; give oci-archive:{root}, or another name")
     wanted, named = source.part.target, target.part.target
     if isinstance(wanted, Digest) and (
         target.kind is Kind.FILE or (target.kind is Kind.STORAGE and is_new)

@@ -151,7 +151,7 @@ def test_a_dry_run_shows_what_would_be_sent(copies: Copies) -> None:
     assert app == {"event": "plan", "repository": "team/app", "tags": 1, "blobs": 0, "bytes": 0}
     copies.cp()
     result = copies.cp("--dry-run")
-    assert [line.split()[1:] for line in result.stdout.splitlines()[1:]] == [["0", "0", "0"]] * 2
+    assert result.stdout.split() == ["repository", "tags", "blobs", "bytes"]
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,7 @@ def test_a_blob_of_a_file(copies: Copies, tmp_path: Path) -> None:
         ("{}/source", "{}/target!/app:v1", "name one of the source"),
         ("{}/source!/a/b:c:d", "{}/target", "not a repository name"),
         ("{}/missing", "{}/target", "missing"),
+        ("{}/source", "{}/new.tar", "give oci-archive:"),
         ("ftp://host/", "{}/target", "not a storage"),
     ],
 )
