@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.support import images
-from tests.support.mounts import BLOBFS, mounted, run
+from tests.support.mounts import BLOBFS, mounted, run, run_anew
 from tests.support.redis_server import RedisServer
 from tests.support.s3_servers import S3Registry, S3Server, serving_registry
 from tests.support.services import DockerRegistry, free_port, push
@@ -112,7 +112,7 @@ def test_keys_of_the_bucket_are_shown_nowhere(
     config = s3_registry.registry.config
     server = s3_registry.server
     monkeypatch.setenv("REGISTRY_LOG_LEVEL", "debug")
-    with mounted(config, tmp_path) as mount:
+    with mounted(config, tmp_path, start=run_anew) as mount:
         tags = mount.path / "library/small/_manifests/tags"
         assert (tags / "v1").read_bytes()
         shown = {name: (mount.path / ".blobfs" / name).read_text() for name in CONTROL}

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import stat
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from blobfs.vfs.nodes import (
     Symlink,
 )
 from tests.support.layout import APP, LATEST, Layout, manifest
-from tests.support.mounts import BLOBFS, MountedRegistry, failing_with, mounted
+from tests.support.mounts import MountedRegistry, failing_with, mounted, run
 from tests.support.services import DockerRegistry
 
 mount_test = pytest.mark.fuse
@@ -161,9 +160,7 @@ def test_disk_usage_of_directories_of_repositories(layout: Layout, mount: Mounte
     assert _measured(mount.path / OTHER) == _measured(mount.path / "other") == (103, 3)
     assert _measured(mount.path) == (103, 103)
     assert _measured(mount.path / "new") == (0, 0)
-    output = subprocess.run(
-        [*BLOBFS, "du", "--json", mount.storage, OTHER], capture_output=True, check=True
-    ).stdout
+    output = run("du", "--json", mount.storage, OTHER).stdout
     [line] = json.loads(output)["usage"]
     assert (line["bytes"], line["freed"]) == (103, 3)
     layout.layer(b"more", APP)

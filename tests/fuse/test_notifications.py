@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ import pytest
 
 from blobfs.digest import Digest
 from tests.support.layout import image
-from tests.support.mounts import BLOBFS, MountedRegistry, eventually, mounted
+from tests.support.mounts import MountedRegistry, eventually, mounted, run, run_anew
 from tests.support.notification_endpoint import Receiver
 from tests.support.repositories import layer, put_layer, put_manifest, revision
 from tests.support.services import free_port
@@ -156,7 +155,7 @@ def test_no_secret_is_shown(storage: Path, tmp_path: Path, options: tuple[str, .
     """[S15.8] What may be secret, which is any URL, header or password, is in no log, no error and
     no file of `.blobfs`.
     """
-    with mounted(storage, tmp_path, *options, "--log-level", "debug") as mount:
+    with mounted(storage, tmp_path, *options, "--log-level", "debug", start=run_anew) as mount:
         put_layer(made(mount, "app"), b"layer")
         eventually(lambda: "are delayed" in mount.log.read_text())
         control = ("config.json", "stats.json", "uploads.json")
@@ -171,12 +170,7 @@ def test_a_mistake_in_the_configuration_is_told(storage: Path, tmp_path: Path) -
     config = tmp_path / "config.yml"
     config.write_text("notifications: {endpoints: [{name: a, url: hidden}]}")
     (tmp_path / "mnt").mkdir()
-    done = subprocess.run(
-        [*BLOBFS, "mount", storage, tmp_path / "mnt", "--config", config],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run("mount", storage, tmp_path / "mnt", "--config", config)
     assert done.returncode == 1
     assert "notifications.endpoints[0].url must be http://" in done.stderr
     assert "hidden" not in done.stderr

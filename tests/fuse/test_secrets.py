@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.layout import APP, Layout
-from tests.support.mounts import mounted
+from tests.support.mounts import mounted, run_anew
 from tests.support.services import free_port
 
 pytestmark = pytest.mark.fuse
@@ -39,7 +39,7 @@ def test_password_of_the_cache_is_shown_nowhere(
     layers = [layout.layer(bytes([number])) for number in range(5)]
     address = f"127.0.0.1:{free_port()}"  # where nobody listens
     options = given(f"redis://:sesame@{address}", tmp_path, monkeypatch)
-    with mounted(storage, tmp_path, *options, "--log-level", "debug") as mount:
+    with mounted(storage, tmp_path, *options, "--log-level", "debug", start=run_anew) as mount:
         for digest in layers:
             (mount.path / APP / "_layers/sha256" / digest.encoded).stat()
         shown = {name: (mount.path / ".blobfs" / name).read_text() for name in CONTROL}

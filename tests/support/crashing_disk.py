@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
-from tests.support.mounts import BLOBFS, eventually
+from tests.support.command_server import command_server
+from tests.support.mounts import eventually
 from tests.support.services import cannot
 
 _EXT4_IOC_SHUTDOWN: Final = 0x8004587D  # linux/include/uapi/linux/ext4.h
@@ -74,8 +76,8 @@ class Daemon:
     def __init__(self, storage: Path | str, path: Path, log: Path) -> None:
         self.path = path
         with log.open("ab") as output:
-            command = [*BLOBFS, "mount", "--create", "--foreground", str(storage), str(path)]
-            self._process = subprocess.Popen(command, stdout=output, stderr=output)
+            command = ["mount", "--create", "--foreground", str(storage), str(path)]
+            self._process = command_server().start(command, output, output)
 
     @classmethod
     @contextmanager
@@ -93,10 +95,10 @@ class Daemon:
 
     def end(self) -> None:
         """End it as a person would."""
-        self._process.terminate()
+        self._process.send_signal(signal.SIGTERM)
         self._process.wait()
 
     def kill(self) -> None:
         """End it at once."""
-        self._process.kill()
+        self._process.send_signal(signal.SIGKILL)
         self._process.wait()

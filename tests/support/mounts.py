@@ -17,8 +17,12 @@ import pytest
 from blobfs.errors import MountRefused
 from blobfs.host.unmount import unmount
 from blobfs.mountinfo import mount_at
+from tests.support.command_server import command_server
 
 BLOBFS = (sys.executable, "-m", "tests.support.guards")  # blobfs, with watched locks
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 class MountedRegistry:
@@ -45,7 +49,12 @@ class MountedRegistry:
 
 
 def run(*arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-    """The blobfs command, as a person runs it."""
+    """The blobfs command, as a person runs it, but that its modules are imported already."""
+    return command_server().run([*map(str, arguments)], timeout_s)
+
+
+def run_anew(*arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    """The blobfs command in a new interpreter, whose command line has *arguments*."""
     return subprocess.run(
         [*BLOBFS, *map(str, arguments)],
         capture_output=True,
@@ -57,12 +66,14 @@ def run(*arguments: object, timeout_s: float = 60) -> subprocess.CompletedProces
 
 
 @contextmanager
-def mounted(storage: Path | str, tmp_path: Path, *options: str) -> Iterator[MountedRegistry]:
+def mounted(
+    storage: Path | str, tmp_path: Path, *options: str, start: Command = run
+) -> Iterator[MountedRegistry]:
     """Mount *storage* below *tmp_path*; a daemon that does not end well fails the test."""
     number = sum(1 for _ in tmp_path.glob("mnt*"))
     mount = MountedRegistry(storage, tmp_path / f"mnt{number}", tmp_path / f"log{number}")
     mount.path.mkdir()
-    done = run("mount", storage, mount.path, "--log-file", mount.log, *options)
+    done = start("mount", storage, mount.path, "--log-file", mount.log, *options)
     assert done.returncode == 0, done.stderr
     try:
         yield mount
@@ -101,3 +112,11 @@ def eventually(holds: Callable[[], bool], *, within_s: float = 10.0) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"not within {within_s:g} s"
         time.sleep(0.01)
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process has ended, but for threads that the kernel keeps in a call that hangs."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return True
