@@ -1,5 +1,6 @@
 """What tests share: the services they need, what a missing one does, and registries with images."""
 
+import gc
 import importlib.util
 import logging
 import os
@@ -8,6 +9,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -111,6 +113,11 @@ def pytest_configure() -> None:
         raise pytest.UsageError(f"BLOBFS_REQUIRE names no service: {', '.join(sorted(unknown))}")
 
 
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # else each full collection looks through all modules and tests
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Escape half characters in captured output: a worker sends its reports as UTF-8."""
@@ -149,6 +156,13 @@ def _turn(request: pytest.FixtureRequest, _turns: Turns) -> Iterator[None]:
 
 def _is_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker("alone") is not None
+
+
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """A directory on a disk; that of ``tmp_path`` may be in memory, and below /dev."""
+    with TemporaryDirectory(dir="/var/tmp") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture(scope="session")

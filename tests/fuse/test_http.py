@@ -7,7 +7,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -66,36 +65,6 @@ def test_address_that_is_taken_leaves_no_mount(storage: Path, tmp_path: Path) ->
         f"Error: --http {port}: Address already in use; choose another address or port\n"
     )
     assert mount_at(place) is None
-
-
-def _asks_until(ends: float, port: int) -> int:
-    """How often it was answered."""
-    asked = 0
-    while time.monotonic() < ends:
-        assert get(port, "/metrics").status == 200
-        asked += 1
-    return asked
-
-
-def _looks_until(ends: float, path: Path) -> int:
-    """How often the mount was asked for something that the kernel does not know."""
-    looked = 0
-    while time.monotonic() < ends:
-        assert not (path / f"missing-{ends}-{looked}").exists()
-        looked += 1
-    return looked
-
-
-@pytest.mark.alone
-def test_mount_serves_while_clients_ask_without_end(mount: MountedRegistry, port: int) -> None:
-    """[S17.6] Who asks without end waits, and the mount does not."""
-    undisturbed = _looks_until(time.monotonic() + 0.5, mount.path)
-    with ThreadPoolExecutor(8) as clients:
-        ends = time.monotonic() + 0.5
-        asking = [clients.submit(_asks_until, ends, port) for _ in range(8)]
-        disturbed = _looks_until(ends, mount.path)
-        assert sum(client.result() for client in asking) > 0
-    assert disturbed > undisturbed / 5  # a twentieth, where they are answered at once
 
 
 def test_unmount_waits_for_no_client(storage: Path, tmp_path: Path, port: int) -> None:

@@ -1,13 +1,12 @@
 """Uploads through a mount: declared, verified, committed, gone on with, renamed, removed."""
 
 import errno
-import itertools
 import os
 import random
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -405,64 +404,6 @@ def test_mv_to_another_repository_copies(repository: Path) -> None:
     assert shell("mv", upload(repository, "layer.tar"), upload(other, "layer.tar")).returncode == 0
     assert layers(other) == {Digest.of(LARGE).encoded: LARGE}
     assert os.listdir(repository / "_uploads") == []
-
-
-@pytest.fixture(scope="module")
-def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedRegistry]:
-    """A mount whose commits may not take long."""
-    directory = tmp_path_factory.mktemp("hasty")
-    (directory / "storage").mkdir()
-    options = ("--create", "--upload-deadline", "0.2", "--max-upload", "8G")
-    with mounted(directory / "storage", directory, *options) as mount:
-        (mount.path / "slow").mkdir()
-        yield mount
-
-
-@pytest.mark.alone
-def test_commit_that_takes_too_long_is_stopped_and_can_be_gone_on_with(
-    hasty: MountedRegistry,
-) -> None:
-    """[S7.15] A commit that takes longer than `--upload-deadline` (5 min) answers EIO, and stops if
-    it hashes or copies. Zeros are hashed for several seconds; each close gets further.
-    """
-    file = upload(hasty.path / "slow", "layer.tar")
-    with failing_with(errno.EIO), file.open("wb", buffering=0) as opened:
-        opened.truncate(4 * 2**30)
-    eventually(lambda: "--upload-deadline" in state(file))
-    assert layers(hasty.path / "slow") == {}
-    stored = Path(f"{hasty.storage}{paths.REPOSITORIES}/slow/_uploads")
-
-    def hashed() -> list[int]:
-        names = [file.name for file in stored.glob("*/hashstates/sha256/*")]
-        return sorted(int(name) for name in names if name.isdecimal())
-
-    [first] = hashed()
-
-    others = (f"sha256:{number:064x}" for number in itertools.count())
-
-    def gets_further() -> bool:
-        with suppress(OSError):  # EIO at the deadline
-            os.setxattr(file, "user.blobfs.digest", next(others).encode())
-        return hashed()[-1] > first
-
-    eventually(gets_further)
-    file.unlink()
-
-
-def test_upload_that_is_too_large_and_not_declared_is_refused(hasty: MountedRegistry) -> None:
-    """[S7.24] An upload with neither digest nor size declared has at most `--max-upload` bytes (64
-    GiB): a write or a truncation beyond that is EFBIG, and so is each close after it.
-    """
-    file = upload(hasty.path / "slow", "too-large")
-    with failing_with(errno.EFBIG), file.open("wb", buffering=0) as opened:
-        with failing_with(errno.EFBIG):
-            opened.truncate(8 * 2**30 + 1)
-        with failing_with(errno.EFBIG):
-            os.pwrite(opened.fileno(), b"x", 8 * 2**30)
-    assert "--max-upload" in state(file)
-    with failing_with(errno.EFBIG):
-        os.truncate(file, 8 * 2**30 + 1)
-    file.unlink()
 
 
 def test_what_a_commit_of_hours_does_not_hold_up(storage: Path, tmp_path: Path) -> None:

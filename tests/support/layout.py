@@ -1,7 +1,9 @@
 """Puts a registry's files into any driver, well-formed or not, so that tests read as sentences."""
 
 import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from blobfs import paths
 from blobfs.digest import ALGORITHMS, CANONICAL, Digest
@@ -92,3 +94,26 @@ def descriptor(
 def as_bytes(document: Json) -> bytes:
     """A document as a client would push it."""
     return json.dumps(document).encode()
+
+
+def plant_layers(storage: Path, count: int) -> list[str]:
+    """Store layers of one blob's size; a thousand each are hard links to one file of bytes."""
+    layers, blobs = f"{storage}{paths.layers(APP)}/sha256", f"{storage}{paths.BLOBS}/sha256"
+    os.makedirs(layers, exist_ok=True)
+    for shard in range(256):
+        os.makedirs(f"{blobs}/{shard:02x}", exist_ok=True)
+    names, data = [], ""
+    for number in range(count):
+        digest = Digest.of(str(number).encode())
+        link, blob = f"{layers}/{digest.encoded}", f"{storage}{paths.blob_data(digest)}"
+        os.mkdir(link)
+        with open(f"{link}/link", "wb", buffering=0) as file:
+            file.write(str(digest).encode())
+        os.mkdir(os.path.dirname(blob))
+        if number % 1000 == 0:
+            data = blob
+            Path(data).write_text("bytes")
+        else:
+            os.link(data, blob)
+        names.append(digest.encoded)
+    return names

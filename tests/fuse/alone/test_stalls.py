@@ -26,7 +26,7 @@ from blobfs.reference import RepositoryName, Tag
 from tests.support.buckets import Bucket
 from tests.support.files import content_of, walk
 from tests.support.layout import Layout, image
-from tests.support.mounts import MountedRegistry, eventually, run
+from tests.support.mounts import MountedRegistry, eventually, has_ended, run
 from tests.support.redis_server import RedisServer
 from tests.support.s3_faults import Delay, Kind, Request, no_faults
 from tests.support.s3_proxy import S3Proxy
@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.alone]
 
 CLIENTS = 64
 PERIOD_S = 0.002
-WATCHED_S = 2.0
+WATCHED_S = 1.0
 WATCHED_LONG_S = 5.0
 P99_S = 0.05
 PAGE_READS = 12
@@ -205,16 +205,7 @@ class Watched:
         """Tell the daemon to end; fails if it does not in time."""
         self._file.close()
         os.kill(self._pid, signal.SIGTERM)
-        eventually(lambda: _has_ended(self._pid), within_s=END_S)
-
-
-def _has_ended(process: int) -> bool:
-    """Whether a process has ended, but for threads that the kernel keeps in a call that hangs."""
-    try:
-        stat = Path(f"/proc/{process}/stat").read_text()
-    except FileNotFoundError:
-        return True
-    return stat.rpartition(")")[2].split()[0] == "Z"
+        eventually(lambda: has_ended(self._pid), within_s=END_S)
 
 
 @contextmanager

@@ -6,35 +6,47 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from pathlib import Path
 from threading import Event
 from typing import Final
 
 import pytest
 
 from blobfs.digest import Digest
+from blobfs.drivers.base_driver import BaseDriver
+from blobfs.drivers.filesystem import FilesystemDriver
 from tests.support.layout import APP, Layout
 from tests.support.mounts import MountedRegistry, mounted
 from tests.support.redis_server import RedisServer, Trouble, locked, paused, stopped
 from tests.support.repositories import layer
 
-pytestmark = [pytest.mark.fuse, pytest.mark.redis]
+pytestmark = [pytest.mark.fuse, pytest.mark.redis, pytest.mark.alone]
 
 BLOBS: Final = 200
+CONTENTS: Final = [b"%d" % number for number in range(BLOBS)]
+DIGESTS: Final = [Digest.of(content) for content in CONTENTS]
 MORE_S: Final = 0.1
-TROUBLE_S: Final = 1.0
+TROUBLE_S: Final = 0.5
 RECOVERY_S: Final = 5.0
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer.serving(tmp_path) as server:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer.serving(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
-@pytest.fixture
-def digests(layout: Layout) -> list[Digest]:
-    return [layout.layer(b"%d" % number) for number in range(BLOBS)]
+@pytest.fixture(scope="module")
+def mount(
+    server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MountedRegistry]:
+    """A mount of ``DIGESTS``, of which the kernel remembers nothing."""
+    place = tmp_path_factory.mktemp("mount")
+    (place / "storage").mkdir()
+    with closing(BaseDriver(FilesystemDriver.below(place / "storage"))) as driver:
+        assert [Layout(driver).layer(content) for content in CONTENTS] == DIGESTS
+    timeouts = ("--entry-timeout", "0", "--attr-timeout", "0")
+    with mounted(place / "storage", place, "--cache", server.url, *timeouts) as mount:
+        yield mount
 
 
 def _empty(server: RedisServer) -> Callable[[], None]:
@@ -57,8 +69,8 @@ def _fill(server: RedisServer) -> Callable[[], None]:
 class Watchers:
     """Four readers and a find(1) in a mount, one request after the other."""
 
-    def __init__(self, mount: MountedRegistry, digests: list[Digest]) -> None:
-        self._files = [layer(mount.path / APP, digest) for digest in digests]
+    def __init__(self, mount: MountedRegistry) -> None:
+        self._files = [layer(mount.path / APP, digest) for digest in DIGESTS]
         self._directory = mount.path / APP
         self._slowest_s = 0.0
         self._over = Event()
@@ -104,28 +116,21 @@ def _hits(mount: MountedRegistry) -> int:
     return hits
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("trouble", [paused, stopped, _empty, _fill, locked])
 def test_redis_in_trouble_fails_and_slows_nothing(
-    storage: Path,
-    tmp_path: Path,
-    server: RedisServer,
-    digests: list[Digest],
-    trouble: Trouble,
+    server: RedisServer, mount: MountedRegistry, trouble: Trouble
 ) -> None:
     """[S14.7] A Redis that is stopped, paused, emptied, full or in error fails nothing and delays
     no request by more than 50 ms for each hundred digests.
     """
-    timeouts = ("--entry-timeout", "0", "--attr-timeout", "0")
-    with mounted(storage, tmp_path, "--cache", server.url, *timeouts) as mount:
-        watchers = Watchers(mount, digests)
-        with watchers.watching():
-            usual_s = watchers.slowest_in(TROUBLE_S)
-            end = trouble(server)
-            assert watchers.slowest_in(TROUBLE_S) < usual_s + MORE_S
-            end()
-            before = _hits(mount)
-            deadline = time.monotonic() + RECOVERY_S
-            while _hits(mount) == before:
-                assert time.monotonic() < deadline, "it is not used again"
-                time.sleep(0.05)
+    watchers = Watchers(mount)
+    with watchers.watching():
+        usual_s = watchers.slowest_in(TROUBLE_S)
+        end = trouble(server)
+        assert watchers.slowest_in(TROUBLE_S) < usual_s + MORE_S
+        end()
+        before = _hits(mount)
+        deadline = time.monotonic() + RECOVERY_S
+        while _hits(mount) == before:
+            assert time.monotonic() < deadline, "it is not used again"
+            time.sleep(0.05)
