@@ -58,8 +58,8 @@ async def test_one_that_fails_fails_all(inline: bool) -> None:
         await StorageThreads(inline=inline).run_each(fail, range(9))
 
 
-async def test_local_calls_go_to_threads_once_one_needed_the_disk(tmp_path: Path) -> None:
-    file = tmp_path / "file"
+async def test_local_calls_go_to_threads_once_one_needed_the_disk(on_disk: Path) -> None:
+    file = on_disk / "file"
     file.write_bytes(bytes(2**20))
 
     def read_from_disk(_argument: int) -> int:
