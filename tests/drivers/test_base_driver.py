@@ -64,15 +64,15 @@ FILES_ONLY: dict[str, Callable[[StorageDriver, str], object]] = {
 }
 
 
-@pytest.mark.parametrize("path", ILL_FORMED, ids=lambda path: ascii(path[:12]))
 @pytest.mark.parametrize(
     "act", (ROOT_TOO | FILES_ONLY).values(), ids=(ROOT_TOO | FILES_ONLY).keys()
 )
-def test_ill_formed_path_is_refused(act: Callable[[StorageDriver, str], object], path: str) -> None:
+def test_ill_formed_path_is_refused(act: Callable[[StorageDriver, str], object]) -> None:
     driver = BaseDriver(InMemoryDriver())
     driver.put_content("/a", b"")
-    with pytest.raises(PathInvalid):
-        act(driver, path)
+    for path in ILL_FORMED:
+        with pytest.raises(PathInvalid):
+            act(driver, path)
 
 
 @pytest.mark.parametrize("act", FILES_ONLY.values(), ids=FILES_ONLY.keys())

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
+from hypothesis.stateful import invariant, rule
 
 from blobfs.drivers.base import FileWriter, StorageDriver
 from blobfs.drivers.base_driver import BaseDriver
 from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
 from blobfs.errors import NotADirectory, NotAFile, PathNotFound
-from tests.support.driver_model import DIRECTORIES, DriverModel, Errors, contents, paths
+from tests.support.driver_model import DIRECTORIES, PATHS, DriverModel, Errors, contents, paths
 
 Edit = Callable[[FileWriter, bytearray], None]
 
@@ -83,6 +83,10 @@ class DirectoriesModel(DriverModel):
         if any(path.startswith(f"{file}/") for file in self.files):
             errors.add(NotADirectory)
         return errors
+
+    @invariant()
+    def every_file_is_found_and_no_missing_path(self) -> None:
+        self.are_found_or_missing(PATHS)  # where a request is cheap
 
     @rule(path=paths, first=edits, then=edits)
     def edit_and_close_and_edit(self, path: str, first: list[Edit], then: list[Edit]) -> None:

@@ -1,9 +1,7 @@
 """What every driver does with directories that hold no files. Never edited for one of them."""
 
-import pytest
-
 from blobfs.drivers.base import StorageDriver
-from tests.support.files import content_of, walk
+from tests.support.files import MISSING, content_of, walk
 
 
 def _emptied(driver: StorageDriver, *files: str) -> None:
@@ -54,10 +52,10 @@ def test_prune_leaves_siblings_that_share_a_prefix(driver: StorageDriver) -> Non
     assert _files(driver) == {"/de/a"}
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/nowhere/at/all", "/d/nowhere", "/d/file/below"])
-def test_prune_of_a_missing_directory_does_nothing(driver: StorageDriver, path: str) -> None:
+def test_prune_of_a_missing_directory_does_nothing(driver: StorageDriver) -> None:
     driver.put_content("/d/file", b"")
-    driver.prune(path)
+    for path in MISSING:
+        driver.prune(path)
     assert _files(driver) == {"/d/file"}
 
 

@@ -1,7 +1,7 @@
 """What any sequence of calls leaves a driver with, told by a plain dict."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import strategies as st
@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from blobfs.drivers.base import StorageDriver
 from blobfs.errors import BlobfsError, NotAFile, PathNotFound
-from tests.support.files import content_of, walk
+from tests.support.files import content_of
 
 PATHS = ["/a", "/b", "/d", "/d/a", "/d/b", "/d/e", "/d/e/a", "/d/ee", "/d.e/a", "/f/g/h"]
 DIRECTORIES = ["/d", "/d/e", "/d.e", "/f", "/f/g"]
@@ -18,6 +18,13 @@ paths = st.sampled_from(PATHS)
 contents = st.binary(max_size=40)
 
 Errors = set[type[BlobfsError]]
+
+
+def listed(driver: StorageDriver, directory: str) -> Iterator[str]:
+    """The files below *directory*, by the listings of all directories."""
+    for entry in driver.listdir(directory or "/"):
+        path = f"{directory}/{entry.name}"
+        yield from listed(driver, path) if entry.is_dir else [path]
 
 
 class DriverModel(RuleBasedStateMachine):
@@ -108,32 +115,25 @@ class DriverModel(RuleBasedStateMachine):
         expected = self.files[path][offset : offset + size]
         assert {driver.read_at(path, offset, size) for driver in self.drivers} == {expected}
 
+    @rule(paths=st.lists(paths, min_size=1, max_size=3))
+    def stat(self, paths: list[str]) -> None:
+        self.are_found_or_missing(paths)
+
     @invariant()
     def every_file_has_its_content(self) -> None:
         for driver in self.drivers:
             assert {path: content_of(driver, path) for path in self.files} == self.files
 
     @invariant()
-    def every_walk_finds_the_files_and_no_others(self) -> None:
-        expected = {path: len(content) for path, content in self.files.items()}
+    def every_listing_has_the_files_and_no_others(self) -> None:
         for driver in self.drivers:
-            walked = {info.path: info.size for info in walk(driver, "/") if not info.is_dir}
-            assert walked == expected
+            assert sorted(listed(driver, "")) == sorted(self.files)
 
-    @invariant()
-    def every_directory_lists_its_files(self) -> None:
-        for directory in filter(self.below, DIRECTORIES):
-            expected = {path for path in self.files if path.rpartition("/")[0] == directory}
-            for driver in self.drivers:
-                entries = driver.listdir(directory)
-                files = {f"{directory}/{entry.name}" for entry in entries if not entry.is_dir}
-                assert files == expected
-
-    @invariant()
-    def every_missing_path_is_missing(self) -> None:
-        missing = [path for path in PATHS if self.missing(path) == {PathNotFound}]
+    def are_found_or_missing(self, paths: list[str]) -> None:
+        known = [path for path in paths if self.missing(path) in (set(), {PathNotFound})]
+        sizes = [len(self.files[path]) if path in self.files else None for path in known]
         for driver in self.drivers:
-            assert driver.stat_many(missing) == [None] * len(missing)
+            assert [info and info.size for info in driver.stat_many(known)] == sizes
 
     def all_do(self, act: Callable[[StorageDriver], None], refusals: Errors) -> bool:
         """Have the drivers do it, or refuse it for one of *refusals*; whether they did it."""

@@ -1,9 +1,24 @@
 """Whole files and whole trees of any driver, by the methods that every driver has."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Final, ParamSpec
+
+import pytest
 
 from blobfs.drivers.base import FileInfo, StorageDriver, stat_or_none
 from blobfs.errors import AccessDenied, PathNotFound
+
+P = ParamSpec("P")
+
+MISSING: Final = ["/nowhere", "/nowhere/at/all", "/d/nowhere", "/d/file/below", "/d/fil"]
+"""Paths that are missing where there is only the file ``/d/file``."""
+
+
+def missing_path(act: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> str:
+    """The path of the PathNotFound that a call raises."""
+    with pytest.raises(PathNotFound) as caught:
+        act(*args, **kwargs)
+    return caught.value.path
 
 
 def content_of(driver: StorageDriver, path: str) -> bytes:

@@ -18,19 +18,17 @@ pytestmark = [pytest.mark.s3, pytest.mark.usefixtures("no_waits")]
 
 PLAIN = ("Content-Type: text/plain",)
 HTML = ("Content-Type: text/html",)
-FALSE = {
-    "empty": Refuse(200, "", b"", ()),
-    "log-in page": Refuse(200, "", b"<html><body>log in<br></body>", HTML),
-    "well-formed HTML": Refuse(200, "", b"<html><body>log in</body></html>", HTML),
-    "HTML without a type": Refuse(200, "", b"<html><body>log in</body></html>", ()),
-    "ingress": Refuse(404, "", b"default backend - 404", PLAIN),
-    "empty 404": Refuse(404, "", b"", ()),
-}
+FALSE = [
+    Refuse(200, "", b"", ()),
+    Refuse(200, "", b"<html><body>log in<br></body>", HTML),
+    Refuse(200, "", b"<html><body>log in</body></html>", HTML),  # it is well-formed
+    Refuse(200, "", b"<html><body>log in</body></html>", ()),
+    Refuse(404, "", b"default backend - 404", PLAIN),
+    Refuse(404, "", b"", ()),
+]
 
 ETAG = f'"{md5(b"content", usedforsecurity=False).hexdigest()}"'
 """That of ``/d/a``."""
-
-each_false = pytest.mark.parametrize("false", FALSE.values(), ids=FALSE.keys())
 
 
 @pytest.fixture
@@ -54,19 +52,18 @@ def store(moto_place: S3Place, proxy: S3Proxy, options: S3Options) -> Iterator[S
     moto_place.take_down(store, options)
 
 
-@each_false
 @each_call
 def test_answer_that_is_not_of_s3_is_an_error(
-    proxy: S3Proxy, store: S3Driver, false: Refuse, call: Callable[[S3Driver], object]
+    proxy: S3Proxy, store: S3Driver, call: Callable[[S3Driver], object]
 ) -> None:
     """[S13.14] An answer that is not one of S3 (an empty body, a log-in page, a 404 of a proxy),
     for another range, or of another length or version than was asked for, is made again, and then
     EIO.
     """
-    proxy.faults = always(false)
-    with pytest.raises(StorageUnavailable) as caught:
-        call(store)
-    assert "not as S3 does" in str(caught.value) or "none of S3" in str(caught.value)
+    for false in FALSE:
+        proxy.faults = always(false)
+        with pytest.raises(StorageUnavailable, match=r"not as S3 does|none of S3"):
+            call(store)
 
 
 def test_missing_object_is_missing_though_no_header_names_the_request(

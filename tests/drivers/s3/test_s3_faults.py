@@ -40,6 +40,16 @@ each_lost_answer = pytest.mark.parametrize(
 )
 
 
+on_both = pytest.mark.parametrize("place", ["moto", "ceph"], indirect=True)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> S3Place:
+    """A place of the real server, but for tests of what servers do in different ways."""
+    place: S3Place = request.getfixturevalue(f"{getattr(request, 'param', 'ceph')}_place")
+    return place
+
+
 @pytest.fixture
 def proxy(place: S3Place) -> Iterator[S3Proxy]:
     place.proxy.forget()
@@ -117,6 +127,7 @@ def test_nothing_is_left_of_an_immutable_file_whose_chunks_fail(
     assert (place.keys(options), place.uploads(options)) == ([], [])
 
 
+@on_both
 @each_lost_answer
 def test_file_is_there_when_the_answer_to_its_completion_is_lost(
     proxy: S3Proxy, store: S3Driver, fault: Fault
@@ -126,6 +137,7 @@ def test_file_is_there_when_the_answer_to_its_completion_is_lost(
     assert content_of(store, "/d/a") == CONTENT
 
 
+@on_both
 @each_lost_answer
 def test_upload_whose_beginning_was_not_heard_of_can_be_removed(
     place: S3Place, proxy: S3Proxy, options: S3Options, store: S3Driver, fault: Fault
@@ -235,6 +247,7 @@ def test_commit_is_done_though_the_tail_cannot_be_removed(proxy: S3Proxy, store:
     assert [entry.name for entry in store.listdir("/d")] == ["a"]
 
 
+@on_both
 def test_cancel_that_failed_can_be_made_again(
     place: S3Place, proxy: S3Proxy, options: S3Options, store: S3Driver
 ) -> None:
@@ -264,6 +277,7 @@ def test_move_that_fails_leaves_both_alone(place: S3Place, proxy: S3Proxy, kind:
     place.take_down(store, options)
 
 
+@on_both
 def test_move_that_is_stopped_leaves_both_alone(place: S3Place, proxy: S3Proxy) -> None:
     """The parts that the server copies meanwhile are removed too, once they are there."""
     options = place.options(endpoint=proxy.url, copy_threshold=PART, copy_chunk_size=PART)

@@ -1,7 +1,6 @@
 """Keys that no path can have, and more keys than an answer holds."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -98,19 +97,32 @@ def test_placeholder_of_a_directory_is_no_file(
     assert store.stat("/d").is_dir
 
 
-def test_listings_go_on_where_an_answer_ends(ceph_place: S3Place) -> None:
-    """Not on moto, which takes 10 s to make as many files."""
-    options = ceph_place.options()
-    store = ceph_place.driver(options)
-    paths = [f"/d/e/{number}" for number in range(1001)] + [f"/d/f/{n}" for n in range(999)]
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda path: store.put_content(path, b""), paths))
+@pytest.fixture
+def pages_of_ten(store: S3Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Listings end, and deletions of many are cut, after 10 keys instead of 1000."""
+
+    def ask_for_ten(params: dict[str, int], **_: object) -> None:
+        params["MaxKeys"] = 10
+
+    events = store._bucket.client.meta.events
+    events.register("provide-client-params.s3.ListObjectsV2", ask_for_ten)
+    monkeypatch.setattr("blobfs.drivers.s3.driver._DELETED_AT_ONCE", 10)
+    yield
+    events.unregister("provide-client-params.s3.ListObjectsV2", ask_for_ten)
+
+
+@pytest.mark.usefixtures("pages_of_ten")
+def test_listings_go_on_where_an_answer_ends(
+    place: S3Place, options: S3Options, store: S3Driver
+) -> None:
+    paths = [f"/d/e/{number}" for number in range(11)] + [f"/d/f/{n}" for n in range(9)]
+    for path in paths:
+        store.put_content(path, b"")
     names = sorted(entry.name for entry in store.listdir("/d/e"))
-    assert names == sorted(str(number) for number in range(1001))
+    assert names == sorted(str(number) for number in range(11))
     assert sorted(entry.name for entry in store.listdir("/d")) == ["e", "f"]
     assert sorted(file.path for page in store.pages("/d") for file in page.files) == sorted(paths)
-    assert [len(page.files) for page in store.pages("/")] == [1000, 1000]
+    assert [len(page.files) for page in store.pages("/")] == [10, 10]
     assert [page.is_last for page in store.pages("/d/e")] == [False, True]
     store.delete("/d/e")
-    assert len(ceph_place.keys(options)) == 999
-    ceph_place.take_down(store, options)
+    assert len(place.keys(options)) == 9
