@@ -132,7 +132,7 @@ def _uploaded(mount: MountedRegistry, size: int, source: Path) -> None:
     assert state(upload) == "committed"
 
 
-@pytest.mark.parametrize("mib", [256, pytest.param(1536, marks=pytest.mark.long)])
+@pytest.mark.parametrize("mib", [128, pytest.param(1536, marks=pytest.mark.long)])
 def test_memory_does_not_grow_with_the_size_of_an_upload(
     memory: Path, tmp_path: Path, mib: int
 ) -> None:

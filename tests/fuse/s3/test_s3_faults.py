@@ -40,7 +40,7 @@ from tests.support.writers import state
 pytestmark = [pytest.mark.fuse, pytest.mark.s3]
 
 SHORT_SIGHTED = ("--read-memory", "8", "--read-part", "1", "--readahead-kb", "512")
-SIZE = 2 * CHUNK + 3000
+SIZE = CHUNK + 3000
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_flipped_bits_never_end_a_read_cleanly(
     """
     contents = [_bytes(f"flipped {number}") for number in range(12)]
     files = [_stored(bucket, repository, content) for content in contents]
-    proxy.faults = at_random(Damage.FLIP_BIT, rate=0.04, seed=2, only={Kind.GET})
+    proxy.faults = at_random(Damage.FLIP_BIT, rate=0.08, seed=2, only={Kind.GET})
     found = [_read(file) for file in files]
     # Of a good one the kernel may have dropped pages, which are not verified when they come anew.
     bad = [number for number, got in enumerate(found) if got is None]
@@ -151,7 +151,7 @@ def test_server_that_stops_for_a_while(
     """[S13.11] The mount goes on, and works again when the bucket does. Reads and uploads that were
     under way end well, or can be gone on with.
     """
-    content, other = _bytes("before", 5 * CHUNK), _bytes("after", 5 * CHUNK)
+    content, other = _bytes("before", 3 * CHUNK), _bytes("after", 3 * CHUNK)
     file, written = _stored(bucket, repository, content), upload(repository, Digest.of(other))
     (tmp_path / "other").write_bytes(other)
     with file.open("rb", buffering=0) as opened, ThreadPoolExecutor() as pool:
@@ -159,7 +159,7 @@ def test_server_that_stops_for_a_while(
         with proxy.down():
             copied = pool.submit(shell, "cp", tmp_path / "other", written)
             read = pool.submit(_read, file)
-            time.sleep(2)
+            time.sleep(1)
         assert read.result() in (None, content)
         if copied.result().returncode != 0:
             assert shell("cp", tmp_path / "other", written).returncode == 0
@@ -174,7 +174,7 @@ def test_refused_credentials_are_an_error_until_they_are_good(
     bucket: Bucket, proxy: S3Proxy, repository: Path
 ) -> None:
     """[S13.11] Then it is EIO, or EACCES where the keys are refused, for who needed it."""
-    content, other = _bytes("refused", 6 * CHUNK), _bytes("refused too")
+    content, other = _bytes("refused", 4 * CHUNK), _bytes("refused too")
     file = _stored(bucket, repository, content)
     with file.open("rb", buffering=0) as opened:
         got = opened.read(2**20)

@@ -23,8 +23,8 @@ from tests.support.writers import KILLED, fed, state
 
 pytestmark = [pytest.mark.fuse, pytest.mark.s3]
 
-SIZES = [3000, 2_500_000, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3000]
-SIZE = 3 * CHUNK
+SIZES = [3000, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3000]
+SIZE = 2 * CHUNK + CHUNK // 2
 
 
 @cache
