@@ -43,10 +43,17 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def lay_out_images_with_faults(storage: str) -> None:
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("faulty")
+    lay_out_images_with_faults(str(root), 20)
+    return str(root)
+
+
+def lay_out_images_with_faults(storage: str, repositories: int) -> None:
     with closing(driver_for(storage)) as driver:
         layout = Layout(driver)
-        for number in range(20):
+        for number in range(repositories):
             name = RepositoryName(f"team{number % 3}/app-{number}")
             parts = [layout.layer(b"%d %d" % (number % 5, part), name) for part in range(4)]
             layout.tag(layout.revision(image(*parts), name), Tag("v1"), name)
@@ -68,12 +75,11 @@ def run(command: tuple[str, ...], storage: str, state: Path, *options: str) -> R
 @pytest.mark.cluster
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 def test_output_is_that_of_threads(
-    root: Path, tmp_path: Path, cluster: str, command: tuple[str, ...]
+    faulty: str, tmp_path: Path, cluster: str, command: tuple[str, ...]
 ) -> None:
     """[S19.50] The output is that of threads."""
-    lay_out_images_with_faults(str(root))
-    alone = run(command, str(root), tmp_path / "alone")
-    shared = run(command, str(root), tmp_path / "shared", "--cluster", cluster)
+    alone = run(command, faulty, tmp_path / "alone")
+    shared = run(command, faulty, tmp_path / "shared", "--cluster", cluster)
     assert (shared.stdout, shared.exit_code) == (alone.stdout, alone.exit_code)
 
 
@@ -83,7 +89,7 @@ def test_workers_use_their_own_keys(tmp_path: Path, cluster: str, moto: S3Server
     """[S19.50] Each worker uses the credentials of its own environment."""
     with keys_of(moto), moto.bucket() as bucket:
         storage = moto.storage_url(bucket, "")
-        lay_out_images_with_faults(storage)
+        lay_out_images_with_faults(storage, 5)
         alone = run(COMMANDS[0], storage, tmp_path / "alone")
         shared = run(COMMANDS[0], storage, tmp_path / "shared", "--cluster", cluster)
     assert shared.stdout == alone.stdout

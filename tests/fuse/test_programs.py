@@ -8,7 +8,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -112,10 +114,16 @@ def url(request: pytest.FixtureRequest) -> str:
     return f"{registry.url}/v2/library/small/blobs/{layer}"
 
 
-def _lines(count: int, seed: str) -> bytes:
-    """Text that is sorted already."""
-    lines = random.Random(seed)
-    return b"".join(sorted(b"%063x\n" % lines.getrandbits(252) for _ in range(count)))
+@cache
+def _sorted_lines(count: int) -> bytes:
+    lines = random.Random(count)
+    return b"".join(sorted(b"%063x\n" % lines.getrandbits(248) for _ in range(count)))
+
+
+def _text_of(row: str, count: int) -> bytes:
+    """Text that is sorted already; its first and its last line are those of *row* alone."""
+    number = zlib.crc32(row.encode())
+    return b"%063x\n" % number + _sorted_lines(count) + b"%063x\n" % (2**252 - 1 - number)
 
 
 def _state(file: Path) -> str:
@@ -158,7 +166,7 @@ def test_program_gets_what_the_table_says(
         url = request.getfixturevalue("url")
         content = subprocess.run(["curl", "-sSf", url], check=True, capture_output=True).stdout
     else:
-        content = _lines(SIZES[size], row.command)
+        content = _text_of(row.command, SIZES[size])
     case = Case(repository, tmp_path, content)
 
     done = case.run(row.command, url)

@@ -87,28 +87,25 @@ def at_once(items: Iterable[T], label: str) -> Iterator[T]:
     return iter(items)
 
 
-@pytest.mark.parametrize("verify", Verify)
 @settings(deadline=None)
-@given(files=storages)
-def test_tree_is_walked_to_its_end(verify: Verify, files: list[tuple[str, bytes]]) -> None:
+@given(files=storages, verify=st.sampled_from(Verify))
+def test_tree_is_walked_to_its_end_and_what_is_listed_is_found_unless_it_is_broken(
+    files: list[tuple[str, bytes]], verify: Verify
+) -> None:
     root = tree_of(laid_out(files), expose_blobs=True, verify=verify).root()
     for _, child in walk(root):
         use(child.node)
-
-
-@settings(deadline=None)
-@given(files=storages)
-def test_what_is_listed_is_found_unless_it_is_broken(files: list[tuple[str, bytes]]) -> None:
-    root = tree_of(laid_out(files), expose_blobs=True).root()
-    for _, child in walk(root):
         if isinstance(child.node, Directory):
-            listed = child.node.children(child.node.names())
-            for below in listed:
-                if isinstance(below.node, BrokenNode):
-                    with pytest.raises(BlobfsError):
-                        child.node.lookup(below.name).attr()
-                else:
-                    assert child.node.lookup(below.name).key == below.node.key
+            find_all(child.node)
+
+
+def find_all(directory: Directory) -> None:
+    for below in directory.children(directory.names()):
+        if isinstance(below.node, BrokenNode):
+            with pytest.raises(BlobfsError):
+                directory.lookup(below.name).attr()
+        else:
+            assert directory.lookup(below.name).key == below.node.key
 
 
 @settings(deadline=None)
