@@ -205,7 +205,7 @@ def test_sync_that_fails_halfway_takes_nothing_of_the_last_one(
     """[S13.8] A crash of the daemon leaves each upload as it was at its last close or `fsync`, or
     30 s before its last write, whichever is later. Neither do parts that went after it.
     """
-    synced = CHUNK + 3_000_000
+    synced = CHUNK + 2_000_000
 
     def refuse_states(request: Request) -> Fault | None:
         is_state = "/hashstates/" in request.path and request.kind is Kind.PUT
