@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from importlib import import_module
 from typing import Final
 
@@ -118,3 +119,7 @@ def main() -> None:
     can also be the registry's configuration file, such as /etc/docker/registry/config.yml.
     Every option can be given as BLOBFS_<COMMAND>_<OPTION>.
     """
+
+
+if "_BLOBFS_COMPLETE" in os.environ:  # a shell asks, in the form of our own scripts
+    import_module("blobfs.cli.completion")
