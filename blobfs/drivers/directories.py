@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from blobfs.drivers import ownership
@@ -26,8 +26,69 @@ DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 READ: Final = os.O_RDONLY | os.O_NONBLOCK
 WRITE: Final = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW
 
+_Reach = Callable[[str, int], int]
+"""``reach(path, flags)`` opens a path below the root."""
+
 _ABANDONED_S: Final = 3600.0
 """The age after which a temporary file is abandoned: one in use is renamed after milliseconds."""
+
+
+class UnsyncedDirectories:
+    """Paths of directories that this process makes, until their names are durable. Thread-safe.
+
+    A thread that finds such a directory syncs the one above it too, because the thread that makes
+    it may not have done so yet. After a failure the path stays here, and the next thread syncs it.
+    Each method reads or changes the set at once, so it needs no lock.
+    """
+
+    def __init__(self) -> None:
+        self._paths: set[str] = set()
+
+    def add(self, paths: Iterable[str]) -> None:
+        """Add directories before they are made; a path has no slash at its start and end."""
+        self._paths.update(paths)
+
+    def synced(self, paths: Iterable[str]) -> None:
+        """Remove directories whose names are durable."""
+        self._paths.difference_update(paths)
+
+    def removed(self, path: str) -> None:
+        """Remove *path* and the paths below it, which do not exist any more."""
+        self.synced([each for each in tuple(self._paths) if f"{each}/".startswith(f"{path}/")])
+
+    def open_or_make(
+        self, names: Sequence[str], reach: _Reach, opened: list[int], made: set[str]
+    ) -> None:
+        """Open the deepest durable directory of the path *names*, and make and open those below it.
+
+        The descriptors are added to *opened*, the paths of those below it to *made* and here.
+        """
+        existing = len(names)
+        while not opened:
+            try:
+                fd = reach("/".join(names[:existing]) or ".", DIRECTORY)
+            except FileNotFoundError:
+                existing -= 1
+                continue
+            durable = self._durable(names[:existing])  # after the directory was found
+            if durable == existing:
+                opened.append(fd)
+            else:
+                os.close(fd)
+                existing = durable
+        for depth in range(existing, len(names)):
+            path = "/".join(names[: depth + 1])
+            made.add(path)
+            self.add((path,))
+            opened.append(made_below(names[depth], opened[-1]))
+
+    def _durable(self, names: Sequence[str]) -> int:
+        """Return the number of the first *names* of a path that are durable."""
+        if self._paths:
+            for depth in range(len(names)):
+                if "/".join(names[: depth + 1]) in self._paths:
+                    return depth
+        return len(names)
 
 
 def sync_if_whole(name: str, directory: int, size: int) -> bool:

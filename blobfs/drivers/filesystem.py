@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +20,8 @@ from blobfs.drivers.directories import (
     DIRECTORY,
     READ,
     WRITE,
+    UnsyncedDirectories,
     create_file,
-    made_below,
     prune_tree,
     remove_tree,
     sync_if_whole,
@@ -75,6 +76,7 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded, Copying):
         self._root_fd = root_fd
         self._open_below = open_below
         self._submounts = Submounts(root)
+        self._unsynced = UnsyncedDirectories()
         if is_local and open_below is not openat2.openat2:  # the other opener may enter any mount
             self._submounts.refresh()
             is_local = not self._submounts.has_any
@@ -159,8 +161,12 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded, Copying):
             os.fsync(directory)
 
     def put_files(self, files: Iterable[NewFile]) -> None:
-        with closing(FileBatch(self._opened_or_made)) as batch:
+        files = list(files)
+        made = {path for file in files if (path := _split(file.path)[0].strip("/"))}
+        self._unsynced.add(made)
+        with closing(FileBatch(partial(self._opened_or_made, made=made))) as batch:
             batch.put(files)
+        self._unsynced.synced(made)
 
     def copy_from(self, other: StorageDriver, source: str, path: str, size: int) -> bool:
         if not isinstance(other, FilesystemDriver):
@@ -231,6 +237,7 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded, Copying):
             os.stat(name, dir_fd=directory, follow_symlinks=False)
             remove_tree(name, directory)
             os.fsync(directory)
+        self._unsynced.removed(path.strip("/"))
 
     def prune(self, path: str) -> None:
         parent, name = _split(path)
@@ -347,39 +354,33 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded, Copying):
         The files that the block creates are synced before the parents: one commit of the file
         system's journal covers all of them, and the later syncs have nothing left to do.
         """
-        with self._opened_or_made(path) as opened:
+        made: set[str] = set()
+        with self._opened_or_made(path, made) as opened:
             yield opened[-1]
             for directory in opened[-2::-1]:
                 os.fsync(directory)
+        self._unsynced.synced(made)
 
     @contextmanager
-    def _opened_or_made(self, path: str) -> Iterator[list[int]]:
-        """Open the directory *path*, the last one, and those above it that were missing."""
-        opened: list[int] = []
-        try:
-            self._open_or_make(path, opened)
-            yield opened
-        finally:
-            for directory in opened:
-                os.close(directory)
+    def _opened_or_made(self, path: str, made: set[str]) -> Iterator[list[int]]:
+        """Open the directory *path*, the last one, and those above it that may not be durable.
 
-    def _open_or_make(self, path: str, opened: list[int]) -> None:
-        """Open the deepest existing directory of *path*, and make and open those below it."""
+        Each but the first may be new; their paths are added to *made*.
+        """
         self._follow_root()
         names = path.strip("/").split("/")
         if ".." in names:
             raise AccessDenied(f"{path}: leads out of the storage")
-        existing = len(names)
+        opened: list[int] = []
         try:
-            while not opened:
-                try:
-                    opened.append(self._reach("/".join(names[:existing]) or ".", DIRECTORY))
-                except FileNotFoundError:
-                    existing -= 1
-            for name in names[existing:]:
-                opened.append(made_below(name, opened[-1]))
-        except NotADirectoryError:
-            raise NotADirectory(f"below a file: {path}") from None
+            try:
+                self._unsynced.open_or_make(names, self._reach, opened, made)
+            except NotADirectoryError:
+                raise NotADirectory(f"below a file: {path}") from None
+            yield opened
+        finally:
+            for directory in opened:
+                os.close(directory)
 
 
 def _split(path: str) -> tuple[str, str]:

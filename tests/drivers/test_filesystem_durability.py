@@ -2,13 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.base import NewFile, StorageDriver
 from blobfs.drivers.filesystem import FilesystemDriver
+from blobfs.errors import StorageFull
 
 _TEMPORARY = re.compile(r"\.[0-9a-f-]{36}\.tmp$")
 
@@ -116,3 +117,70 @@ def test_writing_alone_syncs_nothing(driver: StorageDriver, steps: list[str]) ->
         writer.rewrite(0, b"C")
         writer.truncate(3)
         assert steps == []
+
+
+def _during_rename_to(
+    name: str, monkeypatch: pytest.MonkeyPatch, steps: list[str], call: Callable[[], None]
+) -> list[str]:
+    """Call *call* once, before the next rename to *name*; return its steps when it has ended."""
+    seen: list[str] = []
+    rename = os.rename
+
+    def interleaved(old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        if new.rpartition("/")[2] == name and not seen:
+            before = len(steps)
+            call()
+            seen.extend(steps[before:])
+        rename(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "rename", interleaved)
+    return seen
+
+
+_MAKERS: dict[str, Callable[[StorageDriver], None]] = {
+    "put": lambda driver: driver.put_content("/d/e/a", b"content"),
+    "batch": lambda driver: driver.put_files(
+        [
+            NewFile("/d/e/a", b"content", is_immutable=False),
+            NewFile("/d/f", b"", is_immutable=False),
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("make", _MAKERS.values(), ids=_MAKERS)
+def test_put_syncs_the_parents_that_another_thread_has_made_and_not_synced(
+    driver: StorageDriver,
+    steps: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[StorageDriver], None],
+) -> None:
+    seen = _during_rename_to(
+        "a", monkeypatch, steps, lambda: driver.put_content("/d/e/b", b"content")
+    )
+    make(driver)
+    assert seen == ["sync /d/e/b.tmp", "rename to b", "sync /d/e", "sync /d", "sync /."]
+    steps.clear()
+    driver.put_content("/d/e/c", b"content")
+    assert steps == ["sync /d/e/c.tmp", "rename to c", "sync /d/e"]
+
+
+def test_put_syncs_the_parents_that_another_has_made_in_vain(
+    driver: StorageDriver, steps: list[str]
+) -> None:
+    def failing() -> Iterator[bytes]:
+        yield b"content"
+        raise StorageFull("no room")
+
+    with pytest.raises(StorageFull):
+        driver.put_immutable("/d/e/a", failing())
+    driver.put_content("/d/b", b"content")
+    assert steps == ["sync /d/b.tmp", "rename to b", "sync /d", "sync /."]
+
+
+def test_removed_directory_is_made_and_synced_anew(driver: StorageDriver, steps: list[str]) -> None:
+    driver.put_content("/d/e/a", b"content")
+    driver.delete("/d")
+    steps.clear()
+    driver.put_content("/d/a", b"content")
+    assert steps == ["sync /d/a.tmp", "rename to a", "sync /d", "sync /."]
