@@ -78,7 +78,7 @@ SECTIONS: Final[dict[str, list[click.Option]]] = {
         ),
         _option(
             "--state-dir",
-            "Directory for pending notifications.",
+            "Directory for pending notifications, and for copied tags that wait.",
             type=DIRECTORY,
             show_default="/var/lib/blobfs, or ~/.local/state/blobfs",
         ),

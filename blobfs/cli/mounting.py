@@ -220,6 +220,7 @@ def _mount_options(settings: Settings, public: dict[str, object], health: Health
         config=public,
         show_images=settings.show_images,
         index_dir=settings.indexes,
+        kept_tags=settings.kept_tags,
         index_size=settings.index_size,
         flatten_owners=settings.rootfs_owner == "mount",
         health=health,

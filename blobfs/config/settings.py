@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from pathlib import Path
 
 from blobfs.drivers.location import Location
@@ -99,6 +100,12 @@ class Settings:
     def state(self) -> Path:
         """The directory of data that stays after the mount ends."""
         return self.state_dir or default_state()
+
+    @property
+    def kept_tags(self) -> Path:
+        """The file of the tags that wait between two mounts at one place."""
+        place = sha256(os.fsencode(self.mountpoint)).hexdigest()[:8]
+        return self.state / f"waiting-tags-{self.storage.key}-{place}.jsonl"
 
     @property
     def indexes(self) -> Path:

@@ -36,6 +36,7 @@ from blobfs.images.images import Images
 from blobfs.images.index_store import IndexStore
 from blobfs.mountinfo import mount_at
 from blobfs.storage.registry import Registry
+from blobfs.vfs.kept_tags import KeptTags
 from blobfs.vfs.tree import StorageUsage, Tree
 from blobfs.vfs.uploads import Uploads
 from blobfs.vfs.verification import Verification, Verify
@@ -87,6 +88,7 @@ class MountOptions:
     config: dict[str, object] = field(default_factory=dict)
     show_images: bool = False
     index_dir: Path | None = None
+    kept_tags: Path | None = None
     index_size: int = 4 * 2**30
     flatten_owners: bool = False
     health: HealthSource = field(default_factory=NoHealth)
@@ -274,10 +276,13 @@ def _images(registry: Registry, options: MountOptions) -> Images | None:
 def _operations(
     registry: Registry, options: MountOptions, threads: StorageThreads, longest_step: LongestStep
 ) -> ReadOnlyOperations:
+    kept = None if options.kept_tags is None else KeptTags(options.kept_tags)
+    uploads = Uploads(options.receipt_ttl_s, None if options.read_only else kept)
+    uploads.restore(registry)
     tree = Tree(
         registry,
         Verification(options.verify),
-        Uploads(options.receipt_ttl_s),
+        uploads,
         expose_blobs=options.expose_blobs,
         allow_delete=options.allow_delete,
         control=control_files(lambda: operations, longest_step, options.config, options.health),

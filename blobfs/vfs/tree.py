@@ -95,7 +95,9 @@ class Tree:
 
     def __post_init__(self) -> None:
         uploads = Report(self._uploads_json, takes_long=lambda: True)
-        object.__setattr__(self, "reports", {**self.control, "uploads.json": uploads})
+        waiting = Report(lambda: json.dumps(self.uploads.waiting(), indent=2) + "\n")
+        reports = {**self.control, "uploads.json": uploads, "waiting.json": waiting}
+        object.__setattr__(self, "reports", reports)
 
     def root(self) -> Directory:
         """Return the root."""

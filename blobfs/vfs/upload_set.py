@@ -183,6 +183,11 @@ class UploadSet:
         with self._lock:
             self._waiting.add(upload)
 
+    def waiting(self) -> list[tuple[str, object]]:
+        """Return the manifests that wait, by name, and the digest for which each does."""
+        with self._lock:
+            return [(each.name, each.missing) for each in self._waiting if each.missing]
+
     def arrived(self, digest: Digest) -> None:
         """Commit the manifests to which nothing but *digest* was missing; failures are logged."""
         with self._lock:

@@ -11,7 +11,7 @@ from typing import Final, TypedDict
 
 from blobfs.concurrency import guard, start_thread
 from blobfs.digest import Digest
-from blobfs.errors import AccessDenied, BlobfsError
+from blobfs.errors import AccessDenied, BlobfsError, Invalid
 from blobfs.logs import about
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
@@ -19,6 +19,7 @@ from blobfs.storage.uploads.base import ContentStore
 from blobfs.storage.uploads.inventory import of_repository
 from blobfs.storage.uploads.metadata import state_of
 from blobfs.timestamps import format_seconds
+from blobfs.vfs.kept_tags import KeptTags, WaitingRow
 from blobfs.vfs.upload import MOUNT_ENDS, Upload
 from blobfs.vfs.upload_set import UploadSet
 from blobfs.vfs.waiting_tags import WaitingTags
@@ -42,10 +43,14 @@ _MAX_IDLE: Final = 1024
 
 
 class Uploads:
-    """All ``_uploads`` directories of a mount. Thread-safe: the lock guards the table of them."""
+    """All ``_uploads`` directories of a mount. Thread-safe: the lock guards the table of them.
 
-    def __init__(self, receipt_ttl_s: float = 3600.0) -> None:
+    *kept* keeps the tags that wait at the end of the mount; without it they are lost.
+    """
+
+    def __init__(self, receipt_ttl_s: float = 3600.0, kept: KeptTags | None = None) -> None:
         self._receipt_ttl_s = receipt_ttl_s
+        self._kept = kept
         self.made: set[str] = set()  # paths of directories of algorithms, made by programs
         self._lock = guard()
         self._sets: dict[str, UploadSet] = {}
@@ -92,6 +97,28 @@ class Uploads:
         """Return ``waiting_tags`` if there may be some."""
         return self._tags.get(f"/{repository.name}")
 
+    def restore(self, registry: Registry) -> None:
+        """Let wait again what an earlier mount has kept."""
+        for row in () if self._kept is None else self._kept.read():
+            try:
+                self.waiting_tags(registry.repository(row.repository)).restore(row)
+            except Invalid as exc:
+                log.warning("a tag that waited is lost: %s", exc)
+
+    def waiting(self) -> list[WaitingEntry]:
+        """Return all that waits in this mount; no I/O."""
+        tags = [entry_of(row) for found in list(self._tags.values()) for row in found.rows()]
+        return tags + [
+            WaitingEntry(
+                repository=repository_of(path)[1:],
+                kind="manifest",
+                name=name,
+                waits_for=str(missing),
+            )
+            for path, found in list(self._sets.items())
+            for name, missing in found.waiting()
+        ]
+
     def interrupt(self) -> None:
         """Stop all commits before the mount ends."""
         for upload in self.kept():
@@ -105,13 +132,23 @@ class Uploads:
         """
         end = time.monotonic() + within_s
         self.interrupt()
+        self._keep_tags()
         for upload in sorted(self.kept(), key=lambda upload: upload.lock.locked()):
             try:
                 upload.suspend(max(end - time.monotonic(), 0.0))
             except BlobfsError as exc:
                 extra = about(path=upload.path)
                 log.warning("upload %s loses unsynced bytes: %s", upload.path, exc, extra=extra)
-        for tags in list(self._tags.values()):
+
+    def _keep_tags(self) -> None:
+        waiting = list(self._tags.values())
+        try:
+            if self._kept is not None:
+                self._kept.write([row for tags in waiting for row in tags.rows()])
+                return
+        except BlobfsError as exc:
+            log.warning("the tags that wait cannot be kept: %s", exc)
+        for tags in waiting:
             tags.report_lost()
 
     def holds(self, path: str) -> bool:
@@ -189,6 +226,23 @@ class UploadEntry(TypedDict):
     started: str
     age: float
     state: str
+
+
+class WaitingEntry(TypedDict):
+    """An entry of ``waiting.json``: a ``tag``, an entry of a ``history``, or a ``manifest``."""
+
+    repository: str
+    kind: str
+    name: str
+    waits_for: str
+
+
+def entry_of(row: WaitingRow) -> WaitingEntry:
+    """Return the entry of a tag, which waits for its revision, or of a history, for its tag."""
+    if row.is_history:
+        name = f"{row.tag} {row.digest}"
+        return WaitingEntry(repository=row.repository, kind="history", name=name, waits_for=row.tag)
+    return WaitingEntry(repository=row.repository, kind="tag", name=row.tag, waits_for=row.digest)
 
 
 def upload_states(registry: Registry, uploads: Uploads) -> list[UploadEntry]:

@@ -10,10 +10,18 @@ from typing import Final
 
 from blobfs.concurrency import guard
 from blobfs.digest import Digest
-from blobfs.errors import BlobfsError, BlobUnknown, NameInvalid, StorageFull
+from blobfs.errors import (
+    BlobfsError,
+    BlobUnknown,
+    Corrupt,
+    NameInvalid,
+    StorageFull,
+    TagUnknown,
+)
 from blobfs.logs import about
 from blobfs.reference import Tag
 from blobfs.storage.repository import Repository
+from blobfs.vfs.kept_tags import WaitingRow
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +34,22 @@ _TEMPORARY: Final = re.compile(r"\.(?P<tag>.+)\.[A-Za-z0-9]{6}")
 
 @dataclass(frozen=True, slots=True)
 class WaitingTag:
-    """A symlink to a revision that is not there yet, and the time at which it was made."""
+    """A symlink to a revision that is not there yet, and the time at which it was made.
+
+    *before* is the revision that the tag had then.
+    """
 
     digest: Digest
     mtime_ns: int
+    before: Digest | None = None
 
 
 class WaitingTags:
     """The tags of one repository that wait for their revisions. Thread-safe.
 
-    They are in memory only, since a registry would show a tag without a revision. So do the entries
-    of the history wait until there is the tag. The lock guards the tables; no storage is asked
-    under it.
+    They are not in the storage, since a registry would show a tag without a revision. So do the
+    entries of the history wait until there is the tag. A tag that is set elsewhere meanwhile stays.
+    The lock guards the tables; no storage is asked under it.
     """
 
     def __init__(self, repository: Repository) -> None:
@@ -75,15 +87,23 @@ class WaitingTags:
         """Set the tag *name*, or let it wait; raises NameInvalid."""
         temporary = _TEMPORARY.fullmatch(name)
         tag = Tag(temporary["tag"] if temporary else name)
+        before = None if temporary else self._current(tag)
         with self._lock:
             self._check_room()
-            self._tags[name] = WaitingTag(digest, time.time_ns())
+            self._tags[name] = WaitingTag(digest, time.time_ns(), before)
         try:
             if not temporary and self._is_there(digest):
                 self._set(name, tag, digest)
         except BlobfsError:
             self.discard(name)
             raise
+
+    def _current(self, tag: Tag) -> Digest | None:
+        """Return the revision that a tag has; None if it is missing or damaged."""
+        try:
+            return self._repository.tags.get_now(tag)
+        except (TagUnknown, Corrupt):
+            return None
 
     def _set(self, name: str, tag: Tag, digest: Digest) -> None:
         self._repository.tags.tag(tag, digest)
@@ -109,14 +129,22 @@ class WaitingTags:
     def arrived(self, digest: Digest) -> None:
         """Set the tags that wait for the revision *digest*; failures are logged."""
         with self._lock:
-            found = [name for name, waiting in self._tags.items() if waiting.digest == digest]
-        for name in found:
+            found = [each for each in self._tags.items() if each[1].digest == digest]
+        for name, waiting in found:
             try:
-                self._set(name, Tag(name), digest)
+                self._set_unchanged(name, Tag(name), waiting)
             except NameInvalid:
                 pass  # it is renamed to the tag later
             except BlobfsError as exc:
                 log.warning("%s cannot be set: %s", self._label(name), exc)
+
+    def _set_unchanged(self, name: str, tag: Tag, waiting: WaitingTag) -> None:
+        """Set a tag, unless it was set elsewhere since it began to wait."""
+        if self._current(tag) in (waiting.before, waiting.digest):
+            self._set(name, tag, waiting.digest)
+            return
+        self.discard(name)
+        log.warning("%s was set elsewhere, and stays as it is", self._label(name))
 
     def begin_history(self, tag: Tag) -> None:
         """Make an empty history for a tag that does not exist yet."""
@@ -144,6 +172,34 @@ class WaitingTags:
             if digest is None:
                 return self._history.pop(tag, None) is not None
             return self._history.get(tag, {}).pop(digest, None) is not None
+
+    def rows(self) -> list[WaitingRow]:
+        """Return all that waits."""
+        name = self._repository.name
+        with self._lock:
+            return [
+                *(
+                    WaitingRow(name, tag, str(each.digest), each.mtime_ns,
+                               None if each.before is None else str(each.before))
+                    for tag, each in self._tags.items()
+                ),
+                *(
+                    WaitingRow(name, tag, str(digest), mtime_ns, is_history=True)
+                    for tag, entries in self._history.items()
+                    for digest, mtime_ns in entries.items()
+                ),
+            ]  # fmt: skip
+
+    def restore(self, row: WaitingRow) -> None:
+        """Let wait again what waited in an earlier mount; raises NameInvalid, DigestInvalid."""
+        digest = Digest.parse(row.digest)
+        with self._lock:
+            if row.is_history:
+                self._entries += 1
+                self._history.setdefault(Tag(row.tag), {})[digest] = row.mtime_ns
+                return
+            before = None if row.before is None else Digest.parse(row.before)
+            self._tags[row.tag] = WaitingTag(digest, row.mtime_ns, before)
 
     def report_lost(self) -> None:
         """Log the tags that the end of the mount loses."""

@@ -1,5 +1,6 @@
 """Repositories that real programs copy from a mount into another one."""
 
+import json
 import os
 import signal
 import subprocess
@@ -132,3 +133,22 @@ def test_copy_goes_on_after_a_crash_of_the_mount(source: Path, tmp_path: Path) -
         assert any(again.path.rglob("_manifests/_uploads/sha256:*"))
         assert shell("rsync", "-aH", f"{source}/", f"{again.path}/").returncode == 0
         assert differences(source, again.path) == ""
+
+
+def test_next_mount_goes_on_with_tags_that_wait(tmp_path: Path) -> None:
+    """[S8.25] Tags that wait at the end of a mount are kept in `--state-dir` for the next one at
+    the same place, which goes on.
+    """
+    options = ("--create", "--state-dir", str(tmp_path / "state"))
+    target = f"../revisions/sha256/{'0' * 64}"
+    with mounted(tmp_path / "copy", tmp_path, *options) as first:
+        (first.path / "app").mkdir()
+        (first.path / "app/_manifests/tags/v1").symlink_to(target)
+    first.path.rmdir()  # so that the next one is at the same place
+    with mounted(tmp_path / "copy", tmp_path, *options) as again:
+        assert json.loads((again.path / ".blobfs/waiting.json").read_text()) == [
+            {"repository": "app", "kind": "tag", "name": "v1", "waits_for": f"sha256:{'0' * 64}"}
+        ]
+        (again.path / "app").mkdir()
+        (again.path / "app/_manifests/tags/v1").unlink()
+    assert os.listdir(tmp_path / "state") == []

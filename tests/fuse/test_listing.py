@@ -65,7 +65,7 @@ def test_control_files_are_found_but_not_listed(layout: Layout, mount: MountedRe
     assert os.listdir(mount.path) == ["team"]
     control = {
         "version", "config.json", "stats.json", "metrics", "health.json", "requests.json", "errors",
-        "uploads.json",
+        "uploads.json", "waiting.json",
     }  # fmt: skip
     assert set(os.listdir(mount.path / ".blobfs")) == control
     assert mount.control("config.json")["storage"] == str(mount.storage)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 
@@ -21,10 +22,12 @@ from blobfs.errors import (
 from blobfs.reference import Tag
 from blobfs.storage.registry import Registry
 from blobfs.storage.uploads.inventory import of_repository
+from blobfs.vfs.kept_tags import KeptTags
 from blobfs.vfs.nodes import Directory, MutableDirectory, Node, Symlink
 from blobfs.vfs.tree import Tree
 from blobfs.vfs.upload_handle import OpenersReport, OpenUpload
 from blobfs.vfs.upload_nodes import UploadFile
+from blobfs.vfs.uploads import Uploads
 from blobfs.vfs.verification import Verification, Verify
 from tests.support.layout import APP, image, index
 from tests.support.uploads import files_below
@@ -39,9 +42,11 @@ LATEST = Tag("latest")
 class Copy:
     """A mount of *driver*, into which a program copies files."""
 
-    def __init__(self, driver: StorageDriver) -> None:
+    def __init__(self, driver: StorageDriver, kept: Path | None = None) -> None:
         self.registry = Registry(driver)
-        self.tree = Tree(self.registry, Verification(Verify.NONE))
+        uploads = Uploads(kept=None if kept is None else KeptTags(kept))
+        uploads.restore(self.registry)
+        self.tree = Tree(self.registry, Verification(Verify.NONE), uploads)
         self.repository = self.registry.repository(APP)
         self.tree.made.declare(APP)
 
@@ -328,11 +333,26 @@ def test_blob_gets_its_name_of_another_algorithm(copy: Copy, content: bytes) -> 
             link()
 
 
-def test_lost_tag_is_told(copy: Copy, caplog: pytest.LogCaptureFixture) -> None:
-    """[S8.20] The end of the mount loses it, and the log says so."""
+def test_tag_that_waits_is_kept_for_the_next_mount(tmp_path: Path) -> None:
+    """[S8.25] Tags that wait at the end of a mount are kept in `--state-dir` for the next one"""
+    driver, kept = BaseDriver(InMemoryDriver()), tmp_path / "state" / "tags"
+    copy = Copy(driver, kept)
     copy.tag(IMAGE)
+    copy.directory("_manifests/history").mkdir(LATEST)
+    copy.tree.uploads.waiting_tags(copy.repository).add_history(LATEST, Digest.of(INDEX))
+    waiting = copy.tree.uploads.waiting()
+    for _ in range(2):
+        copy.tree.uploads.suspend(1.0)
+        copy = Copy(driver, kept)
+        assert copy.tree.uploads.waiting() == waiting
+    copy.layer()
+    copy.manifest(IMAGE)
+    assert copy.repository.tags.get(LATEST) == Digest.of(IMAGE)
+    assert set(copy.repository.tags.history(LATEST).enumerate_all()) == {
+        Digest.of(IMAGE), Digest.of(INDEX),
+    }  # fmt: skip
     copy.tree.uploads.suspend(1.0)
-    assert f"tag {LATEST} of {APP} is lost" in caplog.text
+    assert not kept.exists()
 
 
 @pytest.mark.parametrize(
@@ -375,3 +395,46 @@ def test_copied_file_and_its_upload_are_two_files(copy: Copy, driver: StorageDri
     copy.directory("_uploads").rename(_name(LAYER), layers, Digest.of(LAYER).encoded, replace=True)
     assert copy.repository.layers.get(Digest.of(LAYER)) == LAYER
     assert files_below(driver, paths.uploads(APP)) == set()
+
+
+def test_what_waits_is_listed_with_what_it_waits_for(copy: Copy) -> None:
+    """[S8.26] lists the tags, entries of histories and manifests that wait in this mount"""
+    copy.tag(IMAGE)
+    copy.tree.uploads.waiting_tags(copy.repository).add_history(LATEST, Digest.of(INDEX))
+    copy.manifest(IMAGE)
+    assert [(each["kind"], each["waits_for"]) for each in copy.tree.uploads.waiting()] == [
+        ("tag", str(Digest.of(IMAGE))), ("history", LATEST), ("manifest", str(Digest.of(LAYER))),
+    ]  # fmt: skip
+    copy.layer()
+    assert copy.tree.uploads.waiting() == []
+
+
+def test_tag_that_was_set_elsewhere_meanwhile_stays(
+    copy: Copy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """[S8.25] A tag that was set elsewhere meanwhile stays as it is, and the log says so."""
+    copy.tag(IMAGE)
+    copy.repository.tags.tag(LATEST, Digest.of(OUTER))
+    copy.layer()
+    copy.manifest(IMAGE)
+    assert copy.repository.tags.get_now(LATEST) == Digest.of(OUTER)
+    assert f"tag {LATEST} of {APP} was set elsewhere" in caplog.text
+    assert copy.tree.uploads.waiting() == []
+
+
+@pytest.mark.parametrize("place", ["damaged", "no directory"])
+def test_tags_that_cannot_be_kept_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    kept = tmp_path / "tags"
+    if place == "damaged":
+        kept.write_text('[1, 2, 3, 4]\nno JSON\n["../a", "v1", "sha256:x", 1]\n')
+        Copy(BaseDriver(InMemoryDriver()), kept)
+        assert caplog.text.count("a line is damaged") == 2
+        assert "a tag that waited is lost" in caplog.text
+    else:
+        kept.write_text("")
+        copy = Copy(BaseDriver(InMemoryDriver()), kept / "below")
+        copy.tag(IMAGE)
+        copy.tree.uploads.suspend(1.0)
+        assert f"tag {LATEST} of {APP} is lost" in caplog.text

@@ -262,7 +262,7 @@ def test_control_directory_is_found_but_not_listed() -> None:
     )
     root = tree.root()
     assert names(root) == []
-    assert names(root, "/.blobfs") == ["name", "uploads.json", "version"]
+    assert names(root, "/.blobfs") == ["name", "uploads.json", "version", "waiting.json"]
     for name, text in (("version", b"1.0\n"), ("name", "é".encode())):
         file = find(root, f"/.blobfs/{name}")
         assert isinstance(file, File)
