@@ -18,7 +18,7 @@ from blobfs.drivers.base import (
 )
 from blobfs.drivers.objectstore import ObjectStore
 from blobfs.drivers.wrapper import ResumableWrapper
-from blobfs.errors import AccessDenied, NotAFile, StorageReadOnly
+from blobfs.errors import AccessDenied, NotADirectory, NotAFile, PathNotFound, StorageReadOnly
 
 _SMALL: Final = 64 * 2**10
 """The largest file in bytes that is kept in memory."""
@@ -26,6 +26,9 @@ _SMALL: Final = 64 * 2**10
 _FILES: Final = 8192
 _BYTES: Final = 32 * 2**20
 """The files and bytes after which a batch is stored."""
+
+_OF_A_PART: Final = (AccessDenied, NotADirectory, NotAFile, PathNotFound)
+"""Errors that a user can cause who may write only to one part of the storage."""
 
 
 class BatchDriver(ResumableWrapper):
@@ -35,8 +38,9 @@ class BatchDriver(ResumableWrapper):
     is removed. *rank* orders the files of a batch by their paths: those of a higher rank are stored
     after those of a lower one are durable.
 
-    *owner* names the part of the storage that a path belongs to. If access to a part is denied,
-    ``refused`` has the reason, and the files of other parts are stored. A file without an owner is
+    *owner* names the part of the storage that a path belongs to. If access to a part is denied, or
+    something else is in the place of its directories, ``refused`` has the reason, and the files of
+    other parts are stored. A file without an owner is
     needed by others, so that its failure is that of the batch.
 
     Thread-safe: the guard is for the files, and ``_storing_lock`` lets one thread store a batch.
@@ -86,7 +90,7 @@ class BatchDriver(ResumableWrapper):
             files = [file for file in files if self._owner(file.path) not in self.refused]
         try:
             self._put_together(files)
-        except AccessDenied:
+        except _OF_A_PART:
             parts: dict[str, list[NewFile]] = {}
             for file in files:
                 parts.setdefault(self._owner(file.path), []).append(file)
@@ -96,7 +100,7 @@ class BatchDriver(ResumableWrapper):
     def _put_part(self, owner: str, files: Sequence[NewFile]) -> None:
         try:
             self._put_together(files)
-        except AccessDenied as exc:
+        except _OF_A_PART as exc:
             if not owner or isinstance(exc, StorageReadOnly):
                 raise
             self.refused[owner] = str(exc)

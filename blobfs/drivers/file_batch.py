@@ -19,6 +19,7 @@ from blobfs.drivers.temporaries import owned_fd, temporary_name, unlink_if_there
 from blobfs.errors import BlobfsError
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_PARENT: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 
 _THREADS: Final = 4
 
@@ -114,11 +115,12 @@ class _Part:
             self._written.pop()
 
     def _rename(self, path: str, temporary: str) -> None:
-        # A symlink in the place of the directory has no file of the temporary name.
+        # By a descriptor: rename(2) resolves two paths, and another user may replace the directory
+        # by a symlink between them.
         with os_errors(path):
             above, directory, name = self._opened(path)
-            old, new = f"{directory}/{temporary}", f"{directory}/{name}"
-            os.rename(old, new, src_dir_fd=above, dst_dir_fd=above)
+            with owned_fd(os.open(directory, _PARENT, dir_fd=above)) as parent:
+                os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
 
     def _opened(self, path: str) -> tuple[int, str, str]:
         """Open the directory above that of a file; return it, and the names of both."""
@@ -135,7 +137,8 @@ class _Part:
         for path, temporary in self._written:
             with suppress(BlobfsError), os_errors(path):
                 above, directory, _ = self._opened(path)
-                unlink_if_there(f"{directory}/{temporary}", above)
+                with owned_fd(os.open(directory, _PARENT, dir_fd=above)) as parent:
+                    unlink_if_there(temporary, parent)
         self._close_above()
         while self.file_systems:
             os.close(self.file_systems.popitem()[1])

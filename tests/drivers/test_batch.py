@@ -99,6 +99,27 @@ def _rank(path: str) -> int:
     return int(path[-1])
 
 
+def test_a_symlink_that_replaces_a_directory_meanwhile_leads_no_file_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside, directory = tmp_path / "outside", tmp_path / "root/above/directory"
+    outside.mkdir()
+
+    def replace_directory(fd: int) -> None:
+        for file in directory.iterdir():
+            os.link(file, outside / file.name)
+        directory.rename(directory.with_name("moved"))
+        directory.symlink_to(outside)
+
+    monkeypatch.setattr("blobfs.drivers.file_batch._sync_file_system", replace_directory)
+    directory.parent.mkdir(parents=True)
+    driver = FilesystemDriver.below(tmp_path / "root")
+    with pytest.raises(PathNotFound):
+        driver.put_files([NewFile("/above/directory/link", b"1", is_immutable=False)])
+    driver.close()
+    assert not (outside / "link").exists()
+
+
 def test_small_files_are_kept_until_they_are_flushed_by_rank() -> None:
     inner = TroubledDriver(InMemoryDriver())
     batch = BatchDriver(inner, _rank)
@@ -144,6 +165,16 @@ def test_a_part_that_may_not_be_written_keeps_no_other_out(tmp_path: Path) -> No
     batch.put_content("/shared/2", b"")
     with pytest.raises(AccessDenied, match="shared"):
         batch.flush()
+
+
+def test_a_file_in_the_place_of_a_directory_keeps_no_other_part_out(tmp_path: Path) -> None:
+    (tmp_path / "bad").write_text("no directory")
+    batch = BatchDriver(FilesystemDriver.below(tmp_path), lambda _: 0, owner=_owner)
+    for path in ("/bad/links/1/link", "/good/links/1/link"):
+        batch.put_content(path, b"")
+    batch.flush()
+    assert set(batch.refused) == {"bad"}
+    assert (tmp_path / "good/links/1/link").is_file()
 
 
 def _owner(path: str) -> str:

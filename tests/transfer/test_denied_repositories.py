@@ -131,3 +131,20 @@ def test_a_blob_that_the_source_denies_keeps_only_its_images_out(
     assert failure["item"] == f"blob {Digest.of(b'layer 1')}"
     assert failure["images"] == ["bad:v1", "good:v1"]
     assert set(copies.tags(copies.source)) - set(copies.tags()) == {"bad:v1", "good:v1"}
+
+
+@pytest.mark.parametrize("name", ["_layers", "_manifests", "_manifests/tags/v1"])
+def test_a_file_in_the_place_of_a_directory_keeps_no_other_repository_out(
+    copies: Copies, name: str
+) -> None:
+    """[S22.33] something else is in the place of a directory"""
+    assert copies.cp(source="!/good", target="!/seed").exit_code == 0
+    place = copies.target / f"docker/registry/v2/repositories/bad/{name}"
+    place.parent.mkdir(parents=True)
+    place.write_text("no directory")
+    result = copies.cp("--json")
+    assert result.exit_code == 1
+    [failure] = _failures(result)
+    assert failure["item"] == "repository bad"
+    assert "below a file" in str(failure["reason"])
+    assert {f"good:v{n}" for n in range(_IMAGES)} < set(copies.tags())
