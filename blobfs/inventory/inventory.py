@@ -80,6 +80,10 @@ class Workers:
             for future in running:
                 future.cancel()
 
+    def map(self, call: Callable[[A], T], items: Iterator[A]) -> Iterator[tuple[A, T]]:
+        """``run`` for all of *items*."""
+        return self.run(call, lambda: next(items, None))
+
 
 class Inventory(Closing):
     """The content of a storage, as a pass has found it. It owns the journal, and closes it.
@@ -132,7 +136,7 @@ class Inventory(Closing):
         call = partial(hash_blobs, self.storage)
         used_workers = nullcontext(workers) if workers else threads(self.storage)
         with self.journal.reopened(), used_workers as used:
-            for batch, results in used.run(call, lambda: next(batches, None)):
+            for batch, results in used.map(call, batches):
                 self.journal.add_hashed(results)
                 progress("bytes", sum(size for _, size in batch))
 
@@ -152,7 +156,7 @@ class Inventory(Closing):
         self._scan(workers, progress)
         links = journal.unread_links(every=every_link)
         read = partial(read_links, self.storage)
-        for batch, targets in workers.run(read, lambda: next(links, None)):
+        for batch, targets in workers.map(read, links):
             journal.set_targets(zip((number for number, _ in batch), targets, strict=True))
             progress("links", len(batch))
         journal.assume_targets()
@@ -160,7 +164,7 @@ class Inventory(Closing):
     def _read_manifests(self, workers: Workers, progress: Progress) -> None:
         digests = self.journal.unread_manifests()
         parse = partial(read_manifests, self.storage)
-        for _, rows in workers.run(parse, lambda: next(digests, None)):
+        for _, rows in workers.map(parse, digests):
             self.journal.add_manifests(rows)
             progress("manifests", len(rows))
 
