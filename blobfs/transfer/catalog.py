@@ -19,7 +19,7 @@ from blobfs.drivers.base import Closing
 from blobfs.errors import MountRefused
 from blobfs.inventory.statefile import connect
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 _CACHE_KIB: Final = 32 * 1024
 """SQLite's page cache."""
@@ -82,6 +82,15 @@ CREATE TABLE tag (
     digest BLOB, history TEXT NOT NULL DEFAULT '', state TEXT NOT NULL, fault TEXT,
     UNIQUE (repository, name)
 );
+CREATE VIEW named_link AS
+    SELECT link.*, part, name AS origin, target, digest, size, there FROM link
+    JOIN repository ON repository.id = link.repository JOIN blob ON blob.id = link.blob;
+CREATE VIEW named_manifest AS
+    SELECT manifest.*, part, name AS origin, target FROM manifest
+    JOIN repository ON repository.id = manifest.repository;
+CREATE VIEW named_tag AS
+    SELECT tag.*, part, repository.name AS origin, target FROM tag
+    JOIN repository ON repository.id = tag.repository;
 CREATE INDEX link_by_blob ON link (blob, state);
 CREATE INDEX needs_by_blob ON needs_blob (blob);
 CREATE INDEX follows_by_earlier ON follows (earlier);
@@ -92,6 +101,15 @@ CREATE INDEX repository_by_part ON repository (part);
 _ALL: Final = (
     "copy", "repository", "blob", "link", "manifest", "needs_blob", "follows", "tag"
 )  # fmt: skip
+
+UNMET: Final = """(
+    EXISTS (SELECT 1 FROM needs_blob LEFT JOIN link
+        ON link.repository = manifest.repository AND link.blob = needs_blob.blob
+        WHERE needs_blob.manifest = manifest.id AND link.state IS NOT 'there')
+    OR EXISTS (SELECT 1 FROM follows JOIN manifest AS earlier ON earlier.id = follows.earlier
+        WHERE follows.manifest = manifest.id AND required AND earlier.state <> 'there'))
+"""
+"""True for a manifest if a blob or a child that it requires is not in the target."""
 
 _PART: Final = "IN (SELECT id FROM repository WHERE part = :part)"
 
@@ -306,11 +324,8 @@ class Catalog(Closing):
         size = self.one(f"SELECT total(size) FROM (SELECT DISTINCT blob, size {again})")
         return links, int(size)
 
-    def conclude(self, part: int, unmet: str) -> None:
-        """Let what was not copied of *part* fail, unless the source does not have it any more.
-
-        *unmet* is true for a manifest whose references are not in the target.
-        """
+    def conclude(self, part: int) -> None:
+        """Let what was not copied of *part* fail, unless the source does not have it any more."""
         names = {"part": part}
         with self.transaction() as db:
             while db.execute(_DROP_ROOTS, names).rowcount:
@@ -321,7 +336,7 @@ class Catalog(Closing):
             for level in range(self.levels(part) + 1):
                 db.execute(
                     f"UPDATE manifest SET state = 'failed' WHERE repository {_PART}"
-                    f" AND state = 'wanted' AND level = :level AND {unmet}",
+                    f" AND state = 'wanted' AND level = :level AND {UNMET}",
                     {**names, "level": level},
                 )
             db.execute(
@@ -341,12 +356,8 @@ class Catalog(Closing):
 
     def parts(self) -> list[int]:
         """The numbers of the parts that have something to copy or to look at, in order."""
-        return [
-            part
-            for (part,) in self.rows(
-                "SELECT DISTINCT part FROM repository WHERE part IS NOT NULL ORDER BY part"
-            )
-        ]
+        found = self.rows("SELECT DISTINCT part FROM repository WHERE part IS NOT NULL ORDER BY 1")
+        return [part for (part,) in found]
 
 
 def _divide(db: sqlite3.Connection) -> None:

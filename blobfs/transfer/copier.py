@@ -7,18 +7,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import chain, groupby
-from operator import itemgetter
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from operator import attrgetter
+from typing import Any, Final, NamedTuple, Protocol
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import Interrupted
 from blobfs.inventory.inventory import Workers
 from blobfs.inventory.rows import pack, unpack
 from blobfs.reference import Tag
-from blobfs.transfer.catalog import State
+from blobfs.transfer.catalog import UNMET, State
 from blobfs.transfer.outcome import failures
 from blobfs.transfer.planner import Planner
-from blobfs.transfer.route import Cause, Fault, Route
+from blobfs.transfer.route import Cause, Fault
 from blobfs.transfer.target_tasks import (
     BlobItem,
     Done,
@@ -32,7 +32,6 @@ from blobfs.transfer.target_tasks import (
     set_tags,
 )
 
-Item = TypeVar("Item", BlobItem, ManifestItem, TagItem)
 Row = tuple[Any, ...]
 
 _ASKED: Final = 512
@@ -48,49 +47,36 @@ and 3 s with those of 1,024.
 """
 
 _LINKS: Final = """
-    SELECT link.repository, blob.id, repository.name, repository.target, digest, size FROM link
-    JOIN repository ON repository.id = link.repository JOIN blob ON blob.id = link.blob
-    WHERE part = :part AND link.state = 'wanted' ORDER BY link.repository
+    SELECT repository, blob, origin, target, digest, size FROM named_link
+    WHERE part = :part AND state = 'wanted' ORDER BY repository
 """
 _BLOBS: Final = """
-    SELECT min(link.repository), blob.id, name, target, digest, size, NULL FROM link
-    JOIN repository ON repository.id = link.repository JOIN blob ON blob.id = link.blob
-    WHERE part = :part AND link.state = 'wanted' AND NOT there
-    GROUP BY blob.id ORDER BY size DESC
+    SELECT min(repository), blob, origin, target, digest, size FROM named_link
+    WHERE part = :part AND state = 'wanted' AND NOT there GROUP BY blob ORDER BY size DESC
 """
 """Each blob that is not in the target, with the first repository that gets it; large ones first."""
 
 _OTHER_LINKS: Final = """
-    SELECT link.repository, blob.id, repository.name, repository.target, digest, size,
-        (SELECT holder.target FROM link AS held JOIN repository AS holder
-            ON holder.id = held.repository
-            WHERE held.blob = blob.id AND held.state = 'there' LIMIT 1)
-    FROM link
-    JOIN repository ON repository.id = link.repository JOIN blob ON blob.id = link.blob
-    WHERE part = :part AND link.state = 'wanted' AND there
+    SELECT repository, blob, origin, target, digest, size,
+        (SELECT target FROM named_link AS held
+            WHERE held.blob = link.blob AND held.state = 'there' LIMIT 1)
+    FROM named_link AS link WHERE part = :part AND state = 'wanted' AND there
 """
-UNMET: Final = """(
-    EXISTS (SELECT 1 FROM needs_blob LEFT JOIN link
-        ON link.repository = manifest.repository AND link.blob = needs_blob.blob
-        WHERE needs_blob.manifest = manifest.id AND link.state IS NOT 'there')
-    OR EXISTS (SELECT 1 FROM follows JOIN manifest AS earlier ON earlier.id = follows.earlier
-        WHERE follows.manifest = manifest.id AND required AND earlier.state <> 'there'))
-"""
-"""True for a manifest if a blob or a child that it requires is not in the target."""
-
 _MANIFESTS: Final = f"""
-    SELECT manifest.id, name, target, digest, size FROM manifest
-    JOIN repository ON repository.id = manifest.repository
-    WHERE part = :part AND manifest.state = 'wanted' AND level = :level AND NOT {UNMET}
+    SELECT id, origin, target, digest, size FROM named_manifest AS manifest
+    WHERE part = :part AND state = 'wanted' AND level = :level AND NOT {UNMET}
 """
 _WANTED_TAGS: Final = """
-    SELECT tag.id, repository.id, target, tag.name, tag.digest, history FROM tag
-    JOIN repository ON repository.id = tag.repository
-    WHERE part = :part AND tag.state = 'wanted'
+    SELECT id, repository, target, name, digest, history FROM named_tag AS tag
+    WHERE part = :part AND state = 'wanted'
 """
 _TAGS: Final = f"""{_WANTED_TAGS} AND EXISTS (
     SELECT 1 FROM manifest WHERE manifest.repository = tag.repository
     AND manifest.digest = tag.digest AND manifest.state = 'there')
+"""
+
+_IS_STORED: Final = """
+    SELECT 1 FROM manifest WHERE repository = :repository AND digest = :digest AND state = 'there'
 """
 
 _SET_LINK: Final = "UPDATE link SET state = ?, fault = ? WHERE repository = ? AND blob = ?"
@@ -157,7 +143,7 @@ class Copier:
                 first, self._route = self._route, self._second.route
                 self._store(part)
                 self._route = first
-            self._catalog.conclude(part, UNMET)
+            self._catalog.conclude(part)
             if self._fail_fast and self._catalog.has_failed(part):
                 raise Interrupted(f"stopped at the first failure: {next(failures(self._catalog))}")
 
@@ -178,43 +164,37 @@ class Copier:
 
     def _ask(self, part: int) -> None:
         rows = self._catalog.queue(_LINKS, _ASKED, part=part)
-        groups = (list(group) for batch in rows for _, group in groupby(batch, key=itemgetter(0)))
+        items = (map(_blob, batch) for batch in rows)
+        groups = (list(group) for each in items for _, group in groupby(each, attrgetter("target")))
         if self._route.verifies_target:  # so it reads them
             groups = (part for group in groups for part in _by_size(group, _ASKED))
-        call = partial(_ask, self._route)
-        for batch, results in self._threads.run(call, lambda: next(groups, None)):
-            done = [Done(How.THERE, row[5]) if found is True else found
-                    for row, found in zip(batch, results, strict=True)]  # fmt: skip
-            self._set_links(batch, done)
+        for batch, results in self._threads.map(partial(ask, self._route), groups):
+            self._set_links(batch, results)
 
     def _send(self, part: int, select: str) -> bool:
         """Send the blobs of *select*, or link them; False if there was none."""
-        rows = self._catalog.queue(select, self._batch, part=part)
-        batches = _by_size(chain.from_iterable(rows), self._batch)
-        call = partial(_send, self._route)
+        rows = chain.from_iterable(self._catalog.queue(select, self._batch, part=part))
+        batches = _by_size(map(_blob, rows), self._batch)
         any_sent = False
-        for batch, results in self._workers.run(call, lambda: next(batches, None)):
+        for batch, results in self._workers.map(partial(send, self._route), batches):
             any_sent = True
             self._set_links(batch, results)
         return any_sent
 
-    def _set_links(self, batch: Sequence[Row], results: Sequence[Done | Fault | bool]) -> None:
-        """Store the results of links; False is for a blob that the target does not have."""
-        found = [
-            (row, result)
-            for row, result in zip(batch, results, strict=True)
-            if not isinstance(result, bool)
-        ]
+    def _set_links(self, batch: Sequence[BlobItem], results: Sequence[Done | Fault | None]) -> None:
+        """Store the results of links; None is for a blob that the target does not have."""
+        pairs = zip(batch, results, strict=True)
+        found = [(item, result) for item, result in pairs if result is not None]
         with self._catalog.transaction() as db:
-            for (repository, blob, *_), result in found:
+            for item, result in found:
                 if _is_lost(result):
-                    db.execute(_SET_LINKS, (*_state(result), blob))
+                    db.execute(_SET_LINKS, (*_state(result), item.number))
                 else:
-                    db.execute(_SET_LINK, (*_state(result), repository, blob))
+                    db.execute(_SET_LINK, (*_state(result), item.repository, item.number))
                 if isinstance(result, Done):
-                    self._set_there(db, blob, result)
-        for (_, _, _, target, digest, *_), result in found:
-            self._note("blob", target, str(unpack(digest)), result)
+                    self._set_there(db, item.number, result)
+        for item, result in found:
+            self._note("blob", item.target, str(item.blob.digest), result)
 
     def _set_there(self, db: sqlite3.Connection, blob: int, result: Done) -> None:
         """Note that a blob is in the target, and count its bytes once."""
@@ -227,53 +207,50 @@ class Copier:
 
     def _put_manifests(self, part: int, level: int) -> None:
         rows = self._catalog.queue(_MANIFESTS, self._batch, part=part, level=level)
-        call = partial(_put_manifests, self._route)
-        for batch, results in self._workers.run(call, lambda: next(rows, None)):
+        batches = (list(map(_manifest, batch)) for batch in rows)
+        for batch, results in self._workers.map(partial(put_manifests, self._route), batches):
             self._set_states("manifest", batch, results)
-            for (_, _, target, digest, _), result in zip(batch, results, strict=True):
-                self._note("manifest", target, str(unpack(digest)), result)
+            for item, result in zip(batch, results, strict=True):
+                self._note("manifest", item.target, str(item.manifest.digest), result)
 
     def _set_tags(self, part: int) -> None:
-        rows = self._catalog.queue(_TAGS, self._batch, part=part)
-        batches = (self._with_history(batch) for batch in rows)
-        call = partial(_set_tags, self._route)
-        for batch, results in self._workers.run(call, lambda: next(batches, None)):
+        batches = self._tags(_TAGS, part)
+        for batch, results in self._workers.map(partial(set_tags, self._route), batches):
             self._set_states("tag", batch, results)
-            for (_, item), result in zip(batch, results, strict=True):
+            for item, result in zip(batch, results, strict=True):
                 self._note("tag", item.target, item.tag, result)
 
     def _ask_tags(self, part: int) -> None:
-        rows = self._catalog.queue(_WANTED_TAGS, _BATCH, part=part)
-        batches = (self._with_history(batch) for batch in rows)
-        call = partial(_ask_tags, self._route)
-        for batch, results in self._threads.run(call, lambda: next(batches, None)):
-            there = [each for each, found in zip(batch, results, strict=True) if found]
+        batches = self._tags(_WANTED_TAGS, part)
+        for batch, results in self._threads.map(partial(ask_tags, self._route), batches):
+            there = [item for item, is_there in zip(batch, results, strict=True) if is_there]
             self._set_states("tag", there, [Done(How.THERE)] * len(there))
 
-    def _with_history(self, batch: Sequence[Row]) -> list[tuple[int, TagItem]]:
-        """Return tags with their numbers, and the part of their history that is in the target."""
-        found = []
-        for number, repository, target, name, digest, history in batch:
-            digests = [
-                each
-                for each in map(Digest.parse, history.split())
-                if self._catalog.one(
-                    "SELECT 1 FROM manifest"
-                    " WHERE repository = :repository AND digest = :digest AND state = 'there'",
-                    repository=repository, digest=pack(each),
-                )
-            ]  # fmt: skip
-            tag = self._second.naming.tag(Tag(name))
-            found.append((number, TagItem(target, tag, unpack(digest), tuple(digests))))
-        return found
+    def _tags(self, select: str, part: int) -> Iterator[list[TagItem]]:
+        for rows in self._catalog.queue(select, self._batch, part=part):
+            yield [self._tag(row) for row in rows]
+
+    def _tag(self, row: Row) -> TagItem:
+        """Return a tag with the part of its history that is in the target."""
+        number, repository, target, name, digest, history = row
+        there = [
+            each
+            for each in map(Digest.parse, history.split())
+            if self._catalog.one(_IS_STORED, repository=repository, digest=pack(each))
+        ]
+        tag = self._second.naming.tag(Tag(name))
+        return TagItem(number, target, tag, unpack(digest), tuple(there))
 
     def _set_states(
-        self, table: str, batch: Sequence[Row], results: Sequence[Done | Fault]
+        self,
+        table: str,
+        batch: Sequence[ManifestItem | TagItem],
+        results: Sequence[Done | Fault],
     ) -> None:
         with self._catalog.transaction() as db:
             db.executemany(
                 f"UPDATE {table} SET state = ?, fault = ? WHERE id = ?",
-                ((*_state(result), row[0]) for row, result in zip(batch, results, strict=True)),
+                ((*_state(found), item.number) for item, found in zip(batch, results, strict=True)),
             )
 
     def _note(self, kind: str, repository: str, name: str, result: Done | Fault) -> None:
@@ -287,59 +264,38 @@ class Copier:
             )
 
 
-def _state(result: Done | Fault | bool) -> tuple[State, str | None]:
+def _state(result: Done | Fault) -> tuple[State, str | None]:
     """Return the state of an item, and its fault unless that is the one of its repository."""
-    if not isinstance(result, Fault):
+    if isinstance(result, Done):
         return State.THERE, None
     text = None if result.cause is Cause.DENIED else result.text
     return _STATES.get(result.cause, State.FAILED), text
 
 
-def _is_lost(result: object) -> bool:
+def _is_lost(result: Done | Fault) -> bool:
     """True if the bytes are wrong or unreadable, so that no repository has right ones."""
     return isinstance(result, Fault) and result.cause in {Cause.DAMAGED, Cause.UNAVAILABLE}
 
 
-def _by_size(rows: Iterable[Row], most: int) -> Iterator[list[Row]]:
+def _by_size(items: Iterable[BlobItem], most: int) -> Iterator[list[BlobItem]]:
     """Divide blobs into batches of *most* blobs and ``_BATCH_BYTES`` at most, or of one blob."""
-    batch: list[Row] = []
+    batch: list[BlobItem] = []
     size = 0
-    for row in rows:
-        if batch and (len(batch) == most or size + row[5] > _BATCH_BYTES):
+    for item in items:
+        if batch and (len(batch) == most or size + item.blob.size > _BATCH_BYTES):
             yield batch
             batch, size = [], 0
-        batch.append(row)
-        size += row[5]
+        batch.append(item)
+        size += item.blob.size
     if batch:
         yield batch
 
 
 def _blob(row: Row) -> BlobItem:
-    _, _, origin, target, digest, size, *holder = row
-    return BlobItem(origin, target, Descriptor(unpack(digest), size), *holder)
+    repository, number, origin, target, digest, size, *holder = row
+    return BlobItem(repository, number, origin, target, Descriptor(unpack(digest), size), *holder)
 
 
-def _ask(route: Route, batch: Sequence[Row]) -> list[bool | Fault]:
-    return ask(route, [_blob(row) for row in batch])
-
-
-def _send(route: Route, batch: Sequence[Row]) -> list[Done | Fault]:
-    return send(route, [_blob(row) for row in batch])
-
-
-def _put_manifests(route: Route, batch: Sequence[Row]) -> list[Done | Fault]:
-    return put_manifests(
-        route,
-        [
-            ManifestItem(origin, target, Descriptor(unpack(digest), size))
-            for _, origin, target, digest, size in batch
-        ],
-    )
-
-
-def _ask_tags(route: Route, batch: Sequence[tuple[int, TagItem]]) -> list[bool]:
-    return ask_tags(route, [item for _, item in batch])
-
-
-def _set_tags(route: Route, batch: Sequence[tuple[int, TagItem]]) -> list[Done | Fault]:
-    return set_tags(route, [item for _, item in batch])
+def _manifest(row: Row) -> ManifestItem:
+    number, origin, target, digest, size = row
+    return ManifestItem(number, origin, target, Descriptor(unpack(digest), size))

@@ -19,7 +19,7 @@ from blobfs.inventory.inventory import Workers
 from blobfs.inventory.rows import unpack
 from blobfs.transfer.base import Progress
 from blobfs.transfer.catalog import Catalog
-from blobfs.transfer.copier import UNMET, Copier, Crew, Feedback
+from blobfs.transfer.copier import Copier, Crew, Feedback
 from blobfs.transfer.mirroring import Surplus, delete, surplus
 from blobfs.transfer.outcome import failures
 from blobfs.transfer.places import Kind, Place, check_pair
@@ -229,7 +229,7 @@ class OpenCopy(Closing):
         Copier(self.planner, self.crew, feedback).ask()
         wanted = self.catalog.rows(_WANTED)
         for part in self.catalog.parts():
-            self.catalog.conclude(part, UNMET)
+            self.catalog.conclude(part)
         return wanted
 
 

@@ -12,23 +12,20 @@ _ABOVE: Final = """
     UNION SELECT follows.manifest FROM follows JOIN hurt ON follows.earlier = hurt.id WHERE required
 """
 _IMAGES: Final = """
-    SELECT DISTINCT repository.name || ':' || tag.name FROM hurt
-    JOIN manifest ON manifest.id = hurt.id
-    JOIN tag ON tag.repository = manifest.repository AND tag.digest = manifest.digest
-    JOIN repository ON repository.id = manifest.repository ORDER BY 1
+    SELECT DISTINCT origin || ':' || tag.name FROM hurt JOIN manifest ON manifest.id = hurt.id
+    JOIN named_tag AS tag USING (repository, digest) ORDER BY 1
 """
 _OF_BLOB: Final = f"""
     WITH RECURSIVE hurt (id) AS (
         SELECT needs_blob.manifest FROM needs_blob
         JOIN manifest ON manifest.id = needs_blob.manifest
-        JOIN link ON link.repository = manifest.repository AND link.blob = needs_blob.blob
-        WHERE needs_blob.blob = :number AND link.state = 'failed' {_ABOVE}
+        JOIN link USING (repository, blob)
+        WHERE blob = :number AND link.state = 'failed' {_ABOVE}
     ) {_IMAGES}
 """
 _OF_REPOSITORY: Final = """
-    SELECT repository.name || ':' || tag.name FROM tag
-    JOIN repository ON repository.id = repository
-    WHERE repository = :number AND tag.state = 'failed' AND tag.fault IS NULL ORDER BY 1
+    SELECT origin || ':' || name FROM named_tag
+    WHERE repository = :number AND state = 'failed' AND fault IS NULL ORDER BY 1
 """
 _LEFT_OUT: Final = (
     "SELECT count(*) FROM {} WHERE repository = :number AND state = 'failed' AND fault IS NULL"
@@ -59,21 +56,19 @@ def failures(catalog: Catalog) -> Iterator[Failure]:
         yield Failure(item, f"{fault} ({left})" if left else fault,
                       _names(catalog, _OF_REPOSITORY, number))  # fmt: skip
     for name, tag, fault in catalog.rows(
-        "SELECT repository.name, tag.name, tag.fault FROM tag"
-        " JOIN repository ON repository.id = tag.repository"
-        " WHERE tag.state = 'failed' AND tag.fault IS NOT NULL ORDER BY 1, 2",
+        "SELECT origin, name, fault FROM named_tag"
+        " WHERE state = 'failed' AND fault IS NOT NULL ORDER BY 1, 2"
     ):
         yield Failure(f"tag {name}:{tag}", fault, [f"{name}:{tag}"])
     for number, name, digest, fault in catalog.rows(
-        "SELECT manifest.id, name, digest, manifest.fault FROM manifest"
-        " JOIN repository ON repository.id = repository"
-        " WHERE manifest.state = 'failed' AND manifest.fault IS NOT NULL ORDER BY 2, 1",
+        "SELECT id, origin, digest, fault FROM named_manifest"
+        " WHERE state = 'failed' AND fault IS NOT NULL ORDER BY 2, 1"
     ):
         item = f"manifest {name}@{unpack(digest)}"
         yield Failure(item, fault, _names(catalog, _OF_MANIFEST, number))
     for number, digest, fault in catalog.rows(
-        "SELECT blob.id, digest, min(fault) FROM link JOIN blob ON blob.id = blob"
-        " WHERE link.state = 'failed' AND fault IS NOT NULL GROUP BY blob.id ORDER BY 1",
+        "SELECT blob, digest, min(fault) FROM named_link"
+        " WHERE state = 'failed' AND fault IS NOT NULL GROUP BY blob ORDER BY 1"
     ):
         yield Failure(f"blob {unpack(digest)}", fault, _names(catalog, _OF_BLOB, number))
 

@@ -47,9 +47,12 @@ class Done(NamedTuple):
 class BlobItem(NamedTuple):
     """A blob of the repository *origin* that the repository *target* gets.
 
-    *holder* is a repository of the target that has it, if one is known.
+    *repository* and *number* are its numbers in the catalog. *holder* is a repository of the target
+    that has it, if one is known.
     """
 
+    repository: int
+    number: int
     origin: str
     target: str
     blob: Descriptor
@@ -59,6 +62,7 @@ class BlobItem(NamedTuple):
 class ManifestItem(NamedTuple):
     """A manifest of the repository *origin* that the repository *target* gets."""
 
+    number: int
     origin: str
     target: str
     manifest: Descriptor
@@ -67,6 +71,7 @@ class ManifestItem(NamedTuple):
 class TagItem(NamedTuple):
     """A tag of the repository *target*."""
 
+    number: int
     target: str
     tag: Tag
     digest: Digest
@@ -77,31 +82,34 @@ T = TypeVar("T", bound=BlobItem | ManifestItem | TagItem)
 R = TypeVar("R")
 
 
-def ask(route: Route, batch: Sequence[BlobItem]) -> list[bool | Fault]:
-    """Return for each blob if its repository has it; all are of one repository."""
+def ask(route: Route, batch: Sequence[BlobItem]) -> list[Done | Fault | None]:
+    """Return None for each blob that its repository does not have; all are of one repository."""
     ends = ends_of(route)
     blobs = [item.blob for item in batch]
     missing = _result(ends, batch[0], lambda item: set(ends.target.missing(item.target, blobs)))
     if isinstance(missing, Fault):
         return [missing] * len(batch)
-    is_there = [item.blob not in missing for item in batch]
-    if not route.verifies_target:
-        return list(is_there)
-    return [_is_right(route, item) if there else there
-            for item, there in zip(batch, is_there, strict=True)]  # fmt: skip
+    return [None if item.blob in missing else _found(route, item) for item in batch]
 
 
-def _is_right(route: Route, item: BlobItem) -> bool | Fault:
+def _found(route: Route, item: BlobItem) -> Done | Fault | None:
+    """Return the result of a blob that is there; None if it is verified and wrong."""
+    try:
+        if route.verifies_target and not _is_right(route, item):
+            return None
+    except BlobfsError as exc:
+        return Fault.of(exc)
+    return Done(How.THERE, item.blob.size)
+
+
+def _is_right(route: Route, item: BlobItem) -> bool:
     """Read a blob of the target; True if it has its digest."""
-    ends = ends_of(route)
     try:
         with target_as_source(route).open(item.target, item.blob) as reader:
-            for _ in item.blob.digest.verified(ends.paced(reader.chunks())):
+            for _ in item.blob.digest.verified(ends_of(route).paced(reader.chunks())):
                 pass
     except (Corrupt, NotFound):
         return False
-    except BlobfsError as exc:
-        return Fault.of(exc)
     return True
 
 
