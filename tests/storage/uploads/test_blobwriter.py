@@ -127,14 +127,6 @@ def test_blob_declared_as_sha512_has_two_links_that_hold_the_canonical_digest(
     assert {read_link(driver, link) for link in links} == {canonical}
 
 
-def test_digest_given_to_the_commit_is_what_counts(
-    troubled_repository: Repository, writer: BlobWriter
-) -> None:
-    writer.write(SMALL)
-    writer.commit(Digest.of(SMALL, "sha384"))
-    assert troubled_repository.layers.resolve(Digest.of(SMALL, "sha384")) == Digest.of(SMALL)
-
-
 def test_committed_blob_is_linked_in_its_repository_alone(
     driver: StorageDriver, writer: BlobWriter
 ) -> None:
@@ -143,15 +135,6 @@ def test_committed_blob_is_linked_in_its_repository_alone(
     other = Repository(driver, BlobStore(driver), RepositoryName("other"))
     with pytest.raises(BlobUnknown):
         other.layers.stat(digest)
-
-
-@each_size
-def test_commit_leaves_nothing_of_the_upload(
-    driver: StorageDriver, writer: BlobWriter, content: bytes
-) -> None:
-    writer.write(content)
-    writer.commit()
-    assert files_below(driver, UPLOADS) == set()
 
 
 def test_large_blob_is_moved_into_place_and_not_copied(
@@ -217,15 +200,6 @@ def test_upload_with_a_mismatch_can_be_completed(
     assert blob_content(driver, Digest.of(whole)) == whole
 
 
-def test_mismatch_with_the_digest_given_to_the_commit_is_no_declaration(
-    writer: BlobWriter,
-) -> None:
-    writer.write(SMALL)
-    with pytest.raises(ContentMismatch):
-        writer.commit(EMPTY)
-    assert writer.commit().digest == Digest.of(SMALL)
-
-
 def test_mismatch_names_the_upload(troubled_repository: Repository) -> None:
     with troubled_repository.uploads.create(name="layer.tar", digest=EMPTY) as writer:
         writer.write(SMALL)
@@ -279,29 +253,6 @@ def test_damaged_link_is_written_anew(driver: StorageDriver, writer: BlobWriter)
 
 
 @each_size
-def test_cancel_leaves_nothing(driver: StorageDriver, writer: BlobWriter, content: bytes) -> None:
-    writer.write(content)
-    writer.cancel()
-    assert files_below(driver, paths.ROOT) == set()
-
-
-def test_cancel_of_a_suspended_upload_leaves_nothing(
-    driver: StorageDriver, writer: BlobWriter
-) -> None:
-    writer.write(SMALL)
-    writer.suspend()
-    writer.cancel()
-    assert files_below(driver, paths.ROOT) == set()
-
-
-def test_cancel_of_a_resumed_upload_leaves_nothing(
-    driver: StorageDriver, troubled_repository: Repository
-) -> None:
-    troubled_repository.uploads.resume(begun(troubled_repository)).cancel()
-    assert files_below(driver, paths.ROOT) == set()
-
-
-@each_size
 @pytest.mark.parametrize("end", ["commit", "cancel", "close"])
 def test_nothing_but_close_can_be_done_after_the_end(
     writer: BlobWriter, content: bytes, end: str
@@ -351,14 +302,6 @@ def test_bytes_of_another_size_than_declared_do_not_match(troubled_repository: R
     writer = troubled_repository.uploads.create(digest=Digest.of(SMALL), size=1)
     writer.write(SMALL)
     assert not writer.matches()
-
-
-@each_size
-def test_read_at_shows_what_was_received(writer: BlobWriter, content: bytes) -> None:
-    writer.write(content)
-    assert writer.read_at(0, 10) == content[:10]
-    assert writer.read_at(len(content) - 5, 10) == content[-5:]
-    assert writer.read_at(len(content), 10) == b""
 
 
 def test_declaration_is_kept_with_a_stored_upload(

@@ -9,11 +9,10 @@ from blobfs.errors import AppendOnly, StorageUnavailable
 from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.repository import Repository
 from blobfs.storage.uploads.blobwriter import BlobWriter
-from blobfs.storage.uploads.buffer import IN_MEMORY
 from tests.storage.uploads.test_blobwriter_resume import state_of
 from tests.support.failing_driver import Call, TroubledDriver
 from tests.support.layout import APP, Layout
-from tests.support.uploads import LARGE, SMALL, begun, blob_content, states
+from tests.support.uploads import LARGE, SMALL, begun, states
 
 
 @pytest.fixture(params=["in memory", "in storage"])
@@ -29,63 +28,6 @@ def writer(request: pytest.FixtureRequest, troubled_repository: Repository) -> B
 def append_only(driver: StorageDriver) -> Repository:
     driver = TroubledDriver(driver, append_only=True)
     return Repository(driver, BlobStore(driver), APP)
-
-
-@pytest.mark.parametrize(
-    ("offset", "data", "expected"),
-    [
-        (0, b"ab", b"ab23456789"),
-        (4, b"ab", b"0123ab6789"),
-        (8, b"abcd", b"01234567abcd"),
-        (10, b"ab", b"0123456789ab"),
-        (13, b"ab", b"0123456789\0\0\0ab"),
-        (0, b"abcdefghijkl", b"abcdefghijkl"),
-    ],
-    ids=["start", "middle", "across the end", "end", "after a gap", "all and more"],
-)
-def test_bytes_are_committed_where_they_were_written(
-    driver: StorageDriver, writer: BlobWriter, offset: int, data: bytes, expected: bytes
-) -> None:
-    writer.write_at(offset, data)
-    assert writer.size == len(expected)
-    assert writer.commit().digest == Digest.of(expected)
-    assert blob_content(driver, Digest.of(expected)) == expected
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [(0, b""), (4, b"0123"), (10, b"0123456789"), (12, b"0123456789\0\0")],
-    ids=["nothing", "shorter", "as it is", "longer"],
-)
-def test_truncated_bytes_are_committed(
-    driver: StorageDriver, writer: BlobWriter, size: int, expected: bytes
-) -> None:
-    writer.truncate(size)
-    assert writer.size == size
-    assert writer.commit().digest == Digest.of(expected)
-    assert blob_content(driver, Digest.of(expected)) == expected
-
-
-def test_upload_can_start_again(writer: BlobWriter) -> None:
-    writer.truncate(0)
-    writer.write(b"anew")
-    assert writer.commit().digest == Digest.of(b"anew")
-
-
-def test_bytes_can_be_rewritten_after_a_suspension(writer: BlobWriter) -> None:
-    writer.suspend()
-    writer.write_at(0, b"ab")
-    assert writer.commit().digest == Digest.of(b"ab23456789")
-
-
-def test_gap_beyond_the_memory_goes_to_the_storage(
-    driver: StorageDriver, writer: BlobWriter
-) -> None:
-    expected = b"0123456789".ljust(IN_MEMORY, b"\0") + b"end"
-    writer.write_at(IN_MEMORY, b"end")
-    assert writer.is_stored
-    writer.commit()
-    assert blob_content(driver, Digest.of(expected)) == expected
 
 
 def test_gap_too_long_to_be_hashed_at_once_is_hashed_by_the_commit(writer: BlobWriter) -> None:

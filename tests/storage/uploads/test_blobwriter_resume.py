@@ -45,15 +45,6 @@ def another(driver: StorageDriver) -> Repository:
     return Repository(driver, BlobStore(driver), APP)
 
 
-@pytest.mark.parametrize("content", [b"", SMALL, LARGE], ids=["empty", "small", "large"])
-def test_resumed_upload_has_what_was_received(
-    troubled_repository: Repository, another: Repository, content: bytes
-) -> None:
-    writer = another.uploads.resume(begun(troubled_repository, content))
-    assert writer.size == len(content)
-    assert writer.read_at(0, len(content) + 1) == content
-
-
 def test_resumed_upload_is_as_it_was_declared(
     troubled_repository: Repository, another: Repository
 ) -> None:
@@ -69,15 +60,6 @@ def test_resumed_upload_is_as_it_was_declared(
         writer.id,
         writer.started_at.replace(microsecond=0),
     )
-
-
-def test_resumed_upload_goes_on_where_it_stopped(
-    driver: StorageDriver, troubled_repository: Repository, another: Repository
-) -> None:
-    writer = another.uploads.resume(begun(troubled_repository))
-    writer.write(b" and more")
-    assert writer.commit().digest == Digest.of(WHOLE)
-    assert blob_content(driver, Digest.of(WHOLE)) == WHOLE
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
@@ -103,15 +85,6 @@ def test_suspended_upload_goes_on_in_the_same_writer(
     writer.write(b" and more")
     assert writer.commit().digest == Digest.of(WHOLE)
     assert not READS & set(troubled.methods("/data"))
-
-
-def test_suspended_upload_can_be_resumed_by_another_while_its_writer_is_open(
-    troubled_repository: Repository, another: Repository
-) -> None:
-    writer = troubled_repository.uploads.create()
-    writer.write(SMALL)
-    writer.suspend()
-    assert another.uploads.resume(writer.id).size == len(SMALL)
 
 
 def test_second_suspension_without_a_write_asks_nothing_of_the_storage(
