@@ -10,7 +10,7 @@ import pytest
 from tests.support.layout import APP, plant_layers
 from tests.support.mounts import MountedRegistry, eventually, mounted, run_anew
 
-pytestmark = [pytest.mark.fuse, pytest.mark.alone]
+pytestmark = pytest.mark.fuse
 
 MANY = 100_000
 LOOKED_UP = 30_000
@@ -39,6 +39,7 @@ def test_daemon_forgets_what_the_kernel_forgets(many: MountedRegistry) -> None:
     assert int(status.split("VmRSS:")[1].split()[0]) < 95 * 1024  # it has been 80
 
 
+@pytest.mark.alone
 def test_very_many_are_listed_without_holding_the_event_loop(
     many: MountedRegistry, tmp_path: Path
 ) -> None:
