@@ -44,7 +44,9 @@ class Command:
     def wait(self, timeout_s: float | None = None) -> int:
         """The exit status, as ``subprocess`` has it."""
         if self._status is None:
-            if not select.select([self._answer], [], [], timeout_s)[0]:
+            polling = select.poll()
+            polling.register(self._answer, select.POLLIN)
+            if not polling.poll(timeout_s and timeout_s * 1000):
                 raise subprocess.TimeoutExpired(self.arguments, timeout_s or 0)
             [status] = _NUMBER.unpack(self._answer.read(_NUMBER.size))
             self._status = os.waitstatus_to_exitcode(status)
