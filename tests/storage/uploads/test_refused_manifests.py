@@ -70,9 +70,9 @@ def test_refused_ones_are_present(registry: Registry) -> None:
     assert registry.blobs.existing([GOOD, REFUSED]) == [GOOD, REFUSED]
 
 
-def test_refused_repository_is_passed_over(registry: Registry, tmp_path: Path) -> None:
+def test_refused_repository_is_enumerated(registry: Registry, tmp_path: Path) -> None:
     refuse(tmp_path / paths.repository("team/refused")[1:])
-    assert list(registry.enumerate()) == [APP]
+    assert set(registry.enumerate()) == {APP, "team/refused"}
     with pytest.raises(AccessDenied):
         registry.stat(paths.repository("team/refused"))
 
