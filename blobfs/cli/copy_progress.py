@@ -71,8 +71,7 @@ class CopyProgress:
             self._counts[kind, result.how] += 1
             if result.how is How.SENT:
                 self._sent[kind] += result.size
-        if kind == "tag":
-            self._bar.note = self._current = f"{repository}:{name}"
+        self._bar.note = self._current = f"{repository}:{name}" if kind == "tag" else repository
         if self._as_json:
             self._print_event(kind, repository, name, result)
 

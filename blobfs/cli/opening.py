@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import click
@@ -96,17 +97,22 @@ class ByteBar:
         self._bar: ProgressBar[object] | None = None
         self.note = ""
         self._began = 0.0
-        self._count = 0
+        self._count = self._total = 0
 
     def add(self, count: int) -> None:
         """Count bytes that were read."""
         with self._bar_lock:
             if self._bar is not None:
                 self._count += count
-                rate = self._count / max(1e-3, time.monotonic() - self._began)
-                self._bar.update(
-                    count, f"{human_size(int(rate))}/s {printable(self.note)}".rstrip()
-                )
+                self._bar.update(count, f"{self._rate()}  {printable(self.note)}".rstrip())
+
+    def _rate(self) -> str:
+        rate = self._count / max(1e-3, time.monotonic() - self._began)
+        text = f"{human_size(int(rate))}/s"
+        if self._count <= 0:
+            return text
+        left_s = timedelta(seconds=round(max(0, self._total - self._count) / rate))
+        return f"{text}  {left_s} left"
 
     @contextmanager
     def showing(self, total: int) -> Iterator[None]:
@@ -114,9 +120,15 @@ class ByteBar:
         if not total or not sys.stderr.isatty():
             yield
             return
-        self._began = time.monotonic()
+        self._began, self._count, self._total = time.monotonic(), 0, total
+        # click has another time left: it takes the bytes before the first ones as slow.
         with click.progressbar(
-            length=total, label=self._label, file=sys.stderr, item_show_func=str, color=False
+            length=total,
+            label=self._label,
+            file=sys.stderr,
+            item_show_func=str,
+            color=False,
+            show_eta=False,
         ) as bar:
             self._bar = bar
             try:
