@@ -146,12 +146,12 @@ def test_deleting_a_directory_removes_the_links_in_it_alone(
     assert not (root / "d").exists()
 
 
-def test_listdir_names_the_links_that_lead_out_as_files(driver: StorageDriver) -> None:
+def test_listdir_lists_a_link_as_a_directory(driver: StorageDriver) -> None:
     links = {"absolute", "relative", "dangling", "chained", "directory", "absolute-directory"}
     assert set(driver.listdir("/")) == {
         DirEntry("d", True),
         DirEntry("file", False),
-        *(DirEntry(link, False) for link in links),
+        *(DirEntry(link, True) for link in links),
     }
 
 
