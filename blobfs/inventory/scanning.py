@@ -275,4 +275,5 @@ def _platforms(children: Sequence[object]) -> Iterator[tuple[str, str]]:
 
 def _platform(platform: Mapping[object, object]) -> str:
     parts = (platform.get(key) for key in ("os", "architecture", "variant"))
-    return "/".join(part for part in parts if isinstance(part, str) and part)
+    joined = "/".join(part for part in parts if isinstance(part, str) and part)
+    return joined.encode(errors="replace").decode()  # JSON may have half a surrogate pair

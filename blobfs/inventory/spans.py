@@ -17,6 +17,9 @@ from blobfs.errors import AccessDenied, NotADirectory, NotAFile, PathInvalid, Pa
 _SPANS: Final = 32
 """Spans of one directory at most."""
 
+_ESCAPE: Final = "\\udc"
+"""The begin of an escaped byte of a name that is no UTF-8."""
+
 
 class EntryKind(IntEnum):
     """The kind of an entry in a span."""
@@ -149,10 +152,18 @@ def _names(driver: StorageDriver, directory: str) -> list[str]:
 
 
 def _sorted(driver: StorageDriver, directory: str) -> list[str]:
-    """Return the names of the children, those of directories with a slash."""
+    """Return the names of the children, those of directories with a slash.
+
+    Bytes that are no UTF-8 are escaped, so that no driver finds such a path.
+    """
     return sorted(
-        f"{entry.name}/" if entry.is_dir else entry.name for entry in driver.listdir(directory)
+        _text(f"{entry.name}/" if entry.is_dir else entry.name)
+        for entry in driver.listdir(directory)
     )
+
+
+def _text(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _below(driver: StorageDriver, path: str, after: str) -> Iterator[Entry]:
@@ -164,7 +175,9 @@ def _below(driver: StorageDriver, path: str, after: str) -> Iterator[Entry]:
         if not children and path > after:
             yield _entry(driver, path)
     except (PathNotFound, NotADirectory, NotAFile):
-        return  # changed meanwhile
+        if _ESCAPE in path:
+            yield Entry(path.rstrip("/"), EntryKind.INVALID_NAME)
+        return  # or changed meanwhile
     except AccessDenied:
         yield Entry(path.rstrip("/"), EntryKind.UNREADABLE)
         return

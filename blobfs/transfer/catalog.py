@@ -94,9 +94,13 @@ CREATE VIEW named_tag AS
 CREATE INDEX link_by_blob ON link (blob, state);
 CREATE INDEX needs_by_blob ON needs_blob (blob);
 CREATE INDEX follows_by_earlier ON follows (earlier);
+CREATE INDEX manifest_by_level ON manifest (level) WHERE level > 0;
 CREATE INDEX manifest_by_state ON manifest (state, repository);
 CREATE INDEX repository_by_part ON repository (part);
 """
+
+LEVELS: Final = 1000
+"""Levels of manifests at the most. A link that lies about its digest can make a circle of them."""
 
 _ALL: Final = (
     "copy", "repository", "blob", "link", "manifest", "needs_blob", "follows", "tag"
@@ -274,8 +278,10 @@ class Catalog(Closing):
         self._has_ended = True
 
     def set_levels(self) -> None:
-        """Give each manifest a higher level than those that must be stored before it."""
-        level = 0
+        """Give each manifest a higher level than those that must be stored before it.
+
+        Those that are nested too deeply fail.
+        """
         with self.transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO follows SELECT manifest.id, earlier.id, 0 FROM manifest"
@@ -283,14 +289,24 @@ class Catalog(Closing):
                 " AND earlier.digest = manifest.subject"
             )
             db.execute("UPDATE manifest SET level = 0 WHERE level > 0")
-            while db.execute(
-                "UPDATE manifest SET level = :next WHERE id IN"
-                " (SELECT follows.manifest FROM follows"
-                " JOIN manifest AS earlier ON earlier.id = follows.earlier"
-                " WHERE earlier.level = :level)",
-                {"level": level, "next": level + 1},
-            ).rowcount:
-                level += 1
+            found = db.execute("UPDATE manifest SET level = 1 WHERE id IN"
+                               " (SELECT manifest FROM follows)")  # fmt: skip
+            for level in range(1, LEVELS):
+                if not found.rowcount:
+                    break
+                found = db.execute(
+                    "UPDATE manifest SET level = :next WHERE id IN"
+                    " (SELECT follows.manifest FROM manifest AS earlier"
+                    " JOIN follows ON follows.earlier = earlier.id"
+                    " WHERE earlier.level = :level AND earlier.level > 0)",
+                    {"level": level, "next": level + 1},
+                )
+            db.execute(
+                "UPDATE manifest SET state = 'failed', fault = ? WHERE level = ? AND level > 0"
+                " AND state <> 'there'",
+                (f"it refers to itself, or is one of more than {LEVELS} that refer to each other",
+                 LEVELS),
+            )  # fmt: skip
 
     def levels(self, part: int) -> int:
         """The highest level of a manifest of *part*."""

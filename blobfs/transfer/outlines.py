@@ -37,7 +37,7 @@ def outline(
 ) -> Outline:
     """Return the outline of *manifest*, which has *references*; each digest is in it once.
 
-    Those in *layers* are no manifests.
+    Those in *layers* are no manifests. A negative size is none, as that of schema 1.
     """
     found: dict[int, dict[Digest, Descriptor]] = {int(kind): {} for kind in ReferenceKind}
     for row in references:
@@ -46,7 +46,7 @@ def outline(
         if kind == ReferenceKind.CHILD:
             media_type = OCTET_STREAM
             kind = int(ReferenceKind.LAYER) if digest in layers else kind
-        found[kind].setdefault(digest, Descriptor(digest, row.size, media_type))
+        found[kind].setdefault(digest, Descriptor(digest, max(0, row.size), media_type))
     return Outline(
         manifest,
         children=tuple(found[ReferenceKind.CHILD]),

@@ -160,21 +160,24 @@ class StorageTarget(Target):
         if not isinstance(source, StorageSource):
             return False
         stored = source.stored(origin, blob.digest)
-        is_alias = stored != blob.digest
-        if not (is_alias and self._has_as(stored, blob)) and not self._copied(source, stored, blob):
+        if stored == blob.digest:
+            is_there = self._copied(source, blob)
+        else:  # only the bytes show that it is another digest of the blob
+            is_there = self._has_as(stored, blob)
+        if not is_there:
             return False
         self._changed(repository)
         self._view.note_blob(stored, blob.size)
         self._link(repository, LinkKind.LAYER, blob.digest, stored)
         return True
 
-    def _copied(self, source: StorageSource, stored: Digest, blob: Descriptor) -> bool:
+    def _copied(self, source: StorageSource, blob: Descriptor) -> bool:
         """Have the server or the file system copy a blob; False if neither can."""
         if not self._copies:
             return False
         self._begin()
         concrete = self._concrete
-        path = paths.blob_data(stored)
+        path = paths.blob_data(blob.digest)
         try:
             return isinstance(concrete, Copying) and concrete.copy_from(
                 source.concrete, path, path, blob.size

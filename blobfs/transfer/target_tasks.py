@@ -14,7 +14,15 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from blobfs.digest import Descriptor, Digest
-from blobfs.errors import BlobfsError, Corrupt, LinkInvalid, NotFound, TagUnknown, Unsupported
+from blobfs.errors import (
+    BlobfsError,
+    Corrupt,
+    DigestMismatch,
+    LinkInvalid,
+    NotFound,
+    TagUnknown,
+    Unsupported,
+)
 from blobfs.reference import Tag
 from blobfs.transfer.places import Kind
 from blobfs.transfer.route import (
@@ -145,6 +153,8 @@ def _store(route: Route, ends: Ends, item: BlobItem) -> Done:
     with of_source():
         reader = ends.source.open(item.origin, blob)
     with reader, ends.counted(reader.chunks()) as chunks:
+        if reader.size != blob.size:
+            raise DigestMismatch(f"blob {blob.digest} has {reader.size} bytes, not {blob.size}")
         target.put_blob(item.target, blob, chunks)
     if is_wrong and route.target.kind is Kind.REGISTRY and not _is_right(route, item):
         raise Unsupported(

@@ -1,6 +1,7 @@
 """What an inventory finds in a storage, how it goes on after a stop, and what it asks."""
 
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -131,6 +132,18 @@ def test_references_of_an_index_have_platforms_and_the_subject(storage: Storage)
     }
 
 
+@pytest.mark.parametrize("field", ["platform", "mediaType"])
+def test_half_a_surrogate_pair_in_json_is_no_failure(directory: Storage, field: str) -> None:
+    child = directory.layout.revision(image(directory.layout.layer(b"config")))
+    document = json.loads(index(child))
+    if field == "platform":
+        document["manifests"][0]["platform"] = {"os": "\ud800"}
+    else:
+        document[field] = "\ud800"
+    directory.layout.revision(as_bytes(document))
+    assert pack(child) in {row[3] for row in taken(directory)["reference"]}
+
+
 def test_unknown_document_refers_to_every_digest_in_it(storage: Storage) -> None:
     named = Digest.of(b"named", "sha512")
     payload = as_bytes({"schemaVersion": 2, "mediaType": "x/y", "odd": {"list": [str(named)]}})
@@ -164,6 +177,20 @@ def test_path_outside_of_the_layout_is_found(storage: Storage) -> None:
     for path in strays:
         storage.layout.put(path, b"x")
     assert {row[0] for row in taken(storage)["other"]} == set(strays)
+
+
+def test_names_that_are_no_text_are_found_and_hide_nothing(directory: Storage) -> None:
+    lay_out_images(directory.layout)
+    expected = taken(directory)
+    team = Path(directory.url) / paths.REPOSITORIES[1:] / "team0"
+    for name in (b"\xfe", b"app-0/_layers/\xff"):
+        Path(os.fsdecode(os.fsencode(team) + b"/" + name)).mkdir()
+    Path(os.fsdecode(os.fsencode(team.parent) + b"/\xfd")).write_text("x")
+    found = taken(directory)
+    names = {f"{paths.REPOSITORIES}/{name}"
+             for name in (r"team0/\udcfe", r"team0/app-0/_layers/\udcff", r"\udcfd")}  # fmt: skip
+    assert {row[:2] for row in found["other"]} == {(name, EntryKind.INVALID_NAME) for name in names}
+    assert {**found, "other": set()} == expected
 
 
 def test_empty_and_unreadable_directories_are_found(directory: Storage) -> None:
