@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
@@ -234,7 +235,8 @@ class ThreadPool:
         self._changed = threading.Condition(guard())
         self._urgent: deque[_Queued] = deque()
         self._others: deque[_Queued] = deque()
-        self._threads = self._idle = self._others_running = 0
+        self._threads: list[threading.Thread] = []
+        self._idle = self._others_running = 0
         self._is_closed = False
 
     def submit(self, call: Callable[[], T], *, urgent: bool = False) -> Future[T]:
@@ -249,15 +251,14 @@ class ThreadPool:
                 return future
             queue = self._urgent if urgent else self._others
             queue.append((future, call))
-            if self._idle < self._ready() and self._threads < self._limit:
+            if self._idle < self._ready() and len(self._threads) < self._limit:
                 self._start(queue)
             self._changed.notify()
         return future
 
     def _start(self, queue: deque[_Queued]) -> None:
         try:
-            start_thread(f"{self._name}_{self._threads}", self._work)
-            self._threads += 1
+            self._threads.append(start_thread(f"{self._name}_{len(self._threads)}", self._work))
         except StorageUnavailable:
             if not self._threads:
                 queue.pop()
@@ -308,6 +309,13 @@ class ThreadPool:
             self._changed.notify_all()
         for future, _ in queued:
             complete(future, _refuse)
+
+    def has_ended(self, within_s: float) -> bool:
+        """Wait up to *within_s* after ``close``; True if all threads have ended."""
+        end_s = time.monotonic() + within_s
+        for thread in self._threads:
+            thread.join(max(0.0, end_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
         while self._run_next():

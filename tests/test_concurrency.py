@@ -203,8 +203,10 @@ def test_closed_pool_fails_what_is_queued_and_what_comes_later(hanging: threadin
     for call in (queued, pool.submit(lambda: 17)):
         with pytest.raises(StorageUnavailable, match="closed"):
             call.result(10)
+    assert not pool.has_ended(0.0)
     hanging.set()
     running.result(10)
+    assert pool.has_ended(10)
 
 
 def test_map_keeps_the_order_and_raises_the_first_error(pool: ThreadPool) -> None:

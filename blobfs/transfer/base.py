@@ -7,16 +7,14 @@ repositories. Digests are those of the names, which may be aliases of what is st
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import Closing, FileReader
 from blobfs.errors import Unsupported
+from blobfs.inventory.inventory import Progress
 from blobfs.reference import Tag
-
-Progress = Callable[[str, int], None]
-"""Receives the name of a kind of items, and how many more of them were read."""
 
 
 @dataclass(frozen=True, slots=True)

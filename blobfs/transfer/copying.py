@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self
 
 from blobfs.concurrency import ThreadPool
 from blobfs.digest import Digest
 from blobfs.drivers.base import Closing
 from blobfs.errors import AccessDenied, MountRefused, Unsupported
 from blobfs.inventory.cluster import cluster_workers
-from blobfs.inventory.inventory import Workers
+from blobfs.inventory.inventory import Progress, Workers
 from blobfs.inventory.rows import unpack
-from blobfs.transfer.base import Progress
 from blobfs.transfer.catalog import Catalog
 from blobfs.transfer.copier import Copier, Crew, Feedback
 from blobfs.transfer.mirroring import Surplus, delete, surplus
@@ -26,8 +24,6 @@ from blobfs.transfer.places import Kind, Place, check_pair
 from blobfs.transfer.planner import Planner
 from blobfs.transfer.route import Route, close_all, ends_of, stop_all
 from blobfs.transfer.selection import Selection
-
-T = TypeVar("T")
 
 LOCAL_JOBS: Final = 4
 REMOTE_JOBS: Final = 16
@@ -233,24 +229,6 @@ class OpenCopy(Closing):
         return wanted
 
 
-class _Tracked:
-    """Executor that knows which calls have not ended."""
-
-    def __init__(self, pool: ThreadPool) -> None:
-        self._pool = pool
-        self._running: set[Future[Any]] = set()
-
-    def submit(self, call: Callable[[], T], /) -> Future[T]:
-        future = self._pool.submit(call)
-        self._running.add(future)
-        future.add_done_callback(self._running.discard)
-        return future
-
-    def have_ended(self, within_s: float) -> bool:
-        """Wait up to *within_s*; True if all calls have ended."""
-        return not wait(list(self._running), within_s).not_done
-
-
 @contextmanager
 def workers_for(
     route: Route, jobs: int | None = None, cluster: str | None = None
@@ -263,15 +241,16 @@ def workers_for(
     places = (route.source, route.target)
     is_local = all(place.root is not None or place.is_stream for place in places)
     count = jobs or (LOCAL_JOBS if is_local else REMOTE_JOBS)
-    with closing(ThreadPool("copy", count)) as pool, _cluster(places, cluster) as remote:
-        tracked = _Tracked(pool)
+    pool = ThreadPool("copy", count)
+    with _cluster(places, cluster) as remote:
         try:
-            yield Crew(Workers(tracked, count), remote)
+            yield Crew(Workers(pool, count), remote)
         except BaseException:
             stop_all()
             raise
         finally:
-            if tracked.have_ended(_END_S):
+            pool.close()
+            if pool.has_ended(_END_S):
                 close_all()
 
 

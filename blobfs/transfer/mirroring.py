@@ -74,10 +74,7 @@ def _is_lost(catalog: Catalog, selection: Selection, source: str) -> bool:
 def _has_tag(catalog: Catalog, source: str, tag: Tag) -> bool:
     return bool(
         catalog.one(
-            "SELECT 1 FROM tag JOIN repository ON repository.id = repository"
-            " WHERE repository.name = :name AND tag.name = :tag",
-            name=source,
-            tag=tag,
+            "SELECT 1 FROM named_tag WHERE origin = :name AND name = :tag", name=source, tag=tag
         )
     )
 
@@ -85,8 +82,7 @@ def _has_tag(catalog: Catalog, source: str, tag: Tag) -> bool:
 def _tags_of_referrers(catalog: Catalog, source: str) -> set[Tag]:
     """The tags by which a registry without the API for referrers finds those that were copied."""
     subjects = catalog.rows(
-        "SELECT DISTINCT subject FROM manifest JOIN repository ON repository.id = repository"
-        " WHERE repository.name = :name AND subject IS NOT NULL",
+        "SELECT DISTINCT subject FROM named_manifest WHERE origin = :name AND subject IS NOT NULL",
         name=source,
     )
     return {referrers_tag(unpack(subject)) for (subject,) in subjects}

@@ -9,9 +9,8 @@ from functools import partial
 from typing import Final
 
 from blobfs.errors import MountRefused
-from blobfs.inventory.inventory import Workers
+from blobfs.inventory.inventory import Progress, Workers
 from blobfs.inventory.rows import pack, unpack
-from blobfs.transfer.base import Progress
 from blobfs.transfer.catalog import Catalog, State
 from blobfs.transfer.places import Kind
 from blobfs.transfer.route import Cause, Fault, Route, ends_of
@@ -118,7 +117,7 @@ class Planner:
     def _list_repositories(self) -> None:
         call = partial(_list, self.route, self.selection)
         waiting = self.catalog.queue("SELECT id, name FROM repository WHERE state = 'unread'", 1)
-        for [(number, _)], found in self.workers.run(call, lambda: next(waiting, None)):
+        for [(number, _)], found in self.workers.map(call, waiting):
             with self.catalog.transaction() as db:
                 if isinstance(found, Fault):
                     state, fault = State.FAILED, found.text
@@ -132,11 +131,9 @@ class Planner:
     def _read_tags(self) -> None:
         call = partial(read_tags, self.route, self.selection, self.catalog.began)
         waiting = self.catalog.queue(
-            "SELECT tag.id, repository.name, tag.name FROM tag"
-            " JOIN repository ON repository.id = repository WHERE tag.state = 'unread'",
-            _BATCH,
+            "SELECT id, origin, name FROM named_tag WHERE state = 'unread'", _BATCH
         )
-        for batch, results in self.workers.run(call, lambda: next(waiting, None)):
+        for batch, results in self.workers.map(call, waiting):
             with self.catalog.transaction() as db:
                 for (number, _, _), found in zip(batch, results, strict=True):
                     _set_tag(db, number, found)
@@ -146,12 +143,11 @@ class Planner:
         """Read the manifests that were not read; False if there was none."""
         call = partial(_read, self.route)
         waiting = self.catalog.queue(
-            "SELECT manifest.id, repository, name, digest FROM manifest"
-            " JOIN repository ON repository.id = repository WHERE manifest.state = 'unread'",
+            "SELECT id, repository, origin, digest FROM named_manifest WHERE state = 'unread'",
             _BATCH,
         )
         count = 0
-        for batch, results in self.workers.run(call, lambda: next(waiting, None)):
+        for batch, results in self.workers.map(call, waiting):
             with self.catalog.transaction() as db:
                 for (number, repository, *_), found in zip(batch, results, strict=True):
                     _set_manifest(db, number, repository, found)

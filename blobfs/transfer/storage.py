@@ -23,12 +23,13 @@ from blobfs.errors import (
     PathNotFound,
 )
 from blobfs.host.preflight import check_registry, check_storage
+from blobfs.inventory.inventory import Progress
 from blobfs.inventory.rows import LinkKind
 from blobfs.reference import Tag
 from blobfs.storage.blobstore import MAX_CONTENT
 from blobfs.storage.listing.presence import with_presence
 from blobfs.storage.registry import Registry, RemoteOptions, with_caching
-from blobfs.transfer.base import Outline, Progress, Source
+from blobfs.transfer.base import Outline, Source
 from blobfs.transfer.survey import SurveyedView, survey_source
 from blobfs.transfer.views import StorageView
 

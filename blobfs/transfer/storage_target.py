@@ -32,7 +32,7 @@ from blobfs.errors import (
     TagUnknown,
 )
 from blobfs.host.preflight import create_storage
-from blobfs.inventory.inventory import Depth, Inventory
+from blobfs.inventory.inventory import Depth, Inventory, Progress
 from blobfs.inventory.rows import LinkKind
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.blobstore import BlobStore
@@ -41,7 +41,7 @@ from blobfs.storage.listing.presence import with_presence
 from blobfs.storage.manifest import Manifest
 from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
-from blobfs.transfer.base import Progress, Source, Target
+from blobfs.transfer.base import Source, Target
 from blobfs.transfer.storage import StorageSource
 from blobfs.transfer.survey import SurveyedView, empty_inventory
 from blobfs.transfer.views import StorageView
