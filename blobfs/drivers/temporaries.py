@@ -84,6 +84,15 @@ def write_all(fd: int, content: bytes) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
+def write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all of *data* at *offset*."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view = view[written:]
+        offset += written
+
+
 def unlink_if_there(name: str, directory: int) -> None:
     """Remove the file *name* from *directory*; a missing one is no error."""
     try:

@@ -17,13 +17,13 @@ from typing import Final, NamedTuple
 
 from blobfs.concurrency import CallLock, guard, start_thread
 from blobfs.digest import Descriptor
+from blobfs.drivers.temporaries import write_at
 from blobfs.logs import about
 from blobfs.storage.diskcache.entries import (
     Entries,
     Ranges,
     allocated_size,
     on_disk,
-    write_at,
     write_checksums,
 )
 from blobfs.storage.diskcache.health import Health

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from blobfs.digest import ALGORITHMS, Descriptor, Digest
-from blobfs.drivers.temporaries import owned_fd
+from blobfs.drivers.temporaries import owned_fd, write_at
 from blobfs.errors import DigestMismatch
 from blobfs.logs import about
 
@@ -64,15 +64,6 @@ def allocated_size(size: int) -> int:
 def is_private(info: os.stat_result) -> bool:
     """True if only this user and root can have written the file of *info*."""
     return info.st_uid == os.geteuid() and not info.st_mode & _OTHERS_WRITE
-
-
-def write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """Write all of *data* at *offset*."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view = view[written:]
-        offset += written
 
 
 def write_checksums(fd: int, blob: Descriptor, may_continue: Callable[[], bool]) -> bool:

@@ -28,8 +28,8 @@ from typing import Final
 
 from blobfs.concurrency import CallLock
 from blobfs.digest import Digest
-from blobfs.drivers.temporaries import owned_fd
-from blobfs.storage.diskcache.entries import Entries, allocated_size, is_private, write_at
+from blobfs.drivers.temporaries import owned_fd, write_at
+from blobfs.storage.diskcache.entries import Entries, allocated_size, is_private
 
 _PATIENCE_S: Final = 20.0
 """The longest wait for another process's lock at the start."""
