@@ -10,10 +10,10 @@ from blobfs.concurrency import CallLock
 from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.oserrors import os_errors
-from blobfs.errors import BlobfsError, BlobUnknown, DigestMismatch, Interrupted, StorageUnavailable
+from blobfs.errors import BlobfsError, BlobUnknown, Interrupted, StorageUnavailable
 from blobfs.transfer.layout import entries
 from blobfs.transfer.layout.archive import INDEX, LAYOUT
-from blobfs.transfer.layout.headers import BLOBS, END, header_of, link_to, name_of, padding
+from blobfs.transfer.layout.headers import BLOBS, END, header_of, link_to, name_of, of_size, padding
 from blobfs.transfer.layout.store import LayoutWriter
 from blobfs.transfer.layout.target import IndexedTarget
 from blobfs.transfer.streams import STDOUT, write_to
@@ -34,8 +34,6 @@ class ArchiveStream(LayoutWriter):
 
     The lock is held while a member is written, with the I/O of its source.
     """
-
-    has_live_index = False
 
     def __init__(self, output: BinaryIO) -> None:
         self.place = STDOUT
@@ -75,21 +73,16 @@ class ArchiveStream(LayoutWriter):
         self._write(header_of(name_of(BLOBS, blob), size))
         rest = size
         try:
-            for chunk in blob.verified(chunks):
-                if len(chunk) > rest:
-                    break
+            for chunk in of_size(size, blob, chunks):
                 self._write(chunk)
                 rest -= len(chunk)
-            else:
-                if not rest:
-                    self._write(padding(size))
-                    return None
-            raise DigestMismatch(f"the content of blob {blob} has not {size} bytes")
         except BlobfsError as exc:
             for start in range(0, rest, _STEP):
                 self._write(bytes(min(_STEP, rest - start)))
             self._write(padding(size) + header_of(name_of(BLOBS, blob), 0))
             return exc
+        self._write(padding(size))
+        return None
 
     def alias(self, blob: Digest, canonical: Digest) -> None:
         if canonical not in self._sizes:
@@ -99,9 +92,6 @@ class ArchiveStream(LayoutWriter):
 
     def add_notes(self, lines: bytes) -> None:
         """Do nothing: a copy that was killed cannot go on."""
-
-    def write_index(self, payload: bytes) -> None:
-        """Do nothing: the index is the last but one member."""
 
     def finish(self, index: bytes) -> None:
         self._write_file(INDEX, index)

@@ -14,11 +14,11 @@ from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.filelock import EXCLUSIVE, lock
 from blobfs.drivers.oserrors import os_errors
+from blobfs.drivers.temporaries import write_at
 from blobfs.errors import (
     BlobUnknown,
     Busy,
     Corrupt,
-    DigestMismatch,
     MountRefused,
     StorageUnavailable,
 )
@@ -38,6 +38,7 @@ from blobfs.transfer.layout.headers import (
     header_of,
     link_to,
     name_of,
+    of_size,
     padding,
 )
 from blobfs.transfer.layout.notes import parse_notes
@@ -63,8 +64,6 @@ class ArchiveWriter(LayoutWriter):
     The lock is held while a member is appended. From ``begin`` to ``close`` the partial file has a
     lock of the kernel.
     """
-
-    has_live_index = False
 
     def __init__(self, file: Path, *, replace: bool) -> None:
         self.place = str(file)
@@ -169,7 +168,7 @@ class ArchiveWriter(LayoutWriter):
                     header = _header(BLOBS, digest, extent.size)
                     start = extent.offset - len(header)
                     if os.pread(new.fd, len(header), start) == header:  # not of another program
-                        _write(new.fd, _header(HOLES, digest, extent.size), start)
+                        write_at(new.fd, _header(HOLES, digest, extent.size), start)
                         new.archive.holes[digest] = extent
 
     def put(self, blob: Digest, chunks: Iterable[bytes], size: int) -> None:
@@ -182,16 +181,12 @@ class ArchiveWriter(LayoutWriter):
             return
         extent = self._hole(blob, size)
         with os_errors(self.place):
-            position, end = extent.offset, extent.offset + size
-            for chunk in blob.verified(chunks):
-                if position + len(chunk) > end:
-                    break
-                _write(self._fd, chunk, position)
+            position = extent.offset
+            for chunk in of_size(size, blob, chunks):
+                write_at(self._fd, chunk, position)
                 position += len(chunk)
-            if position != end:
-                raise DigestMismatch(f"the content of blob {blob} has not {size} bytes")
             header = _header(BLOBS, blob, size)
-            _write(self._fd, header, extent.offset - len(header))
+            write_at(self._fd, header, extent.offset - len(header))
         with self._lock:
             self._opened.archive.blobs[blob] = extent
             del self._opened.archive.holes[blob]
@@ -215,7 +210,7 @@ class ArchiveWriter(LayoutWriter):
         data = header + content + padding(len(content))
         with os_errors(self.place):
             try:
-                _write(self._fd, data, start)
+                write_at(self._fd, data, start)
             except BaseException:
                 os.ftruncate(self._fd, start)
                 raise
@@ -241,16 +236,13 @@ class ArchiveWriter(LayoutWriter):
         with os_errors(str(self._notes)):
             append_durably(self._notes, lines)
 
-    def write_index(self, payload: bytes) -> None:
-        """Do nothing: the index is the last but one member."""
-
     def finish(self, index: bytes) -> None:
         with self._lock, os_errors(self.place):
             self._clear_holes()
             end = self._end
             for name, content in ((INDEX, index), (LAYOUT, entries.LAYOUT)):
                 self._append(header_of(name, len(content)), content)
-            _write(self._fd, END, self._end)
+            write_at(self._fd, END, self._end)
             self._end = end
             os.fsync(self._fd)
             if self._old is None and self._file.exists():
@@ -300,15 +292,7 @@ def _header(directory: str, digest: Digest, size: int) -> bytes:
 def _clear(fd: int, hole: Extent) -> None:
     """Replace the bytes of a hole by zeros."""
     for offset in range(hole.offset, hole.end, _STEP):
-        _write(fd, bytes(min(_STEP, hole.end - offset)), offset)
-
-
-def _write(fd: int, content: bytes, offset: int) -> None:
-    rest = memoryview(content)
-    while rest:
-        written = os.pwrite(fd, rest, offset)
-        offset += written
-        rest = rest[written:]
+        write_at(fd, bytes(min(_STEP, hole.end - offset)), offset)
 
 
 class ArchiveTarget(IndexedTarget):

@@ -1,11 +1,13 @@
-"""Headers of the members of an archive that is written."""
+"""The members of an archive that is written: their headers, and the bytes of large blobs."""
 
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from blobfs.digest import Digest
+from blobfs.errors import DigestMismatch
 from blobfs.images.sparse import BLOCK
 
 BLOBS: Final = "blobs"
@@ -37,6 +39,21 @@ def link_to(blob: Digest, canonical: Digest) -> bytes:
 def padding(size: int) -> bytes:
     """Return the zeros after a content of *size* bytes."""
     return bytes(-size % BLOCK)
+
+
+def of_size(size: int, blob: Digest, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield *chunks*, which are never more than *size* bytes.
+
+    Raises DigestMismatch if they have another size or another digest than *blob*.
+    """
+    rest = size
+    for chunk in blob.verified(chunks):
+        rest -= len(chunk)
+        if rest < 0:
+            break
+        yield chunk
+    if rest:
+        raise DigestMismatch(f"the content of blob {blob} has not {size} bytes")
 
 
 def _block(info: tarfile.TarInfo) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from blobfs.digest import Digest
 from blobfs.drivers.base import Closing, FileReader
+from blobfs.errors import Unsupported
 
 
 class LayoutReader(Closing):
@@ -31,8 +32,8 @@ class LayoutReader(Closing):
 class LayoutWriter(LayoutReader):
     """Writes the files of a layout. Blobs are written by several threads, all else by one."""
 
-    has_live_index: bool
-    """True if the index can be replaced while the layout is written."""
+    has_live_index = False
+    """True if ``write_index`` replaces the index while the layout is written."""
 
     def notes(self) -> bytes:
         """Return what ``add_notes`` has written."""
@@ -57,9 +58,9 @@ class LayoutWriter(LayoutReader):
     def add_notes(self, lines: bytes) -> None:
         """Append *lines* to the notes; all blobs and they are durable then."""
 
-    @abstractmethod
     def write_index(self, payload: bytes) -> None:
         """Replace ``index.json``; raises Busy if another program has changed it."""
+        raise Unsupported(f"{self.place} has its index at the end")
 
     @abstractmethod
     def finish(self, index: bytes) -> None:
