@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import quote
 
+from blobfs.concurrency import guard
 from blobfs.digest import Descriptor, Digest
 from blobfs.drivers.base import Closing
 from blobfs.errors import (
@@ -31,7 +32,6 @@ from blobfs.storage.manifest import MEDIA_TYPES, SCHEMA_1, SIGNED_SCHEMA_1
 from blobfs.transfer.registry.authorization import Scope
 from blobfs.transfer.registry.client import Call, RegistryClient
 from blobfs.transfer.registry.options import RegistryOptions
-from blobfs.transfer.registry.payloads import Payloads
 from blobfs.transfer.registry.referrers import referrers_in
 from blobfs.transfer.registry.responses import Answer, number_in
 
@@ -42,6 +42,9 @@ _PAGE: Final = 1000
 _PAGES: Final = 20_000
 _LIST_SIZE: Final = 64 * 2**20
 """Bytes of a page; distribution 2.8 lists all tags in one."""
+
+_KEPT: Final = 32 * 2**20
+"""Bytes of manifests that are kept; a manifest has some thousand."""
 
 _NEXT: Final = re.compile(r'<([^>]*)>\s*;(?:[^,]*;)?\s*rel\s*=\s*"?next"?', re.IGNORECASE)
 
@@ -54,7 +57,7 @@ class RegistryApi(Closing):
     ) -> None:
         self.client = RegistryClient(host, options)
         self.host = host
-        self.payloads = Payloads()
+        self.payloads = _Payloads()
         self.takes_chunks = True  # False once the registry has refused one
         self._repository = repository
         self._actions = actions
@@ -212,6 +215,32 @@ class RegistryApi(Closing):
         name = RepositoryName(repository)
         is_official = self.host == "docker.io" and "/" not in name
         return quote(f"library/{name}" if is_official else name)
+
+
+class _Payloads:
+    """The bytes of the manifests that were used last, as a copy needs each two or three times.
+
+    Thread-safe: ``_lock`` guards them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = guard()
+        self._kept: dict[tuple[str, Digest], bytes] = {}
+        self._size = 0
+
+    def get(self, repository: str, digest: Digest) -> bytes | None:
+        """Return the bytes of a manifest; None if they are not kept."""
+        with self._lock:
+            return self._kept.get((repository, digest))
+
+    def add(self, repository: str, digest: Digest, payload: bytes) -> None:
+        """Keep the bytes of a manifest, instead of the oldest ones."""
+        with self._lock:
+            if (repository, digest) not in self._kept:
+                self._kept[repository, digest] = payload
+                self._size += len(payload)
+            while self._size > _KEPT:
+                self._size -= len(self._kept.pop(next(iter(self._kept))))
 
 
 def _document(payload: bytes, host: str) -> dict[str, Any]:
