@@ -191,21 +191,23 @@ def place_of(kind: str, tmp_path: Path, ceph: S3Server) -> Iterator[Place]:
         yield place
 
 
-def stopped(source: Path, place: Place, event: str, after_s: float) -> Stamps:
-    """Begin a copy, and stop it, or take its target away for a while; return what had arrived."""
-    command = [sys.executable, "-m", "blobfs", "sync", *_OPTIONS, str(source), place.name]
+def stopped(
+    source: str, place: Place, away: AbstractContextManager[object] | None, after_s: float
+) -> Stamps:
+    """Begin a copy, and kill it, or take one of its places *away*; return what had arrived."""
+    command = [sys.executable, "-m", "blobfs", "sync", *_OPTIONS, source, place.name]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as copy:
         with suppress(subprocess.TimeoutExpired):
             copy.wait(after_s)
-        if event == "client":
+        if away is None:
             copy.kill()
             copy.wait()
-        with place.away(event):
+        with away or nullcontext():
             before = place.arrived()
             place.verify()
         _, printed = copy.communicate(timeout=120)
-        # A target that is not reached at the beginning may have a wrong name.
-        assert event == "client" or not before or copy.returncode == 0, printed.decode()
+        # A place that is not reached at the beginning may have a wrong name.
+        assert away is None or not before or copy.returncode == 0, printed.decode()
     expect_still(before, place)
     return place.arrived()
 
@@ -256,13 +258,43 @@ def test_a_copy_goes_on_after_it_was_stopped(
         here = tmp_path / str(point)
         here.mkdir()
         with place_of(stop.kind, here, keys) as place:
-            before = stopped(source, place, stop.event, random.uniform(0.3, _LONGEST_S))
-            copied("sync", source, place.name)
-            expect_still(before, place)
-            end = here / "end"
-            copied("cp", place.name, end)
-            assert _tags(end) == _tags(source)
-            _verified(end)
+            away = None if stop.event == "client" else place.away(stop.event)
+            before = stopped(str(source), place, away, random.uniform(0.3, _LONGEST_S))
+            expect_to_go_on(before, source, str(source), place, here)
+
+
+def expect_to_go_on(
+    before: Stamps, source: Path, origin: str, place: Place, directory: Path
+) -> None:
+    """Expect that a copy of *origin* goes on, which has what *source* has."""
+    copied("sync", origin, place.name)
+    expect_still(before, place)
+    end = directory / "end"
+    copied("cp", place.name, end)
+    assert _tags(end) == _tags(source)
+    _verified(end)
+
+
+@pytest.mark.long
+def test_a_copy_between_any_places_goes_on(source: Path, tmp_path: Path, keys: S3Server) -> None:
+    """At 40 random points, and each for a random pair, one of the three ends is away."""
+    random = Random("pairs")
+    with ExitStack() as stack:
+        origins = {}
+        for kind in KINDS:
+            (tmp_path / kind).mkdir()
+            origins[kind] = stack.enter_context(place_of(kind, tmp_path / kind, keys))
+            copied("sync", source, origins[kind].name)
+        for point in range(40):
+            here = tmp_path / str(point)
+            here.mkdir()
+            origin = random.choice(list(origins.values()))
+            with place_of(random.choice(KINDS), here, keys) as place:
+                reached = [end for end in (origin, place) if end.away is not nullcontext]
+                stops = [None, *(end.away(event) for end in reached for event in OUTAGES)]
+                after_s = random.uniform(0.3, _LONGEST_S)
+                before = stopped(origin.name, place, random.choice(stops), after_s)
+                expect_to_go_on(before, source, origin.name, place, here)
 
 
 def _tags(root: Path) -> object:
