@@ -23,6 +23,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from blobfs.drivers.base import StorageDriver
 from blobfs.drivers.factory import driver_for
 from blobfs.drivers.objectstore import ObjectStore
 from tests.support.command import invoke
@@ -36,14 +37,18 @@ pytestmark = [pytest.mark.registry, pytest.mark.s3]
 Stamps = Mapping[str, object]
 
 _OPTIONS = ("--bwlimit", "1500K", "--jobs", "2")
-"""A copy of a small registry takes two or three seconds then, so that there is time to kill it."""
+"""A copy of a small registry takes two seconds then, so that there is time to stop it."""
 
-_LONGEST_S = 3.0
+_ITEMS = 50
+"""The blobs and manifests of the registry are a few more."""
+
+_LONGEST_S = 0.2
+"""The time between the arrival of an item, and the moment at which a copy is stopped."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A target. *arrived* has a stamp of each complete blob, which changes if it is sent again.
+    """A target. *arrived* has a stamp of each complete item, which changes if it is sent again.
 
     *verify* expects that all that the place shows is whole. A copy does not reach it in *away*, by
     an event.
@@ -102,7 +107,7 @@ def registry(tmp_path: Path) -> Iterator[Place]:
     ):
         address = proxy.url.removeprefix("http://")
         printed = served.config.with_suffix(".log")
-        yield Place(f"docker://{address}", lambda: _completed_uploads(printed.read_text()),
+        yield Place(f"docker://{address}", lambda: _accepted(printed.read_text()),
                     lambda: _verified(served.root),
                     partial(away, proxy, served.killed))  # fmt: skip
 
@@ -110,10 +115,11 @@ def registry(tmp_path: Path) -> Iterator[Place]:
 @contextmanager
 def bucket(ceph: S3Server) -> Iterator[Place]:
     with ceph.bucket() as name, S3Proxy.before(ceph.endpoint) as proxy:
-        url = ceph.storage_url(name, "registry").replace(ceph.endpoint, proxy.url)
         direct = ceph.storage_url(name, "registry")
-        yield Place(url, lambda: _objects(direct), lambda: _verified(direct),
-                    partial(away, proxy, ceph.killed))  # fmt: skip
+        url = direct.replace(ceph.endpoint, proxy.url)
+        with closing(driver_for(direct)) as store:
+            yield Place(url, lambda: _objects(store), lambda: _verified(direct),
+                        partial(away, proxy, ceph.killed))  # fmt: skip
 
 
 @contextmanager
@@ -141,17 +147,17 @@ def _members(file: Path) -> Iterator[tuple[str, int]]:
                 yield member.name, member.offset_data
 
 
-def _completed_uploads(log: str) -> Stamps:
-    return Counter(
-        unquote(each) for each in re.findall(r'PUT /v2/\S*digest=(\S+?)[& ].*?" 201', log)
-    )
+def _accepted(log: str) -> Stamps:
+    """Count the uploads and manifests that a registry has accepted, by their digests."""
+    blobs = re.findall(r'PUT /v2/\S*digest=(\S+?)[& ].*?" 201', log)
+    manifests = re.findall(r'PUT (/v2/\S*/manifests/sha256:\S+) .*?" 201', log)
+    return Counter(map(unquote, blobs + manifests))
 
 
-def _objects(url: str) -> Stamps:
-    with closing(driver_for(url)) as store:
-        assert isinstance(store, ObjectStore)
-        pages = store.pages("/docker/registry/v2/blobs")
-        return {each.path: each.mtime_ns for page in pages for each in page.files}
+def _objects(store: StorageDriver) -> Stamps:
+    assert isinstance(store, ObjectStore)
+    pages = store.pages("/docker/registry/v2/blobs")
+    return {each.path: each.mtime_ns for page in pages for each in page.files}
 
 
 def _verified(storage: object) -> None:
@@ -192,11 +198,17 @@ def place_of(kind: str, tmp_path: Path, ceph: S3Server) -> Iterator[Place]:
 
 
 def stopped(
-    source: str, place: Place, away: AbstractContextManager[object] | None, after_s: float
+    source: str, place: Place, away: AbstractContextManager[object] | None, random: Random
 ) -> Stamps:
-    """Begin a copy, and kill it, or take one of its places *away*; return what had arrived."""
+    """Begin a copy, and kill it, or take one of its places *away*; return what had arrived.
+
+    That is after a random number of items, and a moment more.
+    """
+    count, after_s = random.randint(0, _ITEMS), random.uniform(0, _LONGEST_S)
     command = [sys.executable, "-m", "blobfs", "sync", *_OPTIONS, source, place.name]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as copy:
+        while copy.poll() is None and len(place.arrived()) < count:
+            pass
         with suppress(subprocess.TimeoutExpired):
             copy.wait(after_s)
         if away is None:
@@ -204,6 +216,7 @@ def stopped(
             copy.wait()
         with away or nullcontext():
             before = place.arrived()
+            assert len(before) >= count or copy.poll() == 0
             place.verify()
         _, printed = copy.communicate(timeout=120)
         # A place that is not reached at the beginning may have a wrong name.
@@ -259,7 +272,7 @@ def test_a_copy_goes_on_after_it_was_stopped(
         here.mkdir()
         with place_of(stop.kind, here, keys) as place:
             away = None if stop.event == "client" else place.away(stop.event)
-            before = stopped(str(source), place, away, random.uniform(0.3, _LONGEST_S))
+            before = stopped(str(source), place, away, random)
             expect_to_go_on(before, source, str(source), place, here)
 
 
@@ -292,8 +305,7 @@ def test_a_copy_between_any_places_goes_on(source: Path, tmp_path: Path, keys: S
             with place_of(random.choice(KINDS), here, keys) as place:
                 reached = [end for end in (origin, place) if end.away is not nullcontext]
                 stops = [None, *(end.away(event) for end in reached for event in OUTAGES)]
-                after_s = random.uniform(0.3, _LONGEST_S)
-                before = stopped(origin.name, place, random.choice(stops), after_s)
+                before = stopped(origin.name, place, random.choice(stops), random)
                 expect_to_go_on(before, source, origin.name, place, here)
 
 
