@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,11 +28,13 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 NEXT_IS_ALONE = pytest.StashKey[bool]()
 
 
+@cache
 def _lacking(*programs: str) -> str | None:
     absent = [program for program in programs if shutil.which(program) is None]
     return f"not installed: {', '.join(absent)}" if absent else None
 
 
+@cache
 def _fuse_missing() -> str | None:
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR))
@@ -58,6 +61,7 @@ def _ceph_missing() -> str | None:
     )
 
 
+@cache
 def _moto_missing() -> str | None:
     absent = [name for name in ("moto", "flask_cors") if importlib.util.find_spec(name) is None]
     return f"not installed: {', '.join(absent)}" if absent else None
@@ -71,10 +75,12 @@ def _redis_missing() -> str | None:
     return _lacking("redis-server", "openssl")
 
 
+@cache
 def _cluster_missing() -> str | None:
     return None if importlib.util.find_spec("distributed") else "not installed: distributed"
 
 
+@cache
 def _shells_missing() -> str | None:
     return _lacking("man", "bash", "zsh", "fish") or (
         None if importlib.util.find_spec("hatchling") else "not installed: hatchling"
