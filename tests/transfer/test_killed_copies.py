@@ -107,7 +107,7 @@ def registry(tmp_path: Path) -> Iterator[Place]:
     ):
         address = proxy.url.removeprefix("http://")
         printed = served.config.with_suffix(".log")
-        yield Place(f"docker://{address}", lambda: _accepted(printed.read_text()),
+        yield Place(f"docker://{address}", lambda: _uploads(printed.read_text()),
                     lambda: _verified(served.root),
                     partial(away, proxy, served.killed))  # fmt: skip
 
@@ -147,11 +147,10 @@ def _members(file: Path) -> Iterator[tuple[str, int]]:
                 yield member.name, member.offset_data
 
 
-def _accepted(log: str) -> Stamps:
-    """Count the uploads and manifests that a registry has accepted, by their digests."""
-    blobs = re.findall(r'PUT /v2/\S*digest=(\S+?)[& ].*?" 201', log)
-    manifests = re.findall(r'PUT (/v2/\S*/manifests/sha256:\S+) .*?" 201', log)
-    return Counter(map(unquote, blobs + manifests))
+def _uploads(log: str) -> Stamps:
+    """Count the uploads that a registry has accepted, by their digests."""
+    found = re.findall(r'PUT /v2/\S*digest=(\S+?)[& ].*?" 201', log)
+    return Counter(map(unquote, found))
 
 
 def _objects(store: StorageDriver) -> Stamps:
