@@ -205,9 +205,14 @@ class StorageTarget(Target):
         canonical = Digest.of(payload)
         if Digest.of(payload, digest.algorithm) != digest:
             raise DigestMismatch(f"the content of manifest {digest} does not match its digest")
-        self._blobs.copy(canonical, (payload,))
-        self._view.note_blob(canonical, len(payload))
+        if not self._has_stored(canonical, len(payload)):
+            self._blobs.copy(canonical, (payload,))
+            self._view.note_blob(canonical, len(payload))
         self._link(repository, LinkKind.REVISION, digest, canonical)
+
+    def _has_stored(self, digest: Digest, size: int) -> bool:
+        """True if a blob is stored, and no collection has deleted it since the survey."""
+        return self._view.stored_size(digest) == size == self._view.stored_size_now(digest)
 
     def _check(self, repository: str, payload: bytes) -> None:
         """Raise ManifestRejected unless the repository serves all that a manifest refers to."""
