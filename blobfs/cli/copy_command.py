@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import click
@@ -22,7 +23,7 @@ from blobfs.errors import Interrupted, MountRefused, StorageFull, StorageUnavail
 from blobfs.logs import printable
 from blobfs.maintenance.gc.mount_points import unmounted_of_fstab
 from blobfs.mountinfo import FSTAB
-from blobfs.transfer.copying import Copy, OpenCopy, workers_for
+from blobfs.transfer.copying import OpenCopy, workers_for
 from blobfs.transfer.mirroring import check_mirror
 from blobfs.transfer.outcome import Failure, failures
 from blobfs.transfer.places import Place
@@ -57,7 +58,7 @@ def cp(source: str, target: str, *, options: CopyOptions) -> None:
 
     BLOBFS_SRC_CREDS and BLOBFS_DEST_CREDS can have a login, as USER:PASSWORD.
     """
-    _run(options.copy(source, target, replaces=False), options)
+    _run(source, target, options, replaces=False)
 
 
 @click.command(context_settings=LONG_HELP, short_help="Copy, and remove what the source lost.")
@@ -70,7 +71,7 @@ def sync(source: str, target: str, *, options: CopyOptions) -> None:
     Nothing is removed if something could not be copied, if SOURCE has no images, or if more tags
     would go than --max-delete allows. blobfs gc frees the space in a storage.
     """
-    _run(options.copy(source, target, replaces=True), options)
+    _run(source, target, options, replaces=True)
 
 
 @click.command(context_settings=LONG_HELP, short_help="Copy all of a registry to a backup.")
@@ -82,8 +83,7 @@ def backup(source: str, target: str, *, options: CopyOptions) -> None:
     oci-archive:- writes an archive to the standard output, for another machine:
     blobfs backup SOURCE oci-archive:- | ssh HOST blobfs restore oci-archive:- TARGET
     """
-    everything = replace(options, everything=True)
-    _run(everything.copy(source, target, replaces=True), everything)
+    _run(source, target, replace(options, everything=True), replaces=True)
 
 
 @click.command(context_settings=LONG_HELP, short_help="Copy a backup to a registry.")
@@ -93,11 +93,12 @@ def restore(source: str, target: str, *, options: CopyOptions) -> None:
 
     An archive in the standard input, oci-archive:-, is kept in $TMPDIR or /var/tmp meanwhile.
     """
-    everything = replace(options, everything=True)
-    _run(everything.copy(source, target, replaces=False), everything)
+    _run(source, target, replace(options, everything=True), replaces=False)
 
 
-def _run(copy: Copy, options: CopyOptions) -> None:
+def _run(source: str, target: str, options: CopyOptions, *, replaces: bool) -> None:
+    """Copy; the copy *replaces* an archive."""
+    copy = options.copy(source, target, replaces=replaces)
     if options.delete:
         check_mirror(copy.route, copy.selection)
         _check_mounted(copy.route.source)
@@ -138,38 +139,37 @@ def _check_mounted(source: Place) -> None:
 def _transfer(opened: OpenCopy, progress: CopyProgress, options: CopyOptions) -> None:
     """Copy, and print the outcome; exits with 1 after failures."""
     opened.run(progress, fail_fast=options.fail_fast)
-    kept = opened.delete(progress.deleted, at_most=options.max_delete) if options.delete else []
+    removed = partial(progress.deletion, "removed")
+    kept = opened.delete(removed, at_most=options.max_delete) if options.delete else []
     opened.finish()
     failed = list(failures(opened.catalog))
     notes = [*map(str, failed), *kept]
+    to_stderr = opened.copy.is_to_stdout
     if options.as_json:
         _print_failures(failed)
         click.echo(json.dumps({**progress.summary(), "failures": len(failed), "kept": kept}))
-        if notes:
-            sys.exit(DAMAGED)
-        return
-    if opened.copy.is_of_a_file:
+    elif not opened.copy.is_of_a_file:
+        print_report(progress.report(), as_json=False, human=options.human,
+                     notes=[*notes, f"{progress.seconds:.1f} s"], to_stderr=to_stderr)  # fmt: skip
+    else:
         for note in notes:
             echo(note)
-        if notes:
-            sys.exit(DAMAGED)
-        if not opened.copy.is_to_stdout:
+        if not (notes or to_stderr):
             click.echo(opened.blob)
-        return
-    report = replace(progress.report(), damaged=len(notes))
-    notes.append(f"{progress.seconds:.1f} s")
-    to_stderr = opened.copy.is_to_stdout
-    print_report(report, as_json=False, human=options.human, notes=notes, to_stderr=to_stderr)
+    if notes:
+        sys.exit(DAMAGED)
 
 
 def _show(opened: OpenCopy, progress: CopyProgress, options: CopyOptions) -> None:
     """Print what would be copied by repository, what cannot be, and what would be deleted."""
-    wanted = opened.ask(CopyProgress(as_json=False))
+    report = Report(
+        ("repository", "tags", "blobs", "bytes"), opened.ask(CopyProgress(as_json=False))
+    )
     failed = list(failures(opened.catalog))
-    report = Report(("repository", "tags", "blobs", "bytes"), wanted, damaged=len(failed))
     kept: list[str] = []
     if options.delete:
-        kept = opened.delete(progress.would_delete, at_most=options.max_delete, dry_run=True)
+        would_remove = partial(progress.deletion, "would remove")
+        kept = opened.delete(would_remove, at_most=options.max_delete, dry_run=True)
     if options.as_json:
         for row in report.rows:
             event = {"event": "plan", **dict(zip(report.columns, row, strict=True))}
@@ -177,11 +177,11 @@ def _show(opened: OpenCopy, progress: CopyProgress, options: CopyOptions) -> Non
         _print_failures(failed)
         for note in kept:
             echo(note)
-        if failed:
-            sys.exit(DAMAGED)
-        return
-    notes = [*map(str, failed), *kept, _DRY]
-    print_report(report, as_json=False, human=options.human, notes=notes)
+    else:
+        print_report(report, as_json=False, human=options.human,
+                     notes=[*map(str, failed), *kept, _DRY])  # fmt: skip
+    if failed:
+        sys.exit(DAMAGED)
 
 
 def _print_failures(failed: Iterable[Failure]) -> None:

@@ -24,7 +24,6 @@ _INTERVAL_S: Final = 10.0
 """Time between two lines of progress that are not for a terminal."""
 
 _KINDS: Final = ("blob", "manifest", "tag")
-_WAYS: Final = (How.THERE, How.LINKED, How.COPIED, How.SENT)
 
 
 class CopyProgress:
@@ -75,15 +74,8 @@ class CopyProgress:
         if self._as_json:
             self._print_event(kind, repository, name, result)
 
-    def deleted(self, found: Surplus) -> None:
-        """Print a tag or repository that was removed."""
-        self._print_deletion("removed", found)
-
-    def would_delete(self, found: Surplus) -> None:
-        """Print a tag or repository that a run would remove."""
-        self._print_deletion("would remove", found)
-
-    def _print_deletion(self, verb: str, found: Surplus) -> None:
+    def deletion(self, verb: str, found: Surplus) -> None:
+        """Print a tag or repository that was ``removed``, or that a run ``would remove``."""
         if self._as_json:
             event = {"event": verb, "repository": found.repository, "tag": found.tag}
             click.echo(json.dumps(event))
@@ -93,16 +85,17 @@ class CopyProgress:
     def report(self) -> Report:
         """Return the table of what was copied in which way."""
         rows: list[Row] = [
-            (kind, *(max(0, self._counts[kind, way]) for way in _WAYS), self._sent[kind])
+            (kind, *(max(0, self._counts[kind, way]) for way in How), self._sent[kind])
             for kind in _KINDS
         ]
-        return Report(("kind", *(way.value for way in _WAYS), "bytes"), rows)
+        return Report(("kind", *(way.value for way in How), "bytes"), rows)
 
     def summary(self) -> dict[str, object]:
         """Return the table as an event."""
-        columns, rows = self.report().columns, self.report().rows
+        report = self.report()
         found: dict[str, object] = {
-            f"{row[0]}s": dict(zip(columns[1:], row[1:], strict=True)) for row in rows
+            f"{kind}s": dict(zip(report.columns[1:], counts, strict=True))
+            for kind, *counts in report.rows
         }
         return {"event": "summary", **found, "seconds": round(self.seconds, 3)}
 
@@ -112,7 +105,7 @@ class CopyProgress:
         return time.monotonic() - self._began
 
     def _done(self, kind: str) -> int:
-        return sum(self._counts[kind, way] for way in _WAYS)
+        return sum(self._counts[kind, way] for way in How)
 
     def _print_event(self, kind: str, repository: str, name: str, result: Done | Fault) -> None:
         event: dict[str, object] = {"event": kind, "repository": repository, "name": name}
