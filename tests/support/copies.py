@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from click.testing import Result
 
@@ -154,3 +155,9 @@ def counts(result: Result) -> dict[str, dict[str, int]]:
     """Return the counts of each kind in the summary of a copy with ``--json``."""
     summary = json.loads(result.stdout.splitlines()[-1])
     return {kind: summary[f"{kind}s"] for kind in ("blob", "manifest", "tag")}
+
+
+def events(result: Result, kind: str) -> list[dict[str, Any]]:
+    """Return the events of *kind* that a copy with ``--json`` has printed."""
+    found = map(json.loads, result.stdout.splitlines())
+    return [event for event in found if event["event"] == kind]

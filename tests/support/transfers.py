@@ -1,5 +1,6 @@
 """A copy of everything that a source has, one item after the other, and its content to compare."""
 
+import io
 from dataclasses import dataclass, field
 
 from blobfs.digest import Descriptor, Digest
@@ -14,6 +15,13 @@ class Repository:
     tags: dict[Tag, tuple[Digest, frozenset[Digest]]] = field(default_factory=dict)
     revisions: set[Digest] = field(default_factory=set)
     blobs: set[Digest] = field(default_factory=set)
+
+
+class Stream:
+    """A standard stream of bytes."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.buffer = io.BytesIO(content)
 
 
 def content_of(source: Source) -> dict[str, Repository]:

@@ -4,13 +4,16 @@ import gzip
 import io
 import tarfile
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Final, NamedTuple
 
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.factory import driver_for
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from blobfs.storage.registry import Registry
@@ -31,20 +34,29 @@ class Holdings(NamedTuple):
     history: dict[str, dict[str, set[str]]]
 
 
-def holdings(driver: StorageDriver) -> Holdings:
-    """Read what a storage holds, by its own lists."""
+def holdings(storage: object) -> Holdings:
+    """Read what the storage at a directory or URL holds, by its own lists."""
     found = Holdings({}, {}, {}, {})
-    registry = Registry(driver)
-    for name in registry.enumerate():
-        repository = registry.repository(name)
-        tags = list(repository.tags.enumerate())
-        found.tags[name] = {tag: str(repository.tags.get(tag)) for tag in tags}
-        found.revisions[name] = set(map(str, repository.manifests.links.enumerate_all()))
-        found.layers[name] = set(map(str, repository.layers.enumerate_all()))
-        found.history[name] = {
-            tag: set(map(str, repository.tags.history(tag).enumerate_all())) for tag in tags
-        }
+    with closing(driver_for(str(storage))) as driver:
+        registry = Registry(driver)
+        for name in registry.enumerate():
+            repository = registry.repository(name)
+            tags = list(repository.tags.enumerate())
+            found.tags[name] = {tag: str(repository.tags.get(tag)) for tag in tags}
+            found.revisions[name] = set(map(str, repository.manifests.links.enumerate_all()))
+            found.layers[name] = set(map(str, repository.layers.enumerate_all()))
+            found.history[name] = {
+                tag: set(map(str, repository.tags.history(tag).enumerate_all())) for tag in tags
+            }
     return found
+
+
+@contextmanager
+def varied_registry(root: Path, size: int) -> Iterator["VariedRegistry"]:
+    """Yield a registry in a new directory, whose layers have about *size* bytes."""
+    root.mkdir(exist_ok=True)
+    with closing(driver_for(str(root))) as driver:
+        yield VariedRegistry(driver, size)
 
 
 @dataclass
@@ -91,14 +103,8 @@ class VariedRegistry:
         self._layout.tag(digest, Tag(tag), name)
 
     def _layer(self) -> bytes:
-        """Return an archive of one file."""
         content = self._random.randbytes(self.size)
-        archive = io.BytesIO()
-        with tarfile.open(fileobj=archive, mode="w") as tar:
-            member = tarfile.TarInfo(f"file-{content[:4].hex()}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-        return gzip.compress(archive.getvalue(), compresslevel=1, mtime=0)
+        return _archive(f"file-{content[:4].hex()}", content)
 
     def _part(self, name: RepositoryName, content: bytes, media_type: str) -> dict[str, Json]:
         digest = self._layout.layer(content, name)
@@ -128,7 +134,7 @@ class VariedRegistry:
         """Store an index of two platforms, and an attestation as buildx makes them."""
         children: list[Json] = []
         for architecture in ("amd64", "arm64"):
-            digest = self._oci(name, [*layers, architecture_layer(architecture)])
+            digest = self._oci(name, [*layers, _archive(architecture)])
             child = self._child(digest)
             child["platform"] = {"os": "linux", "architecture": architecture}
             children.append(child)
@@ -181,16 +187,11 @@ class VariedRegistry:
         return self._revision(name, OCI_INDEX, {"manifests": [layer, config]})
 
 
-def architecture_layer(architecture: str) -> bytes:
-    """Return a small layer that all images of a platform share."""
+def _archive(name: str, content: bytes = b"") -> bytes:
+    """Return an archive of one file."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.addfile(tarfile.TarInfo(architecture))
-    return gzip.compress(archive.getvalue(), mtime=0)
-
-
-def tagged(found: Holdings) -> Iterator[tuple[str, str, str]]:
-    """Yield the repository, name and digest of each tag."""
-    for name, tags in found.tags.items():
-        for tag, digest in tags.items():
-            yield name, tag, digest
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    return gzip.compress(archive.getvalue(), compresslevel=1, mtime=0)

@@ -1,4 +1,4 @@
-"""The places that the contracts of a transfer are checked for."""
+"""The places that the contracts of a transfer are checked for, and those of copies."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from blobfs.inventory import scanning
+from tests.support.copies import Copies
 from tests.support.places import (
     ArchivePlace,
     LayoutPlace,
@@ -18,6 +19,12 @@ from tests.support.places import (
     places,
 )
 from tests.support.services import DockerRegistry
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> Copies:
+    """An empty source, and a target that does not exist."""
+    return Copies(tmp_path)
 
 
 @pytest.fixture(params=places())

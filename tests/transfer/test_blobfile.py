@@ -1,26 +1,19 @@
 """One blob in a file or a standard stream."""
 
-import io
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from blobfs.digest import Descriptor, Digest
+from blobfs.digest import Digest
 from blobfs.errors import DigestMismatch, MountRefused, NotAFile, PathNotFound
 from blobfs.transfer.blobfile import FileSource, FileTarget
-from tests.support.transfers import read
+from tests.support.places import described
+from tests.support.transfers import Stream, read
 
 CONTENT = bytes(range(256)) * 9_000
-BLOB = Descriptor(Digest.of(CONTENT), len(CONTENT))
-
-
-class Streams:
-    """Standard streams of bytes."""
-
-    def __init__(self, content: bytes = b"") -> None:
-        self.buffer = io.BytesIO(content)
+BLOB = described(CONTENT)
 
 
 def test_a_file_is_a_blob_under_each_of_its_digests(tmp_path: Path) -> None:
@@ -35,7 +28,7 @@ def test_a_file_is_a_blob_under_each_of_its_digests(tmp_path: Path) -> None:
 
 
 def test_standard_input_is_a_blob(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", Streams(CONTENT))
+    monkeypatch.setattr(sys, "stdin", Stream(CONTENT))
     with FileSource(None) as source:
         assert read(source, "", BLOB.digest) == CONTENT
 
@@ -68,7 +61,7 @@ def test_a_file_is_replaced_by_verified_bytes_only(tmp_path: Path) -> None:
 def test_standard_output_gets_the_bytes_and_an_error_if_they_are_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = Streams()
+    out = Stream()
     monkeypatch.setattr(sys, "stdout", out)
     with FileTarget(None, BLOB.digest) as target:
         target.put_blob("", BLOB, [CONTENT[:9], CONTENT[9:]])

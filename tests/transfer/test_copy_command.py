@@ -10,15 +10,10 @@ from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName, Tag
 from tests.support.command import invoke
-from tests.support.copies import Copies, counts
+from tests.support.copies import Copies, counts, events
 from tests.support.layout import APP
 
 OTHER = RepositoryName("other")
-
-
-@pytest.fixture
-def copies(tmp_path: Path) -> Copies:
-    return Copies(tmp_path)
 
 
 def test_an_image_is_copied_with_all_that_belongs_to_it(copies: Copies) -> None:
@@ -85,12 +80,7 @@ def test_what_is_missing_is_a_failure(copies: Copies, damage: str) -> None:
         copies.blob(copies.source, gone).unlink()
     result = copies.cp("--json")
     assert result.exit_code == 1
-    failures = [
-        event
-        for event in map(json.loads, result.stdout.splitlines())
-        if event["event"] == "failure"
-    ]
-    assert [failure["images"] for failure in failures] == [["team/app:bad"]]
+    assert [failure["images"] for failure in events(result, "failure")] == [["team/app:bad"]]
     assert set(copies.tags()) == {"team/app:good"}
 
 

@@ -15,7 +15,7 @@ from blobfs.transfer.storage import StorageSource
 from blobfs.transfer.storage_target import StorageTarget
 from tests.support.buckets import PREFIX, Bucket
 from tests.support.command import invoke
-from tests.support.copies import Copies
+from tests.support.copies import Copies, events
 from tests.support.s3_servers import S3Server
 from tests.support.services import DockerRegistry
 from tests.support.token_service import TokenService
@@ -35,15 +35,10 @@ def copies(tmp_path: Path) -> Copies:
     return copies
 
 
-def _failures(result: Result) -> list[dict[str, object]]:
-    events = map(json.loads, result.stdout.splitlines())
-    return [event for event in events if event["event"] == "failure"]
-
-
 def _expect_denied(result: Result, reason: str) -> None:
     """Expect one failure, of ``bad``."""
     assert result.exit_code == 1
-    [failure] = _failures(result)
+    [failure] = events(result, "failure")
     assert failure["item"] == "repository bad"
     assert reason in str(failure["reason"])
     assert str(failure["reason"]).endswith("(12 blobs, 4 manifests, 4 tags)")
@@ -108,7 +103,7 @@ def test_a_tag_that_is_protected_keeps_no_other_one_out(
 
     monkeypatch.setattr(StorageTarget, "tag", tag)
     result = copies.cp("--json")
-    [failure] = _failures(result)
+    [failure] = events(result, "failure")
     assert str(failure["reason"]).endswith("is protected (2 tags)")
     assert failure["images"] == ["bad:v1", "bad:v2"]
     assert set(copies.tags(copies.source)) - set(copies.tags()) == {"bad:v1", "bad:v2"}
@@ -127,7 +122,7 @@ def test_a_blob_that_the_source_denies_keeps_only_its_images_out(
 
     monkeypatch.setattr(StorageSource, "open", open_)
     result = copies.cp("--json")
-    [failure] = _failures(result)
+    [failure] = events(result, "failure")
     assert failure["item"] == f"blob {Digest.of(b'layer 1')}"
     assert failure["images"] == ["bad:v1", "good:v1"]
     assert set(copies.tags(copies.source)) - set(copies.tags()) == {"bad:v1", "good:v1"}
@@ -144,7 +139,7 @@ def test_a_file_in_the_place_of_a_directory_keeps_no_other_repository_out(
     place.write_text("no directory")
     result = copies.cp("--json")
     assert result.exit_code == 1
-    [failure] = _failures(result)
+    [failure] = events(result, "failure")
     assert failure["item"] == "repository bad"
     assert "below a file" in str(failure["reason"])
     assert {f"good:v{n}" for n in range(_IMAGES)} < set(copies.tags())

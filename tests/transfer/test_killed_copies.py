@@ -30,7 +30,7 @@ from tests.support.command import invoke
 from tests.support.s3_proxy import S3Proxy
 from tests.support.s3_servers import S3Server
 from tests.support.services import DockerRegistry
-from tests.support.varied_registry import VariedRegistry, holdings
+from tests.support.varied_registry import holdings, varied_registry
 
 pytestmark = [pytest.mark.registry, pytest.mark.s3]
 
@@ -184,8 +184,8 @@ def keys(ceph: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3S
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry of 2.5 MB."""
     root = tmp_path_factory.mktemp("source")
-    with closing(driver_for(str(root))) as driver:
-        VariedRegistry(driver, size=100_000).fill(images=6)
+    with varied_registry(root, 100_000) as registry:
+        registry.fill(images=6)
     return root
 
 
@@ -309,6 +309,5 @@ def test_a_copy_between_any_places_goes_on(source: Path, tmp_path: Path, keys: S
 
 
 def _tags(root: Path) -> object:
-    with closing(driver_for(str(root))) as driver:
-        found = holdings(driver)
+    found = holdings(root)
     return found.tags, found.revisions

@@ -14,11 +14,6 @@ from tests.support.services import DockerRegistry, inspect, run
 _PLAIN = ("--src-tls-verify=false", "--dest-tls-verify=false", "--src-no-creds", "--dest-no-creds")
 
 
-@pytest.fixture
-def copies(tmp_path: Path) -> Copies:
-    return Copies(tmp_path)
-
-
 @pytest.mark.registry
 def test_a_registry_over_http_and_back(
     copies: Copies, registry: DockerRegistry, tmp_path: Path

@@ -5,17 +5,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import blobfs
-from blobfs.drivers.factory import driver_for
 from blobfs.reference import RepositoryName
 from tests.support.s3_servers import S3Server
 from tests.support.services import DockerRegistry
-from tests.support.varied_registry import Holdings, VariedRegistry, holdings
+from tests.support.varied_registry import holdings, varied_registry
 
 pytestmark = [pytest.mark.registry, pytest.mark.s3]
 
@@ -43,9 +41,7 @@ def _in_place(recipe: str, directory: Path, bucket: str, registry: str) -> str:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[DockerRegistry]:
     """A registry on the storage of the recipes."""
-    (tmp_path / "storage").mkdir()
-    with closing(driver_for(str(tmp_path / "storage"))) as driver:
-        registry = VariedRegistry(driver, size=100)
+    with varied_registry(tmp_path / "storage", 100) as registry:
         registry.fill(images=2)
         registry.fill_what_has_no_tag(_DEMO)
     with DockerRegistry.serving(tmp_path / "storage") as served:
@@ -69,12 +65,7 @@ def test_each_recipe_works(served: DockerRegistry, ceph: S3Server, tmp_path: Pat
                 check=False, timeout=120,
             )  # fmt: skip
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    source = _held(tmp_path / "storage")
-    assert _held(tmp_path / "restored") == _held(tmp_path / "there-too") == source
-    assert _held(tmp_path / "there").tags == {_DEMO: {"v1": source.tags[_DEMO]["v1"]}}
-    assert _held(tmp_path / "mirror").tags == {_DEMO: {"v1": source.tags[_DEMO]["v1"]}}
-
-
-def _held(root: Path) -> Holdings:
-    with closing(driver_for(str(root))) as driver:
-        return holdings(driver)
+    source = holdings(tmp_path / "storage")
+    assert holdings(tmp_path / "restored") == holdings(tmp_path / "there-too") == source
+    assert holdings(tmp_path / "there").tags == {_DEMO: {"v1": source.tags[_DEMO]["v1"]}}
+    assert holdings(tmp_path / "mirror").tags == {_DEMO: {"v1": source.tags[_DEMO]["v1"]}}

@@ -1,26 +1,18 @@
 """Copies that are killed, and sources that change while they are copied."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from click.testing import Result
 
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import Tag
 from tests.support.command import invoke
-from tests.support.copies import Copies, Noted, completed, counts
+from tests.support.copies import Copies, Noted, completed, counts, events
 from tests.support.layout import APP
-
-
-@pytest.fixture
-def copies(tmp_path: Path) -> Copies:
-    return Copies(tmp_path)
 
 
 def _stock(copies: Copies, images: int = 20) -> None:
@@ -45,11 +37,6 @@ def _killed_after(copies: Copies, lines: int) -> None:
         for _ in range(lines):
             process.stdout.readline()
         process.kill()
-
-
-def _sent(result: Result) -> set[str]:
-    events = map(json.loads, result.stdout.splitlines())
-    return {event["name"] for event in events if event.get("result") == "sent"}
 
 
 def test_an_interrupt_says_how_to_go_on(copies: Copies) -> None:
@@ -83,7 +70,8 @@ def test_a_killed_copy_leaves_whole_images_and_goes_on(copies: Copies, lines: in
     assert result.exit_code == 0
     assert copies.files(copies.target) == copies.files(copies.source)
     assert {path: path.stat().st_ino for path in inodes} == inodes
-    assert not {digest for digest in _sent(result) if f"/{digest[7:]}/" in " ".join(before)}
+    sent = [event["name"] for event in events(result, "blob") if event["result"] == "sent"]
+    assert not [digest for digest in sent if f"/{digest[7:]}/" in " ".join(before)]
     assert not copies.has_journal()
 
 

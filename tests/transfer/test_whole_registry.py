@@ -1,18 +1,16 @@
 """A registry with everything in it goes through every kind of place, and arrives whole."""
 
 import os
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from blobfs.digest import Digest
-from blobfs.drivers.factory import driver_for
 from tests.support.mounts import run
 from tests.support.s3_servers import S3Server
 from tests.support.services import DockerRegistry
 from tests.support.services import run as command
-from tests.support.varied_registry import Holdings, VariedRegistry, holdings, tagged
+from tests.support.varied_registry import Holdings, holdings, varied_registry
 
 pytestmark = [pytest.mark.registry, pytest.mark.s3]
 
@@ -22,23 +20,6 @@ _LARGE = 20 * 2**20
 
 _FOREIGN = {"manifests": {"urls": {"allow": ["^https://example.org/"]}}}
 """A registry takes layers that are elsewhere only if it is told to."""
-
-
-def filled(root: Path, *, size: int, images: int, with_odds: bool = False) -> Path:
-    """Make a storage with content of every kind."""
-    root.mkdir()
-    with closing(driver_for(str(root))) as driver:
-        registry = VariedRegistry(driver, size)
-        registry.fill(images)
-        if with_odds:
-            registry.fill_what_has_no_tag()
-    return root
-
-
-def held(storage: object) -> Holdings:
-    """Read all that the storage holds."""
-    with closing(driver_for(str(storage))) as driver:
-        return holdings(driver)
 
 
 def copied(*arguments: object) -> str:
@@ -61,7 +42,7 @@ def travel(tmp_path: Path, ceph: S3Server, monkeypatch: pytest.MonkeyPatch, sour
         remote = ceph.storage_url(bucket, "registry")
         copied("cp", source, remote)
         verified(remote)
-        assert held(remote) == held(source)
+        assert holdings(remote) == holdings(source)
         copied("cp", remote, f"oci:{tmp_path}/layout")
     with DockerRegistry.serving(tmp_path / "served", validation=_FOREIGN) as registry:
         copied("cp", f"oci:{tmp_path}/layout", f"docker://{registry.address}")
@@ -78,7 +59,8 @@ def pulls(root: Path, directory: Path, found: Holdings) -> None:
     """Expect that skopeo gets each image of a registry."""
     directory.mkdir()
     with DockerRegistry.serving(root) as registry:
-        for name, tag, digest in tagged(found):
+        tags = [(name, *tag) for name, tags in found.tags.items() for tag in tags.items()]
+        for name, tag, digest in tags:
             image = f"docker://{registry.address}/{name}:{tag}"
             skopeo = ("skopeo", "--insecure-policy")
             raw = command(*skopeo, "inspect", "--tls-verify=false", "--raw", image)
@@ -96,9 +78,11 @@ def test_it_is_equal_after_a_bucket_a_layout_and_a_registry(
     size: int, images: int, tmp_path: Path, ceph: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Directory, Ceph, OCI layout, docker-registry, directory: all tags and digests are there."""
-    source = filled(tmp_path / "source", size=size, images=images)
+    source = tmp_path / "source"
+    with varied_registry(source, size) as registry:
+        registry.fill(images)
     travel(tmp_path, ceph, monkeypatch, source)
-    before, after = held(source), held(tmp_path / "end")
+    before, after = holdings(source), holdings(tmp_path / "end")
     assert after.tags == before.tags
     assert after.revisions == before.revisions
     assert after.layers == before.layers
@@ -110,11 +94,14 @@ def test_it_is_equal_after_a_bucket_a_layout_and_a_registry(
 )
 def test_a_backup_restores_what_no_tag_names(kind: str, tmp_path: Path) -> None:
     """History, untagged manifests and single blobs come back as well."""
-    source = filled(tmp_path / "source", size=100, images=3, with_odds=True)
+    source = tmp_path / "source"
+    with varied_registry(source, 100) as registry:
+        registry.fill(images=3)
+        registry.fill_what_has_no_tag()
     archive = tmp_path / ("backup.tar" if kind == "oci-archive" else "backup")
     place = archive if kind == "directory" else f"{kind}:{archive}"
     copied("backup", source, place)
     copied("restore", place, tmp_path / "end")
     verified(tmp_path / "end")
-    assert held(tmp_path / "end") == held(source)
+    assert holdings(tmp_path / "end") == holdings(source)
     assert os.listdir(tmp_path / "end") == os.listdir(source)

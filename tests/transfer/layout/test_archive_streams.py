@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from blobfs.digest import Descriptor, Digest
+from blobfs.digest import Digest
 from blobfs.errors import Corrupt, DigestMismatch, Interrupted, StorageFull, StorageUnavailable
 from blobfs.transfer.layout import (
     ArchiveSource,
@@ -22,18 +22,12 @@ from blobfs.transfer.layout import (
 )
 from blobfs.transfer.streams import write_to
 from tests.support import images
+from tests.support.places import described
 from tests.support.services import run
-from tests.support.transfers import content_of, copy
+from tests.support.transfers import Stream, content_of, copy
 
 CONTENT = bytes(range(256)) * 12_000  # more than is verified in memory
-BLOB = Descriptor(Digest.of(CONTENT), len(CONTENT))
-
-
-class Stream:
-    """A standard stream of bytes."""
-
-    def __init__(self, content: bytes = b"") -> None:
-        self.buffer = io.BytesIO(content)
+BLOB = described(CONTENT)
 
 
 @pytest.fixture
@@ -51,7 +45,7 @@ def test_a_layout_goes_through_the_standard_streams(
     output: io.BytesIO, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """[S22.47] With `-` for FILE an archive goes through the standard output or input"""
-    alias = Descriptor(Digest.of(CONTENT, "sha512"), len(CONTENT))
+    alias = described(CONTENT, "sha512")
     with LayoutTarget(tmp_path / "layout") as target:
         target.put_blob("other", alias, [CONTENT])
         with LayoutSource(images.small()) as source:
@@ -97,7 +91,7 @@ def test_wrong_bytes_in_a_stream_are_followed_by_a_file_that_replaces_them(
 
 
 def test_small_wrong_bytes_leave_nothing_in_a_stream(output: io.BytesIO) -> None:
-    small = Descriptor(Digest.of(b"small"), 5)
+    small = described(b"small")
     with ArchiveStreamTarget(output) as target:
         with pytest.raises(DigestMismatch):
             target.put_blob("app", small, [b"wrong"])
@@ -111,7 +105,7 @@ def test_several_threads_write_one_stream(
     with ArchiveStreamTarget(output) as target:
 
         def put(content: bytes) -> None:
-            blob = Descriptor(Digest.of(content), len(content))
+            blob = described(content)
             target.put_blob("app", blob, (content[:7], content[7:]))
 
         with ThreadPoolExecutor(8) as pool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfs.digest import Descriptor, Digest
+from blobfs.digest import Digest
 from blobfs.errors import (
     BlobUnknown,
     Busy,
@@ -25,26 +25,16 @@ from blobfs.reference import Tag
 from blobfs.transfer.layout import ArchiveSource, ArchiveTarget, LayoutSource, LayoutTarget
 from tests.support import images
 from tests.support.killing import ends_before
-from tests.support.layout import image
+from tests.support.places import described, put_image
 from tests.support.services import run
 from tests.support.transfers import content_of, copy, read
 
 LATEST = Tag("latest")
 CONTENT = bytes(range(256)) * 12_000  # more than is received in memory
-BLOB = Descriptor(Digest.of(CONTENT), len(CONTENT))
+BLOB = described(CONTENT)
 NAME = f"blobs/sha256/{BLOB.digest.encoded}"
 LAYOUT = "oci-layout"
 INDEX = b'{"schemaVersion":2,"manifests":[]}'
-
-
-def put_image(target: ArchiveTarget, *layers: bytes, tag: str = "latest") -> Digest:
-    for layer in layers:
-        target.put_blob("app", Descriptor(Digest.of(layer), len(layer)), [layer])
-    payload = image(*map(Digest.of, layers))
-    target.put_manifest("app", Digest.of(payload), payload)
-    target.tag("app", Tag(tag), Digest.of(payload), ())
-    target.flush()
-    return Digest.of(payload)
 
 
 def archive(file: Path, *members: tuple[tarfile.TarInfo, bytes], **options: int) -> Path:
@@ -94,18 +84,18 @@ def test_an_archive_that_tar_makes_of_a_layout_is_read(
 def test_an_existing_archive_is_refused_or_made_anew(tmp_path: Path) -> None:
     file = tmp_path / "copy.tar"
     with ArchiveTarget(file) as target:
-        first = put_image(target, b"config", CONTENT)
+        first = put_image(target, "app", b"config", CONTENT, tag="latest")
         target.finish()
     with pytest.raises(MountRefused, match="use sync"):
         ArchiveTarget(file)
     before = file.read_bytes()
     with ArchiveTarget(file, replace=True) as target:
         assert target.missing("app", [BLOB]) == []
-        second = put_image(target, b"config", b"another")
+        second = put_image(target, "app", b"config", b"another", tag="latest")
         assert file.read_bytes() == before
         target.untag("app", Tag("missing"))
         target.finish()
-        third = put_image(target, b"config", b"third", tag="v3")
+        third = put_image(target, "app", b"config", b"third", tag="v3")
         target.finish()
     with ArchiveSource(file) as source:
         assert source.tagged("app", LATEST) == second
@@ -120,8 +110,8 @@ def test_a_sync_that_is_killed_anywhere_keeps_the_old_archive(memory: Path, step
     old, origin = memory / "old.tar", memory / "origin.tar"
     for file, tag in ((old, "old"), (origin, "new")):
         with ArchiveTarget(file) as target:
-            put_image(target, b"config", CONTENT, tag.encode(), tag=tag)
-            alias = Descriptor(Digest.of(b"alias", "sha512"), 5)
+            put_image(target, "app", b"config", CONTENT, tag.encode(), tag=tag)
+            alias = described(b"alias", "sha512")
             target.put_blob("app", alias, [b"alias"])
             target.finish()
 
@@ -150,13 +140,13 @@ def test_a_sync_that_is_killed_anywhere_keeps_the_old_archive(memory: Path, step
 def test_one_writer_of_an_archive_at_a_time(tmp_path: Path) -> None:
     file = tmp_path / "copy.tar"
     with ArchiveTarget(file) as first, ArchiveTarget(file) as second:
-        put_image(first, b"config")
+        put_image(first, "app", b"config")
         with pytest.raises(Busy, match="another copy writes"):
-            put_image(second, b"config")
+            put_image(second, "app", b"config")
         with ArchiveTarget(file) as third:
             first.finish()
             with pytest.raises(Busy):
-                put_image(third, b"config")
+                put_image(third, "app", b"config")
 
 
 def test_several_threads_write_one_archive(tmp_path: Path) -> None:
@@ -164,7 +154,7 @@ def test_several_threads_write_one_archive(tmp_path: Path) -> None:
     with ArchiveTarget(tmp_path / "copy.tar") as target:
 
         def put(content: bytes) -> None:
-            blob = Descriptor(Digest.of(content), len(content))
+            blob = described(content)
             target.put_blob("app", blob, (content[:7], content[7:]))
 
         with ThreadPoolExecutor(8) as pool:
@@ -180,7 +170,7 @@ def test_a_large_blob_that_fails_leaves_room_for_the_next_attempt_or_zeros(tmp_p
     """[S22.44] A blob that could not be copied may leave zeros in the archive"""
     file = tmp_path / "copy.tar"
     contents = [bytes([n]) * (2**20 + n) for n in range(1, 4)]
-    blobs = [Descriptor(Digest.of(each), len(each)) for each in contents]
+    blobs = [described(each) for each in contents]
     with ArchiveTarget(file) as target:
         for blob, content in zip(blobs, contents, strict=True):
             for wrong in (content[:-1], content + b"+", content[:-1] + b"-"):
@@ -198,7 +188,7 @@ def test_a_large_blob_that_fails_leaves_room_for_the_next_attempt_or_zeros(tmp_p
 
 def test_bytes_that_a_crash_has_damaged_are_sent_again(tmp_path: Path) -> None:
     """[S22.44] A copy that was killed goes on with it"""
-    file, other = tmp_path / "copy.tar", Descriptor(Digest.of(b"other"), 5)
+    file, other = tmp_path / "copy.tar", described(b"other")
     with ArchiveTarget(file) as target:
         target.put_blob("app", BLOB, [CONTENT])
         target.flush()
@@ -208,7 +198,7 @@ def test_bytes_that_a_crash_has_damaged_are_sent_again(tmp_path: Path) -> None:
     with (tmp_path / "copy.tar.partial.notes").open("ab") as notes:
         notes.write(b'["app", null, ["sha256:')
     with ArchiveTarget(file) as target:
-        assert not target.link("new", Descriptor(Digest.of(b"unknown"), 7), None)
+        assert not target.link("new", described(b"unknown"), None)
         assert target.link("new", BLOB, None)
         assert not target.link("new", other, None)
         assert target.missing("app", [BLOB, other]) == [other]

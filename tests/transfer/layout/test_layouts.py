@@ -22,6 +22,7 @@ from blobfs.transfer.base import Source, Target
 from blobfs.transfer.layout import ArchiveSource, ArchiveTarget, LayoutSource, LayoutTarget
 from tests.support.killing import MEMORY, ends_before
 from tests.support.layout import image, index
+from tests.support.places import described
 from tests.support.transfers import Repository, content_of, copy, read
 
 LATEST = Tag("latest")
@@ -53,7 +54,7 @@ class Made:
         self.content: dict[str, Repository] = {}
 
     def blob(self, repository: str, content: bytes, algorithm: str = "sha256") -> Digest:
-        blob = Descriptor(Digest.of(content, algorithm), len(content))
+        blob = described(content, algorithm)
         self._target.put_blob(repository, blob, [content])
         self._of(repository).blobs.add(blob.digest)
         return blob.digest

@@ -11,6 +11,7 @@ from blobfs.reference import Tag
 from blobfs.transfer.base import Source, Target
 from blobfs.transfer.layout import LayoutSource, LayoutTarget
 from tests.support import images
+from tests.support.places import described
 from tests.support.services import run
 from tests.support.transfers import content_of, copy, read
 
@@ -43,7 +44,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with LayoutSource(images.multi()) as source:
             put_as(APP, source, target)
         target.untag(APP, Tag("v2"))
-        target.put_blob(APP, Descriptor(Digest.of(b"single"), 6), [b"single"])
+        target.put_blob(APP, described(b"single"), [b"single"])
         target.finish()
     return directory
 

@@ -7,7 +7,7 @@ import pytest
 
 from blobfs import open_registry
 from blobfs.digest import Digest
-from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget
+from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget, client
 from tests.support.api_server import serving
 from tests.support.s3_proxy import S3Proxy
 from tests.support.services import DockerRegistry
@@ -43,6 +43,11 @@ def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_FIRST_DELAY_S", 0.001)
+
+
 @pytest.fixture(params=["docker-registry", "blobfs"])
 def source(request: pytest.FixtureRequest, registry: DockerRegistry) -> Iterator[RegistrySource]:
     """The shared registry, by each server that can be read from."""
@@ -58,11 +63,10 @@ def source(request: pytest.FixtureRequest, registry: DockerRegistry) -> Iterator
         yield source
 
 
-@pytest.fixture(scope="session")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+@pytest.fixture
+def empty(empty_registry: DockerRegistry) -> DockerRegistry:
     """A registry to write to, in repositories of each test's own."""
-    with DockerRegistry.serving(tmp_path_factory.mktemp("empty") / "storage") as registry:
-        yield registry
+    return empty_registry
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from blobfs.digest import Descriptor, Digest
 from blobfs.errors import AccessDenied, Unsupported
 from blobfs.reference import Tag
 from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget
+from tests.support.places import described
 from tests.support.services import DockerRegistry, run
 from tests.support.token_service import TokenService
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.registry
 USER, PASSWORD = "me", "p:w"
 HTPASSWD = "me:$2b$04$abcdefghijklmnopqrstuuMjP8rcRP9jDBaf.MqHtqTjAN61Q1x0.\n"
 LOGIN = RegistryOptions(credentials=(USER, PASSWORD))
-BLOB = Descriptor(Digest.of(b"some bytes"), 10)
+BLOB = described(b"some bytes")
 
 
 @pytest.fixture(scope="module")

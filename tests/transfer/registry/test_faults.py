@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from blobfs.digest import Descriptor, Digest
 from blobfs.errors import DigestMismatch, StorageFull, StorageOverloaded, StorageUnavailable
 from blobfs.reference import Tag
-from blobfs.transfer.registry import RegistrySource, RegistryTarget, client
+from blobfs.transfer.registry import RegistrySource, RegistryTarget
+from tests.support.places import described
 from tests.support.s3_faults import (
     Damage,
     Fault,
@@ -27,14 +27,9 @@ from tests.transfer.registry.conftest import ANONYMOUS, copy, in_chunks
 pytestmark = pytest.mark.registry
 
 CONTENT = random.Random(8).randbytes(3 * 2**20)
-BLOB = Descriptor(Digest.of(CONTENT), len(CONTENT))
+BLOB = described(CONTENT)
 LARGE = random.Random(9).randbytes(2**20) * 35
-LARGE_BLOB = Descriptor(Digest.of(LARGE), len(LARGE))
-
-
-@pytest.fixture(autouse=True)
-def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_FIRST_DELAY_S", 0.001)
+LARGE_BLOB = described(LARGE)
 
 
 def on(method: str, fault: Fault, *numbers: int, path: str = "/blobs/") -> Faults:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from blobfs.digest import Descriptor, Digest
+from blobfs.digest import Digest
 from blobfs.errors import (
     AccessDenied,
     BlobfsError,
@@ -22,21 +22,17 @@ from blobfs.reference import Tag
 from blobfs.storage.manifest import OCI_INDEX
 from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget, client, reader
 from tests.support.layout import descriptor, image
+from tests.support.places import described
 from tests.support.scripted_server import Request, Response, ScriptedServer
 from tests.transfer.registry.conftest import ANONYMOUS, in_chunks
 
 LOGIN = RegistryOptions(credentials=("me", "secret"))
-BLOB = Descriptor(Digest.of(b"some bytes"), 10)
+BLOB = described(b"some bytes")
 MANIFEST = image(Digest.of(b"c"))
 V1 = Tag("v1")
 
 Answers = Mapping[str, Response | Callable[[Request], Response | None]]
 Serve = Callable[[Answers], ScriptedServer]
-
-
-@pytest.fixture(autouse=True)
-def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_FIRST_DELAY_S", 0.001)
 
 
 @pytest.fixture
@@ -329,7 +325,7 @@ class Resumable:
 
 
 LARGE = bytes(range(251)) * (35 * 2**20 // 251)
-LARGE_BLOB = Descriptor(Digest.of(LARGE), len(LARGE))
+LARGE_BLOB = described(LARGE)
 
 
 @pytest.mark.parametrize("taken", [0, 1_000_000, 16 * 2**20 - 1])
