@@ -34,7 +34,7 @@ class Holdings(NamedTuple):
     history: dict[str, dict[str, set[str]]]
 
 
-def holdings(storage: object) -> Holdings:
+def holdings(storage: str | Path) -> Holdings:
     """Read what the storage at a directory or URL holds, by its own lists."""
     found = Holdings({}, {}, {}, {})
     with closing(driver_for(str(storage))) as driver:

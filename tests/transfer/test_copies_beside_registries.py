@@ -152,7 +152,6 @@ def test_what_was_there_before_is_copied_beside_pushes_and_deletes(
             assert tags.get(tag) in digests or None in digests
 
 
-def _tags(storage: object) -> dict[str, str]:
-    with closing(driver_for(str(storage))) as driver:
-        found = holdings(driver).tags
+def _tags(storage: str | Path) -> dict[str, str]:
+    found = holdings(storage).tags
     return {f"{name}:{tag}": digest for name, tags in found.items() for tag, digest in tags.items()}
