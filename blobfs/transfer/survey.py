@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from blobfs import paths
 from blobfs.concurrency import CallLock
@@ -34,6 +34,9 @@ from blobfs.transfer.views import StorageView
 
 log = logging.getLogger(__name__)
 
+_CACHE_KIB: Final = 16 * 1024
+"""SQLite's page cache for single rows. A pass, which sorts, has more."""
+
 
 class SurveyedView(StorageView):
     """The content of a storage as *inventory* has found it, which it closes.
@@ -45,6 +48,7 @@ class SurveyedView(StorageView):
         super().__init__()
         self._inventory = inventory
         self._db = inventory.journal.db
+        self._db.executescript(f"PRAGMA cache_size = -{_CACHE_KIB}; PRAGMA shrink_memory")
         self._querying = CallLock()
         self._numbers: dict[str, int] = dict(self._rows("SELECT name, id FROM repository"))
         self.unreadable = {
