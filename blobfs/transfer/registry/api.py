@@ -5,7 +5,6 @@ Source of truth: the OCI distribution specification 1.1; distribution 2.8 and 3.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from blobfs.errors import (
 )
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.manifest import MEDIA_TYPES, SCHEMA_1, SIGNED_SCHEMA_1
+from blobfs.transfer.bounded_json import bounded_json
 from blobfs.transfer.registry.authorization import Scope
 from blobfs.transfer.registry.client import Call, RegistryClient
 from blobfs.transfer.registry.options import RegistryOptions
@@ -46,7 +46,11 @@ _LIST_SIZE: Final = 64 * 2**20
 _KEPT: Final = 32 * 2**20
 """Bytes of manifests that are kept; a manifest has some thousand."""
 
-_NEXT: Final = re.compile(r'<([^>]*)>\s*;(?:[^,]*;)?\s*rel\s*=\s*"?next"?', re.IGNORECASE)
+_ITEMS: Final = 5_000_000
+"""Items of a list in all its pages, which are in memory."""
+
+_NEXT: Final = re.compile(r'<([^<>]*)>\s*;(?:[^,<]*;)?\s*rel\s*=\s*"?next"?', re.IGNORECASE)
+"""A link to the next page; the time of a search is linear in the length of a header."""
 
 
 class RegistryApi(Closing):
@@ -175,7 +179,7 @@ class RegistryApi(Closing):
         """Return the referrers by the API for them; None if the registry has none."""
         call = self.call("GET", repository, f"referrers/{digest}")
         try:
-            return referrers_in({"manifests": list(self._pages(call, "manifests"))})
+            return referrers_in(self._pages(call, "manifests"))
         except (NotFound, Unsupported):
             return None
 
@@ -190,15 +194,18 @@ class RegistryApi(Closing):
         """Yield the items of a list in all its pages, as JSON has them."""
         url: str | None = call.url
         seen: set[str] = set()
+        count = 0
         while url is not None:
             seen.add(url)
             answer = self.client.ask(
                 Call(call.method, url, call.scope, call.headers, limit=_LIST_SIZE)
             )
-            items = _document(answer.body, self.host).get(key)
-            yield from items if isinstance(items, list) else ()
+            found = _document(answer.body, self.host).get(key)
+            items = found if isinstance(found, list) else []
+            count += len(items)
+            yield from items
             url = self._next(answer)
-            if url in seen or len(seen) > _PAGES:
+            if url in seen or len(seen) > _PAGES or count > _ITEMS:
                 raise Corrupt(f"{self.host}: the list of {key} does not end")
 
     def _next(self, answer: Answer) -> str | None:
@@ -245,8 +252,8 @@ class _Payloads:
 
 def _document(payload: bytes, host: str) -> dict[str, Any]:
     try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError):
+        document = bounded_json(payload)
+    except ValueError:
         document = None
     if not isinstance(document, dict):
         raise Corrupt(f"{host}: a response is not a JSON object")

@@ -149,14 +149,19 @@ class Authorization:
         )
 
     def _check_realm(self, realm: str, login: Login | None) -> None:
-        """Raise AccessDenied for a realm that a login must not be sent to."""
+        """Raise AccessDenied for a realm that is not asked.
+
+        A login is sent over https only. Nor may a registry behind https lead to plain HTTP, as a
+        service of this network may answer with a token of its own, which the registry would get.
+        """
         parts = urlsplit(realm)
-        is_safe = parts.scheme in allowed_schemes(parts.netloc, self._options)
-        if parts.scheme not in {"https", "http"} or (login is not None and not is_safe):
-            raise AccessDenied(
-                f"{self._host}: its token service is not behind https, so no login is sent to it; "
-                "use --src-no-creds, or allow plain HTTP with --src-tls-verify=false (or --dest-…)"
-            )
+        places = [self._host] if login is None else [self._host, parts.netloc]
+        if all(parts.scheme in allowed_schemes(place, self._options) for place in places):
+            return
+        raise AccessDenied(
+            f"{self._host}: its token service is not behind https, so no login is sent to it; "
+            "use --src-no-creds, or allow plain HTTP with --src-tls-verify=false (or --dest-…)"
+        )
 
 
 def _basic(login: Login | None) -> str | None:

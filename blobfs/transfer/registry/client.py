@@ -91,10 +91,11 @@ class RegistryClient(Closing):
     """
 
     def __init__(self, host: str, options: RegistryOptions) -> None:
-        if _HOST.fullmatch(host) is None:
-            raise NameInvalid(f"not the host[:port] of a registry: {host[:160]!r}")
+        try:
+            self._schemes = allowed_schemes(_checked(host), options)
+        except ValueError:  # brackets without an address of IPv6
+            raise _invalid(host) from None
         self.host = host
-        self._schemes = allowed_schemes(host, options)
         self._pools = Pools(ssl_context(host, options))
         self._auth = Authorization(host, Logins(host, options), self._fetch_token, options)
         self._base: str | None = None
@@ -296,6 +297,16 @@ class RegistryClient(Closing):
         if status >= 500 or status == 408:
             return StorageUnavailable(line)
         return Unsupported(line)
+
+
+def _checked(host: str) -> str:
+    if _HOST.fullmatch(host) is None:
+        raise _invalid(host)
+    return host
+
+
+def _invalid(host: str) -> NameInvalid:
+    return NameInvalid(f"not the host[:port] of a registry: {host[:160]!r}")
 
 
 def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:

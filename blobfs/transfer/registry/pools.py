@@ -12,6 +12,8 @@ import urllib3
 from urllib3 import exceptions
 from urllib3.util import make_headers
 
+from blobfs.transfer.registry.deadlines import with_deadlines
+
 _CONNECTIONS: Final = 300
 """Connections to one host that are kept: one for each thread of a copy, and of ``PARALLEL``."""
 
@@ -27,7 +29,9 @@ class Pools:
             urllib3.disable_warnings(exceptions.InsecureRequestWarning)
         # Its warnings have URLs, with signatures and states of uploads.
         logging.getLogger(urllib3.__name__).setLevel(logging.ERROR)
-        self._direct = urllib3.PoolManager(maxsize=_CONNECTIONS, ssl_context=context)
+        self._direct = with_deadlines(
+            urllib3.PoolManager(maxsize=_CONNECTIONS, ssl_context=context)
+        )
         self._proxied = {
             scheme: _proxied(proxy, context)
             for scheme, proxy in getproxies().items()
@@ -52,9 +56,11 @@ def _proxied(proxy: str, context: ssl.SSLContext) -> urllib3.PoolManager:
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     login, _, place = parts.netloc.rpartition("@")
     headers = make_headers(proxy_basic_auth=unquote(login)) if login else None
-    return urllib3.ProxyManager(
-        f"{parts.scheme}://{place}",
-        proxy_headers=headers,
-        maxsize=_CONNECTIONS,
-        ssl_context=context,
+    return with_deadlines(
+        urllib3.ProxyManager(
+            f"{parts.scheme}://{place}",
+            proxy_headers=headers,
+            maxsize=_CONNECTIONS,
+            ssl_context=context,
+        )
     )

@@ -12,6 +12,7 @@ from blobfs.digest import Descriptor
 from blobfs.drivers.base import FileReader
 from blobfs.errors import BlobUnknown, Corrupt, NotFound, StorageUnavailable
 from blobfs.transfer.registry.api import RegistryApi
+from blobfs.transfer.registry.deadlines import within
 from blobfs.transfer.registry.responses import failure_of, number_in
 
 _AT_ONCE: Final = 2**20
@@ -60,11 +61,12 @@ class BlobReader(FileReader):
         rest = size
         end_s = time.monotonic() + _PIECE_S
         try:
-            while rest and (piece := response.read1(rest)):
-                pieces.append(piece)
-                rest -= len(piece)
-                if time.monotonic() > end_s:
-                    break
+            with within(_PIECE_S):
+                while rest and (piece := response.read1(rest)):
+                    pieces.append(piece)
+                    rest -= len(piece)
+                    if time.monotonic() > end_s:
+                        break
         except (exceptions.HTTPError, OSError) as exc:
             self.close()
             raise failure_of(self._api.host, exc) from None

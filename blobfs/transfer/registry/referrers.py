@@ -6,6 +6,7 @@ Source of truth: the OCI distribution specification 1.1, "Referrers Tag Schema".
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from blobfs.digest import Descriptor, Digest
@@ -19,10 +20,15 @@ def referrers_tag(subject: Digest) -> Tag:
     return Tag(f"{subject.algorithm}-{subject.encoded[:64]}")
 
 
-def referrers_in(document: dict[str, Any]) -> list[Digest]:
-    """Return the digests in an index, each once; invalid ones are left out."""
+def entries_of(document: dict[str, Any]) -> list[Any]:
+    """Return the entries of an index, which may be anything."""
     entries = document.get("manifests")
-    found = map(_digest_in, entries if isinstance(entries, list) else ())
+    return entries if isinstance(entries, list) else []
+
+
+def referrers_in(entries: Iterable[object]) -> list[Digest]:
+    """Return the digests in the entries of an index, each once; invalid ones are left out."""
+    found = map(_digest_in, entries)
     return list(dict.fromkeys(digest for digest in found if digest is not None))
 
 
@@ -31,7 +37,8 @@ def with_referrer(
 ) -> bytes | None:
     """Return an index with the manifest *payload* in it; None if it is in *document*."""
     document = document or {"schemaVersion": 2, "mediaType": OCI_INDEX}
-    if referrer.digest in referrers_in(document):
+    listed = entries_of(document)
+    if referrer.digest in referrers_in(listed):
         return None
     manifest = json.loads(payload)
     entry = {
@@ -42,7 +49,7 @@ def with_referrer(
         "annotations": manifest.get("annotations"),
     }
     kept = {name: value for name, value in entry.items() if value is not None}
-    return json.dumps(document | {"manifests": [*(document.get("manifests") or ()), kept]}).encode()
+    return json.dumps(document | {"manifests": [*listed, kept]}).encode()
 
 
 def _config_type(manifest: dict[str, Any]) -> Any:  # noqa: ANN401  (JSON)

@@ -14,6 +14,7 @@ from typing import Final
 from urllib3 import BaseHTTPResponse, exceptions
 
 from blobfs.errors import BlobfsError, Corrupt, MountRefused, StorageUnavailable
+from blobfs.transfer.registry.deadlines import within
 
 _BODY_S: Final = 300.0
 """Time in which a body in memory must come."""
@@ -42,13 +43,14 @@ def body_of(response: BaseHTTPResponse, limit: int, host: str) -> bytes:
     size = 0
     end_s = time.monotonic() + _BODY_S
     try:
-        while piece := response.read1(_AT_ONCE):
-            pieces.append(piece)
-            size += len(piece)
-            if size > limit:
-                raise Corrupt(f"{host}: a response is larger than {limit} bytes")
-            if time.monotonic() > end_s:
-                raise StorageUnavailable(f"{host}: a response takes too long")
+        with within(_BODY_S):
+            while piece := response.read1(_AT_ONCE):
+                pieces.append(piece)
+                size += len(piece)
+                if size > limit:
+                    raise Corrupt(f"{host}: a response is larger than {limit} bytes")
+                if time.monotonic() > end_s:
+                    raise StorageUnavailable(f"{host}: a response takes too long")
     except (exceptions.HTTPError, OSError) as exc:
         response.close()
         raise failure_of(host, exc) from None

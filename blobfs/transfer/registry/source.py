@@ -13,7 +13,7 @@ from blobfs.transfer.outlines import outline_of
 from blobfs.transfer.registry.api import RegistryApi
 from blobfs.transfer.registry.options import RegistryOptions
 from blobfs.transfer.registry.reader import BlobReader
-from blobfs.transfer.registry.referrers import referrers_in, referrers_tag
+from blobfs.transfer.registry.referrers import entries_of, referrers_in, referrers_tag
 
 
 class RegistrySource(Source):
@@ -42,7 +42,7 @@ class RegistrySource(Source):
                 return found
             self._has_referrers = False
         index = self._api.tagged_index(repository, referrers_tag(digest))
-        return [] if index is None else referrers_in(index)
+        return [] if index is None else referrers_in(entries_of(index))
 
     def manifest(self, repository: str, digest: Digest) -> bytes:
         return self._api.manifest(repository, digest)

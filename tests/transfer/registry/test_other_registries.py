@@ -1,9 +1,13 @@
 """Registries that do what docker-registry does not: well, badly, or with bad intent."""
 
 import json
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+from threading import Thread
+from urllib.request import urlopen
 
 import pytest
 
@@ -20,7 +24,17 @@ from blobfs.errors import (
 )
 from blobfs.reference import Tag
 from blobfs.storage.manifest import OCI_INDEX
-from blobfs.transfer.registry import RegistryOptions, RegistrySource, RegistryTarget, client, reader
+from blobfs.transfer.registry import (
+    RegistryOptions,
+    RegistrySource,
+    RegistryTarget,
+    api,
+    client,
+    reader,
+    responses,
+)
+from blobfs.transfer.registry.authorization import Authorization, Scope
+from blobfs.transfer.registry.logins import Logins
 from tests.support.layout import descriptor, image
 from tests.support.places import described
 from tests.support.scripted_server import Request, Response, ScriptedServer
@@ -96,6 +110,100 @@ def test_link_that_leads_elsewhere_or_in_a_circle_is_refused(source: Sourced, li
     with pytest.raises(Corrupt) as caught:
         list(source({"GET /v2/a/tags/list": answer}).tags("a"))
     assert "secret" not in str(caught.value)
+
+
+def test_header_of_a_link_costs_no_time(source: Sourced) -> None:
+    answer = Response(200, b'{"tags": ["v1"]}', {"Link": "<" * 65_000})
+    begin_s = time.process_time()
+    assert list(source({"GET /v2/a/tags/list": answer}).tags("a")) == ["v1"]
+    assert time.process_time() - begin_s < 5
+
+
+def test_list_is_bounded(source: Sourced, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tags(request: Request) -> Response:
+        page = int(dict(request.query).get("page", "0"))
+        link = f'</v2/a/tags/list?page={page + 1}>; rel="next"'
+        return Response(200, b'{"tags": ["v1", "v2"]}', {"Link": link})
+
+    monkeypatch.setattr(api, "_ITEMS", 9)
+    with pytest.raises(Corrupt, match="does not end"):
+        list(source({"GET /v2/a/tags/list": tags}).tags("a"))
+
+
+def test_list_of_empty_values_takes_no_memory(source: Sourced) -> None:
+    body = b'{"tags": [' + b"[]," * 9_000_000 + b"1]}"
+    with pytest.raises(Corrupt, match="not a JSON object"):
+        list(source({"GET /v2/a/tags/list": Response(200, body)}).tags("a"))
+
+
+_ENDLESS = {
+    "before the header": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "in the header": (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+    "after the last chunk": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        b"x:\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("begin", "rest"), _ENDLESS.values(), ids=_ENDLESS)
+def test_response_without_end_ends_in_time(
+    monkeypatch: pytest.MonkeyPatch, begin: bytes, rest: bytes
+) -> None:
+    """[S22.16] A response that does not end"""
+    monkeypatch.setattr(client, "_READ_S", 0.1)
+    monkeypatch.setattr(client, "_FIRST_ATTEMPTS", 1)
+    monkeypatch.setattr(responses, "_BODY_S", 0.1)
+    with (
+        endless(begin, rest) as address,
+        RegistrySource(address, ANONYMOUS) as source,
+        pytest.raises(StorageUnavailable),
+    ):
+        source.manifest("a", BLOB.digest)
+
+
+@contextmanager
+def endless(begin: bytes, rest: bytes) -> Iterator[str]:
+    """A server that answers with *begin*, and *rest* again and again."""
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                self.request.sendall(begin)
+                while True:
+                    self.request.sendall(rest)
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("entries", [5, True, {"a": 1}, None])
+def test_index_of_referrers_that_is_none_is_replaced(serve: Serve, entries: object) -> None:
+    """[S22.14] keeps referrers, in the index with the tag"""
+    subject = Digest.of(b"subject")
+    tag = f"sha256-{subject.encoded}"
+    stored: list[bytes] = []
+    payload = json.dumps({**json.loads(MANIFEST), "subject": descriptor(subject)}).encode()
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+
+    def put(request: Request) -> Response:
+        stored.append(request.body)
+        return Response(201)
+
+    digest = Digest.of(payload)
+    server = serve({
+        f"PUT /v2/a/manifests/{digest}": Response(201),
+        f"GET /v2/a/manifests/{tag}": Response(200, json.dumps(index).encode()),
+        f"PUT /v2/a/manifests/{tag}": put,
+    })  # fmt: skip
+    with RegistryTarget(server.address, ANONYMOUS) as target:
+        target.put_manifest("a", digest, payload)
+    assert json.loads(stored[0])["manifests"][-1]["digest"] == str(digest)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"[" * 100_000, b'{"tags": 7}', b"\xff"])
@@ -247,6 +355,28 @@ def test_login_is_not_sent_to_a_token_service_without_tls(serve: Serve, realm: s
     with RegistrySource(server.address, LOGIN) as source, pytest.raises(AccessDenied) as caught:
         source.size("a", BLOB.digest)
     assert "secret" not in str(caught.value)
+
+
+def test_registry_behind_https_leads_to_no_token_service_of_this_machine(serve: Serve) -> None:
+    """[S22.12] A registry behind https cannot lead to a token service that is not."""
+    tokens = serve({"GET /token": Response(200, b'{"token": "own"}')})
+
+    def fetch(
+        _method: str, url: str, _headers: Mapping[str, str], _body: bytes | None
+    ) -> tuple[int, bytes]:
+        return 200, urlopen(url).read()
+
+    options = RegistryOptions(anonymous=True)
+    scope = Scope("a", ("repository:a:pull",))
+    for host, is_asked in (("registry.example.com", False), ("localhost:5000", True)):
+        authorization = Authorization(host, Logins(host, options), fetch, options)
+        challenge = [f'Bearer realm="{tokens.url}/token"']
+        if is_asked:
+            assert authorization.learn(challenge, scope, None)
+        else:
+            with pytest.raises(AccessDenied, match="not behind https"):
+                authorization.learn(challenge, scope, None)
+            assert not tokens.requests
 
 
 @pytest.mark.parametrize(

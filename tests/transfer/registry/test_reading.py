@@ -84,7 +84,9 @@ def test_registry_that_does_not_listen_is_unavailable() -> None:
         source.tagged(SMALL, Tag("v1"))
 
 
-@pytest.mark.parametrize("host", ["", "user:secret@host", "host/name", "host:x", "http://host"])
+@pytest.mark.parametrize(
+    "host", ["", "user:secret@host", "host/name", "host:x", "http://host", "[.]"]
+)
 def test_name_of_a_host_is_checked(host: str) -> None:
     with pytest.raises(NameInvalid):
         RegistrySource(host, ANONYMOUS)
