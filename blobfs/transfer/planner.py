@@ -6,11 +6,12 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Final
 
 from blobfs.errors import MountRefused
 from blobfs.inventory.inventory import Progress, Workers
-from blobfs.inventory.rows import pack, unpack
+from blobfs.inventory.rows import pack
 from blobfs.transfer.catalog import Catalog, State
 from blobfs.transfer.places import Kind
 from blobfs.transfer.route import Cause, Fault, Route, ends_of
@@ -115,9 +116,9 @@ class Planner:
                     ) from None
 
     def _list_repositories(self) -> None:
-        call = partial(_list, self.route, self.selection)
+        call = partial(list_repository, self.route, self.selection)
         waiting = self.catalog.queue("SELECT id, name FROM repository WHERE state = 'unread'", 1)
-        for [(number, _)], found in self.workers.map(call, waiting):
+        for (number, _), found in self.workers.map(call, chain.from_iterable(waiting)):
             with self.catalog.transaction() as db:
                 if isinstance(found, Fault):
                     state, fault = State.FAILED, found.text
@@ -131,17 +132,17 @@ class Planner:
     def _read_tags(self) -> None:
         call = partial(read_tags, self.route, self.selection, self.catalog.began)
         waiting = self.catalog.queue(
-            "SELECT id, origin, name FROM named_tag WHERE state = 'unread'", _BATCH
+            "SELECT id, repository, origin, name FROM named_tag WHERE state = 'unread'", _BATCH
         )
         for batch, results in self.workers.map(call, waiting):
             with self.catalog.transaction() as db:
-                for (number, _, _), found in zip(batch, results, strict=True):
-                    _set_tag(db, number, found)
+                for (number, repository, *_), found in zip(batch, results, strict=True):
+                    _set_tag(db, number, repository, found)
             self._progress("tags", len(batch))
 
     def _read_manifests(self) -> bool:
         """Read the manifests that were not read; False if there was none."""
-        call = partial(_read, self.route)
+        call = partial(read_manifests, self.route)
         waiting = self.catalog.queue(
             "SELECT id, repository, origin, digest FROM named_manifest WHERE state = 'unread'",
             _BATCH,
@@ -168,15 +169,6 @@ class Planner:
             )
 
 
-def _list(route: Route, selection: Selection, batch: Sequence[tuple[int, str]]) -> Listing | Fault:
-    [(_, name)] = batch
-    return list_repository(route, selection, name)
-
-
-def _read(route: Route, batch: Sequence[tuple[int, int, str, bytes]]) -> list[ManifestRead | Fault]:
-    return read_manifests(route, [(name, unpack(digest)) for _, _, name, digest in batch])
-
-
 def _add_listing(db: sqlite3.Connection, repository: int, found: Listing) -> None:
     add_tag = "INSERT OR IGNORE INTO tag (repository, name, signs, state) VALUES (?, ?, ?, ?)"
     db.executemany(add_tag, ((repository, tag, None, State.UNREAD) for tag in found.tags))
@@ -198,7 +190,7 @@ def _add_blobs(
     db.executemany(_ADD_LINK, ((repository, are_roots, digest) for digest, _ in blobs))
 
 
-def _set_tag(db: sqlite3.Connection, number: int, found: TagRead | Fault) -> None:
+def _set_tag(db: sqlite3.Connection, number: int, repository: int, found: TagRead | Fault) -> None:
     if isinstance(found, Fault):
         if found.cause is Cause.GONE:
             db.execute("DELETE FROM tag WHERE id = ?", (number,))
@@ -215,7 +207,6 @@ def _set_tag(db: sqlite3.Connection, number: int, found: TagRead | Fault) -> Non
         "UPDATE tag SET state = ?, digest = ?, history = ?, fault = NULL WHERE id = ?",
         (State.WANTED, found.digest, " ".join(map(str, found.history)), number),
     )
-    [[repository]] = db.execute("SELECT repository FROM tag WHERE id = ?", (number,))
     packed = {found.digest, *map(pack, found.history)}
     db.executemany(_ADD_MANIFEST, ((repository, digest, False) for digest in packed))
 

@@ -21,7 +21,7 @@ from blobfs.errors import (
     Unsupported,
 )
 from blobfs.images.image import platforms_in
-from blobfs.inventory.rows import pack
+from blobfs.inventory.rows import pack, unpack
 from blobfs.reference import Tag
 from blobfs.transfer.base import Outline, Source
 from blobfs.transfer.places import Kind
@@ -45,8 +45,11 @@ class Listing(NamedTuple):
     blobs: list[tuple[bytes, int]]
 
 
-def list_repository(route: Route, selection: Selection, name: str) -> Listing | Fault:
+def list_repository(
+    route: Route, selection: Selection, numbered: tuple[int, str]
+) -> Listing | Fault:
     """Return the tags of a repository that are selected, and with everything the rest of it."""
+    _, name = numbered
     ends = ends_of(route)
     try:
         return ends.attempt(lambda: _listing(ends.source, selection, name, route))
@@ -121,19 +124,22 @@ class TagRead(NamedTuple):
     history: tuple[Digest, ...] = ()
 
 
-TagItem = tuple[int, str, str]
-"""The number of a tag, its repository, and its name."""
+TagRow = tuple[int, int, str, str]
+"""A tag: its number and that of its repository, the name of the repository, and its own."""
+
+ManifestRow = tuple[int, int, str, bytes]
+"""A manifest: its number and that of its repository, the name of that, and its digest."""
 
 
 def read_tags(
-    route: Route, selection: Selection, began: float, batch: Sequence[TagItem]
+    route: Route, selection: Selection, began: float, batch: Sequence[TagRow]
 ) -> list[TagRead | Fault]:
     """Look at tags, for a copy that *began* at a time in seconds since the epoch."""
     age_s = selection.newer_than_s
     since_ns = None if age_s is None else int((began - age_s) * 1e9)
     ends = ends_of(route)
     found: list[TagRead | Fault] = []
-    for _, repository, name in batch:
+    for _, _, repository, name in batch:
         if isinstance(selection.part.target, Digest) and route.target.part.target == name:
             found.append(TagRead(pack(selection.part.target)))
             continue
@@ -181,10 +187,10 @@ class ManifestRead(NamedTuple):
     foreign: tuple[tuple[bytes, int], ...]
 
 
-def read_manifests(route: Route, batch: Sequence[tuple[str, Digest]]) -> list[ManifestRead | Fault]:
-    """Read manifests, by repository and digest."""
+def read_manifests(route: Route, batch: Sequence[ManifestRow]) -> list[ManifestRead | Fault]:
+    """Read manifests, with their referrers."""
     ends = ends_of(route)
-    return [_read_manifest(ends, repository, digest) for repository, digest in batch]
+    return [_read_manifest(ends, repository, unpack(digest)) for _, _, repository, digest in batch]
 
 
 def _read_manifest(ends: Ends, repository: str, digest: Digest) -> ManifestRead | Fault:
