@@ -30,6 +30,7 @@ from blobfs.errors import (
 from blobfs.transfer.base import Source, Target
 from blobfs.transfer.places import DEFAULTS, Kind, Place, PlaceOptions, open_source, open_target
 
+C = TypeVar("C", bound=Closing)
 T = TypeVar("T")
 
 _PAUSES_S: Final = (0.5, 2.0, 8.0)
@@ -152,12 +153,14 @@ def ends_of(route: Route) -> Ends:
 
     Raises MountRefused, PathNotFound, AccessDenied, StorageUnavailable.
     """
-    found = _opened.get(route)
-    if found is None:
-        ours = _open(route)
-        found = _opened.setdefault(route, ours)
-        if found is not ours:  # another thread was faster
-            ours.close()
+    return _opened.get(route) or _first(_opened, route, _open(route))
+
+
+def _first(opened: dict[Route, C], route: Route, ours: C) -> C:
+    """Add *ours* to *opened*, unless another thread was faster."""
+    found = opened.setdefault(route, ours)
+    if found is not ours:
+        ours.close()
     return found
 
 
@@ -167,12 +170,15 @@ def _open(route: Route) -> Ends:
     if first is not None and route.target.kind is not Kind.STORAGE:
         target = first.target  # it has one writer
     else:
-        options = _with_login(route.target_options, "BLOBFS_DEST_CREDS")
-        target = open_target(route.target, options)
+        target = open_target(route.target, _target_options(route))
     ends = Ends(source, target, route.bytes_per_s)
     if first is not None:
         ends.on_bytes = first.on_bytes
     return ends
+
+
+def _target_options(route: Route) -> PlaceOptions:
+    return _with_login(route.target_options, "BLOBFS_DEST_CREDS")
 
 
 def _with_login(options: PlaceOptions, variable: str) -> PlaceOptions:
@@ -195,13 +201,7 @@ def stop_all() -> None:
 def target_as_source(route: Route) -> Source:
     """Return the target of *route*, opened to be read, until ``close_all``; raises as ends_of."""
     found = _read_back.get(route)
-    if found is None:
-        options = _with_login(route.target_options, "BLOBFS_DEST_CREDS")
-        ours = open_source(route.target, options)
-        found = _read_back.setdefault(route, ours)
-        if found is not ours:  # another thread was faster
-            ours.close()
-    return found
+    return found or _first(_read_back, route, open_source(route.target, _target_options(route)))
 
 
 def close_all() -> None:
