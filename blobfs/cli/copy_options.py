@@ -28,10 +28,9 @@ from blobfs.transfer.streams import spool_directory
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-_SOURCE: Final = click.argument("source", shell_complete=complete_place)
-_TARGET: Final = click.argument("target", shell_complete=complete_place)
-
 _OPTIONS: Final = (
+    click.argument("source", shell_complete=complete_place),
+    click.argument("target", shell_complete=complete_place),
     click.option("--include", multiple=True, metavar="PATTERN",
                  help="Copy only tags like this, such as 'team/*:v1.*'."),
     click.option("--exclude", multiple=True, metavar="PATTERN", help="Copy no tags like this."),
@@ -179,7 +178,7 @@ def copying(command: T) -> T:
     def with_options(source: str, target: str, **given: object) -> object:
         return command(source, target, options=CopyOptions(**cast(Any, given)))
 
-    return _SOURCE(_TARGET(_with(_OPTIONS, cast(T, with_options))))
+    return _with(_OPTIONS, cast(T, with_options))
 
 
 def deleting(command: T) -> T:

@@ -35,7 +35,6 @@ from blobfs.host.preflight import create_storage
 from blobfs.inventory.inventory import Depth, Inventory, Progress
 from blobfs.inventory.rows import LinkKind
 from blobfs.reference import RepositoryName, Tag
-from blobfs.storage.blobstore import BlobStore
 from blobfs.storage.linkfiles import write_link
 from blobfs.storage.listing.presence import with_presence
 from blobfs.storage.manifest import Manifest
@@ -89,26 +88,25 @@ class StorageTarget(Target):
 
     def _begin(self) -> None:
         """Create the registry, unless it exists."""
-        with self._beginning:
-            if self._has_begun:
-                return
-            if self.location.root is not None:
-                if self._is_missing:
-                    _make(self.location.root)
-                    self._use(concrete_driver_for(self.location))
-                create_storage(self.location.root)
-            else:
-                self._registry.create()
-            self._has_begun = True
+        if not self._has_begun:
+            with self._beginning:
+                if not self._has_begun:
+                    self._create()
+                    self._has_begun = True
 
-    @property
-    def _blobs(self) -> BlobStore:
-        return self._registry.blobs
+    def _create(self) -> None:
+        root = self.location.root
+        if root is None:
+            self._registry.create()
+            return
+        if self._is_missing:
+            _make(root)
+            self._use(concrete_driver_for(self.location))
+        create_storage(root)
 
     def _changed(self, name: str) -> Repository:
         """Return a repository that will be changed."""
-        if not self._has_begun:
-            self._begin()
+        self._begin()
         return self._registry.repository(name)
 
     def survey(self, progress: Progress) -> None:
@@ -130,7 +128,7 @@ class StorageTarget(Target):
         if digest.algorithm != CANONICAL:
             try:
                 digest = self._view.resolve(holder or repository, LinkKind.LAYER, digest)
-                self._blobs.verify_name(blob.digest, digest)
+                self._registry.blobs.verify_name(blob.digest, digest)
             except (BlobUnknown, Corrupt):
                 return False
         if self._view.stored_size(digest) != blob.size:
@@ -150,7 +148,7 @@ class StorageTarget(Target):
     def put_blob(self, repository: str, blob: Descriptor, chunks: Iterable[bytes]) -> None:
         found, digest = self._changed(repository), blob.digest
         if digest.algorithm == CANONICAL:
-            self._blobs.copy(digest, chunks)
+            self._registry.blobs.copy(digest, chunks)
         else:
             digest = _upload(found, blob, chunks)
         self._view.note_blob(digest, blob.size)
@@ -190,7 +188,7 @@ class StorageTarget(Target):
         if self._view.stored_size_now(stored) != blob.size:
             return False
         try:
-            self._blobs.verify_name(blob.digest, stored)
+            self._registry.blobs.verify_name(blob.digest, stored)
         except (BlobUnknown, Corrupt):
             return False
         return True
@@ -206,7 +204,7 @@ class StorageTarget(Target):
         if Digest.of(payload, digest.algorithm) != digest:
             raise DigestMismatch(f"the content of manifest {digest} does not match its digest")
         if not self._has_stored(canonical, len(payload)):
-            self._blobs.copy(canonical, (payload,))
+            self._registry.blobs.copy(canonical, (payload,))
             self._view.note_blob(canonical, len(payload))
         self._link(repository, LinkKind.REVISION, digest, canonical)
 
@@ -266,8 +264,7 @@ class StorageTarget(Target):
         return self._driver.refused.get(repository)
 
     def finish(self) -> None:
-        if not self._has_begun:
-            self._begin()
+        self._begin()
         self._driver.flush()
 
     def close(self) -> None:
