@@ -14,7 +14,7 @@ from blobfs.cli.types import REFERENCE, STORAGE
 from blobfs.reference import Reference
 
 
-@click.command(short_help="Print a blob, a manifest, or a file of an image.")
+@click.command()
 @STORAGE
 @click.argument("reference", type=REFERENCE)
 @click.argument("path", required=False)

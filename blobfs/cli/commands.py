@@ -19,41 +19,49 @@ _CONTEXT: Final = {
     "help_option_names": ["-h", "--help"],
 }
 _SECTIONS: Final = {
-    "Mounting": ("mount", "umount"),
-    "Looking": ("ls", "show", "stat", "cat", "diff", "index", "config"),
-    "Copying": ("cp", "sync", "backup", "restore"),
-    "Changing": ("tag", "untag", "rm", "uploads"),
-    "Maintenance": ("du", "verify", "gc", "prune", "trash", "undelete", "doctor"),
+    "Mounting": {
+        "mount": ("mounting", "Mount a registry as a filesystem."),
+        "umount": ("umount_command", "Unmount, and wait until the daemon has ended."),
+    },
+    "Looking": {
+        "ls": ("ls_command", "List repositories, tags, or files."),
+        "show": ("show_command", "Show an image with its platforms and layers."),
+        "stat": ("stat_command", "Show a line for each platform of an image."),
+        "cat": ("cat_command", "Print a blob, a manifest, or a file of an image."),
+        "diff": ("diff_command", "Compare the files of two images."),
+        "index": ("index_command", "Make the indexes of images ahead."),
+        "config": ("config_command", "Show a registry's configuration."),
+    },
+    "Copying": {
+        "cp": ("copy_command", "Copy images, blobs, or a whole registry."),
+        "sync": ("copy_command", "Copy, and with --delete remove what the source lost."),
+        "backup": ("copy_command", "Copy all of a registry to a backup."),
+        "restore": ("copy_command", "Copy a backup to a registry."),
+    },
+    "Changing": {
+        "tag": ("tag_command", "Set a tag."),
+        "untag": ("tag_command", "Remove a tag; undelete brings it back."),
+        "rm": ("tag_command", "Remove a tag, a manifest, or a repository."),
+        "uploads": ("uploads_command", "List and end unfinished uploads."),
+    },
+    "Maintenance": {
+        "du": ("du_command", "Show disk usage, each blob once."),
+        "verify": ("verify_command", "Find and repair faults, and the images they hurt."),
+        "gc": ("gc_command", "Delete what nothing refers to, beside registries."),
+        "prune": ("prune_command", "Remove old tags by rules."),
+        "trash": ("prune_command", "List removed tags."),
+        "undelete": ("prune_command", "Bring back a removed tag."),
+        "doctor": ("doctor_command", "Check this machine, and a storage."),
+    },
 }
-"""The commands in the help, by section."""
+"""The sections of the help: the module of each command, and its line.
 
-_MODULES: Final = {
-    "backup": "copy_command",
-    "cat": "cat_command",
-    "config": "config_command",
-    "cp": "copy_command",
-    "diff": "diff_command",
-    "doctor": "doctor_command",
-    "du": "du_command",
-    "gc": "gc_command",
-    "index": "index_command",
-    "ls": "ls_command",
-    "mount": "mounting",
-    "prune": "prune_command",
-    "restore": "copy_command",
-    "rm": "tag_command",
-    "show": "show_command",
-    "stat": "stat_command",
-    "sync": "copy_command",
-    "tag": "tag_command",
-    "trash": "prune_command",
-    "umount": "umount_command",
-    "undelete": "prune_command",
-    "untag": "tag_command",
-    "uploads": "uploads_command",
-    "verify": "verify_command",
+A module is imported on use, as some take longer than the command.
+"""
+
+_COMMANDS: Final = {
+    name: command for commands in _SECTIONS.values() for name, command in commands.items()
 }
-"""The modules of the commands. Each is imported on use, as some take longer than the command."""
 
 _ALIASES: Final = {"unmount": "umount", "tags": "ls"}
 
@@ -62,21 +70,21 @@ class _Group(click.Group):
     """Command group that prints a BlobfsError in one line, and resolves aliases of commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_MODULES)
+        return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         name = _ALIASES.get(cmd_name, cmd_name)
-        if name in _MODULES and name not in self.commands:
-            module = import_module(f"blobfs.cli.{_MODULES[name]}")
-            self.add_command(getattr(module, name))
+        if name in _COMMANDS and name not in self.commands:
+            module, line = _COMMANDS[name]
+            command = getattr(import_module(f"blobfs.cli.{module}"), name)
+            command.short_help = line
+            self.add_command(command)
         return super().get_command(ctx, name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for section, names in _SECTIONS.items():
-            found = [(name, self.get_command(ctx, name)) for name in names]
-            rows = [(name, command.get_short_help_str(60)) for name, command in found if command]
+        for section, commands in _SECTIONS.items():
             with formatter.section(section):
-                formatter.write_dl(rows)
+                formatter.write_dl([(name, line) for name, (_, line) in commands.items()])
 
     def invoke(self, ctx: click.Context) -> object:
         try:

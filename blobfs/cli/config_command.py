@@ -12,7 +12,7 @@ from blobfs.cli.types import JSON, STORAGE
 from blobfs.config.report import ConfigReport
 
 
-@click.group("config", short_help="Show a registry's configuration.")
+@click.group("config")
 def config() -> None:
     """Look at a registry's configuration file."""
 

@@ -14,9 +14,8 @@ import click
 
 from blobfs.cli.copy_options import CopyOptions, copying, deleting
 from blobfs.cli.copy_progress import CopyProgress
-from blobfs.cli.notices import echo
 from blobfs.cli.opening import Counts
-from blobfs.cli.output import DAMAGED, print_report
+from blobfs.cli.output import DAMAGED, echo, print_report
 from blobfs.cli.reports import Report
 from blobfs.cli.types import LONG_HELP
 from blobfs.errors import Interrupted, MountRefused, StorageFull, StorageUnavailable
@@ -37,7 +36,7 @@ _DRY: Final = "nothing was changed, as --dry-run was given"
 _GO_ON: Final = "run the same command again to go on"
 
 
-@click.command(context_settings=LONG_HELP, short_help="Copy images, blobs, or a whole registry.")
+@click.command(context_settings=LONG_HELP)
 @copying
 def cp(source: str, target: str, *, options: CopyOptions) -> None:
     """Copy images from SOURCE to TARGET, each blob once, verified.
@@ -61,7 +60,7 @@ def cp(source: str, target: str, *, options: CopyOptions) -> None:
     _run(source, target, options, replaces=False)
 
 
-@click.command(context_settings=LONG_HELP, short_help="Copy, and remove what the source lost.")
+@click.command(context_settings=LONG_HELP)
 @copying
 @deleting
 def sync(source: str, target: str, *, options: CopyOptions) -> None:
@@ -74,7 +73,7 @@ def sync(source: str, target: str, *, options: CopyOptions) -> None:
     _run(source, target, options, replaces=True)
 
 
-@click.command(context_settings=LONG_HELP, short_help="Copy all of a registry to a backup.")
+@click.command(context_settings=LONG_HELP)
 @copying
 @deleting
 def backup(source: str, target: str, *, options: CopyOptions) -> None:
@@ -86,7 +85,7 @@ def backup(source: str, target: str, *, options: CopyOptions) -> None:
     _run(source, target, replace(options, everything=True), replaces=True)
 
 
-@click.command(context_settings=LONG_HELP, short_help="Copy a backup to a registry.")
+@click.command(context_settings=LONG_HELP)
 @copying
 def restore(source: str, target: str, *, options: CopyOptions) -> None:
     """Copy the backup SOURCE, or a part of it, to TARGET: blobfs cp with --all.

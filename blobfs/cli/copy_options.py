@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, cast
 import click
 
 from blobfs.cli.completion import complete_place
-from blobfs.cli.notices import echo
+from blobfs.cli.output import echo
 from blobfs.cli.storage import Storage
 from blobfs.cli.types import DIRECTORY, FILE, HUMAN, JSON, Duration, Parsed, Size
 from blobfs.config.settings import default_state

@@ -12,8 +12,8 @@ from typing import Final
 
 import click
 
-from blobfs.cli.notices import echo
 from blobfs.cli.opening import ByteBar
+from blobfs.cli.output import echo
 from blobfs.cli.reports import Report, Row, human_size
 from blobfs.concurrency import CallLock
 from blobfs.transfer.mirroring import Surplus

@@ -32,7 +32,7 @@ class _Trouble(click.ClickException):
     exit_code = 2
 
 
-@click.command(short_help="Compare the files of two images.")
+@click.command()
 @STORAGE
 @click.argument("old", type=REFERENCE)
 @click.argument("new", type=REFERENCE)

@@ -10,7 +10,7 @@ from blobfs.cli.output import print_report
 from blobfs.cli.types import JSON, redis_option
 
 
-@click.command(short_help="Check this machine, and a storage.")
+@click.command()
 @click.argument("storage", required=False, shell_complete=complete_storage)
 @redis_option(
     "Redis to check.  [default: that of the registry's file]",

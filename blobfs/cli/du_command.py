@@ -15,8 +15,7 @@ from typing import Any, Final
 import click
 
 from blobfs.cli.inventories import take_inventory
-from blobfs.cli.notices import echo
-from blobfs.cli.output import DAMAGED
+from blobfs.cli.output import DAMAGED, echo
 from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.reports import Report, Row, human_size
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, STATE, STORAGE
@@ -35,7 +34,7 @@ _ORDERS: Final[dict[str, Callable[[Usage], Any]]] = {
 }
 
 
-@click.command(context_settings=LONG_HELP, short_help="Show disk usage, each blob once.")
+@click.command(context_settings=LONG_HELP)
 @STORAGE
 @click.argument("prefixes", metavar="[PREFIX]...", nargs=-1)
 @click.option("--tags", is_flag=True, help="Show each tag of the repositories.")

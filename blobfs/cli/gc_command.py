@@ -13,9 +13,8 @@ from typing import Any, Final, TypeVar
 import click
 
 from blobfs.cache.factory import redis_failure, strict_cache_for
-from blobfs.cli.notices import echo
 from blobfs.cli.opening import Counts
-from blobfs.cli.output import print_report
+from blobfs.cli.output import echo, print_report
 from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.reports import Report, Row
 from blobfs.cli.types import FILE, HUMAN, JSON, LONG_HELP, STORAGE, Duration, redis_option
@@ -49,9 +48,7 @@ def _duration(name: str, default: str, text: str) -> Callable[[T], T]:
     return click.option(name, type=Duration(), default=default, show_default=True, help=text)
 
 
-@click.command(
-    "gc", context_settings=LONG_HELP, short_help="Delete what nothing refers to, beside registries."
-)
+@click.command("gc", context_settings=LONG_HELP)
 @STORAGE
 @click.option("--layers", is_flag=True, help="Remove links of layers that no manifest names.")
 @click.option("--untagged", is_flag=True, help="Remove manifests that no tag leads to.")

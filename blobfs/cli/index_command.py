@@ -10,9 +10,8 @@ from typing import Final
 import click
 
 from blobfs.cli.image_options import Indexes, bytes_of, index_options
-from blobfs.cli.notices import echo
 from blobfs.cli.opening import ByteBar, digest_of, open_existing
-from blobfs.cli.output import print_report
+from blobfs.cli.output import echo, print_report
 from blobfs.cli.reports import BROKEN, OK, Report, Row
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, NAME, STORAGE
 from blobfs.digest import Digest
@@ -36,7 +35,7 @@ class _Wanted:
     fault: str = ""
 
 
-@click.command(context_settings=LONG_HELP, short_help="Make the indexes of images ahead.")
+@click.command(context_settings=LONG_HELP)
 @STORAGE
 @click.argument("names", metavar="REPOSITORY[:TAG]...", type=NAME, nargs=-1, required=True)
 @click.option("-q", "--quiet", is_flag=True, help="Print only what cannot be indexed.")

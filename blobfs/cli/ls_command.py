@@ -11,15 +11,14 @@ import click
 from blobfs.cli import image_files, reports
 from blobfs.cli.image_files import ListedFile
 from blobfs.cli.image_options import ImageOpener, image_options
-from blobfs.cli.notices import echo
 from blobfs.cli.opening import open_existing, progress
-from blobfs.cli.output import DAMAGED, print_report
+from blobfs.cli.output import DAMAGED, echo, print_report
 from blobfs.cli.types import HUMAN, JSON, LONG_HELP, NAME, STORAGE
 from blobfs.reference import Reference, RepositoryName
 from blobfs.storage.registry import Registry
 
 
-@click.command(context_settings=LONG_HELP, short_help="List repositories, tags, or files.")
+@click.command(context_settings=LONG_HELP)
 @STORAGE
 @click.argument("name", metavar="[REPOSITORY|REFERENCE]", type=NAME, required=False)
 @click.argument("path", required=False)

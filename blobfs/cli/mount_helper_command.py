@@ -16,7 +16,7 @@ from typing import Final
 import click
 
 from blobfs.cli.mounting import mount, start
-from blobfs.cli.notices import echo
+from blobfs.cli.output import echo
 from blobfs.errors import BlobfsError
 
 _WRONG_USE: Final = 1

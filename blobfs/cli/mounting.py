@@ -47,7 +47,6 @@ _MEMORY_TTL_S: Final = 60.0
 @click.command(
     cls=MountCommand,
     params=[option for options in SECTIONS.values() for option in options],
-    short_help="Mount a registry as a filesystem.",
 )
 @STORAGE
 @click.argument("mountpoint", type=PATH)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import click
-
-from blobfs import logs
 from blobfs.cache.factory import is_redis, redis_failure
 from blobfs.cache.redis.options import RedisOptions
+from blobfs.cli.output import echo
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +37,6 @@ def show(notice: Notice, *, on_terminal: bool) -> None:
         echo(notice.text)
 
 
-def echo(sentence: str) -> None:
-    """Print *sentence* on stderr."""
-    click.echo(logs.printable(sentence), err=True)
-
-
 def cache_notice(cache: str) -> Notice | None:
     """Return a notice if *cache* is a Redis that does not answer.
 
@@ -55,12 +47,6 @@ def cache_notice(cache: str) -> Notice | None:
         return None
     text = f"the cache cannot be used; the mount works without it until it answers: {why}"
     return Notice(logging.INFO, text)
-
-
-def echo_if_terminal(sentence: str) -> None:
-    """Print *sentence* on stderr if that is a terminal."""
-    if sys.stderr.isatty():
-        echo(sentence)
 
 
 def deletes_notice(file: Path | None, registry_cache: str | None, cache: str) -> Notice | None:

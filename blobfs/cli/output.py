@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from blobfs.cli.notices import echo
-from blobfs.cli.reports import Report
 from blobfs.errors import (
     AccessDenied,
     BlobfsError,
@@ -18,6 +16,10 @@ from blobfs.errors import (
     TagUnknown,
     UploadUnknown,
 )
+from blobfs.logs import printable
+
+if TYPE_CHECKING:
+    from blobfs.cli.reports import Report
 
 DAMAGED: Final = 1
 """The exit code if a report shows damage, or something that could not be done."""
@@ -30,6 +32,17 @@ _ADVICE: Final[dict[type[BlobfsError], str]] = {
     AccessDenied: "run as a user who may, or with credentials that may",
 }
 """The next step after an error whose message has none."""
+
+
+def echo(text: str) -> None:
+    """Print *text* on stderr."""
+    click.echo(printable(text), err=True)
+
+
+def echo_if_terminal(text: str) -> None:
+    """Print *text* on stderr if that is a terminal."""
+    if sys.stderr.isatty():
+        echo(text)
 
 
 def sentence(exc: BlobfsError) -> str:

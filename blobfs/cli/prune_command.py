@@ -46,7 +46,7 @@ _KEPT: Final = "kept"
 _NOTHING_REMOVED: Final = "Nothing was removed; --delete removes these tags."
 
 
-@click.command(short_help="Remove old tags by rules.")
+@click.command()
 @STORAGE
 @click.option("--repositories", type=_PATTERN, default=".*", help="Only repositories like this.")
 @click.option("--remove", type=_PATTERN, multiple=True, help="Remove tags like this only.")
@@ -125,7 +125,7 @@ def _date(ns: int) -> str | None:
     return format_seconds(ns / 1e9) if ns else None
 
 
-@click.command(short_help="List removed tags.")
+@click.command()
 @STORAGE
 @click.argument("repository", type=REPOSITORY, required=False)
 @click.option("--empty", is_flag=True, help="Remove what is listed for good.")
@@ -159,7 +159,7 @@ def _trashed(repository: Repository) -> list[TrashedTag]:
     return list(repository.trash.enumerate())
 
 
-@click.command(short_help="Bring back a removed tag.")
+@click.command()
 @STORAGE
 @click.argument("reference", type=TAGGED)
 @click.option("--replace", is_flag=True, help="Replace a tag that exists.")

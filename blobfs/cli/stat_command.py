@@ -12,7 +12,7 @@ from blobfs.cli.types import HUMAN, JSON, LONG_HELP, REFERENCE, STORAGE
 from blobfs.reference import Reference
 
 
-@click.command(context_settings=LONG_HELP, short_help="Show a line for each platform of an image.")
+@click.command(context_settings=LONG_HELP)
 @STORAGE
 @click.argument("reference", type=REFERENCE)
 @HUMAN

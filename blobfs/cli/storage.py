@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from blobfs.cache.base import DescriptorCache
 from blobfs.cache.factory import is_redis
-from blobfs.cli.notices import echo, echo_if_terminal
+from blobfs.cli.output import echo, echo_if_terminal
 from blobfs.drivers.location import Location, local_root
 from blobfs.errors import MountRefused
 from blobfs.host import preflight

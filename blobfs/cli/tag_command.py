@@ -15,7 +15,7 @@ from blobfs.storage.registry import Registry
 from blobfs.storage.repository import Repository
 
 
-@click.command(short_help="Set a tag.")
+@click.command()
 @STORAGE
 @click.argument("reference", type=REFERENCE)
 @click.argument("new", metavar="TAG", type=Parsed("tag", Tag))
@@ -36,7 +36,7 @@ def tag(storage: str, reference: Reference, new: Tag, *, replace: bool) -> None:
     click.echo(f"{reference.repository}:{new} is {digest}")
 
 
-@click.command(short_help="Remove a tag; undelete brings it back.")
+@click.command()
 @STORAGE
 @click.argument("reference", metavar="REPOSITORY:TAG", type=REFERENCE)
 def untag(storage: str, reference: Reference) -> None:
@@ -49,7 +49,7 @@ def untag(storage: str, reference: Reference) -> None:
     click.echo(f"{reference} is removed; its manifest stays until blobfs gc --untagged")
 
 
-@click.command(short_help="Remove a tag, a manifest, or a repository.")
+@click.command()
 @STORAGE
 @click.argument(
     "target",

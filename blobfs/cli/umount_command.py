@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from blobfs.cli.notices import echo
+from blobfs.cli.output import echo
 from blobfs.cli.types import PATH
 from blobfs.host.unmount import unmount
 
 
-@click.command(short_help="Unmount, and wait until the daemon has ended.")
+@click.command()
 @click.argument("mountpoint", type=PATH)
 @click.option("--lazy", is_flag=True, help="Detach a mount that is in use; do not wait.")
 def umount(mountpoint: Path, *, lazy: bool) -> None:

@@ -35,7 +35,7 @@ class _Uploads(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_Uploads, short_help="List and end unfinished uploads.")
+@click.group(cls=_Uploads)
 def uploads() -> None:
     """List and end unfinished uploads; blobfs uploads STORAGE lists them.
 

@@ -15,9 +15,8 @@ import click
 
 from blobfs.cache.factory import redis_failure, strict_cache_for
 from blobfs.cli.inventories import hash_blobs, take_inventory
-from blobfs.cli.notices import echo
 from blobfs.cli.opening import progress
-from blobfs.cli.output import DAMAGED
+from blobfs.cli.output import DAMAGED, echo
 from blobfs.cli.reading import Reading, reading_options
 from blobfs.cli.storage import Storage
 from blobfs.cli.types import DIRECTORY, JSON, REPOSITORY, STATE, STORAGE
@@ -35,7 +34,7 @@ _IMAGES: Final = 3
 """Images named in a line of text."""
 
 
-@click.command(short_help="Find and repair faults, and the images they hurt.")
+@click.command()
 @STORAGE
 @click.argument("repositories", type=REPOSITORY, nargs=-1)
 @click.option("--links", is_flag=True, help="Read every link, also where its ETag is not its MD5.")

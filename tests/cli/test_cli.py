@@ -186,3 +186,13 @@ def test_module_and_program_are_the_same_command(tmp_path: Path) -> None:
     ]
     assert [each.returncode for each in done] == [1, 1]
     assert done[0].stderr == done[1].stderr == run("ls", tmp_path).stderr
+
+
+def test_the_help_imports_no_command() -> None:
+    code = (
+        "import sys; from blobfs.cli import main; main(['--help'], standalone_mode=False);"
+        "print(*(name for name in sys.modules if name.endswith('_command')), 'end')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Bring back a removed tag." in done.stdout
+    assert done.stdout.splitlines()[-1] == "end"
