@@ -88,10 +88,12 @@ class Copies:
 
     def run(self, command: str, *options: object, source: str = "", target: str = "") -> Result:
         """Run a command that copies; *source* and *target* name parts, such as ``!/app``."""
-        return invoke(
-            command, f"{self.source}{source}", f"{self.target}{target}", "--state-dir", self.state,
-            *options,
-        )  # fmt: skip
+        places = f"{self.source}{source}", f"{self.target}{target}"
+        return self.between(command, *places, *options)
+
+    def between(self, command: str, source: object, target: object, *options: object) -> Result:
+        """Run a command that copies between any places."""
+        return invoke(command, source, target, "--state-dir", self.state, *options)
 
     def cp(self, *options: object, source: str = "", target: str = "") -> Result:
         """Run ``blobfs cp``."""

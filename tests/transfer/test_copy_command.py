@@ -121,11 +121,11 @@ def test_a_place_is_not_copied_into_itself(copies: Copies) -> None:
     """[S22.7] So is a copy of a place into itself or into a directory inside it"""
     copies.put_image("v1", b"config", b"layer")
     for target in (copies.source, copies.source / "docker", copies.source.parent):
-        result = invoke("cp", copies.source, target, "--state-dir", copies.state)
+        result = copies.between("cp", copies.source, target)
         assert result.exit_code == 1
         assert "give " in result.stderr
     name = f"{copies.source}!/copy/"
-    assert invoke("cp", copies.source, name, "--state-dir", copies.state).exit_code == 0
+    assert copies.between("cp", copies.source, name).exit_code == 0
     assert set(copies.tags(copies.source)) == {"team/app:v1", "copy/team/app:v1"}
 
 
@@ -236,7 +236,7 @@ def test_a_copy_of_nothing_that_exists_leaves_no_target(copies: Copies, tmp_path
 def test_times_of_tags_need_a_storage(copies: Copies) -> None:
     copies.put_image("v1", b"config", b"layer")
     layout = f"oci:{copies.directory}/layout"
-    assert invoke("cp", copies.source, layout, "--state-dir", copies.state).exit_code == 0
+    assert copies.between("cp", copies.source, layout).exit_code == 0
     result = invoke("cp", layout, copies.target, "--newer-than", "1d")
     assert result.exit_code == 1
     assert "omit --newer-than" in result.stderr

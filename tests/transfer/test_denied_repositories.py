@@ -55,10 +55,8 @@ def test_a_registry_that_denies_pushes_to_a_repository(
     with TokenService.serving(tmp_path, "me", "secret") as service:
         service.read_only.add("bad")
         with DockerRegistry.serving(copies.target, auth=service.settings, log=log) as registry:
-            result = invoke(
-                "cp", copies.source, f"docker://{registry.address}", "--json", "--jobs", "1",
-                "--state-dir", copies.state,
-            )  # fmt: skip
+            place = f"docker://{registry.address}"
+            result = copies.between("cp", copies.source, place, "--json", "--jobs", "1")
             _expect_denied(result, "401 UNAUTHORIZED")
             printed = registry.config.with_suffix(".log").read_text()
     assert set(copies.tags()) == {f"good:v{n}" for n in range(_IMAGES)}
@@ -78,9 +76,7 @@ def test_a_bucket_that_denies_writes_to_a_repository(copies: Copies, ceph: S3Ser
         }
         policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
         bucket.client.put_bucket_policy(Bucket=bucket.name, Policy=policy)
-        result = invoke(
-            "cp", copies.source, bucket.url, "--json", "--state-dir", copies.state
-        )  # fmt: skip
+        result = copies.between("cp", copies.source, bucket.url, "--json")
         bucket.client.delete_bucket_policy(Bucket=bucket.name)
         _expect_denied(result, "AccessDenied")
         tags = [key for key in bucket.keys("") if key.endswith("/current/link")]

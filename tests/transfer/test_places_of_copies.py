@@ -19,14 +19,14 @@ def test_a_registry_over_http_and_back(
     copies: Copies, registry: DockerRegistry, tmp_path: Path
 ) -> None:
     """[S22.20] Storages, OCI image layouts and registries over HTTP are copied"""
-    state = ("--state-dir", copies.state, "--json", *_PLAIN)
+    options = ("--json", *_PLAIN)
     with DockerRegistry.serving(tmp_path / "served") as served:
         place = f"docker://{served.address}"
-        first = invoke("cp", registry.root, place, *state)
+        first = copies.between("cp", registry.root, place, *options)
         assert first.exit_code == 0, first.output
-        second = counts(invoke("cp", registry.root, place, *state))
+        second = counts(copies.between("cp", registry.root, place, *options))
         assert [second[kind]["sent"] for kind in second] == [0, 0, 0]
-        result = invoke("cp", place, f"oci:{tmp_path}/layout", *state)
+        result = copies.between("cp", place, f"oci:{tmp_path}/layout", *options)
         assert result.exit_code == 0, result.output
         pulled = f"docker://{served.address}/library/multi:latest"
         run("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", "--all", pulled,
@@ -35,7 +35,7 @@ def test_a_registry_over_http_and_back(
             inspect(registry.address, "team/app", "v1").digest
         )
     back = tmp_path / "back"
-    assert invoke("cp", f"oci:{tmp_path}/layout", back, *state).exit_code == 0
+    assert copies.between("cp", f"oci:{tmp_path}/layout", back, *options).exit_code == 0
     assert copies.tags(back) == copies.tags(registry.root) == copies.tags(tmp_path / "served")
     assert invoke("verify", "--content", back).exit_code == 0
 
@@ -44,12 +44,11 @@ def test_a_registry_over_http_and_back(
 def test_a_registry_that_keeps_wrong_bytes_is_no_success(copies: Copies, tmp_path: Path) -> None:
     """[S22.24] With `--verify-target` the blobs that are there are read, and wrong ones"""
     copies.put_image("v1", b"config", b"layer")
-    options = ("--state-dir", copies.state, *_PLAIN)
     with DockerRegistry.serving(tmp_path / "served") as served:
         place = f"docker://{served.address}"
-        assert invoke("cp", copies.source, place, *options).exit_code == 0
+        assert copies.between("cp", copies.source, place, *_PLAIN).exit_code == 0
         copies.blob(tmp_path / "served", Digest.of(b"layer")).write_bytes(b"LAYER")
-        result = invoke("cp", copies.source, place, *options, "--verify-target")
+        result = copies.between("cp", copies.source, place, *_PLAIN, "--verify-target")
     assert result.exit_code == 1
     assert f"keeps other bytes for {Digest.of(b'layer')}" in result.stderr
 
@@ -58,12 +57,11 @@ def test_a_registry_that_keeps_wrong_bytes_is_no_success(copies: Copies, tmp_pat
 def test_one_image_of_a_registry(copies: Copies, registry: DockerRegistry) -> None:
     """[S22.20] With `--platform` only the image for that platform is copied"""
     place = f"docker://{registry.address}/library/multi:latest"
-    options = ("--state-dir", copies.state, *_PLAIN)
-    result = invoke("cp", place, copies.target, *options, "--platform", "linux/arm64")
+    result = copies.between("cp", place, copies.target, *_PLAIN, "--platform", "linux/arm64")
     assert result.exit_code == 0, result.output
     platforms = inspect(registry.address, "library/multi", "latest").platforms
     assert copies.tags() == {"library/multi:latest": platforms["linux/arm64"]}
-    missing = invoke("cp", f"{place}r", copies.target, *options)
+    missing = copies.between("cp", f"{place}r", copies.target, *_PLAIN)
     assert missing.exit_code == 1
     assert missing.stderr.startswith("tag library/multi:latestr: unknown tag:")
 
@@ -74,23 +72,22 @@ def test_a_blob_of_a_file(copies: Copies, tmp_path: Path) -> None:
     digest = Digest.of(content)
     file = tmp_path / "file"
     file.write_bytes(content)
-    options = ("--state-dir", copies.state)
-    stored = invoke("cp", file, f"{copies.target}!/app", *options)
+    stored = copies.between("cp", file, f"{copies.target}!/app")
     assert (stored.exit_code, stored.stdout) == (0, f"{digest}\n")
     name = f"{copies.target}!/app@{digest}"
-    assert invoke("cp", name, tmp_path / "new", *options).exit_code == 0
+    assert copies.between("cp", name, tmp_path / "new").exit_code == 0
     assert (tmp_path / "new").read_bytes() == content
-    command = ["blobfs", "cp", name, "-", *map(str, options)]
+    command = ["blobfs", "cp", name, "-", "--state-dir", str(copies.state)]
     assert subprocess.run(command, capture_output=True, check=True).stdout == content
-    assert invoke("cp", name, "-", "--json", *options).exit_code == 1
+    assert copies.between("cp", name, "-", "--json").exit_code == 1
     other = Digest.of(content, "sha512")
-    assert invoke("cp", file, f"{copies.target}!/app@{other}", *options).exit_code == 0
+    assert copies.between("cp", file, f"{copies.target}!/app@{other}").exit_code == 0
     file.write_bytes(b"changed")
-    changed = invoke("cp", file, f"{copies.target}!/app@{digest}", *options)
+    changed = copies.between("cp", file, f"{copies.target}!/app@{digest}")
     assert changed.exit_code == 1
     assert f"{Digest.of(b'changed')}, and not {digest}" in changed.stderr
     copies.blob(copies.target, digest).write_bytes(content[:-1] + b"x")
-    assert invoke("cp", name, tmp_path / "wrong", *options).exit_code == 1
+    assert copies.between("cp", name, tmp_path / "wrong").exit_code == 1
     assert not (tmp_path / "wrong").exists()
 
 
@@ -117,6 +114,6 @@ def test_places_that_make_no_sense(
     monkeypatch.chdir(copies.directory)
     Path("file").touch()
     places = (place.format(copies.directory) for place in (source, target))
-    result = invoke("cp", *places, "--state-dir", copies.state)
+    result = copies.between("cp", *places)
     assert result.exit_code == 1
     assert advice in result.stderr

@@ -126,29 +126,11 @@ def test_a_tag_that_the_source_got_meanwhile_stays(copies: Copies) -> None:
     assert set(copies.tags()) == {"team/app:v1", "team/app:v2"}
 
 
-@pytest.mark.parametrize("place", ["oci:{}/backup", "oci-archive:{}/backup.tar"])
-def test_a_backup_restores_the_same_registry(copies: Copies, place: str) -> None:
-    """[S22.9] with the history of tags, manifests without a tag, and single blobs"""
-    archive = place.format(copies.directory)
-    copies.put_image("v1", b"config", b"new layer")
-    copies.put_image("", b"untagged config", b"untagged layer")
-    copies.layout.layer(b"single")
-    state = ("--state-dir", copies.state)
-    for _ in range(2):
-        assert invoke("backup", copies.source, archive, *state).exit_code == 0
-    restored = copies.directory / "restored"
-    assert invoke("restore", archive, restored, *state).exit_code == 0
-    assert copies.files(restored) == copies.files(copies.source)
-    one = copies.directory / "one"
-    assert invoke("restore", f"{archive}!/team/app:v1", one, *state).exit_code == 0
-    assert set(copies.tags(one)) == {"team/app:v1"}
-
-
 def test_a_backup_to_the_standard_output_has_its_summary_on_stderr(copies: Copies) -> None:
     """[S22.47] The summary is printed on stderr."""
     copies.put_image("bad", b"config", b"missing")
     copies.blob(copies.source, Digest.of(b"missing")).unlink()
-    result = invoke("backup", copies.source, "oci-archive:-", "--state-dir", copies.state)
+    result = copies.between("backup", copies.source, "oci-archive:-")
     assert result.exit_code == 1
     assert "left out: team/app:bad" in result.stderr
     assert "blob " in result.stderr

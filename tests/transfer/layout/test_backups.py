@@ -10,7 +10,6 @@ from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.reference import RepositoryName
 from blobfs.transfer.layout.entries import REF_NAME
-from tests.support.command import invoke
 from tests.support.copies import Copies
 
 OTHER = RepositoryName("other")
@@ -34,15 +33,17 @@ def copies(tmp_path: Path) -> Copies:
     return copies
 
 
-def run(copies: Copies, command: str, *arguments: object) -> str:
-    result = invoke(command, *arguments, "--state-dir", copies.state)
+def run(copies: Copies, command: str, source: object, target: object, *options: object) -> None:
+    result = copies.between(command, source, target, *options)
     assert result.exit_code == 0, result.output
-    return result.output
 
 
 @pytest.mark.parametrize("place", ["oci:{}/layout", "oci-archive:{}/archive.tar"])
 def test_a_whole_registry_comes_back_from_its_backup(copies: Copies, place: str) -> None:
-    """[S22.41] A copy of it into a new storage has the same files"""
+    """[S22.41] A copy of it into a new storage has the same files
+
+    [S22.9] with the history of tags, manifests without a tag, and single blobs
+    """
     backup = place.format(copies.directory)
     run(copies, "backup", copies.source, backup)
     run(copies, "restore", backup, copies.target)
@@ -53,6 +54,9 @@ def test_a_whole_registry_comes_back_from_its_backup(copies: Copies, place: str)
     assert {path: path.stat().st_ino for path in before} == before
     run(copies, "restore", backup, copies.target)
     assert copies.files(copies.target) == copies.files(copies.source)
+    one = copies.directory / "one"
+    run(copies, "restore", f"{backup}!/team/app:v1", one)
+    assert set(copies.tags(one)) == {"team/app:v1"}
 
 
 def test_one_tag_of_a_backup_is_restored(copies: Copies) -> None:
@@ -76,7 +80,7 @@ def test_the_only_image_of_a_layout_needs_no_name(copies: Copies) -> None:
     run(copies, "cp", untagged, f"{copies.target}!/new:v3")
     assert copies.tags() == {"new:v2": copies.tags(copies.source)["other:v1"], "new:v3": index}
     run(copies, "cp", f"{copies.source}!/team/app:v1", one)
-    result = invoke("cp", one, f"{copies.target}!/new:v4", "--state-dir", copies.state)
+    result = copies.between("cp", one, f"{copies.target}!/new:v4")
     assert result.exit_code == 1
     assert f"other:v1, team/app:v1; name one, as {one}:NAME" in result.stderr
 
@@ -89,7 +93,7 @@ def test_entries_without_a_valid_name_can_be_left_out(copies: Copies) -> None:
     for name in ("../../x:v1", "a\x1b[31m:b", "x" * 5000):
         index["manifests"].append({**entry, "annotations": {REF_NAME: name}})
     (layout / "index.json").write_text(json.dumps(index))
-    result = invoke("cp", f"oci:{layout}", copies.target, "--state-dir", copies.state)
+    result = copies.between("cp", f"oci:{layout}", copies.target)
     assert result.exit_code == 1
     assert "--include '?*'" in result.stderr
     run(copies, "cp", f"oci:{layout}", copies.target, "--include", "?*")
@@ -100,7 +104,7 @@ def test_an_archive_is_refused_by_cp_and_made_anew_by_sync(copies: Copies) -> No
     """[S22.44] `cp` refuses an archive that exists; `sync` makes a new one of it and the copy"""
     file = copies.directory / "copy.tar"
     run(copies, "cp", f"{copies.source}!/other:v1", f"oci-archive:{file}")
-    result = invoke("cp", copies.source, f"oci-archive:{file}", "--state-dir", copies.state)
+    result = copies.between("cp", copies.source, f"oci-archive:{file}")
     assert result.exit_code == 1
     assert "use sync" in result.stderr
     run(copies, "sync", f"{copies.source}!/team/app:v1", f"oci-archive:{file}")

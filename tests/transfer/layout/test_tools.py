@@ -49,6 +49,14 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture
+def copied(layout: Path, tmp_path: Path) -> Path:
+    """A copy of ``layout`` that a test may change."""
+    with LayoutSource(layout) as source, LayoutTarget(tmp_path / "layout") as target:
+        copy(source, target)
+    return tmp_path / "layout"
+
+
 def test_skopeo_finds_images_by_repository_and_tag(layout: Path, tmp_path: Path) -> None:
     """[S22.40] find an image by the name `repository:tag`"""
     for name in ("v1", f"{APP}:v1", f"{APP}:latest"):
@@ -61,12 +69,9 @@ def test_skopeo_finds_images_by_repository_and_tag(layout: Path, tmp_path: Path)
 
 
 def test_umoci_unpacks_changes_and_collects_and_nothing_of_ours_is_lost(
-    layout: Path, tmp_path: Path
+    copied: Path, tmp_path: Path
 ) -> None:
     """[S22.42] Entries and annotations that other tools made in `index.json` stay"""
-    copied = tmp_path / "layout"
-    with LayoutSource(layout) as source, LayoutTarget(copied) as target:
-        copy(source, target)
     run("umoci", "unpack", "--rootless", "--image", f"{copied}:v1", tmp_path / "bundle")
     assert (tmp_path / "bundle/rootfs/etc/os-release").read_text() == "ID=small\n"
     with LayoutSource(copied) as source:
@@ -79,10 +84,7 @@ def test_umoci_unpacks_changes_and_collects_and_nothing_of_ours_is_lost(
     assert after == before
 
 
-def test_an_image_that_skopeo_adds_is_found_beside_ours(layout: Path, tmp_path: Path) -> None:
-    copied = tmp_path / "layout"
-    with LayoutSource(layout) as source, LayoutTarget(copied) as target:
-        copy(source, target)
+def test_an_image_that_skopeo_adds_is_found_beside_ours(copied: Path) -> None:
     with LayoutSource(copied) as source:
         before = content_of(source)
     run("skopeo", "copy", f"oci:{images.small()}:v2", f"oci:{copied}:other/app:new")

@@ -427,6 +427,17 @@ class Resumable:
         self.content = b""
         self.sizes: list[int] = []
         self.refused: dict[int, int] = {}
+        self.requests: list[Request] = []
+
+    @contextmanager
+    def opened(self) -> Iterator[RegistryTarget]:
+        """Serve, and open it to write to it."""
+        with (
+            ScriptedServer.serving(self.respond) as server,
+            RegistryTarget(server.address, ANONYMOUS) as target,
+        ):
+            self.requests = server.requests
+            yield target
 
     def respond(self, request: Request) -> Response | None:
         match request.method, request.path:
@@ -462,10 +473,7 @@ LARGE_BLOB = described(LARGE)
 def test_upload_goes_on_where_the_registry_has_its_end(taken: int) -> None:
     """[S22.13] An upload goes on where the registry has its end"""
     registry = Resumable(taken)
-    with (
-        ScriptedServer.serving(registry.respond) as server,
-        RegistryTarget(server.address, ANONYMOUS) as target,
-    ):
+    with registry.opened() as target:
         target.put_blob("a", LARGE_BLOB, in_chunks(LARGE))
     assert registry.content == LARGE
     assert registry.sizes == [16 * 2**20, 16 * 2**20 - taken, 16 * 2**20]
@@ -475,15 +483,12 @@ def test_upload_goes_on_where_the_registry_has_its_end(taken: int) -> None:
 def test_registry_that_takes_no_chunks_gets_blobs_as_a_whole(status: int) -> None:
     registry = Resumable(2**30)
     registry.refused = {1: status}
-    with (
-        ScriptedServer.serving(registry.respond) as server,
-        RegistryTarget(server.address, ANONYMOUS) as target,
-    ):
+    with registry.opened() as target:
         for _ in range(2):
             registry.content = b""
             target.put_blob("a", LARGE_BLOB, in_chunks(LARGE))
             assert registry.content == LARGE
-        methods = [request.method for request in server.requests[1:]]
+        methods = [request.method for request in registry.requests[1:]]
         assert methods == ["POST", "PATCH", "POST", "PUT", "POST", "PUT"]
         with pytest.raises(DigestMismatch):
             target.put_blob("a", LARGE_BLOB, in_chunks(LARGE[:-1] + b"!"))
@@ -492,10 +497,7 @@ def test_registry_that_takes_no_chunks_gets_blobs_as_a_whole(status: int) -> Non
 def test_registry_that_takes_only_one_chunk_gets_the_blob_as_a_whole_when_it_is_repeated() -> None:
     registry = Resumable(2**30)
     registry.refused = {2: 400}
-    with (
-        ScriptedServer.serving(registry.respond) as server,
-        RegistryTarget(server.address, ANONYMOUS) as target,
-    ):
+    with registry.opened() as target:
         with pytest.raises(StorageUnavailable):
             target.put_blob("a", LARGE_BLOB, in_chunks(LARGE))
         registry.content = b""
@@ -520,10 +522,7 @@ def test_range_in_the_answer_to_a_chunk_is_not_needed(serve: Serve) -> None:
 
 def test_chunks_have_the_length_that_the_registry_needs() -> None:
     registry = Resumable(2**30, OCI_Chunk_Min_Length=str(20 * 2**20))
-    with (
-        ScriptedServer.serving(registry.respond) as server,
-        RegistryTarget(server.address, ANONYMOUS) as target,
-    ):
+    with registry.opened() as target:
         target.put_blob("a", LARGE_BLOB, in_chunks(LARGE))
     assert registry.content == LARGE
     assert registry.sizes == [20 * 2**20]
