@@ -13,6 +13,9 @@ from blobfs.inventory.scanning import ReferenceKind, ReferenceRow, parse_manifes
 from blobfs.storage.manifest import Manifest
 from blobfs.transfer.base import Outline
 
+_LARGEST: Final = 2**50
+"""Bytes of a blob at the most: places have less."""
+
 _OF_A_BUILD_CACHE: Final = re.compile(r"\.layer\.|\.rootfs\.diff\.|\.cacheconfig\.")
 """A part of the media types of blobs in the index of a build cache."""
 
@@ -32,12 +35,16 @@ def outline_of(digest: Digest, payload: bytes) -> Outline:
     return outline(Descriptor(digest, row.size, row.media_type), row.references, layers)
 
 
+def _size(size: int) -> int:
+    return size if 0 <= size <= _LARGEST else 0
+
+
 def outline(
     manifest: Descriptor, references: Iterable[ReferenceRow], layers: Collection[Digest] = ()
 ) -> Outline:
     """Return the outline of *manifest*, which has *references*; each digest is in it once.
 
-    Those in *layers* are no manifests. A negative size is none, as that of schema 1.
+    Those in *layers* are no manifests. A size that no blob has is none, as that of schema 1.
     """
     found: dict[int, dict[Digest, Descriptor]] = {int(kind): {} for kind in ReferenceKind}
     for row in references:
@@ -46,7 +53,7 @@ def outline(
         if kind == ReferenceKind.CHILD:
             media_type = OCTET_STREAM
             kind = int(ReferenceKind.LAYER) if digest in layers else kind
-        found[kind].setdefault(digest, Descriptor(digest, max(0, row.size), media_type))
+        found[kind].setdefault(digest, Descriptor(digest, _size(row.size), media_type))
     return Outline(
         manifest,
         children=tuple(found[ReferenceKind.CHILD]),

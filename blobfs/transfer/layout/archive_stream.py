@@ -24,6 +24,9 @@ _SMALL: Final = 2**20
 _STEP: Final = 2**20
 """Zeros that are written at a time."""
 
+_MOST_ZEROS: Final = 2**36
+"""Zeros in the place of a blob that ends early. A manifest may lie about its size."""
+
 
 class ArchiveStream(LayoutWriter):
     """Writes an archive to the standard output, its index last. Thread-safe.
@@ -77,6 +80,8 @@ class ArchiveStream(LayoutWriter):
                 self._write(chunk)
                 rest -= len(chunk)
         except BlobfsError as exc:
+            if rest > _MOST_ZEROS:
+                raise Interrupted(f"{exc}; {self.place} has no end of the archive") from None
             for start in range(0, rest, _STEP):
                 self._write(bytes(min(_STEP, rest - start)))
             self._write(padding(size) + header_of(name_of(BLOBS, blob), 0))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from operator import itemgetter
@@ -14,7 +17,7 @@ from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.filelock import EXCLUSIVE, lock
 from blobfs.drivers.oserrors import os_errors
-from blobfs.drivers.temporaries import write_at
+from blobfs.drivers.temporaries import closed_on_failure, write_at
 from blobfs.errors import (
     BlobUnknown,
     Busy,
@@ -87,15 +90,31 @@ class ArchiveWriter(LayoutWriter):
     def _open_partial(self, flags: int) -> int:
         with os_errors(str(self._partial)):
             flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-            return os.open(self._partial, flags, 0o666)
+            fd = os.open(self._partial, flags, 0o666)
+            with closed_on_failure(fd):
+                self._refuse_others(fd, self._partial)
+            return fd
+
+    def _refuse_others(self, fd: int, path: Path) -> None:
+        """Raise MountRefused for a file of another user in a directory that all may write.
+
+        That user would own the archive.
+        """
+        above = os.stat(path.parent)
+        is_open = above.st_mode & stat.S_IWOTH
+        if is_open and os.fstat(fd).st_uid not in {os.geteuid(), above.st_uid}:
+            raise MountRefused(f"{path} is of another user; remove it, and copy again")
 
     def index(self) -> bytes | None:
         return None if self._old is None else self._old.index()
 
     def notes(self) -> bytes:
         with os_errors(str(self._notes)):
-            is_there = self._new is not None and self._notes.exists()
-            return self._notes.read_bytes() if is_there else b""
+            if self._new is None or not self._notes.exists():
+                return b""
+            with open(self._notes, "rb", opener=_opened_itself) as file:
+                self._refuse_others(file.fileno(), self._notes)
+                return file.read()
 
     def size(self, digest: Digest) -> int | None:
         holder = self._holder(digest)
@@ -197,11 +216,16 @@ class ArchiveWriter(LayoutWriter):
         with self._lock:
             holes = self._opened.archive.holes
             if blob not in holes or holes[blob].size != size:
-                start = self._append(header) + len(header)
-                holes[blob] = Extent(start, size)
-                self._end = holes[blob].end
+                begin = self._append(header)
+                hole = Extent(begin + len(header), size)
                 with os_errors(self.place):
-                    os.ftruncate(self._fd, self._end)
+                    try:
+                        os.ftruncate(self._fd, hole.end)
+                    except BaseException:  # such as one that no file can have
+                        self._end = begin
+                        os.ftruncate(self._fd, begin)
+                        raise
+                holes[blob], self._end = hole, hole.end
             return holes[blob]
 
     def _append(self, header: bytes, content: bytes = b"") -> int:
@@ -277,6 +301,10 @@ class ArchiveWriter(LayoutWriter):
                 self._notes.unlink()
 
 
+def _opened_itself(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
 def _is_at(path: Path, fd: int) -> bool:
     """True if *fd* is the file at *path*."""
     try:
@@ -290,9 +318,22 @@ def _header(directory: str, digest: Digest, size: int) -> bytes:
 
 
 def _clear(fd: int, hole: Extent) -> None:
-    """Replace the bytes of a hole by zeros."""
-    for offset in range(hole.offset, hole.end, _STEP):
-        write_at(fd, bytes(min(_STEP, hole.end - offset)), offset)
+    """Replace the bytes of a hole by zeros, but for those that were never written."""
+    offset = hole.offset
+    while (offset := _data_from(fd, offset)) < hole.end:
+        size = min(_STEP - offset % _STEP, hole.end - offset)  # up to the end of a page
+        write_at(fd, bytes(size), offset)
+        offset += size
+
+
+def _data_from(fd: int, offset: int) -> int:
+    """Return the offset of the next bytes that were written; a large one if there are none."""
+    try:
+        return os.lseek(fd, offset, os.SEEK_DATA)
+    except OSError as exc:
+        if exc.errno == errno.ENXIO:
+            return sys.maxsize
+        raise
 
 
 class ArchiveTarget(IndexedTarget):

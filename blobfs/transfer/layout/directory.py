@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Self
@@ -150,13 +149,12 @@ class DirectoryWriter(LayoutWriter):
 
     def alias(self, blob: Digest, canonical: Digest) -> None:
         self._opened.batch.flush()
-        source, target = (self._directory / _path(each)[1:] for each in (blob, canonical))
-        temporary = target.with_name(f"{target.name}.{uuid.uuid4()}.tmp")
-        with os_errors(str(target)):
-            target.parent.mkdir(exist_ok=True)
-            os.link(source, temporary, follow_symlinks=False)
-            os.replace(temporary, target)
-            sync_directory(target.parent)
+        driver = self._opened.driver
+        source, target = _path(blob), _path(canonical)
+        size = driver.stat(source).size
+        if not driver.copy_from(driver, source, target, size):
+            with driver.open(source) as reader:
+                driver.put_immutable(target, reader.chunks())
 
     def add_notes(self, lines: bytes) -> None:
         self._opened.batch.flush()

@@ -16,6 +16,7 @@ from blobfs.digest import OCTET_STREAM, Descriptor, Digest
 from blobfs.errors import DigestInvalid, ManifestInvalid, NameInvalid
 from blobfs.reference import RepositoryName, Tag
 from blobfs.storage.manifest import OCI_INDEX
+from blobfs.transfer.bounded_json import bounded_json
 
 LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 """The content of the file ``oci-layout``."""
@@ -31,6 +32,9 @@ _IMAGE_NAME: Final = "io.containerd.image.name"
 
 _HOST_WITH_PORT: Final = re.compile(r"[^/]*:[0-9]+/")
 _MAX_SIZE: Final = 2**63
+
+_MAX_NAME: Final = 1024
+"""Characters of the name of an image with its host; longer ones are not valid."""
 
 Document = Mapping[Any, Any]
 """An object in JSON."""
@@ -125,8 +129,8 @@ class Index:
     def read(cls, payload: bytes) -> Index:
         """Parse the file; raises ManifestInvalid."""
         try:
-            document = json.loads(payload)
-        except (ValueError, RecursionError) as exc:
+            document = bounded_json(payload)
+        except ValueError as exc:
             raise ManifestInvalid(f"index.json is no JSON: {exc}") from None
         match document:
             case {"manifests": [*items]}:
@@ -175,6 +179,8 @@ def _named(noted: Mapping[str, str], digest: str) -> tuple[str, Tag | None]:
     name, whole = noted.get(REF_NAME, ""), noted.get(_IMAGE_NAME, "")
     if whole.endswith(f":{name}"):
         name = whole
+    if len(name) > _MAX_NAME:
+        return "", None
     repository, _, tag = _HOST_WITH_PORT.sub("", name, count=1).rpartition(":")
     if name.endswith(digest):
         repository, tag = name.removesuffix(digest).removesuffix("@"), ""

@@ -42,9 +42,26 @@ def parse_notes(lines: bytes) -> Iterator[Note]:
     """Yield the notes in *lines*; a crash may have damaged some of them."""
     for line in BytesIO(lines):
         try:
-            repository, tag, described, history = json.loads(line)
-            descriptor = described and Descriptor(Digest.parse(described[0]), *described[1:])
-            digests = tuple(map(Digest.parse, history))
-            yield Note(repository, descriptor, tag and Tag(tag), digests)
-        except (ValueError, TypeError, DigestInvalid, NameInvalid):
+            note = _note(json.loads(line))
+        except (ValueError, RecursionError, DigestInvalid, NameInvalid):
             continue
+        if note is not None:
+            yield note
+
+
+def _note(items: object) -> Note | None:
+    """Return the note of *items*; None if they have other types."""
+    match items:
+        case [str(repository), None | str() as tag, described, [*history]]:
+            pass
+        case _:
+            return None
+    digests = tuple(Digest.parse(each) for each in history if isinstance(each, str))
+    match described:
+        case None:
+            descriptor = None
+        case [str(digest), int(size), str(media_type)]:
+            descriptor = Descriptor(Digest.parse(digest), size, media_type)
+        case _:
+            return None
+    return Note(repository, descriptor, Tag(tag) if tag else None, digests)
