@@ -84,9 +84,11 @@ class Place:
                 return cls._layout(Kind(scheme), place, None if not bang else part)
         except NameInvalid as exc:
             raise NameInvalid(f"{text}: {exc}") from None
-        root = None if place == "-" else local_root(place)
+        root = None if place == "-" else _root(place)
         if place == "-" or (root is not None and not bang and _is_plain(root)):
             return cls(Kind.FILE, path=root)
+        if root is not None and (root / "oci-layout").is_file():
+            raise MountRefused(f"{root} is an OCI image layout; give oci:{root}")
         return cls(Kind.STORAGE, part, location=locate(place))
 
     @classmethod
@@ -152,6 +154,18 @@ class Place:
         return self.path or (self.location.root if self.location else None)
 
 
+def _root(place: str) -> Path | None:
+    """Return the directory or file that *place* names; raises MountRefused."""
+    try:
+        root = local_root(place)
+    except MountRefused as exc:
+        raise MountRefused(f"{exc}. {_PAIRS}") from None
+    head, bang, part = place.partition("!")
+    if bang and root is not None and not root.exists():
+        raise MountRefused(f"{root} does not exist; a part of {head} is {head}{_PART}{part}")
+    return root
+
+
 def _is_plain(path: Path) -> bool:
     """True if *path* is a file that is no configuration."""
     return path.exists() and not path.is_dir() and path.suffix not in _CONFIGS
@@ -208,11 +222,16 @@ def check_pair(source: Place, target: Place) -> None:
         raise MountRefused(f"{source} and {target} are files; use cp. {_PAIRS}")
     if target.kind is Kind.FILE and not isinstance(source.part.target, Digest):
         raise MountRefused(
-            f"{target} is no directory, and a file gets one blob: create the directory, or name"
-            f" one blob of the source. {_PAIRS}"
+            f"{target} is no directory, and a file gets one blob: give"
+            f" {Kind.ARCHIVE.value}:{target}, create a directory, or name one blob of the source."
+            f" {_PAIRS}"
         )
     if source.kind is Kind.FILE and not target.part.repository:
-        raise MountRefused(f"{target}: name the repository that gets the blob. {_PAIRS}")
+        raise MountRefused(
+            f"{source} is a file, which is one blob: give {Kind.ARCHIVE.value}:{source} for an"
+            f" archive, or name the repository that gets the blob: {target}{_PART}repository."
+            f" {_PAIRS}"
+        )
     _check_nesting(source, target)
 
 
@@ -256,6 +275,8 @@ def open_source(place: Place, options: PlaceOptions = DEFAULTS) -> Source:
 
     Raises MountRefused, PathNotFound, AccessDenied, StorageUnavailable.
     """
+    if place.path is not None and not os.path.lexists(place.path):
+        raise MountRefused(f"{place} does not exist; check the path")
     match place:
         case Place(kind=Kind.STORAGE, location=Location() as location):
             return StorageSource(location, state_dir=options.state_dir)

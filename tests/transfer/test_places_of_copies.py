@@ -104,6 +104,15 @@ def test_a_blob_of_a_file(copies: Copies, tmp_path: Path) -> None:
         ("{}/missing", "{}/target", "missing"),
         ("{}/source", "{}/new.tar", "give oci-archive:"),
         ("ftp://host/", "{}/target", "not a storage"),
+        ("ocii:layout", "{}/target", "oci:DIR"),
+        ("layout", "{}/target", "is an OCI image layout; give oci:"),
+        ("{}/source", "layout", "is an OCI image layout; give oci:"),
+        ("file", "new", "/file for an archive"),
+        ("{}/source", "file", "give oci-archive:"),
+        ("oci-archive:none.tar", "{}/target", "none.tar does not exist; check the path"),
+        ("oci:none", "{}/target", "none does not exist; check the path"),
+        ("oci:empty", "{}/target", "is no OCI image layout: it has no index.json"),
+        ("{}/source!app:v1", "{}/target", "source!/app:v1"),
     ],
 )
 def test_places_that_make_no_sense(
@@ -113,6 +122,9 @@ def test_places_that_make_no_sense(
     copies.put_image("v1", b"config", b"layer")
     monkeypatch.chdir(copies.directory)
     Path("file").touch()
+    Path("empty").mkdir()
+    Path("layout").mkdir()
+    Path("layout/oci-layout").touch()
     places = (place.format(copies.directory) for place in (source, target))
     result = copies.between("cp", *places)
     assert result.exit_code == 1

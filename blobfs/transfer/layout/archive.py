@@ -169,7 +169,7 @@ def _named(path: bytes) -> tuple[str, Digest | None]:
 class ArchiveSource(IndexedSource):
     """Reads an OCI archive, without *file* that in the standard input, which is kept in a file.
 
-    Raises PathNotFound, AccessDenied, NotAFile, Unsupported, Corrupt.
+    Raises PathNotFound, AccessDenied, NotAFile, Unsupported, Corrupt, MountRefused.
     """
 
     def __init__(self, file: Path | None) -> None:

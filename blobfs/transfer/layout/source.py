@@ -16,7 +16,7 @@ from blobfs.errors import (
     DigestMismatch,
     ManifestInvalid,
     ManifestUnknown,
-    PathNotFound,
+    MountRefused,
     RepositoryUnknown,
     TagUnknown,
 )
@@ -68,7 +68,7 @@ class IndexedSource(Source):
         self._manifests = Manifests(store)
         payload = store.index()
         if payload is None:
-            raise PathNotFound(f"{store.place}: index.json, so it is no OCI image layout")
+            raise MountRefused(f"{store.place} is no OCI image layout: it has no index.json")
         self._entries: dict[str, list[Entry]] = defaultdict(list)
         for entry in Index.read(payload).entries:
             self._entries[entry.repository].append(entry)
@@ -155,7 +155,10 @@ class IndexedSource(Source):
 
 
 class LayoutSource(IndexedSource):
-    """Reads the OCI image layout in *directory*; raises PathNotFound, AccessDenied."""
+    """Reads the OCI image layout in *directory*.
+
+    Raises PathNotFound, AccessDenied, MountRefused.
+    """
 
     def __init__(self, directory: Path) -> None:
         super().__init__(DirectoryReader.opened(directory))

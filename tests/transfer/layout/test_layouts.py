@@ -211,7 +211,7 @@ def test_other_files_are_no_layout(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MountRefused, match="new or empty directory"):
         LayoutTarget(tmp_path)
-    with pytest.raises(PathNotFound, match="no OCI image layout"):
+    with pytest.raises(MountRefused, match="no OCI image layout"):
         LayoutSource(tmp_path)
     with pytest.raises(PathNotFound):
         LayoutSource(tmp_path / "missing")
