@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from pathlib import Path
 from typing import Final
 
 FILE: Final = 0o666
@@ -22,6 +23,16 @@ DIRECTORY: Final = 0o2777
 
 _REFUSED: Final = {errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP}
 """Errors for users other than root, and of file systems without owners or modes."""
+
+
+def is_of_another(file: os.stat_result, directory: Path) -> bool:
+    """True for a file of another user in a directory that all may write, such as ``/tmp``.
+
+    Its name may have been foreseen, so a program must not take it for its own.
+    """
+    above = directory.stat()
+    is_for_all = bool(above.st_mode & stat.S_IWOTH)
+    return is_for_all and file.st_uid not in {os.geteuid(), above.st_uid}
 
 
 def differs(fd: int, directory: int, permissions: int) -> bool:

@@ -32,16 +32,26 @@ def temporary_name(name: str) -> str:
 
 @contextmanager
 def replacing(name: str, directory: int, permissions: int) -> Iterator[int]:
+    """Do the same as ``replacing_own``, with a file that has the owner of *directory*.
+
+    Its mode is that of *directory* within *permissions*.
+    """
+    with replacing_own(name, directory, 0o600) as fd:
+        adopt(fd, directory, permissions)
+        yield fd
+
+
+@contextmanager
+def replacing_own(name: str, directory: int, mode: int = 0o666) -> Iterator[int]:
     """Create a temporary file, open for writing; rename it to *name* when the block ends.
 
-    It is synced before, and has the owner of *directory* and its mode within *permissions*. If the
-    block fails, the file is removed. The caller syncs *directory*.
+    It is synced before, and has *mode* within the umask. If the block fails, the file is removed.
+    The caller syncs *directory*.
     """
     temporary = temporary_name(name)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, dir_fd=directory)
     try:
         lock(fd, EXCLUSIVE)
-        adopt(fd, directory, permissions)
         yield fd
         os.fsync(fd)
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from blobfs.drivers.ownership import is_of_another
 from blobfs.errors import MountRefused
 
 
@@ -16,6 +17,8 @@ def connect(
     It is locked until the connection is closed. *cache_kib* is the size of SQLite's page cache, and
     *name* that of the file in messages. Raises MountRefused if it cannot be used.
     """
+    if path is not None and _is_of_another(path):
+        raise MountRefused(f"{name} is of another user; give another file or directory")
     try:
         connection = sqlite3.connect(
             path or "", timeout=0, isolation_level=None, check_same_thread=False
@@ -35,6 +38,14 @@ def connect(
         connection.close()
         raise MountRefused(f"{name} is of another version of blobfs; remove the file")
     return connection
+
+
+def _is_of_another(path: Path) -> bool:
+    """True if another user has made *path*, which may be a symlink, or a file with triggers."""
+    try:
+        return is_of_another(path.lstat(), path.parent)
+    except OSError:
+        return False  # SQLite makes it, or has the reason
 
 
 def _prepare(connection: sqlite3.Connection, tables: str, version: int, cache_kib: int) -> int:

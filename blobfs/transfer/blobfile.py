@@ -14,7 +14,7 @@ from blobfs.digest import CANONICAL, Descriptor, Digest
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.localfile import LocalReader
 from blobfs.drivers.oserrors import os_errors
-from blobfs.drivers.temporaries import closed_on_failure, owned_fd, replacing, write_all
+from blobfs.drivers.temporaries import closed_on_failure, owned_fd, replacing_own, write_all
 from blobfs.errors import (
     DigestMismatch,
     ManifestUnknown,
@@ -143,7 +143,7 @@ class FileTarget(Target):
     def _replace(self, path: Path, chunks: Iterable[bytes]) -> None:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         with os_errors(self._place), owned_fd(os.open(path.parent, flags)) as directory:
-            with replacing(path.name, directory, 0o666) as fd:
+            with replacing_own(path.name, directory) as fd:
                 for chunk in chunks:
                     write_all(fd, chunk)
             os.fsync(directory)

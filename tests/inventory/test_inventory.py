@@ -289,6 +289,24 @@ def test_state_of_another_storage_is_refused(directory: Storage, tmp_path: Path)
         Inventory.taken(str(tmp_path / "other"), state=state)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
+@pytest.mark.parametrize("is_symlink", [False, True])
+def test_state_that_another_user_has_made_for_us_is_refused(
+    directory: Storage, tmp_path: Path, *, is_symlink: bool
+) -> None:
+    """[S22.35] A journal that another user has made"""
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o1777)
+    shared.chmod(0o1777)
+    taken(directory, shared / "state")
+    if is_symlink:
+        (shared / "state").rename(tmp_path / "state")
+        (shared / "state").symlink_to(tmp_path / "state")
+    os.chown(shared / "state", 1234, -1, follow_symlinks=False)
+    with pytest.raises(MountRefused, match="of another user"):
+        Inventory.taken(directory.url, state=shared / "state")
+
+
 def test_state_in_use_is_refused(directory: Storage, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with (

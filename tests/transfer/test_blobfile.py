@@ -58,6 +58,15 @@ def test_a_file_is_replaced_by_verified_bytes_only(tmp_path: Path) -> None:
         assert target.missing("", [BLOB]) == []
 
 
+def test_a_file_in_a_directory_for_all_has_the_mode_of_any_other(tmp_path: Path) -> None:
+    """[S22.21] A file has the mode that other programs give it."""
+    tmp_path.chmod(0o1777)
+    (tmp_path / "other").touch()
+    with FileTarget(tmp_path / "file", BLOB.digest) as target:
+        target.put_blob("", BLOB, [CONTENT])
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_standard_output_gets_the_bytes_and_an_error_if_they_are_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from blobfs.digest import Digest
 from blobfs.drivers.base import FileReader
 from blobfs.drivers.filelock import EXCLUSIVE, lock
 from blobfs.drivers.oserrors import os_errors
+from blobfs.drivers.ownership import is_of_another
 from blobfs.drivers.temporaries import closed_on_failure, write_at
 from blobfs.errors import (
     BlobUnknown,
@@ -92,18 +92,8 @@ class ArchiveWriter(LayoutWriter):
             flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(self._partial, flags, 0o666)
             with closed_on_failure(fd):
-                self._refuse_others(fd, self._partial)
+                _refuse_others(fd, self._partial)
             return fd
-
-    def _refuse_others(self, fd: int, path: Path) -> None:
-        """Raise MountRefused for a file of another user in a directory that all may write.
-
-        That user would own the archive.
-        """
-        above = os.stat(path.parent)
-        is_open = above.st_mode & stat.S_IWOTH
-        if is_open and os.fstat(fd).st_uid not in {os.geteuid(), above.st_uid}:
-            raise MountRefused(f"{path} is of another user; remove it, and copy again")
 
     def index(self) -> bytes | None:
         return None if self._old is None else self._old.index()
@@ -113,7 +103,7 @@ class ArchiveWriter(LayoutWriter):
             if self._new is None or not self._notes.exists():
                 return b""
             with open(self._notes, "rb", opener=_opened_itself) as file:
-                self._refuse_others(file.fileno(), self._notes)
+                _refuse_others(file.fileno(), self._notes)
                 return file.read()
 
     def size(self, digest: Digest) -> int | None:
@@ -299,6 +289,12 @@ class ArchiveWriter(LayoutWriter):
         if not self._partial.exists():  # a copy was killed after its last rename
             with suppress(OSError):
                 self._notes.unlink()
+
+
+def _refuse_others(fd: int, path: Path) -> None:
+    """Raise MountRefused for a file of another user, who would own the archive."""
+    if is_of_another(os.fstat(fd), path.parent):
+        raise MountRefused(f"{path} is of another user; remove it, and copy again")
 
 
 def _opened_itself(path: str, flags: int) -> int:
