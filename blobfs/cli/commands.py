@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from blobfs.cli.output import sentence
-from blobfs.errors import BlobfsError
+from blobfs.errors import AccessDenied, BlobfsError
 from blobfs.logs import printable
 
 _CONTEXT: Final = {
@@ -95,6 +95,8 @@ class _Group(click.Group):
             if exc.errno == errno.EPIPE:
                 raise  # click exits without a message
             text = f"{exc.filename or 'output'}: {exc.strerror}"
+            if exc.errno == errno.EACCES:
+                text = sentence(AccessDenied(text))
             raise click.ClickException(printable(text)) from exc
 
 

@@ -26,6 +26,7 @@ from blobfs.transfer.copying import OpenCopy, workers_for
 from blobfs.transfer.mirroring import check_mirror
 from blobfs.transfer.outcome import Failure, failures
 from blobfs.transfer.places import Place
+from blobfs.transfer.streams import spool_directory
 
 _NOTHING: Final = (
     "nothing was selected: SOURCE has no such tags; with --all manifests without a tag are copied"
@@ -115,14 +116,16 @@ def _run(source: str, target: str, options: CopyOptions, *, replaces: bool) -> N
                     echo(_NOTHING)
                 act(opened, progress, options)
     except sqlite3.Error as exc:
-        place = options.state_dir or "the directory of journals"
+        place, way = (state.parent, "--state-dir") if state else (spool_directory(), "TMPDIR")
         raise MountRefused(
-            f"{place}: {exc}; free space there, or give another one by --state-dir; {go_on}"
+            f"the journal in {place}: {exc}; free space there, or name another directory by {way};"
+            f" {go_on}"
         ) from None
     except KeyboardInterrupt:
         raise click.ClickException(f"stopped; {go_on}") from None
     except (StorageUnavailable, StorageFull, Interrupted) as exc:
-        raise click.ClickException(printable(f"{exc}; {go_on}")) from exc
+        advice = "" if str(exc).endswith(go_on) else f"; {go_on}"
+        raise click.ClickException(printable(f"{exc}{advice}")) from exc
 
 
 def _check_mounted(source: Place) -> None:

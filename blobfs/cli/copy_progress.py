@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Final
 
 import click
@@ -129,5 +130,6 @@ class CopyProgress:
             f" {items}"
         )
         if self._bytes * 100 > self._total:
-            text += f", {max(0, round((self._total - self._bytes) / rate))} s left"
+            left_s = max(0, round((self._total - self._bytes) / rate))
+            text += f", {timedelta(seconds=left_s)} left"
         echo(f"{text}, last {self._current}" if self._current else text)

@@ -205,6 +205,8 @@ def _deleted(outcome: Outcome) -> tuple[Report, list[str]]:
     report = Report(("repository", "kind", "count", "bytes"), rows, _total(rows), len(notes))
     if outcome.due_at is not None:
         notes.append(f"more blobs can go after {format_seconds(outcome.due_at)}; run gc again")
+    elif not rows:
+        notes.append(_NOTHING_TO_DELETE)
     return report, notes
 
 

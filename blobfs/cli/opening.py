@@ -126,7 +126,7 @@ class ByteBar:
             length=total,
             label=self._label,
             file=sys.stderr,
-            item_show_func=str,
+            item_show_func=_text,
             color=False,
             show_eta=False,
         ) as bar:
@@ -136,6 +136,10 @@ class ByteBar:
             finally:
                 with self._bar_lock:
                     self._bar = None
+
+
+def _text(note: object) -> str | None:
+    return None if note is None else str(note)
 
 
 def progress(items: Iterable[T], label: str) -> Iterator[T]:

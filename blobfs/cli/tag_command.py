@@ -44,9 +44,7 @@ def untag(storage: str, reference: Reference) -> None:
     if not isinstance(reference.target, Tag):
         raise click.UsageError("give REPOSITORY:TAG; blobfs rm removes a manifest")
     with open_existing(storage) as registry:
-        repository = registry.existing(reference.repository)
-        repository.trash.put(reference.target, repository.tags.get(reference.target))
-    click.echo(f"{reference} is removed; its manifest stays until blobfs gc --untagged")
+        _remove_tag(registry.existing(reference.repository), reference.target)
 
 
 @click.command()
@@ -76,12 +74,13 @@ def rm(
     with given.open(strict_cache_for(cache or given.redis)) as registry:
         match target:
             case Reference(name, Tag() as found):
-                repository = registry.existing(name)
-                repository.trash.put(found, repository.tags.get(found))
+                _remove_tag(registry.existing(name), found)
             case Reference(name, Digest() as digest):
                 _remove_manifest(registry.existing(name), digest, force=force)
             case RepositoryName() as name:
                 _remove_repository(registry.existing(name), registry, recursive=recursive)
+    if not isinstance(target, Reference) or isinstance(target.target, Digest):
+        click.echo(f"{target} is removed; its blobs stay until blobfs gc")
 
 
 def _digest(repository: Repository, reference: Reference) -> Digest:
@@ -89,7 +88,14 @@ def _digest(repository: Repository, reference: Reference) -> Digest:
     return target if isinstance(target, Digest) else repository.tags.get(target)
 
 
+def _remove_tag(repository: Repository, tag: Tag) -> None:
+    repository.trash.put(tag, repository.tags.get(tag))
+    click.echo(f"{repository.name}:{tag} is removed; its manifest stays until blobfs gc --untagged")
+
+
 def _remove_manifest(repository: Repository, digest: Digest, *, force: bool) -> None:
+    if not repository.manifests.links.has(digest):
+        raise ManifestUnknown(digest)
     tags = [tag for tag in repository.tags.enumerate() if repository.tags.get(tag) == digest]
     if tags and not force:
         raise NotPermitted(

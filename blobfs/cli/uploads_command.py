@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Final
 
 import click
@@ -24,13 +26,16 @@ from blobfs.storage.uploads.inventory import UnfinishedUpload, lost, of_reposito
 from blobfs.timestamps import format_time
 
 _AGE: Final = "7d, or the age of uploadpurging in the registry's file"
+_NONE_IS_OLD: Final = "nothing was removed, as no upload is that old; --older-than gives an age"
 
 
 class _Uploads(click.Group):
     """Command group whose default command is ``list``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in {*self.commands, *ctx.help_option_names}:
+        word = args[0] if args else "--help"
+        is_typo = get_close_matches(word, self.commands) and not Path(word).exists()
+        if word not in {*self.commands, *ctx.help_option_names} and not is_typo:
             args = ["list", *args]
         return super().parse_args(ctx, args)
 
@@ -75,13 +80,15 @@ def _list(storage: str, older_than: float | None, *, abort: bool, as_json: bool)
     given = Storage.of_argument(storage)
     if older_than is None:
         older_than = given.purge_age_s if abort else 0.0
-    notes: list[str] = []
+    left_out: list[str] = []
     with given.open() as registry:
-        listed = [u for u in _unfinished(registry, notes) if u.age(time.time()) >= older_than]
+        listed = [u for u in _unfinished(registry, left_out) if u.age(time.time()) >= older_than]
         if abort:
             for upload in progress(listed, "Removing"):
                 upload.remove()
-    report = replace(reports.uploads(listed), damaged=len(notes))
+    report = replace(reports.uploads(listed), damaged=len(left_out))
+    removed = f"{len(listed)} removed" if listed else _NONE_IS_OLD
+    notes = [*left_out, removed] if abort and not as_json else left_out
     print_report(report, as_json=as_json, notes=notes)
 
 
@@ -155,6 +162,7 @@ def cancel(storage: str, name: RepositoryName, upload: str) -> None:
         repository = registry.existing(name)
         upload_id = _id(repository, upload)
         repository.store_of(upload_id).discard(upload_id)
+    click.echo(f"{upload} of {name} is removed")
 
 
 def _id(repository: Repository, upload: str) -> str:

@@ -220,7 +220,8 @@ class Catalog(Closing):
         try:
             yield self.db
         except BaseException:
-            self.db.execute("ROLLBACK TO block")
+            if self.db.in_transaction:  # a full disk ends it
+                self.db.execute("ROLLBACK TO block")
             raise
         self.db.execute("RELEASE block")
         if time.monotonic() >= self._commit_at:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -87,7 +88,7 @@ class Place:
         root = None if place == "-" else _root(place)
         if place == "-" or (root is not None and not bang and _is_plain(root)):
             return cls(Kind.FILE, path=root)
-        if root is not None and (root / "oci-layout").is_file():
+        if root is not None and _mode(root / "oci-layout"):
             raise MountRefused(f"{root} is an OCI image layout; give oci:{root}")
         return cls(Kind.STORAGE, part, location=locate(place))
 
@@ -161,14 +162,25 @@ def _root(place: str) -> Path | None:
     except MountRefused as exc:
         raise MountRefused(f"{exc}. {_PAIRS}") from None
     head, bang, part = place.partition("!")
-    if bang and root is not None and not root.exists():
+    if bang and root is not None and _mode(root) is None:
         raise MountRefused(f"{root} does not exist; a part of {head} is {head}{_PART}{part}")
     return root
 
 
 def _is_plain(path: Path) -> bool:
     """True if *path* is a file that is no configuration."""
-    return path.exists() and not path.is_dir() and path.suffix not in _CONFIGS
+    mode = _mode(path) or stat.S_IFDIR
+    return not stat.S_ISDIR(mode) and path.suffix not in _CONFIGS
+
+
+def _mode(path: Path) -> int | None:
+    """Return the mode of *path*; None if it is missing, and 0 if that cannot be seen."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        return 0
 
 
 def paired(source: Place, target: Place) -> tuple[Place, Place]:
@@ -275,7 +287,7 @@ def open_source(place: Place, options: PlaceOptions = DEFAULTS) -> Source:
 
     Raises MountRefused, PathNotFound, AccessDenied, StorageUnavailable.
     """
-    if place.path is not None and not os.path.lexists(place.path):
+    if place.path is not None and _mode(place.path) is None:
         raise MountRefused(f"{place} does not exist; check the path")
     match place:
         case Place(kind=Kind.STORAGE, location=Location() as location):

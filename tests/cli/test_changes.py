@@ -75,7 +75,8 @@ def test_tag_of_no_manifest_is_refused(stored: Stored, reference: str) -> None:
 
 @pytest.mark.parametrize("command", ["untag", "rm"])
 def test_removed_tag_can_be_brought_back(stored: Stored, command: str) -> None:
-    stored.done(command, f"{APP}:v1")
+    said = stored.done(command, f"{APP}:v1")
+    assert said == f"{APP}:v1 is removed; its manifest stays until blobfs gc --untagged\n"
     assert stored.tags() == {}
     stored.done("undelete", f"{APP}:v1")
     assert stored.tags() == {"v1": str(stored.v1)}
@@ -91,8 +92,10 @@ def test_manifest_with_a_tag_is_removed_only_by_force(stored: Stored) -> None:
 
 
 def test_manifest_without_a_tag_is_removed(stored: Stored) -> None:
-    stored.done("rm", f"{APP}@{stored.untagged}")
+    name = f"{APP}@{stored.untagged}"
+    assert stored.done("rm", name) == f"{name} is removed; its blobs stay until blobfs gc\n"
     assert stored.tags() == {"v1": str(stored.v1)}
+    assert "unknown manifest" in stored.blobfs("rm", name).stderr
     assert stored.blobfs("verify").stdout.startswith("0 damage")
 
 

@@ -30,6 +30,8 @@ def storage(tmp_path: Path) -> Path:
 def test_plan_without_entries_says_so(storage: Path, tmp_path: Path) -> None:
     done = run("gc", storage, "--state", tmp_path / "state")
     assert (done.returncode, done.stderr) == (0, "there is nothing to delete\n")
+    done = run("gc", storage, "--delete", "--state", tmp_path / "state")
+    assert (done.returncode, done.stderr) == (0, "there is nothing to delete\n")
 
 
 def test_plan_is_a_table_and_a_file_that_can_be_applied(storage: Path, tmp_path: Path) -> None:

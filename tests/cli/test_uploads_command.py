@@ -61,6 +61,12 @@ def test_young_upload_is_not_removed_by_default(local: str) -> None:
     assert len(listed(local)) == 1
 
 
+def test_removal_says_what_was_removed(local: str) -> None:
+    young = uploads(local, "--abort")
+    assert "nothing was removed, as no upload is that old; --older-than" in young.stderr
+    assert uploads(local, "--abort", "--older-than", "0s").stderr == "1 removed\n"
+
+
 def test_upload_is_removed_when_asked_for(local: str) -> None:
     assert len(listed(local, "--abort", "--older-than", "0s")) == 1
     assert listed(local) == []
@@ -186,6 +192,13 @@ def test_name_of_two_uploads_is_refused(local: str) -> None:
     result = run("cancel", local, APP, "layer.tar")
     assert (result.exit_code, "give one of" in result.stderr) == (1, True)
     assert len(listed(local)) == 2
+
+
+@pytest.mark.parametrize("command", ["show", "commit", "cancel"])
+def test_mistyped_command_is_no_storage(local: str, command: str) -> None:
+    result = run(command[1:], local, APP, "layer.tar")
+    assert result.exit_code == 2
+    assert f"Did you mean '{command}'?" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["show", "commit", "cancel"])

@@ -105,8 +105,18 @@ def test_a_full_journal_is_one_line(copies: Copies, monkeypatch: pytest.MonkeyPa
     result = copies.cp()
     assert result.exit_code == 1
     [line] = result.stderr.splitlines()
-    assert "database or disk is full" in line
+    assert f"the journal in {copies.state}: database or disk is full" in line
     assert "--state-dir" in line
+
+
+def test_a_full_disk_of_the_journal_is_named(tmp_path: Path) -> None:
+    """SQLite ends the transaction then, and with it the savepoint."""
+    catalog = Catalog.opened(tmp_path / "journal", "key")
+    catalog.db.execute("PRAGMA max_page_count = 1")  # SQLite takes the pages that there are
+    blobs = ((b"%1000d" % n, 1) for n in range(1000))
+    with pytest.raises(sqlite3.OperationalError, match="full"), catalog.transaction() as db:
+        db.executemany("INSERT INTO blob (digest, size) VALUES (?, ?)", blobs)
+    catalog.db.close()
 
 
 def test_sizes_that_a_manifest_invents_are_no_overflow(copies: Copies) -> None:

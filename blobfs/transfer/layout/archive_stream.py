@@ -43,6 +43,7 @@ class ArchiveStream(LayoutWriter):
         self._output = output
         self._lock = CallLock()
         self._is_within_member = False
+        self._fault = "a write was stopped"
         self._sizes: dict[Digest, int] = {}
 
     def index(self) -> bytes | None:
@@ -119,9 +120,15 @@ class ArchiveStream(LayoutWriter):
         """Write one member meanwhile; raises Interrupted if another one has stayed incomplete."""
         with self._lock:
             if self._is_within_member:
-                raise Interrupted(f"{self.place} has a part of the archive; copy again")
+                raise Interrupted(
+                    f"{self.place} has a part of the archive: {self._fault}; copy again"
+                )
             self._is_within_member = True
-            yield
+            try:
+                yield
+            except BlobfsError as exc:
+                self._fault = str(exc)
+                raise
             self._is_within_member = False
 
     def _write(self, data: bytes) -> None:
