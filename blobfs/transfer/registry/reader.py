@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import Final
 
-from urllib3 import BaseHTTPResponse, exceptions
+from urllib3 import BaseHTTPResponse
 
 from blobfs.digest import Descriptor
 from blobfs.drivers.base import FileReader
-from blobfs.errors import BlobUnknown, Corrupt, NotFound, StorageUnavailable
+from blobfs.errors import BlobfsError, BlobUnknown, Corrupt, NotFound, StorageUnavailable
 from blobfs.transfer.registry.api import RegistryApi
-from blobfs.transfer.registry.deadlines import within
-from blobfs.transfer.registry.responses import failure_of, number_in
+from blobfs.transfer.registry.responses import number_in, read_from
 
 _AT_ONCE: Final = 2**20
-_PIECE_S: Final = 300.0
-"""Time in which a piece must come; a reader asks for a mebibyte."""
-
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
 
 
@@ -57,26 +52,16 @@ class BlobReader(FileReader):
         return self._take(self._response, size)
 
     def _take(self, response: BaseHTTPResponse, size: int) -> bytes:
-        pieces: list[bytes] = []
-        rest = size
-        end_s = time.monotonic() + _PIECE_S
         try:
-            with within(_PIECE_S):
-                while rest and (piece := response.read1(rest)):
-                    pieces.append(piece)
-                    rest -= len(piece)
-                    if time.monotonic() > end_s:
-                        break
-        except (exceptions.HTTPError, OSError) as exc:
-            self.close()
-            raise failure_of(self._api.host, exc) from None
-        if rest:
-            self.close()
-            raise StorageUnavailable(
-                f"{self._api.host}: blob {self._blob.digest} ends early, or comes too slowly"
-            )
+            found = read_from(response, size, self._api.host)
+            if len(found) < size:
+                raise StorageUnavailable(f"{self._api.host}: blob {self._blob.digest} ends early")
+        except BlobfsError:
+            response.close()
+            self._response = None
+            raise
         self._position += size
-        return b"".join(pieces)
+        return found
 
     def _open(self, offset: int) -> BaseHTTPResponse:
         """Return a response whose body begins at *offset*."""

@@ -6,7 +6,6 @@ import errno
 import json
 import re
 import ssl
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -16,8 +15,8 @@ from urllib3 import BaseHTTPResponse, exceptions
 from blobfs.errors import BlobfsError, Corrupt, MountRefused, StorageUnavailable
 from blobfs.transfer.registry.deadlines import within
 
-_BODY_S: Final = 300.0
-"""Time in which a body in memory must come."""
+_READ_S: Final = 300.0
+"""Time in which a body in memory, or a piece of another one, must come."""
 
 _AT_ONCE: Final = 64 * 1024
 _ERROR_SIZE: Final = 64 * 1024
@@ -39,25 +38,28 @@ class Answer:
 
 def body_of(response: BaseHTTPResponse, limit: int, host: str) -> bytes:
     """Read a body; raises Corrupt if it is too large, and StorageUnavailable."""
+    body = read_from(response, limit + 1, host)
+    if len(body) > limit:
+        response.close()
+        raise Corrupt(f"{host}: a response is larger than {limit} bytes")
+    response.release_conn()
+    return body
+
+
+def read_from(response: BaseHTTPResponse, size: int, host: str) -> bytes:
+    """Read the next *size* bytes of a body; fewer only at its end.
+
+    Raises StorageUnavailable, with the response closed.
+    """
     pieces: list[bytes] = []
-    size = 0
-    end_s = time.monotonic() + _BODY_S
     try:
-        with within(_BODY_S):
-            while piece := response.read1(_AT_ONCE):
+        with within(_READ_S):
+            while size and (piece := response.read1(min(size, _AT_ONCE))):
                 pieces.append(piece)
-                size += len(piece)
-                if size > limit:
-                    raise Corrupt(f"{host}: a response is larger than {limit} bytes")
-                if time.monotonic() > end_s:
-                    raise StorageUnavailable(f"{host}: a response takes too long")
+                size -= len(piece)
     except (exceptions.HTTPError, OSError) as exc:
         response.close()
         raise failure_of(host, exc) from None
-    except BlobfsError:
-        response.close()
-        raise
-    response.release_conn()
     return b"".join(pieces)
 
 
@@ -108,7 +110,7 @@ def failure_of(host: str, exc: Exception) -> BlobfsError:
         case exceptions.NewConnectionError(__cause__=OSError(strerror=str(strerror))):
             reason = strerror
         case exceptions.TimeoutError():
-            reason = "it does not respond in time"
+            reason = "it does not respond, or too slowly"
         case _:
             reason = f"the connection failed ({type(exc).__name__})"
     return StorageUnavailable(f"{host}: {reason}")

@@ -30,7 +30,6 @@ from blobfs.transfer.registry import (
     RegistryTarget,
     api,
     client,
-    reader,
     responses,
 )
 from blobfs.transfer.registry.authorization import Authorization, Scope
@@ -153,7 +152,7 @@ def test_response_without_end_ends_in_time(
     """[S22.16] A response that does not end"""
     monkeypatch.setattr(client, "_READ_S", 0.1)
     monkeypatch.setattr(client, "_FIRST_ATTEMPTS", 1)
-    monkeypatch.setattr(responses, "_BODY_S", 0.1)
+    monkeypatch.setattr(responses, "_READ_S", 0.1)
     with (
         endless(begin, rest) as address,
         RegistrySource(address, ANONYMOUS) as source,
@@ -332,7 +331,7 @@ def test_blob_of_another_size_is_refused(source: Sourced, answer: Response) -> N
 def test_body_that_comes_byte_by_byte_ends_in_time(
     source: Sourced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "_PIECE_S", 0.03)
+    monkeypatch.setattr(responses, "_READ_S", 0.03)
     monkeypatch.setattr(client, "_ATTEMPTS", 1)
     answer = Response(200, b"some bytes", pause_s=0.01)
     blob = source({f"GET {blob_path()}": answer}).open("a", BLOB)
