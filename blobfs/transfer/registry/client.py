@@ -187,9 +187,9 @@ class RegistryClient(Closing):
     def _authorized(self, call: Call, url: str) -> BaseHTTPResponse:
         """Send a request, and once more with a new authorization if the first is refused."""
         if not self.is_own(url):
-            return self._send(call.method, url, call.headers, call.body, call.read_s)
+            return self._send(call, url)
         header = self._auth.header(call.scope)
-        response = self._send_with(header, call, url)
+        response = self._send(call, url, header)
         challenges = response.headers.getlist("WWW-Authenticate")
         if response.status != 401:
             return response
@@ -203,12 +203,8 @@ class RegistryClient(Closing):
             raise StorageUnavailable(f"{self.host}: it wants a new token")
         if is_repeated:
             discard(response)
-            response = self._send_with(self._auth.header(call.scope), call, url)
+            response = self._send(call, url, self._auth.header(call.scope))
         return response
-
-    def _send_with(self, header: str | None, call: Call, url: str) -> BaseHTTPResponse:
-        headers = dict(call.headers) | ({"Authorization": header} if header else {})
-        return self._send(call.method, url, headers, call.body, call.read_s)
 
     def _connected(self) -> str:
         """Return the base of URLs, after a first look at the registry."""
@@ -216,11 +212,12 @@ class RegistryClient(Closing):
 
     def _connect(self) -> str:
         host = _HUB if self.host == "docker.io" else self.host
+        call = Call("GET", "/v2/", _NO_SCOPE, read_s=_READ_S)
         failure: BlobfsError | None = None
         for scheme in self._schemes:
             base = f"{scheme}://{host}"
             try:
-                response = self._send("GET", f"{base}/v2/", {}, None, _READ_S)
+                response = self._send(call, f"{base}/v2/")
             except StorageUnavailable as exc:
                 failure = failure or exc
                 continue
@@ -231,7 +228,7 @@ class RegistryClient(Closing):
                 if response.status == 401:
                     self._auth.note(challenges)
                 return base
-            error = self._error(Call("GET", "/v2/", _NO_SCOPE), response)
+            error = self._error(call, response)
             if failure is None or response.status != 400:  # as a server of TLS answers plain HTTP
                 failure = error
         assert failure is not None  # noqa: S101
@@ -240,34 +237,32 @@ class RegistryClient(Closing):
     def _fetch_token(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> tuple[int, bytes]:
-        response = self._send(method, url, headers, body, _READ_S)
+        call = Call(method, "token", _NO_SCOPE, headers, body)  # no error has the real URL
+        response = self._send(call, url)
         if response.status == 429 or response.status >= 500:
-            raise self._error(Call(method, "token", _NO_SCOPE), response)
+            raise self._error(call, response)
         return response.status, body_of(response, _BODY_SIZE, self.host)
 
-    def _send(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        body: bytes | Iterable[bytes] | None,
-        read_s: float,
-    ) -> BaseHTTPResponse:
+    def _send(self, call: Call, url: str, authorization: str | None = None) -> BaseHTTPResponse:
+        """Send a request to *url*, which may be another one than that of *call*."""
         if self._closed.is_set():
             raise StorageUnavailable(f"{self.host}: the connection is closed")
-        own = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **call.headers}
+        if authorization:
+            headers["Authorization"] = authorization
+        body = call.body
         if isinstance(body, bytes) and len(body) > _PIECE:
-            own["Content-Length"] = str(len(body))
+            headers["Content-Length"] = str(len(body))
             body = (body,)
         if body is not None and not isinstance(body, bytes):
             body = _pieces(body)
         try:
             return self._pools.of(url).request(
-                method,
+                call.method,
                 url,
                 body=body,
-                headers=own | dict(headers),
-                timeout=urllib3.Timeout(connect=_CONNECT_S, read=read_s),
+                headers=headers,
+                timeout=urllib3.Timeout(connect=_CONNECT_S, read=call.read_s),
                 redirect=False,
                 retries=False,
                 preload_content=False,
