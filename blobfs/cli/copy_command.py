@@ -110,7 +110,9 @@ def _run(source: str, target: str, options: CopyOptions, *, replaces: bool) -> N
     try:
         with workers_for(copy.route, options.jobs, options.cluster) as crew:
             with Counts() as counts:
-                opened = copy.open(state, crew, counts.add, restart=options.restart)
+                opened = copy.open(
+                    state, crew, counts.add, restart=options.restart, on_pause=progress.pause
+                )
             with opened:
                 if opened.is_empty:
                     echo(_NOTHING)

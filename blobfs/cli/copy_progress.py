@@ -42,6 +42,7 @@ class CopyProgress:
         self._began = self._plan_began = self._shown_at = time.monotonic()
         self._bytes = self._total = 0
         self._current = ""
+        self._paused_at = self._began - _INTERVAL_S
 
     @contextmanager
     def showing(self, total: int) -> Iterator[None]:
@@ -74,6 +75,17 @@ class CopyProgress:
         self._bar.note = self._current = f"{repository}:{name}" if kind == "tag" else repository
         if self._as_json:
             self._print_event(kind, repository, name, result)
+
+    def pause(self, reason: str) -> None:
+        """Print why an attempt is made again, but not each time."""
+        now = time.monotonic()
+        with self._lines_lock:
+            if now < self._paused_at + _INTERVAL_S:
+                return
+            self._paused_at = now
+        if sys.stderr.isatty():
+            click.echo("\r\033[K", nl=False, err=True)
+        echo(f"{reason}; trying again")
 
     def deletion(self, verb: str, found: Surplus) -> None:
         """Print a tag or repository that was ``removed``, or that a run ``would remove``."""

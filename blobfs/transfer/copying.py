@@ -103,17 +103,25 @@ class Copy:
         return not self.is_of_a_file and not any(place.is_stream for place in ends)
 
     def open(
-        self, state: Path | None, crew: Crew, progress: Progress, *, restart: bool = False
+        self,
+        state: Path | None,
+        crew: Crew,
+        progress: Progress,
+        *,
+        restart: bool = False,
+        on_pause: Callable[[str], None] = lambda _: None,
     ) -> OpenCopy:
         """Open the catalog and the places, and complete the plan.
 
-        *state* is the catalog's file, which is temporary if it is None. Raises MountRefused,
+        *state* is the catalog's file, which is temporary if it is None. *on_pause* is called with
+        the reason before a long pause. Raises MountRefused,
         NameInvalid, AccessDenied, StorageUnavailable.
         """
         catalog = Catalog.opened(state, self.key, restart=restart)
         copy = self._replacing() if catalog.is_resumed else self
         try:
             ends = ends_of(copy.route)
+            ends.on_pause = on_pause
             if self.selection.part.is_everything and self.route.source.kind is not Kind.FILE:
                 ends.source.survey(progress)
             planner = Planner(catalog, crew.threads, copy.route, self.selection, progress)

@@ -61,13 +61,15 @@ class Ends(Closing):
 
     *on_bytes* is called with the number of bytes that were read to be sent, and with its negative
     if they were not stored. Once ``is_stopped`` is set, calls that transfer blobs raise
-    Interrupted. ``denied`` has the repositories of the target that may not be written.
+    Interrupted. *on_pause* is called with the reason before a long pause between attempts.
+    ``denied`` has the repositories of the target that may not be written.
     """
 
     def __init__(self, source: Source, target: Target, bytes_per_s: int) -> None:
         self.source = source
         self.target = target
         self.on_bytes: Callable[[int], None] = lambda _: None
+        self.on_pause: Callable[[str], None] = lambda _: None
         self.is_stopped = False
         self.denied: dict[str, Fault] = {}
         self._unanswered = 0
@@ -115,11 +117,13 @@ class Ends(Closing):
 
         Raises Interrupted once the copy is stopped, and after ten calls in a row without an answer.
         """
-        for pause_s in _PAUSES_S if self._unanswered < _UNANSWERED else ():
+        for number, pause_s in enumerate(_PAUSES_S if self._unanswered < _UNANSWERED else ()):
             self.check()
             try:
                 return self._answered(call)
-            except StorageUnavailable:
+            except StorageUnavailable as exc:
+                if number:
+                    self.on_pause(str(exc))
                 time.sleep(pause_s * random.uniform(0.5, 1.5))
         self.check()
         try:
@@ -173,7 +177,7 @@ def _open(route: Route) -> Ends:
         target = open_target(route.target, _target_options(route))
     ends = Ends(source, target, route.bytes_per_s)
     if first is not None:
-        ends.on_bytes = first.on_bytes
+        ends.on_bytes, ends.on_pause = first.on_bytes, first.on_pause
     return ends
 
 

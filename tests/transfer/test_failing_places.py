@@ -41,10 +41,13 @@ def test_a_place_that_does_not_answer_ends_a_copy_after_some_attempts(copies: Co
         raise StorageUnavailable("the place does not answer")
 
     source, target = StorageSource(str(copies.source)), StorageTarget(str(copies.target))
+    pauses: list[str] = []
     with Ends(source, target, 0) as ends:
+        ends.on_pause = pauses.append
         for _ in range(9):
             with pytest.raises(StorageUnavailable):
                 ends.attempt(fail)
+        assert pauses == ["the place does not answer"] * 9 * 2
         for _ in range(2):
             with pytest.raises(Interrupted, match="nothing is answered"):
                 ends.attempt(fail)

@@ -121,3 +121,10 @@ def test_bytes_that_the_verification_of_the_target_reads_count_once(
     assert copies.cp("--verify-target").exit_code == 0
     [(count, total)] = ends
     assert count == total
+
+
+def test_a_pause_is_told_once_in_a_while(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = CopyProgress(as_json=True)
+    progress.pause("host: Connection refused")
+    progress.pause("host: Connection refused")
+    assert capsys.readouterr().err == "host: Connection refused; trying again\n"
