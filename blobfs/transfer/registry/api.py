@@ -97,7 +97,7 @@ class RegistryApi(Closing):
         try:
             for name in self._pages(call, "repositories"):
                 try:
-                    names.add(str(RepositoryName(name)))
+                    names.add(str(RepositoryName(_text(name))))
                 except NameInvalid as exc:
                     log.warning("%s lists a repository that is left out: %s", self.host, exc)
         except (NotFound, Unsupported) as exc:
@@ -113,7 +113,7 @@ class RegistryApi(Closing):
         try:
             for name in self._pages(call, "tags"):
                 try:
-                    yield Tag(name)
+                    yield Tag(_text(name))
                 except NameInvalid as exc:
                     log.warning("%s lists a tag that is left out: %s", self.host, exc)
         except NotFound:
@@ -248,6 +248,13 @@ class _Payloads:
                 self._size += len(payload)
             while self._size > _KEPT:
                 self._size -= len(self._kept.pop(next(iter(self._kept))))
+
+
+def _text(item: object) -> str:
+    """Return an item of a list of names; raises NameInvalid for another type."""
+    if isinstance(item, str):
+        return item
+    raise NameInvalid(f"not a name: {item!r:.80}")
 
 
 def _document(payload: bytes, host: str) -> dict[str, Any]:

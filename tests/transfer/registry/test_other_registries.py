@@ -111,6 +111,16 @@ def test_link_that_leads_elsewhere_or_in_a_circle_is_refused(source: Sourced, li
     assert "secret" not in str(caught.value)
 
 
+def test_names_that_are_no_text_are_left_out(source: Sourced) -> None:
+    lists = {
+        "GET /v2/_catalog": Response(200, b'{"repositories": [5, {"a": 1}, null, "a"]}'),
+        "GET /v2/a/tags/list": Response(200, b'{"tags": [5, ["v2"], null, "v1"]}'),
+    }
+    registry = source(lists)
+    assert list(registry.repositories()) == ["a"]
+    assert list(registry.tags("a")) == [V1]
+
+
 def test_header_of_a_link_costs_no_time(source: Sourced) -> None:
     answer = Response(200, b'{"tags": ["v1"]}', {"Link": "<" * 65_000})
     begin_s = time.process_time()
