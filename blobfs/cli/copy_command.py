@@ -54,6 +54,9 @@ def cp(source: str, target: str, *, options: CopyOptions) -> None:
     there while the copy runs, each complete. What TARGET has is not sent again. If a run is
     stopped, the same command goes on.
 
+    The table at the end counts what TARGET had (there), what was linked to a blob that it had,
+    what was copied without being sent, and what was sent; bytes are those that were sent.
+
     Exits with 1 if something could not be copied, which is listed.
 
     BLOBFS_SRC_CREDS and BLOBFS_DEST_CREDS can have a login, as USER:PASSWORD.

@@ -14,7 +14,7 @@ import click
 from blobfs.cli.completion import complete_place
 from blobfs.cli.output import echo
 from blobfs.cli.storage import Storage
-from blobfs.cli.types import DIRECTORY, FILE, HUMAN, JSON, Duration, Parsed, Size
+from blobfs.cli.types import DIRECTORY, FILE, HUMAN, JSON, Duration, Option, Parsed, Size
 from blobfs.config.settings import default_state
 from blobfs.drivers.location import Location
 from blobfs.errors import MountRefused
@@ -36,13 +36,14 @@ _OPTIONS: Final = (
     click.option("--exclude", multiple=True, metavar="PATTERN", help="Copy no tags like this."),
     click.option("--platform", type=Parsed("os/arch", Platform.parse),
                  help="Copy of an index only the image for this platform, under its tag."),
-    click.option("--newer-than", type=Duration(), help="Copy only tags that were set since."),
+    click.option("--newer-than", type=Duration(),
+                 help="Copy only tags that were set in this time, such as 7d."),
     click.option("--history", is_flag=True, help="Copy the images that a tag named before, too."),
     click.option("--all", "everything", is_flag=True,
                  help="Copy also manifests without a tag, single blobs, and the history."),
     click.option("--link", is_flag=True,
                  help="Make hard links or reflinks within one file system."),
-    click.option("--jobs", type=click.IntRange(1, 256),
+    click.option("--jobs", cls=Option, type=click.IntRange(1, 256), metavar="N",
                  help="Copy so many items at once.  [default: 4, or 16 over a network]"),
     click.option("--cluster", metavar="tcp://HOST:PORT",
                  help="Copy with the workers of this Dask scheduler; they need the same storages."),
@@ -76,7 +77,7 @@ _OPTIONS: Final = (
 _DELETIONS: Final = (
     click.option("--delete", is_flag=True,
                  help="Remove tags and repositories that SOURCE does not have."),
-    click.option("--max-delete", type=click.IntRange(0), metavar="N",
+    click.option("--max-delete", cls=Option, type=click.IntRange(0), metavar="N",
                  help="Remove nothing if more than N tags would go."),
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ import click
 from blobfs.cli.opening import each_readable, open_existing
 from blobfs.cli.output import print_report
 from blobfs.cli.reports import BROKEN, Report, Row
-from blobfs.cli.types import FILE, JSON, REPOSITORY, STORAGE, TAGGED, Duration
+from blobfs.cli.types import FILE, JSON, REPOSITORY, STORAGE, TAGGED, Duration, Option
 from blobfs.config import retention_rules
 from blobfs.errors import Exists, ManifestUnknown, TagUnknown, TooLarge
 from blobfs.maintenance.retention import Rule, TagAge, expired
@@ -43,7 +43,8 @@ _PATTERN: Final = _Pattern()
 _KEPT: Final = "kept"
 """The state of a tag that could not be removed."""
 
-_NOTHING_REMOVED: Final = "Nothing was removed; --delete removes these tags."
+_NOTHING_REMOVED: Final = "nothing was changed; --delete removes these tags"
+_NONE_IS_OLD: Final = "the rules keep all tags"
 
 
 @click.command()
@@ -51,8 +52,16 @@ _NOTHING_REMOVED: Final = "Nothing was removed; --delete removes these tags."
 @click.option("--repositories", type=_PATTERN, default=".*", help="Only repositories like this.")
 @click.option("--remove", type=_PATTERN, multiple=True, help="Remove tags like this only.")
 @click.option("--keep", type=_PATTERN, multiple=True, help="Keep tags like this always.")
-@click.option("--keep-last", type=click.IntRange(0), default=0, help="Keep the newest N.")
-@click.option("--keep-within", type=Duration(), default="0s", help="Keep those tagged since.")
+@click.option(
+    "--keep-last", cls=Option, type=click.IntRange(0), default=0, metavar="N",
+    help="Keep the newest N.",
+)  # fmt: skip
+@click.option(
+    "--keep-within",
+    type=Duration(),
+    default="0s",
+    help="Keep those tagged in this time, such as 90d.",
+)
 @click.option("--rules", type=FILE, help="Read rules from this YAML file.")
 @click.option("--delete", is_flag=True, help="Remove the tags; without it they are shown.")
 @JSON
@@ -91,7 +100,8 @@ def prune(
     report = Report(
         ("repository", "tag", "tagged", "digest", "state"), rows, damaged=kept + len(notes)
     )
-    notes += [] if delete or as_json or not rows else [_NOTHING_REMOVED]
+    if not (as_json or (delete and rows)):
+        notes.append(_NOTHING_REMOVED if rows else _NONE_IS_OLD)
     print_report(report, as_json=as_json, notes=notes)
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 import click
 
 from blobfs.cli.storage import Storage
-from blobfs.cli.types import Size
+from blobfs.cli.types import Option, Size
 from blobfs.drivers.rate_limit import RateLimits
 from blobfs.inventory.cluster import cluster_workers
 from blobfs.inventory.inventory import Workers
@@ -60,7 +60,7 @@ def reading_options(command: Callable[..., T]) -> Callable[..., T]:
         help="Read so many bytes per second at most, such as 50M.",
     )
     @click.option(
-        "--tps", type=click.IntRange(min=0), default=0, metavar="NUMBER",
+        "--tps", cls=Option, type=click.IntRange(min=0), default=0, metavar="NUMBER",
         help="Make so many requests per second at most.",
     )  # fmt: skip
     @wraps(command)

@@ -70,6 +70,12 @@ def test_preview_removes_nothing(storage: Path) -> None:
     assert tags(storage) == set(AGES)
 
 
+def test_rules_that_keep_all_say_so(storage: Path) -> None:
+    for options in ((), ("--delete",)):
+        result = blobfs("prune", storage, "--keep-last", "1000", *options)
+        assert (result.exit_code, result.stderr) == (0, "the rules keep all tags\n")
+
+
 def test_rules_come_from_a_file(storage: Path, tmp_path: Path) -> None:
     file = tmp_path / "rules.yml"
     file.write_text("rules:\n- remove: ['ci-.*']\n  keep-last: 1\n- keep: [ci-1]\n")
