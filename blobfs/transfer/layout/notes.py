@@ -13,7 +13,7 @@ from io import BytesIO
 
 from blobfs.digest import OCTET_STREAM, Descriptor, Digest
 from blobfs.errors import DigestInvalid, NameInvalid
-from blobfs.reference import Tag
+from blobfs.reference import RepositoryName, Tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +64,6 @@ def _note(items: object) -> Note | None:
             descriptor = Descriptor(Digest.parse(digest), size, media_type)
         case _:
             return None
+    if repository:
+        repository = RepositoryName(repository)
     return Note(repository, descriptor, Tag(tag) if tag else None, digests)
