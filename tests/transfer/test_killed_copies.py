@@ -139,9 +139,9 @@ def _inodes(root: Path, pattern: str) -> Stamps:
 
 
 def _members(file: Path) -> Iterator[tuple[str, int]]:
-    """Yield the blobs of an archive with their offsets, without one that is cut off."""
+    """Yield the whole blobs of an archive, which may be written meanwhile, with their offsets."""
     size = file.stat().st_size
-    with tarfile.open(file) as tar:
+    with suppress(tarfile.ReadError), tarfile.open(file) as tar:  # at its end
         for member in tar:
             if member.name.startswith("blobs/") and member.offset_data + member.size <= size:
                 yield member.name, member.offset_data
