@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from blobfs.cli.output import sentence
 from blobfs.errors import AccessDenied, BlobfsError
@@ -80,6 +81,15 @@ class _Group(click.Group):
             command.short_help = line
             self.add_command(command)
         return super().get_command(ctx, name)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the words that a shell offers, without an import of the commands."""
+        items = [
+            CompletionItem(name, help=line)
+            for name, (_, line) in sorted(_COMMANDS.items())
+            if name.startswith(incomplete)
+        ]
+        return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section, commands in _SECTIONS.items():

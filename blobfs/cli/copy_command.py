@@ -129,8 +129,10 @@ def _run(source: str, target: str, options: CopyOptions, *, replaces: bool) -> N
     except KeyboardInterrupt:
         raise click.ClickException(f"stopped; {go_on}") from None
     except (StorageUnavailable, StorageFull, Interrupted) as exc:
+        is_of_storage = isinstance(exc, StorageFull) and copy.route.target.location
+        full = f"{copy.route.target}: " if is_of_storage else ""
         advice = "" if str(exc).endswith(go_on) else f"; {go_on}"
-        raise click.ClickException(printable(f"{exc}{advice}")) from exc
+        raise click.ClickException(printable(f"{full}{exc}{advice}")) from exc
 
 
 def _check_mounted(source: Place) -> None:

@@ -87,3 +87,10 @@ def test_parts_of_places_are_offered(storage: Path) -> None:
 def test_other_storages_offer_nothing(storage: str) -> None:
     """[S19.69] Commands, options, and repositories and tags of a local STORAGE are completed."""
     assert complete(_context(storage), "", repositories) == []
+
+
+def test_commands_and_options_are_offered() -> None:
+    """[S19.69] Commands, options, and repositories and tags of a local STORAGE are completed."""
+    ctx = main.make_context("blobfs", [], resilient_parsing=True)
+    assert [item.value for item in main.shell_complete(ctx, "un")] == ["undelete", "untag"]
+    assert "--version" in [item.value for item in main.shell_complete(ctx, "--")]

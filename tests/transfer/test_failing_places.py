@@ -98,6 +98,23 @@ def test_a_read_only_target_ends_a_copy(copies: Copies, monkeypatch: pytest.Monk
     assert line == "Error: /docker: Read-only file system; mount that file system for writing"
 
 
+def test_a_full_target_is_named(copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies.put_image("v1", b"config", b"layer")
+    error = OSError(errno.ENOSPC, "No space left on device")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise_translated(error, "/docker")
+
+    monkeypatch.setattr(FilesystemDriver, "put_files", refuse)
+    result = copies.cp()
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert line == (
+        f"Error: {copies.target}: /docker: No space left on device;"
+        " run the same command again to go on"
+    )
+
+
 def test_a_full_journal_is_one_line(copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:
     copies.put_image("v1", b"config", b"layer")
 
