@@ -73,9 +73,9 @@ class Place(ABC):
     def target(self) -> Target:
         """Open the place to write to it; it may be missing. The caller closes it."""
 
-    @abstractmethod
     def damage(self, digest: Digest, content: bytes | None) -> None:
         """Replace the bytes that are stored of a blob, or remove them."""
+        raise ServiceFailed("the bytes of a blob cannot be replaced here")
 
     @contextmanager
     def writing(self) -> Iterator[Target]:
@@ -159,9 +159,6 @@ class RegistryPlace(Place):
     def target(self) -> RegistryTarget:
         return RegistryTarget(self.registry.address, RegistryOptions(anonymous=True))
 
-    def damage(self, digest: Digest, content: bytes | None) -> None:
-        raise ServiceFailed("a registry replaces no damaged blob")
-
 
 class LayoutPlace(Place):
     """An OCI image layout in *directory*."""
@@ -193,9 +190,6 @@ class ArchivePlace(Place):
 
     def target(self) -> ArchiveTarget:
         return ArchiveTarget(self._file, replace=True)
-
-    def damage(self, digest: Digest, content: bytes | None) -> None:
-        raise ServiceFailed("the bytes of an archive cannot be replaced")
 
 
 @contextmanager

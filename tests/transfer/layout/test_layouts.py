@@ -4,12 +4,10 @@ The tools that read them are in ``test_tools``.
 """
 
 import json
-from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -18,30 +16,19 @@ from hypothesis import strategies as st
 from blobfs.digest import Descriptor, Digest
 from blobfs.errors import Busy, DigestMismatch, ManifestInvalid, MountRefused, PathNotFound
 from blobfs.reference import Tag
-from blobfs.transfer.base import Source, Target
-from blobfs.transfer.layout import ArchiveSource, ArchiveTarget, LayoutSource, LayoutTarget
+from blobfs.transfer.base import Target
+from blobfs.transfer.layout import LayoutSource, LayoutTarget
 from tests.support.killing import MEMORY, ends_before
 from tests.support.layout import image, index
-from tests.support.places import described
+from tests.support.places import ArchivePlace, LayoutPlace, described
 from tests.support.transfers import Repository, content_of, copy, read
 
 LATEST = Tag("latest")
 
 
-class Kind(NamedTuple):
-    """A directory or an archive."""
+Kind = type[LayoutPlace] | type[ArchivePlace]
 
-    name: str
-    source: Callable[[Path], Source]
-    target: Callable[[Path], Target]
-
-
-KINDS = [
-    Kind("directory", LayoutSource, LayoutTarget),
-    Kind("archive", ArchiveSource, partial(ArchiveTarget, replace=True)),
-]
-
-kinds = pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+kinds = pytest.mark.parametrize("kind", [LayoutPlace, ArchivePlace], ids=["directory", "archive"])
 
 APP = "team/app"
 
@@ -101,16 +88,16 @@ def everything(target: Target) -> dict[str, Repository]:
 def test_any_registry_comes_back_from_a_layout(kind: Kind, data: st.DataObject) -> None:
     with TemporaryDirectory(dir=MEMORY) as made_in:
         first, second = Path(made_in, "1"), Path(made_in, "2")
-        with kind.target(first) as target:
+        with kind(first).target() as target:
             expected = _any_registry(data, Made(target))
             target.finish()
-        with kind.source(first) as source:
+        with kind(first).source() as source:
             assert content_of(source) == expected
-            with kind.target(second) as target:
+            with kind(second).target() as target:
                 copy(source, target)
-            with kind.target(second) as target:
+            with kind(second).target() as target:
                 assert copy(source, target) == 0
-        with kind.source(second) as source:
+        with kind(second).source() as source:
             assert content_of(source) == expected
 
 
@@ -149,12 +136,12 @@ def test_a_copy_that_is_killed_anywhere_goes_on_and_every_entry_is_complete(
         place = memory / str(number) / "copy"
         place.parent.mkdir()
         is_done = ends_before(number, partial(_copy, kind, origin, place))
-        if (place if kind.name == "archive" else place / "index.json").exists():
-            with kind.source(place) as source:
+        if (place if kind is ArchivePlace else place / "index.json").exists():
+            with kind(place).source() as source:
                 content_of(source)
         sent.append(_copy(kind, origin, place))
         assert sent[-1] <= sent[-2]
-        with kind.source(place) as source:
+        with kind(place).source() as source:
             assert content_of(source) == expected
         found = {file.name for file in place.parent.rglob("*") if file.parent.name != "sha256"}
         assert found - {"blobs", "sha256", "sha512", "index.json", "oci-layout", "copy"} == {
@@ -167,7 +154,7 @@ def test_a_copy_that_is_killed_anywhere_goes_on_and_every_entry_is_complete(
 
 
 def _copy(kind: Kind, origin: Path, place: Path) -> int:
-    with LayoutSource(origin) as source, kind.target(place) as target:
+    with LayoutSource(origin) as source, kind(place).target() as target:
         return copy(source, target)
 
 
