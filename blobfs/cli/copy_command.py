@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -33,6 +33,8 @@ _NOTHING: Final = (
 )
 
 _DRY: Final = "nothing was changed, as --dry-run was given"
+
+_UNKNOWN: Final = ("unknown repository: ", "unknown tag: ")
 
 _GO_ON: Final = "run the same command again to go on"
 
@@ -152,7 +154,7 @@ def _transfer(opened: OpenCopy, progress: CopyProgress, options: CopyOptions) ->
     kept = opened.delete(removed, at_most=options.max_delete) if options.delete else []
     opened.finish()
     failed = list(failures(opened.catalog))
-    notes = [*map(str, failed), *kept]
+    notes = [*_sentences(failed, opened.copy.route.source), *kept]
     to_stderr = opened.copy.is_to_stdout
     if options.as_json:
         _print_failures(failed)
@@ -187,10 +189,21 @@ def _show(opened: OpenCopy, progress: CopyProgress, options: CopyOptions) -> Non
         for note in kept:
             echo(note)
     else:
-        print_report(report, as_json=False, human=options.human,
-                     notes=[*map(str, failed), *kept, _DRY])  # fmt: skip
+        notes = [*_sentences(failed, opened.copy.route.source), *kept, _DRY]
+        print_report(report, as_json=False, human=options.human, notes=notes)
     if failed:
         sys.exit(DAMAGED)
+
+
+def _sentences(failed: Iterable[Failure], source: Place) -> Iterator[str]:
+    """Yield the failures, and where the names are listed if the source does not have one."""
+    is_unknown = False
+    for failure in failed:
+        yield str(failure)
+        is_unknown |= failure.reason.startswith(_UNKNOWN)
+    if is_unknown and source.location is not None:
+        place = source.location
+        yield f"blobfs ls {place} lists the repositories, blobfs ls {place} REPOSITORY the tags"
 
 
 def _print_failures(failed: Iterable[Failure]) -> None:

@@ -103,6 +103,8 @@ def test_a_blob_of_a_file(copies: Copies, tmp_path: Path) -> None:
         ("{}/source!/a/b:c:d", "{}/target", "not a repository name"),
         ("{}/missing", "{}/target", "missing"),
         ("{}/source", "{}/new.tar", "give oci-archive:"),
+        ("{}/source!/none", "{}/target", "/source REPOSITORY the tags"),
+        ("{}/source!/team/app:none", "{}/target", "/source REPOSITORY the tags"),
         ("ftp://host/", "{}/target", "not a storage"),
         ("ocii:layout", "{}/target", "oci:DIR"),
         ("layout", "{}/target", "is an OCI image layout; give oci:"),
