@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
 from blobfs.concurrency import PARALLEL
-from blobfs.errors import AppendOnly, PathNotFound, Unsupported
+from blobfs.errors import AppendOnly, NotAFile, PathNotFound, Unsupported
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -364,6 +364,16 @@ def stat_or_none(driver: StorageDriver, path: str) -> FileInfo | None:
         return driver.stat(path)
     except PathNotFound:
         return None
+
+
+def holds(driver: StorageDriver, file: NewFile) -> bool:
+    """True if the immutable *file* is stored, so that it need not be sent again."""
+    if not file.is_immutable:
+        return False
+    try:
+        return driver.read_at(file.path, 0, len(file.content) + 1) == file.content
+    except (PathNotFound, NotAFile):
+        return False
 
 
 def map_each(

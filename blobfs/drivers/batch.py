@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain, groupby
 from typing import Final
 
@@ -14,6 +15,8 @@ from blobfs.drivers.base import (
     FileReader,
     NewFile,
     StorageDriver,
+    holds,
+    map_each,
     stat_or_none,
 )
 from blobfs.drivers.objectstore import ObjectStore
@@ -43,6 +46,9 @@ class BatchDriver(ResumableWrapper):
     other parts are stored. A file without an owner is
     needed by others, so that its failure is that of the batch.
 
+    After a failure an object store may have some of the files, as an answer can be lost. Immutable
+    ones that it has are not sent again.
+
     Thread-safe: the guard is for the files, and ``_storing_lock`` lets one thread store a batch.
     """
 
@@ -62,6 +68,7 @@ class BatchDriver(ResumableWrapper):
         self._files: dict[str, NewFile] = {}
         self._size = 0
         self._storing: dict[str, NewFile] = {}
+        self._has_failed = False
 
     def flush(self) -> None:
         """Store all files that were kept; they are kept again after a failure."""
@@ -75,7 +82,9 @@ class BatchDriver(ResumableWrapper):
             files = sorted(self._storing.values(), key=self._rank_of)
             for _, equal in groupby(files, self._rank_of):
                 self._put_all(list(equal))
+            self._has_failed = False
         except BaseException:
+            self._has_failed = self.is_object_store
             with self._lock:
                 self._files = self._storing | self._files
                 self._size = sum(len(file.content) for file in self._files.values())
@@ -106,6 +115,9 @@ class BatchDriver(ResumableWrapper):
             self.refused[owner] = str(exc)
 
     def _put_together(self, files: Sequence[NewFile]) -> None:
+        if self._has_failed:
+            found = map_each(self._driver, partial(holds, self._driver), files)
+            files = [file for file, is_stored in found if not is_stored]
         try:
             self._driver.put_files(files)
         except NotAFile:

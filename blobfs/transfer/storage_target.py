@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +29,7 @@ from blobfs.errors import (
     NotAFile,
     PathNotFound,
     RepositoryUnknown,
+    StorageUnavailable,
     TagUnknown,
 )
 from blobfs.host.preflight import create_storage
@@ -68,6 +69,7 @@ class StorageTarget(Target):
         self._copies = link_files or self.location.bucket is not None
         self._view = StorageView()
         self._beginning = CallLock()
+        self._unanswered: set[Digest] = set()
         self._is_missing = driver is None and _is_missing(self.location)
         if driver is None and not self._is_missing:
             driver = concrete_driver_for(self.location)
@@ -148,11 +150,31 @@ class StorageTarget(Target):
     def put_blob(self, repository: str, blob: Descriptor, chunks: Iterable[bytes]) -> None:
         found, digest = self._changed(repository), blob.digest
         if digest.algorithm == CANONICAL:
-            self._registry.blobs.copy(digest, chunks)
+            if not self._has_arrived(blob):
+                with self._sending(blob):
+                    self._registry.blobs.copy(digest, chunks)
         else:
             digest = _upload(found, blob, chunks)
         self._view.note_blob(digest, blob.size)
         self._link(repository, LinkKind.LAYER, blob.digest, digest)
+
+    @contextmanager
+    def _sending(self, blob: Descriptor) -> Iterator[None]:
+        """Note a new blob whose answer is lost: it may be stored."""
+        is_new = self._view.stored_size(blob.digest) is None
+        try:
+            yield
+        except StorageUnavailable:
+            if is_new:
+                self._unanswered.add(blob.digest)
+            raise
+        self._unanswered.discard(blob.digest)
+
+    def _has_arrived(self, blob: Descriptor) -> bool:
+        """True for a blob whose answer was lost, and that is stored."""
+        return (
+            blob.digest in self._unanswered and self._view.stored_size_now(blob.digest) == blob.size
+        )
 
     def copy(self, source: Source, origin: str, repository: str, blob: Descriptor) -> bool:
         if not isinstance(source, StorageSource):

@@ -193,3 +193,20 @@ def test_a_failed_flush_is_repeated_by_the_next_one() -> None:
         inner.stat("/1")
     batch.flush()
     assert content_of(inner, "/1") == b"one"
+
+
+def test_immutable_files_that_arrived_are_not_sent_again() -> None:
+    """The answers of an object store may be lost, so it is asked after a failure."""
+    inner = InMemoryDriver()
+    troubled = TroubledDriver(inner, fail_at=2)
+    troubled.is_object_store = True
+    batch = BatchDriver(troubled, _rank)
+    for name in ("/1", "/2"):
+        batch.put_immutable(name, [name.encode()])
+    batch.put_content("/3", b"three")
+    with pytest.raises(StorageUnavailable):
+        batch.flush()
+    assert content_of(inner, "/1") == b"/1"
+    batch.flush()
+    assert troubled.methods("/1").count("put_content") == 1
+    assert [content_of(inner, name) for name in ("/2", "/3")] == [b"/2", b"three"]

@@ -15,6 +15,7 @@ from blobfs.drivers.base import (
     FileWriter,
     NewFile,
     StorageDriver,
+    holds,
     is_below,
 )
 from blobfs.drivers.copying import Copying
@@ -236,12 +237,21 @@ class S3Driver(ObjectStore, Copying):
     def put_files(self, files: Iterable[NewFile]) -> None:
         bucket = self._bucket
 
-        def put(file: NewFile) -> None:
-            if not bucket.small_gets.put(bucket.options.key(file.path), file.content):
-                self.put_content(file.path, file.content)
+        def put(file: NewFile) -> BlobfsError | None:
+            try:
+                is_stored = bucket.small_gets.put(bucket.options.key(file.path), file.content)
+                if is_stored is False:
+                    is_stored = holds(self, file)
+                if not is_stored:
+                    self.put_content(file.path, file.content)
+            except BlobfsError as exc:
+                return exc
+            return None
 
-        for _ in self._bucket.pool.map(put, files):
-            pass
+        # All have ended before an error is raised, so the caller can look at what is stored.
+        for error in list(bucket.pool.map(put, files)):
+            if error is not None:
+                raise error
 
     def _put_parts(self, path: str, chunks: Iterable[bytes]) -> None:
         writer = MultipartWriter(self._bucket, path)

@@ -101,12 +101,15 @@ class SmallGets:
             return None
         return self._attempt("GetObject", partial(self._request, key, offset, size, etag))
 
-    def put(self, key: str, content: bytes) -> bool:
-        """Create or replace an object; False if boto3 must make the request."""
+    def put(self, key: str, content: bytes) -> bool | None:
+        """Create or replace an object; None if boto3 must make the request.
+
+        False if it must too, after an attempt that may have stored the object: its answer is lost.
+        """
         if len(content) > LARGEST or self._options.for_writes:
-            return False
+            return None
         if _KEY.fullmatch(key) is None or not self._is_usable():
-            return False
+            return None
         return self._attempt("PutObject", partial(self._request_put, key, content)) is not None
 
     def _attempt(self, operation: str, request: Callable[[], T | None]) -> T | None:
