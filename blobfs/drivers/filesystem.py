@@ -73,7 +73,7 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded, Copying):
         self, root: Path, root_fd: int, open_below: openat2.Opener, *, is_local: bool
     ) -> None:
         self._root = root
-        self._root_fd = root_fd
+        self._root_fd = -1
         self._open_below = open_below
         self._submounts = Submounts(root)
         self._unsynced = UnsyncedDirectories()
@@ -81,6 +81,7 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded, Copying):
             self._submounts.refresh()
             is_local = not self._submounts.has_any
         self.is_local = is_local
+        self._root_fd = root_fd
 
     @classmethod
     def below(cls, root: Path) -> FilesystemDriver:
@@ -284,6 +285,9 @@ class FilesystemDriver(StorageDriver, ResumableUploads, Bounded, Copying):
             os.close(self._root_fd)
             self._root_fd = -1
         self._submounts.close()
+
+    def __del__(self) -> None:
+        self.close()  # a failure left the driver without an owner
 
     def _open(self, path: str, flags: int) -> int:
         below = path[1:] or "."

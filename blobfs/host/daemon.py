@@ -94,7 +94,9 @@ def _read_within(fd: int, timeout_s: float) -> bytes | None:
     """Read the pipe to its end; None after *timeout_s*, or if a signal is pending."""
     deadline = time.monotonic() + timeout_s
     with os.fdopen(fd, "rb") as pipe:
-        while not select.select([pipe], [], [], 0.1)[0]:
+        poll = select.poll()  # select(2) has a largest descriptor
+        poll.register(pipe, select.POLLIN)
+        while not poll.poll(100):
             if time.monotonic() > deadline or signal.sigpending() & set(END_SIGNALS):
                 return None
         return pipe.read()

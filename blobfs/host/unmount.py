@@ -88,7 +88,9 @@ def _descriptor_of(pid: int | None) -> Iterator[int | None]:
 
 def _ends(daemon: int, timeout_s: float) -> bool:
     """Wait for the process of a pidfd; True if it has ended."""
-    return bool(select.select([daemon], [], [], timeout_s)[0])
+    poll = select.poll()  # select(2) has a largest descriptor
+    poll.register(daemon, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 def _our_mount(mountpoint: Path) -> Mount:
