@@ -43,7 +43,7 @@ _BATCH_BYTES: Final = 32 * 2**20
 """Items, and bytes of blobs, that one task stores, if it has more than one.
 
 A local directory is synced after each task: 20,000 small blobs take 23 s of syncs with tasks of 32,
-and 3 s with those of 1,024.
+3 s with those of 1,024, and 1 s with those of 4,096.
 """
 
 _LINKS: Final = """

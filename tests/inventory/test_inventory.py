@@ -289,7 +289,7 @@ def test_state_of_another_storage_is_refused(directory: Storage, tmp_path: Path)
         Inventory.taken(str(tmp_path / "other"), state=state)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("is_symlink", [False, True])
 def test_state_that_another_user_has_made_for_us_is_refused(
     directory: Storage, tmp_path: Path, *, is_symlink: bool

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,18 +81,20 @@ def test_a_blob_of_many_repositories_that_cannot_be_read_fails_once(
     assert set(copies.tags()) == {"team/app:good"}
 
 
+def _refuse_files(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise_translated(OSError(code, os.strerror(code)), "/docker")
+
+    monkeypatch.setattr(FilesystemDriver, "put_files", refuse)
+
+
 def test_a_read_only_target_ends_a_copy(copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:
     """[S22.28] A copy ends at once if the target is full or read-only"""
     for n in range(5):
         copies.put_image("v1", b"config", b"layer", name=RepositoryName(f"app{n}"))
     copies.target.mkdir()
     (copies.target / "docker/registry/v2/repositories").mkdir(parents=True)
-    error = OSError(errno.EROFS, "Read-only file system")
-
-    def refuse(*_: object, **__: object) -> None:
-        raise_translated(error, "/docker")
-
-    monkeypatch.setattr(FilesystemDriver, "put_files", refuse)
+    _refuse_files(monkeypatch, errno.EROFS)
     result = copies.cp()
     assert result.exit_code == 1
     [line] = result.stderr.splitlines()
@@ -100,12 +103,7 @@ def test_a_read_only_target_ends_a_copy(copies: Copies, monkeypatch: pytest.Monk
 
 def test_a_full_target_is_named(copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:
     copies.put_image("v1", b"config", b"layer")
-    error = OSError(errno.ENOSPC, "No space left on device")
-
-    def refuse(*_: object, **__: object) -> None:
-        raise_translated(error, "/docker")
-
-    monkeypatch.setattr(FilesystemDriver, "put_files", refuse)
+    _refuse_files(monkeypatch, errno.ENOSPC)
     result = copies.cp()
     assert result.exit_code == 1
     [line] = result.stderr.splitlines()

@@ -120,7 +120,7 @@ def test_a_blob_that_lies_about_its_size_ends_an_archive_in_a_stream() -> None:
         target.put_blob("app", LARGE, [b"short"])
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("name", ["copy.tar.partial", "copy.tar.partial.notes"])
 def test_files_of_another_user_in_a_directory_for_all_are_no_beginning(
     tmp_path: Path, name: str
