@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -70,6 +70,7 @@ class StorageTarget(Target):
         self._view = StorageView()
         self._beginning = CallLock()
         self._unanswered: set[Digest] = set()
+        """Blobs that may be stored since the survey: sending them has failed."""
         self._is_missing = driver is None and _is_missing(self.location)
         if driver is None and not self._is_missing:
             driver = concrete_driver_for(self.location)
@@ -133,6 +134,8 @@ class StorageTarget(Target):
                 self._registry.blobs.verify_name(blob.digest, digest)
             except (BlobUnknown, Corrupt):
                 return False
+        if digest in self._unanswered and self._view.stored_size_now(digest) == blob.size:
+            self._view.note_blob(digest, blob.size)
         if self._view.stored_size(digest) != blob.size:
             return False
         if holder is None and self._view.stored_size_now(digest) != blob.size:
@@ -150,31 +153,15 @@ class StorageTarget(Target):
     def put_blob(self, repository: str, blob: Descriptor, chunks: Iterable[bytes]) -> None:
         found, digest = self._changed(repository), blob.digest
         if digest.algorithm == CANONICAL:
-            if not self._has_arrived(blob):
-                with self._sending(blob):
-                    self._registry.blobs.copy(digest, chunks)
+            try:
+                self._registry.blobs.copy(digest, chunks)
+            except StorageUnavailable:
+                self._unanswered.add(digest)
+                raise
         else:
             digest = _upload(found, blob, chunks)
         self._view.note_blob(digest, blob.size)
         self._link(repository, LinkKind.LAYER, blob.digest, digest)
-
-    @contextmanager
-    def _sending(self, blob: Descriptor) -> Iterator[None]:
-        """Note a new blob whose answer is lost: it may be stored."""
-        is_new = self._view.stored_size(blob.digest) is None
-        try:
-            yield
-        except StorageUnavailable:
-            if is_new:
-                self._unanswered.add(blob.digest)
-            raise
-        self._unanswered.discard(blob.digest)
-
-    def _has_arrived(self, blob: Descriptor) -> bool:
-        """True for a blob whose answer was lost, and that is stored."""
-        return (
-            blob.digest in self._unanswered and self._view.stored_size_now(blob.digest) == blob.size
-        )
 
     def copy(self, source: Source, origin: str, repository: str, blob: Descriptor) -> bool:
         if not isinstance(source, StorageSource):

@@ -10,8 +10,9 @@ import pytest
 from blobfs import paths
 from blobfs.digest import Digest
 from blobfs.drivers.base import StorageDriver
+from blobfs.drivers.filesystem import FilesystemDriver
 from blobfs.drivers.inmemory import InMemoryDriver
-from blobfs.errors import LinkInvalid, MountRefused
+from blobfs.errors import LinkInvalid, MountRefused, StorageUnavailable
 from blobfs.reference import RepositoryName, Tag
 from blobfs.transfer.storage import StorageSource
 from blobfs.transfer.storage_target import StorageTarget
@@ -226,6 +227,23 @@ def test_what_a_copy_has_stored_is_not_asked_again(tmp_path: Path) -> None:
         assert target.missing("new/app", [described(b"new"), described(b"l")]) == []
         assert list(target.repositories()) == ["new/app", APP]
         assert target.tagged(APP, LATEST) == digest
+
+
+def test_a_blob_that_arrived_without_an_answer_is_not_sent_again(tmp_path: Path) -> None:
+    root = tmp_path / "storage"
+    with directory_place(tmp_path).writing() as target:
+        put_image(target, APP, b"c", b"l", tag=LATEST)
+    driver = TroubledDriver(FilesystemDriver.below(root), done=True)
+    large = described(bytes(100_000))
+    with StorageTarget(str(root), driver=driver) as target:
+        target.survey(lambda _kind, _count: None)
+        driver.fail_method = "put_content"
+        assert not target.link(APP, large, None)
+        with pytest.raises(StorageUnavailable):
+            target.put_blob(APP, large, [bytes(100_000)])
+        assert target.link(APP, large, None)
+        target.flush()
+        assert target.missing(APP, [large]) == []
 
 
 def test_a_blob_that_a_collection_has_deleted_since_the_survey_is_sent(tmp_path: Path) -> None:
